@@ -1,0 +1,26 @@
+# `cmake --install`: programs, the probe with its public headers, the .proto files, and find_package(ikkuna).
+include(CMakePackageConfigHelpers)
+
+foreach(program IN ITEMS ikkuna-daemon ikkuna ikkuna-train)
+  if(TARGET ${program})
+    install(TARGETS ${program} RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+  endif()
+endforeach()
+
+if(EXISTS ${CMAKE_SOURCE_DIR}/proto)
+  install(DIRECTORY proto/ DESTINATION ${CMAKE_INSTALL_DATADIR}/ikkuna/proto FILES_MATCHING PATTERN "*.proto")
+endif()
+
+if(TARGET ikkuna_probe)
+  install(DIRECTORY probe/ikkuna/ DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/ikkuna
+          FILES_MATCHING PATTERN "*.h" PATTERN "*.hpp")
+  install(TARGETS ikkuna_probe EXPORT ikkuna LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
+  set(config_dir ${CMAKE_INSTALL_LIBDIR}/cmake/ikkuna)
+  install(EXPORT ikkuna NAMESPACE ikkuna:: FILE ikkuna-targets.cmake DESTINATION ${config_dir})
+  configure_package_config_file(${CMAKE_CURRENT_LIST_DIR}/ikkuna-config.cmake.in
+                                ${CMAKE_BINARY_DIR}/ikkuna-config.cmake INSTALL_DESTINATION ${config_dir})
+  write_basic_package_version_file(${CMAKE_BINARY_DIR}/ikkuna-config-version.cmake COMPATIBILITY SameMinorVersion)
+  install(FILES ${CMAKE_BINARY_DIR}/ikkuna-config.cmake ${CMAKE_BINARY_DIR}/ikkuna-config-version.cmake
+                ${CMAKE_CURRENT_LIST_DIR}/FindIkkunaTorch.cmake
+          DESTINATION ${config_dir})
+endif()
