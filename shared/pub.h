@@ -1,0 +1,197 @@
+// PUB from both sides: PubWriter is the probe's, PubView is the daemon's.
+//
+// PubWriter: Reserve/Commit may be called from any training thread; the registry from any thread under its own mutex.
+// In a forked child everything is inert: nothing is published, counted or touched. PubView: one thread (the producer's
+// ingest thread). Everything it returns has been copied and validated; nothing in the peer's memory is read twice for
+// one decision.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "shared/base/result.h"
+#include "shared/layout.h"
+#include "shared/segment.h"
+
+namespace ikkuna::shm {
+
+struct PubSizes {
+  uint32_t ring_slots = kDefaultRingSlots;    // a power of two
+  uint64_t arena_bytes = kDefaultArenaBytes;  // address space; backed by BackArena()
+  uint64_t registry_bytes = kDefaultRegistryBytes;
+  uint64_t first_position = 0;  // tests: ring and arena positions start here (page-multiple), as after a long run
+};
+
+// `second` of an entry: a command line, a CUDA IPC handle (64 bytes), the text of a note.
+constexpr size_t kMaxSecondBytes = 4096;
+// Entries of one producer, superseded ones included: four times what the limits on ids allow.
+constexpr uint64_t kMaxRegistryEntries = 4ull * (kMaxModules + kMaxParams);
+
+// One entry as the writer gives it and the reader returns it.
+struct RegistryEntry {
+  EntryType type = EntryType::kInvalid;
+  uint16_t root = 0;
+  uint32_t id = 0;
+  uint32_t parent = 0;
+  uint64_t value = 0;
+  uint32_t flags = 0;
+  DType dtype = DType::kInvalid;
+  std::vector<int64_t> sizes;
+  std::string name;
+  std::string second;
+};
+
+// Where the daemon's heads are: the probe reads them out of CTL through this, so that PubWriter knows no session.
+struct Heads {
+  uint64_t ring_head = 0;
+  uint64_t arena_head = 0;
+  bool operator==(const Heads&) const = default;
+};
+
+class CtlView;
+
+class PubWriter {
+ public:
+  static Result<std::unique_ptr<PubWriter>> Create(const PubSizes& sizes);
+  ~PubWriter();
+  PubWriter(const PubWriter&) = delete;
+  PubWriter& operator=(const PubWriter&) = delete;
+
+  // --- Registry. False and a count when it is full or the entry can never be valid: the thing then has id 0. Names are
+  // cut to kMaxNameBytes at a UTF-8 boundary, `second` to kMaxSecondBytes; bytes that are no UTF-8 become '?'. May make
+  // a system call when it grows into pages not backed yet.
+  bool Append(const RegistryEntry& entry) noexcept;
+
+  // --- Arena backing (service thread): fallocate + MADV_POPULATE_WRITE of up to `bytes`, but at most 1/8 of the memory
+  // that machine and cgroup have left, then publishes the extent. Called once (later calls only return what there is);
+  // returns the usable extent (0: none could be backed; tensors then drop as arena_full).
+  uint64_t BackArena(uint64_t bytes) noexcept;
+  uint64_t arena_extent() const { return arena_extent_.load(std::memory_order_acquire); }
+
+  // --- Publishing (training threads). A Reservation must be committed by the same thread, always.
+  struct Reservation {
+    Record* record = nullptr;          // null: dropped and counted
+    unsigned char* payload = nullptr;  // null for payload_bytes == 0
+    uint64_t position = 0;             // ring position
+    explicit operator bool() const { return record != nullptr; }
+  };
+  // Takes one slot and, for payload_bytes > 0, contiguous 64-byte aligned arena bytes. Counts `attempted` first.
+  // Never waits: bounded spin on the private lock, then drops as contended. The record's `dropped_total` and, for
+  // payloads, its PayloadRef are filled in; the caller writes the other fields except seq.
+  Reservation Reserve(uint64_t payload_bytes) noexcept;
+  // Stores seq last, with release (pairs with PubView::Next). Nothing for a dropped reservation.
+  void Commit(const Reservation& reservation) noexcept;
+  // A message that fails before it could reserve: counts attempted and the reason.
+  void CountDrop(DropReason reason) noexcept;
+
+  // --- Heads of the daemon (service thread; these may wait for a training thread to leave Reserve).
+  // Where Reserve looks when its copy of the heads shows no room; null when the session ends. Threads look only under
+  // the reservation lock, which this takes: when it returns, none uses the source before, and its mapping may end.
+  void SetHeadSource(std::shared_ptr<const CtlView> source) noexcept;
+  // Accepts new heads of the daemon if old <= new <= tail; false: a lie, nothing changed.
+  bool AcceptHeads(const Heads& heads) noexcept;
+  // The source showed heads that break the rule above, which were ignored. Cleared by SetHeadSource().
+  bool peer_lied() const noexcept;
+
+  // The clock pair of the status, under its generation (service thread).
+  void WriteClock() noexcept;
+  // False in a forked child.
+  bool in_owner() const noexcept;
+
+  PubStatus& status();
+  const PubHeader& header() const;
+  int fd() const;
+  Segment& segment();
+  Heads heads() const;  // last accepted; service thread
+
+ private:
+  struct State;
+  explicit PubWriter(std::unique_ptr<State> state);
+  void Drop(DropReason reason) noexcept;
+  std::unique_ptr<State> state_;
+  std::atomic<uint64_t> arena_extent_{0};
+};
+
+// A validated message: `record` is the private copy; payload points into the mapping (valid until Release).
+struct Message {
+  Record record{};
+  const unsigned char* payload = nullptr;  // kHostArena only
+  uint64_t payload_bytes = 0;
+};
+
+struct StatusSnapshot {
+  PubStatus status{};  // private copy
+  uint64_t dropped_total = 0;
+};
+
+class PubView {
+ public:
+  // Takes the peer's fd: maps it, copies and validates the header. Errors: kCorrupt with what is wrong.
+  static Result<std::unique_ptr<PubView>> Open(UniqueFd fd);
+
+  const PubHeader& header() const { return header_; }  // private copy
+  bool future_write_sealed() const;
+
+  // Sets where to go on (a HELLO's last heads or the store's), always before the first Next. kCorrupt if no daemon can
+  // have stood there: ring_head <= reserved <= ring_head + slots, arena_head <= arena_tail. When nothing is left to
+  // read, arena_position() is the arena's tail: bytes that a daemon before this one never released are free.
+  Status StartAt(const Heads& heads);
+
+  // New registry entries since the last call, validated. kCorrupt: quarantine. Called after Next() it has every entry
+  // that the message names: an id it does not know then is a violation.
+  Result<std::vector<RegistryEntry>> ReadRegistry();
+  uint64_t registry_read() const { return registry_read_; }
+
+  // The next committed message, nothing, or kCorrupt (quarantine: code, product, position or range is wrong).
+  // Advances the private read position; ring_position()/arena_position() afterwards are what may be freed. When there
+  // is nothing left to read, arena_position() moves to the arena's tail. Of a device payload only the form is checked:
+  // what its pool and event are is the payload source's to know.
+  Result<std::optional<Message>> Next();
+  // After the producer's death only: skips the reserved slots before the next committed one (or the end) that were
+  // never committed; returns how many.
+  uint64_t SkipHole();
+
+  // Ring position of the next message (everything below has been copied).
+  uint64_t ring_position() const { return ring_position_; }
+  // Arena position up to which bytes of returned messages reach; store it into CTL once they are no longer used.
+  uint64_t arena_position() const { return arena_position_; }
+  uint64_t reserved() const;  // acquire load of the probe's tail
+  // Messages reserved and not read; at most the ring's slots whatever the peer writes.
+  uint64_t pending() const;
+
+  // Copy of the counters; the clock pair is consistent or from the previous call. `attempted` is read last, so that at
+  // any time dropped_total + reserved <= attempted for a producer that tells the truth.
+  StatusSnapshot ReadStatus();
+
+ private:
+  PubView() = default;
+  Status LoadRegistry();                            // new entries into pending_entries_
+  Status AcceptExtent(const RegistryEntry& entry);  // the arena's usable bytes
+  Status CheckTail();                               // reserved_seen_ = the probe's tail, if it may stand there
+  Status LeaveEmpty();                              // arena_position_ when all that is reserved has been read
+  Status ReadPayload(Message& message);
+  const PubStatus& shared_status() const;
+
+  // Constant after Open.
+  Segment segment_;
+  PubHeader header_{};
+  // Read position.
+  uint64_t ring_position_ = 0;
+  uint64_t reserved_seen_ = 0;
+  uint64_t arena_position_ = 0;
+  uint64_t arena_extent_ = 0;
+  // Registry.
+  uint64_t registry_read_ = 0;
+  uint64_t registry_offset_ = 0;
+  std::vector<RegistryEntry> pending_entries_;  // read on behalf of Next(), not handed out yet
+  StatusSnapshot last_status_{};
+};
+
+}  // namespace ikkuna::shm

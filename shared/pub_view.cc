@@ -1,0 +1,276 @@
+// PubView: the daemon's side of PUB. Nothing read here is believed: words are copied once, checked, and the copy is
+// used.
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstring>
+#include <limits>
+#include <utility>
+
+#include "shared/base/utf8.h"
+#include "shared/pub.h"
+#include "shared/record_check.h"
+#include "shared/registry.h"
+
+namespace ikkuna::shm {
+
+namespace {
+
+constexpr uint32_t kMaxHeaderBytes = 4096;  // bounds what later minor versions may add
+constexpr uint32_t kMaxRecordBytes = 4096;
+constexpr uint64_t kMaxStatusBytes = 1 << 20;
+constexpr uint64_t kExtentAlign = 4096;  // smallest page size of any supported machine
+
+Error Corrupt(const std::string& what) { return Error{ErrorCode::kCorrupt, "the producer's " + what}; }
+
+struct Region {
+  uint64_t offset;
+  uint64_t bytes;
+};
+
+// Each aligned and inside [0, total), none over another. The order is the writer's choice.
+bool RegionsHold(std::array<Region, 5> regions, uint64_t total) {
+  std::sort(regions.begin(), regions.end(), [](const Region& a, const Region& b) {
+    return std::pair(a.offset, a.bytes) < std::pair(b.offset, b.bytes);
+  });
+  uint64_t end = 0;
+  for (const Region& region : regions) {
+    if (region.offset % kCacheLine != 0 || region.offset < end) return false;
+    if (region.bytes > total || region.offset > total - region.bytes) return false;
+    end = region.offset + region.bytes;
+  }
+  return true;
+}
+
+Status CheckHeader(const PubHeader& header, uint64_t mapped_bytes) {
+  if (header.magic != kPubMagic) return Corrupt("shared memory does not start with the magic of PUB");
+  if (header.abi_major != kAbiMajor) {
+    return Corrupt("format has major version " + std::to_string(header.abi_major) + ", this daemon reads " +
+                   std::to_string(kAbiMajor) + "; use a probe and a daemon of the same release");
+  }
+  if (header.ready != 1) return Corrupt("header is not ready");
+  if (header.header_bytes < sizeof(PubHeader) || header.header_bytes > kMaxHeaderBytes) return Corrupt("header size");
+  if (header.total_bytes > mapped_bytes) return Corrupt("header names more bytes than there are");
+  if (header.record_bytes < kRecordBytes || header.record_bytes > kMaxRecordBytes ||
+      header.record_bytes % kCacheLine != 0) {
+    return Corrupt("record size cannot be");
+  }
+  if (header.stats_bytes < sizeof(TensorStats) || header.stats_bytes > header.record_bytes - offsetof(Record, stats)) {
+    return Corrupt("statistics size cannot be");
+  }
+  if (!std::has_single_bit(header.ring_slots) || header.ring_slots > kMaxRingSlots) {
+    return Corrupt("ring has no power of two of slots within the limit");
+  }
+  if (header.status_bytes < sizeof(PubStatus) || header.status_bytes > kMaxStatusBytes) return Corrupt("status size");
+  if (header.registry_bytes > kMaxRegistryBytes) return Corrupt("registry is beyond the limit");
+  if (header.arena_bytes > kMaxArenaBytes) return Corrupt("arena is beyond the limit");
+  const uint64_t ring_bytes = uint64_t{header.ring_slots} * header.record_bytes;
+  if (!RegionsHold({{{0, header.header_bytes},
+                     {header.status_offset, header.status_bytes},
+                     {header.registry_offset, header.registry_bytes},
+                     {header.ring_offset, ring_bytes},
+                     {header.arena_offset, header.arena_bytes}}},
+                   header.total_bytes)) {
+    return Corrupt("regions are misaligned, overlap or leave the segment");
+  }
+  return {};
+}
+
+// Copies `size` bytes that a peer may change meanwhile; afterwards only the copy counts. The fence keeps the compiler
+// from reading the source again instead of the copy.
+void CopyOnce(void* to, const void* from_untrusted, size_t size) {
+  std::memcpy(to, from_untrusted, size);
+  std::atomic_signal_fence(std::memory_order_seq_cst);
+}
+
+}  // namespace
+
+Result<std::unique_ptr<PubView>> PubView::Open(UniqueFd fd) {
+  constexpr size_t kMaxBytes =
+      kMaxArenaBytes + kMaxRegistryBytes + kMaxStatusBytes + uint64_t{kMaxRingSlots} * kMaxRecordBytes + (1 << 20);
+  auto segment = Segment::MapUntrusted(std::move(fd), sizeof(PubHeader) + sizeof(PubStatus), kMaxBytes);
+  if (!segment) return segment.error();
+  std::unique_ptr<PubView> view(new PubView);
+  view->segment_ = std::move(segment).value();
+  const auto* shared = reinterpret_cast<const PubHeader*>(view->segment_.data());
+  const uint32_t ready = LoadAcquire(shared->ready);  // pairs with PubWriter::Create
+  CopyOnce(&view->header_, shared, sizeof(PubHeader));
+  view->header_.ready = ready;
+  if (auto checked = CheckHeader(view->header_, view->segment_.bytes()); !checked) return checked.error();
+  return view;
+}
+
+bool PubView::future_write_sealed() const { return segment_.future_write_sealed(); }
+
+const PubStatus& PubView::shared_status() const {
+  return *reinterpret_cast<const PubStatus*>(segment_.data() + header_.status_offset);
+}
+
+uint64_t PubView::reserved() const { return LoadAcquire(shared_status().reserved); }
+
+uint64_t PubView::pending() const {
+  const uint64_t tail = reserved();
+  return tail > ring_position_ ? std::min<uint64_t>(tail - ring_position_, header_.ring_slots) : 0;
+}
+
+Status PubView::StartAt(const Heads& heads) {
+  const uint64_t arena_tail = LoadAcquire(shared_status().arena_tail);
+  const uint64_t tail = reserved();
+  if (heads.ring_head > tail || tail - heads.ring_head > header_.ring_slots) {
+    return Corrupt("ring cannot be at " + std::to_string(heads.ring_head) + ": its tail is at " + std::to_string(tail));
+  }
+  if (heads.arena_head > arena_tail) {
+    return Corrupt("arena cannot be at " + std::to_string(heads.arena_head) + ": its tail is at " +
+                   std::to_string(arena_tail));
+  }
+  ring_position_ = heads.ring_head;
+  arena_position_ = heads.arena_head;
+  reserved_seen_ = tail;
+  return LeaveEmpty();
+}
+
+Status PubView::CheckTail() {
+  const uint64_t tail = reserved();
+  if (tail < reserved_seen_) return Corrupt("ring tail went backwards");
+  if (tail - ring_position_ > header_.ring_slots) return Corrupt("ring tail is beyond the ring");
+  reserved_seen_ = tail;
+  return {};
+}
+
+// With all that is reserved read, no payload between our position and the arena's tail is anyone's. The tail is loaded
+// first: it is stored after the reservation it belongs to, so that one not counted in `reserved` cannot show in it.
+Status PubView::LeaveEmpty() {
+  const uint64_t arena_tail = LoadAcquire(shared_status().arena_tail);
+  if (auto checked = CheckTail(); !checked) return checked;
+  if (arena_tail < arena_position_) return Corrupt("arena tail went backwards");
+  if (reserved_seen_ == ring_position_) arena_position_ = arena_tail;
+  return {};
+}
+
+Status PubView::LoadRegistry() {
+  const PubStatus& status = shared_status();
+  const uint64_t count = LoadAcquire(status.registry_count);  // pairs with PubWriter::Append
+  if (count == registry_read_) return {};
+  const uint64_t used = LoadRelaxed(status.registry_used_bytes);
+  if (count < registry_read_ || count > kMaxRegistryEntries) return Corrupt("registry count cannot be");
+  if (used < registry_offset_ || used > header_.registry_bytes) return Corrupt("registry ends where it cannot");
+  const unsigned char* registry = segment_.data() + header_.registry_offset;
+  while (registry_read_ < count) {
+    auto decoded = DecodeEntry(registry + registry_offset_, used - registry_offset_);
+    if (!decoded) return decoded.error();
+    registry_offset_ += decoded->bytes;
+    ++registry_read_;
+    RegistryEntry& entry = decoded->entry;
+    if (entry.type == EntryType::kInvalid) continue;
+    if (entry.type == EntryType::kArenaExtent) {
+      if (auto accepted = AcceptExtent(entry); !accepted) return accepted;
+    }
+    pending_entries_.push_back(std::move(entry));
+  }
+  return {};
+}
+
+Status PubView::AcceptExtent(const RegistryEntry& entry) {
+  if (arena_extent_ != 0 || entry.value == 0 || entry.value > header_.arena_bytes || entry.value % kExtentAlign != 0) {
+    return Corrupt("arena extent cannot be");
+  }
+  // Where the kernel can tell: a hole would be filled at our cost when we read it. Once sealed no hole can come back.
+  const auto backed = segment_.BackedBytes(header_.arena_offset, entry.value);
+  if (backed && *backed < entry.value) return Corrupt("arena extent has no memory behind it");
+  arena_extent_ = entry.value;
+  return {};
+}
+
+Result<std::vector<RegistryEntry>> PubView::ReadRegistry() {
+  if (auto loaded = LoadRegistry(); !loaded) return loaded.error();
+  return std::exchange(pending_entries_, {});
+}
+
+Result<std::optional<Message>> PubView::Next() {
+  const unsigned char* slot =
+      segment_.data() + header_.ring_offset + (ring_position_ & (header_.ring_slots - 1)) * header_.record_bytes;
+  const auto* shared = reinterpret_cast<const Record*>(slot);
+  if (LoadAcquire(shared->seq) != ring_position_ + 1) {  // pairs with PubWriter::Commit
+    if (auto left = LeaveEmpty(); !left) return left.error();
+    return std::optional<Message>();
+  }
+  if (reserved_seen_ <= ring_position_) {
+    if (auto checked = CheckTail(); !checked) return checked.error();
+    if (reserved_seen_ <= ring_position_) return Corrupt("ring holds a record that was never reserved");
+  }
+  std::optional<Message> message(std::in_place);
+  Record& record = message->record;
+  CopyOnce(&record, shared, sizeof(Record));
+  record.seq = ring_position_ + 1;
+  if (const char* fault = CheckRecord(record)) return Corrupt(std::string("record has ") + fault);
+  if (record.type == static_cast<uint8_t>(RecordType::kTensor)) {
+    if (auto read = ReadPayload(*message); !read) return read.error();
+  } else if (record.type == static_cast<uint8_t>(RecordType::kText)) {
+    // Whoever shows it needs UTF-8; a text that is none is worth no quarantine.
+    const std::string text = CleanUtf8({record.text.bytes, record.text.length}, kMaxTextBytes);
+    record.text = InlineText{};
+    record.text.length = static_cast<uint32_t>(text.size());
+    std::memcpy(record.text.bytes, text.data(), text.size());
+  }
+  ++ring_position_;
+  return message;
+}
+
+Status PubView::ReadPayload(Message& message) {
+  const PayloadRef& ref = message.record.payload;
+  message.payload_bytes = ref.bytes;
+  if (message.record.space != static_cast<uint8_t>(Space::kHostArena) || ref.bytes == 0) return {};
+  // The record was committed after the extent's entry, so that the entry is there to be seen.
+  if (arena_extent_ == 0) {
+    if (auto loaded = LoadRegistry(); !loaded) return loaded;
+  }
+  if (ref.bytes > arena_extent_) return Corrupt("payload is larger than its arena");
+  const uint64_t offset = ref.position % arena_extent_;
+  const uint64_t rounded = (ref.bytes + kPayloadAlign - 1) / kPayloadAlign * kPayloadAlign;
+  if (ref.position % kPayloadAlign != 0 || offset > arena_extent_ - rounded) {
+    return Corrupt("payload is misaligned or leaves its arena");
+  }
+  const uint64_t arena_tail = LoadAcquire(shared_status().arena_tail);
+  if (ref.position < arena_position_ || arena_tail < rounded || ref.position > arena_tail - rounded) {
+    return Corrupt("payload lies where the arena is not reserved");
+  }
+  arena_position_ = ref.position + rounded;
+  message.payload = segment_.data() + header_.arena_offset + offset;
+  return {};
+}
+
+uint64_t PubView::SkipHole() {
+  if (!CheckTail()) return 0;
+  uint64_t skipped = 0;
+  while (ring_position_ < reserved_seen_) {
+    const unsigned char* slot =
+        segment_.data() + header_.ring_offset + (ring_position_ & (header_.ring_slots - 1)) * header_.record_bytes;
+    if (LoadAcquire(reinterpret_cast<const Record*>(slot)->seq) == ring_position_ + 1) break;
+    ++ring_position_;
+    ++skipped;
+  }
+  return skipped;
+}
+
+StatusSnapshot PubView::ReadStatus() {
+  const PubStatus& shared = shared_status();
+  StatusSnapshot now;
+  // Word by word: each is atomic, their order does not matter but for the clock pair and `attempted` below.
+  const auto* words = reinterpret_cast<const uint64_t*>(&shared);
+  std::array<uint64_t, sizeof(PubStatus) / sizeof(uint64_t)> copy;
+  for (size_t i = 0; i < copy.size(); ++i) copy[i] = LoadAcquire(words[i]);
+  std::memcpy(&now.status, copy.data(), sizeof(PubStatus));
+  now.status.attempted = LoadAcquire(shared.attempted);
+  // Pairs with PubWriter::WriteClock: an even generation on both sides of the copy.
+  const uint64_t generation = now.status.clock_generation;
+  if (generation % 2 != 0 || LoadAcquire(shared.clock_generation) != generation) {
+    now.status.clock_generation = last_status_.status.clock_generation;
+    now.status.clock_monotonic_ns = last_status_.status.clock_monotonic_ns;
+    now.status.clock_unix_ns = last_status_.status.clock_unix_ns;
+  }
+  for (const uint64_t dropped : now.status.dropped) now.dropped_total += dropped;
+  last_status_ = now;
+  return now;
+}
+
+}  // namespace ikkuna::shm

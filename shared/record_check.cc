@@ -1,0 +1,86 @@
+#include "shared/record_check.h"
+
+#include "shared/stats/merge.h"
+
+namespace ikkuna::shm {
+
+namespace {
+
+const char* CheckIds(const Record& record) {
+  if (!IsKnownRecordType(record.type)) return "an unknown type";
+  if (!IsKnownKind(record.kind)) return "an unknown kind";
+  if ((record.flags & ~kKnownRecordFlags) != 0) return "unknown flags";
+  if (record.root > kMaxRoots) return "a root outside its limits";
+  if (record.tag >= kMaxTags) return "a tag outside its limits";
+  if (record.module >= kMaxModules) return "a module outside its limits";
+  if (record.param > kMaxParams) return "a parameter outside its limits";
+  const bool has_module = record.module != 0;
+  if (IsDataKind(static_cast<Kind>(record.kind)) != has_module) return "a module where its kind has none, or none";
+  return nullptr;
+}
+
+// Elements of the sizes; false when they are negative or their product does not fit.
+bool CountElements(const Record& record, uint64_t& elements) {
+  elements = 1;
+  for (size_t i = 0; i < kMaxDims; ++i) {
+    if (i >= record.ndim) {
+      if (record.sizes[i] != 0) return false;
+      continue;
+    }
+    if (record.sizes[i] < 0) return false;
+    if (__builtin_mul_overflow(elements, static_cast<uint64_t>(record.sizes[i]), &elements)) return false;
+  }
+  return true;
+}
+
+const char* CheckTensor(const Record& record) {
+  if (!IsKnownDType(record.dtype)) return "an unknown data type";
+  if (!IsKnownLayout(record.layout)) return "an unknown layout";
+  uint64_t elements = 0;
+  if (record.ndim > kMaxDims || !CountElements(record, elements)) return "sizes that cannot be";
+  if (record.type == static_cast<uint8_t>(RecordType::kSummary)) {
+    if (record.space != static_cast<uint8_t>(Space::kInline)) return "a summary outside itself";
+    if (record.stats.n != elements) return "statistics of another number of elements";
+    if (!ValidateStats(record.stats)) return "statistics that no tensor has";
+    return nullptr;
+  }
+  uint64_t bytes = 0;
+  if (__builtin_mul_overflow(elements, DTypeBytes(static_cast<DType>(record.dtype)), &bytes) ||
+      bytes != record.payload.bytes) {
+    return "a payload that its sizes do not fill";
+  }
+  if (record.space == static_cast<uint8_t>(Space::kHostArena)) {
+    if (record.payload.event != 0 || record.payload.device != 0) return "a device in a host payload";
+    return nullptr;
+  }
+  if (record.space != static_cast<uint8_t>(Space::kDevicePool)) return "a payload in no known space";
+  if (record.payload.device == 0 || record.payload.device > kMaxRoots) return "a pool outside its limits";
+  return nullptr;
+}
+
+const char* CheckInline(const Record& record) {
+  uint64_t elements = 0;
+  if (record.space != static_cast<uint8_t>(Space::kInline)) return "a value outside itself";
+  if (record.dtype != 0 || record.layout != 0 || record.ndim != 0 || !CountElements(record, elements)) {
+    return "a shape where its type has none";
+  }
+  if (record.type == static_cast<uint8_t>(RecordType::kText) && record.text.length > kMaxTextBytes) {
+    return "a text that is too long";
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+const char* CheckRecord(const Record& record) {
+  if (const char* fault = CheckIds(record)) return fault;
+  switch (static_cast<RecordType>(record.type)) {
+    case RecordType::kTensor:
+    case RecordType::kSummary:
+      return CheckTensor(record);
+    default:
+      return CheckInline(record);
+  }
+}
+
+}  // namespace ikkuna::shm
