@@ -1,0 +1,62 @@
+#include "metrics/statistics.h"
+
+#include <array>
+
+#include "shared/stats/derive.h"
+
+namespace ikkuna::metrics {
+
+namespace {
+
+class Statistic final : public Subscriber {
+ public:
+  explicit Statistic(Derive derive) : derive_(derive) {}
+  void Compute(Bundle bundle, Publisher& publisher) override { publisher.Publish(derive_(*bundle[0].stats)); }
+
+ private:
+  const Derive derive_;
+};
+
+template <Derive derive>
+Result<Definition> Define(std::string_view name, std::span<const std::string> inputs) {
+  Definition definition;
+  definition.topic = inputs[0] + "_" + std::string(name);
+  definition.create = [] { return MakeStatistic(derive); };
+  return definition;
+}
+
+// The metric's name stands once: it is both the descriptor's and the end of its topic.
+#define IKKUNA_STATISTIC(metric, derive, text)                                        \
+  Descriptor {                                                                        \
+    .name = metric, .publishes = "{kind}_" metric, .help = text,                      \
+    .define = [](std::span<const std::string> inputs, std::span<const std::string>) { \
+      return Define<derive>(metric, inputs);                                          \
+    },                                                                                \
+  }
+
+constexpr std::array kStatistics{
+    IKKUNA_STATISTIC("mean", stats::Mean, "sum(x) / n"),
+    IKKUNA_STATISTIC("variance", stats::Variance, "unbiased variance; NaN for one element"),
+    IKKUNA_STATISTIC("sum", stats::Sum, "sum(x)"),
+    IKKUNA_STATISTIC("min", stats::Min, "least element"),
+    IKKUNA_STATISTIC("max", stats::Max, "greatest element"),
+    IKKUNA_STATISTIC("abs_max", stats::AbsMax, "greatest |x|"),
+    IKKUNA_STATISTIC("abs_mean", stats::AbsMean, "mean of |x|"),
+    IKKUNA_STATISTIC("rms", stats::Rms, "root of the mean of x^2"),
+    IKKUNA_STATISTIC("std", stats::Std, "root of the unbiased variance; NaN for one element"),
+    IKKUNA_STATISTIC("zero_fraction", stats::ZeroFraction, "share of elements that are 0"),
+    IKKUNA_STATISTIC("nan_count", stats::NanCount, "number of NaN"),
+    IKKUNA_STATISTIC("inf_count", stats::InfCount, "number of infinities of either sign"),
+    IKKUNA_STATISTIC("skewness", stats::Skewness, "third standardised moment; NaN for zero variance"),
+    IKKUNA_STATISTIC("kurtosis", stats::Kurtosis, "excess kurtosis; NaN for zero variance"),
+};
+
+#undef IKKUNA_STATISTIC
+
+}  // namespace
+
+std::unique_ptr<Subscriber> MakeStatistic(Derive derive) { return std::make_unique<Statistic>(derive); }
+
+std::span<const Descriptor> StatisticsDescriptors() { return kStatistics; }
+
+}  // namespace ikkuna::metrics
