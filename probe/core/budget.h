@@ -1,0 +1,48 @@
+// Budget: keeps the probe's share of the step time below what is allowed by stretching periods.
+//
+// The cost of each class of message and the time of the steps are summed over a window; when the share is above the
+// allowance, the dearest class is stretched by the power of two that would fit, whole tensors first and scalars last;
+// when a window shows ample room, the last stretch is taken back. Owner: the session; thread rule: any thread, one
+// mutex.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <mutex>
+
+#include "probe/core/demand.h"
+
+namespace ikkuna::probe {
+
+// In the order in which they are stretched.
+enum class CostClass : uint8_t { kTensor = 0, kSummary = 1, kScalar = 2 };
+constexpr size_t kCostClasses = 3;
+
+class Budget {
+ public:
+  // A window is judged after at least this much of both, so that one slow step decides nothing.
+  static constexpr uint64_t kWindowSteps = 128;  // longer than the longest default period
+  static constexpr uint64_t kWindowNs = 250'000'000;
+  static constexpr uint32_t kMaxShift = 20;
+
+  // Parts per million of the step time; 0: no budget.
+  void SetAllowance(uint32_t ppm);
+  uint32_t allowance_ppm() const;
+
+  // What one finished step took, and what of it the probe spent by class. Returns the shifts to use from now on.
+  PeriodShifts StepFinished(uint64_t step_ns, const std::array<uint64_t, kCostClasses>& cost_ns);
+  PeriodShifts shifts() const;
+
+ private:
+  void Judge();
+
+  mutable std::mutex mutex_;
+  // Guarded by mutex_.
+  uint32_t allowance_ppm_ = 0;
+  uint64_t steps_ = 0;
+  uint64_t step_ns_ = 0;
+  std::array<uint64_t, kCostClasses> cost_ns_{};
+  std::array<uint32_t, kCostClasses> shift_{};
+};
+
+}  // namespace ikkuna::probe

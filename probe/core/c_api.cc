@@ -1,0 +1,247 @@
+// The C interface over Session. Exceptions (memory) end here; a failed call does nothing.
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <cstring>
+#include <map>
+#include <memory>
+#include <string>
+#include <tuple>
+
+#include "probe/core/session.h"
+#include "probe/ikkuna/probe.h"
+#include "shared/stats/stats_pass.h"
+
+namespace {
+
+using ikkuna::Kind;
+using ikkuna::Level;
+using ikkuna::probe::MessageHeader;
+using ikkuna::probe::Session;
+using ikkuna::probe::StepDemand;
+using ikkuna::probe::TensorShape;
+
+// One root: touched by one thread at a time, as the interface demands.
+struct Root {
+  Session::DemandCopy demand;
+  StepDemand due;
+  MessageHeader header;
+  bool open = false;
+  uint32_t epoch_begin_step = 0;
+  std::map<std::tuple<int, uint32_t, uint32_t>, uint16_t> calls;  // (kind, module, param) within the step
+};
+
+std::string Text(const char* text) { return text == nullptr ? std::string() : std::string(text); }
+
+}  // namespace
+
+struct ikkuna_session {
+  std::unique_ptr<Session> session;  // null: a handle that does nothing
+  std::array<Root, ikkuna::kMaxRoots> roots;
+  std::atomic<bool> stop{false};
+
+  bool active() const { return session && session->active(); }
+  Root* root(uint16_t id) { return id >= 1 && id <= roots.size() ? &roots[id - 1] : nullptr; }
+};
+
+namespace {
+
+// Runs `body` if the handle works; whatever goes wrong inside switches the session off.
+template <typename Body>
+void Guarded(ikkuna_session* s, Body&& body) {
+  if (s == nullptr || !s->active()) return;
+  try {
+    body(*s->session);
+  } catch (const std::exception& error) {
+    s->session->SwitchOff(error.what());
+  } catch (...) {
+    s->session->SwitchOff("unknown error");
+  }
+}
+
+bool ValidTensor(int kind, int dtype, int ndim, const int64_t* sizes, const void* data, uint64_t* elements) {
+  if (!ikkuna::IsKnownKind(static_cast<uint8_t>(kind)) || !ikkuna::IsKnownDType(static_cast<uint8_t>(dtype)))
+    return false;
+  if (ndim < 0 || (ndim > 0 && sizes == nullptr)) return false;
+  uint64_t n = 1;
+  for (int i = 0; i < ndim; ++i) {
+    if (sizes[i] < 0 || __builtin_mul_overflow(n, static_cast<uint64_t>(sizes[i]), &n)) return false;
+  }
+  *elements = n;
+  return n == 0 || data != nullptr;
+}
+
+}  // namespace
+
+extern "C" {
+
+ikkuna_session* ikkuna_open(const ikkuna_options* given) {
+  auto* handle = new (std::nothrow) ikkuna_session;
+  if (handle == nullptr) return nullptr;
+  try {
+    ikkuna_options options{};
+    if (given != nullptr) std::memcpy(&options, given, std::min(given->size, sizeof options));
+    ikkuna::probe::SessionOptions session;
+    session.identity.run = Text(options.run);
+    session.identity.run_id = Text(options.run_id);
+    if (options.world_size != 0) {
+      session.identity.rank = options.rank;
+      session.identity.world_size = options.world_size;
+    }
+    session.directory = Text(options.directory);
+    session.arena_mb = options.arena_mb;
+    handle->session = Session::Open(session);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "ikkuna: off, this run is not watched: %s\n", error.what());
+  }
+  return handle;
+}
+
+void ikkuna_close(ikkuna_session* s) {
+  if (s == nullptr) return;
+  for (size_t i = 0; i < s->roots.size(); ++i) ikkuna_end(s, static_cast<uint16_t>(i + 1));
+  Guarded(s, [](Session& session) { session.SetFinished(); });
+  delete s;
+}
+
+uint16_t ikkuna_root(ikkuna_session* s, const char* name) {
+  uint16_t id = 0;
+  Guarded(s, [&](Session& session) { id = session.AddRoot(Text(name)); });
+  return id;
+}
+
+uint32_t ikkuna_module(ikkuna_session* s, uint16_t root, const char* path, const char* type) {
+  uint32_t id = 0;
+  Guarded(s, [&](Session& session) { id = session.AddModule(root, Text(path), Text(type), 0); });
+  return id;
+}
+
+uint32_t ikkuna_param(ikkuna_session* s, uint16_t root, uint32_t module, const char* name, int dtype, int ndim,
+                      const int64_t* sizes) {
+  uint32_t id = 0;
+  uint64_t elements = 0;
+  if (!ValidTensor(static_cast<int>(Kind::kWeights), dtype, ndim, sizes, &elements, &elements)) return 0;
+  Guarded(s, [&](Session& session) {
+    const uint32_t flags = Text(name) == "bias" ? uint32_t{ikkuna::shm::kEntryBias} : 0u;
+    const TensorShape shape{static_cast<ikkuna::DType>(dtype), ndim, sizes};
+    id = session.AddParam(root, module, Text(name), shape, flags | ikkuna::shm::kEntryTrainable);
+  });
+  return id;
+}
+
+void ikkuna_fact(ikkuna_session* s, const char* key, const char* value) {
+  Guarded(s, [&](Session& session) { session.AddFact(Text(key), Text(value)); });
+}
+
+void ikkuna_begin(ikkuna_session* s, uint16_t root_id, uint16_t tag, uint64_t step, uint32_t epoch) {
+  Root* root = s == nullptr ? nullptr : s->root(root_id);
+  if (root == nullptr) return;
+  if (root->open) ikkuna_end(s, root_id);
+  Guarded(s, [&](Session& session) {
+    session.WaitForDaemon();
+    session.RefreshDemand(root->demand);
+    session.HandleCommands([&](const ikkuna::shm::Command& command) {
+      if (command.type == static_cast<uint32_t>(ikkuna::shm::CommandType::kStop)) s->stop.store(true);
+    });
+    if (epoch != root->header.epoch) root->epoch_begin_step = static_cast<uint32_t>(step);
+    root->header = {};
+    root->header.root = root_id;
+    root->header.tag = tag;
+    root->header.step = step;
+    root->header.epoch = epoch;
+    root->header.train_step = static_cast<uint32_t>(step) - root->epoch_begin_step;
+    root->due = StepDemand(root->demand.table, root_id, tag, step, session.shifts(), session.arena_ready());
+    root->calls.clear();
+    root->open = true;
+    auto& status = session.root_status(root_id);
+    const auto phase = tag == ikkuna::kTagDefault ? ikkuna::shm::Phase::kTrain : ikkuna::shm::Phase::kEvaluate;
+    ikkuna::shm::StoreRelaxed(status.phase, static_cast<uint32_t>(phase));
+    ikkuna::shm::StoreRelaxed(status.epoch, epoch);
+    if (root->due.any()) {
+      if (tag == ikkuna::kTagDefault) ikkuna::shm::AddRelaxed(status.steps_due, 1);
+      MessageHeader marker = root->header;
+      marker.kind = Kind::kBatchStarted;
+      session.PublishMarker(marker);
+    }
+  });
+}
+
+void ikkuna_end(ikkuna_session* s, uint16_t root_id) {
+  Root* root = s == nullptr ? nullptr : s->root(root_id);
+  if (root == nullptr || !root->open) return;
+  root->open = false;
+  Guarded(s, [&](Session& session) {
+    if (root->due.any()) {
+      MessageHeader marker = root->header;
+      marker.kind = Kind::kBatchFinished;
+      session.PublishMarker(marker);
+    }
+    if (root->header.tag == ikkuna::kTagDefault) {
+      ikkuna::shm::StoreRelaxed(session.root_status(root_id).step, root->header.step + 1);
+    }
+  });
+}
+
+int ikkuna_wanted(ikkuna_session* s, uint16_t root_id, int kind, uint32_t module) {
+  Root* root = s == nullptr ? nullptr : s->root(root_id);
+  if (root == nullptr || !root->open || !s->active() || !ikkuna::IsKnownKind(static_cast<uint8_t>(kind))) {
+    return IKKUNA_NOTHING;
+  }
+  return static_cast<int>(root->due.Wanted(static_cast<Kind>(kind), module));
+}
+
+void ikkuna_tensor(ikkuna_session* s, uint16_t root_id, int kind, uint32_t module, uint32_t param, int dtype, int ndim,
+                   const int64_t* sizes, const void* data) {
+  const int level = ikkuna_wanted(s, root_id, kind, module);
+  uint64_t elements = 0;
+  if (level == IKKUNA_NOTHING || !ValidTensor(kind, dtype, ndim, sizes, data, &elements)) return;
+  Guarded(s, [&](Session& session) {
+    Root& root = *s->root(root_id);
+    const TensorShape shape{static_cast<ikkuna::DType>(dtype), ndim, sizes};
+    MessageHeader header = root.header;
+    header.kind = static_cast<Kind>(kind);
+    header.module = module;
+    header.param = param;
+    header.call = root.calls[{kind, module, param}]++;
+    const uint64_t bytes = elements * ikkuna::DTypeBytes(shape.dtype);
+    if (level == IKKUNA_TENSOR && bytes != 0) {
+      session.PublishTensor(header, shape, bytes, [&](unsigned char* to) { std::memcpy(to, data, bytes); });
+    } else {
+      session.PublishSummary(header, shape, ikkuna::ComputeStats(data, shape.dtype, elements));
+    }
+  });
+}
+
+void ikkuna_loss(ikkuna_session* s, uint16_t root_id, double value) {
+  if (ikkuna_wanted(s, root_id, static_cast<int>(Kind::kLoss), 0) == IKKUNA_NOTHING) return;
+  Guarded(s, [&](Session& session) {
+    MessageHeader header = s->root(root_id)->header;
+    header.kind = Kind::kLoss;
+    header.call = s->root(root_id)->calls[{static_cast<int>(Kind::kLoss), 0, 0}]++;
+    session.PublishScalar(header, value);
+  });
+}
+
+void ikkuna_log(ikkuna_session* s, uint16_t root_id, const char* name, double value) {
+  if (ikkuna_wanted(s, root_id, static_cast<int>(Kind::kScalar), 0) == IKKUNA_NOTHING) return;
+  Guarded(s, [&](Session& session) {
+    MessageHeader header = s->root(root_id)->header;
+    header.kind = Kind::kScalar;
+    header.param = session.NameId(Text(name));
+    if (header.param != 0) session.PublishScalar(header, value);
+  });
+}
+
+void ikkuna_log_text(ikkuna_session* s, uint16_t root_id, const char* name, const char* text) {
+  if (ikkuna_wanted(s, root_id, static_cast<int>(Kind::kText), 0) == IKKUNA_NOTHING) return;
+  Guarded(s, [&](Session& session) {
+    MessageHeader header = s->root(root_id)->header;
+    header.kind = Kind::kText;
+    header.param = session.NameId(Text(name));
+    if (header.param != 0) session.PublishText(header, Text(text));
+  });
+}
+
+int ikkuna_stop_requested(const ikkuna_session* s) { return s != nullptr && s->stop.load() ? 1 : 0; }
+
+}  // extern "C"

@@ -1,0 +1,44 @@
+// Who this run is: ids from options and environment, and the facts a run is shown with.
+//
+// Called once, before training; may read files and the environment.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace ikkuna::probe {
+
+struct Identity {
+  std::string run_id = {};
+  std::string run = {};
+  uint32_t attempt = 0;
+  uint32_t rank = 0;
+  uint32_t world_size = 1;
+};
+
+// Negative numbers and empty strings mean: look in the environment of the usual launchers.
+struct IdentityOptions {
+  std::string run_id = {};
+  std::string run = {};
+  int64_t attempt = -1;
+  int64_t rank = -1;
+  int64_t world_size = -1;
+};
+
+Identity ResolveIdentity(const IdentityOptions& options);
+
+// RFC 9562 version 7: 48 bits of unix milliseconds, then random bits of the operating system (never a generator that
+// the trainer may be drawing from).
+std::array<unsigned char, 16> MakeUuidV7();
+std::string UuidText(const std::array<unsigned char, 16>& uuid);
+
+// Facts of the process: program, command line with secrets redacted, host, directory, code version when in git.
+std::vector<std::pair<std::string, std::string>> ProcessFacts();
+
+// Replaces the values of arguments and NAME=value words whose name looks like a key, a token or a password.
+std::string RedactCommandLine(const std::vector<std::string>& arguments);
+
+}  // namespace ikkuna::probe

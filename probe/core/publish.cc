@@ -1,0 +1,136 @@
+// The publishing half of Session: records, scalars, texts, markers, the step boundary and the back channel.
+#include <time.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "probe/core/session.h"
+
+namespace ikkuna::probe {
+
+namespace {
+
+uint64_t MonotonicNs() {
+  timespec now{};
+  ::clock_gettime(CLOCK_MONOTONIC, &now);
+  return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
+}
+
+void FillShape(shm::Record& record, const TensorShape& shape) {
+  record.dtype = static_cast<uint8_t>(shape.dtype);
+  record.layout = static_cast<uint8_t>(Layout::kRowMajor);
+  record.ndim = static_cast<uint8_t>(std::min<int>(shape.ndim, kMaxDims));
+  for (int i = 0; i < shape.ndim; ++i) {
+    if (static_cast<size_t>(i) < kMaxDims) {
+      record.sizes[i] = shape.sizes[i];
+    } else {
+      record.sizes[kMaxDims - 1] *= shape.sizes[i];
+      record.flags |= kFlagFlattened;
+    }
+  }
+}
+
+}  // namespace
+
+void Session::FillRecord(shm::Record& record, const MessageHeader& header, RecordType type, Space space,
+                         const TensorShape* shape) {
+  record.time_ns = MonotonicNs();
+  record.global_step = header.step;
+  record.module = header.module;
+  record.param = header.param;
+  record.epoch = header.epoch;
+  record.train_step = header.train_step;
+  record.root = header.root;
+  record.tag = header.tag;
+  record.call = header.call;
+  record.micro = header.micro;
+  record.type = static_cast<uint8_t>(type);
+  record.kind = static_cast<uint8_t>(header.kind);
+  record.dtype = 0;
+  record.ndim = 0;
+  record.space = static_cast<uint8_t>(space);
+  record.layout = 0;
+  record.flags = header.flags;
+  std::memset(record.sizes, 0, sizeof record.sizes);
+  if (shape != nullptr) FillShape(record, *shape);
+}
+
+bool Session::PublishSummary(const MessageHeader& header, const TensorShape& shape, const TensorStats& stats) {
+  auto reservation = pub_->Reserve(0);
+  if (!reservation) return false;
+  FillRecord(*reservation.record, header, RecordType::kSummary, Space::kInline, &shape);
+  reservation.record->stats = stats;
+  pub_->Commit(reservation);
+  return true;
+}
+
+bool Session::PublishScalar(const MessageHeader& header, double value) {
+  auto reservation = pub_->Reserve(0);
+  if (!reservation) return false;
+  FillRecord(*reservation.record, header, RecordType::kScalar, Space::kInline, nullptr);
+  std::memset(reservation.record->raw, 0, shm::kUnionBytes);
+  reservation.record->scalar = value;
+  pub_->Commit(reservation);
+  return true;
+}
+
+bool Session::PublishText(const MessageHeader& header, std::string_view text) {
+  auto reservation = pub_->Reserve(0);
+  if (!reservation) return false;
+  FillRecord(*reservation.record, header, RecordType::kText, Space::kInline, nullptr);
+  size_t length = std::min(text.size(), shm::kMaxTextBytes);
+  // Cut before a UTF-8 character, never within one.
+  if (length < text.size()) {
+    while (length > 0 && (static_cast<unsigned char>(text[length]) & 0xc0) == 0x80) --length;
+    reservation.record->flags |= kFlagTruncated;
+  }
+  std::memset(reservation.record->raw, 0, shm::kUnionBytes);
+  reservation.record->text.length = static_cast<uint32_t>(length);
+  std::memcpy(reservation.record->text.bytes, text.data(), length);
+  pub_->Commit(reservation);
+  return true;
+}
+
+bool Session::PublishMarker(const MessageHeader& header) {
+  auto reservation = pub_->Reserve(0);
+  if (!reservation) return false;
+  FillRecord(*reservation.record, header, RecordType::kMarker, Space::kInline, nullptr);
+  std::memset(reservation.record->raw, 0, shm::kUnionBytes);
+  pub_->Commit(reservation);
+  return true;
+}
+
+PeriodShifts Session::StepFinished(uint64_t step_ns, const std::array<uint64_t, kCostClasses>& cost_ns) {
+  shm::PubStatus& status = pub_->status();
+  uint64_t total = 0;
+  for (uint64_t cost : cost_ns) total += cost;
+  shm::AddRelaxed(status.probe_ns, total);
+  shm::AddRelaxed(status.step_ns, step_ns);
+  shm::AddRelaxed(status.steps_timed, 1);
+  const PeriodShifts shifts = budget_.StepFinished(step_ns, cost_ns);
+  shm::StoreRelaxed(status.shift_tensor, shifts.tensor);
+  shm::StoreRelaxed(status.shift_summary, shifts.summary);
+  shm::StoreRelaxed(status.shift_scalar, shifts.scalar);
+  return shifts;
+}
+
+void Session::SetFinished() {
+  if (!active()) return;
+  shm::StoreRelease(pub_->status().state, static_cast<uint32_t>(shm::ProducerState::kFinished));
+}
+
+void Session::HandleCommands(const std::function<void(const shm::Command&)>& handle) {
+  const shm::CtlView* ctl = live_ctl_.load(std::memory_order_acquire);
+  if (ctl == nullptr) return;
+  std::unique_lock lock(session_mutex_, std::try_to_lock);
+  if (!lock || ctl != ctl_.get()) return;
+  uint64_t done = shm::LoadRelaxed(pub_->status().command_done);
+  for (size_t i = 0; i < shm::kCommandSlots; ++i) {
+    const auto command = ctl->NextCommand(done);
+    if (!command) return;
+    handle(*command);
+    shm::StoreRelease(pub_->status().command_done, ++done);
+  }
+}
+
+}  // namespace ikkuna::probe

@@ -1,0 +1,199 @@
+// Session: the torch-free half of the probe. Owns PUB, meets the daemon, holds the demand, publishes messages.
+//
+// A service thread connects and reconnects, backs the arena, keeps the clock pair and notices the daemon's end;
+// training threads only publish and look at the demand. Nothing here throws or waits (but WaitForDaemon, which the
+// trainer asks for). Owner: the front end (ikkuna::Probe or the C interface). Stop order: no training thread may be
+// inside a call when the Session is destroyed; its service thread is joined first, then the segments go.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+#include "probe/core/budget.h"
+#include "probe/core/demand.h"
+#include "probe/core/identity.h"
+#include "shared/base/fork_guard.h"
+#include "shared/base/unique_fd.h"
+#include "shared/ctl.h"
+#include "shared/pub.h"
+#include "shared/stats/tensor_stats.h"
+
+namespace ikkuna::probe {
+
+struct SessionOptions {
+  IdentityOptions identity;
+  std::string directory;  // empty: the default
+  uint64_t arena_mb = 0;  // 0: IKKUNA_ARENA_MB, else 256
+  uint32_t ring_slots = shm::kDefaultRingSlots;
+  uint32_t budget_ppm = 10'000;  // 0: no budget
+  bool allow_control = false;
+};
+
+// What stands in every record of one message but its content.
+struct MessageHeader {
+  Kind kind = Kind::kInvalid;
+  uint16_t root = 0;
+  uint16_t tag = kTagDefault;
+  uint16_t call = 0;
+  uint16_t micro = 0;
+  uint32_t module = 0;
+  uint32_t param = 0;
+  uint64_t step = 0;
+  uint32_t train_step = 0;
+  uint32_t epoch = 0;
+  uint16_t flags = 0;
+};
+
+struct TensorShape {
+  DType dtype = DType::kInvalid;
+  int ndim = 0;  // may exceed kMaxDims: trailing dimensions are then multiplied into the last, flagged
+  const int64_t* sizes = nullptr;
+};
+
+class Session {
+ public:
+  // Null, with the reason on stderr, when the process has a session already, IKKUNA=off, or memory cannot be had.
+  static std::unique_ptr<Session> Open(const SessionOptions& options);
+  ~Session();
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+
+  // False in a forked child and after SwitchOff(): the caller does nothing more. One relaxed load each.
+  bool active() const { return fork_guard_.in_owner() && !off_.load(std::memory_order_relaxed); }
+  // Our own failure: says so once on stderr and turns the session off; training goes on.
+  void SwitchOff(const std::string& reason) noexcept;
+
+  const Identity& identity() const { return identity_; }
+
+  // --- Names; each returns an id, 0 when a limit of the format is reached.
+  uint16_t AddRoot(const std::string& name);
+  uint32_t AddModule(uint16_t root, const std::string& path, const std::string& type, uint32_t flags);
+  uint32_t AddParam(uint16_t root, uint32_t module, const std::string& name, const TensorShape& shape, uint32_t flags);
+  uint16_t TagId(const std::string& name);
+  uint32_t NameId(const std::string& name);  // of a scalar, text or parameter group
+  void AddFact(const std::string& key, const std::string& value);
+  void AddNote(const std::string& text);  // once per text
+
+  // --- Demand.
+  // A caller's copy of what is asked, with the version it was taken at.
+  struct DemandCopy {
+    std::shared_ptr<const DemandTable> table;
+    uint64_t version = 0;
+  };
+  // Brings the copy up to date if it changed and can be read now; else leaves it. Two loads when nothing changed.
+  void RefreshDemand(DemandCopy& copy);
+  bool arena_ready() const { return pub_->arena_extent() != 0; }
+  // Blocks at most the milliseconds of IKKUNA_WAIT_MS, once, until a daemon has answered and knows all names.
+  void WaitForDaemon();
+  bool connected() const { return connected_.load(std::memory_order_relaxed); }
+
+  // --- Publishing. What is not published is counted; the return value says whether it was.
+  bool PublishSummary(const MessageHeader& header, const TensorShape& shape, const TensorStats& stats);
+  // `fill` writes exactly the payload's bytes to its argument.
+  template <typename Fill>
+  bool PublishTensor(const MessageHeader& header, const TensorShape& shape, uint64_t bytes, Fill&& fill) {
+    auto reservation = pub_->Reserve(bytes);
+    if (!reservation) return false;
+    fill(reservation.payload);
+    FillRecord(*reservation.record, header, RecordType::kTensor, Space::kHostArena, &shape);
+    pub_->Commit(reservation);
+    return true;
+  }
+  bool PublishScalar(const MessageHeader& header, double value);
+  bool PublishText(const MessageHeader& header, std::string_view text);
+  bool PublishMarker(const MessageHeader& header);
+  void CountDrop(DropReason reason) { pub_->CountDrop(reason); }
+
+  // --- Status words; the step boundary of each root.
+  shm::RootStatus& root_status(uint16_t root) { return pub_->status().roots[root - 1]; }
+  // A step of `step_ns` ended, of which the probe spent `cost_ns`. Returns the shifts for the next one.
+  PeriodShifts StepFinished(uint64_t step_ns, const std::array<uint64_t, kCostClasses>& cost_ns);
+  PeriodShifts shifts() const { return budget_.shifts(); }
+  void SetFinished();
+  // Ends the service thread and the connection; what was published stays readable. Names and publishing do nothing
+  // then.
+  void Close();
+
+  // --- Back channel. Calls `handle` for each new command of the daemon, in order, and acknowledges it.
+  void HandleCommands(const std::function<void(const shm::Command&)>& handle);
+  bool allow_control() const { return options_.allow_control; }
+
+  // Called by the service thread about four times a second, for watchdogs.
+  void SetTick(std::function<void()> tick);
+
+  // CTL mappings kept after their session: a training thread may still be reading one, for microseconds.
+  static constexpr size_t kMaxRetired = 16;
+
+ private:
+  explicit Session(const SessionOptions& options);
+  bool CreateSegments();
+  void Serve();
+  void Connect();
+  void Disconnect();
+  void ReadAnswer();
+  void WatchSocket(int timeout_ms);
+  void BackArenaIfAsked();
+  void FillRecord(shm::Record& record, const MessageHeader& header, RecordType type, Space space,
+                  const TensorShape* shape);
+  bool Append(const shm::RegistryEntry& entry);
+  uint64_t DemandVersion() const;
+  void SetCtl(std::shared_ptr<const shm::CtlView> ctl);
+
+  // Constant after construction.
+  const SessionOptions options_;
+  Identity identity_;
+  std::string directory_;
+  uint64_t arena_bytes_ = 0;
+  std::unique_ptr<shm::PubWriter> pub_;
+  ForkGuard fork_guard_;
+
+  std::atomic<bool> off_{false};
+  std::atomic<bool> connected_{false};
+  std::atomic<bool> arena_tried_{false};
+  std::atomic<bool> waited_{false};
+  std::atomic<uint64_t> modules_{0};
+  std::atomic<uint64_t> entries_{0};  // registry entries published
+  Budget budget_;
+
+  mutable std::mutex session_mutex_;
+  // Guarded by session_mutex_.
+  std::shared_ptr<const shm::CtlView> ctl_;
+  std::shared_ptr<const DemandTable> table_;
+  uint64_t table_version_ = 0;
+  std::deque<std::shared_ptr<const shm::CtlView>> retired_;
+  // Training threads read the generation word through this without a lock, so views stay mapped for kMaxRetired
+  // sessions.
+  std::atomic<const shm::CtlView*> live_ctl_{nullptr};
+  std::atomic<uint32_t> session_count_{0};  // high half of a demand version; the low half is CTL's generation
+
+  std::mutex names_mutex_;
+  // Guarded by names_mutex_.
+  std::unordered_map<std::string, uint32_t> names_;
+  std::unordered_map<std::string, uint16_t> tags_;
+  std::unordered_map<std::string, bool> notes_;
+  uint32_t next_module_ = 1;
+  uint32_t next_param_ = 1;
+  uint32_t next_fact_ = 1;
+  uint16_t next_root_ = 1;
+
+  // Service thread.
+  std::atomic<bool> stop_{false};
+  UniqueFd wake_;  // eventfd: written once, at the end
+  std::mutex tick_mutex_;
+  std::function<void()> tick_;  // guarded by tick_mutex_
+  std::atomic<bool> rejected_{false};
+  UniqueFd socket_;  // service thread only
+  std::thread service_;
+};
+
+}  // namespace ikkuna::probe

@@ -1,0 +1,385 @@
+// Threads, hooks, waking and sleeping. Operators are in dispatch.cc, steps in steps.cc, messages in capture.cc.
+#include "probe/torch/listener.h"
+
+#include <time.h>
+
+#include <torch/csrc/autograd/engine.h>
+#include <torch/csrc/autograd/graph_task.h>
+#include <torch/csrc/autograd/variable.h>
+
+#include <algorithm>
+#include <cstdio>
+
+#include "probe/torch/cost.h"
+
+namespace ikkuna::torch_probe {
+
+std::atomic<Listener*> Listener::live_listener_{nullptr};
+
+namespace {
+
+// Listeners of the process, kept for callbacks that are still running on other threads when a probe ends. Never
+// destroyed: a trainer that leaves by exit() may still run operators on other threads while static objects go.
+std::vector<std::shared_ptr<Listener>>& Retired() {
+  static auto* const retired = new std::vector<std::shared_ptr<Listener>>;
+  return *retired;
+}
+
+uint64_t NextSerial() {
+  static std::atomic<uint64_t> serial{0};
+  return ++serial;
+}
+
+}  // namespace
+
+// A post-accumulate hook on one parameter; chains whatever was there.
+struct Listener::Hook : torch::autograd::PostAccumulateGradHook {
+  Listener* listener = nullptr;
+  std::vector<Owner> owners;
+  at::Tensor parameter;  // the same tensor in every owner
+  std::unique_ptr<torch::autograd::PostAccumulateGradHook> before;
+  void operator()(const at::Tensor& tensor) override {
+    if (before) (*before)(tensor);
+    listener->GradientReady(tensor, owners);
+  }
+};
+
+// Runs its end when the last reference goes: at the end of backward, also when backward throws.
+struct Listener::BackwardGuard {
+  Listener* listener;
+  std::vector<RootThread*> states;
+  bool slept;
+  ~BackwardGuard() {
+    if (!listener->live_.load()) return;
+    for (RootThread* state : states) {
+      if (slept) state->in_backward.store(false);
+      listener->Sync(*state);
+    }
+  }
+};
+
+std::shared_ptr<Listener> Listener::Start(const ProbeOptions& options) {
+  probe::SessionOptions session_options;
+  session_options.identity = {options.run_id, options.run, options.attempt, options.rank, options.world_size};
+  session_options.directory = options.directory;
+  session_options.arena_mb = options.arena_mb;
+  session_options.allow_control = options.allow_control;
+  session_options.budget_ppm =
+      options.budget <= 0 ? 0 : static_cast<uint32_t>(std::clamp(options.budget, 1e-6, 1.0) * 1e6);
+  auto session = probe::Session::Open(session_options);
+  if (!session) return nullptr;
+  auto listener = std::make_shared<Listener>(std::move(session), options, NextSerial());
+  Retired().push_back(listener);
+  live_listener_.store(listener.get(), std::memory_order_release);
+  {
+    std::lock_guard lock(listener->wake_mutex_);
+    listener->callback_ = at::addGlobalCallback(at::RecordFunctionCallback(&Listener::OnStart, &Listener::OnEnd)
+                                                    .needsInputs(true)
+                                                    .needsOutputs(true)
+                                                    .scopes({at::RecordScope::FUNCTION}));
+    at::disableCallback(listener->callback_);
+    listener->registered_ = true;
+  }
+  Listener* raw = listener.get();
+  listener->session_->SetTick([raw] { raw->Watchdog(); });
+  return listener;
+}
+
+Listener::Listener(std::unique_ptr<probe::Session> session, const ProbeOptions& options, uint64_t serial)
+    : session_(std::move(session)), options_(options), serial_(serial) {}
+
+Listener::~Listener() = default;
+
+void Listener::Attach(torch::nn::Module& root, std::shared_ptr<torch::nn::Module> keep_alive,
+                      const AttachOptions& options) {
+  Guarded([&](ThreadState&) {
+    std::lock_guard lock(mutex_);
+    const int index = model_count_.load();
+    if (index >= static_cast<int>(kMaxRoots)) {
+      session_->AddNote("more than 16 models were attached; the last ones are not watched");
+      return;
+    }
+    auto model = std::make_unique<WatchedModel>(*session_, root, std::move(keep_alive), options, index);
+    if (model->root_id() == 0) return;  // the registry is full
+    for (const std::string& note : model->notes()) session_->AddNote(note);
+    model->manual_steps.store(options.manual_steps);
+    model->next_step.store(options_.start_step);
+    model->steps_finished.store(options_.start_step);
+    model->epoch.store(options_.start_epoch);
+    model->epoch_begin_step.store(options_.start_step);
+    shm::StoreRelaxed(session_->root_status(model->root_id()).step, options_.start_step);
+    models_[static_cast<size_t>(index)] = std::move(model);
+    WatchedModel& watched = *models_[static_cast<size_t>(index)];
+    InstallHooks(watched);
+    watched.first_hold.store(true);
+    model_count_.store(index + 1, std::memory_order_release);
+    ChangeNeed(+1);
+  });
+}
+
+void Listener::Attach(torch::optim::Optimizer& optimizer) {
+  Guarded([&](ThreadState&) {
+    auto watched = std::make_unique<WatchedOptimizer>();
+    watched->optimizer = &optimizer;
+    int group = 0;
+    for (const auto& parameters : optimizer.param_groups()) {
+      for (const at::Tensor& parameter : parameters.params()) {
+        watched->groups.emplace(parameter.unsafeGetTensorImpl(), group);
+      }
+      watched->group_names.push_back(session_->NameId("group" + std::to_string(group++)));
+    }
+    std::lock_guard lock(mutex_);
+    optimizers_.push_back(std::move(watched));
+  });
+}
+
+void Listener::Subscribe(std::shared_ptr<LocalSubscriber> subscriber) {
+  std::lock_guard lock(mutex_);
+  local_.push_back(std::move(subscriber));
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Hooks on parameters
+
+void Listener::InstallHooks(WatchedModel& model) {
+  auto& params = model.params();
+  for (size_t i = 0; i < params.size(); ++i) {
+    const at::Tensor& tensor = params[i].tensor;
+    const Owner owner{model.index(), static_cast<int>(i)};
+    auto& slot = torch::autograd::impl::post_acc_grad_hooks(tensor);
+    Hook* mine = nullptr;
+    for (Hook* hook : hooks_) {
+      if (hook == slot.get()) mine = hook;
+    }
+    if (mine != nullptr) {
+      // Tied within one model: the first owner speaks for it.
+      if (mine->owners.back().model != owner.model) mine->owners.push_back(owner);
+      continue;
+    }
+    auto hook = std::make_unique<Hook>();
+    hook->listener = this;
+    hook->owners.push_back(owner);
+    hook->parameter = tensor;
+    hook->before = std::move(slot);
+    hooks_.push_back(hook.get());
+    torch::autograd::impl::set_post_acc_grad_hooks(tensor, std::move(hook));
+  }
+  // A model all of whose parameters also belong to others shares their steps; one that shares a part only must not
+  // take the others' backward passes for its own.
+  for (Hook* hook : hooks_) {
+    for (const Owner& owner : hook->owners) all_shared_[static_cast<size_t>(owner.model)] = true;
+  }
+  for (Hook* hook : hooks_) {
+    if (hook->owners.size() == 1) all_shared_[static_cast<size_t>(hook->owners.front().model)] = false;
+  }
+}
+
+void Listener::RemoveHooks() {
+  for (Hook* hook : hooks_) {
+    auto& slot = torch::autograd::impl::post_acc_grad_hooks(hook->parameter);
+    if (slot.get() != hook) continue;  // somebody chained theirs onto ours: it stays, deaf
+    auto before = std::move(hook->before);
+    slot = std::move(before);
+  }
+  hooks_.clear();
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Threads
+
+ThreadState& Listener::Thread() {
+  thread_local ThreadState state;
+  return state;
+}
+
+ThreadState& Listener::OwnThread() {
+  ThreadState& thread = Thread();
+  if (thread.listener != serial_) {
+    thread.listener = serial_;
+    thread.roots.fill(nullptr);
+    thread.owns_backward = false;
+    thread.depth = 0;
+    thread.busy = false;
+    thread.off_graph_task = -2;
+    thread.last_root = thread.last_layer = thread.last_module = -1;
+    thread.last_output.reset();
+    thread.pass = nullptr;
+    thread.pass_state = nullptr;
+    thread.cost = {};
+  }
+  return thread;
+}
+
+ThreadState::~ThreadState() {
+  Listener* listener = Listener::live_listener_.load(std::memory_order_acquire);
+  if (listener == nullptr || this->listener != listener->serial_) return;
+  for (RootThread* state : roots) {
+    if (state == nullptr) continue;
+    // What is pending stays: backward may have run on this thread for a step that another one will end.
+    for (auto* flag : {&state->due, &state->open, &state->learning, &state->watching}) flag->store(false);
+    listener->Sync(*state);
+  }
+}
+
+RootThread& Listener::State(ThreadState& thread, WatchedModel& model) {
+  RootThread*& state = thread.roots[static_cast<size_t>(model.index())];
+  if (state == nullptr) {
+    auto made = std::make_unique<RootThread>();
+    state = made.get();
+    std::lock_guard lock(mutex_);
+    states_[static_cast<size_t>(model.index())].push_back(std::move(made));
+  }
+  return *state;
+}
+
+// The state that ran the forward pass of what this thread's backward belongs to: its own, or the only one there is.
+RootThread& Listener::ForwardState(ThreadState& thread, WatchedModel& model) {
+  RootThread& own = State(thread, model);
+  if (own.started_thread) return own;
+  std::lock_guard lock(mutex_);
+  RootThread* only = nullptr;
+  for (const auto& state : states_[static_cast<size_t>(model.index())]) {
+    if (!state->started_thread) continue;
+    if (only != nullptr) return own;
+    only = state.get();
+  }
+  return only == nullptr ? own : *only;
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Waking and sleeping
+
+void Listener::ChangeNeed(int change) {
+  std::lock_guard lock(wake_mutex_);
+  const int before = need_;
+  need_ += change;
+  if (!registered_) return;
+  if (before == 0 && need_ > 0) at::reenableCallback(callback_);
+  if (before > 0 && need_ == 0) at::disableCallback(callback_);
+}
+
+void Listener::Sync(RootThread& state) {
+  const auto on = [](const std::atomic<bool>& flag) { return flag.load(std::memory_order_relaxed); };
+  int change = 0;
+  {
+    std::lock_guard lock(wake_mutex_);
+    const bool awake = !on(state.in_backward) && (on(state.due) || on(state.open) || on(state.learning) ||
+                                                  on(state.watching) || on(state.pending));
+    change = (awake ? 1 : 0) - state.held;
+    state.held += change;
+  }
+  if (change != 0) ChangeNeed(change);
+}
+
+void Listener::AtEndOfBackward(std::vector<RootThread*> states, bool slept) {
+  auto guard = std::make_shared<BackwardGuard>(BackwardGuard{this, std::move(states), slept});
+  torch::autograd::Engine::get_default_engine().queue_callback([guard] {});
+}
+
+// Recomputed layers of checkpointing give gradients; to see them the callback must stay on during backward.
+bool Listener::WantsRecomputation(ThreadState& thread) const {
+  for (RootThread* state : thread.roots) {
+    if (state != nullptr && state->due.load(std::memory_order_relaxed) && state->pass.identity &&
+        state->pass.identity->AnyOf(Kind::kLayerGradients)) {
+      return true;
+    }
+  }
+  return false;
+}
+
+void Listener::SleepDuringBackward(ThreadState& thread) {
+  const int64_t task = torch::autograd::get_current_graph_task_id();
+  if (thread.off_graph_task == task) return;
+  thread.off_graph_task = task;
+  std::vector<RootThread*> states;
+  {
+    std::lock_guard lock(mutex_);
+    for (size_t i = 0; i < kMaxRoots; ++i) {
+      for (const auto& state : states_[i]) {
+        if (state.get() == thread.roots[i] || !state->stepper.load()) states.push_back(state.get());
+      }
+    }
+  }
+  for (RootThread* state : states) {
+    state->in_backward.store(true);
+    Sync(*state);
+  }
+  AtEndOfBackward(std::move(states), true);
+}
+
+void Listener::GradientReady(const at::Tensor& parameter, const std::vector<Owner>& owners) {
+  if (!active()) return;
+  ThreadState& thread = OwnThread();
+  ++thread.cost.calls;
+  const int64_t task = torch::autograd::get_current_graph_task_id();
+  std::vector<RootThread*> fresh;
+  for (const Owner& owner : owners) {
+    // A layer that several models share counts for none of them, unless a model has nothing else.
+    if (owners.size() > 1 && !all_shared_[static_cast<size_t>(owner.model)]) continue;
+    WatchedModel& model = *models_[static_cast<size_t>(owner.model)];
+    WatchedParam& param = model.params()[static_cast<size_t>(owner.param)];
+    if (param.data.load(std::memory_order_relaxed) != DataOf(parameter)) model.Refresh();
+    RootThread& state = State(thread, model);
+    RootThread& forward = state.started_thread ? state : ForwardState(thread, model);
+    if (forward.due.load(std::memory_order_relaxed) && param.id != 0 && !param.bias && forward.pass.identity &&
+        forward.pass.identity->Wants(Kind::kRawWeightGradients, model.module(param.module).id)) {
+      Guarded([&](ThreadState& own) {
+        CostTimer timer(own.cost);
+        Emit(*forward.pass.identity, Kind::kRawWeightGradients, model, param.module, &param, param.id, 0,
+             forward.pass.micro, parameter.grad());
+      });
+    }
+    forward.backward_seen.store(true, std::memory_order_relaxed);
+    if (state.graph_task == task && state.pending.load(std::memory_order_relaxed)) continue;
+    state.graph_task = task;
+    thread.owns_backward = true;
+    state.pending.store(true);
+    fresh.push_back(&state);
+  }
+  if (fresh.empty()) return;
+  Guarded([&](ThreadState&) { AtEndOfBackward(std::move(fresh), false); });
+}
+
+// Service thread: a loop whose steps are not seen any more may have changed how it writes; listen to it again.
+void Listener::Watchdog() {
+  if (!active()) return;
+  const uint64_t now = MonotonicNs();
+  std::lock_guard lock(mutex_);
+  for (int i = 0; i < model_count_.load(); ++i) {
+    WatchedModel& model = *models_[static_cast<size_t>(i)];
+    if (model.first_hold.load()) continue;
+    const uint64_t last = shm::LoadRelaxed(session_->root_status(model.root_id()).last_step_ns);
+    const uint64_t usual = model.usual_step_ns.load(std::memory_order_relaxed);
+    if (last == 0 || now - last < std::max<uint64_t>(1'000'000'000, 4 * usual)) continue;
+    if (!watchdog_awake_.exchange(true)) ChangeNeed(+1);
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// The end
+
+void Listener::Stop(bool optimizers_alive) {
+  if (!session_->active()) {
+    live_.store(false);
+    return;
+  }
+  session_->SetTick({});
+  Guarded([&](ThreadState& thread) { CloseAll(thread, optimizers_alive); });
+  live_.store(false);
+  {
+    std::lock_guard lock(wake_mutex_);
+    if (registered_) at::removeCallback(callback_);
+    registered_ = false;
+  }
+  {
+    std::lock_guard lock(mutex_);
+    RemoveHooks();
+    for (int i = 0; i < model_count_.load(); ++i) models_[static_cast<size_t>(i)]->Forget();
+  }
+  Listener* self = this;
+  live_listener_.compare_exchange_strong(self, nullptr);
+  session_->SetFinished();
+  session_->Close();
+}
+
+}  // namespace ikkuna::torch_probe

@@ -1,0 +1,211 @@
+// Listener: hears every operator and every finished gradient of the process and turns them into messages.
+//
+// It finds layers by the parameters among an operator's inputs, a step's end by the first write to a parameter after a
+// backward pass, and the layer gradients by hooks on the outputs. With nothing due its dispatcher callback is disabled.
+// One Listener is live at a time; it is never destroyed while the process runs, since a callback on another thread may
+// still be in it, but Stop() makes it deaf. Nothing here throws into LibTorch: every entry catches and switches off.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/record_function.h>
+#include <c10/util/intrusive_ptr.h>
+#include <torch/csrc/autograd/function_hook.h>
+#include <torch/optim/optimizer.h>
+
+#include "probe/core/session.h"
+#include "probe/torch/operator_table.h"
+#include "probe/torch/step_state.h"
+#include "probe/torch/watched_model.h"
+
+namespace ikkuna::torch_probe {
+
+struct WatchedOptimizer {
+  torch::optim::Optimizer* optimizer = nullptr;
+  std::unordered_map<const void*, int> groups;  // TensorImpl of a parameter -> group
+  std::vector<uint32_t> group_names;            // registry ids of group0, group1, ...
+  // Moments as last found, so that the last step's can be read when the optimizer itself may be gone.
+  std::unordered_map<const void*, std::pair<at::Tensor, at::Tensor>> moments;
+};
+
+// Per thread, reset when another Listener takes over.
+struct ThreadState {
+  uint64_t listener = 0;  // serial of the Listener it belongs to
+  std::array<RootThread*, kMaxRoots> roots{};
+  bool owns_backward = false;  // a gradient hook fired on this thread
+  int depth = 0;               // inside a captured operator: what it calls is not looked at
+  bool busy = false;           // inside our own work
+  bool grad_mode = true;       // the user's, before we switched it off for ourselves
+  int64_t off_graph_task = -2;
+  int last_root = -1;    // of the last layer
+  int last_layer = -1;          // module index of the last layer with parameters: what positions count from
+  int last_module = -1;  // module index that made last_output
+  // Weak: it must not keep an activation alive, only keep its address from being used again.
+  std::optional<c10::weak_intrusive_ptr<c10::TensorImpl>> last_output;
+  Pass* pass = nullptr;  // the pass under way, training or evaluation
+  RootThread* pass_state = nullptr;
+  CostClock cost;
+  ~ThreadState();
+};
+
+class Listener {
+ public:
+  static std::shared_ptr<Listener> Start(const ProbeOptions& options);
+  explicit Listener(std::unique_ptr<probe::Session> session, const ProbeOptions& options, uint64_t serial);
+  ~Listener();
+
+  // --- The public API, on training threads.
+  void Attach(torch::nn::Module& root, std::shared_ptr<torch::nn::Module> keep_alive, const AttachOptions& options);
+  void Attach(torch::optim::Optimizer& optimizer);
+  void Step(const torch::nn::Module* root);
+  void Epoch(uint32_t epoch);
+  void Loss(const at::Tensor& loss);
+  void Tag(const std::string& name);
+  void Log(const std::string& name, double value);
+  void Log(const std::string& name, const std::string& text);
+  void Subscribe(std::shared_ptr<LocalSubscriber> subscriber);
+  bool stop_requested() const { return stop_requested_.load(std::memory_order_relaxed); }
+  probe::Session& session() { return *session_; }
+  bool active() const { return live_.load(std::memory_order_relaxed) && session_->active(); }
+  // Closes what is open (reading optimizers only if `optimizers_alive`), takes every hook and callback back.
+  void Stop(bool optimizers_alive);
+
+  // --- Called by LibTorch.
+  static std::unique_ptr<at::ObserverContext> OnStart(const at::RecordFunction& function);
+  static void OnEnd(const at::RecordFunction& function, at::ObserverContext* context);
+  struct Owner {
+    int model;
+    int param;
+  };
+  void GradientReady(const at::Tensor& parameter, const std::vector<Owner>& owners);
+  void LayerGradient(int model, int module, uint16_t call, uint16_t micro,
+                     const std::shared_ptr<StepIdentity>& identity, const at::Tensor& gradient);
+
+ private:
+  struct Hook;
+  struct BackwardGuard;
+  struct OperatorContext;
+  friend struct ThreadState;
+
+  // listener.cc: threads, wake and sleep.
+  static ThreadState& Thread();
+  ThreadState& OwnThread();
+  RootThread& State(ThreadState& thread, WatchedModel& model);
+  RootThread& ForwardState(ThreadState& thread, WatchedModel& model);
+  void Sync(RootThread& state);
+  void ChangeNeed(int change);
+  void AtEndOfBackward(std::vector<RootThread*> states, bool slept);
+  void SleepDuringBackward(ThreadState& thread);
+  bool WantsRecomputation(ThreadState& thread) const;
+  void Watchdog();
+  void InstallHooks(WatchedModel& model);
+  void RemoveHooks();
+  template <typename Body>
+  void Guarded(Body&& body) noexcept;
+
+  // dispatch.cc: operators.
+  std::unique_ptr<at::ObserverContext> Started(ThreadState& thread, const at::RecordFunction& function);
+  void Ended(ThreadState& thread, const at::RecordFunction& function, OperatorContext& context);
+  bool FindLayer(const c10::IValue& value, int* model, int* module, int bias_owner) const;
+  int FindBias(const c10::IValue& value, int* model) const;
+  void FindWritten(ThreadState& thread, const OperatorInfo& info, const c10::IValue& value);
+  int FunctionalModule(ThreadState& thread, const OperatorInfo& info, const c10::IValue& input);
+  void LayerBegins(ThreadState& thread, WatchedModel& model, int module, const at::Tensor& input);
+
+  // steps.cc: the life of a step.
+  void SeenFirst(RootThread& state, WatchedModel& model);
+  std::shared_ptr<StepIdentity> MakeIdentity(RootThread& state, WatchedModel& model, uint16_t tag, uint64_t step);
+  void BeginTrainingPass(ThreadState& thread, RootThread& state, WatchedModel& model, const at::Tensor& input);
+  void BeginEvaluationPass(ThreadState& thread, RootThread& state, WatchedModel& model, uint16_t tag, int module,
+                           const at::Tensor& input);
+  bool IsPending(ThreadState& thread, WatchedModel& model, RootThread& state);
+  void ClearPending(ThreadState& thread, WatchedModel& model, RootThread& state);
+  void Written(ThreadState& thread, WatchedModel& model, const OperatorInfo& info, int param);
+  void WrittenOutside(RootThread& state, WatchedModel& model, const OperatorInfo& info, int param);
+  void EndStep(ThreadState& thread, WatchedModel& model, RootThread& state, int written_param);
+  void FinishClosing(RootThread& state, WatchedModel& model, bool optimizers_alive);
+  void CloseEvaluation(RootThread& state);
+  void CloseAll(ThreadState& thread, bool optimizers_alive);
+  void AccountStep(ThreadState& thread, RootThread& state, WatchedModel& model);
+  void HandleCommands();
+  void Freeze(const shm::Command& command, bool freeze);
+  void SayWhatIsCaptured();
+
+  // capture.cc: messages.
+  void EnsureStarted(RootThread& state);
+  void TakeWeights(RootThread& state, WatchedModel& model);
+  void TakeBuffers(RootThread& state, WatchedModel& model);
+  void TakeGradients(WatchedModel& model, const std::shared_ptr<StepIdentity>& identity,
+                     int written_param, std::vector<int>* late);
+  void TakeUpdates(RootThread& state, WatchedModel& model);
+  void TakeMoments(WatchedModel& model, const StepIdentity& identity, bool optimizers_alive);
+  void TakeLearningRates(const StepIdentity& identity, WatchedModel& model, int written_param);
+  void TakeLoss(ThreadState& thread, const at::Tensor& loss);
+  void Emit(const StepIdentity& identity, Kind kind, WatchedModel& model, int module, const WatchedParam* param,
+            uint32_t param_id, uint16_t call, uint16_t micro, const at::Tensor& tensor);
+  void EmitMeta(const StepIdentity& identity, Kind kind, WatchedModel& model, uint16_t call, uint16_t micro,
+                const at::Tensor& tensor);
+  void EmitScalar(const StepIdentity& identity, Kind kind, uint32_t param, uint16_t call, uint16_t micro, double value,
+                  const std::string& name);
+  void EmitMarker(const StepIdentity& identity, Kind kind);
+  void TellLocal(const StepIdentity& identity, ProbeMessage message, Kind kind);
+  probe::MessageHeader HeaderOf(const StepIdentity& identity, Kind kind) const;
+  int OptimizerOf(const WatchedParam& param) const;
+
+  // Constant after construction.
+  const std::unique_ptr<probe::Session> session_;
+  const ProbeOptions options_;
+  const uint64_t serial_;
+  const OperatorTable operators_;
+
+  std::atomic<bool> live_{true};
+  std::atomic<bool> stop_requested_{false};
+  std::atomic<bool> watchdog_awake_{false};
+  std::atomic<uint16_t> evaluation_tag_{kTagDefault};  // kTagDefault: test or no_grad, by the pass itself
+  std::atomic<bool> said_{false};
+
+  mutable std::mutex mutex_;
+  // Guarded by mutex_; models only grow, up to kMaxRoots, and are read without it through model_count_.
+  std::array<std::unique_ptr<WatchedModel>, kMaxRoots> models_;
+  std::atomic<int> model_count_{0};
+  std::vector<std::unique_ptr<WatchedOptimizer>> optimizers_;
+  std::vector<std::shared_ptr<LocalSubscriber>> local_;
+  std::array<std::vector<std::unique_ptr<RootThread>>, kMaxRoots> states_;
+  std::vector<Hook*> hooks_;                  // owned by the parameters they sit on
+  std::array<bool, kMaxRoots> all_shared_{};  // every parameter of the model belongs to another model too
+
+  std::mutex wake_mutex_;
+  // Guarded by wake_mutex_.
+  at::CallbackHandle callback_ = at::INVALID_CALLBACK_HANDLE;
+  bool registered_ = false;
+  int need_ = 0;  // states that need to hear operators
+
+  static std::atomic<Listener*> live_listener_;
+};
+
+// Runs `body` as our own work: nothing it calls is recorded, no gradient is tracked, nothing it throws gets out.
+template <typename Body>
+void Listener::Guarded(Body&& body) noexcept {
+  if (!active()) return;
+  ThreadState& thread = OwnThread();
+  const bool was_busy = std::exchange(thread.busy, true);
+  try {
+    at::NoGradGuard no_grad;
+    body(thread);
+  } catch (const std::exception& error) {
+    session_->SwitchOff(error.what());
+  } catch (...) {
+    session_->SwitchOff("unknown error");
+  }
+  thread.busy = was_busy;
+}
+
+}  // namespace ikkuna::torch_probe

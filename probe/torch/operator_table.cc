@@ -1,0 +1,233 @@
+#include "probe/torch/operator_table.h"
+
+#include <ATen/core/dispatch/Dispatcher.h>
+
+#include <array>
+#include <set>
+#include <string_view>
+
+namespace ikkuna::torch_probe {
+
+namespace {
+
+struct Layer {
+  const char* name;
+  const char* overload;
+  int8_t weight;
+  int8_t other_weight;
+  int8_t data;
+};
+constexpr Layer kLayers[] = {
+    {"aten::linear", "", 1, -1, 0},
+    {"aten::addmm", "", 2, -1, 1},
+    {"aten::bilinear", "", 2, -1, 0},
+    {"aten::conv1d", "", 1, -1, 0},
+    {"aten::conv1d", "padding", 1, -1, 0},
+    {"aten::conv2d", "", 1, -1, 0},
+    {"aten::conv2d", "padding", 1, -1, 0},
+    {"aten::conv3d", "", 1, -1, 0},
+    {"aten::conv3d", "padding", 1, -1, 0},
+    {"aten::conv_transpose1d", "", 1, -1, 0},
+    {"aten::conv_transpose2d", "input", 1, -1, 0},
+    {"aten::conv_transpose3d", "input", 1, -1, 0},
+    {"aten::_convolution", "", 1, -1, 0},
+    {"aten::batch_norm", "", 1, 3, 0},
+    {"aten::layer_norm", "", 2, -1, 0},
+    {"aten::group_norm", "", 2, -1, 0},
+    {"aten::instance_norm", "", 1, 3, 0},
+    {"aten::embedding", "", 0, -1, 1},
+    {"aten::embedding_bag", "padding_idx", 0, -1, 1},
+    {"aten::prelu", "", 1, -1, 0},
+    {"aten::lstm", "input", 2, -1, 0},
+    {"aten::gru", "input", 2, -1, 0},
+    {"aten::rnn_tanh", "input", 2, -1, 0},
+    {"aten::rnn_relu", "input", 2, -1, 0},
+    {"aten::lstm_cell", "", 2, -1, 0},
+    {"aten::gru_cell", "", 2, -1, 0},
+    {"aten::rnn_tanh_cell", "", 2, -1, 0},
+};
+
+struct Functional {
+  const char* name;
+  const char* overload;
+  const char* module_type;
+};
+constexpr Functional kFunctionals[] = {
+    {"relu", "", "ReLU"},
+    {"relu_", "", "ReLU"},
+    {"relu6", "", "ReLU6"},
+    {"leaky_relu", "", "LeakyReLU"},
+    {"leaky_relu_", "", "LeakyReLU"},
+    {"elu", "", "ELU"},
+    {"elu_", "", "ELU"},
+    {"selu", "", "SELU"},
+    {"gelu", "", "GELU"},
+    {"silu", "", "SiLU"},
+    {"silu_", "", "SiLU"},
+    {"mish", "", "Mish"},
+    {"hardtanh", "", "Hardtanh"},
+    {"tanh", "", "Tanh"},
+    {"tanh_", "", "Tanh"},
+    {"sigmoid", "", "Sigmoid"},
+    {"sigmoid_", "", "Sigmoid"},
+    {"softplus", "", "Softplus"},
+    {"softmax", "int", "Softmax"},
+    {"log_softmax", "int", "LogSoftmax"},
+    {"max_pool1d", "", "MaxPool1d"},
+    {"max_pool2d", "", "MaxPool2d"},
+    {"max_pool3d", "", "MaxPool3d"},
+    {"avg_pool1d", "", "AvgPool1d"},
+    {"avg_pool2d", "", "AvgPool2d"},
+    {"avg_pool3d", "", "AvgPool3d"},
+    {"adaptive_avg_pool1d", "", "AdaptiveAvgPool1d"},
+    {"adaptive_avg_pool2d", "", "AdaptiveAvgPool2d"},
+    {"adaptive_max_pool2d", "", "AdaptiveMaxPool2d"},
+    {"dropout", "", "Dropout"},
+    {"dropout_", "", "Dropout"},
+    {"feature_dropout", "", "Dropout2d"},
+    {"alpha_dropout", "", "AlphaDropout"},
+    {"flatten", "using_ints", "Flatten"},
+};
+
+// A norm without parameters and running statistics, or attention, is seen by its parts.
+constexpr std::array kLosses = {
+    "aten::cross_entropy_loss",
+    "aten::nll_loss_nd",
+    "aten::nll_loss",
+    "aten::nll_loss2d",
+    "aten::mse_loss",
+    "aten::l1_loss",
+    "aten::smooth_l1_loss",
+    "aten::huber_loss",
+    "aten::binary_cross_entropy",
+    "aten::kl_div",
+    "aten::poisson_nll_loss",
+    "aten::binary_cross_entropy_with_logits",
+    "aten::soft_margin_loss",
+    "aten::hinge_embedding_loss",
+    "aten::multi_margin_loss",
+};
+
+const std::set<std::string_view> kArithmeticWrites = {"add_",
+                                                      "sub_",
+                                                      "mul_",
+                                                      "div_",
+                                                      "addcdiv_",
+                                                      "addcmul_",
+                                                      "lerp_",
+                                                      "_foreach_add_",
+                                                      "_foreach_sub_",
+                                                      "_foreach_mul_",
+                                                      "_foreach_div_",
+                                                      "_foreach_addcdiv_",
+                                                      "_foreach_addcmul_",
+                                                      "_foreach_lerp_",
+                                                      "addmm_",
+                                                      "addmv_",
+                                                      "addr_",
+                                                      "addbmm_",
+                                                      "baddbmm_",
+                                                      "index_add_",
+                                                      "scatter_add_",
+                                                      "_fused_sgd_",
+                                                      "_fused_adam_",
+                                                      "_fused_adamw_",
+                                                      "_fused_adagrad_"};
+const std::set<std::string_view> kAssignWrites = {"copy_", "_foreach_copy_", "set_"};
+
+// The position of the argument that the schema says is written; -1: none.
+int WrittenArgument(const c10::FunctionSchema& schema) {
+  const auto& arguments = schema.arguments();
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    const auto* alias = arguments[i].alias_info();
+    if (alias != nullptr && alias->isWrite()) return static_cast<int>(i);
+  }
+  return -1;
+}
+
+}  // namespace
+
+OperatorTable::OperatorTable() {
+  AddWrites();  // first: what follows is more precise about a few of them (relu_)
+  AddLayers();
+  AddFunctionals();
+  AddLosses();
+}
+
+void OperatorTable::Add(const char* name, const char* overload, OperatorInfo info) {
+  const auto handle = c10::Dispatcher::singleton().findSchema({name, overload});
+  if (!handle) return;  // another release of LibTorch may lack it; what it would have named is found by position
+  const auto& schema = handle->schema();
+  info.arguments = static_cast<uint8_t>(schema.arguments().size());
+  info.results = static_cast<uint8_t>(schema.returns().size());
+  operators_[schema.name().c_str()] = info;
+}
+
+void OperatorTable::AddLayers() {
+  for (const Layer& layer : kLayers) {
+    OperatorInfo info;
+    info.what = OperatorClass::kLayer;
+    info.weight = layer.weight;
+    info.other_weight = layer.other_weight;
+    info.data = layer.data;
+    info.name = layer.name + 6;  // after "aten::"
+    Add(layer.name, layer.overload, info);
+  }
+  OperatorInfo matmul;
+  matmul.what = OperatorClass::kLayer;
+  matmul.weight = 1;
+  matmul.without_bias = true;
+  matmul.name = "matmul";
+  Add("aten::matmul", "", matmul);
+}
+
+void OperatorTable::AddFunctionals() {
+  for (const Functional& functional : kFunctionals) {
+    OperatorInfo info;
+    info.what = OperatorClass::kFunctional;
+    info.name = functional.name;
+    info.module_type = functional.module_type;
+    const std::string full = std::string("aten::") + functional.name;
+    Add(full.c_str(), functional.overload, info);
+  }
+}
+
+void OperatorTable::AddLosses() {
+  for (const char* name : kLosses) {
+    OperatorInfo info;
+    info.what = OperatorClass::kLoss;
+    info.name = name + 6;
+    Add(name, "", info);
+  }
+}
+
+void OperatorTable::AddWrites() {
+  auto& dispatcher = c10::Dispatcher::singleton();
+  for (const auto& operator_name : dispatcher.getAllOpNames()) {
+    if (operator_name.name.rfind("aten::", 0) != 0) continue;
+    const auto handle = dispatcher.findSchema(operator_name);
+    if (!handle) continue;
+    const auto& schema = handle->schema();
+    const int written = WrittenArgument(schema);
+    if (written < 0) continue;
+    // An out= form writes a later argument: sub_out(p, p, g) is p.sub_(g).
+    std::string name = operator_name.name.substr(6);
+    if (written > 0 && name.back() != '_') name += '_';
+    OperatorInfo info;
+    info.what = kArithmeticWrites.count(name) != 0 ? OperatorClass::kArithmetic
+                : kAssignWrites.count(name) != 0   ? OperatorClass::kAssign
+                                                   : OperatorClass::kOtherWrite;
+    info.data = static_cast<int8_t>(written);
+    info.arguments = static_cast<uint8_t>(schema.arguments().size());
+    info.results = static_cast<uint8_t>(schema.returns().size());
+    info.name = schema.name().c_str() + 6;
+    operators_[schema.name().c_str()] = info;
+  }
+  // Tensor::set_data() runs no write; this query precedes it.
+  OperatorInfo set_data;
+  set_data.what = OperatorClass::kAssign;
+  set_data.name = "set_data";
+  Add("aten::_has_compatible_shallow_copy_type", "", set_data);
+}
+
+}  // namespace ikkuna::torch_probe

@@ -1,0 +1,53 @@
+// OperatorTable: what each dispatcher operator means to the probe, by the address of its schema's name.
+//
+// Built once from the dispatcher, then read-only: any thread may look up without a lock.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <unordered_map>
+
+namespace ikkuna::torch_probe {
+
+enum class OperatorClass : uint8_t {
+  kLayer,       // takes a parameter of a module: its output is that module's activation
+  kFunctional,  // takes none: ReLU, pooling, dropout
+  kLoss,        // (output, labels, ...) -> loss
+  kArithmetic,  // writes its first argument from its old value: what optimizers do
+  kAssign,      // replaces its first argument: loads, swaps, and optimizers written by hand
+  kOtherWrite,  // clamp_, fill_: never an optimizer's step
+};
+
+struct OperatorInfo {
+  OperatorClass what = OperatorClass::kLayer;
+  int8_t weight = -1;         // kLayer: index of the parameter that names the module
+  int8_t other_weight = -1;   // kLayer: where to look when that one is absent (a norm's running mean)
+  int8_t data = 0;            // kLayer: index of the input; writes: index of the tensor written
+  bool without_bias = false;  // kLayer: a bias follows as add_ (matmul of a Linear on more than two dimensions)
+  uint8_t arguments = 0;
+  uint8_t results = 1;
+  const char* name = "";         // relu, max_pool2d: how a functional operator is shown
+  const char* module_type = "";  // kFunctional: the module type that wraps it
+};
+
+class OperatorTable {
+ public:
+  OperatorTable();
+  // `schema_name` must be the pointer that RecordFunction::name() returns.
+  const OperatorInfo* Find(const char* schema_name) const {
+    const auto found = operators_.find(schema_name);
+    return found == operators_.end() ? nullptr : &found->second;
+  }
+
+ private:
+  void Add(const char* name, const char* overload, OperatorInfo info);
+  void AddLayers();
+  void AddFunctionals();
+  void AddLosses();
+  void AddWrites();
+
+  std::unordered_map<const void*, OperatorInfo> operators_;
+};
+
+}  // namespace ikkuna::torch_probe

@@ -1,0 +1,129 @@
+// What the listener remembers of one step, of one root on one thread, and of one thread.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+#include "probe/core/session.h"
+#include "probe/ikkuna/probe.hpp"
+
+namespace ikkuna::torch_probe {
+
+// A subscriber in the trainer's own process.
+struct LocalSubscriber {
+  uint64_t kinds = 0;
+  uint32_t period = 1;
+  uint16_t tag = kTagDefault;
+  std::function<void(const ProbeMessage&)> callback;
+  std::atomic<bool> failed{false};
+};
+
+// A step (or an evaluation pass) with what is wanted of it. Gradient hooks share it, so it outlives the step.
+struct StepIdentity {
+  uint16_t root = 0;
+  uint16_t tag = kTagDefault;
+  uint64_t step = 0;
+  uint32_t epoch = 0;
+  uint32_t train_step = 0;
+  probe::StepDemand demand;
+  std::vector<std::shared_ptr<LocalSubscriber>> local;
+  std::atomic<uint16_t> flags{0};
+
+  bool any() const { return demand.any() || !local.empty(); }
+  bool AnyOf(uint64_t kinds) const {
+    if (demand.AnyOf(kinds)) return true;
+    for (const auto& subscriber : local) {
+      if ((subscriber->kinds & kinds) != 0) return true;
+    }
+    return false;
+  }
+  bool AnyOf(Kind kind) const { return AnyOf(KindBit(kind)); }
+  bool Wants(Kind kind, uint32_t module) const {
+    if (demand.Wanted(kind, module) != Level::kInvalid) return true;
+    for (const auto& subscriber : local) {
+      if ((subscriber->kinds & KindBit(kind)) != 0) return true;
+    }
+    return false;
+  }
+};
+
+// Calls of each module within one micro-batch or evaluation batch.
+class CallCounts {
+ public:
+  void Clear() { counts_.assign(counts_.size(), 0); }
+  uint16_t Next(int module) {
+    const auto index = static_cast<size_t>(module);
+    if (index >= counts_.size()) counts_.resize(index + 1, 0);
+    return counts_[index] == UINT16_MAX ? UINT16_MAX : counts_[index]++;
+  }
+
+ private:
+  std::vector<uint16_t> counts_;
+};
+
+// A forward pass under way: what its operators' messages carry.
+struct Pass {
+  std::shared_ptr<StepIdentity> identity;
+  CallCounts calls;
+  CallCounts recomputed;
+  uint16_t micro = 0;
+  uint16_t losses = 0;  // losses seen in this micro-batch
+};
+
+// One root on one thread. The owner thread writes it; the fields that other threads touch are atomic.
+// States of a step, by who moves on: the first layer operator starts it, hooks of backward make it pending, the first
+// counted write ends it; it stays closing while its updates are still open, until the next pass.
+struct RootThread {
+  // Step detection.
+  std::atomic<bool> pending{false};        // backward ran, the write has not come
+  std::atomic<bool> stepper{false};        // this thread closes its own steps
+  std::atomic<bool> backward_seen{false};  // since the last pass began
+  std::atomic<bool> in_backward{false};    // callbacks sleep until backward ends
+  std::atomic<bool> due{false};            // the current step is wanted
+  std::atomic<bool> open{false};           // the finished step waits for its updates
+  std::atomic<bool> learning{false};       // early steps: see what is there, and how this loop writes
+  std::atomic<bool> watching{false};       // evaluation passes are wanted, and none of training is under way
+  int held = 0;                            // guarded by the listener's wake mutex: whether it keeps the callback on
+  bool ended_by_assignment = false;      // the last step: a load or a swap looks the same at first
+  int64_t graph_task = -2;                 // of the last hook
+  bool started_thread = false;             // this thread ran a training layer or wrote a parameter
+
+  // The current step.
+  Pass pass;             // identity never null once started_thread
+  bool in_pass = false;  // a training pass was seen in this step
+  bool published_start = false;
+  bool weights_taken = false;
+  bool buffers_taken = false;
+  // The finished step whose updates are open.
+  std::shared_ptr<StepIdentity> closing;
+  std::vector<at::Tensor> kept;      // by parameter: its value in the step that closes; undefined: not kept
+  std::vector<int> late_optimizers;  // attached optimizers that had not written when the step was counted
+  std::vector<uint32_t> written;     // by parameter: round of writes since the count; finds a second hand
+  uint32_t write_round = 0;
+  int last_written = -1;
+
+  // Evaluation.
+  Pass evaluation;            // identity null: none under way
+  int evaluation_first = -1;  // module that begins each of its batches
+
+  probe::Session::DemandCopy demand;
+  probe::PeriodShifts shifts;
+  uint64_t last_step_ns = 0;
+  uint64_t usual_step_ns = 0;
+};
+
+// What the probe spends on one thread; a step's sum goes to the budget.
+struct CostClock {
+  uint64_t total_ns = 0;
+  uint64_t tensor_ns = 0;
+  uint64_t scalar_ns = 0;
+  uint64_t calls = 0;  // callbacks and hooks that found nothing to do
+};
+
+}  // namespace ikkuna::torch_probe

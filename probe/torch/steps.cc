@@ -1,0 +1,412 @@
+// The life of a step: begun by a layer, made pending by backward, ended by the first counted write, closed by the next
+// pass.
+#include <cstdio>
+
+#include "probe/torch/cost.h"
+#include "probe/torch/listener.h"
+
+namespace ikkuna::torch_probe {
+
+namespace {
+
+constexpr uint64_t kLearningSteps = 8;  // how a loop writes its weights shows within a few steps
+
+constexpr uint64_t kUpdateKinds = KindBit(Kind::kWeightUpdates) | KindBit(Kind::kBiasUpdates);
+constexpr uint64_t kMomentKinds = KindBit(Kind::kExpAvg) | KindBit(Kind::kExpAvgSq);
+
+}  // namespace
+
+std::shared_ptr<StepIdentity> Listener::MakeIdentity(RootThread& state, WatchedModel& model, uint16_t tag,
+                                                     uint64_t step) {
+  session_->RefreshDemand(state.demand);
+  auto identity = std::make_shared<StepIdentity>();
+  identity->root = model.root_id();
+  identity->tag = tag;
+  identity->step = step;
+  identity->epoch = model.epoch.load(std::memory_order_relaxed);
+  const uint64_t begin = model.epoch_begin_step.load(std::memory_order_relaxed);
+  identity->train_step = static_cast<uint32_t>(step >= begin ? step - begin : 0);
+  identity->demand =
+      probe::StepDemand(state.demand.table, model.root_id(), tag, step, state.shifts, session_->arena_ready());
+  std::lock_guard lock(mutex_);
+  for (const auto& subscriber : local_) {
+    if (subscriber->tag == tag && step % subscriber->period == 0 && !subscriber->failed.load()) {
+      identity->local.push_back(subscriber);
+    }
+  }
+  return identity;
+}
+
+// A thread's first training layer or counted write: from here on it has steps of its own.
+void Listener::SeenFirst(RootThread& state, WatchedModel& model) {
+  if (state.started_thread) return;
+  session_->WaitForDaemon();
+  state.shifts = session_->shifts();
+  state.pass.identity = MakeIdentity(state, model, kTagDefault, model.next_step.fetch_add(1));
+  state.due.store(state.pass.identity->any());
+  state.learning.store(true);
+  state.last_step_ns = MonotonicNs();
+  state.written.assign(model.params().size(), 0);
+  state.started_thread = true;
+  Sync(state);
+}
+
+void Listener::BeginTrainingPass(ThreadState& thread, RootThread& state, WatchedModel& model, const at::Tensor& input) {
+  SeenFirst(state, model);
+  if (state.evaluation.identity) CloseEvaluation(state);
+  if (state.closing) FinishClosing(state, model, true);
+  const bool micro_batch = state.in_pass && state.backward_seen.load(std::memory_order_relaxed);
+  const bool new_pass = !state.in_pass || micro_batch;
+  if (micro_batch) {
+    ++state.pass.micro;
+    state.pass.calls.Clear();
+    state.pass.recomputed.Clear();
+    state.pass.losses = 0;
+    state.backward_seen.store(false);
+    // Gradients that were cleared without a write: a loss scaler skipped that step, its passes belong to this one.
+    bool cleared = true;
+    for (const WatchedParam& param : model.params()) cleared &= !param.tensor.grad().defined();
+    if (cleared) state.pass.identity->flags.fetch_or(kFlagStepSkipped);
+  }
+  state.in_pass = true;
+  if (state.pass.identity->any()) {
+    EnsureStarted(state);
+    if (!state.buffers_taken) TakeBuffers(state, model);
+    // A loop that says its steps itself may move the weights on the way: what counts is what the step began with.
+    if (model.manual_steps.load(std::memory_order_relaxed) && !state.weights_taken) TakeWeights(state, model);
+  }
+  if (new_pass) {
+    thread.last_layer = thread.last_module = -1;
+    thread.last_output.reset();
+    if (input.defined()) EmitMeta(*state.pass.identity, Kind::kInputData, model, 0, state.pass.micro, input);
+    shm::RootStatus& status = session_->root_status(model.root_id());
+    shm::StoreRelaxed(status.phase, static_cast<uint32_t>(shm::Phase::kTrain));
+  }
+  state.watching.store(false);
+  Sync(state);
+}
+
+void Listener::BeginEvaluationPass(ThreadState& thread, RootThread& state, WatchedModel& model, uint16_t tag,
+                                   int module, const at::Tensor& input) {
+  // A step that an assignment ended may not have ended at all, while it is not known how this loop writes.
+  const bool doubtful = state.ended_by_assignment && !model.writes_arithmetic.load(std::memory_order_relaxed);
+  if (state.closing && !doubtful) FinishClosing(state, model, true);
+  Pass& pass = state.evaluation;
+  if (pass.identity && pass.identity->tag != tag) CloseEvaluation(state);
+  bool new_batch = false;
+  if (!pass.identity) {
+    pass.identity = MakeIdentity(state, model, tag, model.steps_finished.load(std::memory_order_relaxed));
+    pass.calls.Clear();
+    pass.micro = 0;
+    pass.losses = 0;
+    state.evaluation_first = module;
+    if (pass.identity->any()) EmitMarker(*pass.identity, Kind::kBatchStarted);
+    shm::RootStatus& status = session_->root_status(model.root_id());
+    shm::StoreRelaxed(status.phase, static_cast<uint32_t>(shm::Phase::kEvaluate));
+    new_batch = true;
+  } else if (module == state.evaluation_first) {
+    if (pass.micro < UINT16_MAX) ++pass.micro;
+    pass.calls.Clear();
+    pass.losses = 0;
+    new_batch = true;
+  }
+  if (!new_batch) return;
+  thread.last_layer = thread.last_module = -1;
+  thread.last_output.reset();
+  if (input.defined()) EmitMeta(*pass.identity, Kind::kInputData, model, 0, pass.micro, input);
+}
+
+void Listener::CloseEvaluation(RootThread& state) {
+  if (!state.evaluation.identity) return;
+  if (state.evaluation.identity->any()) EmitMarker(*state.evaluation.identity, Kind::kBatchFinished);
+  state.evaluation.identity.reset();
+}
+
+bool Listener::IsPending(ThreadState& thread, WatchedModel& model, RootThread& state) {
+  if (thread.owns_backward) return state.pending.load();
+  std::lock_guard lock(mutex_);
+  for (const auto& other : states_[static_cast<size_t>(model.index())]) {
+    if (other->pending.load() && !other->stepper.load()) return true;
+  }
+  return false;
+}
+
+void Listener::ClearPending(ThreadState& thread, WatchedModel& model, RootThread& state) {
+  std::vector<RootThread*> cleared;
+  if (thread.owns_backward) {
+    state.stepper.store(true);
+    cleared.push_back(&state);
+  } else {
+    std::lock_guard lock(mutex_);
+    for (const auto& other : states_[static_cast<size_t>(model.index())]) {
+      if (!other->stepper.load()) cleared.push_back(other.get());
+    }
+  }
+  for (RootThread* other : cleared) {
+    other->pending.store(false);
+    Sync(*other);
+  }
+}
+
+void Listener::Written(ThreadState& thread, WatchedModel& model, const OperatorInfo& info, int param) {
+  RootThread& state = State(thread, model);
+  const WatchedParam& written = model.params()[static_cast<size_t>(param)];
+  const bool has_gradient = written.tensor.grad().defined();
+  const bool arithmetic = info.what == OperatorClass::kArithmetic;
+  if (!model.manual_steps.load(std::memory_order_relaxed) && IsPending(thread, model, state)) {
+    // Arithmetic on a parameter with a gradient is an optimizer; an assignment is one only in a loop that has no other.
+    const bool counts =
+        arithmetic ? has_gradient : info.what == OperatorClass::kAssign && !model.writes_arithmetic.load();
+    if (counts) {
+      if (arithmetic) model.writes_arithmetic.store(true);
+      SeenFirst(state, model);
+      state.ended_by_assignment = !arithmetic;
+      EndStep(thread, model, state, param);
+      return;
+    }
+  }
+  if (arithmetic && has_gradient) model.writes_arithmetic.store(true);
+  // An optimizer that is attached beside the one whose write ended the step: its gradients are still the step's.
+  if (arithmetic && has_gradient && state.closing && !state.late_optimizers.empty()) {
+    const int optimizer = OptimizerOf(written);
+    const auto late = std::find(state.late_optimizers.begin(), state.late_optimizers.end(), optimizer);
+    if (late != state.late_optimizers.end()) {
+      state.late_optimizers.erase(late);
+      TakeLearningRates(*state.closing, model, param);
+      TakeGradients(model, state.closing, param, nullptr);
+    }
+  }
+  WrittenOutside(state, model, info, param);
+}
+
+// Between a step's end and the next pass the optimizer writes each parameter in one go. A second round, or an operator
+// that optimizers of this loop do not use, is somebody else: EMA swaps, loads, clamps.
+void Listener::WrittenOutside(RootThread& state, WatchedModel& model, const OperatorInfo& info, int param) {
+  if (!state.closing) return;
+  bool outside = info.what == OperatorClass::kOtherWrite ||
+                 (info.what == OperatorClass::kAssign && model.writes_arithmetic.load(std::memory_order_relaxed));
+  uint32_t& round = state.written[static_cast<size_t>(param)];
+  if (round == state.write_round && state.last_written != param) outside = true;
+  round = state.write_round;
+  state.last_written = param;
+  if (outside) state.closing->flags.fetch_or(kFlagWeightsChangedOutside);
+}
+
+void Listener::EndStep(ThreadState& thread, WatchedModel& model, RootThread& state, int written_param) {
+  if (state.closing) FinishClosing(state, model, true);
+  std::shared_ptr<StepIdentity> identity = state.pass.identity;
+  std::vector<int> late;
+  if (identity->any()) {
+    EnsureStarted(state);
+    if (!state.weights_taken) TakeWeights(state, model);
+    TakeGradients(model, identity, written_param, &late);
+    TakeLearningRates(*identity, model, written_param);
+  }
+  const bool stays_open = identity->AnyOf(kUpdateKinds | kMomentKinds) || !late.empty();
+  if (stays_open) {
+    state.closing = identity;
+    state.late_optimizers = std::move(late);
+    ++state.write_round;
+    state.last_written = written_param;
+    if (written_param >= 0) state.written[static_cast<size_t>(written_param)] = state.write_round;
+  } else if (identity->any()) {
+    EmitMarker(*identity, Kind::kBatchFinished);
+  }
+  AccountStep(thread, state, model);
+  HandleCommands();
+
+  state.pass.identity = MakeIdentity(state, model, kTagDefault, model.next_step.fetch_add(1));
+  state.pass.calls.Clear();
+  state.pass.recomputed.Clear();
+  state.pass.micro = 0;
+  state.pass.losses = 0;
+  state.in_pass = false;
+  state.published_start = false;
+  state.weights_taken = false;
+  state.buffers_taken = false;
+  state.backward_seen.store(false);
+  state.open.store(stays_open);
+  state.due.store(state.pass.identity->any());
+  const uint64_t seen = identity->step - options_.start_step;
+  state.learning.store(seen < 1 ||
+                       (seen < kLearningSteps && !model.writes_arithmetic.load() && !model.manual_steps.load()));
+  state.watching.store(state.demand.table && state.demand.table->WatchesEvaluation(model.root_id()));
+  Sync(state);
+  ClearPending(thread, model, state);
+  if (model.first_hold.exchange(false)) ChangeNeed(-1);
+  if (seen >= 1) SayWhatIsCaptured();
+}
+
+void Listener::AccountStep(ThreadState& thread, RootThread& state, WatchedModel& model) {
+  const uint64_t now = MonotonicNs();
+  const uint64_t step_ns = now - state.last_step_ns;
+  state.last_step_ns = now;
+  // A pause (evaluation, a checkpoint) is not this step's time: it would hide the probe's share.
+  state.usual_step_ns = state.usual_step_ns == 0 ? step_ns : (7 * state.usual_step_ns + step_ns) / 8;
+  model.usual_step_ns.store(state.usual_step_ns, std::memory_order_relaxed);
+  const uint64_t own = thread.cost.total_ns + thread.cost.calls * kIdleCallNs;
+  const uint64_t dear = std::min(own, thread.cost.tensor_ns);
+  const uint64_t cheap = std::min(own - dear, thread.cost.scalar_ns);
+  state.shifts = session_->StepFinished(step_ns, {dear, own - dear - cheap, cheap});
+  thread.cost = {};
+
+  shm::RootStatus& status = session_->root_status(model.root_id());
+  const uint64_t finished = model.steps_finished.fetch_add(1) + 1;
+  shm::StoreRelaxed(status.epoch, model.epoch.load(std::memory_order_relaxed));
+  shm::StoreRelaxed(status.last_step_ns, now);
+  shm::StoreRelaxed(status.step, finished);
+}
+
+// The finished step's updates: what the parameters are now less what they were in it.
+void Listener::FinishClosing(RootThread& state, WatchedModel& model, bool optimizers_alive) {
+  const std::shared_ptr<StepIdentity> identity = state.closing;
+  TakeUpdates(state, model);
+  TakeMoments(model, *identity, optimizers_alive);
+  EmitMarker(*identity, Kind::kBatchFinished);
+  state.closing.reset();
+  state.late_optimizers.clear();
+  state.open.store(false);
+  Sync(state);
+}
+
+void Listener::CloseAll(ThreadState& thread, bool optimizers_alive) {
+  for (int m = 0; m < model_count_.load(std::memory_order_acquire); ++m) {
+    RootThread* state = thread.roots[static_cast<size_t>(m)];
+    if (state == nullptr) continue;
+    WatchedModel& model = *models_[static_cast<size_t>(m)];
+    if (state->closing) FinishClosing(*state, model, optimizers_alive);
+    CloseEvaluation(*state);
+    // A step in which only names were logged is whole; one whose pass was cut short is not.
+    if (state->published_start && !state->in_pass) {
+      EmitMarker(*state->pass.identity, Kind::kBatchFinished);
+      state->published_start = false;
+    }
+    shm::StoreRelaxed(session_->root_status(model.root_id()).phase, static_cast<uint32_t>(shm::Phase::kIdle));
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// What the trainer says itself
+
+void Listener::Step(const torch::nn::Module* root) {
+  Guarded([&](ThreadState& thread) {
+    CostTimer timer(thread.cost);
+    for (int m = 0; m < model_count_.load(std::memory_order_acquire); ++m) {
+      WatchedModel& model = *models_[static_cast<size_t>(m)];
+      if (root != nullptr && &model.root() != root) continue;
+      RootThread& state = State(thread, model);
+      const bool first = !model.manual_steps.exchange(true);
+      SeenFirst(state, model);
+      // The write of this very step may have ended it already, before we knew that Step() would come.
+      if (first && !state.in_pass) continue;
+      EndStep(thread, model, state, -1);
+      if (state.closing) FinishClosing(state, model, true);
+    }
+  });
+}
+
+void Listener::Epoch(uint32_t epoch) {
+  Guarded([&](ThreadState& thread) {
+    CloseAll(thread, true);
+    for (int m = 0; m < model_count_.load(std::memory_order_acquire); ++m) {
+      WatchedModel& model = *models_[static_cast<size_t>(m)];
+      RootThread& state = State(thread, model);
+      SeenFirst(state, model);
+      const uint32_t before = model.epoch.exchange(epoch);
+      StepIdentity& identity = *state.pass.identity;
+      if (before != epoch && identity.step != options_.start_step) EmitMarker(identity, Kind::kEpochFinished);
+      model.epoch_begin_step.store(identity.step);
+      identity.epoch = epoch;
+      identity.train_step = 0;
+      shm::StoreRelaxed(session_->root_status(model.root_id()).epoch, epoch);
+      EmitMarker(identity, Kind::kEpochStarted);
+    }
+  });
+}
+
+void Listener::Loss(const at::Tensor& loss) {
+  Guarded([&](ThreadState& thread) {
+    CostTimer timer(thread.cost);
+    TakeLoss(thread, loss);
+  });
+}
+
+void Listener::Tag(const std::string& name) {
+  Guarded([&](ThreadState& thread) {
+    for (RootThread* state : thread.roots) {
+      if (state != nullptr) CloseEvaluation(*state);
+    }
+    evaluation_tag_.store(name.empty() ? kTagDefault : session_->TagId(name));
+  });
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// What the daemon asks
+
+void Listener::HandleCommands() {
+  session_->HandleCommands([this](const shm::Command& command) {
+    if (!session_->allow_control()) return;
+    switch (static_cast<shm::CommandType>(command.type)) {
+      case shm::CommandType::kStop:
+        stop_requested_.store(true);
+        break;
+      case shm::CommandType::kFreeze:
+        Freeze(command, true);
+        break;
+      case shm::CommandType::kUnfreeze:
+        Freeze(command, false);
+        break;
+      default:
+        break;
+    }
+  });
+}
+
+// Also resets the gradient: with momentum an optimizer would go on moving a parameter that merely stopped requiring
+// one.
+void Listener::Freeze(const shm::Command& command, bool freeze) {
+  for (int m = 0; m < model_count_.load(std::memory_order_acquire); ++m) {
+    WatchedModel& model = *models_[static_cast<size_t>(m)];
+    if (command.root != 0 && model.root_id() != command.root) continue;
+    std::vector<WatchedParam*> targets;
+    size_t trainable_after = 0;
+    for (WatchedParam& param : model.params()) {
+      const bool match = (command.module == 0 || model.module(param.module).id == command.module) &&
+                         (command.param == 0 || param.id == command.param);
+      if (match)
+        targets.push_back(&param);
+      else if (param.tensor.requires_grad())
+        ++trainable_after;
+    }
+    if (freeze && trainable_after == 0) {
+      session_->AddNote("freeze refused: " + model.name() + " would have nothing left to train");
+      continue;
+    }
+    for (WatchedParam* param : targets) {
+      param->tensor.set_requires_grad(!freeze);
+      if (freeze) param->tensor.mutable_grad().reset();
+    }
+  }
+}
+
+// One line, once, after two steps.
+void Listener::SayWhatIsCaptured() {
+  if (said_.exchange(true) || options_.quiet) return;
+  size_t modules = 0, params = 0, notes = 0;
+  std::string names;
+  for (int m = 0; m < model_count_.load(std::memory_order_acquire); ++m) {
+    WatchedModel& model = *models_[static_cast<size_t>(m)];
+    names += (m == 0 ? "" : ", ") + model.name();
+    for (size_t i = 0; i < model.module_count(); ++i) modules += model.module(static_cast<int>(i)).id != 0;
+    for (const WatchedParam& param : model.params()) params += param.id != 0;
+    notes += model.notes().size();
+  }
+  const std::string missing =
+      notes == 0 ? std::string()
+                 : "; " + std::to_string(notes) + " remarks on what is not captured: see 'ikkuna status'";
+  std::fprintf(stderr, "ikkuna: watching %s: %zu modules, %zu parameters; %s; run %s%s\n", names.c_str(), modules,
+               params, session_->connected() ? "a daemon listens" : "no daemon listens yet",
+               session_->identity().run_id.c_str(), missing.c_str());
+}
+
+}  // namespace ikkuna::torch_probe
