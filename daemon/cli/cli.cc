@@ -1,0 +1,87 @@
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <iostream>
+
+#include "daemon/cli/commands.h"
+
+namespace ikkuna::cli {
+namespace {
+
+int ExitCodeOf(const Error& error) { return error.code == ErrorCode::kUnavailable ? kExitUnavailable : kExitFailed; }
+
+void AddGlobalOptions(CLI::App& app, Context& context, const char* version) {
+  app.add_option("--address", context.connection.address,
+                 "Where the daemon answers: unix:PATH or HOST:PORT. Default: the socket in $IKKUNA_DIR, else in "
+                 "$XDG_RUNTIME_DIR/ikkuna, else in /tmp/ikkuna-UID")
+      ->type_name("ADDRESS");
+  app.add_option("--token-file", context.connection.token_file, "File with the token that a TCP address asks for")
+      ->type_name("FILE");
+  app.add_option("--tls-ca", context.connection.tls_ca_file,
+                 "PEM certificate to check a TCP daemon's against; switches TLS on")
+      ->type_name("FILE");
+  app.set_version_flag("--version", std::string("ikkuna ") + version);
+}
+
+int Usage(const CLI::App& app, const CLI::ParseError& error) {
+  if (error.get_exit_code() == 0) return app.exit(error) == 0 ? kExitOk : kExitFailed;  // --help, --version
+  std::cerr << "ikkuna: " << error.what() << "\n";
+  const CLI::App* at = &app;
+  std::string words = "ikkuna";
+  while (!at->get_subcommands().empty()) {
+    at = at->get_subcommands().front();
+    words += " " + at->get_name();
+  }
+  std::cerr << "'" << words << " --help' shows what it takes.\n";
+  return kExitUsage;
+}
+
+}  // namespace
+
+void Print(const std::string& text) { std::fwrite(text.data(), 1, text.size(), stdout); }
+
+int RunCli(int argc, char** argv, const char* version) {
+  CLI::App app("Shows and steers what ikkuna-daemon records of running trainings.", "ikkuna");
+  Context context;
+  context.terminal = DetectTerminal();
+  AddGlobalOptions(app, context, version);
+  app.require_subcommand(1);
+  app.fallthrough();
+  app.footer(
+      "Examples:\n"
+      "  ikkuna status                        what runs, what it costs, what was dropped\n"
+      "  ikkuna plot loss                     the newest run's loss, drawn here\n"
+      "  ikkuna subscribe 'norm(weights, order=3)'\n"
+      "  ikkuna read loss --format csv > loss.csv\n"
+      "  ikkuna run -- ./train --epochs 3     a daemon for the time of one job\n\n"
+      "Exit codes: 0 done, 1 refused or failed, 2 wrong arguments, 3 no daemon answers; 'run' has its job's.");
+  AddStatusCommand(app, context);
+  AddRunsCommand(app, context);
+  AddSeriesCommand(app, context);
+  AddModulesCommand(app, context);
+  AddTableCommand(app, context);
+  AddTopCommand(app, context);
+  AddWatchCommand(app, context);
+  AddPlotCommand(app, context);
+  AddReadCommand(app, context);
+  AddSubscriberCommands(app, context);
+  AddEventsCommand(app, context);
+  AddControlCommands(app, context);
+  AddRunCommand(app, context);
+  for (CLI::App* command : app.get_subcommands([](CLI::App*) { return true; })) command->fallthrough();
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return Usage(app, error);
+  }
+  Result<int> exit_code = context.chosen();
+  if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {
+    std::cerr << "ikkuna: cannot write to standard output: " << std::strerror(errno) << "\n";
+    return kExitFailed;
+  }
+  if (exit_code) return *exit_code;
+  std::cerr << "ikkuna: " << PlainText(exit_code.error().text) << "\n";
+  return ExitCodeOf(exit_code.error());
+}
+
+}  // namespace ikkuna::cli

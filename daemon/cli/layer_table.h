@@ -1,0 +1,41 @@
+// The layer table: modules down, kinds across, mean, std and norms of the latest samples.
+//
+// Thread rule: functions without state.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "daemon/cli/commands.h"
+#include "daemon/cli/json.h"
+
+namespace ikkuna::cli {
+
+struct LayerRow {
+  std::string root, module, type, param;
+  // (kind, statistic) -> last sample, in the order of LayerTable::columns; empty: none.
+  std::vector<std::optional<v1::Sample>> cells;
+};
+
+struct LayerTable {
+  struct Column {
+    std::string kind;       // activations, layer_gradients, weights, weight_gradients, ...
+    std::string statistic;  // mean, std, norm2, ...
+  };
+  std::vector<Column> columns;
+  std::vector<LayerRow> rows;
+  uint64_t last_step = 0;
+};
+
+// From the series of one run and phase. Rows in the order of `modules`; what is not among them comes last. A module
+// with several parameters has a row for each.
+LayerTable MakeLayerTable(const std::vector<v1::SeriesSummary>& series, const std::vector<v1::Module>& modules);
+
+std::string LayerTableText(const LayerTable& table, const Terminal& terminal, size_t rows_max);
+Json LayerTableJson(const LayerTable& table);
+
+// Asks the daemon for both.
+Result<LayerTable> ReadLayerTable(Client& client, const v1::Run& run, const SeriesChoice& choice);
+
+}  // namespace ikkuna::cli

@@ -1,0 +1,152 @@
+// The command line, and what only the whole configuration shows.
+#include "daemon/config.h"
+
+#include <CLI/CLI.hpp>
+#include <functional>
+#include <map>
+#include <memory>
+#include <sstream>
+#include <utility>
+
+#include "daemon/config_options.h"
+
+namespace ikkuna {
+
+namespace {
+
+// What the flags gave, by row of the table; applied after the file.
+using FlagValues = std::map<const ConfigOption*, OptionValue>;
+
+void AddFlag(CLI::App& app, const ConfigOption& option, FlagValues& values) {
+  const std::string flag = FlagOf(option);
+  const ConfigOption* row = &option;
+  CLI::Option* added = nullptr;
+  switch (option.kind) {
+    case OptionKind::kSwitch: {
+      const bool on = std::get<bool>(option.get(Config{}));
+      const std::string names = on ? flag + ",!--no-" + flag.substr(2) : flag;
+      app.add_flag_function(
+          names, [&values, row](int64_t count) { values[row] = count > 0; }, option.help);
+      return;
+    }
+    case OptionKind::kInteger:
+      added = app.add_option_function<int64_t>(
+          flag, [&values, row](const int64_t& value) { values[row] = value; }, option.help);
+      break;
+    case OptionKind::kNumber:
+      added = app.add_option_function<double>(
+          flag, [&values, row](const double& value) { values[row] = value; }, option.help);
+      break;
+    case OptionKind::kText:
+      added = app.add_option_function<std::string>(
+          flag, [&values, row](const std::string& value) { values[row] = value; }, option.help);
+      break;
+    case OptionKind::kTexts:
+      added = app.add_option_function<std::vector<std::string>>(
+          flag, [&values, row](const std::vector<std::string>& value) { values[row] = value; }, option.help);
+      // One a flag: what follows is never taken for a second text.
+      added->allow_extra_args(false);
+      break;
+    case OptionKind::kIntegers:
+      added = app.add_option_function<std::vector<int64_t>>(
+          flag, [&values, row](const std::vector<int64_t>& value) { values[row] = value; }, option.help);
+      added->allow_extra_args(false);
+      break;
+  }
+  added->type_name(option.argument);
+}
+
+Status Apply(const FlagValues& values, Config& config) {
+  for (const auto& [option, value] : values) {
+    OptionValue effective = value;
+    if (option->kind == OptionKind::kTexts) {
+      // Subscribers of the file stay; those of the flags come after them.
+      auto all = std::get<std::vector<std::string>>(option->get(config));
+      const auto& added = std::get<std::vector<std::string>>(value);
+      all.insert(all.end(), added.begin(), added.end());
+      effective = std::move(all);
+    }
+    if (auto set = option->set(config, effective); !set) {
+      return Error{set.error().code, FlagOf(*option) + ": " + set.error().text};
+    }
+  }
+  return {};
+}
+
+Invocation End(int exit_code, std::string text) {
+  Invocation invocation;
+  invocation.done = true;
+  invocation.exit_code = exit_code;
+  invocation.text = std::move(text);
+  return invocation;
+}
+
+}  // namespace
+
+Invocation ParseCommandLine(int argc, const char* const* argv, const std::string& version) {
+  CLI::App app{"Watches training runs: serves their metrics over gRPC, keeps them in a store and in TensorBoard files.",
+               "ikkuna-daemon"};
+  app.set_version_flag("--version", "ikkuna-daemon " + version);
+  app.footer(
+      "Examples:\n"
+      "  ikkuna-daemon                                        beside a trainer of the same user\n"
+      "  ikkuna-daemon --data-dir /var/lib/ikkuna --config /etc/ikkuna.toml\n"
+      "  ikkuna-daemon --subscribe 'norm(layer_gradients, order=1, subsample=10)' --budget 0.5%\n"
+      "  ikkuna-daemon --print-config > ikkuna.toml           every option with its value");
+  Invocation invocation;
+  std::string file;
+  app.add_option("--config", file, "TOML file with the same options; flags override it")->type_name("PATH");
+  app.add_flag("--print-config", invocation.print_config, "Print the configuration as TOML and end");
+  app.add_flag("--check-config", invocation.check_config,
+               "Check the configuration and end: 0 when it is right, 2 when not");
+  FlagValues values;
+  for (const ConfigOption& option : ConfigOptions()) AddFlag(app, option, values);
+
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    std::ostringstream out, err;
+    const int code = app.exit(error, out, err);
+    return End(code == 0 ? 0 : kExitUsage, code == 0 ? out.str() : err.str());
+  }
+  const auto wrong = [](const Error& error) { return End(kExitUsage, "ikkuna-daemon: " + error.text + "\n"); };
+  if (!file.empty()) {
+    if (auto read = ReadConfigFile(file, invocation.config); !read) return wrong(read.error());
+  }
+  if (auto applied = Apply(values, invocation.config); !applied) return wrong(applied.error());
+  if (auto checked = CheckConfig(invocation.config); !checked) return wrong(checked.error());
+  return invocation;
+}
+
+Status CheckConfig(const Config& config) {
+  const auto bad = [](const std::string& text) -> Status { return Error{ErrorCode::kInvalidArgument, text}; };
+  if (config.tls_cert.empty() != config.tls_key.empty()) {
+    return bad("a certificate and its key go together: give both --tls-cert and --tls-key");
+  }
+  if (config.listen.empty() && !(config.token_file.empty() && config.tls_cert.empty())) {
+    return bad("a token or TLS is for TCP, which is off: give --listen as well");
+  }
+  if (!config.listen.empty() && config.token_file.empty() && config.tls_cert.empty()) {
+    return bad(
+        "TCP needs a token or TLS, so that not everybody reads along: give --token-file or --tls-cert and --tls-key");
+  }
+  graph::SubscriberSet subscribers;
+  return AddSubscribers(config, subscribers);
+}
+
+Status AddSubscribers(const Config& config, graph::SubscriberSet& subscribers) {
+  if (!config.no_default) {
+    for (const std::string& text : graph::DefaultSubscribers()) {
+      if (auto added = subscribers.Add(text, graph::Source::kDefault); !added) return added.error();
+    }
+  }
+  for (size_t i = 0; i < config.subscribe.size(); ++i) {
+    const auto source = i < config.subscribe_from_file ? graph::Source::kConfig : graph::Source::kFlag;
+    if (auto added = subscribers.Add(config.subscribe[i], source); !added) {
+      return Error{added.error().code, "subscriber '" + config.subscribe[i] + "': " + added.error().text};
+    }
+  }
+  return {};
+}
+
+}  // namespace ikkuna

@@ -1,0 +1,70 @@
+// Config: everything an operator can set, from flags and a TOML file.
+//
+// One table (config_options.cc) names each option once: the flag, the key, its help, how it is read and printed. Flags
+// override the file, the file overrides the defaults. Thread rule: plain values, made once by main.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "daemon/graph/subscriber_set.h"
+#include "shared/base/result.h"
+
+namespace ikkuna {
+
+struct Config {
+  std::string dir;  // of the sockets; empty: the default
+  std::string data_dir = "./ikkuna-data";
+  std::vector<std::string> subscribe;  // added to the default set
+  bool no_default = false;             // without the default set
+  uint32_t budget_ppm = 10'000;        // share of the step time a probe may cost; 0: off
+  uint64_t store_max_mb = 2048;        // 0: no cap
+  bool tensorboard = true;
+  std::string tensorboard_dir;  // empty: <data_dir>/tensorboard
+  std::string listen;
+  std::string token_file;
+  std::string tls_cert;
+  std::string tls_key;
+  std::vector<uid_t> allow_uid;
+  std::string log_level = "info";
+  double exit_when_idle = 0;  // seconds; 0: stays
+
+  // Where each subscriber came from matters for what it replaces and how it is shown.
+  size_t subscribe_from_file = 0;  // the first so many of `subscribe`
+
+  std::string TensorBoardDir() const { return tensorboard_dir.empty() ? data_dir + "/tensorboard" : tensorboard_dir; }
+};
+
+// What the command line asked for.
+struct Invocation {
+  Config config;
+  bool print_config = false;
+  bool check_config = false;
+  // Help or version was asked for, or the command line is wrong: print `text` and end with `exit_code`.
+  bool done = false;
+  int exit_code = 0;
+  std::string text;
+};
+
+constexpr int kExitFailed = 1;  // the daemon could not start or go on
+constexpr int kExitUsage = 2;   // the command line or the configuration is wrong
+
+Invocation ParseCommandLine(int argc, const char* const* argv, const std::string& version);
+
+// Adds what a TOML file says to `config`. Errors name file, line, and the nearest known key.
+Status ReadConfigFile(const std::string& path, Config& config);
+// The same from text, `name` standing for the file.
+Status ReadConfigText(const std::string& text, const std::string& name, Config& config);
+
+// The effective configuration as a TOML file that gives it again.
+std::string PrintConfig(const Config& config);
+
+// What no option can know alone: combinations, and subscribers that do not parse.
+Status CheckConfig(const Config& config);
+// The default set, then those of the file and the flags.
+Status AddSubscribers(const Config& config, graph::SubscriberSet& subscribers);
+
+}  // namespace ikkuna

@@ -1,0 +1,181 @@
+// The TOML side of the configuration: reading and printing.
+#include <toml++/toml.h>
+
+#include <algorithm>
+#include <charconv>
+#include <fstream>
+#include <iterator>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "daemon/config.h"
+#include "daemon/config_options.h"
+
+namespace ikkuna {
+
+namespace {
+
+Error Bad(const std::string& name, const toml::source_region& where, const std::string& text) {
+  return Error{ErrorCode::kInvalidArgument, name + ":" + std::to_string(where.begin.line) + ": " + text};
+}
+
+size_t EditDistance(std::string_view a, std::string_view b) {
+  std::vector<size_t> row(b.size() + 1);
+  for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
+  for (size_t i = 1; i <= a.size(); ++i) {
+    size_t diagonal = row[0];
+    row[0] = i;
+    for (size_t j = 1; j <= b.size(); ++j) {
+      const size_t replaced = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
+      diagonal = row[j];
+      row[j] = std::min({replaced, row[j] + 1, row[j - 1] + 1});
+    }
+  }
+  return row[b.size()];
+}
+
+std::string NearestKey(std::string_view key) {
+  constexpr size_t kComparedMax = 64;  // a longer key resembles none
+  key = key.substr(0, kComparedMax);
+  const auto& options = ConfigOptions();
+  return std::min_element(options.begin(), options.end(),
+                          [&](const ConfigOption& a, const ConfigOption& b) {
+                            return EditDistance(key, a.key) < EditDistance(key, b.key);
+                          })
+      ->key;
+}
+
+// The list of one kind, or false: some element is of another.
+template <typename T>
+bool TakeList(const toml::node& node, std::vector<T>& list) {
+  const toml::array* array = node.as_array();
+  if (array == nullptr) return false;
+  for (const toml::node& element : *array) {
+    const auto value = element.value_exact<T>();
+    if (!value) return false;
+    list.push_back(*value);
+  }
+  return true;
+}
+
+// False: the node is of another type than the option's.
+bool Take(const toml::node& node, OptionKind kind, OptionValue& value) {
+  switch (kind) {
+    case OptionKind::kSwitch:
+      if (auto exact = node.value_exact<bool>()) return value = *exact, true;
+      return false;
+    case OptionKind::kInteger:
+      if (auto exact = node.value_exact<int64_t>()) return value = *exact, true;
+      return false;
+    case OptionKind::kNumber:
+      if (!node.is_number()) return false;
+      value = *node.value<double>();
+      return true;
+    case OptionKind::kText:
+      if (auto exact = node.value_exact<std::string>()) return value = *exact, true;
+      return false;
+    case OptionKind::kTexts: {
+      std::vector<std::string> list;
+      if (!TakeList(node, list)) return false;
+      value = std::move(list);
+      return true;
+    }
+    case OptionKind::kIntegers: {
+      std::vector<int64_t> list;
+      if (!TakeList(node, list)) return false;
+      value = std::move(list);
+      return true;
+    }
+  }
+  return false;
+}
+
+Status ReadTable(const toml::table& table, const std::string& name, Config& config) {
+  for (const auto& [key, node] : table) {
+    const std::string text(key.str());
+    const auto& options = ConfigOptions();
+    const auto option =
+        std::find_if(options.begin(), options.end(), [&](const ConfigOption& row) { return text == row.key; });
+    if (option == options.end()) {
+      return Bad(name, key.source(), "unknown key '" + text + "'; did you mean '" + NearestKey(text) + "'?");
+    }
+    OptionValue value;
+    if (!Take(node, option->kind, value)) {
+      return Bad(name, node.source(), "'" + text + "' must be " + KindName(option->kind));
+    }
+    if (auto set = option->set(config, value); !set) {
+      return Bad(name, node.source(), "'" + text + "': " + set.error().text);
+    }
+  }
+  config.subscribe_from_file = config.subscribe.size();
+  return {};
+}
+
+std::string Quoted(const std::string& text) {
+  static const char* kHex = "0123456789abcdef";
+  std::string out = "\"";
+  for (const char c : text) {
+    if (c == '"' || c == '\\') {
+      out += '\\';
+      out += c;
+    } else if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) {
+      out += "\\u00";
+      out += kHex[(c >> 4) & 15];
+      out += kHex[c & 15];
+    } else {
+      out += c;
+    }
+  }
+  return out + "\"";
+}
+
+struct Printer {
+  std::string operator()(bool value) const { return value ? "true" : "false"; }
+  std::string operator()(int64_t value) const { return std::to_string(value); }
+  std::string operator()(double value) const {
+    char text[32];
+    std::string out(text, std::to_chars(text, text + sizeof text, value).ptr);
+    return out.find_first_of(".e") == std::string::npos ? out + ".0" : out;
+  }
+  std::string operator()(const std::string& value) const { return Quoted(value); }
+  template <typename T>
+  std::string operator()(const std::vector<T>& values) const {
+    std::string out = "[";
+    for (size_t i = 0; i < values.size(); ++i) out += (i == 0 ? "" : ", ") + (*this)(values[i]);
+    return out + "]";
+  }
+};
+
+}  // namespace
+
+Status ReadConfigText(const std::string& text, const std::string& name, Config& config) {
+  try {
+    return ReadTable(toml::parse(text), name, config);
+  } catch (const toml::parse_error& error) {
+    return Bad(name, error.source(), std::string(error.description()));
+  }
+}
+
+Status ReadConfigFile(const std::string& path, Config& config) {
+  const Error unreadable{ErrorCode::kNotFound, "cannot read configuration '" + path + "'"};
+  std::ifstream file(path, std::ios::binary);
+  if (!file) return unreadable;
+  try {
+    const std::string text{std::istreambuf_iterator<char>(file), {}};
+    return ReadConfigText(text, path, config);
+  } catch (const std::ios_base::failure&) {
+    return unreadable;  // a directory opens, but does not read
+  }
+}
+
+std::string PrintConfig(const Config& config) {
+  std::string out;
+  for (const ConfigOption& option : ConfigOptions()) {
+    out +=
+        std::string("# ") + option.help + "\n" + option.key + " = " + std::visit(Printer{}, option.get(config)) + "\n";
+  }
+  return out;
+}
+
+}  // namespace ikkuna

@@ -1,0 +1,184 @@
+#include "daemon/core_monitor.h"
+
+#include <time.h>
+#include <unistd.h>
+
+#include <fstream>
+#include <utility>
+
+namespace ikkuna {
+
+namespace {
+
+uint64_t NowNs(clockid_t clock) {
+  timespec now{};
+  ::clock_gettime(clock, &now);
+  return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
+}
+
+uint64_t ResidentBytes() {
+  std::ifstream file("/proc/self/statm");
+  uint64_t total_pages = 0;
+  uint64_t resident_pages = 0;
+  if (!(file >> total_pages >> resident_pages)) return 0;
+  return resident_pages * static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
+}
+
+std::string Describe(const RunKey& run) {
+  return "'" + run.run_id + "' (attempt " + std::to_string(run.attempt) + ", rank " + std::to_string(run.rank) + ")";
+}
+
+std::string Names(const std::vector<ingest::RegistryNames::Target>& targets) {
+  constexpr size_t kNamed = 5;
+  std::string names;
+  for (size_t i = 0; i < targets.size() && i < kNamed; ++i) names += (i == 0 ? "" : ", ") + targets[i].name;
+  if (targets.size() > kNamed) names += " and " + std::to_string(targets.size() - kNamed) + " more";
+  return names;
+}
+
+}  // namespace
+
+CoreMonitor::CoreMonitor(DaemonParts parts)
+    : parts_(std::move(parts)),
+      start_unix_ns_(static_cast<int64_t>(NowNs(CLOCK_REALTIME))),
+      last_call_ns_(NowNs(CLOCK_MONOTONIC)) {}
+
+void CoreMonitor::Touch() { last_call_ns_.store(NowNs(CLOCK_MONOTONIC), std::memory_order_relaxed); }
+
+double CoreMonitor::SecondsUnused() const {
+  return static_cast<double>(NowNs(CLOCK_MONOTONIC) - last_call_ns_.load(std::memory_order_relaxed)) * 1e-9;
+}
+
+DaemonStatus CoreMonitor::GetStatus() {
+  Touch();
+  DaemonStatus status;
+  status.version = parts_.version;
+  status.pid = ::getpid();
+  status.start_unix_ns = start_unix_ns_;
+  status.directory = parts_.directory;
+  status.data_directory = parts_.data_directory;
+  status.tensorboard_directory = parts_.tensorboard_directory;
+  status.producers = parts_.ingest->Producers();
+  status.sinks.push_back(parts_.store->counters());
+  if (parts_.tensorboard != nullptr) status.sinks.push_back(parts_.tensorboard->counters());
+  status.sinks.push_back(parts_.watch_hub->counters());
+  status.series = parts_.catalogue->size();
+  status.series_refused = parts_.catalogue->refused();
+  status.store_bytes = parts_.store->store_bytes();
+  status.store_bytes_max = parts_.store->bytes_max();
+  status.resident_bytes = ResidentBytes();
+  return status;
+}
+
+Result<std::vector<RunInfo>> CoreMonitor::ListRuns() {
+  Touch();
+  return parts_.store->ListRuns();
+}
+
+Result<std::vector<ModuleInfo>> CoreMonitor::ListModules(const RunKey& run) {
+  Touch();
+  if (auto session = parts_.ingest->FindLive(run)) return session->Modules();
+  return parts_.store->ListModules(run);
+}
+
+std::vector<MetricInfo> CoreMonitor::ListMetrics() {
+  Touch();
+  return parts_.subscribers->Metrics();
+}
+
+Result<std::vector<SeriesInfo>> CoreMonitor::ListSeries(const SeriesFilter& filter) {
+  Touch();
+  return parts_.store->ListSeries(filter);
+}
+
+Result<ReadAnswer> CoreMonitor::Read(const ReadQuery& query) {
+  Touch();
+  return parts_.store->Read(query);
+}
+
+Result<std::vector<Event>> CoreMonitor::ListEvents(const EventQuery& query) {
+  Touch();
+  return parts_.store->ListEvents(query);
+}
+
+Result<std::unique_ptr<Watcher>> CoreMonitor::Watch(const SeriesFilter& filter) {
+  Touch();
+  return parts_.watch_hub->Watch(filter);
+}
+
+std::vector<SubscriberInfo> CoreMonitor::ListSubscribers() {
+  Touch();
+  return parts_.subscribers->List();
+}
+
+Result<std::vector<SubscriberInfo>> CoreMonitor::Subscribe(const std::string& text) {
+  Touch();
+  auto added = parts_.subscribers->Add(text, graph::Source::kClient);
+  if (added) parts_.ingest->WakeAll();
+  return added;
+}
+
+Result<std::vector<SubscriberInfo>> CoreMonitor::Unsubscribe(const std::string& what) {
+  Touch();
+  auto removed = parts_.subscribers->Remove(what);
+  if (removed) parts_.ingest->WakeAll();
+  return removed;
+}
+
+// The session of a run that is there and lets itself be controlled.
+Result<std::shared_ptr<ingest::ProducerSession>> CoreMonitor::Controllable(const RunKey& run,
+                                                                           const std::string& what) const {
+  auto session = parts_.ingest->FindLive(run);
+  if (!session) {
+    return Error{ErrorCode::kFailedPrecondition,
+                 "cannot " + what + ": run " + Describe(run) + " is not connected to this daemon now"};
+  }
+  const ProducerStatus status = session->status();
+  if (status.state != "running") {
+    return Error{ErrorCode::kFailedPrecondition, "cannot " + what + ": run " + Describe(run) + " is " + status.state};
+  }
+  if (!status.allow_control) {
+    return Error{ErrorCode::kPermissionDenied, "cannot " + what + ": the trainer of run " + Describe(run) +
+                                                   " does not allow control; it has to set allow_control = true in its "
+                                                   "probe's options"};
+  }
+  return session;
+}
+
+Result<ControlAnswer> CoreMonitor::Freeze(const RunKey& run, const std::string& module_pattern, bool freeze) {
+  Touch();
+  const std::string verb = freeze ? "freeze" : "unfreeze";
+  auto session = Controllable(run, verb);
+  if (!session) return session.error();
+  auto targets = (*session)->FindTargets(module_pattern);
+  if (!targets) return Error{targets.error().code, "cannot " + verb + ": " + targets.error().text};
+  std::vector<shm::Command> commands;
+  for (const auto& target : *targets) {
+    shm::Command command{};
+    command.type = static_cast<uint32_t>(freeze ? shm::CommandType::kFreeze : shm::CommandType::kUnfreeze);
+    command.module = target.module;
+    command.root = target.root;
+    commands.push_back(command);
+  }
+  if (auto pushed = (*session)->PushCommands(commands); !pushed) return pushed.error();
+  const std::string text = verb + " of " + Names(*targets) + " asked of run " + Describe(run) +
+                           "; the trainer does it at the boundary of its next step";
+  parts_.ingest->OfferEvent(Severity::kInfo, verb, text, run);
+  return ControlAnswer{text};
+}
+
+Result<ControlAnswer> CoreMonitor::Stop(const RunKey& run) {
+  Touch();
+  auto session = Controllable(run, "stop");
+  if (!session) return session.error();
+  shm::Command command{};
+  command.type = static_cast<uint32_t>(shm::CommandType::kStop);
+  if (auto pushed = (*session)->PushCommands({command}); !pushed) return pushed.error();
+  const std::string text = "stop asked of run " + Describe(run) +
+                           "; its probe answers true to StopRequested() from the next step on, and the trainer ends "
+                           "where it asks";
+  parts_.ingest->OfferEvent(Severity::kInfo, "stop", text, run);
+  return ControlAnswer{text};
+}
+
+}  // namespace ikkuna

@@ -1,0 +1,171 @@
+#include "daemon/graph/demand.h"
+
+#include <algorithm>
+#include <functional>
+#include <map>
+#include <numeric>
+#include <tuple>
+
+#include "daemon/graph/names.h"
+
+namespace ikkuna::graph {
+
+namespace {
+
+using shm::DemandItem;
+
+constexpr uint64_t kMarkers = KindBit(Kind::kBatchStarted) | KindBit(Kind::kBatchFinished);
+constexpr uint64_t kDataKinds = ~uint64_t{0xffff};
+
+// Everything but the kinds.
+auto KeyOf(const DemandItem& item) {
+  return std::tie(item.tag, item.root, item.period, item.all_modules, item.modules, item.level);
+}
+bool Before(const DemandItem& a, const DemandItem& b) { return KeyOf(a) < KeyOf(b); }
+
+void Fold(std::vector<DemandItem>& items) {
+  std::sort(items.begin(), items.end(), Before);
+  std::vector<DemandItem> folded;
+  for (DemandItem& item : items) {
+    if (!folded.empty() && KeyOf(folded.back()) == KeyOf(item)) {
+      folded.back().kinds |= item.kinds;
+    } else {
+      folded.push_back(std::move(item));
+    }
+  }
+  items = std::move(folded);
+}
+
+bool CoversModules(const DemandItem& wide, const DemandItem& narrow) {
+  if (wide.all_modules) return true;
+  if (narrow.all_modules) return false;
+  for (size_t i = 0; i < narrow.modules.size(); ++i) {
+    const uint64_t word = i < wide.modules.size() ? wide.modules[i] : 0;
+    if ((narrow.modules[i] & ~word) != 0) return false;
+  }
+  return true;
+}
+
+bool SameWhere(const DemandItem& a, const DemandItem& b) {
+  return a.tag == b.tag && a.root == b.root && a.period == b.period && a.all_modules == b.all_modules &&
+         a.modules == b.modules;
+}
+
+// `wide` delivers every kind of its own wherever `narrow` asks. Levels differ only in one place: the budget thins
+// tensors before statistics, so tensors at other periods are no stand-in for statistics.
+bool StandsIn(const DemandItem& wide, const DemandItem& narrow) {
+  if (wide.level != narrow.level) return wide.level > narrow.level && SameWhere(wide, narrow);
+  return wide.tag == narrow.tag && (wide.root == kAnyRoot || wide.root == narrow.root) &&
+         narrow.period % wide.period == 0 && CoversModules(wide, narrow);
+}
+
+// Takes out kinds that another entry delivers, and entries of which nothing is left.
+void Thin(std::vector<DemandItem>& items) {
+  for (DemandItem& narrow : items) {
+    for (const DemandItem& wide : items) {
+      if (&wide != &narrow && StandsIn(wide, narrow)) narrow.kinds &= ~wide.kinds;
+    }
+  }
+  std::erase_if(items, [](const DemandItem& item) { return item.kinds == 0; });
+}
+
+std::vector<uint64_t> Bitset(const Subscription& s, uint16_t root, const RegistryIndex& registry) {
+  std::vector<uint64_t> words;
+  for (const auto& [id, module] : registry.modules()) {
+    if (id >= kMaxModules || (root != kAnyRoot && module.root != root) || !MatchesPatterns(s.module, module.name)) {
+      continue;
+    }
+    if (words.size() <= id / 64) words.resize(id / 64 + 1, 0);
+    words[id / 64] |= uint64_t{1} << (id % 64);
+  }
+  return words;
+}
+
+void Ask(const Subscription& s, uint16_t root, uint16_t tag, const RegistryIndex& registry,
+         std::vector<DemandItem>& items) {
+  DemandItem item;
+  item.root = root;
+  item.tag = tag;
+  item.period = s.subsample;
+  item.level = s.definition.content == metrics::Content::kTensor ? Level::kTensor : Level::kSummary;
+  uint64_t kinds = 0;
+  for (const SubscriptionInput& input : s.inputs) {
+    if (!input.is_topic()) kinds |= KindBit(input.kind);
+  }
+  // META kinds have no module that a filter could match.
+  const uint64_t everywhere = s.module.empty() ? kinds : kinds & ~kDataKinds;
+  if (everywhere != 0) {
+    item.kinds = everywhere;
+    items.push_back(item);
+  }
+  if (const uint64_t filtered = kinds & ~everywhere; filtered != 0) {
+    item.modules = Bitset(s, root, registry);
+    if (item.modules.empty()) return;
+    item.kinds = filtered;
+    item.all_modules = false;
+    items.push_back(std::move(item));
+  }
+}
+
+// One widening after the other until the entries fit; the last leaves at most one entry a tag.
+void Shrink(std::vector<DemandItem>& items) {
+  const std::function<void(std::vector<DemandItem>&)> widenings[] = {
+      [](auto& all) {
+        for (DemandItem& item : all) {
+          item.all_modules = true;
+          item.modules.clear();
+        }
+      },
+      [](auto& all) {
+        for (DemandItem& item : all) item.root = kAnyRoot;
+      },
+      [](auto& all) {
+        std::map<std::pair<uint16_t, Level>, uint32_t> common;
+        for (const DemandItem& item : all) {
+          uint32_t& period = common[{item.tag, item.level}];
+          period = std::gcd(period, item.period);
+        }
+        for (DemandItem& item : all) item.period = common[{item.tag, item.level}];
+      },
+      [](auto& all) {
+        std::map<uint16_t, uint32_t> common;
+        for (const DemandItem& item : all) common[item.tag] = std::gcd(common[item.tag], item.period);
+        for (DemandItem& item : all) {
+          item.level = Level::kTensor;
+          item.period = common[item.tag];
+        }
+      },
+  };
+  for (const auto& widen : widenings) {
+    if (items.size() <= kMaxDemandEntries) return;
+    widen(items);
+    Fold(items);
+    Thin(items);
+  }
+}
+
+}  // namespace
+
+std::vector<DemandItem> FoldDemand(const std::vector<std::shared_ptr<SubscriberEntry>>& entries,
+                                   const RegistryIndex& registry) {
+  std::vector<DemandItem> items;
+  for (const auto& entry : entries) {
+    const Subscription& s = entry->subscription;
+    const auto tag = registry.TagId(s.tag);
+    if (!tag) continue;  // nothing of that name so far
+    if (s.root.empty()) {
+      Ask(s, kAnyRoot, *tag, registry, items);
+      continue;
+    }
+    for (const auto& [id, name] : registry.roots()) {
+      if (MatchesPatterns(s.root, name)) Ask(s, id, *tag, registry, items);
+    }
+  }
+  Fold(items);
+  Thin(items);
+  Shrink(items);
+  for (DemandItem& item : items) item.kinds |= kMarkers;
+  return items;
+}
+
+}  // namespace ikkuna::graph

@@ -1,0 +1,86 @@
+#include "daemon/graph/names.h"
+
+#include <algorithm>
+#include <numeric>
+
+namespace ikkuna::graph {
+
+namespace {
+
+bool MatchesOne(std::string_view pattern, std::string_view name) {
+  size_t p = 0, n = 0;
+  size_t star = std::string_view::npos, star_name = 0;
+  while (n < name.size()) {
+    if (p < pattern.size() && pattern[p] == '*') {
+      star = p++;
+      star_name = n;
+    } else if (p < pattern.size() && (pattern[p] == '?' || pattern[p] == name[n])) {
+      ++p;
+      ++n;
+    } else if (star != std::string_view::npos) {
+      // The last * takes one character more; earlier ones never need to be tried again.
+      p = star + 1;
+      n = ++star_name;
+    } else {
+      return false;
+    }
+  }
+  while (p < pattern.size() && pattern[p] == '*') ++p;
+  return p == pattern.size();
+}
+
+// Insertions, deletions, replacements and swaps of neighbours that turn one into the other.
+size_t EditDistance(std::string_view a, std::string_view b) {
+  std::vector<size_t> before, last(b.size() + 1), row(b.size() + 1);
+  std::iota(last.begin(), last.end(), size_t{0});
+  for (size_t i = 1; i <= a.size(); ++i) {
+    row[0] = i;
+    for (size_t j = 1; j <= b.size(); ++j) {
+      row[j] = std::min({last[j] + 1, row[j - 1] + 1, last[j - 1] + (a[i - 1] != b[j - 1])});
+      if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1]) row[j] = std::min(row[j], before[j - 2] + 1);
+    }
+    before = std::move(last);
+    last = row;
+  }
+  return last[b.size()];
+}
+
+constexpr size_t kNameBytesCompared = 255;  // the longest name there is; bounds the work for a hostile text
+
+}  // namespace
+
+bool MatchesPatterns(std::string_view patterns, std::string_view name) {
+  if (patterns.empty()) return true;
+  while (true) {
+    const size_t bar = patterns.find('|');
+    if (MatchesOne(patterns.substr(0, bar), name)) return true;
+    if (bar == std::string_view::npos) return false;
+    patterns.remove_prefix(bar + 1);
+  }
+}
+
+bool IsLiteral(std::string_view patterns) {
+  return !patterns.empty() && patterns.find_first_of("*?|") == std::string_view::npos;
+}
+
+std::string Suggestion(std::string_view name, std::span<const std::string> candidates) {
+  if (name.empty() || name.size() > kNameBytesCompared) return ".";
+  const std::string* best = nullptr;
+  size_t best_distance = std::max<size_t>(1, name.size() / 3) + 1;
+  for (const std::string& candidate : candidates) {
+    const size_t distance = EditDistance(name, candidate);
+    if (distance < best_distance) {
+      best_distance = distance;
+      best = &candidate;
+    }
+  }
+  return best == nullptr ? "." : "; did you mean '" + *best + "'?";
+}
+
+std::string Listed(std::span<const std::string> names) {
+  std::string list;
+  for (const std::string& name : names) list += (list.empty() ? "" : ", ") + name;
+  return list;
+}
+
+}  // namespace ikkuna::graph

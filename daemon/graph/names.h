@@ -1,0 +1,24 @@
+// Names in the hands of people: patterns over them, and the name that was probably meant.
+//
+// Thread rule: none, no state.
+#pragma once
+
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace ikkuna::graph {
+
+// One or more shell patterns separated by '|': * is any run of characters, dots included, ? one byte; everything else
+// stands for itself. An empty pattern matches everything.
+bool MatchesPatterns(std::string_view patterns, std::string_view name);
+// No pattern characters in it: it matches one name only.
+bool IsLiteral(std::string_view patterns);
+
+// How a sentence about an unknown name ends: "; did you mean 'weights'?", or "." when no candidate is near.
+std::string Suggestion(std::string_view name, std::span<const std::string> candidates);
+// "a, b, c"
+std::string Listed(std::span<const std::string> names);
+
+}  // namespace ikkuna::graph

@@ -1,0 +1,62 @@
+#include "daemon/graph/registry_index.h"
+
+namespace ikkuna::graph {
+
+namespace {
+
+template <typename Map, typename Value>
+void Put(Map& map, typename Map::key_type id, Value value, RegistryIndex::Change& change) {
+  const auto [at, fresh] = map.try_emplace(id, value);
+  change.added |= fresh;
+  if (fresh || at->second == value) return;
+  at->second = std::move(value);
+  change.renamed = true;
+}
+
+template <typename Map>
+const typename Map::mapped_type* Look(const Map& map, typename Map::key_type id) {
+  const auto at = map.find(id);
+  return at == map.end() ? nullptr : &at->second;
+}
+
+}  // namespace
+
+RegistryIndex::Change RegistryIndex::Add(const std::vector<shm::RegistryEntry>& entries) {
+  Change change;
+  for (const shm::RegistryEntry& entry : entries) {
+    switch (entry.type) {
+      case shm::EntryType::kRoot:
+        Put(roots_, static_cast<uint16_t>(entry.id), entry.name, change);
+        break;
+      case shm::EntryType::kTag:
+        Put(tags_, static_cast<uint16_t>(entry.id), entry.name, change);
+        break;
+      case shm::EntryType::kModule:
+        Put(modules_, entry.id, Module{entry.root, entry.name, entry.second}, change);
+        break;
+      case shm::EntryType::kParam:
+        Put(params_, entry.id, entry.name, change);
+        break;
+      case shm::EntryType::kName:
+        Put(logged_, entry.id, entry.name, change);
+        break;
+      default:
+        break;  // facts, notes and payload spaces are others' business
+    }
+  }
+  return change;
+}
+
+const std::string* RegistryIndex::Root(uint16_t id) const { return Look(roots_, id); }
+const RegistryIndex::Module* RegistryIndex::FindModule(uint32_t id) const { return Look(modules_, id); }
+const std::string* RegistryIndex::Param(uint32_t id) const { return Look(params_, id); }
+const std::string* RegistryIndex::Logged(uint32_t id) const { return Look(logged_, id); }
+
+std::optional<uint16_t> RegistryIndex::TagId(const std::string& name) const {
+  for (const auto& [id, known] : tags_) {
+    if (known == name) return id;
+  }
+  return std::nullopt;
+}
+
+}  // namespace ikkuna::graph

@@ -1,0 +1,52 @@
+// RegistryIndex: the names behind the ids of one producer's records.
+//
+// Owner: the Graph, on its one thread. References stay valid while the object lives; a later entry of the same id
+// supersedes the earlier, which renames what stood there.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "shared/codes.h"
+#include "shared/pub.h"
+
+namespace ikkuna::graph {
+
+class RegistryIndex {
+ public:
+  struct Module {
+    uint16_t root = 0;
+    std::string name;
+    std::string type;
+    bool operator==(const Module&) const = default;
+  };
+
+  struct Change {
+    bool added = false;    // there is a name that was not there
+    bool renamed = false;  // an id means something else now: what was derived from its name is void
+  };
+  Change Add(const std::vector<shm::RegistryEntry>& entries);
+
+  // Null: unknown.
+  const std::string* Root(uint16_t id) const;
+  const Module* FindModule(uint32_t id) const;
+  const std::string* Param(uint32_t id) const;   // of a module
+  const std::string* Logged(uint32_t id) const;  // of a scalar, text or parameter group
+  std::optional<uint16_t> TagId(const std::string& name) const;
+
+  const std::map<uint16_t, std::string>& roots() const { return roots_; }
+  const std::unordered_map<uint32_t, Module>& modules() const { return modules_; }
+
+ private:
+  std::map<uint16_t, std::string> roots_;
+  std::map<uint16_t, std::string> tags_{{kTagDefault, "default"}, {kTagTest, "test"}, {kTagNoGrad, "no_grad"}};
+  std::unordered_map<uint32_t, Module> modules_;
+  std::unordered_map<uint32_t, std::string> params_;
+  std::unordered_map<uint32_t, std::string> logged_;
+};
+
+}  // namespace ikkuna::graph

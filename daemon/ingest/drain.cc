@@ -1,0 +1,129 @@
+#include "daemon/ingest/drain.h"
+
+#include <optional>
+#include <utility>
+
+namespace ikkuna::ingest {
+
+Drain::Drain(shm::PubView& view, shm::CtlWriter& ctl, std::vector<std::unique_ptr<PayloadSource>> sources,
+             uint64_t skip_through, std::function<void(const shm::Message&)> handle)
+    : view_(view),
+      ctl_(ctl),
+      sources_(std::move(sources)),
+      skip_through_(skip_through),
+      handle_(std::move(handle)),
+      arena_head_(view.arena_position()),
+      published_{view.ring_position(), view.arena_position()} {}
+
+Status Drain::AddEntries(const std::vector<shm::RegistryEntry>& entries) {
+  for (const auto& entry : entries) {
+    for (const auto& source : sources_) {
+      if (auto added = source->AddEntry(entry); !added) return added;
+    }
+  }
+  return {};
+}
+
+PayloadSource* Drain::SourceOf(const shm::Message& message) const {
+  for (const auto& source : sources_) {
+    if (static_cast<uint8_t>(source->space()) == message.record.space) return source.get();
+  }
+  return nullptr;
+}
+
+// True when the message is done with; false when it has to wait.
+Result<bool> Drain::TryFinish(shm::Message& message, bool skipped) {
+  if (message.record.space == static_cast<uint8_t>(Space::kInline)) {
+    if (!skipped) {
+      handle_(message);
+      ++handled_;
+    }
+    return true;
+  }
+  PayloadSource* source = SourceOf(message);
+  if (source == nullptr) return Error{ErrorCode::kCorrupt, "a payload lies in a space that was not agreed on"};
+  if (!skipped) {
+    if (!source->Ready(message)) return false;
+    auto payload = source->Resolve(message);
+    if (!payload) return payload.error();
+    message.payload = payload->data;
+    message.payload_bytes = payload->bytes;
+    handle_(message);
+    ++handled_;
+  }
+  source->Release(message);
+  return true;
+}
+
+Result<uint64_t> Drain::RunWaiting() {
+  uint64_t finished = 0;
+  while (!waiting_.empty()) {
+    Waiting& front = waiting_.front();
+    auto done = TryFinish(front.message, front.skipped);
+    if (!done) return done.error();
+    if (!*done) break;
+    arena_head_ = front.arena_end;
+    waiting_.pop_front();
+    ++finished;
+  }
+  return finished;
+}
+
+Status Drain::Take(shm::Message message) {
+  const bool skipped = message.record.seq <= skip_through_;
+  if (waiting_.empty()) {
+    auto done = TryFinish(message, skipped);
+    if (!done) return done.error();
+    if (*done) {
+      arena_head_ = view_.arena_position();
+      return {};
+    }
+  }
+  waiting_.push_back({std::move(message), view_.arena_position(), skipped});
+  return {};
+}
+
+Result<uint64_t> Drain::Run(uint64_t records_max, uint64_t end) {
+  auto finished = RunWaiting();
+  if (!finished) return finished.error();
+  uint64_t done = *finished;
+  for (uint64_t taken = 0; taken < records_max && view_.ring_position() < end; ++taken) {
+    if (waiting_.size() >= kWaitingMax) break;
+    auto next = view_.Next();
+    if (!next) return next.error();
+    if (!next->has_value()) break;
+    if (auto status = Take(std::move(**next)); !status) return status.error();
+    ++done;
+    if (view_.ring_position() - published_.ring_head >= kRecordsPerHead ||
+        arena_head_ - published_.arena_head >= kBytesPerHead) {
+      PublishHeads();
+    }
+  }
+  if (waiting_.empty()) arena_head_ = view_.arena_position();
+  PublishHeads();
+  return done;
+}
+
+uint64_t Drain::SkipHole() { return view_.SkipHole(); }
+
+uint64_t Drain::AbandonWaiting() {
+  uint64_t abandoned = 0;
+  for (Waiting& waiting : waiting_) {
+    if (PayloadSource* source = SourceOf(waiting.message)) source->Release(waiting.message);
+    if (!waiting.skipped) ++abandoned;
+  }
+  waiting_.clear();
+  arena_head_ = view_.arena_position();
+  return abandoned;
+}
+
+void Drain::PublishHeads() {
+  const shm::Heads now{view_.ring_position(), arena_head_};
+  if (now != published_) {
+    ctl_.SetHeads(now);
+    published_ = now;
+  }
+  for (const auto& source : sources_) source->PublishHeads(ctl_);
+}
+
+}  // namespace ikkuna::ingest

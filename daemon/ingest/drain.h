@@ -1,0 +1,75 @@
+// Drain: takes records out of one producer's ring, in order, brings their payloads within reach, hands them on, and
+// frees ring slots and payload bytes behind itself.
+//
+// A ring slot is free once its record is copied. A message whose payload is not ready waits in a queue of ours, with
+// all that come after it, so that order holds and the ring goes on being copied. Bytes are free once `handle` returned.
+// Owner: ProducerSession. Thread rule: the producer's ingest thread only.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "daemon/ingest/payload_source.h"
+#include "shared/base/result.h"
+#include "shared/ctl.h"
+#include "shared/pub.h"
+
+namespace ikkuna::ingest {
+
+class Drain {
+ public:
+  // A ring of the default size; beyond it copying stops and the producer drops as ring_full.
+  static constexpr size_t kWaitingMax = shm::kDefaultRingSlots;
+  // The producer sees freed places after so many records or bytes at the latest: a fraction of ring and arena, and rare
+  // enough that the heads' cache line does not travel for each record.
+  static constexpr uint64_t kRecordsPerHead = 64;
+  static constexpr uint64_t kBytesPerHead = 1 << 20;
+
+  // Records up to `skip_through` (a seq) were handled by an earlier session: they are passed over. `view` stands where
+  // the probe's last session ended.
+  Drain(shm::PubView& view, shm::CtlWriter& ctl, std::vector<std::unique_ptr<PayloadSource>> sources,
+        uint64_t skip_through, std::function<void(const shm::Message&)> handle);
+
+  Status AddEntries(const std::vector<shm::RegistryEntry>& entries);
+
+  // Takes what is committed, up to `records_max` records and not beyond ring position `end`. How many were taken or
+  // handled: 0 when there is nothing to do now. kCorrupt: the producer broke the format; do not call again.
+  Result<uint64_t> Run(uint64_t records_max, uint64_t end);
+  // After the producer's death: passes over reserved slots before the next committed one. How many.
+  uint64_t SkipHole();
+  // Gives up on messages whose payload is not ready. How many.
+  uint64_t AbandonWaiting();
+
+  uint64_t handled() const { return handled_; }  // records handed to `handle`
+  uint64_t waiting() const { return waiting_.size(); }
+  uint64_t position() const { return view_.ring_position(); }
+
+ private:
+  struct Waiting {
+    shm::Message message;
+    uint64_t arena_end;
+    bool skipped;
+  };
+  PayloadSource* SourceOf(const shm::Message& message) const;
+  Result<bool> TryFinish(shm::Message& message, bool skipped);
+  Result<uint64_t> RunWaiting();
+  Status Take(shm::Message message);
+  void PublishHeads();
+
+  // Constant after construction.
+  shm::PubView& view_;
+  shm::CtlWriter& ctl_;
+  const std::vector<std::unique_ptr<PayloadSource>> sources_;
+  const uint64_t skip_through_;
+  const std::function<void(const shm::Message&)> handle_;
+
+  std::deque<Waiting> waiting_;
+  uint64_t handled_ = 0;
+  uint64_t arena_head_;   // arena bytes before it are no longer used
+  shm::Heads published_;  // heads the producer can see
+};
+
+}  // namespace ikkuna::ingest

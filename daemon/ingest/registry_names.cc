@@ -1,0 +1,116 @@
+#include "daemon/ingest/registry_names.h"
+
+#include <algorithm>
+
+#include "daemon/sinks/sample_filter.h"
+
+namespace ikkuna::ingest {
+
+void RegistryNames::Add(const std::vector<shm::RegistryEntry>& entries) {
+  for (const auto& entry : entries) {
+    switch (entry.type) {
+      case shm::EntryType::kRoot:
+        roots_[static_cast<uint16_t>(entry.id)] = entry.name;
+        ++modules_version_;
+        break;
+      case shm::EntryType::kModule: {
+        Module& module = modules_[entry.id];
+        module.root = entry.root;
+        module.name = entry.name;
+        module.type = entry.second;
+        module.functional = (entry.flags & shm::kEntryFunctional) != 0;
+        ++modules_version_;
+        break;
+      }
+      case shm::EntryType::kParam: {
+        ModuleInfo::Param& param = params_[entry.id];
+        param.name = entry.name;
+        param.dtype = std::string(DTypeName(entry.dtype));
+        param.sizes = entry.sizes;
+        param.bias = (entry.flags & shm::kEntryBias) != 0;
+        param.buffer = (entry.flags & shm::kEntryBuffer) != 0;
+        param.trainable = (entry.flags & shm::kEntryTrainable) != 0;
+        auto [owner, added] = param_owner_.try_emplace(entry.id, entry.parent);
+        if (!added && owner->second != entry.parent) {
+          std::erase(modules_[owner->second].params, entry.id);
+          owner->second = entry.parent;
+          added = true;
+        }
+        if (added) modules_[entry.parent].params.push_back(entry.id);
+        ++modules_version_;
+        break;
+      }
+      case shm::EntryType::kFact:
+        if (facts_.size() < kFactsMax || facts_.count(entry.id) != 0) {
+          facts_[entry.id] = {entry.name, entry.second};
+          ++facts_version_;
+        }
+        break;
+      case shm::EntryType::kNote:
+        if (notes_.size() < kNotesMax || notes_.count(entry.id) != 0) {
+          notes_[entry.id] = entry.second.empty() ? entry.name : entry.second;
+        }
+        break;
+      case shm::EntryType::kArenaExtent:
+        arena_extent_ = entry.value;
+        break;
+      default:
+        break;  // tags and names are the graph's, pools and events the payload source's
+    }
+  }
+}
+
+std::vector<std::pair<std::string, std::string>> RegistryNames::Facts() const {
+  std::vector<std::pair<std::string, std::string>> facts;
+  for (const auto& [id, fact] : facts_) {
+    auto same = std::find_if(facts.begin(), facts.end(), [&](const auto& other) { return other.first == fact.first; });
+    if (same != facts.end()) {
+      same->second = fact.second;
+    } else {
+      facts.push_back(fact);
+    }
+  }
+  return facts;
+}
+
+std::vector<std::string> RegistryNames::Notes() const {
+  std::vector<std::string> notes;
+  for (const auto& [id, note] : notes_) notes.push_back(note);
+  return notes;
+}
+
+std::vector<ModuleInfo> RegistryNames::Modules() const {
+  std::vector<ModuleInfo> modules;
+  for (const auto& [id, module] : modules_) {
+    if (module.name.empty() && module.type.empty()) continue;  // a parameter named a module that never came
+    ModuleInfo info;
+    if (auto root = roots_.find(module.root); root != roots_.end()) info.root = root->second;
+    info.name = module.name;
+    info.type = module.type;
+    info.functional = module.functional;
+    for (uint32_t param : module.params) info.params.push_back(params_.at(param));
+    modules.push_back(std::move(info));
+  }
+  return modules;
+}
+
+Result<std::vector<RegistryNames::Target>> RegistryNames::FindTargets(const std::string& pattern) const {
+  std::vector<Target> targets;
+  std::string some_names;
+  size_t owners = 0;
+  for (const auto& [id, module] : modules_) {
+    const bool owns = std::any_of(module.params.begin(), module.params.end(),
+                                  [&](uint32_t param) { return !params_.at(param).buffer; });
+    if (!owns) continue;
+    if (++owners <= 8) some_names += (some_names.empty() ? "" : ", ") + module.name;
+    if (sinks::MatchesPattern(pattern, module.name)) targets.push_back({id, module.root, module.name});
+  }
+  if (targets.empty()) {
+    if (owners == 0) return Error{ErrorCode::kNotFound, "this run has no module with parameters yet"};
+    return Error{ErrorCode::kNotFound, "no module with parameters matches '" + pattern + "'; there are " + some_names +
+                                           (owners > 8 ? " and " + std::to_string(owners - 8) + " more" : "")};
+  }
+  return targets;
+}
+
+}  // namespace ikkuna::ingest

@@ -1,0 +1,43 @@
+// From the numbers of one session to the ProducerStatus that is shown and stored.
+//
+// Thread rule: none, no state. PUB's numbers are the producer's word: they are bounded here and only shown.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <string>
+
+#include "daemon/ingest/registry_names.h"
+#include "daemon/ingest/step_meter.h"
+#include "daemon/monitor.h"
+#include "shared/pub.h"
+
+namespace ikkuna::ingest {
+
+// What all sessions of one producer did so far; carried from one to the next, over restarts of the daemon too.
+// Each counter is counted where the thing happens; none is derived from another.
+struct Ledger {
+  uint64_t done_seq = 0;  // every record up to here was handled or counted, and its results have left the graph
+  uint64_t handled = 0;   // records handed to the graph
+  uint64_t lost_in_daemon = 0;
+  uint64_t killed = 0;
+  uint64_t steps_connected = 0;
+  uint64_t incomplete_bundles = 0;
+  std::map<std::string, uint64_t> steps_observed;  // by name of the root
+};
+
+// Where a session stands, as its ingest thread last saw it.
+struct SessionNumbers {
+  shm::StatusSnapshot pub;
+  Ledger ledger;                                     // earlier sessions and this one
+  std::array<uint64_t, kMaxRoots> steps_observed{};  // by root id - 1
+  uint64_t ring_position = 0;
+  uint64_t arena_position = 0;
+  uint64_t now_ns = 0;  // CLOCK_MONOTONIC of the snapshot
+};
+
+ProducerStatus MakeReport(const ProducerInfo& info, const std::string& state, const SessionNumbers& numbers,
+                          const RegistryNames& names, const StepMeter& meter, uint32_t ring_slots);
+
+}  // namespace ikkuna::ingest

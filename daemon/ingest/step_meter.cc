@@ -1,0 +1,48 @@
+#include "daemon/ingest/step_meter.h"
+
+namespace ikkuna::ingest {
+
+void StepMeter::Begin(const shm::PubStatus& status) {
+  for (size_t i = 0; i < kMaxRoots; ++i) {
+    known_[i] = status.roots[i].phase != 0 || status.roots[i].step != 0;
+    last_[i] = status.roots[i].step;
+  }
+}
+
+void StepMeter::Update(const shm::PubStatus& status, uint64_t now_ns) {
+  Point point{now_ns, {}};
+  for (size_t i = 0; i < kMaxRoots; ++i) {
+    const shm::RootStatus& root = status.roots[i];
+    point.step[i] = root.step;
+    if (!known_[i]) {
+      if (root.phase == 0 && root.step == 0) continue;
+      known_[i] = true;  // attached since
+      last_[i] = root.start_step;
+    }
+    if (root.step > last_[i]) connected_ += root.step - last_[i];
+    last_[i] = root.step;
+  }
+  if (points_.empty() || now_ns - points_.back().time_ns >= kSampleNs) {
+    points_.push_back(point);
+    if (points_.size() > kSamplesKept) points_.pop_front();
+  }
+}
+
+uint64_t StepMeter::StepsTotal(const shm::PubStatus& status) {
+  uint64_t total = 0;
+  for (const shm::RootStatus& root : status.roots) {
+    if (root.step > root.start_step) total += root.step - root.start_step;
+  }
+  return total;
+}
+
+double StepMeter::StepsPerSecond(size_t root_index) const {
+  if (points_.size() < 2) return 0;
+  const Point& from = points_.front();
+  const Point& to = points_.back();
+  if (to.step[root_index] <= from.step[root_index]) return 0;
+  return static_cast<double>(to.step[root_index] - from.step[root_index]) /
+         (static_cast<double>(to.time_ns - from.time_ns) * 1e-9);
+}
+
+}  // namespace ikkuna::ingest

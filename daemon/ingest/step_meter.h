@@ -1,0 +1,44 @@
+// StepMeter: how many steps a producer's roots made while it was connected, and how fast they are.
+//
+// Owner: ProducerSession, under its mutex. Fed with copies of PUB's status, which the producer wrote: its numbers are
+// shown, never used for a decision.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <deque>
+
+#include "shared/layout.h"
+
+namespace ikkuna::ingest {
+
+class StepMeter {
+ public:
+  // `connected_before`: steps that earlier sessions of this producer saw.
+  explicit StepMeter(uint64_t connected_before) : connected_(connected_before) {}
+
+  // The state when the session began: steps up to here were not seen by it.
+  void Begin(const shm::PubStatus& status);
+  void Update(const shm::PubStatus& status, uint64_t now_ns);
+
+  uint64_t steps_connected() const { return connected_; }
+  // Steps that this process made of all roots; those before its start_step are another's.
+  static uint64_t StepsTotal(const shm::PubStatus& status);
+  // Over the last seconds; 0: standing still.
+  double StepsPerSecond(size_t root_index) const;
+
+ private:
+  static constexpr uint64_t kSampleNs = 500'000'000;
+  static constexpr size_t kSamplesKept = 11;  // five seconds
+
+  struct Point {
+    uint64_t time_ns;
+    std::array<uint64_t, kMaxRoots> step;
+  };
+  std::array<uint64_t, kMaxRoots> last_{};
+  std::array<bool, kMaxRoots> known_{};
+  uint64_t connected_;
+  std::deque<Point> points_;
+};
+
+}  // namespace ikkuna::ingest

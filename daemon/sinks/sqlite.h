@@ -1,0 +1,84 @@
+// Database, Statement: owners of the two SQLite handles, and the one door for SQLite's errors.
+//
+// Thread rule: a Database and its Statements are used by one thread at a time. A Statement must go before its Database.
+#pragma once
+
+#include <sqlite3.h>
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include "shared/base/result.h"
+
+namespace ikkuna::sinks {
+
+// "what: message of the last error of `db`", with the code that fits.
+Error SqliteError(std::string what, sqlite3* db);
+
+class Statement {
+ public:
+  Statement() = default;
+  ~Statement() { sqlite3_finalize(handle_); }
+  Statement(Statement&& other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
+  Statement& operator=(Statement&& other) noexcept {
+    std::swap(handle_, other.handle_);
+    return *this;
+  }
+
+  // Parameters count from 1. Texts are copied.
+  Statement& Bind(int index, int64_t value);
+  Statement& Bind(int index, uint64_t value);  // values above the largest int64 are held at it
+  Statement& Bind(int index, double value);
+  Statement& Bind(int index, std::string_view text);
+  Statement& BindBlob(int index, const void* bytes, size_t size);
+  Statement& BindNull(int index);
+
+  // SQLITE_ROW, SQLITE_DONE or an error code.
+  int Step() { return sqlite3_step(handle_); }
+  // Runs to the end and makes ready for the next values.
+  int Run();
+  void Reset() { sqlite3_reset(handle_); }
+
+  // Columns count from 0.
+  int64_t Int(int column) { return sqlite3_column_int64(handle_, column); }
+  uint64_t Unsigned(int column) { return static_cast<uint64_t>(Int(column)); }
+  double Double(int column) { return sqlite3_column_double(handle_, column); }
+  std::string Text(int column);
+  bool IsNull(int column) { return sqlite3_column_type(handle_, column) == SQLITE_NULL; }
+
+ private:
+  friend class Database;
+  explicit Statement(sqlite3_stmt* handle) : handle_(handle) {}
+  sqlite3_stmt* handle_ = nullptr;
+};
+
+class Database {
+ public:
+  enum class Mode { kReadWrite, kReadOnly };
+
+  // Creates the file in kReadWrite. The error's text is the reason alone: the caller names the object.
+  static Result<Database> Open(const std::string& path, Mode mode);
+  ~Database() { sqlite3_close_v2(handle_); }
+  Database(Database&& other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
+  Database& operator=(Database&& other) noexcept {
+    std::swap(handle_, other.handle_);
+    return *this;
+  }
+
+  Result<Statement> Prepare(std::string_view sql);
+  Status Execute(const char* sql);
+  // The first column of the first row; 0 when there is no row.
+  Result<int64_t> QueryInt(std::string_view sql);
+  Result<std::string> QueryText(std::string_view sql);
+
+  sqlite3* handle() const { return handle_; }
+  bool read_only() const { return sqlite3_db_readonly(handle_, "main") == 1; }
+
+ private:
+  explicit Database(sqlite3* handle) : handle_(handle) {}
+  sqlite3* handle_ = nullptr;
+};
+
+}  // namespace ikkuna::sinks
