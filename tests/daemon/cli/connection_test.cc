@@ -1,0 +1,236 @@
+// How `ikkuna` finds a daemon, and what it says when something is wrong.
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+
+#include <cstring>
+#include <regex>
+#include <set>
+
+#include "shared/base/unique_fd.h"
+#include "tests/daemon/cli/cli_fixture.h"
+#include "tests/daemon/service/test_certificate.h"
+
+namespace ikkuna::test {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+const std::string kToken = "0123456789abcdef0123456789abcdef";
+const char* const kCommands[] = {"status",  "runs",   "series", "modules",   "table",       "top",
+                                 "watch",   "plot",   "read",   "subscribe", "unsubscribe", "subscribers",
+                                 "metrics", "events", "freeze", "unfreeze",  "stop",        "run"};
+
+class ConnectionTest : public CliTest {};
+
+TEST_F(ConnectionTest, NoDaemonIsSaidWithWhatToDo) {
+  Outcome outcome = Run({"status"});
+  EXPECT_EQ(outcome.code, 3);
+  EXPECT_EQ(outcome.out, "");
+  EXPECT_EQ(outcome.err, "ikkuna: no ikkuna-daemon answers at unix:" + dir_.path() +
+                             "/grpc.sock; start one with 'ikkuna-daemon' or pass --address\n");
+}
+
+TEST_F(ConnectionTest, EveryCommandSaysItAlike) {
+  const std::vector<std::vector<std::string>> commands = {{"runs"},
+                                                          {"series"},
+                                                          {"modules"},
+                                                          {"table"},
+                                                          {"top", "--once"},
+                                                          {"watch"},
+                                                          {"plot", "loss"},
+                                                          {"read", "loss"},
+                                                          {"subscribe", "loss"},
+                                                          {"unsubscribe", "loss"},
+                                                          {"subscribers"},
+                                                          {"metrics"},
+                                                          {"events"},
+                                                          {"freeze", "m"},
+                                                          {"unfreeze", "m"},
+                                                          {"stop"}};
+  for (const auto& command : commands) {
+    Outcome outcome = Run(command);
+    EXPECT_EQ(outcome.code, 3) << command[0];
+    EXPECT_THAT(outcome.err, HasSubstr("no ikkuna-daemon answers")) << command[0];
+  }
+}
+
+TEST_F(ConnectionTest, AddressesAreTakenInEachForm) {
+  StartServer();
+  environment_["IKKUNA_DIR"] = dir_.path() + "/elsewhere";
+  std::string path = server_->socket_path();
+  EXPECT_EQ(Run({"runs"}).code, 3);
+  EXPECT_EQ(Run({"--address", "unix:" + path, "runs"}).code, 0);
+  EXPECT_EQ(Run({"runs", "--address", path}).code, 0);
+  EXPECT_EQ(Run({"runs", "--address", "127.0.0.1:1"}).code, 3);
+}
+
+TEST_F(ConnectionTest, TcpTakesATokenAndTls) {
+  service::ServerOptions options;
+  options.listen = "localhost:0";
+  options.token_file = dir_.Write("token", kToken);
+  options.tls_cert_file = dir_.Write("cert.pem", kTestCertificate);
+  options.tls_key_file = dir_.Write("key.pem", kTestKey);
+  auto tls = service::Server::Start(options, monitor_);
+  ASSERT_TRUE(tls.ok()) << tls.error().text;
+  options.tls_cert_file = options.tls_key_file = "";
+  auto plain = service::Server::Start(options, monitor_);
+  ASSERT_TRUE(plain.ok()) << plain.error().text;
+  std::string plain_address = "localhost:" + std::to_string((*plain)->tcp_port());
+  std::string tls_address = "localhost:" + std::to_string((*tls)->tcp_port());
+  std::string wrong = dir_.Write("wrong", "ffffffffffffffffffffffffffffffff");
+
+  EXPECT_EQ(Run({"runs", "--address", plain_address, "--token-file", options.token_file}).code, 0);
+  EXPECT_EQ(
+      Run({"runs", "--address", tls_address, "--token-file", options.token_file, "--tls-ca", dir_.path() + "/cert.pem"})
+          .code,
+      0);
+  Outcome outcome = Run({"runs", "--address", plain_address});
+  EXPECT_EQ(outcome.code, 1);
+  EXPECT_THAT(outcome.err, HasSubstr("no token"));
+  EXPECT_THAT(outcome.err, HasSubstr("pass --token-file"));
+  outcome = Run({"runs", "--address", plain_address, "--token-file", wrong});
+  EXPECT_EQ(outcome.code, 1);
+  EXPECT_THAT(outcome.err, HasSubstr("the token is not that of this daemon"));
+  EXPECT_EQ(Run({"runs", "--address", tls_address, "--token-file", options.token_file}).code, 3);
+}
+
+TEST_F(ConnectionTest, FlagsThatDoNotGoTogetherAreRefused) {
+  std::string token = dir_.Write("token", kToken);
+  Outcome outcome = Run({"runs", "--token-file", token});
+  EXPECT_EQ(outcome.code, 1);
+  EXPECT_THAT(outcome.err, HasSubstr("are for TCP"));
+  outcome = Run({"runs", "--address", "example.org:1", "--token-file", token});
+  EXPECT_EQ(outcome.code, 1);
+  EXPECT_THAT(outcome.err, HasSubstr("pass --tls-ca"));
+  outcome = Run({"runs", "--address", "127.0.0.1:1", "--token-file", dir_.path() + "/missing"});
+  EXPECT_EQ(outcome.code, 1);
+  EXPECT_THAT(outcome.err, HasSubstr("--token-file: cannot read '" + dir_.path() + "/missing'"));
+}
+
+TEST_F(ConnectionTest, ARefusalIsShownAsTheDaemonSaidIt) {
+  monitor_.failure = Error{ErrorCode::kFailedPrecondition, "the store is \x1b[31mread-only"};
+  StartServer();
+  Outcome outcome = Run({"runs"});
+  EXPECT_EQ(outcome.code, 1);
+  EXPECT_EQ(outcome.err, "ikkuna: the store is ?[31mread-only\n");
+}
+
+TEST_F(ConnectionTest, AnotherProgramOnTheSocketIsNoDaemon) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  std::strcpy(address.sun_path, (dir_.path() + "/grpc.sock").c_str());
+  UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  ASSERT_EQ(::bind(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+  ASSERT_EQ(::listen(fd.get(), 8), 0);
+  Outcome outcome = Run({"runs"});
+  EXPECT_EQ(outcome.code, 3);
+  EXPECT_THAT(outcome.err, HasSubstr("takes the connection but does not answer"));
+}
+
+TEST_F(ConnectionTest, HelpHasExamplesForEveryCommand) {
+  Outcome outcome = Run({"--help"});
+  EXPECT_EQ(outcome.code, 0);
+  for (const char* command : kCommands) {
+    EXPECT_THAT(outcome.out, HasSubstr(std::string("\n  ") + command + " "));
+    Outcome help = Run({command, "--help"});
+    EXPECT_EQ(help.code, 0) << command;
+    EXPECT_THAT(help.out, HasSubstr("Example")) << command;
+    EXPECT_THAT(help.out, HasSubstr(std::string("ikkuna ") + command)) << command;
+  }
+  EXPECT_THAT(Run({"--version"}).out, HasSubstr("ikkuna "));
+}
+
+TEST_F(ConnectionTest, ATypoInAnyFlagIsAnErrorThatNamesIt) {
+  std::regex flag("--[a-z-]+");
+  size_t checked = 0;
+  for (const char* command : kCommands) {
+    std::string help = Run({command, "--help"}).out;
+    std::set<std::string> flags;
+    for (std::sregex_iterator it(help.begin(), help.end(), flag), end; it != end; ++it) flags.insert(it->str());
+    for (const std::string& name : flags) {
+      Outcome outcome = Run({command, name + "q"});
+      EXPECT_EQ(outcome.code, 2) << command << " " << name;
+      EXPECT_EQ(outcome.out, "") << command << " " << name;
+      ++checked;
+    }
+    std::vector<std::string> line = {command, "word", "--nosuchflag"};
+    Outcome outcome = Run(line);
+    EXPECT_EQ(outcome.code, 2) << command;
+    EXPECT_THAT(outcome.err, HasSubstr("nosuchflag")) << command;
+    EXPECT_THAT(outcome.err, HasSubstr(std::string("'ikkuna ") + command + " --help' shows what it takes.")) << command;
+  }
+  EXPECT_GT(checked, 60u);
+}
+
+TEST_F(ConnectionTest, WrongValuesAndCommandsAreUsageErrors) {
+  EXPECT_EQ(Run({}).code, 2);
+  EXPECT_EQ(Run({"statsu"}).code, 2);
+  EXPECT_THAT(Run({"statsu"}).err, HasSubstr("statsu"));
+  EXPECT_EQ(Run({"plot"}).code, 2);
+  EXPECT_EQ(Run({"plot", "loss", "--width", "2"}).code, 2);
+  EXPECT_EQ(Run({"plot", "loss", "--x", "miles"}).code, 2);
+  EXPECT_EQ(Run({"read", "loss", "--format", "xml"}).code, 2);
+  EXPECT_EQ(Run({"read", "loss", "--rank", "first"}).code, 2);
+  EXPECT_EQ(Run({"top", "--interval", "0"}).code, 2);
+  EXPECT_EQ(Run({"freeze"}).code, 2);
+  EXPECT_EQ(Run({"subscribe"}).code, 2);
+  EXPECT_EQ(Run({"run"}).code, 2);
+}
+
+TEST_F(ConnectionTest, AFullDiskIsNoSuccess) {
+  StartServer();
+  std::unique_ptr<Program> program = Spawn({"runs"}, "/dev/full");
+  EXPECT_EQ(program->Wait(), 1);
+  EXPECT_THAT(program->err(), HasSubstr("cannot write to standard output"));
+}
+
+// Everything that a command writes to a terminal until it ends or `until` appears.
+std::string OnTerminal(const std::function<std::unique_ptr<Program>(const std::string&)>& spawn, int end_signal) {
+  UniqueFd master(::posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC | O_NONBLOCK));
+  if (!master || ::grantpt(master.get()) != 0 || ::unlockpt(master.get()) != 0) return "";
+  // Kept open, so that reading goes on after the program has closed its end.
+  UniqueFd slave(::open(::ptsname(master.get()), O_RDWR | O_NOCTTY | O_CLOEXEC));
+  std::unique_ptr<Program> program = spawn(::ptsname(master.get()));
+  std::string text;
+  auto drain = [&] {
+    char bytes[4096];
+    ssize_t count;
+    while ((count = ::read(master.get(), bytes, sizeof bytes)) > 0) text.append(bytes, static_cast<size_t>(count));
+    return !text.empty() && text.find("No run has been recorded yet.") != std::string::npos;
+  };
+  Eventually(drain);
+  if (end_signal != 0) program->Signal(end_signal);
+  EXPECT_EQ(program->Wait(), 0);
+  drain();
+  return text;
+}
+
+TEST_F(ConnectionTest, ColoursOnATerminalUnlessToldOtherwise) {
+  monitor_.status.version = "9.9";
+  StartServer();
+  auto spawn = [&](const std::string& tty) { return Spawn({"top", "--once"}, tty); };
+  environment_["TERM"] = "xterm";
+  EXPECT_THAT(OnTerminal(spawn, 0), HasSubstr("\x1b[1mikkuna-daemon 9.9\x1b[0m"));
+  environment_["NO_COLOR"] = "1";
+  std::string plain = OnTerminal(spawn, 0);
+  EXPECT_THAT(plain, HasSubstr("ikkuna-daemon 9.9"));
+  EXPECT_THAT(plain, Not(HasSubstr("\x1b")));
+  EXPECT_THAT(Out({"top"}), Not(HasSubstr("\x1b")));
+}
+
+TEST_F(ConnectionTest, TopGivesTheScreenBackAtItsEnd) {
+  StartServer();
+  environment_["TERM"] = "xterm";
+  std::string text = OnTerminal(
+      [&](const std::string& tty) {
+        return Spawn({"top", "--interval", "0.1"}, tty);
+      },
+      SIGINT);
+  EXPECT_THAT(text, testing::StartsWith("\x1b[?1049h\x1b[?25l"));
+  EXPECT_THAT(text, testing::EndsWith("\x1b[?25h\x1b[?1049l"));
+}
+
+}  // namespace
+}  // namespace ikkuna::test

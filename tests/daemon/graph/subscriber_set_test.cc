@@ -1,0 +1,284 @@
+#include "daemon/graph/subscriber_set.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <thread>
+
+#include "daemon/graph/subscription.h"
+
+namespace ikkuna::graph {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::StartsWith;
+
+class Set : public testing::Test {
+ protected:
+  std::vector<SubscriberInfo> Add(const std::string& text, Source source = Source::kClient) {
+    auto added = set.Add(text, source);
+    EXPECT_TRUE(added.ok()) << (added.ok() ? "" : added.error().text);
+    return added.ok() ? std::move(added).value() : std::vector<SubscriberInfo>{};
+  }
+  std::string Complete(const std::string& text) {
+    SubscriberSet fresh;
+    const auto added = fresh.Add(text, Source::kClient);
+    return added.ok() ? added.value()[0].text : added.error().text;
+  }
+  std::string Topic(const std::string& text) {
+    SubscriberSet fresh;
+    const auto added = fresh.Add(text, Source::kClient);
+    return added.ok() ? added.value().back().topics.at(0) : added.error().text;
+  }
+  // The message; the set is unchanged afterwards.
+  std::string Refused(const std::string& text, ErrorCode code = ErrorCode::kInvalidArgument,
+                      Source source = Source::kClient) {
+    const uint64_t version = set.version();
+    const std::vector<std::string> before = Texts();
+    const auto added = set.Add(text, source);
+    EXPECT_FALSE(added.ok()) << text;
+    EXPECT_EQ(set.version(), version);
+    EXPECT_EQ(Texts(), before);
+    if (added.ok()) return "";
+    EXPECT_EQ(added.error().code, code) << added.error().text;
+    return added.error().text;
+  }
+  std::vector<std::string> Texts() const {
+    std::vector<std::string> texts;
+    for (const SubscriberInfo& info : set.List()) texts.push_back(info.text);
+    return texts;
+  }
+  std::vector<uint64_t> Removed(const std::string& what) {
+    const auto removed = set.Remove(what);
+    EXPECT_TRUE(removed.ok()) << (removed.ok() ? "" : removed.error().text);
+    std::vector<uint64_t> ids;
+    if (removed.ok()) {
+      for (const SubscriberInfo& info : removed.value()) ids.push_back(info.id);
+    }
+    return ids;
+  }
+
+  SubscriberSet set;
+};
+
+TEST_F(Set, TheWrittenFormIsMadeComplete) {
+  EXPECT_EQ(Complete("loss"), "loss(tag=default, subsample=1)");
+  EXPECT_EQ(Complete("mean( weights )"), "mean(weights, tag=default, subsample=1)");
+  EXPECT_EQ(Complete("norm(layer_gradients, as=head, module=features.*, subsample=010, order=2.0)"),
+            "norm(layer_gradients, order=2, tag=default, subsample=10, module=features.*, as=head)");
+  EXPECT_EQ(Complete("test_accuracy"), "test_accuracy(top=1, tag=test, subsample=1)");
+  EXPECT_EQ(Complete("mean(activations, tag=\"a,b\", root=model?)"),
+            "mean(activations, tag=\"a,b\", subsample=1, root=model?)");
+  EXPECT_EQ(Complete("non_finite"),
+            "non_finite(loss, weights, activations, layer_gradients, weight_gradients, tag=default, subsample=1)");
+  // Complete is complete: it is its own complete form.
+  for (const std::string& text : DefaultSubscribers()) {
+    if (text.find("message_mean") == 0) continue;
+    EXPECT_EQ(Complete(Complete(text)), Complete(text)) << text;
+  }
+}
+
+TEST_F(Set, Topics) {
+  EXPECT_EQ(Topic("mean(weight_gradients)"), "weight_gradients_mean");
+  EXPECT_EQ(Topic("norm(weights)"), "weights_norm2");
+  EXPECT_EQ(Topic("norm(weights, order=inf)"), "weights_norm_inf");
+  EXPECT_EQ(Topic("norm(weights, order=2.5)"), "weights_norm2p5");
+  EXPECT_EQ(Topic("ratio(weight_updates, weights)"), "weight_updates_weights_ratio");
+  EXPECT_EQ(Topic("mean(weights); message_mean(weights_mean)"), "weights_mean_message_mean");
+  EXPECT_EQ(Topic("norm(weights, as=head)"), "weights_norm2@head");
+  EXPECT_EQ(Topic("norm(weights, as=head); message_mean(weights_norm2@head)"), "weights_norm2_message_mean@head");
+  EXPECT_EQ(Topic("norm(weights, as=head); message_mean(weights_norm2@head, as=x)"), "weights_norm2_message_mean@x");
+  EXPECT_EQ(Topic("loss(tag=val)"), "loss");
+}
+
+TEST_F(Set, UnknownNamesAreNamedListedAndCorrected) {
+  EXPECT_THAT(Refused("meen(weights)"),
+              StartsWith("there is no metric 'meen'; did you mean 'mean'? There are: abs_max,"));
+  EXPECT_THAT(Refused("nonsense(weights)"), StartsWith("there is no metric 'nonsense'. There are: "));
+  EXPECT_THAT(Refused("mean(wieghts)"),
+              StartsWith("mean: there is no kind or topic 'wieghts'; did you mean 'weights'? Kinds: input_data, "));
+  EXPECT_THAT(Refused("mean(nothing)"), HasSubstr(" No topics are published."));
+  EXPECT_THAT(Refused("mean(Nothing!)"), StartsWith("mean: there is no kind or topic 'Nothing!'."));
+  Add("norm(weights)");
+  EXPECT_EQ(Refused("message_mean(weights_norm)"),
+            "message_mean: there is no topic 'weights_norm'; did you mean 'weights_norm2'? Topics: weights_norm2");
+  EXPECT_EQ(Refused("message_mean(weights)"), "message_mean: there is no topic 'weights'. Topics: weights_norm2");
+  EXPECT_EQ(Refused("norm(weights, ordr=2)"),
+            "norm has no option 'ordr'; did you mean 'order'? There are: order, tag, subsample, module, root, as");
+}
+
+TEST_F(Set, BadInputsAndOptions) {
+  EXPECT_EQ(Refused("mean()"), "mean takes 1 between its parentheses, not 0");
+  EXPECT_EQ(Refused("mean(weights, activations)"), "mean takes 1 between its parentheses, not 2");
+  EXPECT_EQ(Refused("ratio(weights)"), "ratio takes 2 between its parentheses, not 1");
+  EXPECT_EQ(Refused("ratio(weights, weights)"), "ratio names 'weights' twice");
+  EXPECT_EQ(Refused("loss(weights)"), "loss takes no kinds, not 1");
+  EXPECT_EQ(Refused("message_mean()"), "message_mean takes 1 topic between its parentheses, not 0");
+  EXPECT_EQ(Refused("mean(text)"), "mean: text carries no numbers");
+  EXPECT_EQ(Refused("mean(batch_started)"), "mean: batch_started carries no numbers");
+  EXPECT_EQ(Refused("norm(weights, order=x)"), "order='x' of norm is not a number: give 0, inf, or 0.01 to 1000");
+  EXPECT_EQ(Refused("mean(weights, subsample=0)"), "subsample='0' is not a whole number above zero");
+  EXPECT_EQ(Refused("mean(weights, subsample=-1)"), "subsample='-1' is not a whole number above zero");
+  EXPECT_EQ(Refused("mean(weights, subsample=5000000000)"), "subsample='5000000000' is not a whole number above zero");
+  EXPECT_EQ(Refused("mean(weights, as=Head)"), "as='Head': give a name of a-z, 0-9 and _");
+  EXPECT_EQ(Refused("mean(weights, tag=" + std::string(256, 'x') + ")"), "tag= is longer than any name there is");
+  EXPECT_THAT(Refused("mean(weights, as=" + std::string(250, 'x') + ")"), HasSubstr("is too long"));
+  EXPECT_THAT(Refused("mean(weights"), HasSubstr("the closing ')' is missing"));
+}
+
+TEST_F(Set, AllOrNothing) {
+  EXPECT_THAT(Refused("mean(weights); bad()"), HasSubstr("'bad'"));
+  EXPECT_THAT(Refused("mean(weights); max(weights); message_mean(weights_min)"), HasSubstr("'weights_min'"));
+  EXPECT_TRUE(set.List().empty());
+}
+
+TEST_F(Set, IdenticalSubscriptionsShareOne) {
+  const auto first = Add("norm(weights)", Source::kConfig);
+  const auto second = Add("norm(weights, order=2.0, tag=default); norm( weights )");
+  ASSERT_EQ(second.size(), 2u);
+  EXPECT_EQ(second[0].id, first[0].id);
+  EXPECT_EQ(second[1].id, first[0].id);
+  EXPECT_EQ(set.List().size(), 1u);
+  EXPECT_EQ(set.List()[0].source, "config");
+}
+
+TEST_F(Set, TwoDifferentOnesOfOneTopicAreAnError) {
+  Add("norm(weights)");
+  EXPECT_EQ(
+      Refused("norm(weights, subsample=10)", ErrorCode::kAlreadyExists),
+      "the topic weights_norm2 is published by norm(weights, order=2, tag=default, subsample=1) already (subscriber "
+      "1); unsubscribe that, or give this one a name with as=");
+  EXPECT_THAT(Refused("max(weights); max(weights, module=fc1)", ErrorCode::kAlreadyExists), HasSubstr("weights_max"));
+  Refused("norm(weights, root=model)", ErrorCode::kAlreadyExists);
+  // Another name, another tag and another root are other series.
+  Add("norm(weights, subsample=10, as=slow)");
+  Add("norm(weights, tag=test)");
+  Add("max(weights, root=model); max(weights, root=model1)");
+}
+
+TEST_F(Set, AnExplicitOneReplacesADefault) {
+  Add("norm(weights, subsample=10); message_mean(weights_norm2); mean(activations)", Source::kDefault);
+  const auto added = Add("norm(weights)");
+  EXPECT_THAT(Texts(), ElementsAre("message_mean(weights_norm2, tag=default, subsample=1)",
+                                   "mean(activations, tag=default, subsample=1)",
+                                   "norm(weights, order=2, tag=default, subsample=1)"));
+  EXPECT_EQ(added[0].source, "client");
+  // A default that comes later gives way.
+  EXPECT_EQ(Add("norm(weights, subsample=10)", Source::kDefault)[0].id, added[0].id);
+  EXPECT_EQ(set.List().size(), 3u);
+  // Under another tag it stays.
+  Add("mean(activations, tag=test)");
+  EXPECT_EQ(set.List().size(), 4u);
+  // One that was asked for as it is, is no default any more.
+  Add("mean(activations)");
+  Refused("mean(activations, subsample=2)", ErrorCode::kAlreadyExists);
+}
+
+TEST_F(Set, TopicsBelongToTheirTag) {
+  Add("mean(weights)");
+  EXPECT_EQ(
+      Refused("message_mean(weights_mean, tag=test)"),
+      "message_mean(weights_mean, tag=test, subsample=1): weights_mean is not published under tag 'test'; give tag= "
+      "the topic's own");
+  Add("text; non_finite");
+  EXPECT_THAT(Refused("message_mean(non_finite)"), HasSubstr("there is no topic 'non_finite'"));
+}
+
+TEST_F(Set, RemovesByIdWrittenFormAndTopic) {
+  Add("loss; loss(tag=test); mean(weights); max(weights); min(weights); sum(weights)");
+  EXPECT_THAT(Removed("3"), ElementsAre(3));
+  EXPECT_THAT(Removed("max(weights)"), ElementsAre(4));
+  EXPECT_THAT(Removed("min(weights, tag=default, subsample=1)"), ElementsAre(5));
+  EXPECT_THAT(Removed("weights_sum"), ElementsAre(6));
+  EXPECT_THAT(Removed("loss"), ElementsAre(1));  // the written form; under tag test there is another
+  EXPECT_THAT(Removed("loss"), ElementsAre(2));  // now the topic
+  const auto none = set.Remove("loss");
+  ASSERT_FALSE(none.ok());
+  EXPECT_EQ(none.error().code, ErrorCode::kNotFound);
+  EXPECT_EQ(none.error().text, "there are no subscribers");
+}
+
+TEST_F(Set, RemovingAnUnknownOneNamesWhatThereIs) {
+  Add("mean(weights)");
+  for (const char* what : {"7", "weights_maen", "max(weights)", "", "mean(", "mean(weights, subsample=3)"}) {
+    const auto removed = set.Remove(what);
+    ASSERT_FALSE(removed.ok()) << what;
+    EXPECT_EQ(removed.error().code, ErrorCode::kNotFound);
+    EXPECT_THAT(removed.error().text, HasSubstr("There are: 1 mean(weights, tag=default, subsample=1)"));
+  }
+  EXPECT_THAT(set.Remove("weights_maen").error().text, HasSubstr("did you mean 'weights_mean'?"));
+  EXPECT_EQ(set.List().size(), 1u);
+}
+
+TEST_F(Set, WhoTakesARemovedTopicGoesWithIt) {
+  Add("mean(weights); message_mean(weights_mean); mean(weights_mean_message_mean); loss");
+  EXPECT_THAT(Removed("1"), ElementsAre(1, 2, 3));
+  EXPECT_EQ(Texts(), std::vector<std::string>{"loss(tag=default, subsample=1)"});
+}
+
+TEST_F(Set, RemovingTheSameTwiceInOneTextIsOnce) {
+  Add("mean(weights)");
+  EXPECT_THAT(Removed("mean(weights); mean(weights)"), ElementsAre(1));
+}
+
+TEST_F(Set, HasAMaximum) {
+  std::string text;
+  for (size_t i = 0; i < SubscriberSet::kMaxSubscribers; ++i) text += "mean(weights, as=n" + std::to_string(i) + ");";
+  Add(text);
+  EXPECT_THAT(Refused("loss", ErrorCode::kResourceExhausted), HasSubstr("1024 subscribers"));
+}
+
+TEST_F(Set, ListsMetrics) {
+  const auto metrics = set.Metrics();
+  const auto norm = std::find_if(metrics.begin(), metrics.end(), [](const auto& m) { return m.name == "norm"; });
+  ASSERT_NE(norm, metrics.end());
+  EXPECT_EQ(norm->publishes, "{kind}_norm{order}");
+  EXPECT_EQ(norm->cost, "cheap");
+  ASSERT_EQ(norm->parameters.size(), 1u);
+  EXPECT_EQ(norm->parameters[0].name, "order");
+  EXPECT_EQ(norm->parameters[0].default_value, "2");
+  EXPECT_FALSE(norm->help.empty());
+}
+
+TEST_F(Set, TheDefaultSetIsWhole) {
+  for (const std::string& text : DefaultSubscribers()) Add(text, Source::kDefault);
+  EXPECT_EQ(set.List().size(), DefaultSubscribers().size());
+  for (const SubscriberInfo& info : set.List()) EXPECT_EQ(info.source, "default");
+}
+
+TEST_F(Set, IsUsedFromManyThreads) {
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([this, t] {
+      const std::string name = "t" + std::to_string(t);
+      for (int i = 0; i < 100; ++i) {
+        EXPECT_TRUE(set.Add("mean(weights, as=" + name + ")", Source::kClient).ok());
+        EXPECT_FALSE(set.Snapshot().empty());
+        EXPECT_FALSE(set.List().empty());
+        EXPECT_TRUE(set.Remove("weights_mean@" + name).ok());
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_TRUE(set.List().empty());
+  EXPECT_EQ(set.version(), 1u + 4 * 200);
+}
+
+TEST(TopologicalOrder, TakersComeAfterPublishersElseTheOrderStays) {
+  const auto order =
+      TopologicalOrder({{"a", "ta", {"tb", "tc"}}, {"b", "tb", {}}, {"c", "tc", {"tb"}}, {"d", "td", {}}});
+  ASSERT_TRUE(order.ok());
+  EXPECT_THAT(order.value(), ElementsAre(1, 2, 3, 0));
+}
+
+TEST(TopologicalOrder, ACycleIsNamed) {
+  const auto order = TopologicalOrder({{"a", "ta", {"tb"}}, {"b", "tb", {"ta"}}, {"c", "tc", {}}});
+  ASSERT_FALSE(order.ok());
+  EXPECT_EQ(order.error().code, ErrorCode::kInvalidArgument);
+  EXPECT_EQ(order.error().text, "these wait for each other's topics for ever: a, b");
+  EXPECT_FALSE(TopologicalOrder({{"self", "t", {"t"}}}).ok());
+}
+
+}  // namespace
+}  // namespace ikkuna::graph

@@ -1,0 +1,503 @@
+// The whole way of a producer through ingest: admitted, drained through its graph, kept, accounted for, at every end.
+#include "daemon/ingest/ingest.h"
+
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <map>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "tests/daemon/ingest/fake_pool.h"
+#include "tests/daemon/ingest/test_core.h"
+#include "tests/daemon/ingest/test_producer.h"
+
+namespace ikkuna::ingest {
+namespace {
+
+class IngestTest : public testing::Test {
+ protected:
+  std::unique_ptr<TestCore> MakeCore(AcceptorOptions options = {}) {
+    return std::make_unique<TestCore>(temp_.sub("dir"), temp_.sub("data"), options);
+  }
+  static bool AllHandled(TestCore& core, TestProducer& producer) {
+    return Eventually([&] {
+      const auto status = core.StatusOf(producer.hello().uuid);
+      return status.attempted == shm::LoadAcquire(producer.pub().status().attempted) && status.in_flight == 0;
+    });
+  }
+  static bool Reaches(TestCore& core, TestProducer& producer, const std::string& state) {
+    return Eventually([&] { return core.StatusOf(producer.hello().uuid).state == state; });
+  }
+  TempDirectory temp_;
+};
+
+TEST_F(IngestTest, FromPublishToStore) {
+  auto core = MakeCore();
+  TestProducer producer(temp_.sub("dir"));
+  producer.Register();
+  ASSERT_TRUE(producer.Connect()) << producer.reject();
+  for (uint64_t step = 0; step < 100; ++step) producer.Step(step, static_cast<float>(step) * 0.5f);
+  ASSERT_TRUE(AllHandled(*core, producer));
+  auto status = core->StatusOf(producer.hello().uuid);
+  EXPECT_EQ(status.state, "running");
+  EXPECT_EQ(status.info.pid, ::getpid());
+  EXPECT_EQ(status.info.uid, ::geteuid());
+  EXPECT_EQ(status.attempted, 100 * TestProducer::kRecordsPerStep);
+  EXPECT_EQ(status.handled, status.attempted);
+  EXPECT_EQ(status.steps_total, 100u);
+  EXPECT_EQ(status.steps_while_connected, 100u);
+  EXPECT_EQ(status.coverage, 1.0);
+  ASSERT_EQ(status.roots.size(), 1u);
+  EXPECT_EQ(status.roots[0].name, "model");
+  EXPECT_EQ(status.roots[0].steps_observed, 100u);
+  ExpectBalanced(status);
+
+  producer.Finish();
+  ASSERT_TRUE(Reaches(*core, producer, "finished"));
+  EXPECT_EQ(core->Events("run_ended").size(), 1u);
+  for (const std::string topic : {"loss", "weights_mean"}) {
+    const auto values = core->Values(topic);
+    ASSERT_EQ(values.size(), 100u) << topic;
+    for (const auto& [step, value] : values) EXPECT_EQ(value, static_cast<double>(step) * 0.5) << topic;
+  }
+  // What is known of it is in the store, for the time after this daemon.
+  const RunKey key{producer.hello().run_id, 0, 0};
+  auto modules = core->store().ListModules(key);
+  ASSERT_TRUE(modules.ok()) << modules.error().text;
+  ASSERT_EQ(modules->size(), 1u);
+  EXPECT_EQ((*modules)[0].name, "fc");
+  EXPECT_EQ((*modules)[0].type, "Linear");
+  ASSERT_EQ((*modules)[0].params.size(), 1u);
+  EXPECT_EQ((*modules)[0].params[0].sizes, (std::vector<int64_t>{2, 2}));
+  auto runs = core->store().ListRuns();
+  ASSERT_TRUE(runs.ok());
+  ASSERT_EQ(runs->size(), 1u);
+  EXPECT_EQ((*runs)[0].state, "finished");
+  EXPECT_EQ((*runs)[0].facts, (std::vector<std::pair<std::string, std::string>>{{"command", "train --lr 0.1"}}));
+}
+
+TEST_F(IngestTest, DemandFollowsSubscriptions) {
+  auto core = MakeCore();
+  TestProducer producer(temp_.sub("dir"));
+  producer.Register();
+  ASSERT_TRUE(producer.Connect()) << producer.reject();
+  const auto kinds = [&] {
+    uint64_t all = 0;
+    if (auto items = producer.ctl().CopyDemand(2)) {
+      for (const auto& item : *items) all |= item.kinds;
+    }
+    return all;
+  };
+  // With the WELCOME already, so that the first step is captured.
+  EXPECT_TRUE((kinds() & KindBit(Kind::kLoss)) != 0);
+  EXPECT_TRUE((kinds() & KindBit(Kind::kWeights)) != 0);
+  EXPECT_TRUE((kinds() & KindBit(Kind::kActivations)) == 0);
+  EXPECT_EQ(producer.ctl().registry_seen(), 4u);
+  ASSERT_TRUE(core->subscribers().Add("mean(activations)", graph::Source::kClient).ok());
+  core->ingest().WakeAll();
+  EXPECT_TRUE(Eventually([&] { return (kinds() & KindBit(Kind::kActivations)) != 0; }));
+  ASSERT_TRUE(core->subscribers().Remove("mean(activations)").ok() ||
+              core->subscribers().Remove("activations_mean").ok());
+  core->ingest().WakeAll();
+  EXPECT_TRUE(Eventually([&] { return (kinds() & KindBit(Kind::kActivations)) == 0; }));
+  producer.AddFact("late", "yes");
+  EXPECT_TRUE(Eventually([&] { return producer.ctl().registry_seen() == 5u; }));
+}
+
+TEST_F(IngestTest, TheProducerLearnsWhatIsSafe) {
+  auto core = MakeCore();
+  TestProducer producer(temp_.sub("dir"));
+  producer.Register();
+  ASSERT_TRUE(producer.Connect()) << producer.reject();
+  for (uint64_t step = 0; step < 10; ++step) producer.Step(step, 1);
+  const uint64_t published = shm::LoadAcquire(producer.pub().status().reserved);
+  // Progress of records that gave no sample is committed as well.
+  EXPECT_TRUE(Eventually([&] {
+    auto progress = core->store().LoadProgress(producer.hello().uuid);
+    return progress && progress->progress.done_seq == published && progress->handled == published;
+  }));
+}
+
+TEST_F(IngestTest, WhatFindsTheRingFullIsDroppedAndCounted) {
+  auto core = MakeCore();
+  TestProducer producer(temp_.sub("dir"));
+  producer.Register();
+  ASSERT_TRUE(producer.Connect()) << producer.reject();
+  for (uint64_t step = 0; step < 20'000; ++step) producer.Step(step, 1);
+  ASSERT_TRUE(AllHandled(*core, producer));
+  const auto status = core->StatusOf(producer.hello().uuid);
+  EXPECT_EQ(status.attempted, 20'000 * TestProducer::kRecordsPerStep);
+  EXPECT_GT(status.handled, 0u);
+  ExpectBalanced(status);
+  uint64_t by_reason = 0;
+  for (const auto& drop : status.drops) by_reason += drop.count;
+  EXPECT_EQ(by_reason, status.dropped_total);
+}
+
+// A child that publishes, then reserves without committing on a thread that ends, and waits to be killed.
+[[noreturn]] void PublishAndHang(const std::string& directory, int go, int done) {
+  char byte;
+  if (::read(go, &byte, 1) != 1) ::_exit(2);
+  TestProducer producer(directory);
+  producer.Register();
+  if (!producer.Connect()) ::_exit(3);
+  for (uint64_t step = 0; step < 50; ++step) producer.Step(step, 1);
+  std::thread([&] { static_cast<void>(producer.pub().Reserve(0)); }).join();
+  producer.Step(50, 1);  // behind the hole
+  if (::write(done, producer.hello().uuid.data(), 16) != 16) ::_exit(4);
+  while (true) ::pause();
+}
+
+TEST_F(IngestTest, AKilledProducerIsHandledToItsLastRecord) {
+  int go[2], done[2];
+  ASSERT_EQ(::pipe2(go, O_CLOEXEC), 0);
+  ASSERT_EQ(::pipe2(done, O_CLOEXEC), 0);
+  const pid_t child = ::fork();  // before any thread of ours
+  ASSERT_GE(child, 0);
+  if (child == 0) PublishAndHang(temp_.sub("dir"), go[0], done[1]);
+  auto core = MakeCore();
+  ASSERT_EQ(::write(go[1], "g", 1), 1);
+  Uuid uuid{};
+  ASSERT_EQ(::read(done[0], uuid.data(), uuid.size()), 16);
+  ASSERT_EQ(::kill(child, SIGKILL), 0);
+  // A zombie is dead as well: nobody has to wait for it first.
+  ASSERT_TRUE(Eventually([&] { return core->StatusOf(uuid).state == "died"; }));
+  ASSERT_EQ(::waitpid(child, nullptr, 0), child);
+  const auto status = core->StatusOf(uuid);
+  EXPECT_EQ(status.info.pid, child);
+  EXPECT_EQ(status.killed, 1u);
+  EXPECT_EQ(status.handled, 51 * TestProducer::kRecordsPerStep);
+  ExpectBalanced(status);
+  EXPECT_EQ(core->Values("loss").size(), 51u);
+  ASSERT_EQ(core->Events("run_ended").size(), 1u);
+  EXPECT_EQ(core->Events("run_ended")[0].severity, Severity::kWarning);
+  for (int fd : {go[0], go[1], done[0], done[1]}) ::close(fd);
+}
+
+TEST_F(IngestTest, ADeathThatNoDaemonSawIsNotedByTheNext) {
+  int go[2], done[2];
+  ASSERT_EQ(::pipe2(go, O_CLOEXEC), 0);
+  ASSERT_EQ(::pipe2(done, O_CLOEXEC), 0);
+  const pid_t child = ::fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) PublishAndHang(temp_.sub("dir"), go[0], done[1]);
+  auto core = MakeCore();
+  ASSERT_EQ(::write(go[1], "g", 1), 1);
+  Uuid uuid{};
+  ASSERT_EQ(::read(done[0], uuid.data(), uuid.size()), 16);
+  core->Stop();
+  core = MakeCore();
+  EXPECT_EQ(core->StatusOf(uuid).state, "disconnected");
+  ASSERT_EQ(::kill(child, SIGKILL), 0);
+  ASSERT_EQ(::waitpid(child, nullptr, 0), child);
+  ASSERT_TRUE(Eventually([&] { return core->StatusOf(uuid).state == "died"; }));
+  // What it had published and nobody had read went with it.
+  ExpectBalanced(core->StatusOf(uuid));
+  core->Stop();
+  core = MakeCore();
+  EXPECT_EQ(core->StatusOf(uuid).state, "died");
+  for (int fd : {go[0], go[1], done[0], done[1]}) ::close(fd);
+}
+
+TEST_F(IngestTest, ARestartedDaemonGoesOnWhereTheOldOneEnded) {
+  TestProducer producer(temp_.sub("dir"));
+  producer.Register();
+  auto core = MakeCore();
+  ASSERT_TRUE(producer.Connect()) << producer.reject();
+  for (uint64_t step = 0; step < 50; ++step) producer.Step(step, 1);
+  ASSERT_TRUE(AllHandled(*core, producer));
+  EXPECT_FALSE(producer.DaemonGone());
+  core->Stop();
+  core.reset();
+  EXPECT_TRUE(producer.DaemonGone());
+  for (uint64_t step = 50; step < 60; ++step) producer.Step(step, 1);  // nobody reads
+  producer.Disconnect();
+  for (uint64_t step = 60; step < 70; ++step) producer.pub().status().roots[0].step = step + 1;  // nobody asks
+
+  core = MakeCore();
+  EXPECT_EQ(core->StatusOf(producer.hello().uuid).state, "disconnected");
+  ASSERT_TRUE(producer.Connect()) << producer.reject();
+  for (uint64_t step = 70; step < 100; ++step) producer.Step(step, 1);
+  ASSERT_TRUE(AllHandled(*core, producer));
+  const auto status = core->StatusOf(producer.hello().uuid);
+  EXPECT_EQ(status.lost_in_daemon, 0u);
+  EXPECT_EQ(status.handled, 90 * TestProducer::kRecordsPerStep);
+  EXPECT_EQ(status.steps_total, 100u);
+  EXPECT_EQ(status.steps_while_connected, 80u);
+  EXPECT_EQ(status.roots[0].steps_observed, 40u);  // by this daemon: the store keeps no counters of roots
+  ExpectBalanced(status);
+  producer.Finish();
+  ASSERT_TRUE(Reaches(*core, producer, "finished"));
+  EXPECT_EQ(core->Values("loss").size(), 90u);
+  EXPECT_EQ(core->Events("run_resumed").size(), 1u);
+}
+
+// The daemon of the next test: serves until it is killed.
+[[noreturn]] void ServeUntilKilled(const std::string& directory, const std::string& data, int ready) {
+  TestCore core(directory, data);
+  if (::write(ready, "r", 1) != 1) ::_exit(2);
+  while (true) ::pause();
+}
+
+TEST_F(IngestTest, WhatAKilledDaemonReleasedButDidNotKeepIsCounted) {
+  int ready[2];
+  ASSERT_EQ(::pipe2(ready, O_CLOEXEC), 0);
+  const pid_t daemon = ::fork();
+  ASSERT_GE(daemon, 0);
+  if (daemon == 0) ServeUntilKilled(temp_.sub("dir"), temp_.sub("data"), ready[1]);
+  char byte;
+  ASSERT_EQ(::read(ready[0], &byte, 1), 1);
+  shm::PubSizes sizes = TestProducer::SmallSizes();
+  sizes.ring_slots = 64;  // so that the probe takes over the daemon's heads all the time
+  TestProducer producer(temp_.sub("dir"), sizes);
+  producer.Register();
+  ASSERT_TRUE(producer.Connect()) << producer.reject();
+  for (uint64_t step = 0; step < 200; ++step) {
+    producer.Step(step, 1);
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  }
+  // An open frame is handled, but its results are nowhere yet.
+  producer.Marker(Kind::kBatchStarted, 200);
+  const uint64_t at_kill = shm::LoadAcquire(producer.pub().status().reserved);
+  ASSERT_TRUE(Eventually([&] { return producer.ctl().heads().ring_head == at_kill; }));
+  ASSERT_TRUE(producer.pub().AcceptHeads(producer.ctl().heads()));
+  ASSERT_EQ(::kill(daemon, SIGKILL), 0);
+  ASSERT_EQ(::waitpid(daemon, nullptr, 0), daemon);
+  producer.Disconnect();
+
+  auto core = MakeCore();
+  const auto kept = core->store().LoadProgress(producer.hello().uuid);
+  const uint64_t kept_seq = kept ? kept->progress.done_seq : 0;
+  ASSERT_TRUE(producer.Connect()) << producer.reject();
+  producer.Scalar(Kind::kLoss, 200, 1);
+  producer.Marker(Kind::kBatchFinished, 200);
+  for (uint64_t step = 201; step < 210; ++step) producer.Step(step, 1);  // what the ring holds
+  ASSERT_TRUE(AllHandled(*core, producer));
+  const auto status = core->StatusOf(producer.hello().uuid);
+  EXPECT_EQ(status.lost_in_daemon, at_kill - kept_seq);
+  EXPECT_GE(status.lost_in_daemon, 1u);
+  ExpectBalanced(status);
+  EXPECT_EQ(core->Events("records_lost").size(), 1u);
+  const auto values = core->Values("loss");
+  EXPECT_EQ(values.count(200), 0u) << "a step of which the beginning is lost is not published";
+  for (uint64_t step = 201; step < 210; ++step) EXPECT_EQ(values.count(step), 1u) << step;
+  for (int fd : {ready[0], ready[1]}) ::close(fd);
+}
+
+TEST_F(IngestTest, Malicious_ProducerIsQuarantinedAndTheOthersGoOn) {
+  auto core = MakeCore();
+  TestProducer good(temp_.sub("dir")), bad(temp_.sub("dir"));
+  good.Register();
+  bad.Register();
+  ASSERT_TRUE(good.Connect()) << good.reject();
+  ASSERT_TRUE(bad.Connect()) << bad.reject();
+  good.Step(0, 1);
+  bad.Step(0, 1);
+  bad.Publish(1, Kind::kLoss, [](shm::Record& record) { record.type = 77; });
+  bad.Step(1, 1);
+  ASSERT_TRUE(Reaches(*core, bad, "quarantined"));
+  EXPECT_TRUE(Eventually([&] {
+    auto items = bad.ctl().CopyDemand(2);
+    return items && items->empty();
+  }));
+  EXPECT_FALSE(bad.DaemonGone());
+  const auto events = core->Events("quarantined");
+  ASSERT_EQ(events.size(), 1u);
+  EXPECT_EQ(events[0].severity, Severity::kError);
+  EXPECT_NE(events[0].text.find("type"), std::string::npos) << events[0].text;
+  bad.Disconnect();
+  EXPECT_FALSE(bad.Connect());
+  EXPECT_NE(bad.reject().find("broke the format"), std::string::npos) << bad.reject();
+  for (uint64_t step = 1; step < 50; ++step) good.Step(step, 1);
+  ASSERT_TRUE(AllHandled(*core, good));
+  ExpectBalanced(core->StatusOf(good.hello().uuid));
+}
+
+TEST_F(IngestTest, Malicious_SegmentAndHelloOfDifferentProducers) {
+  auto core = MakeCore();
+  TestProducer producer(temp_.sub("dir"));
+  producer.hello().uuid[0] ^= 1;
+  EXPECT_FALSE(producer.Connect());
+  EXPECT_NE(producer.reject().find("different producers"), std::string::npos) << producer.reject();
+  EXPECT_TRUE(core->ingest().Producers().empty());
+}
+
+TEST_F(IngestTest, Malicious_HeadsThatNoDaemonCanHaveHad) {
+  auto core = MakeCore();
+  TestProducer producer(temp_.sub("dir"));
+  producer.Register();
+  auto socket = shm::ConnectToDaemon(temp_.sub("dir"));
+  ASSERT_TRUE(socket.ok());
+  producer.hello().heads = {1000, 0};
+  ASSERT_TRUE(shm::SendHello(socket->get(), producer.hello(), producer.pub().fd()).ok());
+  pollfd fd{socket->get(), POLLIN, 0};
+  ASSERT_EQ(::poll(&fd, 1, 30'000), 1);
+  auto answer = shm::ReceiveAnswer(socket->get());
+  ASSERT_TRUE(answer.ok());
+  EXPECT_TRUE(std::holds_alternative<shm::Reject>(*answer));
+}
+
+TEST_F(IngestTest, Malicious_GarbageAndSilenceAtTheDoor) {
+  AcceptorOptions options;
+  options.hello_timeout_ms = 50;
+  auto core = MakeCore(options);
+  std::vector<UniqueFd> silent;
+  for (int i = 0; i < 200; ++i) {
+    auto socket = shm::ConnectToDaemon(temp_.sub("dir"));
+    if (socket) silent.push_back(std::move(socket).value());
+  }
+  auto garbage = shm::ConnectToDaemon(temp_.sub("dir"));
+  for (int i = 0; i < 1000 && !garbage; ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    garbage = shm::ConnectToDaemon(temp_.sub("dir"));
+  }
+  ASSERT_TRUE(garbage.ok()) << garbage.error().text;
+  const std::string bytes(4096, 'x');
+  ASSERT_EQ(::send(garbage->get(), bytes.data(), bytes.size(), MSG_NOSIGNAL), 4096);
+  const auto closed = [](int fd) {
+    pollfd poll_fd{fd, POLLRDHUP, 0};
+    return ::poll(&poll_fd, 1, 0) > 0 && (poll_fd.revents & POLLHUP) != 0;
+  };
+  EXPECT_TRUE(Eventually([&] { return closed(garbage->get()); }));
+  for (const UniqueFd& socket : silent) EXPECT_TRUE(Eventually([&] { return closed(socket.get()); }));
+  EXPECT_GE(core->acceptor().refused(), 1u);
+  EXPECT_TRUE(Eventually([&] { return !core->Events("connection_refused").empty(); }));
+  TestProducer producer(temp_.sub("dir"));
+  producer.Register();
+  EXPECT_TRUE(Eventually([&] { return producer.Connect(); })) << producer.reject();
+}
+
+TEST_F(IngestTest, AProducerIsServedOnceAndMayComeBack) {
+  auto core = MakeCore();
+  TestProducer producer(temp_.sub("dir"));
+  producer.Register();
+  ASSERT_TRUE(producer.Connect()) << producer.reject();
+  for (uint64_t step = 0; step < 10; ++step) producer.Step(step, 1);
+  {
+    // The same producer on a second socket, while the first is alive.
+    auto socket = shm::ConnectToDaemon(temp_.sub("dir"));
+    ASSERT_TRUE(socket.ok());
+    ASSERT_TRUE(shm::SendHello(socket->get(), producer.hello(), producer.pub().fd()).ok());
+    pollfd fd{socket->get(), POLLIN, 0};
+    ASSERT_EQ(::poll(&fd, 1, 30'000), 1);
+    auto answer = shm::ReceiveAnswer(socket->get());
+    ASSERT_TRUE(answer.ok());
+    ASSERT_TRUE(std::holds_alternative<shm::Reject>(*answer));
+    EXPECT_NE(std::get<shm::Reject>(*answer).reason.find("connected already"), std::string::npos);
+  }
+  producer.Disconnect();
+  ASSERT_TRUE(producer.Connect()) << producer.reject();
+  for (uint64_t step = 10; step < 20; ++step) producer.Step(step, 1);
+  ASSERT_TRUE(AllHandled(*core, producer));
+  const auto status = core->StatusOf(producer.hello().uuid);
+  EXPECT_EQ(status.handled, 20 * TestProducer::kRecordsPerStep);
+  EXPECT_EQ(status.lost_in_daemon, 0u);
+  EXPECT_EQ(status.steps_while_connected, 20u);
+  ExpectBalanced(status);
+  EXPECT_EQ(core->ingest().Producers().size(), 1u);
+  EXPECT_EQ(core->Values("loss").size(), 20u);
+}
+
+TEST_F(IngestTest, ServesItsMaximumAndSaysSo) {
+  auto core = MakeCore();
+  shm::PubSizes sizes;
+  sizes.ring_slots = 64;
+  sizes.arena_bytes = 4096;
+  sizes.registry_bytes = 1 << 16;
+  std::vector<std::unique_ptr<TestProducer>> producers;
+  for (size_t i = 0; i < kMaxProducers; ++i) {
+    producers.push_back(std::make_unique<TestProducer>(temp_.sub("dir"), sizes));
+    producers.back()->Register();
+    ASSERT_TRUE(producers.back()->Connect()) << i << ": " << producers.back()->reject();
+    producers.back()->Step(0, static_cast<float>(i));
+  }
+  TestProducer one_more(temp_.sub("dir"), sizes);
+  EXPECT_FALSE(one_more.Connect());
+  EXPECT_NE(one_more.reject().find("64"), std::string::npos) << one_more.reject();
+  for (auto& producer : producers) EXPECT_TRUE(AllHandled(*core, *producer));
+  producers[5]->Finish();
+  ASSERT_TRUE(Reaches(*core, *producers[5], "finished"));
+  EXPECT_TRUE(Eventually([&] { return one_more.Connect(); })) << one_more.reject();
+}
+
+TEST_F(IngestTest, CommandsReachTheProducerInOrder) {
+  auto core = MakeCore();
+  TestProducer producer(temp_.sub("dir"));
+  producer.Register();
+  ASSERT_TRUE(producer.Connect()) << producer.reject();
+  auto session = core->ingest().FindLive({producer.hello().run_id, 0, 0});
+  ASSERT_TRUE(session);
+  std::vector<shm::Command> commands(100);  // more than CTL holds at a time
+  for (uint32_t i = 0; i < commands.size(); ++i) {
+    commands[i].type = static_cast<uint32_t>(shm::CommandType::kFreeze);
+    commands[i].module = i + 1;
+  }
+  ASSERT_TRUE(session->PushCommands(commands).ok());
+  uint64_t done = 0;
+  ASSERT_TRUE(Eventually([&] {
+    while (auto command = producer.ctl().NextCommand(done)) {
+      EXPECT_EQ(command->module, done + 1);
+      shm::StoreRelease(producer.pub().status().command_done, ++done);
+    }
+    return done == commands.size();
+  })) << done;
+}
+
+TEST_F(IngestTest, ADevicePayloadGoesThroughTheWholeDaemon) {
+  FakeDevice device;
+  TestCore core(temp_.sub("dir"), temp_.sub("data"), {}, "loss(); mean(weights)", [&] {
+    std::vector<std::unique_ptr<PayloadSource>> sources;
+    sources.push_back(std::make_unique<HostArenaSource>());
+    sources.push_back(std::make_unique<FakePoolSource>(device));
+    return sources;
+  });
+  TestProducer producer(temp_.sub("dir"));
+  producer.Register();
+  RegisterPool(producer.pub());
+  ASSERT_TRUE(producer.Connect()) << producer.reject();
+  const float weights[4] = {1, 2, 3, 6};
+  std::memcpy(device.pool.data() + 64, weights, sizeof weights);
+  producer.Marker(Kind::kBatchStarted, 0);
+  producer.Publish(0, Kind::kWeights, [&](shm::Record& record) {
+    record.type = static_cast<uint8_t>(RecordType::kTensor);
+    record.module = 1;
+    record.param = 1;
+    record.dtype = static_cast<uint8_t>(DType::kF32);
+    record.layout = static_cast<uint8_t>(Layout::kRowMajor);
+    record.ndim = 2;
+    record.sizes[0] = record.sizes[1] = 2;
+    record.space = static_cast<uint8_t>(Space::kDevicePool);
+    record.payload = {64, sizeof weights, 2, kPoolId};
+  });
+  producer.Scalar(Kind::kLoss, 0, 7);
+  producer.Marker(Kind::kBatchFinished, 0);
+  // The ring is read to its end while the device is still at work.
+  ASSERT_TRUE(Eventually([&] { return producer.ctl().heads().ring_head == 4; }));
+  EXPECT_EQ(core.StatusOf(producer.hello().uuid).handled, 1u);
+  EXPECT_EQ(producer.ctl().pool_heads(kPoolId), (shm::PoolHeads{0, 0}));
+  device.Complete(2);
+  ASSERT_TRUE(AllHandled(core, producer));
+  EXPECT_EQ(producer.ctl().pool_heads(kPoolId), (shm::PoolHeads{128, 1}));
+  EXPECT_EQ(core.Values("weights_mean"), (std::map<uint64_t, double>{{0, 3.0}}));
+  EXPECT_EQ(core.Values("loss"), (std::map<uint64_t, double>{{0, 7.0}}));
+  ExpectBalanced(core.StatusOf(producer.hello().uuid));
+}
+
+TEST_F(IngestTest, ARunWrittenByTwoProcessesIsTold) {
+  auto core = MakeCore();
+  TestProducer one(temp_.sub("dir")), two(temp_.sub("dir"));
+  two.hello().run_id = one.hello().run_id;
+  ASSERT_TRUE(one.Connect()) << one.reject();
+  ASSERT_TRUE(two.Connect()) << two.reject();
+  EXPECT_TRUE(Eventually([&] { return core->Events("run_shared").size() == 1; }));
+}
+
+}  // namespace
+}  // namespace ikkuna::ingest

@@ -1,0 +1,67 @@
+// StepMeter: what counts as a step seen, whatever the numbers of a producer do.
+#include "daemon/ingest/step_meter.h"
+
+#include <gtest/gtest.h>
+
+namespace ikkuna::ingest {
+namespace {
+
+constexpr uint64_t kSecond = 1'000'000'000;
+
+void SetRoot(shm::PubStatus& status, size_t index, uint64_t step, uint64_t start = 0) {
+  status.roots[index].phase = static_cast<uint32_t>(shm::Phase::kTrain);
+  status.roots[index].step = step;
+  status.roots[index].start_step = start;
+}
+
+TEST(StepMeter, StepsBeforeTheSessionAreNotItsOwn) {
+  shm::PubStatus status{};
+  SetRoot(status, 0, 100);
+  StepMeter meter(7);
+  meter.Begin(status);
+  SetRoot(status, 0, 130);
+  meter.Update(status, kSecond);
+  EXPECT_EQ(meter.steps_connected(), 37u);
+  EXPECT_EQ(StepMeter::StepsTotal(status), 130u);
+}
+
+TEST(StepMeter, ARootAttachedLaterCountsFromItsStart) {
+  shm::PubStatus status{};
+  StepMeter meter(0);
+  meter.Begin(status);
+  meter.Update(status, kSecond);
+  SetRoot(status, 1, 1005, 1000);  // a resumed run: its first thousand steps were another process's
+  meter.Update(status, 2 * kSecond);
+  EXPECT_EQ(meter.steps_connected(), 5u);
+  EXPECT_EQ(StepMeter::StepsTotal(status), 5u);
+}
+
+TEST(StepMeter, RateIsThatOfTheLastSeconds) {
+  shm::PubStatus status{};
+  StepMeter meter(0);
+  meter.Begin(status);
+  for (uint64_t second = 0; second <= 20; ++second) {
+    SetRoot(status, 0, second * 10);
+    meter.Update(status, second * kSecond);
+  }
+  EXPECT_DOUBLE_EQ(meter.StepsPerSecond(0), 10.0);
+  EXPECT_EQ(meter.StepsPerSecond(1), 0.0);
+  for (uint64_t second = 21; second <= 40; ++second) meter.Update(status, second * kSecond);
+  EXPECT_EQ(meter.StepsPerSecond(0), 0.0);
+}
+
+TEST(StepMeter, Malicious_StepsThatGoBackAddNothing) {
+  shm::PubStatus status{};
+  StepMeter meter(0);
+  meter.Begin(status);
+  SetRoot(status, 0, 10);
+  meter.Update(status, kSecond);
+  SetRoot(status, 0, 3, ~uint64_t{0});
+  meter.Update(status, 2 * kSecond);
+  EXPECT_EQ(meter.steps_connected(), 10u);
+  EXPECT_EQ(meter.StepsPerSecond(0), 0.0);
+  EXPECT_EQ(StepMeter::StepsTotal(status), 0u);
+}
+
+}  // namespace
+}  // namespace ikkuna::ingest

@@ -1,0 +1,157 @@
+"""Every subcommand of `ikkuna` against a live daemon: it does what it says, --json parses, failures say what failed."""
+
+import csv
+import io
+import json
+import signal
+import subprocess
+
+import harness
+from harness import BIN, wait_until
+
+
+class CommandLineTest(harness.Site):
+    def setUp(self):
+        super().setUp()
+        self.start_daemon("--budget", "off")
+        self.trainer = self.start_trainer("--model", "tiny", "--epochs", "100000", "--test-images", "200", "--allow-control",
+                                          "--budget", "off", "--run", "night shift", IKKUNA_WAIT_MS="10000")
+
+        def epoch_ended():
+            self.assertTrue(self.trainer.running(), self.trainer.log())
+            return self.client.series(topic="test_accuracy")
+
+        wait_until(epoch_ended, lambda: f"no epoch ends:\n{self.trainer.log()[-1000:]}\n{self.client.status()}")
+
+    def ikkuna(self, *arguments, code=0, environment=None):
+        result = subprocess.run([BIN / "ikkuna", *map(str, arguments)], env=environment or self.environment,
+                                capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=harness.WATCHDOG_S)
+        self.assertEqual(result.returncode, code, f"{arguments}: {result.stdout}{result.stderr}")
+        self.assertNotIn("\x1b", result.stdout, f"{arguments}: colours without a terminal")
+        if code != 0:
+            self.assertTrue(result.stderr.strip(), f"{arguments}: failed without a word")
+        return result.stdout
+
+    def json(self, *arguments):
+        return json.loads(self.ikkuna(*arguments, "--json"))
+
+    def test_what_is_known(self):
+        status = self.json("status")
+        [producer] = status["producers"]
+        self.assertEqual(producer["run_name"], "night shift")
+        self.assertEqual(producer["pid"], self.trainer.pid)
+        self.assertEqual(producer["state"], "running")
+        self.assertTrue(producer["allow_control"])
+        self.assertIn("night shift", self.ikkuna("status"))
+        [run] = self.json("runs")
+        self.assertEqual(run["name"], "night shift")
+        self.assertIn({"name": "batch_size", "value": "16"}, run["facts"])
+        self.assertIn("night shift", self.ikkuna("runs"))
+        modules = {module["name"]: module for module in self.json("modules")}
+        self.assertEqual(modules["layers.0"]["type"], "Linear")
+        self.assertEqual(modules["layers.0"]["parameters"][0]["sizes"], [16, 784])
+        self.assertIn("layers.1", modules)
+        self.assertIn("layers.0", self.ikkuna("modules"))
+        metrics = {metric["name"] for metric in self.json("metrics")}
+        self.assertTrue({"mean", "variance", "sum", "norm", "ratio", "loss", "train_accuracy", "message_mean"} <= metrics)
+        self.assertIn("run_started", {event["kind"] for event in self.json("events")})
+        self.assertIn("night shift", self.ikkuna("events"))
+
+    def test_numbers(self):
+        topics = {row["series"]["key"]["topic"] for row in self.json("series")}
+        self.assertTrue({"loss", "train_accuracy", "test_accuracy", "weights_norm2"} <= topics, topics)
+        self.assertIn("weights_norm2", self.ikkuna("series", "weights_*"))
+        rows = {(row["module"], row["param"]): row for row in self.json("table")}
+        self.assertIn("norm2", rows["layers.0", "weight"]["weights"])
+        self.assertIn("layers.0", self.ikkuna("table"))
+        self.assertIn("layers.0", self.ikkuna("top", "--once"))
+        plot = self.ikkuna("plot", "loss", "--tag", "default", "--width", "60", "--height", "8", "--ascii")
+        self.assertTrue(plot.isascii() and "loss" in plot and "step" in plot, plot)
+
+        series = json.loads(self.ikkuna("read", "loss", "--tag", "default", "--to-step", "99", "--format", "json"))
+        self.assertEqual([s["step"] for s in series[0]["samples"]], list(range(100)))
+        lines = list(csv.DictReader(io.StringIO(
+            self.ikkuna("read", "loss", "--tag", "default", "--to-step", "99", "--format", "csv"))))
+        self.assertEqual([float(line["value"]) for line in lines], [s["value"] for s in series[0]["samples"]])
+        [stored] = self.client.everything(topic="loss", tag="default").values()
+        self.assertEqual([s["value"] for s in series[0]["samples"]], [stored[step] for step in range(100)])
+        table = self.ikkuna("read", "loss", "--tag", "default", "--to-step", "99", "--max-points", "10")
+        self.assertLess(len(table.splitlines()), 20)
+
+        watched = self.ikkuna("watch", "loss", "--json", "--count", "5").splitlines()
+        samples = [line for line in map(json.loads, watched) if line["type"] == "sample"]
+        self.assertEqual(len(samples), 5)
+        self.assertEqual(samples[0]["topic"], "loss")
+        self.assertIn("loss", self.ikkuna("watch", "loss", "--count", "2"))
+
+    def test_subscribers_come_and_go(self):
+        before = self.json("subscribers")
+        self.assertIn("loss", self.ikkuna("subscribers"))
+        [added] = self.json("subscribe", "norm(weights, order=3)")
+        self.assertEqual(added["topics"], ["weights_norm3"])
+        wait_until(lambda: self.client.series(topic="weights_norm3"), "no sample comes")
+        self.assertEqual(len(self.json("subscribers")), len(before) + 1)
+        self.assertIn(added["text"], self.ikkuna("unsubscribe", "weights_norm3"))
+        self.assertEqual(self.json("subscribers")[-1]["id"], before[-1]["id"])
+        self.ikkuna("subscribe", "norm(weights, order=3", code=1)
+        self.ikkuna("unsubscribe", "weights_norm3", code=1)
+
+    def test_control(self):
+        def gradients():
+            return {s.series.key.module: s.count for s in self.client.series(topic="weight_gradients_norm2")}
+
+        self.assertGreater(gradients()["layers.0"], 0)
+        self.assertTrue(self.json("freeze", "layers.0")["texts"])
+
+        def only_the_other_grows():
+            before = gradients()
+            wait_until(lambda: gradients()["layers.2"] > before["layers.2"] + 2, "training stands still")
+            return gradients()["layers.0"] == before["layers.0"]
+
+        wait_until(only_the_other_grows, "the frozen layer still has gradients")
+        # Nothing would train any more: the trainer refuses.
+        self.ikkuna("freeze", "layers.2")
+        wait_until(lambda: any("freeze refused" in note for note in self.client.producer().notes), "it is not refused")
+        self.ikkuna("freeze", "nothing.*", code=1)
+        count = gradients()["layers.0"]
+        self.ikkuna("unfreeze", "layers.0")
+        wait_until(lambda: gradients()["layers.0"] > count, "the layer does not train again")
+        self.assertTrue(self.json("stop")["texts"])
+        self.trainer.expect_success()
+        self.assert_accounts(self.settled_producer())
+        kinds = {event["kind"] for event in self.json("events", "--run", "latest", "--last", "0")}
+        self.assertTrue({"freeze", "unfreeze", "stop", "run_ended"} <= kinds, kinds)
+
+    def test_failures(self):
+        self.ikkuna("read", "loss", "--run", "nobody", code=1)
+        self.ikkuna("plot", "nothing_at_all", code=1)
+        self.ikkuna("bake", code=2)
+        self.ikkuna("plot", code=2)
+        nowhere = {**self.environment, "IKKUNA_DIR": str(self.root / "nowhere")}
+        self.ikkuna("status", code=3, environment=nowhere)
+        for command in ("status", "runs", "series", "modules", "table", "top", "watch", "plot", "read", "subscribe",
+                        "unsubscribe", "subscribers", "metrics", "events", "freeze", "unfreeze", "stop", "run"):
+            self.assertRegex(self.ikkuna(command, "--help"), r"\nExamples?:\n")
+
+
+class RunTest(harness.Site):
+    def test_run_brings_a_daemon(self):
+        client = [BIN / "ikkuna", "run", "--data-dir", self.data, "--daemon-arg=--budget=off", "--", BIN / "ikkuna-train",
+                  "--model", "tiny", "--max-steps", "300", "--test-images", "0", "--budget", "off", "--threads", "1"]
+        self.start(client, IKKUNA_WAIT_MS="10000").expect_success()
+        self.assert_nothing_left()
+        self.start_daemon()
+        self.assertEqual([(run.name, run.last_step) for run in self.client.stub.ListRuns(harness.pb.ListRunsRequest()).runs],
+                         [("tiny", 299)])
+        self.stop_daemon()
+
+    def test_run_hands_on_how_the_job_ended(self):
+        run = [BIN / "ikkuna", "run", "--data-dir", self.data, "--"]
+        self.assertEqual(self.start([*run, "sh", "-c", "exit 7"]).wait(), 7)
+        self.assertEqual(self.start([*run, "sh", "-c", "kill -TERM $$"]).wait(), 128 + signal.SIGTERM)
+        self.assertEqual(self.start([*run, self.root / "no-such-program"]).wait(), 127)
+        self.assert_nothing_left()
+
+
+if __name__ == "__main__":
+    harness.main()

@@ -1,0 +1,77 @@
+"""Installs Ikkuna into a prefix, builds a trainer outside the tree against it, and watches that with the installed daemon."""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import tempfile
+
+import harness
+from harness import SOURCE
+
+BUILD = pathlib.Path(os.environ.get("IKKUNA_BUILD_DIR", SOURCE / "build/release"))
+CMAKE = os.environ.get("IKKUNA_CMAKE", "cmake")
+BUILD_WATCHDOG_S = 600
+
+
+def run(*command):
+    """Runs to success, or fails with all that the command said."""
+    result = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                            timeout=BUILD_WATCHDOG_S)
+    if result.returncode != 0:
+        raise AssertionError(f"{' '.join(map(str, command))} ended with {result.returncode}:\n{result.stdout}")
+    return result.stdout
+
+
+class InstallTest(harness.Site):
+    @classmethod
+    def setUpClass(cls):
+        root = pathlib.Path(tempfile.mkdtemp(prefix="ikkuna-install-"))
+        cls.addClassCleanup(shutil.rmtree, root, True)
+        cls.prefix = root / "prefix"
+        run(CMAKE, "--install", BUILD, "--prefix", cls.prefix)
+        # Outside the tree in earnest: a header found by its way from the repository would hide a missing one.
+        shutil.copytree(SOURCE / "tests/e2e/outside_trainer", root / "trainer")
+        launcher = shutil.which("ccache")
+        run(CMAKE, "-S", root / "trainer", "-B", root / "build", f"-DCMAKE_PREFIX_PATH={cls.prefix}",
+            "-DCMAKE_CXX_FLAGS=-Wall -Wextra -Werror", *([f"-DCMAKE_CXX_COMPILER_LAUNCHER={launcher}"] if launcher else []))
+        run(CMAKE, "--build", root / "build")
+        cls.trainer = root / "build/outside_trainer"
+
+    def test_prefix_has_what_a_user_needs(self):
+        for name in ("bin/ikkuna-daemon", "bin/ikkuna", "bin/ikkuna-train", "include/ikkuna/probe.hpp", "include/ikkuna/probe.h",
+                     "share/ikkuna/proto/ikkuna/v1/monitor.proto"):
+            self.assertTrue((self.prefix / name).is_file(), name)
+        self.assertTrue(list(self.prefix.glob("lib*/**/libikkuna_probe.so")))
+
+    def test_nothing_points_into_the_tree(self):
+        for binary in [*self.prefix.glob("bin/*"), *self.prefix.glob("lib*/**/*.so")]:
+            self.assertNotIn(str(BUILD), run("readelf", "-d", binary), binary)
+        for text in self.prefix.glob("lib*/**/*.cmake"):
+            self.assertNotIn(f"{BUILD}/", text.read_text(), text)
+            self.assertNotIn(f"{SOURCE}/", text.read_text(), text)
+
+    def test_headers_stand_alone(self):
+        headers = list((self.prefix / "include").rglob("*.h*"))
+        self.assertTrue(headers)
+        for header in headers:
+            self.assertNotRegex(header.read_text(), r'#include "(probe|shared|daemon|metrics)/', header)
+
+    def test_trains_without_a_daemon(self):
+        self.start([self.trainer]).expect_success()
+        self.assert_nothing_left()
+
+    def test_installed_daemon_watches_it(self):
+        self.start_daemon(program=self.prefix / "bin/ikkuna-daemon")
+        self.start([self.trainer], IKKUNA_WAIT_MS="60000").expect_success()
+        producer = self.settled_producer()
+        self.assert_accounts(producer)
+        losses = self.client.everything(topic="loss")
+        self.assertEqual(len(losses), 1, losses)
+        self.assertGreater(sum(len(samples) for samples in losses.values()), 0)
+        self.stop_daemon()
+        self.assert_nothing_left()
+
+
+if __name__ == "__main__":
+    harness.main()

@@ -1,0 +1,79 @@
+// Who a run is, and that its facts give no secret away.
+#include "probe/core/identity.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <set>
+
+namespace ikkuna::probe {
+namespace {
+
+// Sets environment variables and puts back what was there.
+class Environment {
+ public:
+  Environment() {
+    for (const char* name :
+         {"IKKUNA_RUN_ID", "IKKUNA_RUN", "TORCHELASTIC_RUN_ID", "SLURM_JOB_ID", "RANK", "SLURM_PROCID", "WORLD_SIZE",
+          "SLURM_NTASKS", "TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"}) {
+      ::unsetenv(name);
+    }
+  }
+};
+
+TEST(Identity, OptionsComeFirstThenTheLaunchers) {
+  Environment clean;
+  ::setenv("SLURM_JOB_ID", "4711", 1);
+  EXPECT_EQ(ResolveIdentity({}).run_id, "4711");
+  ::setenv("TORCHELASTIC_RUN_ID", "elastic", 1);
+  EXPECT_EQ(ResolveIdentity({}).run_id, "elastic");
+  ::setenv("IKKUNA_RUN_ID", "mine", 1);
+  EXPECT_EQ(ResolveIdentity({}).run_id, "mine");
+  EXPECT_EQ(ResolveIdentity({.run_id = "given", .run = "shown"}).run_id, "given");
+  ::setenv("RANK", "3", 1);
+  ::setenv("WORLD_SIZE", "8", 1);
+  ::setenv("TORCHELASTIC_RESTART_COUNT", "2", 1);
+  const Identity identity = ResolveIdentity({});
+  EXPECT_EQ(identity.rank, 3u);
+  EXPECT_EQ(identity.world_size, 8u);
+  EXPECT_EQ(identity.attempt, 2u);
+  ::setenv("RANK", "three", 1);
+  EXPECT_EQ(ResolveIdentity({}).rank, 0u);
+  EXPECT_EQ(ResolveIdentity({.rank = 5}).rank, 5u);
+  Environment clean_again;
+}
+
+TEST(Identity, OtherwiseANewUuidOfVersionSeven) {
+  Environment clean;
+  std::set<std::string> seen;
+  for (int i = 0; i < 100; ++i) {
+    const std::string id = ResolveIdentity({}).run_id;
+    ASSERT_EQ(id.size(), 36u);
+    EXPECT_EQ(id[14], '7');
+    EXPECT_NE(std::string("89ab").find(id[19]), std::string::npos);
+    seen.insert(id);
+  }
+  EXPECT_EQ(seen.size(), 100u);
+  EXPECT_FALSE(ResolveIdentity({}).run.empty());
+}
+
+TEST(Identity, SecretsOfTheCommandLineAreHidden) {
+  EXPECT_EQ(RedactCommandLine({"train", "--api-key", "hunter2", "--lr", "0.1"}), "train --api-key *** --lr 0.1");
+  EXPECT_EQ(RedactCommandLine({"WANDB_API_KEY=hunter2", "train", "--token=hunter2"}),
+            "WANDB_API_KEY=*** train --token=***");
+  EXPECT_EQ(RedactCommandLine({"train", "--password", "--verbose"}), "train --password --verbose");
+  EXPECT_EQ(RedactCommandLine({"train", "--epochs=3"}), "train --epochs=3");
+}
+
+TEST(Identity, FactsNameTheProcess) {
+  bool command = false, directory = false;
+  for (const auto& [key, value] : ProcessFacts()) {
+    command |= key == "command" && value.find("probe_core_tests") != std::string::npos;
+    directory |= key == "directory" && !value.empty();
+  }
+  EXPECT_TRUE(command);
+  EXPECT_TRUE(directory);
+}
+
+}  // namespace
+}  // namespace ikkuna::probe

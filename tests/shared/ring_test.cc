@@ -1,0 +1,185 @@
+// The ring: half-written states made by hand, then what each side does with them.
+#include <gtest/gtest.h>
+
+#include "tests/shared/transport_pair.h"
+
+namespace ikkuna::shm {
+namespace {
+
+TEST(Ring, EmptyReadsNothing) {
+  TransportPair pair;
+  ASSERT_TRUE(pair.ok());
+  EXPECT_TRUE(ReadsNothing(*pair.view));
+  EXPECT_EQ(pair.view->pending(), 0u);
+}
+
+TEST(Ring, MessageArrivesWithEveryField) {
+  TransportPair pair;
+  ASSERT_TRUE(pair.ok());
+  const auto reservation = pair.writer->Reserve(0);
+  ASSERT_TRUE(reservation);
+  FillScalar(*reservation.record, 2.5);
+  reservation.record->flags = kFlagStepInferred;
+  pair.writer->Commit(reservation);
+  const Message message = MustRead(*pair.view);
+  EXPECT_EQ(message.record.seq, 1u);
+  EXPECT_EQ(message.record.scalar, 2.5);
+  EXPECT_EQ(message.record.global_step, 2u);
+  EXPECT_EQ(message.record.epoch, 3u);
+  EXPECT_EQ(message.record.train_step, 4u);
+  EXPECT_EQ(message.record.flags, kFlagStepInferred);
+  EXPECT_EQ(message.payload, nullptr);
+  EXPECT_EQ(pair.view->ring_position(), 1u);
+  EXPECT_TRUE(ReadsNothing(*pair.view));
+}
+
+TEST(Ring, ReservedIsNotReadBeforeCommit) {
+  TransportPair pair;
+  ASSERT_TRUE(pair.ok());
+  const auto reservation = pair.writer->Reserve(0);
+  FillScalar(*reservation.record, 1);
+  EXPECT_TRUE(ReadsNothing(*pair.view));
+  EXPECT_EQ(pair.view->pending(), 1u);
+  pair.writer->Commit(reservation);
+  EXPECT_EQ(MustRead(*pair.view).record.scalar, 1);
+}
+
+// Two threads reserve; the second commits first. Order is that of the positions.
+TEST(Ring, ReaderStopsAtFirstUncommittedSlot) {
+  TransportPair pair;
+  ASSERT_TRUE(pair.ok());
+  const auto first = pair.writer->Reserve(0);
+  FillScalar(*first.record, 1);
+  // As another thread would leave it: reserved and committed by hand, since this thread is inside a publish.
+  StoreRelease(pair.shared_status().reserved, 2);
+  FillScalar(pair.slot(1), 2);
+  StoreRelease(pair.slot(1).seq, 2);
+  EXPECT_TRUE(ReadsNothing(*pair.view));
+  pair.writer->Commit(first);
+  EXPECT_EQ(MustRead(*pair.view).record.scalar, 1);
+  EXPECT_EQ(MustRead(*pair.view).record.scalar, 2);
+}
+
+TEST(Ring, SequenceOfALapBeforeIsNotCommitted) {
+  TransportPair pair;
+  ASSERT_TRUE(pair.ok());
+  for (int i = 0; i < 8; ++i) ASSERT_TRUE(PublishScalar(*pair.writer, i));
+  for (int i = 0; i < 8; ++i) MustRead(*pair.view);
+  pair.FreeAll();
+  const auto second_lap = pair.writer->Reserve(0);
+  ASSERT_TRUE(second_lap);
+  EXPECT_EQ(second_lap.position, 8u);
+  EXPECT_EQ(pair.slot(8).seq, 1u) << "the seq of position 0 is still in the slot";
+  EXPECT_TRUE(ReadsNothing(*pair.view));
+  FillScalar(*second_lap.record, 8);
+  pair.writer->Commit(second_lap);
+  EXPECT_EQ(MustRead(*pair.view).record.scalar, 8);
+}
+
+TEST(Ring, FullDropsAndCountsUntilTheHeadMoves) {
+  TransportPair pair;
+  ASSERT_TRUE(pair.ok());
+  for (int i = 0; i < 8; ++i) ASSERT_TRUE(PublishScalar(*pair.writer, i));
+  EXPECT_FALSE(PublishScalar(*pair.writer, 8));
+  EXPECT_FALSE(PublishScalar(*pair.writer, 9));
+  MustRead(*pair.view);
+  EXPECT_FALSE(PublishScalar(*pair.writer, 10)) << "read, but its slot not given back";
+  pair.FreeAll();
+  EXPECT_TRUE(PublishScalar(*pair.writer, 11));
+  const StatusSnapshot status = pair.view->ReadStatus();
+  EXPECT_EQ(status.status.attempted, 12u);
+  EXPECT_EQ(status.status.dropped[static_cast<size_t>(DropReason::kRingFull)], 3u);
+  EXPECT_EQ(status.dropped_total, 3u);
+  EXPECT_EQ(status.status.reserved, 9u);
+  for (int i = 1; i < 8; ++i) EXPECT_EQ(MustRead(*pair.view).record.dropped_total, 0u);
+  EXPECT_EQ(MustRead(*pair.view).record.dropped_total, 3u) << "the gap shows in the next record";
+}
+
+TEST(Ring, NestedPublishIsReentrant) {
+  TransportPair pair;
+  ASSERT_TRUE(pair.ok());
+  const auto outer = pair.writer->Reserve(0);
+  ASSERT_TRUE(outer);
+  EXPECT_FALSE(pair.writer->Reserve(0));
+  FillScalar(*outer.record, 1);
+  pair.writer->Commit(outer);
+  EXPECT_TRUE(PublishScalar(*pair.writer, 2));
+  const StatusSnapshot status = pair.view->ReadStatus();
+  EXPECT_EQ(status.status.dropped[static_cast<size_t>(DropReason::kReentrant)], 1u);
+  EXPECT_EQ(status.status.attempted, 3u);
+}
+
+TEST(Ring, ReservationLeftOpenEndsWithItsWriter) {
+  alignas(TransportPair) unsigned char place[sizeof(TransportPair)];
+  for (int i = 0; i < 4; ++i) {  // each writer likely where the one before was
+    auto* pair = new (place) TransportPair();
+    EXPECT_TRUE(pair->ok());
+    EXPECT_TRUE(pair->writer->Reserve(0));
+    pair->~TransportPair();
+  }
+}
+
+TEST(Ring, CountDropAttemptsToo) {
+  TransportPair pair;
+  ASSERT_TRUE(pair.ok());
+  pair.writer->CountDrop(DropReason::kFailed);
+  pair.writer->CountDrop(DropReason::kPoolFull);
+  const StatusSnapshot status = pair.view->ReadStatus();
+  EXPECT_EQ(status.status.attempted, 2u);
+  EXPECT_EQ(status.status.dropped[static_cast<size_t>(DropReason::kFailed)], 1u);
+  EXPECT_EQ(status.status.dropped[static_cast<size_t>(DropReason::kPoolFull)], 1u);
+}
+
+TEST(Ring, HoleOfADeadProducerIsSkippedAndCounted) {
+  TransportPair pair;
+  ASSERT_TRUE(pair.ok());
+  ASSERT_TRUE(PublishScalar(*pair.writer, 0));
+  // Two threads died between reserving and committing; a third had committed behind them.
+  StoreRelease(pair.shared_status().reserved, 4);
+  FillScalar(pair.slot(3), 3);
+  StoreRelease(pair.slot(3).seq, 4);
+  EXPECT_EQ(MustRead(*pair.view).record.scalar, 0);
+  EXPECT_TRUE(ReadsNothing(*pair.view));
+  EXPECT_EQ(pair.view->SkipHole(), 2u);
+  EXPECT_EQ(MustRead(*pair.view).record.scalar, 3);
+  EXPECT_EQ(pair.view->SkipHole(), 0u);
+  EXPECT_TRUE(ReadsNothing(*pair.view));
+}
+
+TEST(Ring, RestartedDaemonGoesOnAtTheOldHead) {
+  TransportPair pair;
+  ASSERT_TRUE(pair.ok());
+  for (int i = 0; i < 5; ++i) ASSERT_TRUE(PublishScalar(*pair.writer, i));
+  MustRead(*pair.view);
+  MustRead(*pair.view);
+  pair.FreeAll();
+  ASSERT_TRUE(pair.writer->AcceptHeads(pair.ctl_view->heads()));
+  MustRead(*pair.view);  // read, never given back: the daemon dies
+  pair.writer->SetHeadSource(nullptr);
+  pair.Connect();
+  EXPECT_EQ(pair.view->ring_position(), 2u);
+  EXPECT_EQ(MustRead(*pair.view).record.scalar, 2) << "read again, since nobody said it was done";
+}
+
+TEST(Ring, WithoutADaemonItFillsAndGoesOnDropping) {
+  TransportPair pair;
+  ASSERT_TRUE(pair.ok());
+  pair.writer->SetHeadSource(nullptr);
+  int published = 0;
+  for (int i = 0; i < 100; ++i) published += PublishScalar(*pair.writer, i) ? 1 : 0;
+  EXPECT_EQ(published, 8);
+  pair.Connect();
+  for (int i = 0; i < 8; ++i) EXPECT_EQ(MustRead(*pair.view).record.scalar, i);
+}
+
+TEST(Ring, CreateRefusesSizesThatCannotBe) {
+  EXPECT_FALSE(PubWriter::Create({.ring_slots = 12}).ok());
+  EXPECT_FALSE(PubWriter::Create({.ring_slots = 0}).ok());
+  EXPECT_FALSE(PubWriter::Create({.ring_slots = kMaxRingSlots * 2}).ok());
+  EXPECT_FALSE(PubWriter::Create({.arena_bytes = kMaxArenaBytes + 1}).ok());
+  EXPECT_FALSE(PubWriter::Create({.registry_bytes = 0}).ok());
+  EXPECT_FALSE(PubWriter::Create({.first_position = 64}).ok());
+}
+
+}  // namespace
+}  // namespace ikkuna::shm
