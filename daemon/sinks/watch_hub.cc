@@ -118,8 +118,13 @@ WatchUpdate WatchQueue::Take(size_t samples_max) {
 }
 
 void WatchQueue::SetWakeUp(std::function<void()> wake_up) {
-  std::lock_guard lock(wake_mutex_);
-  wake_up_ = std::move(wake_up);
+  {
+    std::lock_guard lock(wake_mutex_);
+    wake_up_ = std::move(wake_up);
+  }
+  // What was queued before had nobody to wake.
+  std::lock_guard lock(mutex_);
+  armed_ = true;
 }
 
 void WatchQueue::AddCounts(SinkCounters& counters) const {

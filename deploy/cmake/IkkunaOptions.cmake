@@ -23,8 +23,12 @@ set(CMAKE_INSTALL_RPATH_USE_LINK_PATH ON)
 
 find_program(IKKUNA_CCACHE ccache)
 if(IKKUNA_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
-  set(CMAKE_C_COMPILER_LAUNCHER ${IKKUNA_CCACHE})
-  set(CMAKE_CXX_COMPILER_LAUNCHER ${IKKUNA_CCACHE})
+  # Paths relative to the source, so that a second clone finds what the first has compiled; the sloppiness is what ccache
+  # asks for to take precompiled headers.
+  set(ccache ${CMAKE_COMMAND} -E env CCACHE_BASEDIR=${CMAKE_SOURCE_DIR} CCACHE_NOHASHDIR=true
+             CCACHE_SLOPPINESS=pch_defines,time_macros,include_file_mtime,include_file_ctime ${IKKUNA_CCACHE})
+  set(CMAKE_C_COMPILER_LAUNCHER ${ccache})
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${ccache})
 endif()
 
 find_package(Threads REQUIRED)

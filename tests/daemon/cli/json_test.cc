@@ -19,8 +19,8 @@ TEST(JsonTest, NumbersThatJsonLacksAreTexts) {
       JsonLine(ToJson(sample)),
       "{\"series_id\":18446744073709551615,\"step\":0,\"epoch\":0,\"unix_ns\":-1,\"samples_seen\":0,\"value\":\"NaN\","
       "\"flags\":[\"step_skipped\"]}\n");
-  EXPECT_EQ(ToJson(-std::numeric_limits<double>::infinity()), "-Infinity");
-  EXPECT_EQ(ToJson(std::numeric_limits<double>::infinity()), "Infinity");
+  EXPECT_EQ(ToJson(-std::numeric_limits<double>::infinity()).dump(), "\"-Infinity\"");
+  EXPECT_EQ(ToJson(std::numeric_limits<double>::infinity()).dump(), "\"Infinity\"");
   EXPECT_EQ(ToJson(0.1).dump(), "0.1");
 }
 

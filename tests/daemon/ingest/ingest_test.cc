@@ -231,7 +231,7 @@ TEST_F(IngestTest, ARestartedDaemonGoesOnWhereTheOldOneEnded) {
   EXPECT_EQ(status.handled, 90 * TestProducer::kRecordsPerStep);
   EXPECT_EQ(status.steps_total, 100u);
   EXPECT_EQ(status.steps_while_connected, 80u);
-  EXPECT_EQ(status.roots[0].steps_observed, 40u);  // by this daemon: the store keeps no counters of roots
+  EXPECT_EQ(status.roots[0].steps_observed, 90u);  // by both daemons: the store keeps the counters of roots
   ExpectBalanced(status);
   producer.Finish();
   ASSERT_TRUE(Reaches(*core, producer, "finished"));
