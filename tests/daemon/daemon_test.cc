@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "build_paths.h"
 #include "tests/daemon/ingest/test_producer.h"
 
 namespace ikkuna {

@@ -15,6 +15,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "build_paths.h"
 #include "tests/shared/transport_pair.h"
 
 namespace ikkuna::shm {

@@ -20,6 +20,7 @@
 #include <utility>
 #include <vector>
 
+#include "build_paths.h"
 #include "tests/daemon/service/service_fixture.h"
 
 namespace ikkuna::test {

@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "build_paths.h"
 #include "daemon/sinks/tensorboard_file.h"
 #include "daemon/sinks/tensorboard_names.h"
 #include "tests/daemon/sinks/sinks_fixture.h"
