@@ -1,9 +1,10 @@
 """What watching costs a trainer: the time of a step with the probe over that of the same step without it.
 
-Each variant is a trainer of its own with a daemon of its own, all in one run. They take turns on one core, a hundred steps
-at a time, so that whatever else the machine does meets all of them, and a turn holds each period of the default set whole;
-the daemons share another core. A turn's first steps are not counted. The figure is the median over the rounds of
-`mean step of the variant / mean step of the bare loop`, both of the same round.
+Each variant is a trainer of its own with a daemon of its own, all in one run. They take turns on one core, ten steps at a
+time, so that whatever else the machine does meets all of them; the daemons share another core. A turn's first steps are
+not counted. A round in which a turn took far longer than that trainer's usual one was disturbed by something else and is
+left out for all. The figure is `mean step of the variant / mean step of the bare loop` over the rounds that are left, and
+beside it its standard error.
 
     overhead.py [--rounds N] [--steps N] [--models fc,alexnet-mini] [--variants ...] [--check]
 
@@ -38,6 +39,7 @@ GOALS = {"none": 1.005, "default": 1.02, "stats": 1.08, "tensors": 1.15}
 # The C library's default gives memory back and takes it again at every step; its page faults move the base by 20%.
 MALLOC = {"MALLOC_TRIM_THRESHOLD_": str(1 << 33), "MALLOC_TOP_PAD_": str(1 << 28)}
 WARM_UP_STEPS = 3  # of each turn, not counted
+DISTURBED = 1.3  # times the usual turn; what a due step costs is far less
 SETTLING_STEPS = 600  # once, before the first round: budgets judge, pools fill
 
 
@@ -89,41 +91,44 @@ def measure(model, arguments, cores):
         trainers = [Trainer(model, variant, folder, cores) for variant in ["bare", *arguments.variants]]
         for trainer in trainers:
             trainer.turn(SETTLING_STEPS)
-        wall, cpu, base = {t.variant: [] for t in trainers}, {t.variant: [] for t in trainers}, []
+        rounds = []
         for number in range(arguments.rounds):
             # Each round begins with another one: what follows the bare loop is not always the same.
             first = number % len(trainers)
-            round_wall, round_cpu = {}, {}
-            for trainer in trainers[first:] + trainers[:first]:
-                walls, cpus = trainer.turn(arguments.steps)
-                round_wall[trainer.variant] = statistics.fmean(walls)
-                round_cpu[trainer.variant] = statistics.fmean(cpus)
-            base.append(round_wall["bare"])
-            for variant in wall:
-                wall[variant].append(round_wall[variant] / round_wall["bare"])
-                cpu[variant].append(round_cpu[variant] / round_cpu["bare"])
+            rounds.append({t.variant: [statistics.fmean(part) for part in t.turn(arguments.steps)]
+                           for t in trainers[first:] + trainers[:first]})
             print(f"\r{model}: round {number + 1} of {arguments.rounds}", end="", file=sys.stderr, flush=True)
         print(file=sys.stderr)
-        print(f"{model}: batch 128, bare step {statistics.median(base) / 1e6:.2f} ms, {arguments.rounds} rounds of {arguments.steps} steps")
-        print(f"  {'variant':<10}{'of the bare step':>18}{'quartiles':>18}{'processor time':>16}{'at most':>9}")
+        kept = undisturbed(rounds)
+        bare, bare_cpu = (statistics.fmean(r["bare"][i] for r in kept) for i in (0, 1))
+        print(f"{model}: batch 128, bare step {bare / 1e6:.2f} ms, turns of {arguments.steps} steps, {len(rounds)} rounds, "
+              f"{len(rounds) - len(kept)} of them disturbed")
+        print(f"  {'variant':<10}{'of the bare step':>18}{'+-':>9}{'processor time':>16}{'at most':>9}")
+        figures = {}
         for variant in arguments.variants:
-            low, _, high = statistics.quantiles(wall[variant], n=4)
-            print(f"  {variant:<10}{statistics.median(wall[variant]):>18.4f}{f'{low:.4f} {high:.4f}':>18}"
-                  f"{statistics.median(cpu[variant]):>16.4f}{GOALS[variant]:>9}")
+            figures[variant] = statistics.fmean(r[variant][0] for r in kept) / bare
+            error = statistics.stdev(r[variant][0] / r["bare"][0] for r in kept) / len(kept) ** 0.5
+            cpu = statistics.fmean(r[variant][1] for r in kept) / bare_cpu
+            print(f"  {variant:<10}{figures[variant]:>18.4f}{error:>9.4f}{cpu:>16.4f}{GOALS[variant]:>9}")
         if arguments.verbose:
             for trainer in trainers:
                 print(f"  {trainer.variant}: {trainer.status()}")
-        return {variant: statistics.median(wall[variant]) for variant in arguments.variants}
+        return figures
     finally:
         for trainer in trainers:
             trainer.end()
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def undisturbed(rounds):
+    usual = {variant: statistics.median(r[variant][0] for r in rounds) for variant in rounds[0]}
+    return [r for r in rounds if all(r[variant][0] < DISTURBED * usual[variant] for variant in r)]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--steps", type=int, default=100, help="counted steps of a turn")
+    parser.add_argument("--rounds", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=10, help="counted steps of a turn")
     parser.add_argument("--models", default="fc,alexnet-mini")
     parser.add_argument("--variants", default="none,default,stats,tensors")
     parser.add_argument("--check", action="store_true", help="exit 1 when a ratio is above its goal")
