@@ -10,6 +10,7 @@
 
 #include "probe/core/session.h"
 #include "probe/ikkuna/probe.h"
+#include "shared/base/stream_copy.h"
 #include "shared/stats/stats_pass.h"
 
 namespace {
@@ -205,7 +206,7 @@ void ikkuna_tensor(ikkuna_session* s, uint16_t root_id, int kind, uint32_t modul
     header.call = root.calls[{kind, module, param}]++;
     const uint64_t bytes = elements * ikkuna::DTypeBytes(shape.dtype);
     if (level == IKKUNA_TENSOR && bytes != 0) {
-      session.PublishTensor(header, shape, bytes, [&](unsigned char* to) { std::memcpy(to, data, bytes); });
+      session.PublishTensor(header, shape, bytes, [&](unsigned char* to) { ikkuna::StreamCopy(to, data, bytes); });
     } else {
       session.PublishSummary(header, shape, ikkuna::ComputeStats(data, shape.dtype, elements));
     }

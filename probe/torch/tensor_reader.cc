@@ -2,8 +2,7 @@
 
 #include <ATen/ATen.h>
 
-#include <cstring>
-
+#include "shared/base/stream_copy.h"
 #include "shared/stats/stats_pass.h"
 
 namespace ikkuna::torch_probe {
@@ -76,7 +75,7 @@ bool PublishTensor(probe::Session& session, const probe::MessageHeader& header, 
   // Whatever can throw (a copy that allocates) happens before room is reserved: a reservation is always committed.
   const at::Tensor source = tensor.is_neg() ? tensor.resolve_neg().contiguous() : tensor.contiguous();
   return session.PublishTensor(header, shape, bytes,
-                               [&](unsigned char* payload) { std::memcpy(payload, source.const_data_ptr(), bytes); });
+                               [&](unsigned char* payload) { StreamCopy(payload, source.const_data_ptr(), bytes); });
 }
 
 bool PublishDifference(probe::Session& session, const probe::MessageHeader& header, Level level, const at::Tensor& now,

@@ -62,8 +62,7 @@ int main(int argc, char** argv) {
     for (int i = 0; i < steps; ++i) {
       const uint64_t wall_begin = Ns(CLOCK_MONOTONIC), cpu_begin = Ns(CLOCK_THREAD_CPUTIME_ID);
       optimizer.zero_grad();
-      const at::Tensor loss =
-          torch::nn::functional::cross_entropy(model->Forward(images, trainer::Observer()), labels);
+      const at::Tensor loss = torch::nn::functional::cross_entropy(model->Forward(images, trainer::Observer()), labels);
       loss.backward();
       optimizer.step();
       wall.push_back(Ns(CLOCK_MONOTONIC) - wall_begin);
