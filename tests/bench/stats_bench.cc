@@ -1,6 +1,6 @@
-// Speed of the statistics pass against a plain read of the same memory, both in turn within each round, so that a busy
-// neighbour slows both. Absolute figures are for the reader; `of_read` of the last line is the one that counts:
-// AVX-512, AVX2 or whatever this machine has, float32, 64 MiB, one core.
+// Speed of the statistics pass against a plain read of the same memory, and against the same statistics by one ATen
+// call each, all in turn within each round, so that a busy neighbour slows all. Absolute figures are for the reader;
+// those of the last line count: AVX-512, AVX2 or whatever this machine has, float32, 64 MiB, one core.
 //
 //   stats_bench [--check]     with --check: exit 1 if of_read is below 0.8
 #include <algorithm>
@@ -11,6 +11,9 @@
 #include <random>
 #include <string>
 #include <vector>
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 
 #include "shared/stats/stats_pass.h"
 
@@ -114,6 +117,43 @@ auto Pass(DType dtype, size_t element_bytes) {
   };
 }
 
+// What TensorStats holds, as one would ask LibTorch for it: an operator for each number.
+uint64_t ByAten(const at::Tensor& x) {
+  const at::Tensor mean = x.mean(), centred = x - mean, squares = centred * centred;
+  const double numbers[] = {
+      x.sum().item<double>(),
+      squares.sum().item<double>(),
+      (squares * centred).sum().item<double>(),
+      (squares * squares).sum().item<double>(),
+      x.abs().sum().item<double>(),
+      (x * x).sum().item<double>(),
+      x.min().item<double>(),
+      x.max().item<double>(),
+      (x == 0).sum().item<double>(),
+      x.isnan().sum().item<double>(),
+      x.isposinf().sum().item<double>(),
+      x.isneginf().sum().item<double>(),
+  };
+  uint64_t bits;
+  std::memcpy(&bits, numbers, sizeof bits);
+  return bits;
+}
+
+// How many times as fast as ByAten the pass is, in the median round.
+double CompareWithAten(const std::vector<unsigned char>& memory) {
+  at::set_num_threads(1);
+  const at::Tensor tensor = at::from_blob(const_cast<unsigned char*>(memory.data()),
+                                          {static_cast<int64_t>(memory.size() / sizeof(float))}, at::kFloat);
+  std::vector<double> ratios;
+  for (int round = 0; round < kRounds; ++round) {
+    const double aten = Seconds([&] { g_sink = ByAten(tensor); });
+    const double own = Seconds([&] { g_sink = ComputeStats(memory.data(), DType::kF32, memory.size() / 4).zeros; });
+    ratios.push_back(aten / own);
+  }
+  std::printf("the same by ATen, a call for each number: %.1f times as long\n", Median(ratios));
+  return Median(ratios);
+}
+
 void SmallTensors() {
   const std::vector<unsigned char> memory = Filled(kCacheBytes, AsFloat);
   for (const size_t n : {1, 10, 64, 512, 1024, 10'000}) {
@@ -126,7 +166,11 @@ void SmallTensors() {
   }
 }
 
-double Run() {
+struct Figures {
+  double of_read = 0, of_aten = 0;
+};
+
+Figures Run() {
   const std::vector<unsigned char> floats = Filled(kMemoryBytes, AsFloat);
   const StatsPath best = CurrentStatsPath();
   for (const auto& [path, name] : {std::pair{StatsPath::kPortable, "float32, portable"},
@@ -149,14 +193,15 @@ double Run() {
     return pass.Finish().zeros;
   });
   SmallTensors();
-  return Compare("float32, best path", floats, Pass(DType::kF32, 4));
+  const double of_aten = CompareWithAten(floats);
+  return {Compare("float32, best path", floats, Pass(DType::kF32, 4)), of_aten};
 }
 
 }  // namespace
 }  // namespace ikkuna
 
 int main(int argc, char** argv) {
-  const double of_read = ikkuna::Run();
-  std::printf("of_read=%.3f\n", of_read);
+  const auto [of_read, of_aten] = ikkuna::Run();
+  std::printf("of_read=%.3f of_aten=%.1f\n", of_read, of_aten);
   return argc > 1 && std::string(argv[1]) == "--check" && of_read < ikkuna::kLeastOfRead ? 1 : 0;
 }
