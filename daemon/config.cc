@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "daemon/config_options.h"
+#include "shared/base/usage.h"
 
 namespace ikkuna {
 
@@ -105,9 +106,10 @@ Invocation ParseCommandLine(int argc, const char* const* argv, const std::string
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    std::ostringstream out, err;
-    const int code = app.exit(error, out, err);
-    return End(code == 0 ? 0 : kExitUsage, code == 0 ? out.str() : err.str());
+    std::ostringstream out, unused;
+    if (app.exit(error, out, unused) == 0) return End(0, out.str());  // --help, --version
+    return End(kExitUsage,
+               "ikkuna-daemon: " + UsageError(app, error) + "\n'ikkuna-daemon --help' shows what it takes.\n");
   }
   const auto wrong = [](const Error& error) { return End(kExitUsage, "ikkuna-daemon: " + error.text + "\n"); };
   if (!file.empty()) {

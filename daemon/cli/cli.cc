@@ -4,6 +4,7 @@
 #include <iostream>
 
 #include "daemon/cli/commands.h"
+#include "shared/base/usage.h"
 
 namespace ikkuna::cli {
 namespace {
@@ -25,7 +26,7 @@ void AddGlobalOptions(CLI::App& app, Context& context, const char* version) {
 
 int Usage(const CLI::App& app, const CLI::ParseError& error) {
   if (error.get_exit_code() == 0) return app.exit(error) == 0 ? kExitOk : kExitFailed;  // --help, --version
-  std::cerr << "ikkuna: " << error.what() << "\n";
+  std::cerr << "ikkuna: " << UsageError(app, error) << "\n";
   const CLI::App* at = &app;
   std::string words = "ikkuna";
   while (!at->get_subcommands().empty()) {

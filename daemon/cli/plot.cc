@@ -169,11 +169,14 @@ class Plot {
     std::string left = ShortX(x_.low);
     std::string right = ShortX(x_.high);
     std::string middle = options_.x_label;
-    size_t width = static_cast<size_t>(columns_);
-    size_t used = left.size() + middle.size() + right.size();
-    size_t blanks = width > used ? width - used : 2;
-    return text + "\n" + std::string(label_width_ + 2, ' ') + left + std::string(blanks / 2, ' ') + middle +
-           std::string(blanks - blanks / 2, ' ') + right + "\n";
+    int sides = static_cast<int>(left.size() + right.size());
+    int length = static_cast<int>(middle.size());
+    // The middle stands in the middle of the axis, unless a side is too long for that.
+    int before = std::max(1, (columns_ - length) / 2 - static_cast<int>(left.size()));
+    int after = std::max(1, columns_ - sides - length - before);
+    before = std::max(1, columns_ - sides - length - after);
+    return text + "\n" + std::string(label_width_ + 2, ' ') + left + std::string(static_cast<size_t>(before), ' ') +
+           middle + std::string(static_cast<size_t>(after), ' ') + right + "\n";
   }
 
   // Steps are whole numbers that must not be rounded.

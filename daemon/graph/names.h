@@ -1,4 +1,5 @@
-// Names in the hands of people: patterns over them, and the name that was probably meant.
+// Names in the hands of people: patterns over them, lists of them. The name that was probably meant:
+// shared/base/suggestion.h.
 //
 // Thread rule: none, no state.
 #pragma once
@@ -16,8 +17,6 @@ bool MatchesPatterns(std::string_view patterns, std::string_view name);
 // No pattern characters in it: it matches one name only.
 bool IsLiteral(std::string_view patterns);
 
-// How a sentence about an unknown name ends: "; did you mean 'weights'?", or "." when no candidate is near.
-std::string Suggestion(std::string_view name, std::span<const std::string> candidates);
 // "a, b, c"
 std::string Listed(std::span<const std::string> names);
 

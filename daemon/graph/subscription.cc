@@ -5,6 +5,7 @@
 
 #include "daemon/graph/names.h"
 #include "metrics/number.h"
+#include "shared/base/suggestion.h"
 
 namespace ikkuna::graph {
 

@@ -1,9 +1,13 @@
 #include "probe/examples/options.h"
 
 #include <charconv>
+#include <iostream>
+#include <sstream>
 #include <system_error>
 
 #include <CLI/CLI.hpp>
+
+#include "shared/base/usage.h"
 
 namespace trainer {
 namespace {
@@ -96,7 +100,11 @@ bool ParseOptions(int argc, char** argv, Options* options, int* exit_code) {
     app.parse(argc, argv);
     o.budget = ParseBudget(budget);
   } catch (const CLI::ParseError& error) {
-    *exit_code = app.exit(error) == 0 ? 0 : 2;
+    *exit_code = error.get_exit_code() == 0 ? app.exit(error) : 2;  // --help is no error
+    if (*exit_code != 0) {
+      std::cerr << "ikkuna-train: " << ikkuna::UsageError(app, error)
+                << "\n'ikkuna-train --help' shows what it takes.\n";
+    }
     return false;
   }
   o.probe = !no_probe;
@@ -104,6 +112,25 @@ bool ParseOptions(int argc, char** argv, Options* options, int* exit_code) {
   if (o.lr == 0) o.lr = o.optimizer == "adam" ? 0.001 : o.model == "tiny" ? 0.005 : 0.05;
   if (o.run.empty()) o.run = o.model;
   return true;
+}
+
+std::vector<std::pair<std::string, std::string>> Hyperparameters(const Options& o) {
+  const auto number = [](auto value) {
+    std::ostringstream text;
+    text << value;
+    return text.str();
+  };
+  std::vector<std::pair<std::string, std::string>> facts = {{"model", o.model},
+                                                            {"optimizer", o.optimizer},
+                                                            {"lr", number(o.lr)},
+                                                            {"batch_size", number(o.batch_size)},
+                                                            {"accumulate", number(o.accumulate)},
+                                                            {"epochs", number(o.epochs)},
+                                                            {"dtype", o.dtype},
+                                                            {"seed", number(o.seed)}};
+  if (o.optimizer == "sgd") facts.emplace_back("momentum", number(o.momentum));
+  if (o.clip > 0) facts.emplace_back("clip", number(o.clip));
+  return facts;
 }
 
 }  // namespace trainer

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace trainer {
@@ -39,5 +40,8 @@ struct Options {
 
 // Parses the command line. False: help or an error has been printed and the program ends with `*exit_code`.
 bool ParseOptions(int argc, char** argv, Options* options, int* exit_code);
+
+// What the numbers of a run depend on, by name.
+std::vector<std::pair<std::string, std::string>> Hyperparameters(const Options& options);
 
 }  // namespace trainer

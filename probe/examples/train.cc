@@ -103,9 +103,9 @@ Training::Training(const Options& options)
                                                                 .run = options.run,
                                                                 .allow_control = options.allow_control,
                                                                 .budget = options.budget});
-  probe_->Attach(model_);                                                         // ikkuna
-  probe_->Attach(*optimizer_);                                                    // ikkuna
-  probe_->Hyperparameter("batch_size", static_cast<double>(options.batch_size));  // ikkuna
+  probe_->Attach(model_);                                                                          // ikkuna
+  probe_->Attach(*optimizer_);                                                                     // ikkuna
+  for (const auto& [name, value] : Hyperparameters(options)) probe_->Hyperparameter(name, value);  // ikkuna
 }
 
 void Training::Run() {

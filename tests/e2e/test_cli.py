@@ -45,7 +45,13 @@ class CommandLineTest(harness.Site):
         self.assertIn("night shift", self.ikkuna("status"))
         [run] = self.json("runs")
         self.assertEqual(run["name"], "night shift")
-        self.assertIn({"name": "batch_size", "value": "16"}, run["facts"])
+        given = {"model": "tiny", "optimizer": "sgd", "lr": "0.005", "batch_size": "16"}
+
+        def facts_are_kept():  # at the next save: what the trainer says of itself comes after it has connected
+            [run] = self.json("runs")
+            return given.items() <= {fact["name"]: fact["value"] for fact in run["facts"]}.items()
+
+        wait_until(facts_are_kept, lambda: f"hyperparameters are missing: {self.json('runs')}")
         self.assertIn("night shift", self.ikkuna("runs"))
         modules = {module["name"]: module for module in self.json("modules")}
         self.assertEqual(modules["layers.0"]["type"], "Linear")

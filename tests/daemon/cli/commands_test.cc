@@ -206,9 +206,9 @@ TEST_F(CommandsTest, TheTableHasLayersDownAndKindsAcross) {
   EXPECT_EQ(Out({"table"}),
             "fashion, up to step 20\n"
             "                activations  weights\n"
-            "module  type           mean     mean    std  norm2\n"
+            "module  type           mean  mean    std  norm2\n"
             "fc0     Linear         0.75\n"
-            "fc1     Linear        0.625     0.25  0.375    0.5\n");
+            "fc1     Linear        0.625  0.25  0.375    0.5\n");
   json rows = json::parse(Out({"table", "--json"}));
   ASSERT_EQ(rows.size(), 2u);
   EXPECT_EQ(rows[1]["module"], "fc1");

@@ -33,10 +33,10 @@ TEST(LayerTableTest, RowsFollowTheModelAndColumnsTheStep) {
                       Summary("z", "", "activations_std", 9)},
                      {Named("a"), Named("b"), Named("unseen")});
   EXPECT_EQ(LayerTableText(table, Terminal(), 0),
-            "              activations  weights          weight_gradients\n"
-            "module  type  mean    std     mean  norm_inf             std\n"
+            "              activations  weights         weight_gradients\n"
+            "module  type  mean    std  mean  norm_inf               std\n"
             "a                1\n"
-            "b                                2         3               4\n"
+            "b                             2         3                 4\n"
             "z                       9\n");
   EXPECT_EQ(table.last_step, 7u);
 }
@@ -47,11 +47,11 @@ TEST(LayerTableTest, AModuleWithSeveralParametersHasARowForEach) {
                       Summary("lstm", "weight_hh_l0", "weights_mean", 2), Summary("lstm", "", "activations_mean", 3)},
                      {});
   EXPECT_EQ(LayerTableText(table, Terminal(), 0),
-            "                     activations  weights\n"
-            "module         type         mean     mean\n"
-            "lstm                           3\n"
-            "  .weight_hh_l0                         2\n"
-            "  .weight_ih_l0                         1\n");
+            "                       activations  weights\n"
+            "module           type         mean     mean\n"
+            "lstm                             3\n"
+            "  .weight_hh_l0                           2\n"
+            "  .weight_ih_l0                           1\n");
 }
 
 TEST(LayerTableTest, WhatIsNoLayerIsLeftOut) {
