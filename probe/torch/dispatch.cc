@@ -49,15 +49,13 @@ std::unique_ptr<at::ObserverContext> Listener::OnStart(const at::RecordFunction&
   Listener* self = live_listener_.load(std::memory_order_acquire);
   if (self == nullptr || !self->active()) return nullptr;
   ThreadState& thread = self->OwnThread();
+  ++thread.cost.calls;  // whatever comes of it: LibTorch has boxed the operator's arguments for us
   if (thread.busy || thread.depth > 0) return nullptr;
   if (InBackward() && !self->WantsRecomputation(thread)) {
     self->Guarded([&](ThreadState& own) { self->SleepDuringBackward(own); });
     return nullptr;
   }
-  if (self->operators_.Find(function.name()) == nullptr) {
-    ++thread.cost.calls;
-    return nullptr;
-  }
+  if (self->operators_.Find(function.name()) == nullptr) return nullptr;
   thread.grad_mode = at::GradMode::is_enabled();
   std::unique_ptr<at::ObserverContext> context;
   self->Guarded([&](ThreadState& own) {

@@ -11,6 +11,7 @@
 #include <ATen/core/Tensor.h>
 
 #include "probe/core/session.h"
+#include "probe/core/step_time.h"
 #include "probe/ikkuna/probe.hpp"
 
 namespace ikkuna::torch_probe {
@@ -90,7 +91,7 @@ struct RootThread {
   std::atomic<bool> learning{false};       // early steps: see what is there, and how this loop writes
   std::atomic<bool> watching{false};       // evaluation passes are wanted, and none of training is under way
   int held = 0;                            // guarded by the listener's wake mutex: whether it keeps the callback on
-  bool ended_by_assignment = false;      // the last step: a load or a swap looks the same at first
+  bool ended_by_assignment = false;        // the last step: a load or a swap looks the same at first
   int64_t graph_task = -2;                 // of the last hook
   bool started_thread = false;             // this thread ran a training layer or wrote a parameter
 
@@ -115,7 +116,7 @@ struct RootThread {
   probe::Session::DemandCopy demand;
   probe::PeriodShifts shifts;
   uint64_t last_step_ns = 0;
-  uint64_t usual_step_ns = 0;
+  probe::StepTime step_time;
 };
 
 // What the probe spends on one thread; a step's sum goes to the budget.
@@ -123,7 +124,7 @@ struct CostClock {
   uint64_t total_ns = 0;
   uint64_t tensor_ns = 0;
   uint64_t scalar_ns = 0;
-  uint64_t calls = 0;  // callbacks and hooks that found nothing to do
+  uint64_t calls = 0;  // callbacks and hooks, whether they found something to do or not
 };
 
 }  // namespace ikkuna::torch_probe

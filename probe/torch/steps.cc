@@ -11,10 +11,6 @@ namespace {
 
 constexpr uint64_t kLearningSteps = 8;  // how a loop writes its weights shows within a few steps
 
-// A step that takes this many times the usual one held a pause. A loop that really became slower is followed within
-// a few steps.
-constexpr uint64_t kPauseFactor = 4;
-
 constexpr uint64_t kUpdateKinds = KindBit(Kind::kWeightUpdates) | KindBit(Kind::kBiasUpdates);
 constexpr uint64_t kMomentKinds = KindBit(Kind::kExpAvg) | KindBit(Kind::kExpAvgSq);
 
@@ -243,12 +239,9 @@ void Listener::EndStep(ThreadState& thread, WatchedModel& model, RootThread& sta
 
 void Listener::AccountStep(ThreadState& thread, RootThread& state, WatchedModel& model) {
   const uint64_t now = MonotonicNs();
-  // A pause (evaluation, a checkpoint) is not this step's time: it would hide the probe's share.
-  const uint64_t limit_ns = state.usual_step_ns == 0 ? UINT64_MAX : kPauseFactor * state.usual_step_ns;
-  const uint64_t step_ns = std::min(now - state.last_step_ns, limit_ns);
+  const uint64_t step_ns = state.step_time.Count(now - state.last_step_ns);
   state.last_step_ns = now;
-  state.usual_step_ns = state.usual_step_ns == 0 ? step_ns : (7 * state.usual_step_ns + step_ns) / 8;
-  model.usual_step_ns.store(state.usual_step_ns, std::memory_order_relaxed);
+  model.usual_step_ns.store(state.step_time.usual_ns(), std::memory_order_relaxed);
   const uint64_t own = thread.cost.total_ns + thread.cost.calls * kIdleCallNs;
   const uint64_t dear = std::min(own, thread.cost.tensor_ns);
   const uint64_t cheap = std::min(own - dear, thread.cost.scalar_ns);
