@@ -1,6 +1,7 @@
 #include "daemon/ingest/registry_names.h"
 
 #include <algorithm>
+#include <string_view>
 
 #include "daemon/sinks/sample_filter.h"
 
@@ -62,12 +63,13 @@ void RegistryNames::Add(const std::vector<shm::RegistryEntry>& entries) {
 
 std::vector<std::pair<std::string, std::string>> RegistryNames::Facts() const {
   std::vector<std::pair<std::string, std::string>> facts;
+  std::map<std::string_view, size_t> places;  // a thousand facts are compared with none of the others
   for (const auto& [id, fact] : facts_) {
-    auto same = std::find_if(facts.begin(), facts.end(), [&](const auto& other) { return other.first == fact.first; });
-    if (same != facts.end()) {
-      same->second = fact.second;
-    } else {
+    const auto [place, fresh] = places.try_emplace(fact.first, facts.size());
+    if (fresh) {
       facts.push_back(fact);
+    } else {
+      facts[place->second].second = fact.second;
     }
   }
   return facts;
