@@ -11,6 +11,7 @@
 #include <cstring>
 #include <fstream>
 #include <functional>
+#include <memory>
 #include <string>
 #include <thread>
 #include <tuple>
@@ -18,6 +19,7 @@
 #include <vector>
 
 #include "build_paths.h"
+#include "tests/daemon/ingest/fake_pool.h"
 #include "tests/daemon/ingest/kill_points/kill_point.h"
 #include "tests/daemon/ingest/test_core.h"
 #include "tests/daemon/ingest/test_producer.h"
@@ -265,6 +267,45 @@ TEST(KillPoints, ThreadsThatDieTogetherLeaveOneThingEach) {
   EXPECT_EQ(core.Values("loss").size(), 2u);
   bystander.Publish(50);
   bystander.ExpectServed(core);
+}
+
+// A device that dies with its trainer never says that a payload is ready: what waits for it, and what waits behind it,
+// is given up and counted as lost.
+TEST(KillPoints, WhatWaitsForADeadDeviceIsLost) {
+  TempDirectory temp;
+  Trainer trainer(temp.sub("dir"), [](TestProducer& producer) {
+    RegisterPool(producer.pub());
+    PublishStep(producer, 0);
+    producer.Marker(Kind::kBatchStarted, 1);
+    producer.Publish(1, Kind::kWeights, [](shm::Record& record) {
+      record.type = static_cast<uint8_t>(RecordType::kTensor);
+      record.module = record.param = 1;
+      record.dtype = static_cast<uint8_t>(DType::kF32);
+      record.layout = static_cast<uint8_t>(Layout::kRowMajor);
+      record.ndim = 1;
+      record.sizes[0] = 4;
+      record.space = static_cast<uint8_t>(Space::kDevicePool);
+      record.payload = {0, 16, 1, kPoolId};
+    });
+    producer.Marker(Kind::kBatchFinished, 1);
+  });
+  FakeDevice device;
+  TestCore core(temp.sub("dir"), temp.sub("data"), {}, "loss()", [&] {
+    std::vector<std::unique_ptr<PayloadSource>> sources;
+    sources.push_back(std::make_unique<HostArenaSource>());
+    sources.push_back(std::make_unique<FakePoolSource>(device));
+    return sources;
+  });
+  const auto uuid = trainer.Go();
+  ASSERT_TRUE(trainer.Ready());
+  trainer.Kill();
+  ASSERT_EQ(trainer.SignalOfDeath(), SIGKILL);
+  ASSERT_TRUE(Eventually([&] { return core.StatusOf(uuid).state == "died" && core.ingest().live() == 0; }));
+  const auto status = core.StatusOf(uuid);
+  EXPECT_EQ(status.handled, kRecordsPerStep + 1);
+  EXPECT_EQ(status.lost_in_daemon, 2u);
+  EXPECT_EQ(status.killed, 0u);
+  ExpectBalanced(status);
 }
 
 // The list of the code and the table of the contract name the same points in the same order.
