@@ -15,14 +15,19 @@ packages=(
   dataset-fashion-mnist
 )
 
+# What the fuzz targets are built with, and nothing else is.
+clang_packages=(clang libclang-rt-14-dev)
+
 usage() {
   cat <<EOF
-usage: deploy/setup.sh [--help]
+usage: deploy/setup.sh [--with-clang] [--help]
 
 Installs, where missing:
   1. Debian packages (needs root): ${packages[*]}
   2. LibTorch $torch_version, from the Python package torch, in $venv
      (about 5 GB; XDG_CACHE_HOME moves it)
+
+  --with-clang  also what the fuzz targets of the tests are built with: ${clang_packages[*]}
 EOF
 }
 
@@ -42,7 +47,7 @@ install_packages() {
   if ((EUID != 0)); then
     die "these packages are missing, and only root may install them. Run:
   sudo apt-get update && sudo apt-get install -y --no-install-recommends ${missing[*]}
-then deploy/setup.sh again."
+then this script again."
   fi
   say "[1/2] packages: installing ${missing[*]}"
   local log
@@ -87,6 +92,7 @@ install_torch() {
 
 case ${1:-} in
   "") ;;
+  --with-clang) packages+=("${clang_packages[@]}") ;;
   -h | --help) usage; exit 0 ;;
   *) usage >&2; die "unknown argument '$1'" ;;
 esac

@@ -14,6 +14,7 @@
 #include "shared/base/memory_limit.h"
 #include "shared/ctl.h"
 #include "shared/pub.h"
+#include "shared/publish_point.h"
 #include "shared/registry.h"
 
 #if defined(__SANITIZE_THREAD__)
@@ -300,6 +301,7 @@ PubWriter::Reservation PubWriter::Reserve(uint64_t payload_bytes) noexcept {
   State& s = *state_;
   if (!s.segment.in_owner()) return {};
   AddRelaxed(s.status->attempted, 1);
+  IKKUNA_PUBLISH_POINT(Entered);
   if (publishing == this) {
     Drop(DropReason::kReentrant);
     return {};
@@ -336,9 +338,11 @@ PubWriter::Reservation PubWriter::Reserve(uint64_t payload_bytes) noexcept {
   const uint64_t position = s.reserved++;
   // `reserved` before `arena_tail`: whoever sees the new tail sees the reservation it belongs to (PubView::LeaveEmpty).
   StoreRelease(s.status->reserved, s.reserved);
+  IKKUNA_PUBLISH_POINT(Reserved);
   if (payload_bytes > 0) {
     s.arena_tail = payload_position + RoundUp(payload_bytes, kPayloadAlign);
     StoreRelease(s.status->arena_tail, s.arena_tail);
+    IKKUNA_PUBLISH_POINT(Placed);
   }
   s.Unlock();
 
@@ -354,8 +358,10 @@ PubWriter::Reservation PubWriter::Reserve(uint64_t payload_bytes) noexcept {
 
 void PubWriter::Commit(const Reservation& reservation) noexcept {
   if (reservation.record == nullptr) return;
+  IKKUNA_PUBLISH_POINT(Written);
   TellCommitted(&state_->heads);
   StoreRelease(reservation.record->seq, reservation.position + 1);  // pairs with PubView::Next
+  IKKUNA_PUBLISH_POINT(Committed);
   publishing = nullptr;
 }
 
@@ -364,11 +370,13 @@ void PubWriter::Drop(DropReason reason) noexcept {
   s.dropped_total.fetch_add(1, std::memory_order_relaxed);
   // Release, so that a reader who sees this drop sees its attempt too (PubView::ReadStatus).
   std::atomic_ref<uint64_t>(s.status->dropped[static_cast<size_t>(reason)]).fetch_add(1, std::memory_order_release);
+  IKKUNA_PUBLISH_POINT(Dropped);
 }
 
 void PubWriter::CountDrop(DropReason reason) noexcept {
   if (!in_owner()) return;
   AddRelaxed(state_->status->attempted, 1);
+  IKKUNA_PUBLISH_POINT(Entered);
   Drop(reason);
 }
 

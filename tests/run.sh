@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds and runs every test: all of them in a release build, those of the parts that can be instrumented under the
-# address, undefined-behaviour and thread sanitizers as well. Under 30 minutes on two cores; the second run is far shorter.
+# address, undefined-behaviour and thread sanitizers as well; then the fuzz targets for a minute. Under 30 minutes on two
+# cores; the second run is far shorter.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -9,8 +10,8 @@ usage() {
 usage: tests/run.sh [--long] [--only PRESET]... [-- CTEST_ARGUMENT...]
 
   --long         also the tests with the label `long`
-  --only PRESET  one of release, asan, tsan, dev instead of the first three; may be repeated
-  -- ...         goes to ctest, such as: -- -R daemon/graph
+  --only PRESET  one of release, asan, tsan, fuzz, dev instead of the first four; may be repeated
+  -- ...         goes to ctest, such as: -- -R daemon/graph; fuzz, which has no such tests, then runs only if named
 
 Exit code 0 if everything passed. Builds in build/<preset>; LibTorch and a Python for the tests are kept in
 ${XDG_CACHE_HOME:-~/.cache}/ikkuna (XDG_CACHE_HOME moves it).
@@ -33,7 +34,10 @@ while (($#)); do
   esac
   shift
 done
-((${#presets[@]})) || presets=(release asan tsan)
+if ((${#presets[@]} == 0)); then
+  presets=(release asan tsan)
+  ((${#ctest_arguments[@]})) || presets+=(fuzz)
+fi
 
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/ikkuna
 test_venv=$cache/venv-tests
@@ -68,8 +72,44 @@ fixed_addresses() {
   if [[ $1 == tsan ]] && setarch "$(uname -m)" -R true 2>/dev/null; then under=(setarch "$(uname -m)" -R); fi
 }
 
+# Each target first on what is kept in tests/fuzz/corpus, then for fuzz_seconds on what it makes of that, all at once.
+# An input that fails is left in build/fuzz/found.
+fuzz_seconds=60
+run_fuzz() {
+  local found=build/fuzz/found corpus target name code ok=1
+  local -A running=()
+  mkdir -p "$found"
+  for corpus in tests/fuzz/corpus/*/; do
+    name=$(basename "$corpus")
+    target=build/fuzz/tests/${name}_fuzz
+    mkdir -p "build/fuzz/corpus/$name"
+    (
+      # Its weighing of inputs by how rare they are takes twice the time of the inputs.
+      limits=(-timeout=30 -rss_limit_mb=1024 -max_len=1024 -entropic=0 -artifact_prefix="$found/$name-")
+      "$target" -runs=0 "${limits[@]}" "$corpus" &&
+        "$target" -max_total_time="$fuzz_seconds" "${limits[@]}" "build/fuzz/corpus/$name" "$corpus"
+    ) >"build/fuzz/$name.log" 2>&1 &
+    running[$name]=$!
+  done
+  for name in "${!running[@]}"; do
+    code=0
+    wait "${running[$name]}" || code=$?
+    if ((code == 0)); then
+      summary+=("$(printf '%-8s %s: %s' fuzz "$name" "$(grep -E '^Done ' "build/fuzz/$name.log" | tail -n 1)")")
+      continue
+    fi
+    ok=0
+    failed+=("fuzz ($name)")
+    grep -vE '^(#[0-9]|"|\s*NEW_FUNC|INFO:)' "build/fuzz/$name.log" | tail -n 60 >&2
+    printf '%s failed; its log is build/fuzz/%s.log. Again:\n' "$name" "$name" >&2
+    grep -oE "$found/$name-[a-z]+-[0-9a-f]+" "build/fuzz/$name.log" | sort -u |
+      sed "s|^|  build/fuzz/tests/${name}_fuzz |" >&2
+  done
+  ((ok))
+}
+
 say "setup"
-deploy/setup.sh
+if [[ " ${presets[*]} " == *" fuzz "* ]]; then deploy/setup.sh --with-clang; else deploy/setup.sh; fi
 make_test_venv
 
 export NINJA_STATUS="[%f/%t, %e s] "
@@ -86,6 +126,11 @@ for preset in "${presets[@]}"; do
   fi
   if ! cmake --build --preset "$preset" -j "$(jobs)"; then
     failed+=("$preset (build)")
+    continue
+  fi
+  if [[ $preset == fuzz ]]; then
+    say "fuzz: each target for $fuzz_seconds s, all at once"
+    run_fuzz || true
     continue
   fi
   say "$preset: tests"

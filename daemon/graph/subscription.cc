@@ -109,8 +109,9 @@ Status SettleOptions(const WrittenSubscriber& written, Subscription& s, std::vec
   const auto parameters = s.descriptor->parameters;
   for (const metrics::Parameter& parameter : parameters) values.emplace_back(parameter.default_value);
   for (const auto& [name, value] : written.options) {
-    const auto own = std::find_if(parameters.begin(), parameters.end(),
-                                  [&](const auto& parameter) { return parameter.name == name; });
+    const auto own =
+        std::find_if(parameters.begin(), parameters.end(),
+                     [&, name = std::string_view(name)](const auto& parameter) { return parameter.name == name; });
     if (own != parameters.end()) {
       values[static_cast<size_t>(own - parameters.begin())] = value;
       continue;

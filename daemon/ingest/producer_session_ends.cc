@@ -169,8 +169,9 @@ void ProducerSession::CountKilled() {
 void ProducerSession::FinishLast() {
   if (!quarantined()) {
     static_cast<void>(ctl_->SetDemand({}, view_->registry_read()));  // as in Quarantine()
-    const uint64_t end = view_->reserved();
-    DrainTo(end);
+    // What is pending now and no more: a producer that shows a tail far ahead for a moment, and goes on publishing,
+    // would hold this thread and whoever waits for it.
+    DrainTo(view_->ring_position() + view_->pending());
   }
   if (!quarantined()) {
     if (end_ == End::kDied) CountKilled();

@@ -1,6 +1,7 @@
 #include "daemon/ingest/registry_names.h"
 
 #include <algorithm>
+#include <string_view>
 
 #include "daemon/sinks/sample_filter.h"
 
@@ -30,13 +31,13 @@ void RegistryNames::Add(const std::vector<shm::RegistryEntry>& entries) {
         param.bias = (entry.flags & shm::kEntryBias) != 0;
         param.buffer = (entry.flags & shm::kEntryBuffer) != 0;
         param.trainable = (entry.flags & shm::kEntryTrainable) != 0;
-        auto [owner, added] = param_owner_.try_emplace(entry.id, entry.parent);
-        if (!added && owner->second != entry.parent) {
-          std::erase(modules_[owner->second].params, entry.id);
-          owner->second = entry.parent;
-          added = true;
+        auto [at, fresh] = param_places_.try_emplace(entry.id);
+        Place& place = at->second;
+        if (fresh || place.module != entry.parent) {
+          if (!fresh) modules_[place.module].params.erase(place.order);
+          place = {entry.parent, params_placed_++};
+          modules_[place.module].params.emplace(place.order, entry.id);
         }
-        if (added) modules_[entry.parent].params.push_back(entry.id);
         ++modules_version_;
         break;
       }
@@ -62,12 +63,13 @@ void RegistryNames::Add(const std::vector<shm::RegistryEntry>& entries) {
 
 std::vector<std::pair<std::string, std::string>> RegistryNames::Facts() const {
   std::vector<std::pair<std::string, std::string>> facts;
+  std::map<std::string_view, size_t> places;  // a thousand facts are compared with none of the others
   for (const auto& [id, fact] : facts_) {
-    auto same = std::find_if(facts.begin(), facts.end(), [&](const auto& other) { return other.first == fact.first; });
-    if (same != facts.end()) {
-      same->second = fact.second;
-    } else {
+    const auto [place, fresh] = places.try_emplace(fact.first, facts.size());
+    if (fresh) {
       facts.push_back(fact);
+    } else {
+      facts[place->second].second = fact.second;
     }
   }
   return facts;
@@ -88,7 +90,7 @@ std::vector<ModuleInfo> RegistryNames::Modules() const {
     info.name = module.name;
     info.type = module.type;
     info.functional = module.functional;
-    for (uint32_t param : module.params) info.params.push_back(params_.at(param));
+    for (const auto& [order, param] : module.params) info.params.push_back(params_.at(param));
     modules.push_back(std::move(info));
   }
   return modules;
@@ -100,7 +102,7 @@ Result<std::vector<RegistryNames::Target>> RegistryNames::FindTargets(const std:
   size_t owners = 0;
   for (const auto& [id, module] : modules_) {
     const bool owns = std::any_of(module.params.begin(), module.params.end(),
-                                  [&](uint32_t param) { return !params_.at(param).buffer; });
+                                  [&](const auto& placed) { return !params_.at(placed.second).buffer; });
     if (!owns) continue;
     if (++owners <= 8) some_names += (some_names.empty() ? "" : ", ") + module.name;
     if (sinks::MatchesPattern(pattern, module.name)) targets.push_back({id, module.root, module.name});

@@ -51,12 +51,18 @@ class RegistryNames {
     std::string name;
     std::string type;
     bool functional = false;
-    std::vector<uint32_t> params;  // in the order of their registration
+    std::map<uint64_t, uint32_t> params;  // by the order of their registration
+  };
+  // Where a parameter stands. A producer may move all of them as often as its registry holds entries.
+  struct Place {
+    uint32_t module = 0;
+    uint64_t order = 0;
   };
   std::map<uint16_t, std::string> roots_;
   std::map<uint32_t, Module> modules_;
   std::map<uint32_t, ModuleInfo::Param> params_;
-  std::map<uint32_t, uint32_t> param_owner_;
+  std::map<uint32_t, Place> param_places_;
+  uint64_t params_placed_ = 0;
   std::map<uint32_t, std::pair<std::string, std::string>> facts_;
   std::map<uint32_t, std::string> notes_;
   uint64_t arena_extent_ = 0;

@@ -1,11 +1,11 @@
 // The loops for AVX-512 F, BW, DQ and VL. The target is set after the headers, so that nothing inline of theirs is
 // compiled for it.
-#if defined(__x86_64__)
+#include "shared/stats/stats_kernel.h"
+
+#if defined(IKKUNA_STATS_X86)
 #include <immintrin.h>
 
 #include <cstdint>
-
-#include "shared/stats/stats_kernel.h"
 
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prefer-vector-width=512")
 

@@ -7,6 +7,12 @@
 #include "shared/codes.h"
 #include "shared/stats/tensor_stats.h"
 
+// Clang 14 has no pragma that sets the instruction set for the rest of a file: its builds have the portable loops
+// alone.
+#if defined(__x86_64__) && !defined(__clang__)
+#define IKKUNA_STATS_X86 1
+#endif
+
 namespace ikkuna::stats_internal {
 
 struct Running {
@@ -60,7 +66,7 @@ struct Kernels {
 };
 
 const Kernels& PortableKernels() noexcept;
-#if defined(__x86_64__)
+#if defined(IKKUNA_STATS_X86)
 const Kernels& Avx2Kernels() noexcept;
 const Kernels& Avx512Kernels() noexcept;
 #endif

@@ -15,7 +15,7 @@ const Kernels* KernelsFor(StatsPath path) noexcept {
   switch (path) {
     case StatsPath::kPortable:
       return &stats_internal::PortableKernels();
-#if defined(__x86_64__)
+#if defined(IKKUNA_STATS_X86)
     case StatsPath::kAvx2:
       if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
         return &stats_internal::Avx2Kernels();
@@ -129,7 +129,7 @@ TensorStats ComputeStats(const void* data, DType dtype, size_t n) noexcept {
 
 StatsPath CurrentStatsPath() noexcept {
   const Kernels* active = &ActiveKernels();
-#if defined(__x86_64__)
+#if defined(IKKUNA_STATS_X86)
   if (active == &stats_internal::Avx512Kernels()) return StatsPath::kAvx512;
   if (active == &stats_internal::Avx2Kernels()) return StatsPath::kAvx2;
 #endif
