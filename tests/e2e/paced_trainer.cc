@@ -2,6 +2,7 @@
 // `STEP LOSS f1=HASH f2=HASH f3=HASH` (of each module's weights and bias).
 //
 //   --log FILE  --optimizer sgd|adam  --pace FILE (microseconds that each step sleeps; read at every step)
+//   --frozen f1: the trainer itself does not train that layer
 //   Ends when a client asks it to stop.
 #include <chrono>
 #include <fstream>
@@ -26,6 +27,9 @@ int main(int argc, char** argv) {
     optimizer = std::make_unique<torch::optim::Adam>(model.parameters(), torch::optim::AdamOptions(.001));
   } else {
     optimizer = std::make_unique<torch::optim::SGD>(model.parameters(), torch::optim::SGDOptions(.01).momentum(.9));
+  }
+  if (arguments.Text("--frozen") == "f1") {
+    for (torch::Tensor& parameter : model.f1->parameters()) parameter.set_requires_grad(false);
   }
   Lines log(arguments.Text("--log"));
   ikkuna::Probe probe({.run = "paced", .allow_control = true, .budget = .01});
