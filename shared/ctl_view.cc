@@ -68,6 +68,7 @@ Result<std::unique_ptr<CtlView>> CtlView::Open(UniqueFd fd) {
   std::unique_ptr<CtlView> view(new CtlView);
   view->segment_ = std::move(segment).value();
   view->segment_.DontFork();
+  view->segment_.CloseFd();
   const auto* shared = reinterpret_cast<const CtlHeader*>(view->segment_.data());
   const uint32_t ready = LoadAcquire(shared->ready);  // pairs with CtlWriter::Create
   std::memcpy(&view->header_, shared, sizeof(CtlHeader));

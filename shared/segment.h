@@ -42,6 +42,8 @@ class Segment {
   const unsigned char* data() const { return static_cast<const unsigned char*>(region_.get_address()); }
   size_t bytes() const { return region_.get_size(); }
   int fd() const { return fd_.get(); }
+  // The mapping stays. A descriptor that is kept open lives on in children made by a raw clone().
+  void CloseFd() { fd_.reset(); }
   // False when the kernel or sandbox could not add FUTURE_WRITE: the session goes on, status names it.
   bool future_write_sealed() const { return future_write_sealed_; }
   // Children of fork() do not inherit the mapping (MADV_DONTFORK). Returns whether the kernel took it.

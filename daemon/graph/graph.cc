@@ -14,8 +14,11 @@ namespace ikkuna::graph {
 class Graph::Impl {
  public:
   // Two are open at once in an ordinary loop, one a thread where several train one model.
-  static constexpr size_t kMaxOpenFrames = 8;  // of a root
-  static constexpr size_t kMaxIdleFrames = 4;  // of a scene
+  static constexpr size_t kMaxOpenFrames = 64;  // of a root: threads that train one model have a step open each
+  static constexpr size_t kMaxIdleFrames = 4;   // of a scene
+  // A step that has not ended when others are so far ahead never will. Until then its thread may merely not have run:
+  // in a time slice of the kernel the others make hundreds of small steps.
+  static constexpr uint64_t kStepsBehindMax = 1000;
 
   Impl(std::shared_ptr<const ProducerInfo> producer, SeriesCatalogue& catalogue, SubscriberSet& subscribers,
        std::function<void(Batch)> emit)
@@ -162,20 +165,24 @@ class Graph::Impl {
     if (record.tag == kTagDefault && record.root < steps_.size() && record.dropped_total == frame.dropped_before) {
       ++steps_[record.root];
     }
-    const uint64_t step = frame.step, began = frame.first_seq;
+    const uint64_t began = frame.first_seq;
     Release(i);
-    DiscardStragglers(record.root, record.tag, step, began);
+    DiscardStragglers(record, began);
     if (batch.samples.empty() && batch.texts.empty() && batch.events.empty()) return;
     batch.producer = producer_;
     emit_(std::move(batch));
   }
 
-  // Earlier steps of which nothing came since this one began have lost their ends. (Those of other threads that train
-  // the same model go on.)
-  void DiscardStragglers(uint16_t root, uint16_t tag, uint64_t step, uint64_t began) {
+  // Earlier steps of which nothing came since this one began have lost their ends, if the producer lost anything since
+  // they began. Those of other threads that train the same model go on.
+  void DiscardStragglers(const shm::Record& finished, uint64_t began) {
     for (size_t i = open_.size(); i-- > 0;) {
       const Frame& frame = *open_[i];
-      if (frame.root == root && frame.tag == tag && frame.step < step && frame.last_seq < began) Discard(i);
+      const bool earlier = frame.root == finished.root && frame.tag == finished.tag &&
+                           frame.step < finished.global_step && frame.last_seq < began;
+      if (!earlier) continue;
+      const bool lost = frame.dropped_before != finished.dropped_total;
+      if (lost || !frame.whole || finished.global_step - frame.step > kStepsBehindMax) Discard(i);
     }
   }
 

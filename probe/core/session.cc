@@ -306,7 +306,11 @@ void Session::RefreshDemand(DemandCopy& copy) {
 
 void Session::WaitForDaemon() {
   const uint64_t wait_ms = EnvironmentNumber("IKKUNA_WAIT_MS");
-  if (wait_ms == 0 || waited_.exchange(true)) return;
+  // Of several training threads that begin together none makes a step before the wait is over.
+  if (wait_ms != 0) std::call_once(waited_, [this, wait_ms] { WaitForDemand(wait_ms); });
+}
+
+void Session::WaitForDemand(uint64_t wait_ms) {
   const uint64_t deadline = NowNs(CLOCK_MONOTONIC) + wait_ms * 1'000'000;
   while (NowNs(CLOCK_MONOTONIC) < deadline && !rejected_.load()) {
     DemandCopy copy;

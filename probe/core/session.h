@@ -143,6 +143,7 @@ class Session {
   void ReadAnswer();
   void WatchSocket(int timeout_ms);
   void BackArenaIfAsked();
+  void WaitForDemand(uint64_t wait_ms);
   void FillRecord(shm::Record& record, const MessageHeader& header, RecordType type, Space space,
                   const TensorShape* shape);
   bool Append(const shm::RegistryEntry& entry);
@@ -160,7 +161,7 @@ class Session {
   std::atomic<bool> off_{false};
   std::atomic<bool> connected_{false};
   std::atomic<bool> arena_tried_{false};
-  std::atomic<bool> waited_{false};
+  std::once_flag waited_;
   std::atomic<uint64_t> modules_{0};
   std::atomic<uint64_t> entries_{0};  // registry entries published
   Budget budget_;

@@ -50,7 +50,7 @@ struct Listener::BackwardGuard {
   std::vector<RootThread*> states;
   bool slept;
   ~BackwardGuard() {
-    if (!listener->live_.load()) return;
+    if (!listener->active()) return;
     for (RootThread* state : states) {
       if (slept) state->in_backward.store(false);
       listener->Sync(*state);
@@ -212,7 +212,8 @@ ThreadState& Listener::OwnThread() {
 
 ThreadState::~ThreadState() {
   Listener* listener = Listener::live_listener_.load(std::memory_order_acquire);
-  if (listener == nullptr || this->listener != listener->serial_) return;
+  // Not in a forked child: another thread may have held a lock of ours when it was made.
+  if (listener == nullptr || !listener->active() || this->listener != listener->serial_) return;
   for (RootThread* state : roots) {
     if (state == nullptr) continue;
     // What is pending stays: backward may have run on this thread for a step that another one will end.

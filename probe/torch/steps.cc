@@ -365,7 +365,7 @@ void Listener::HandleCommands() {
 void Listener::Freeze(const shm::Command& command, bool freeze) {
   for (int m = 0; m < model_count_.load(std::memory_order_acquire); ++m) {
     WatchedModel& model = *models_[static_cast<size_t>(m)];
-    if (command.root != 0 && model.root_id() != command.root) continue;
+    if (command.root != 0 && command.root != kAnyRoot && command.root != model.root_id()) continue;
     std::vector<WatchedParam*> targets;
     size_t trainable_after = 0;
     for (WatchedParam& param : model.params()) {
@@ -381,6 +381,9 @@ void Listener::Freeze(const shm::Command& command, bool freeze) {
       continue;
     }
     for (WatchedParam* param : targets) {
+      // What the trainer itself holds still is neither frozen nor thawed by us.
+      if (freeze ? !param->tensor.requires_grad() : !param->frozen) continue;
+      param->frozen = freeze;
       param->tensor.set_requires_grad(!freeze);
       if (freeze) param->tensor.mutable_grad().reset();
     }

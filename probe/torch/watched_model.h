@@ -45,6 +45,7 @@ struct WatchedParam {
   int module = -1;    // index
   uint32_t id = 0;    // registry id; 0: not published
   bool bias = false;
+  bool frozen = false;                     // by a client's wish; written on training threads, under the session's lock
   std::atomic<const void*> data{nullptr};  // DataOf(tensor) at the last look
 };
 

@@ -147,6 +147,9 @@ class Client:
             result[name] = {sample.step: sample.value for sample in self.samples(summary.series.id)}
         return result
 
+    def events(self):
+        return self.stub.ListEvents(pb.ListEventsRequest(), timeout=WATCHDOG_S).events
+
     def subscribe(self, text):
         return self.stub.AddSubscribers(pb.AddSubscribersRequest(text=text), timeout=WATCHDOG_S).subscribers
 

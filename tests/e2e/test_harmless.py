@@ -1,69 +1,22 @@
 """Whatever becomes of the daemon, training goes on bit for bit as without a probe, and every record is accounted for."""
 
-import pathlib
-import re
 import signal
-import sqlite3
-import subprocess
-import tempfile
 
-import harness
-from harness import BIN, wait_until
+import losses
+from harness import main, wait_until
+from losses import SUBSCRIBERS
 
-# Dropout draws from LibTorch's generator in each step: a single number drawn by the probe would show in every loss.
-TRAINER = ["--model", "alexnet-mini", "--batch-size", "32", "--seed", "11", "--max-steps", "500", "--test-images", "500",
-           "--budget", "off"]
 STEPS = 500
-SUBSCRIBERS = ["--no-default", "--budget", "off", "--subscribe", "loss()"] + [
-    word for kind in ("weights", "weight_gradients", "activations", "layer_gradients", "weight_updates")
-    for metric in ("mean({})", "norm({}, order=2)", "norm({}, order=3)") for word in ("--subscribe", metric.format(kind))]
 
 
-class HarmlessTest(harness.Site):
-    @classmethod
-    def setUpClass(cls):
-        with tempfile.TemporaryDirectory(prefix="ikkuna-e2e-bare-") as folder:
-            path = pathlib.Path(folder) / "losses"
-            subprocess.run([BIN / "ikkuna-train", "--threads", "1", *TRAINER, "--no-probe", "--losses", path], check=True,
-                           stdout=subprocess.DEVNULL, timeout=harness.WATCHDOG_S)
-            cls.bare = path.read_text().splitlines()
-        assert len(cls.bare) == STEPS and all(re.fullmatch(r"-?0x[0-9a-f.]+p[-+]\d+", line) for line in cls.bare)
-
-    def start_watched(self, **environment):
-        self.losses = self.root / "losses"
-        self.trainer = self.start_trainer(*TRAINER, "--losses", self.losses, **environment)
-        return self.trainer
-
-    def wait_for_step(self, step):
-        """Until the trainer has made so many steps."""
-        def reached():
-            if self.losses.exists() and self.losses.read_bytes().count(b"\n") >= step:
-                return True
-            assert self.trainer.running(), self.trainer.log()
-            return False
-        wait_until(reached, f"step {step} is not reached")
+class HarmlessTest(losses.LossSite):
+    TRAINER = [*losses.LossSite.TRAINER, "--max-steps", str(STEPS), "--test-images", "500"]
 
     def assert_same_losses(self):
-        self.trainer.expect_success()
-        got = self.losses.read_text().splitlines()
-        different = [step for step in range(min(len(got), STEPS)) if got[step] != self.bare[step]]
-        self.assertEqual((len(got), different[:5]), (STEPS, []))
+        super().assert_same_losses(STEPS)
 
     def loss_steps(self):
-        """Steps of which the loss is in the store; each loss is the one that the trainer wrote."""
-        [samples] = [samples for name, samples in self.client.everything(topic="loss").items() if name[0] == "default"]
-        for step, value in samples.items():
-            self.assertEqual(value.hex(), float.fromhex(self.bare[step]).hex(), f"step {step}")
-        return sorted(samples)
-
-    def finish(self):
-        """Ends the daemon well; nothing is left of anybody, and the store is sound."""
-        self.assert_sinks_account()
-        self.stop_daemon()
-        self.assert_nothing_left()
-        [path] = self.data.rglob("*.db")
-        with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as store:
-            self.assertEqual(store.execute("PRAGMA integrity_check").fetchall(), [("ok",)])
+        return super().loss_steps(self.bare(STEPS))
 
     def test_no_daemon(self):
         self.start_watched()
@@ -130,7 +83,7 @@ class HarmlessTest(harness.Site):
         self.trainer.signal(signal.SIGKILL)
         self.assertEqual(self.trainer.wait(), -signal.SIGKILL)
         got = self.losses.read_text().splitlines()
-        self.assertEqual(got, self.bare[:len(got)])
+        self.assertEqual(got, self.bare(STEPS)[:len(got)])
         producer = self.settled_producer("DIED")
         self.assert_accounts(producer)
         self.assertLessEqual(producer.accounting.killed, 1)
@@ -157,4 +110,4 @@ class HarmlessTest(harness.Site):
 
 
 if __name__ == "__main__":
-    harness.main()
+    main()

@@ -1,0 +1,163 @@
+"""What the daemon does to a trainer by leave: the budget stretches periods and gives them back, freeze and thaw."""
+
+import os
+import pathlib
+import subprocess
+
+import harness
+from harness import BIN, main, pb, wait_until
+
+PROGRAMS = pathlib.Path(os.environ.get("IKKUNA_TEST_BIN_DIR", BIN.parent / "tests"))
+LONG_STEP_US = 10000
+
+
+class ControlTest(harness.Site):
+    def start_paced(self, *arguments):
+        """Ends when it is asked to; `--frozen f1` for one whose trainer itself holds a layer still."""
+        self.log = self.root / "log"
+        self.pace = self.root / "pace"
+        self.set_pace(0)
+        self.trainer = self.start([PROGRAMS / "paced_trainer", "--log", self.log, "--pace", self.pace, *arguments],
+                                  IKKUNA_WAIT_MS="10000")
+
+    def set_pace(self, microseconds):
+        """By renaming: the trainer never reads half a number."""
+        fresh = self.root / "pace.new"
+        fresh.write_text(f"{microseconds}\n")
+        fresh.replace(self.pace)
+
+    def steps(self):
+        """[(step, loss, {module: hash})] of the lines that the trainer wrote in full."""
+        lines = [line.split() for line in self.log.read_text().split("\n")[:-1]] if self.log.exists() else []
+        return [(int(line[0]), float.fromhex(line[1]), dict(word.split("=") for word in line[2:])) for line in lines]
+
+    def wait_for_steps(self, more):
+        """Until the trainer has made so many steps from now; returns the number it has made then."""
+        begin = len(self.steps())
+        wait_until(lambda: len(self.steps()) >= begin + more or not self.trainer.running(), "the trainer stands still")
+        self.assertTrue(self.trainer.running(), self.trainer.log())
+        return len(self.steps())
+
+    def stop_trainer(self):
+        self.client.stub.Stop(pb.StopRequest(), timeout=harness.WATCHDOG_S)
+        self.trainer.expect_success()
+        producer = self.settled_producer()
+        self.assert_accounts(producer)
+        self.assertEqual(producer.steps_total, len(self.steps()))
+
+    def status_line(self, name):
+        answer = subprocess.run([BIN / "ikkuna", "status"], env=self.environment, capture_output=True, text=True, timeout=60)
+        self.assertEqual(answer.returncode, 0, answer.stderr)
+        [line] = [line for line in answer.stdout.splitlines() if line.split()[:1] == [name]]
+        return line
+
+    def test_periods_stretch_with_short_steps_and_recover_with_long_ones(self):
+        self.start_daemon("--no-default", "--subscribe", "loss()", "--subscribe", "norm(weight_gradients, order=2)",
+                          "--subscribe", "mean(activations)", "--subscribe", "variance(layer_gradients)")
+        self.start_paced("--optimizer", "sgd")
+
+        def factors():
+            self.assertTrue(self.trainer.running(), self.trainer.log())
+            producer = wait_until(self.client.producer, "the trainer is not seen")
+            return producer.period_factors
+
+        def delivered(begin, end):
+            """Share of the steps from `begin` to `end` of which the gradients' norm is in the store."""
+            [samples] = self.client.everything(topic="weight_gradients_norm2", module="f1").values()
+            return len([step for step in samples if begin <= step < end]) / (end - begin)
+
+        # Steps of 100 us, of which statistics at every step would be a third.
+        wait_until(lambda: factors().summary >= 4, "the budget does not stretch periods")
+        self.assertRegex(self.status_line("delivered"), r"statistics every \d+\. of the steps asked for")
+        producer = self.client.producer()
+        self.assertAlmostEqual(producer.budget, 0.01)
+        short = self.wait_for_steps(2000)
+        self.assertLess(delivered(short - 1000, short), 0.3)
+
+        # With steps a hundred times as long there is room for all.
+        self.set_pace(LONG_STEP_US)
+        wait_until(lambda: factors().summary == 1 and factors().scalar == 1, lambda: f"no recovery: {factors()}")
+        self.assertIn("as asked", self.status_line("delivered"))
+        begin = self.wait_for_steps(1)
+        end = self.wait_for_steps(50)
+        self.assertEqual(self.client.producer().period_factors.summary, 1)
+        wait_until(lambda: delivered(begin, end - 1) == 1, lambda: f"delivered {delivered(begin, end - 1)}", 30)
+
+        # And back.
+        self.set_pace(0)
+        wait_until(lambda: factors().summary >= 4, "the budget does not stretch periods again")
+        self.stop_trainer()
+        self.stop_daemon()
+        self.assert_nothing_left()
+
+    def freeze_and_thaw(self, optimizer):
+        self.start_daemon("--no-default", "--subscribe", "loss()")
+        self.start_paced("--optimizer", optimizer)
+        self.set_pace(200)
+        self.wait_for_steps(50)  # momentum has gathered: it alone would move the weights on
+
+        answer = self.client.stub.Freeze(pb.FreezeRequest(module="f2"), timeout=harness.WATCHDOG_S)
+        self.assertEqual(len(answer.texts), 1)
+        frozen_at = self.wait_for_frozen("f2")
+        still = self.wait_for_steps(100)
+        self.client.stub.Unfreeze(pb.UnfreezeRequest(module="f2"), timeout=harness.WATCHDOG_S)
+        self.wait_for_steps(100)
+        with self.assertRaisesRegex(harness.grpc.RpcError, "nothing.*has that|matches|no module"):
+            self.client.stub.Freeze(pb.FreezeRequest(module="f9"), timeout=harness.WATCHDOG_S)
+        # All at once: backward would have nothing left to do and throw; the probe keeps one and says so.
+        self.client.stub.Freeze(pb.FreezeRequest(module="*"), timeout=harness.WATCHDOG_S)
+        self.wait_for_steps(100)
+        notes = list(wait_until(lambda: self.client.producer().notes, "no note says that the freeze was refused"))
+        self.assertTrue([note for note in notes if note.startswith("freeze refused")], notes)
+        last = self.wait_for_steps(50)
+        self.stop_trainer()
+
+        steps = self.steps()
+        moved = {name: [step for step, _, now in steps[1:last] if now[name] != steps[step - 1][2][name]]
+                 for name in ("f1", "f2", "f3")}
+        # While f2 stood still the others moved at every step, before and afterwards f2 did, too.
+        hold = [step for step in range(1, still) if step not in set(moved["f2"])]
+        self.assertEqual(hold, list(range(hold[0], still)), "frozen weights are bit-equal from one step on")
+        self.assertLessEqual(hold[0], frozen_at)
+        thawed = min(step for step in moved["f2"] if step >= still)
+        refrozen = max(moved["f2"])
+        self.assertEqual([step for step in moved["f2"] if step >= still], list(range(thawed, refrozen + 1)))
+        self.assertGreater(refrozen - thawed, 50, "thawed weights move")
+        self.assertEqual([step for step in range(1, thawed) if step not in set(moved["f1"])], [])
+        self.assertEqual([step for step in range(1, last) if step not in set(moved["f3"])], [], "the last one trains on")
+        self.assertLess(max(moved["f1"]), last - 50, "frozen with `*`")
+        self.stop_daemon()
+        self.assert_nothing_left()
+
+    def wait_for_frozen(self, module):
+        """The first step after which the module stood still for ten steps."""
+        def still():
+            steps = self.steps()[-11:]
+            self.assertTrue(self.trainer.running(), self.trainer.log())
+            return steps[0][0] + 1 if len({hashes[module] for _, _, hashes in steps}) == 1 else None
+        return wait_until(still, f"{module} goes on moving")
+
+    def test_what_the_trainer_holds_still_is_not_thawed(self):
+        self.start_daemon("--no-default", "--subscribe", "loss()")
+        self.start_paced("--optimizer", "sgd", "--frozen", "f1")
+        self.set_pace(200)
+        self.wait_for_steps(20)
+        for module in ("f1", "f2"):
+            self.client.stub.Freeze(pb.FreezeRequest(module=module), timeout=harness.WATCHDOG_S)
+        self.wait_for_frozen("f2")
+        self.client.stub.Unfreeze(pb.UnfreezeRequest(module="*"), timeout=harness.WATCHDOG_S)
+        wait_until(lambda: len({hashes["f2"] for _, _, hashes in self.steps()[-5:]}) == 5, "f2 does not thaw")
+        self.wait_for_steps(20)
+        self.stop_trainer()
+        self.assertEqual(len({hashes["f1"] for _, _, hashes in self.steps()}), 1)
+        self.stop_daemon()
+
+    def test_frozen_weights_stand_still_with_momentum(self):
+        self.freeze_and_thaw("sgd")
+
+    def test_frozen_weights_stand_still_with_adam(self):
+        self.freeze_and_thaw("adam")
+
+
+if __name__ == "__main__":
+    main()
