@@ -189,11 +189,15 @@ void EvilProducer::PlacePayload(FuzzInput& input, shm::Record& record) {
   shm::PubStatus& now = status();
   uint64_t position = now.arena_tail;
   const uint64_t rest = kArenaBytes - position % kArenaBytes;
-  if (rest < rounded) position += rest;
+  const uint8_t lie = input.U8();
+  if (lie % 8 == 3 && rest >= 256) {
+    position += rest - 64 * (1 + input.Choice(4));  // where only a small one would fit
+  } else if (rest < rounded) {
+    position += rest;
+  }
   now.arena_tail = position + rounded;
   record.space = static_cast<uint8_t>(Space::kHostArena);
   record.payload = {position, bytes, 0, 0};
-  const uint8_t lie = input.U8();
   if (lie == 1) record.payload.position = input.Near(position);
   if (lie == 2) record.payload.bytes = input.Near(bytes);
   const auto content = input.Bytes(lie >= 128 ? std::min<uint64_t>(bytes, 64) : 0);

@@ -115,7 +115,9 @@ class Session {
       // Every byte is within reach, whatever the record claimed.
       unsigned sum = 0;
       for (uint64_t i = 0; i < message.payload_bytes; ++i) sum += message.payload[i];
-      FUZZ_CHECK(message.payload_bytes <= view_->header().arena_bytes || sum == 0);
+      const uint64_t extent = names_.arena_extent();
+      FUZZ_CHECK(extent == 0 || message.record.payload.position % extent + message.payload_bytes <= extent);
+      consumed_ = sum;
     }
     graph_.Handle(message);
     FUZZ_CHECK(graph_.done_seq() <= message.record.seq);
@@ -143,6 +145,7 @@ class Session {
   ingest::SessionNumbers numbers_;
   const uint64_t first_position_;
   uint64_t handled_ = 0;
+  volatile unsigned consumed_ = 0;  // keeps the reads above
   uint64_t now_ns_ = 0;
   bool quarantined_ = false;
 };

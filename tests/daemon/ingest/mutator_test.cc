@@ -31,9 +31,9 @@ constexpr int kFlipsBetweenYields = 8;
 constexpr uint64_t kArenaBytes = 1 << 16;
 
 // What a round scribbles on.
-enum class Target { kPayloads, kRecords, kRegistry, kStatus, kHeader, kFront, kAll };
-constexpr Target kTargets[] = {Target::kPayloads, Target::kRecords, Target::kRegistry, Target::kStatus,
-                               Target::kHeader,   Target::kFront,   Target::kAll};
+enum class Target { kPayloads, kPlaces, kRecords, kRegistry, kStatus, kHeader, kFront, kAll };
+constexpr Target kTargets[] = {Target::kPayloads, Target::kPlaces, Target::kRecords, Target::kRegistry,
+                               Target::kStatus,   Target::kHeader, Target::kFront,   Target::kAll};
 
 class Scribbler {
  public:
@@ -59,6 +59,7 @@ class Scribbler {
     switch (target_) {
       case Target::kPayloads:
         return header_.arena_offset + Below(kArenaBytes);
+      case Target::kPlaces:  // what Flip() never asks for
       case Target::kRecords:
         return header_.ring_offset + Below(uint64_t{header_.ring_slots} * header_.record_bytes);
       case Target::kRegistry:
@@ -79,8 +80,16 @@ class Scribbler {
     target_ = Target::kAll;
     return at;
   }
+  // A record that is right in all but where its payload lies.
+  void MovePayload() {
+    unsigned char* slot = data_ + header_.ring_offset + Below(header_.ring_slots) * header_.record_bytes;
+    if (slot[offsetof(shm::Record, type)] != static_cast<uint8_t>(RecordType::kTensor)) return;
+    const uint64_t lie = Below(2) == 0 ? random_() / shm::kPayloadAlign * shm::kPayloadAlign : Below(1 << 20);
+    *reinterpret_cast<volatile uint64_t*>(slot + offsetof(shm::Record, payload.position)) = lie;
+  }
   // A bit, a byte or a word: small lies pass more checks than large ones.
   void Flip() {
+    if (target_ == Target::kPlaces) return MovePayload();
     const uint64_t at = Somewhere();
     auto* byte = static_cast<volatile unsigned char*>(data_ + at);
     const uint64_t how = Below(4);
@@ -138,8 +147,11 @@ void PublishActivations(TestProducer& producer, uint64_t step) {
   std::atomic<bool> stop{false};
   std::thread mutator([&] { scribbler.Run(stop); });
   for (uint64_t step = 0; step < kStepsOfALiar; ++step) {
-    producer.Step(step, 1);
+    producer.Marker(Kind::kBatchStarted, step);
+    producer.Summary(step, 1);
     PublishActivations(producer, step);
+    producer.Scalar(Kind::kLoss, step, 1);
+    producer.Marker(Kind::kBatchFinished, step);
     if (step % 4 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
   ::kill(::getpid(), SIGKILL);
