@@ -1,9 +1,11 @@
 // Budget: keeps the probe's share of the step time below what is allowed by stretching periods.
 //
 // The cost of each class of message and the time of the steps are summed over a window; when the share is above the
-// allowance, the dearest class is stretched by the power of two that would fit, whole tensors first and scalars last;
-// when a window shows ample room, the last stretch is taken back. Owner: the session; thread rule: any thread, one
-// mutex.
+// allowance, the dearest class is stretched by the power of two that would fit, whole tensors first and scalars last.
+// What a class costs unstretched is remembered; as soon as that would fit, stretches are taken back, scalars first:
+// waiting for a window that holds due steps of a class stretched a thousandfold would take hours. What the probe costs
+// on steps of which nothing is due counts too, but no stretch can help it. Owner: the session; thread rule: any
+// thread, one mutex.
 #pragma once
 
 #include <array>
@@ -29,19 +31,27 @@ class Budget {
   void SetAllowance(uint32_t ppm);
   uint32_t allowance_ppm() const;
 
-  // What one finished step took, and what of it the probe spent by class. Returns the shifts to use from now on.
-  PeriodShifts StepFinished(uint64_t step_ns, const std::array<uint64_t, kCostClasses>& cost_ns);
+  // What one finished step took, and what of it the probe spent by class and beyond (`fixed_ns`: whatever the periods).
+  // Returns the shifts to use from now on.
+  PeriodShifts StepFinished(uint64_t step_ns, const std::array<uint64_t, kCostClasses>& cost_ns, uint64_t fixed_ns = 0);
   PeriodShifts shifts() const;
 
  private:
-  void Judge();
+  void Measure();
+  void Stretch(double allowed);
+  bool GiveBack(double allowed);
+  void StartWindow();
+  double Expected(size_t i) const;
 
   mutable std::mutex mutex_;
   // Guarded by mutex_.
   uint32_t allowance_ppm_ = 0;
   uint64_t steps_ = 0;
   uint64_t step_ns_ = 0;
+  uint64_t fixed_ns_ = 0;
+  uint64_t looked_at_ = 0;  // steps of the window at the last look for room
   std::array<uint64_t, kCostClasses> cost_ns_{};
+  std::array<double, kCostClasses> unstretched_ns_{};  // a step, as last measured
   std::array<uint32_t, kCostClasses> shift_{};
 };
 

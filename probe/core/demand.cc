@@ -27,6 +27,8 @@ bool DemandTable::NeedsArena() const {
                      [](const shm::DemandItem& item) { return item.level == Level::kTensor; });
 }
 
+bool StepDemand::OnlyScalars(uint64_t kinds) { return (kinds & ~(kScalarKinds | kSmallKinds)) == 0; }
+
 StepDemand::StepDemand(std::shared_ptr<const DemandTable> table, uint16_t root, uint16_t tag, uint64_t step,
                        const PeriodShifts& shifts, bool arena_ready)
     : table_(std::move(table)) {

@@ -41,7 +41,10 @@ class StepDemand {
   StepDemand(std::shared_ptr<const DemandTable> table, uint16_t root, uint16_t tag, uint64_t step,
              const PeriodShifts& shifts, bool arena_ready);
 
-  bool any() const { return (summary_ | tensor_ | filtered_kinds_) != 0; }
+  bool any() const { return due_kinds() != 0; }
+  uint64_t due_kinds() const { return summary_ | tensor_ | filtered_kinds_; }
+  // None of these kinds costs more than a scalar: the budget thins them last.
+  static bool OnlyScalars(uint64_t kinds);
   // Whether any module's messages of this kind are wanted.
   bool AnyOf(uint64_t kinds) const { return ((summary_ | tensor_ | filtered_kinds_) & kinds) != 0; }
   bool AnyOf(Kind kind) const { return AnyOf(KindBit(kind)); }

@@ -100,14 +100,15 @@ bool Session::PublishMarker(const MessageHeader& header) {
   return true;
 }
 
-PeriodShifts Session::StepFinished(uint64_t step_ns, const std::array<uint64_t, kCostClasses>& cost_ns) {
+PeriodShifts Session::StepFinished(uint64_t step_ns, const std::array<uint64_t, kCostClasses>& cost_ns,
+                                   uint64_t fixed_ns) {
   shm::PubStatus& status = pub_->status();
-  uint64_t total = 0;
+  uint64_t total = fixed_ns;
   for (uint64_t cost : cost_ns) total += cost;
   shm::AddRelaxed(status.probe_ns, total);
   shm::AddRelaxed(status.step_ns, step_ns);
   shm::AddRelaxed(status.steps_timed, 1);
-  const PeriodShifts shifts = budget_.StepFinished(step_ns, cost_ns);
+  const PeriodShifts shifts = budget_.StepFinished(step_ns, cost_ns, fixed_ns);
   shm::StoreRelaxed(status.shift_tensor, shifts.tensor);
   shm::StoreRelaxed(status.shift_summary, shifts.summary);
   shm::StoreRelaxed(status.shift_scalar, shifts.scalar);

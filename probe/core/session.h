@@ -116,8 +116,9 @@ class Session {
 
   // --- Status words; the step boundary of each root.
   shm::RootStatus& root_status(uint16_t root) { return pub_->status().roots[root - 1]; }
-  // A step of `step_ns` ended, of which the probe spent `cost_ns`. Returns the shifts for the next one.
-  PeriodShifts StepFinished(uint64_t step_ns, const std::array<uint64_t, kCostClasses>& cost_ns);
+  // A step of `step_ns` ended, of which the probe spent `cost_ns`, and `fixed_ns` on what no period changes. Returns
+  // the shifts for the next one.
+  PeriodShifts StepFinished(uint64_t step_ns, const std::array<uint64_t, kCostClasses>& cost_ns, uint64_t fixed_ns = 0);
   PeriodShifts shifts() const { return budget_.shifts(); }
   void SetFinished();
   // Ends the service thread and the connection; what was published stays readable. Names and publishing do nothing

@@ -117,6 +117,7 @@ struct RootThread {
   probe::PeriodShifts shifts;
   uint64_t last_step_ns = 0;
   probe::StepTime step_time;
+  uint64_t kinds_before = 0;  // due in the step before
 };
 
 // What the probe spends on one thread; a step's sum goes to the budget.

@@ -1,6 +1,7 @@
 // The life of a step: begun by a layer, made pending by backward, ended by the first counted write, closed by the next
 // pass.
 #include <cstdio>
+#include <utility>
 
 #include "probe/torch/cost.h"
 #include "probe/torch/listener.h"
@@ -245,7 +246,18 @@ void Listener::AccountStep(ThreadState& thread, RootThread& state, WatchedModel&
   const uint64_t own = thread.cost.total_ns + thread.cost.calls * kIdleCallNs;
   const uint64_t dear = std::min(own, thread.cost.tensor_ns);
   const uint64_t cheap = std::min(own - dear, thread.cost.scalar_ns);
-  state.shifts = session_->StepFinished(step_ns, {dear, own - dear - cheap, cheap});
+  // Being awake is on the account of the dearest class that was due; of a step of which nothing was, on nobody's.
+  const uint64_t rest = own - dear - cheap;
+  // The updates and moments of the step before were taken in this one.
+  const uint64_t mine = state.pass.identity->demand.due_kinds();
+  const uint64_t due = mine | (std::exchange(state.kinds_before, mine) & (kUpdateKinds | kMomentKinds));
+  if (due == 0) {
+    state.shifts = session_->StepFinished(step_ns, {dear, 0, cheap}, rest);
+  } else if (probe::StepDemand::OnlyScalars(due)) {
+    state.shifts = session_->StepFinished(step_ns, {dear, 0, cheap + rest});
+  } else {
+    state.shifts = session_->StepFinished(step_ns, {dear, rest, cheap});
+  }
   thread.cost = {};
 
   shm::RootStatus& status = session_->root_status(model.root_id());

@@ -17,6 +17,7 @@ struct Trainer {
   uint64_t step = 0;
   uint64_t step_ns = kStepNs;
   uint64_t spent_ns = 0;
+  uint64_t fixed_ns = 0;  // spent at every step, whatever the shifts
 
   void Run(uint64_t steps, const std::array<uint64_t, kCostClasses>& cost) {
     spent_ns = 0;
@@ -25,7 +26,7 @@ struct Trainer {
       std::array<uint64_t, kCostClasses> now{};
       for (size_t i = 0; i < kCostClasses; ++i) now[i] = step % (uint64_t{1} << shift[i]) == 0 ? cost[i] : 0;
       for (uint64_t ns : now) spent_ns += ns;
-      shifts = budget.StepFinished(step_ns, now);
+      shifts = budget.StepFinished(step_ns, now, fixed_ns);
     }
   }
   double share(uint64_t steps) const {
@@ -79,6 +80,39 @@ TEST(Budget, RecoversWhenStepsGrowLonger) {
   trainer.step_ns = kStepNs;
   trainer.Run(2000, cost);
   EXPECT_GE(trainer.shifts.summary, 2u);
+}
+
+// What no stretch can help must not stretch for ever: nothing would come back within hours.
+TEST(Budget, FixedCostsAboveTheAllowanceStretchNoFurtherThanHelps) {
+  Trainer trainer;
+  trainer.budget.SetAllowance(10'000);
+  trainer.step_ns = 100'000;
+  trainer.fixed_ns = 8'000;
+  trainer.Run(1'000'000, {0, 40'000, 0});
+  EXPECT_GE(trainer.shifts.summary, 9u);  // a sixteenth of 1 us a step
+  EXPECT_LE(trainer.shifts.summary, 11u);
+}
+
+TEST(Budget, GivesBackWithinFewStepsWhateverTheStretchWas) {
+  Trainer trainer;
+  trainer.budget.SetAllowance(10'000);
+  trainer.step_ns = 100'000;
+  trainer.Run(1'000'000, {60'000, 40'000, 20'000});
+  EXPECT_GE(trainer.shifts.tensor, 9u);
+  EXPECT_GE(trainer.shifts.scalar, 4u);
+  trainer.step_ns = 20'000'000;
+  trainer.Run(600, {60'000, 40'000, 20'000});
+  EXPECT_EQ(trainer.shifts, PeriodShifts{});
+}
+
+TEST(Budget, StaysInsideWhereASteadyLoopIsNearTheLimit) {
+  Trainer trainer;
+  trainer.budget.SetAllowance(10'000);
+  trainer.Run(20'000, {0, 350'000, 60'000});
+  const PeriodShifts settled = trainer.shifts;
+  trainer.Run(20'000, {0, 350'000, 60'000});
+  EXPECT_EQ(trainer.shifts, settled) << "it swings";
+  EXPECT_LE(trainer.share(20'000), 0.0105);
 }
 
 TEST(Budget, TakenAwayItGivesEverythingBackAtOnce) {
