@@ -24,6 +24,7 @@ struct Config {
   uint64_t store_max_mb = 2048;        // 0: no cap
   bool tensorboard = true;
   std::string tensorboard_dir;  // empty: <data_dir>/tensorboard
+  bool health = true;           // keep the daemon's own health as series
   std::string listen;
   std::string token_file;
   std::string tls_cert;

@@ -2,6 +2,7 @@
 #include <toml++/toml.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <charconv>
 #include <fstream>
 #include <iterator>
@@ -11,6 +12,7 @@
 
 #include "daemon/config.h"
 #include "daemon/config_options.h"
+#include "shared/base/suggestion.h"
 
 namespace ikkuna {
 
@@ -20,30 +22,10 @@ Error Bad(const std::string& name, const toml::source_region& where, const std::
   return Error{ErrorCode::kInvalidArgument, name + ":" + std::to_string(where.begin.line) + ": " + text};
 }
 
-size_t EditDistance(std::string_view a, std::string_view b) {
-  std::vector<size_t> row(b.size() + 1);
-  for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
-  for (size_t i = 1; i <= a.size(); ++i) {
-    size_t diagonal = row[0];
-    row[0] = i;
-    for (size_t j = 1; j <= b.size(); ++j) {
-      const size_t replaced = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
-      diagonal = row[j];
-      row[j] = std::min({replaced, row[j] + 1, row[j - 1] + 1});
-    }
-  }
-  return row[b.size()];
-}
-
-std::string NearestKey(std::string_view key) {
-  constexpr size_t kComparedMax = 64;  // a longer key resembles none
-  key = key.substr(0, kComparedMax);
-  const auto& options = ConfigOptions();
-  return std::min_element(options.begin(), options.end(),
-                          [&](const ConfigOption& a, const ConfigOption& b) {
-                            return EditDistance(key, a.key) < EditDistance(key, b.key);
-                          })
-      ->key;
+std::string UnknownKey(const std::string& key) {
+  std::vector<std::string> keys;
+  for (const ConfigOption& option : ConfigOptions()) keys.push_back(option.key);
+  return "unknown key '" + key + "'" + Suggestion(key, keys) + " 'ikkuna-daemon --print-config' shows all";
 }
 
 // The list of one kind, or false: some element is of another.
@@ -98,7 +80,7 @@ Status ReadTable(const toml::table& table, const std::string& name, Config& conf
     const auto option =
         std::find_if(options.begin(), options.end(), [&](const ConfigOption& row) { return text == row.key; });
     if (option == options.end()) {
-      return Bad(name, key.source(), "unknown key '" + text + "'; did you mean '" + NearestKey(text) + "'?");
+      return Bad(name, key.source(), UnknownKey(text));
     }
     OptionValue value;
     if (!Take(node, option->kind, value)) {
@@ -158,14 +140,18 @@ Status ReadConfigText(const std::string& text, const std::string& name, Config& 
 }
 
 Status ReadConfigFile(const std::string& path, Config& config) {
-  const Error unreadable{ErrorCode::kNotFound, "cannot read configuration '" + path + "'"};
+  const auto unreadable = [&path](int error) {
+    Error text = PosixError("cannot read configuration '" + path + "'", error);
+    text.text += "; --config takes a TOML file, 'ikkuna-daemon --print-config' writes one";
+    return text;
+  };
   std::ifstream file(path, std::ios::binary);
-  if (!file) return unreadable;
+  if (!file) return unreadable(errno);
   try {
     const std::string text{std::istreambuf_iterator<char>(file), {}};
     return ReadConfigText(text, path, config);
   } catch (const std::ios_base::failure&) {
-    return unreadable;  // a directory opens, but does not read
+    return unreadable(EISDIR);  // a directory opens, but does not read
   }
 }
 

@@ -21,7 +21,7 @@ enum class OptionKind { kSwitch, kInteger, kNumber, kText, kTexts, kIntegers };
 struct ConfigOption {
   const char* key;  // in the file; the flag is the same with '-' for '_'
   OptionKind kind;
-  const char* argument;  // placeholder in the help; empty for switches
+  const char* argument;  // what the help calls the value; empty for switches
   const char* help;
   // Checks and stores. The error says what is wrong with the value, without naming the option.
   Status (*set)(Config& config, const OptionValue& value);

@@ -51,6 +51,10 @@ double CoreMonitor::SecondsUnused() const {
 
 DaemonStatus CoreMonitor::GetStatus() {
   Touch();
+  return Collect();
+}
+
+DaemonStatus CoreMonitor::Collect() const {
   DaemonStatus status;
   status.version = parts_.version;
   status.pid = ::getpid();
@@ -67,6 +71,7 @@ DaemonStatus CoreMonitor::GetStatus() {
   status.store_bytes = parts_.store->store_bytes();
   status.store_bytes_max = parts_.store->bytes_max();
   status.resident_bytes = ResidentBytes();
+  status.health_run = parts_.health_run;
   return status;
 }
 

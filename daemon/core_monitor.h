@@ -30,6 +30,7 @@ struct DaemonParts {
   std::string directory;
   std::string data_directory;
   std::string tensorboard_directory;
+  std::string health_run;
 };
 
 class CoreMonitor : public Monitor {
@@ -37,6 +38,8 @@ class CoreMonitor : public Monitor {
   explicit CoreMonitor(DaemonParts parts);
 
   DaemonStatus GetStatus() override;
+  // The same for the daemon's own use: no sign of a client.
+  DaemonStatus Collect() const;
   Result<std::vector<RunInfo>> ListRuns() override;
   Result<std::vector<ModuleInfo>> ListModules(const RunKey& run) override;
   std::vector<MetricInfo> ListMetrics() override;

@@ -8,9 +8,9 @@ namespace ikkuna {
 
 namespace {
 
-uint64_t NowNs() {
+uint64_t NowNs(clockid_t clock) {
   timespec now{};
-  ::clock_gettime(CLOCK_MONOTONIC, &now);
+  ::clock_gettime(clock, &now);
   return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
 }
 
@@ -24,7 +24,11 @@ Result<std::unique_ptr<Daemon>> Daemon::Start(const Config& config, const std::s
 
 Status Daemon::StartParts(const std::string& version) {
   directory_ = config_.dir.empty() ? shm::DefaultDirectory() : config_.dir;
-  if (auto prepared = shm::PrepareDirectory(directory_, !config_.allow_uid.empty()); !prepared) return prepared;
+  if (auto prepared = shm::PrepareDirectory(directory_, !config_.allow_uid.empty()); !prepared) {
+    Error error = prepared.error();
+    if (error.text.find("IKKUNA_DIR") == std::string::npos) error.text += "; pass --dir or set IKKUNA_DIR";
+    return error;
+  }
   auto lock = shm::DirectoryLock::Take(directory_);
   if (!lock) return lock.error();
   lock_.emplace(std::move(lock).value());
@@ -46,7 +50,8 @@ Status Daemon::StartParts(const std::string& version) {
   }
   monitor_ = std::make_unique<CoreMonitor>(
       DaemonParts{ingest_.get(), &subscribers_, &catalogue_, store_.get(), &watch_hub_, tensorboard_.get(), version,
-                  directory_, config_.data_dir, tensorboard_ ? config_.TensorBoardDir() : std::string()});
+                  directory_, config_.data_dir, tensorboard_ ? config_.TensorBoardDir() : std::string(),
+                  config_.health ? kDaemonRunId : std::string()});
   service::ServerOptions options;
   options.directory = directory_;
   options.allow_uids = config_.allow_uid;
@@ -64,9 +69,23 @@ Status Daemon::StartParts(const std::string& version) {
   auto acceptor = ingest::Acceptor::Start(door, *ingest_);
   if (!acceptor) return acceptor.error();
   acceptor_ = std::move(acceptor).value();
-  started_ns_ = NowNs();
+  started_ns_ = NowNs(CLOCK_MONOTONIC);
+  if (config_.health) StartHealth();
   ingest_->OfferEvent(Severity::kInfo, "daemon_started", "ikkuna-daemon " + version + " serves " + directory_);
   return {};
+}
+
+void Daemon::StartHealth() {
+  auto read = [this] {
+    HealthReading reading;
+    reading.status = monitor_->Collect();
+    reading.subscribers = subscribers_.List();
+    reading.cpu_seconds = static_cast<double>(NowNs(CLOCK_PROCESS_CPUTIME_ID)) * 1e-9;
+    return reading;
+  };
+  // Not to TensorBoard: its files are those of the runs, and these series are of all runs.
+  health_ =
+      std::make_unique<HealthSampler>(std::move(read), catalogue_, std::vector<SampleSink*>{store_.get(), &watch_hub_});
 }
 
 Status Daemon::OpenSinks() {
@@ -98,6 +117,7 @@ void Daemon::Stop() {
   if (acceptor_) ingest_->OfferEvent(Severity::kInfo, "daemon_stopped", "ikkuna-daemon ends as it was asked to");
   acceptor_.reset();
   if (ingest_) ingest_->Stop();
+  health_.reset();
   if (store_) {
     if (auto flushed = store_->Flush(); !flushed) {
       Event event;
@@ -125,7 +145,7 @@ Daemon::~Daemon() { Stop(); }
 bool Daemon::IdleFor(double seconds) const {
   if (ingest_->connected() > 0 || watch_hub_.watchers() > 0 || monitor_->SecondsUnused() < seconds) return false;
   if (ingest_->admitted() > 0) return true;
-  return static_cast<double>(NowNs() - started_ns_) * 1e-9 >= kFirstTrainerSeconds;
+  return static_cast<double>(NowNs(CLOCK_MONOTONIC) - started_ns_) * 1e-9 >= kFirstTrainerSeconds;
 }
 
 }  // namespace ikkuna

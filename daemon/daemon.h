@@ -1,10 +1,10 @@
 // Daemon: all parts of ikkuna-daemon, in the order in which they start and stop.
 //
 // Start: directory and its lock; store; TensorBoard, watch hub, log; subscribers; ingest; gRPC; at last the probe
-// socket, so that a trainer that gets in finds everything ready. Stop: the probe socket; ingest (asks for nothing more,
-// handles what is committed); store and TensorBoard write it down; gRPC (watchers have seen it); the producers' sockets
-// close; TensorBoard and store close; the lock goes. So a trainer sees the end of the daemon only after everything that
-// was read of it is kept.
+// socket, so that a trainer that gets in finds everything ready, and the health of it all. Stop: the probe socket;
+// ingest (asks for nothing more, handles what is committed); health has its last look; store and TensorBoard write it
+// down; gRPC (watchers have seen it); the producers' sockets close; TensorBoard and store close; the lock goes. So a
+// trainer sees the end of the daemon only after everything that was read of it is kept.
 //
 // Owner: main, or a test. Thread rule: Start, Stop and the destructor from one thread.
 #pragma once
@@ -18,6 +18,7 @@
 #include "daemon/config.h"
 #include "daemon/core_monitor.h"
 #include "daemon/event_log.h"
+#include "daemon/health.h"
 #include "daemon/ingest/acceptor.h"
 #include "daemon/service/server.h"
 #include "shared/base/result.h"
@@ -53,6 +54,7 @@ class Daemon {
   explicit Daemon(const Config& config) : config_(config) {}
   Status StartParts(const std::string& version);
   Status OpenSinks();
+  void StartHealth();
 
   // Constant after construction.
   const Config config_;
@@ -71,6 +73,7 @@ class Daemon {
   std::unique_ptr<CoreMonitor> monitor_;
   std::unique_ptr<service::Server> server_;
   std::unique_ptr<ingest::Acceptor> acceptor_;
+  std::unique_ptr<HealthSampler> health_;
   uint64_t started_ns_ = 0;  // CLOCK_MONOTONIC
 };
 

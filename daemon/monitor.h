@@ -45,23 +45,23 @@ struct ProducerStatus {
   std::vector<DropCount> drops;
   uint64_t lost_in_daemon = 0;
   uint64_t killed = 0;
-  uint64_t in_flight = 0;            // published or being published, not yet handled
-  uint64_t steps_total = 0;          // steps of all roots since the run began
+  uint64_t in_flight = 0;    // published or being published, not yet handled
+  uint64_t steps_total = 0;  // steps of all roots since the run began
   uint64_t steps_while_connected = 0;
-  double coverage = 0;               // share of the steps that a daemon saw
+  double coverage = 0;  // share of the steps that a daemon saw
   uint64_t incomplete_bundles = 0;
-  double probe_cost = 0;             // share of the step time spent in our callbacks
-  double budget = 0;                 // share allowed; 0: no budget
-  uint32_t period_factor_tensor = 1;   // delivered period / asked period
+  double probe_cost = 0;              // share of the step time spent in our callbacks
+  double budget = 0;                  // share allowed; 0: no budget
+  uint32_t period_factor_tensor = 1;  // delivered period / asked period
   uint32_t period_factor_summary = 1;
   uint32_t period_factor_scalar = 1;
   uint32_t ring_slots = 0;
   uint32_t ring_used = 0;
-  uint64_t arena_bytes = 0;          // usable
+  uint64_t arena_bytes = 0;  // usable
   uint64_t arena_used = 0;
   bool allow_control = false;
   std::vector<RootStatusInfo> roots;
-  std::vector<std::string> notes;    // what is not captured and why; weaker guarantees of this kernel
+  std::vector<std::string> notes;  // what is not captured and why; weaker guarantees of this kernel
 };
 
 struct ModuleInfo {
@@ -109,17 +109,18 @@ struct MetricInfo {
 
 struct SubscriberInfo {
   uint64_t id = 0;
-  std::string text;        // the written form, complete
-  std::string source;      // default, config, flag, client
+  std::string text;    // the written form, complete
+  std::string source;  // default, config, flag, client
   std::vector<std::string> topics;
-  uint64_t computed = 0;   // results published
-  uint64_t incomplete = 0; // bundles discarded
+  uint64_t computed = 0;    // results published
+  uint64_t incomplete = 0;  // bundles discarded
   double cpu_seconds = 0;
 };
 
 // Which series: empty fields match all; module, param, tag, root and topic take shell patterns (* and ?).
 struct SeriesFilter {
-  std::string run_id;  // also a display name; empty: every run ("latest" is resolved by the caller of ListRuns)
+  // Also a display name; empty: every run but the daemon's own ("latest" is resolved by the caller of ListRuns).
+  std::string run_id;
   std::optional<uint32_t> attempt;
   std::optional<uint32_t> rank;
   std::string tag;
@@ -160,11 +161,11 @@ struct WatchUpdate {
   std::vector<Series> new_series;  // every series is announced before its first sample
   std::vector<Sample> samples;
   std::vector<Event> events;
-  uint64_t dropped = 0;            // samples this watcher lost so far because it was too slow
+  uint64_t dropped = 0;  // samples this watcher lost so far because it was too slow
 };
 
-// A watcher's bounded queue. The callback is called from a sink's thread after something was queued (coalesced) and must
-// only schedule a Take().
+// A watcher's bounded queue. The callback is called from a sink's thread after something was queued (coalesced) and
+// must only schedule a Take().
 class Watcher {
  public:
   virtual ~Watcher() = default;
@@ -176,7 +177,7 @@ struct DaemonStatus {
   std::string version;
   int32_t pid = 0;
   int64_t start_unix_ns = 0;
-  std::string directory;        // of the sockets
+  std::string directory;  // of the sockets
   std::string data_directory;
   std::string tensorboard_directory;
   std::vector<ProducerStatus> producers;
@@ -186,6 +187,7 @@ struct DaemonStatus {
   uint64_t store_bytes = 0;
   uint64_t store_bytes_max = 0;
   uint64_t resident_bytes = 0;
+  std::string health_run;  // run of the daemon's own series; empty: none are kept
 };
 
 struct ControlAnswer {

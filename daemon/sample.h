@@ -23,6 +23,12 @@ struct RunKey {
   auto operator<=>(const RunKey&) const = default;
 };
 
+// The run of the daemon's own series (daemon/health.h). No trainer gets this id. "Every run" means every training: this
+// one is meant only where it is named.
+inline constexpr char kDaemonRunId[] = "ikkuna-daemon";
+inline constexpr char kDaemonTag[] = "daemon";
+inline bool IsDaemonRun(const RunKey& run) { return run.run_id == kDaemonRunId; }
+
 // What is known of a producer; identity (pid, uid) is the kernel's.
 struct ProducerInfo {
   Uuid uuid{};
@@ -56,12 +62,12 @@ struct Series {
 // Bits of Sample::flags are RecordFlag of shared/codes.h.
 struct Sample {
   uint64_t series_id = 0;
-  uint64_t step = 0;       // global_step
+  uint64_t step = 0;  // global_step
   uint32_t epoch = 0;
   uint16_t flags = 0;
   int64_t unix_ns = 0;
   uint64_t samples_seen = 0;
-  double value = 0;        // NaN and infinities are data
+  double value = 0;  // NaN and infinities are data
 };
 
 struct TextSample {
@@ -77,18 +83,18 @@ struct Event {
   uint64_t id = 0;  // set by the store, from 1
   int64_t unix_ns = 0;
   Severity severity = Severity::kInfo;
-  RunKey run;            // empty run_id: the daemon's own
-  std::string kind;      // run_started, run_ended, quarantined, non_finite, uncaptured, subscription_failed, ...
-  std::string text;      // one sentence for a person
+  RunKey run;        // empty run_id: the daemon's own
+  std::string kind;  // run_started, run_ended, quarantined, non_finite, uncaptured, subscription_failed, ...
+  std::string text;  // one sentence for a person
   uint64_t step = 0;
 };
 
 // How far the graph is with a producer's records. The store commits it in the transaction of the samples.
 struct Progress {
   Uuid producer{};
-  uint64_t done_seq = 0;         // every record up to here has left all its results in this or an earlier batch
-  uint64_t lost_in_daemon = 0;   // records released by an earlier daemon but never committed
-  uint64_t killed = 0;           // reserved, never committed by a trainer that died
+  uint64_t done_seq = 0;        // every record up to here has left all its results in this or an earlier batch
+  uint64_t lost_in_daemon = 0;  // records released by an earlier daemon but never committed
+  uint64_t killed = 0;          // reserved, never committed by a trainer that died
 };
 
 struct Batch {
@@ -99,8 +105,8 @@ struct Batch {
   Progress progress;
 };
 
-// A destination of batches. Offer is called from ingest threads; it never blocks and never fails: what it cannot take it
-// drops and counts, so that computed == written + dropped holds for each sink.
+// A destination of batches. Offer is called from ingest threads; it never blocks and never fails: what it cannot take
+// it drops and counts, so that computed == written + dropped holds for each sink.
 class SampleSink {
  public:
   virtual ~SampleSink() = default;
@@ -109,11 +115,11 @@ class SampleSink {
 
 struct SinkCounters {
   std::string name;
-  uint64_t offered = 0;   // samples
+  uint64_t offered = 0;  // samples
   uint64_t written = 0;
   uint64_t dropped = 0;
-  uint64_t queued = 0;    // batches waiting
-  double lag_seconds = 0; // age of the oldest batch waiting
+  uint64_t queued = 0;     // batches waiting
+  double lag_seconds = 0;  // age of the oldest batch waiting
 };
 
 }  // namespace ikkuna

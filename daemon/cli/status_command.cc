@@ -36,14 +36,32 @@ std::string RootText(const v1::RootStatus& root) {
   return text;
 }
 
+std::string Ordinal(uint32_t n) {
+  const uint32_t last = n % 100 / 10 == 1 ? 0 : n % 10;
+  return std::to_string(n) + (last == 1 ? "st" : last == 2 ? "nd" : last == 3 ? "rd" : "th");
+}
+
 std::string FactorText(const v1::PeriodFactors& factors) {
   if (factors.tensor() <= 1 && factors.summary() <= 1 && factors.scalar() <= 1) return "as asked";
   auto text = [](const char* what, uint32_t factor) {
-    return std::string(what) +
-           (factor <= 1 ? " as asked" : " every " + std::to_string(factor) + ". of the steps asked for");
+    return std::string(what) + (factor <= 1 ? " all" : " every " + Ordinal(factor));
   };
-  return text("tensors", factors.tensor()) + ", " + text("statistics", factors.summary()) + ", " +
-         text("scalars", factors.scalar());
+  return "of the steps asked for, " + text("tensors", factors.tensor()) + ", " + text("statistics", factors.summary()) +
+         ", " + text("scalars", factors.scalar());
+}
+
+// What the subscribers have computed for so far, and which of them most.
+std::string SubscribersText(const v1::ListSubscribersResponse& subscribers) {
+  double seconds = 0;
+  const v1::Subscriber* most = nullptr;
+  for (const v1::Subscriber& one : subscribers.subscribers()) {
+    seconds += one.cpu_seconds();
+    if (most == nullptr || one.cpu_seconds() > most->cpu_seconds()) most = &one;
+  }
+  std::string text = Count(static_cast<uint64_t>(subscribers.subscribers().size()));
+  if (seconds <= 0) return text;
+  return text + ", computing for " + Duration(seconds) + " so far, the longest " + PlainText(most->text()) + " with " +
+         Percent(most->cpu_seconds() / seconds) + " of it";
 }
 
 }  // namespace
@@ -94,7 +112,17 @@ std::string ProducerText(const Terminal& terminal, const v1::Producer& producer)
   return text;
 }
 
-std::string DaemonText(const Terminal& terminal, const v1::GetStatusResponse& status, const std::string& address) {
+Result<Health> ReadHealth(Client& client) {
+  Result<v1::GetStatusResponse> status = client.Call(&v1::Monitor::Stub::GetStatus, v1::GetStatusRequest());
+  if (!status) return status.error();
+  Result<v1::ListSubscribersResponse> subscribers =
+      client.Call(&v1::Monitor::Stub::ListSubscribers, v1::ListSubscribersRequest());
+  if (!subscribers) return subscribers.error();
+  return Health{std::move(*status), std::move(*subscribers)};
+}
+
+std::string DaemonText(const Terminal& terminal, const Health& health, const std::string& address) {
+  const v1::GetStatusResponse& status = health.status;
   double age_s = static_cast<double>(std::chrono::duration_cast<std::chrono::nanoseconds>(
                                          std::chrono::system_clock::now().time_since_epoch())
                                          .count() -
@@ -118,6 +146,9 @@ std::string DaemonText(const Terminal& terminal, const v1::GetStatusResponse& st
     }
     text += Line("sink", line);
   }
+  text += Line("subscribers", SubscribersText(health.subscribers));
+  const std::string& run = status.health_run();
+  text += Line("own health", run.empty() ? "not kept" : "kept as series: ikkuna series --run " + PlainText(run));
   return text;
 }
 
@@ -136,8 +167,9 @@ void AddStatusCommand(CLI::App& app, Context& context) {
     context.chosen = [&context, options]() -> Result<int> {
       Result<std::unique_ptr<Client>> client = Client::Connect(context.connection);
       if (!client) return client.error();
-      Result<v1::GetStatusResponse> status = (*client)->Call(&v1::Monitor::Stub::GetStatus, v1::GetStatusRequest());
-      if (!status) return status.error();
+      Result<Health> health = ReadHealth(**client);
+      if (!health) return health.error();
+      v1::GetStatusResponse* status = &health->status;
       if (!options->run.empty()) {
         auto* producers = status->mutable_producers();
         auto other = [&](const v1::Producer& producer) {
@@ -151,7 +183,7 @@ void AddStatusCommand(CLI::App& app, Context& context) {
         Print(JsonText(ToJson(*status)));
         return kExitOk;
       }
-      Print(DaemonText(context.terminal, *status, (*client)->address()));
+      Print(DaemonText(context.terminal, *health, (*client)->address()));
       if (status->producers().empty()) Print("\nNo trainer has connected yet.\n");
       for (const v1::Producer& producer : status->producers()) Print("\n" + ProducerText(context.terminal, producer));
       return kExitOk;

@@ -13,7 +13,7 @@ namespace {
 
 constexpr int kPlotHeight = 8;
 constexpr int kPlotPoints = 400;
-constexpr size_t kOtherLines = 26;  // of status, plot and headings: the layers get the rest of the screen
+constexpr size_t kOtherLines = 28;  // of status, plot and headings: the layers get the rest of the screen
 
 volatile std::sig_atomic_t ended = 0;
 void End(int) { ended = 1; }
@@ -39,9 +39,10 @@ Result<std::string> LossText(Context& context, Client& client, const v1::Run& ru
 }
 
 Result<std::string> Frame(Context& context, Client& client, const RunChoice& choice) {
-  Result<v1::GetStatusResponse> status = client.Call(&v1::Monitor::Stub::GetStatus, v1::GetStatusRequest());
-  if (!status) return status.error();
-  std::string text = DaemonText(context.terminal, *status, client.address()) + "\n";
+  Result<Health> health = ReadHealth(client);
+  if (!health) return health.error();
+  const v1::GetStatusResponse* status = &health->status;
+  std::string text = DaemonText(context.terminal, *health, client.address()) + "\n";
   Result<v1::Run> run = ChooseRun(client, choice);
   // Before the first run there is nothing more to show, which is no failure.
   if (!run && run.error().code == ErrorCode::kNotFound && choice.run == "latest")

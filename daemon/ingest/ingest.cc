@@ -112,6 +112,10 @@ Status Ingest::Admit(Peer& peer) {
     return Error{ErrorCode::kPermissionDenied, "this producer broke the format before and is no longer read"};
   }
   const RunKey key{peer.hello.run_id, peer.hello.attempt, peer.hello.rank};
+  if (IsDaemonRun(key)) {
+    return Error{ErrorCode::kInvalidArgument,
+                 "the run id '" + key.run_id + "' is that of the daemon's own series: give the run another"};
+  }
   for (const auto& session : sessions_) {
     if (session->run_key() != key || session->ended()) continue;
     OfferEvent(Severity::kWarning, "run_shared",

@@ -95,7 +95,10 @@ grpc::Status Answer(Monitor& monitor, const v1::GetStatusRequest&, v1::GetStatus
 grpc::Status Answer(Monitor& monitor, const v1::ListRunsRequest& request, v1::ListRunsResponse* response) {
   Result<std::vector<RunInfo>> runs = request.run().empty() ? monitor.ListRuns() : FindRun(monitor, request.run());
   if (!runs) return ToGrpc(runs.error());
-  if (request.run().empty()) SortRuns(&*runs);
+  if (request.run().empty()) {
+    std::erase_if(*runs, [](const RunInfo& run) { return IsDaemonRun(run.key); });
+    SortRuns(&*runs);
+  }
   for (const RunInfo& run : *runs) Convert(run, response->add_runs());
   return grpc::Status::OK;
 }

@@ -252,6 +252,7 @@ void Convert(const DaemonStatus& from, v1::GetStatusResponse* to) {
   to->set_store_bytes(from.store_bytes);
   to->set_store_bytes_max(from.store_bytes_max);
   to->set_resident_bytes(from.resident_bytes);
+  to->set_health_run(from.health_run);
 }
 
 void Convert(const RunInfo& from, v1::Run* to) {

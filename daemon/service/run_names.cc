@@ -11,10 +11,13 @@ namespace {
 constexpr size_t kNamesInText = 5;  // what a person reads in an error
 
 Error NoSuchRun(const std::string& text, const std::vector<RunInfo>& runs) {
-  if (runs.empty()) return {ErrorCode::kNotFound, "no run has been recorded yet"};
+  if (std::all_of(runs.begin(), runs.end(), [](const RunInfo& run) { return IsDaemonRun(run.key); })) {
+    return {ErrorCode::kNotFound, "no run has been recorded yet"};
+  }
   std::string names;
   std::set<std::string> seen;
   for (const RunInfo& run : runs) {
+    if (IsDaemonRun(run.key)) continue;
     const std::string& name = run.run.empty() ? run.key.run_id : run.run;
     if (!seen.insert(name).second) continue;
     if (seen.size() > kNamesInText) {
@@ -42,7 +45,8 @@ Result<std::vector<RunInfo>> FindRun(Monitor& monitor, const std::string& text) 
   SortRuns(&runs);
   std::string run_id;
   if (text.empty() || text == "latest") {
-    if (!runs.empty()) run_id = runs.front().key.run_id;
+    auto training = std::find_if(runs.begin(), runs.end(), [](const RunInfo& run) { return !IsDaemonRun(run.key); });
+    if (training != runs.end()) run_id = training->key.run_id;
   } else {
     auto by_id = std::find_if(runs.begin(), runs.end(), [&](const RunInfo& run) { return run.key.run_id == text; });
     auto by_name = std::find_if(runs.begin(), runs.end(), [&](const RunInfo& run) { return run.run == text; });

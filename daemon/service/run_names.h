@@ -17,7 +17,7 @@ namespace ikkuna::service {
 void SortRuns(std::vector<RunInfo>* runs);
 
 // All attempts and ranks of the run that `text` names; of several with one display name the one that started last.
-// Empty text means `latest`. kNotFound names the runs that there are.
+// Empty text means `latest`, which is never the daemon's own run. kNotFound names the runs that there are.
 Result<std::vector<RunInfo>> FindRun(Monitor& monitor, const std::string& text);
 
 // As FindRun, but of one attempt (absent: the last) and of one rank (absent: all).

@@ -32,7 +32,7 @@ bool MatchesPattern(std::string_view pattern, std::string_view text) {
 }
 
 bool SampleFilter::MatchesRun(const RunKey& key, std::string_view run) const {
-  if (!filter_.run_id.empty() && filter_.run_id != key.run_id && filter_.run_id != run) return false;
+  if (filter_.run_id.empty() ? IsDaemonRun(key) : filter_.run_id != key.run_id && filter_.run_id != run) return false;
   if (filter_.attempt && *filter_.attempt != key.attempt) return false;
   return !filter_.rank || *filter_.rank == key.rank;
 }

@@ -20,7 +20,8 @@ class SampleFilter {
  public:
   explicit SampleFilter(SeriesFilter filter) : filter_(std::move(filter)) {}
 
-  // `run` is the display name of key.run; the filter's run_id may be either.
+  // `run` is the display name of key.run; the filter's run_id may be either. Without one every training passes, but not
+  // the daemon's own run.
   bool Matches(const SeriesKey& key, std::string_view run) const;
   // The run part alone: for events, which have no series.
   bool MatchesRun(const RunKey& key, std::string_view run) const;

@@ -57,7 +57,7 @@ std::pair<std::string, std::string> SplitName(const std::string& name) {
 Dump::Dump(std::string folder, int64_t steps) : folder_(std::move(folder)), steps_(steps) {
   std::error_code error;
   std::filesystem::create_directories(folder_, error);
-  if (error) throw std::runtime_error("cannot make " + folder_ + ": " + error.message());
+  if (error) throw std::runtime_error("cannot make folder '" + folder_ + "' of --dump-dir: " + error.message());
 }
 
 void Dump::Write(const std::string& kind, const std::string& module, const std::string& param, const at::Tensor& tensor,

@@ -14,24 +14,24 @@ namespace {
 
 void AddTrainingOptions(CLI::App& app, Options& o) {
   app.add_option("--epochs", o.epochs, "Passes over the training images")
-      ->check(CLI::PositiveNumber)
+      ->check(ikkuna::NumberAbove(0, false))
       ->capture_default_str();
   app.add_option("--max-steps", o.max_steps, "End after this many optimizer steps; 0: no limit")
-      ->check(CLI::NonNegativeNumber)
+      ->check(ikkuna::NumberAbove(0, true))
       ->capture_default_str();
   app.add_option("--batch-size", o.batch_size, "Images of a micro-batch (default 128, for tiny 16)")
-      ->check(CLI::PositiveNumber);
+      ->check(ikkuna::NumberAbove(0, false));
   app.add_option("--accumulate", o.accumulate, "Micro-batches whose gradients are added up for one step")
-      ->check(CLI::PositiveNumber)
+      ->check(ikkuna::NumberAbove(0, false))
       ->capture_default_str();
   app.add_option("--optimizer", o.optimizer, "sgd or adam")
       ->check(CLI::IsMember({"sgd", "adam"}))
       ->capture_default_str();
   app.add_option("--lr", o.lr, "Learning rate (default 0.05 for sgd, with tiny 0.005; 0.001 for adam)")
-      ->check(CLI::PositiveNumber);
+      ->check(ikkuna::NumberAbove(0, false));
   app.add_option("--momentum", o.momentum, "Momentum of sgd")->check(CLI::Range(0.0, 1.0))->capture_default_str();
   app.add_option("--clip", o.clip, "Clip the gradients to this norm; 0: do not")
-      ->check(CLI::NonNegativeNumber)
+      ->check(ikkuna::NumberAbove(0, true))
       ->capture_default_str();
   app.add_option("--freeze", o.freeze, "Do not train parameters whose name begins so; may be repeated");
   app.add_option("--dtype", o.dtype, "float, double, half or bfloat16")
@@ -39,7 +39,7 @@ void AddTrainingOptions(CLI::App& app, Options& o) {
       ->capture_default_str();
   app.add_option("--seed", o.seed, "Of the weights, the dropout and the order of the images")->capture_default_str();
   app.add_option("--threads", o.threads, "Threads of LibTorch; 0: its own choice")
-      ->check(CLI::NonNegativeNumber)
+      ->check(ikkuna::NumberAbove(0, true))
       ->capture_default_str();
 }
 
@@ -49,7 +49,7 @@ void AddTestOptions(CLI::App& app, Options& o) {
   app.add_option("--dump-dir", o.dump_dir, "Write the tensors of the first steps into this folder, as .npy")
       ->group("Tests");
   app.add_option("--dump-steps", o.dump_steps, "How many steps --dump-dir writes")
-      ->check(CLI::PositiveNumber)
+      ->check(ikkuna::NumberAbove(0, false))
       ->capture_default_str()
       ->group("Tests");
 }
@@ -83,7 +83,7 @@ bool ParseOptions(int argc, char** argv, Options* options, int* exit_code) {
       ->capture_default_str();
   app.add_option("--data-dir", o.data_dir, "Folder of the four gzipped Fashion-MNIST files")->capture_default_str();
   app.add_option("--test-images", o.test_images, "Images of the test pass after each epoch; 0: no test pass")
-      ->check(CLI::NonNegativeNumber)
+      ->check(ikkuna::NumberAbove(0, true))
       ->capture_default_str();
   AddTrainingOptions(app, o);
   app.add_option("--run", o.run, "Name of the run (default: the model's)");
@@ -93,7 +93,7 @@ bool ParseOptions(int argc, char** argv, Options* options, int* exit_code) {
   app.add_flag("--allow-control", o.allow_control, "Let clients of the daemon freeze layers and stop the run");
   app.add_flag("--no-probe", no_probe, "Train without the probe");
   app.add_option("--log-every", o.log_every, "Steps between two progress lines")
-      ->check(CLI::PositiveNumber)
+      ->check(ikkuna::NumberAbove(0, false))
       ->capture_default_str();
   AddTestOptions(app, o);
   try {

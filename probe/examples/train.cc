@@ -1,10 +1,12 @@
 // ikkuna-train: an ordinary LibTorch trainer. What Ikkuna needs of it are the lines marked `// ikkuna`.
+#include <cerrno>
 #include <csignal>
 #include <cstdio>
 #include <exception>
 #include <fstream>
 #include <memory>
 #include <optional>
+#include <system_error>
 
 #include <ATen/Parallel.h>
 #include <torch/nn/functional/loss.h>
@@ -96,7 +98,8 @@ Training::Training(const Options& options)
   }
   if (!options.losses.empty()) {
     losses_.open(options.losses);
-    if (!losses_) throw std::runtime_error("cannot write " + options.losses);
+    if (!losses_)
+      throw std::system_error(errno, std::generic_category(), "cannot write '" + options.losses + "' of --losses");
   }
   if (!options.probe) return;
   probe_ = std::make_unique<ikkuna::Probe>(ikkuna::ProbeOptions{// ikkuna

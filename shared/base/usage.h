@@ -4,7 +4,9 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <cstdio>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "shared/base/suggestion.h"
@@ -26,6 +28,16 @@ inline std::string UsageError(const CLI::App& app, const CLI::ParseError& error)
     if (at->get_subcommands().empty()) break;
     at = at->get_subcommands().front();
   }
+  if (const auto* conversion = dynamic_cast<const CLI::ConversionError*>(&error)) {
+    // "Could not convert: --rank = first": all that these programs convert are numbers.
+    std::string text = conversion->what();
+    const std::string_view before = "Could not convert: ";
+    const size_t equals = text.find(" = ");
+    if (text.rfind(before, 0) == 0 && equals != std::string::npos) {
+      return text.substr(before.size(), equals - before.size()) + ": '" + text.substr(equals + 3) +
+             "' is no number that it takes";
+    }
+  }
   if (!about_words || unknown.empty()) return error.what();
   // A word with a dash is wrong by itself; one without may only be the value of a flag that was not understood.
   std::string word = unknown.front();
@@ -45,6 +57,19 @@ inline std::string UsageError(const CLI::App& app, const CLI::ParseError& error)
   }
   if (commands.empty()) return "'" + word + "' is one word too many.";
   return "there is no command '" + word + "'" + Suggestion(word, commands);
+}
+
+// A number above `low`, or from it on where `low_too`. CLI11's own say it with all digits of the greatest number.
+inline CLI::Validator NumberAbove(double low, bool low_too) {
+  return CLI::Validator(
+      [low, low_too](std::string& text) {
+        double value = 0;
+        if (CLI::detail::lexical_cast(text, value) && (low_too ? value >= low : value > low)) return std::string();
+        char wanted[64];
+        std::snprintf(wanted, sizeof wanted, low_too ? "%g or more" : "a number above %g", low);
+        return "'" + text + "' is not " + wanted;
+      },
+      low_too ? "NONNEGATIVE" : "POSITIVE");
 }
 
 }  // namespace ikkuna

@@ -57,6 +57,7 @@ const std::vector<Row>& Rows() {
       {"store_max_mb", {"--store-max-mb", "17"}, "store_max_mb = 17", "store_max_mb = 17"},
       {"tensorboard", {"--no-tensorboard"}, "tensorboard = false", "tensorboard = false"},
       {"tensorboard_dir", {"--tensorboard-dir", "t"}, "tensorboard_dir = 't'", "tensorboard_dir = \"t\""},
+      {"health", {"--no-health"}, "health = false", "health = false"},
       {"listen", {"--listen", "localhost:1"}, "listen = 'localhost:1'", "listen = \"localhost:1\""},
       {"token_file", {"--token-file", "tok"}, "token_file = 'tok'", "token_file = \"tok\""},
       {"tls_cert", {"--tls-cert", "c"}, "tls_cert = 'c'", "tls_cert = \"c\""},

@@ -32,6 +32,7 @@ class DaemonTest : public testing::Test {
     config.data_dir = temp_.sub("data");
     config.no_default = true;
     config.subscribe = {"loss", "mean(weights)"};
+    config.health = false;  // what is counted here is a trainer's
     return config;
   }
   static std::unique_ptr<Daemon> MustStart(const Config& config) {

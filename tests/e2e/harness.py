@@ -235,11 +235,13 @@ class Site(unittest.TestCase):
 
     def assert_sinks_account(self):
         """Once a sink is at rest (a batch in its hands counts as neither written nor waiting) its samples add up."""
-        deadline = time.monotonic() + 60
-        while any(s.offered != s.written + s.dropped for s in self.client.status().sinks) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        for sink in self.client.status().sinks:
-            self.assertEqual(sink.offered, sink.written + sink.dropped, str(sink))
+        sinks = []
+
+        def at_rest():  # for a moment at least: the daemon's own health comes once a second
+            sinks[:] = self.client.status().sinks
+            return all(sink.offered == sink.written + sink.dropped for sink in sinks)
+
+        wait_until(at_rest, lambda: f"a sink does not add up: {sinks}", 60)
 
     def leftovers(self):
         """Processes of this test that still run, with the memory objects they hold, and sockets in its folder."""

@@ -89,6 +89,8 @@ class StatusTest : public CommandsTest {
     monitor_.status.store_bytes = 2048;
     monitor_.status.sinks = {{"store", 1000, 990, 4, 2, 0.5}};
     monitor_.status.producers = {Producer()};
+    monitor_.status.health_run = "ikkuna-daemon";
+    monitor_.subscribers = {{1, "loss()", "default", {"loss"}, 12, 1, 1}, {2, "norm(weights)", "default", {}, 9, 0, 3}};
     CommandsTest::SetUp();
   }
 };
@@ -107,7 +109,10 @@ TEST_F(StatusTest, SaysWhatRunsWhatItCostsAndWhatWasLost) {
   EXPECT_THAT(out, HasSubstr("75.0% of the steps (1,500 of 2,000)"));
   EXPECT_THAT(out, HasSubstr("ring_full 80, contended 10"));
   EXPECT_THAT(out, HasSubstr("1.23% of the step time, budget 1.00%"));
-  EXPECT_THAT(out, HasSubstr("tensors every 4. of the steps asked for, statistics as asked, scalars as asked"));
+  EXPECT_THAT(out, HasSubstr("of the steps asked for, tensors every 4th, statistics all, scalars all\n"));
+  EXPECT_THAT(out,
+              HasSubstr("subscribers 2, computing for 4.0 s so far, the longest norm(weights) with 75.0% of it\n"));
+  EXPECT_THAT(out, HasSubstr("own health  kept as series: ikkuna series --run ikkuna-daemon\n"));
   EXPECT_THAT(out, HasSubstr("1,000 records = 900 handled + 90 dropped + 6 lost in daemon + 1 killed + 3 in flight\n"));
   EXPECT_THAT(out, HasSubstr("note        no pidfd here"));
   EXPECT_THAT(out, HasSubstr("2 could not complete"));
@@ -135,6 +140,14 @@ TEST_F(StatusTest, TopShowsItWithLossAndLayers) {
   EXPECT_THAT(out, HasSubstr("fashion  running"));
   EXPECT_THAT(out, HasSubstr("loss: not drawn: 1 NaN or infinite"));
   EXPECT_THAT(out, HasSubstr("fc1     Linear"));
+}
+
+TEST_F(StatusTest, OrdinalsAreThoseOfTheLanguage) {
+  for (const auto& [factor, text] :
+       std::map<uint32_t, std::string>{{2, "2nd"}, {8, "8th"}, {512, "512th"}, {32, "32nd"}}) {
+    monitor_.status.producers[0].period_factor_tensor = factor;
+    EXPECT_THAT(Out({"status"}), HasSubstr("tensors every " + text + ","));
+  }
 }
 
 TEST_F(CommandsTest, AnIdentityThatDoesNotAddUpIsSaid) {

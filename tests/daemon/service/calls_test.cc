@@ -64,6 +64,7 @@ TEST_F(CallsTest, StatusCarriesEveryCounter) {
   monitor_.status.store_bytes = 12;
   monitor_.status.store_bytes_max = 13;
   monitor_.status.resident_bytes = 14;
+  monitor_.status.health_run = "ikkuna-daemon";
   StartServer();
 
   v1::GetStatusResponse response;
@@ -78,6 +79,7 @@ TEST_F(CallsTest, StatusCarriesEveryCounter) {
   EXPECT_EQ(response.series_refused(), 1u);
   EXPECT_EQ(response.store_bytes(), 12u);
   EXPECT_EQ(response.store_bytes_max(), 13u);
+  EXPECT_EQ(response.health_run(), "ikkuna-daemon");
   EXPECT_EQ(response.resident_bytes(), 14u);
   ASSERT_EQ(response.sinks_size(), 1);
   EXPECT_EQ(response.sinks(0).ShortDebugString(),
@@ -139,7 +141,8 @@ TEST_F(CallsTest, RunsComeNewestFirst) {
 
 TEST_F(CallsTest, ARunIsFoundByIdByNameAndAsLatest) {
   monitor_.runs = {MakeRun("old", "fashion", 0, 0, 10), MakeRun("new", "fashion", 0, 0, 30),
-                   MakeRun("mid", "other", 1, 0, 20), MakeRun("mid", "other", 0, 0, 19)};
+                   MakeRun("mid", "other", 1, 0, 20), MakeRun("mid", "other", 0, 0, 19),
+                   MakeRun(kDaemonRunId, "", 0, 0, 99)};
   StartServer();
   auto found = [&](const std::string& text) {
     v1::ListRunsRequest request;
@@ -155,6 +158,9 @@ TEST_F(CallsTest, ARunIsFoundByIdByNameAndAsLatest) {
   EXPECT_EQ(found("fashion"), "new0 ");
   EXPECT_EQ(found("latest"), "new0 ");
   EXPECT_EQ(found("other"), "mid1 mid0 ");
+  // The daemon's own is meant only by its name.
+  EXPECT_EQ(found(""), "new0 mid1 mid0 old0 ");
+  EXPECT_EQ(found("ikkuna-daemon"), "ikkuna-daemon0 ");
   EXPECT_EQ(found("nothing"), "no run is called 'nothing'; there are: fashion, other");
 }
 

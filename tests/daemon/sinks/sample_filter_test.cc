@@ -57,5 +57,16 @@ TEST(SampleFilter, EveryPartCounts) {
   EXPECT_FALSE(passes([](SeriesFilter& f) { f.topic = "loss"; }));
 }
 
+TEST(SampleFilter, TheDaemonsOwnRunIsMeantOnlyByItsName) {
+  const SeriesKey own{{kDaemonRunId, 0, 0}, kDaemonTag, "", "store", "", "daemon_queue"};
+  EXPECT_FALSE(SampleFilter({}).Matches(own, ""));
+  SeriesFilter filter;
+  filter.topic = "daemon_*";
+  EXPECT_FALSE(SampleFilter(filter).Matches(own, ""));
+  filter.run_id = kDaemonRunId;
+  EXPECT_TRUE(SampleFilter(filter).Matches(own, ""));
+  EXPECT_FALSE(SampleFilter(filter).Matches({{"run-1", 0, 0}, "default", "", "", "", "daemon_queue"}, "fashion"));
+}
+
 }  // namespace
 }  // namespace ikkuna::sinks

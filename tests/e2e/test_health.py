@@ -1,0 +1,115 @@
+"""The daemon's own health is served like any other series, says what status says, and stays out of the trainings' way."""
+
+import subprocess
+import time
+
+import harness
+from harness import BIN, pb, wait_until
+
+RUN = "ikkuna-daemon"
+
+
+class HealthTest(harness.Site):
+    def health(self):
+        """{(topic, root, module, param): last value} of the daemon's own series."""
+        return {(s.series.key.topic, s.series.key.root, s.series.key.module, s.series.key.param): s.last.value
+                for s in self.client.series(run=RUN)}
+
+    def expected(self):
+        """The same from status, of what does not change by looking at it."""
+        status = self.client.status()
+        expected = {("daemon_series_refused", "", "", ""): status.series_refused,
+                    ("daemon_producers", "", "", ""): sum(p.state == pb.PRODUCER_STATE_RUNNING for p in status.producers)}
+        for sink in status.sinks:
+            expected["daemon_queue", "", sink.name, ""] = sink.queued
+            expected["daemon_lag", "", sink.name, ""] = sink.lag_seconds
+            expected["daemon_samples_dropped", "", sink.name, ""] = sink.dropped
+        for producer in status.producers:
+            run = producer.run
+            name = f"{run.run_id}/{run.attempt}/{run.rank}", producer.run_name
+            a = producer.accounting
+            expected["daemon_records_handled", *name, ""] = a.handled
+            expected["daemon_records_in_flight", *name, ""] = a.in_flight
+            expected["daemon_records_dropped", *name, ""] = a.dropped
+            expected["daemon_records_lost", *name, ""] = a.lost_in_daemon + a.killed
+            expected["daemon_budget", *name, ""] = producer.budget
+            expected["daemon_period_factor", *name, "tensor"] = producer.period_factors.tensor
+            for drop in a.drops:
+                expected["daemon_records_dropped", *name, drop.reason] = drop.count
+        return expected
+
+    def assert_health_is_status(self):
+        def differences():
+            wanted, kept = self.expected(), self.health()
+            return {name: (value, kept.get(name)) for name, value in wanted.items() if kept.get(name) != value}
+
+        wait_until(lambda: not differences(), lambda: f"(status, series) differ: {differences()}", 60)
+
+    def test_at_rest_it_says_what_status_says(self):
+        self.start_daemon("--budget", "off", "--subscribe", "norm(weights, order=3)")
+        # An arena of 1 MiB is too small for the weights of a layer: they are dropped, which is the point.
+        self.train("--model", "fc", "--max-steps", "30", "--test-images", "0", "--budget", "off", IKKUNA_WAIT_MS="10000",
+                   IKKUNA_ARENA_MB="1")
+        producer = self.settled_producer()
+        self.assertGreater(producer.accounting.dropped, 0, "nothing was dropped: this test shows nothing")
+        self.assert_health_is_status()
+        seconds = {module: value for (topic, _, module, _), value in self.health().items()
+                   if topic == "daemon_subscriber_seconds"}
+        self.assertEqual(seconds.keys(), {subscriber.text for subscriber in self.client.subscribers()})
+
+        # Every look has one step, a second of its own, and none goes back.
+        steps = set()
+        for series in self.client.series(run=RUN, topic="daemon_records_*"):
+            samples = self.client.samples(series.series.id)
+            self.assertEqual([s.step for s in samples], sorted({s.step for s in samples}))
+            self.assertLess(abs(samples[-1].step - samples[-1].unix_ns / 1e9), 60)
+            steps.update(s.step for s in samples)
+        self.assertGreater(len(steps), 1)
+        # Over a restart too.
+        self.stop_daemon()
+        self.start_daemon("--budget", "off")
+        before = max(steps)
+        wait_until(lambda: max(s.last_step for s in self.client.series(run=RUN, topic="daemon_cpu_seconds")) > before,
+                   "nothing is kept after the restart")
+
+        # The client finds it by its name; without it nothing of it is seen.
+        client = [BIN / "ikkuna"]
+        listed = subprocess.run([*client, "series", "--run", RUN, "daemon_records_dropped"], env=self.environment,
+                                capture_output=True, text=True, timeout=harness.WATCHDOG_S)
+        self.assertIn(producer.accounting.drops[0].reason, listed.stdout, listed.stderr)
+        plotted = subprocess.run([*client, "plot", "daemon_records_handled", "--run", RUN, "--ascii"], env=self.environment,
+                                 capture_output=True, text=True, timeout=harness.WATCHDOG_S)
+        self.assertEqual(plotted.returncode, 0, plotted.stderr)
+        self.assertNotIn(RUN, [run.key.run_id for run in self.client.stub.ListRuns(pb.ListRunsRequest()).runs])
+        [latest] = self.client.stub.ListRuns(pb.ListRunsRequest(run="latest")).runs
+        self.assertEqual(latest.name, "fc")
+        self.assertFalse([s for s in self.client.series() if s.series.key.topic.startswith("daemon_")])
+        status = subprocess.run([*client, "status"], env=self.environment, capture_output=True, text=True,
+                                timeout=harness.WATCHDOG_S)
+        self.assertIn(f"ikkuna series --run {RUN}", status.stdout)
+        self.assertIn("subscribers", status.stdout)
+
+    def test_a_daemon_at_rest_writes_next_to_nothing(self):
+        self.start_daemon()
+        wait_until(lambda: self.health(), "nothing is kept")
+        count = lambda: sum(s.count for s in self.client.series(run=RUN))
+        before, began = count(), time.monotonic()
+        time.sleep(15)
+        looks = time.monotonic() - began
+        # All of it at every look would be so many; a tenth of that is more than enough.
+        self.assertLess(count() - before, looks * len(self.health()) / 10)
+
+    def test_it_can_be_switched_off(self):
+        self.start_daemon("--no-health")
+        self.train("--model", "tiny", "--max-steps", "50", "--test-images", "0", IKKUNA_WAIT_MS="10000")
+        self.settled_producer()
+        self.assertEqual(self.client.status().health_run, "")
+        self.stop_daemon()
+        self.start_daemon("--no-health")
+        with self.assertRaises(harness.grpc.RpcError) as failed:
+            self.client.series(run=RUN)
+        self.assertEqual(failed.exception.code(), harness.grpc.StatusCode.NOT_FOUND)
+
+
+if __name__ == "__main__":
+    harness.main()

@@ -1,0 +1,245 @@
+"""What goes wrong at a user's hands is answered by what is wrong, on which object, and what to do; nothing is lost by it.
+
+Each case checks the words that matter and the exit code: 2 for a wrong command line or configuration, 3 where no daemon
+answers, 1 for what the machine refuses.
+"""
+
+import os
+import re
+import socket
+import subprocess
+
+import harness
+from harness import BIN, pb, wait_until
+
+DAEMON, CLIENT, TRAINER = BIN / "ikkuna-daemon", BIN / "ikkuna", BIN / "ikkuna-train"
+NOBODY = 65534
+
+
+class PleasantSite(harness.Site):
+    def says(self, code, command, *parts, **options):
+        """Ends with that code, nothing on stdout, and all of the words on stderr."""
+        result = subprocess.run([str(word) for word in command], env=options.pop("env", self.environment),
+                                capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=harness.WATCHDOG_S,
+                                **options)
+        self.assertEqual(result.returncode, code, f"{command}:\n{result.stdout}{result.stderr}")
+        self.assertEqual(result.stdout, "", f"{command}: a failure belongs on stderr")
+        for part in parts:
+            self.assertIn(str(part), result.stderr, f"{command}")
+        self.assertLess(len(result.stderr), 2000, "nobody reads that much")
+        return result.stderr
+
+    def write(self, name, text):
+        path = self.root / name
+        path.write_text(text)
+        return path
+
+
+class CommandLineTest(PleasantSite):
+    def flags(self, *command):
+        text = subprocess.run([*command, "--help"], capture_output=True, text=True, timeout=harness.WATCHDOG_S).stdout
+        return sorted(set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text.split("Example")[0])))
+
+    def test_a_typo_in_each_flag_is_answered_with_the_flag(self):
+        commands = [[DAEMON], [TRAINER]] + [[CLIENT, name] for name in (
+            "status", "runs", "series", "modules", "table", "top", "watch", "plot", "read", "subscribe", "unsubscribe",
+            "subscribers", "metrics", "events", "freeze", "unfreeze", "stop", "run")]
+        tried = 0
+        for command in commands:
+            flags = self.flags(*command)
+            self.assertGreaterEqual(len(flags), 2, command)
+            # Of the client's commands, which share most flags, one typo each; its unit test has them all.
+            for flag in flags if len(command) == 1 else [flags[tried % len(flags)]]:
+                typos = {flag + "x"}
+                if len(flag) > 6:  # one letter is missing; two have changed places
+                    typos |= {flag[:-1], flag[:3] + flag[4] + flag[3] + flag[5:]}
+                for typo in typos - set(flags):
+                    words = " ".join([command[0].name, *command[1:]])
+                    error = self.says(2, [*command, typo], f"there is no flag '{typo}'; did you mean '--",
+                                      f"'{words} --help' shows what it takes")
+                    tried += 1
+                    meant = re.search(r"did you mean '(--[a-z-]+)'", error).group(1)
+                    self.assertIn(meant, flags)
+                    if typo == flag + "x":
+                        self.assertEqual(meant, flag)
+        self.assertGreater(tried, 80)
+
+    def test_words_that_are_none(self):
+        self.says(2, [CLIENT, "statsu"], "there is no command 'statsu'; did you mean 'status'?")
+        self.says(2, [CLIENT], "ikkuna --help")
+        self.says(2, [DAEMON, "start"], "'start' is one word too many")
+        self.says(2, [TRAINER, "--model", "tinny"], "--model", "tinny", "tiny")
+        self.says(2, [TRAINER, "--lr", "fast"], "--lr: 'fast' is not a number above 0")
+        self.says(2, [TRAINER, "--epochs", "0"], "--epochs: '0' is not a number above 0")
+        self.says(2, [TRAINER, "--budget", "1"], "--budget: '1' is neither a share such as 1%")
+        self.says(2, [DAEMON, "--store-max-mb", "lots"], "--store-max-mb: 'lots' is no number")
+        self.says(2, [DAEMON, "--log-level", "loud"], "--log-level: 'loud' is none of debug, info")
+        self.says(2, [DAEMON, "--budget", "1"], "--budget: '1' is neither a share such as 1%")
+
+    def test_a_metric_that_is_none(self):
+        self.says(2, [DAEMON, "--subscribe", "nrom(weights)"], "'nrom(weights)'", "no metric 'nrom'; did you mean 'norm'?")
+        self.says(2, [DAEMON, "--subscribe", "norm(wieghts)"], "'wieghts'; did you mean 'weights'?")
+        self.says(2, [DAEMON, "--subscribe", "norm(weights, oder=2)"], "no option 'oder'; did you mean 'order'?")
+        self.start_daemon()
+        before = [subscriber.text for subscriber in self.client.subscribers()]
+        self.says(1, [CLIENT, "subscribe", "loss; nrom(weights)"], "no metric 'nrom'; did you mean 'norm'?")
+        self.says(1, [CLIENT, "unsubscribe", "los"], "no subscriber 'los'; did you mean 'loss'?")
+        self.assertEqual([subscriber.text for subscriber in self.client.subscribers()], before)
+
+    def test_a_configuration_that_is_none(self):
+        self.says(2, [DAEMON, "--config", self.root / "none.toml"], self.root / "none.toml", "No such file", "--print-config")
+        self.says(2, [DAEMON, "--config", self.root], f"'{self.root}'", "directory", "--print-config")
+        self.says(2, [DAEMON, "--config", self.write("a.toml", 'data_dir = "x"\nbudgte = "1%"\n')],
+                  "a.toml:2: unknown key 'budgte'; did you mean 'budget'?")
+        self.says(2, [DAEMON, "--config", self.write("b.toml", "listen = [\nx")], "b.toml:2:")
+        self.says(2, [DAEMON, "--config", self.write("c.toml", "store_max_mb = 'lots'\n")],
+                  "c.toml:1: 'store_max_mb' must be a whole number")
+        self.says(2, [DAEMON, "--config", self.write("d.toml", "subscribe = ['nrom(weights)']\n")],
+                  "no metric 'nrom'; did you mean 'norm'?")
+
+
+class PlacesTest(PleasantSite):
+    def test_a_path_that_is_wrong(self):
+        a_file = self.write("file", "")
+        nowhere = self.root / "none"
+        data = ["--data-dir", self.data]
+        tcp = [*data, "--listen", "localhost:0"]
+        self.says(1, [DAEMON, "--dir", a_file, *data], f"'{a_file}'", "directory", "pass --dir or set IKKUNA_DIR")
+        self.says(1, [DAEMON, "--dir", nowhere / "deeper", *data], f"'{nowhere / 'deeper'}'", "No such file", "pass --dir")
+        self.says(1, [DAEMON, "--data-dir", a_file], f"run store '{a_file}/ikkuna.db'", "not a directory", "pass --data-dir")
+        self.says(1, [DAEMON, *data, "--tensorboard-dir", a_file], f"'{a_file}'", "pass --tensorboard-dir")
+        self.says(1, [DAEMON, *tcp, "--token-file", nowhere], "--token-file", f"'{nowhere}'", "No such file")
+        self.says(1, [DAEMON, *tcp, "--token-file", a_file], "--token-file", f"'{a_file}'")
+        self.says(1, [DAEMON, *tcp, "--tls-cert", nowhere, "--tls-key", a_file], "--tls-cert", f"'{nowhere}'", "No such file")
+        self.says(1, [DAEMON, *tcp, "--tls-cert", self.write("cert", "x"), "--tls-key", nowhere], "--tls-key", f"'{nowhere}'", "No such file")
+        self.says(1, [DAEMON, *data, "--token-file", self.write("token", "0123456789abcdef" * 2), "--listen", "nonsense"],
+                  "--listen 'nonsense' is no address; pass host:port")
+        self.says(1, [CLIENT, "status", "--address", "localhost:1", "--token-file", nowhere], "--token-file", nowhere)
+        self.says(1, [CLIENT, "status", "--address", "localhost:1", "--tls-ca", nowhere], "--tls-ca", nowhere)
+        self.says(1, [CLIENT, "run", "--data-dir", a_file, "--", "true"], f"'{a_file}'", "pass --data-dir")
+        self.says(127, [CLIENT, "run", "--data-dir", self.data, "--", nowhere], f"'{nowhere}'", "No such file")
+        quick = [TRAINER, "--model", "tiny", "--max-steps", "2", "--test-images", "0"]
+        self.says(1, [*quick, "--data-dir", nowhere], nowhere, "dataset-fashion-mnist", "--data-dir")
+        self.says(1, [*quick, "--losses", nowhere / "losses"], f"'{nowhere / 'losses'}'", "--losses", "No such file")
+        self.says(1, [*quick, "--dump-dir", a_file], f"'{a_file}'", "--dump-dir")
+        self.assert_nothing_left()
+
+    def test_a_client_without_a_daemon(self):
+        for command in (["status"], ["plot", "loss"], ["subscribe", "loss"], ["top", "--once"]):
+            self.says(3, [CLIENT, *command], f"unix:{self.meeting}/grpc.sock", "start one with 'ikkuna-daemon'")
+        self.says(3, [CLIENT, "status", "--address", self.root / "x.sock"], self.root / "x.sock", "--address")
+
+    def test_a_port_in_use(self):
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            address = f"127.0.0.1:{taken.getsockname()[1]}"
+            token = self.write("token", "0123456789abcdef0123456789abcdef\n")
+            token.chmod(0o600)
+            self.says(1, [DAEMON, "--data-dir", self.data, "--listen", address, "--token-file", token], address, "in use",
+                      "--listen")
+        self.assert_nothing_left()
+        # The same command once the port is free: nothing of the failure is in the way.
+        self.start_daemon("--listen", address, "--token-file", token)
+        self.stop_daemon()
+
+    def test_two_daemons_in_one_directory(self):
+        self.start_daemon()
+        trainer = self.start_trainer("--model", "tiny", "--max-steps", "400", "--test-images", "0", "--budget", "off",
+                                     IKKUNA_WAIT_MS="10000")
+        self.says(1, [DAEMON, "--data-dir", self.root / "other"], f"a daemon already serves '{self.meeting}'",
+                  f"process {self.daemon.pid}", "IKKUNA_DIR")
+        # Another meeting place, but the same store.
+        self.says(1, [DAEMON, "--dir", self.root / "elsewhere", "--data-dir", self.data], f"{self.data}", "--data-dir",
+                  f"{self.daemon.pid}")
+        trainer.expect_success()
+        self.assert_accounts(self.settled_producer())
+        [loss] = self.client.everything(topic="loss", tag="default").values()
+        self.assertEqual(sorted(loss), list(range(400)), "the first daemon was disturbed")
+
+    def test_no_permission(self):
+        if os.geteuid() != 0:
+            self.skipTest("LOUD: needs root, to become somebody else")
+        somebody = dict(user=NOBODY, group=NOBODY, extra_groups=[], cwd="/")
+        self.root.chmod(0o755)
+        if subprocess.run([DAEMON, "--version"], capture_output=True, **somebody).returncode != 0:
+            self.skipTest("LOUD: the programs cannot be run by another user here")
+        self.data.mkdir(mode=0o755)
+        theirs = self.root / "theirs"
+        theirs.mkdir()
+        os.chown(theirs, NOBODY, NOBODY)
+        self.says(1, [DAEMON, "--dir", theirs / "meet", "--data-dir", self.data], f"run store '{self.data}/ikkuna.db'",
+                  "ermission denied", "pass --data-dir", **somebody)
+        self.says(1, [DAEMON, "--dir", theirs / "meet", "--data-dir", theirs / "data", "--tensorboard-dir", self.data / "tb"],
+                  f"'{self.data / 'tb'}'", "ermission denied", "pass --tensorboard-dir", **somebody)
+        self.says(1, [DAEMON, "--dir", self.root / "mine", "--data-dir", theirs / "data"], f"'{self.root / 'mine'}'",
+                  "ermission denied", "pass --dir", **somebody)
+        secret = self.write("token", "0123456789abcdef0123456789abcdef\n")
+        secret.chmod(0o600)
+        self.says(1, [DAEMON, "--dir", theirs / "meet", "--data-dir", theirs / "data", "--listen", "localhost:0",
+                      "--token-file", secret], "--token-file", f"'{secret}'", "ermission denied", **somebody)
+        # A daemon of ours, a client of theirs.
+        self.start_daemon()
+        self.meeting.chmod(0o711)
+        (self.meeting / "grpc.sock").chmod(0o666)
+        error = self.says(3, [CLIENT, "status"], "belongs to user 0", f"--allow-uid {NOBODY}", **somebody)
+        self.assertNotIn("Traceback", error)
+
+
+class FullDiskTest(PleasantSite):
+    def setUp(self):
+        super().setUp()
+        self.data.mkdir()
+        if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", self.data],
+                                               capture_output=True).returncode != 0:
+            self.skipTest("LOUD: needs root, to mount a small disk")
+        self.addCleanup(subprocess.run, ["umount", "-l", self.data])
+        self.addCleanup(self.end_all)  # before that
+
+    def fill(self):
+        """Nothing more fits; returns what has to go so that it does."""
+        filler = self.data / "filler"
+        with open(filler, "ab", buffering=0) as file:
+            for size in (1 << 16, 1 << 12, 1):
+                try:
+                    while True:
+                        file.write(b"\0" * size)
+                except OSError:
+                    pass
+        return filler
+
+    def test_a_full_disk_refuses_a_new_store(self):
+        self.fill()
+        self.says(1, [DAEMON, "--data-dir", self.data, "--no-tensorboard"], f"run store '{self.data}/ikkuna.db'", "full",
+                  "free some space or pass --data-dir")
+
+    def test_a_disk_that_fills_up_costs_nothing_that_fits_into_memory(self):
+        self.start_daemon("--no-tensorboard", "--budget", "off")
+        filler = self.fill()
+        self.train("--model", "tiny", "--max-steps", "500", "--test-images", "0", "--budget", "off", IKKUNA_WAIT_MS="10000")
+
+        def events(kind):
+            return [e for e in self.client.stub.ListEvents(pb.ListEventsRequest(limit=1000)).events if e.kind == kind]
+
+        # The store cannot keep an event of its own now: the log has it, and status says that samples wait.
+        wait_until(lambda: "cannot write run store" in self.daemon.log(), lambda: self.daemon.log(), 60)
+        self.assertRegex(self.daemon.log(), r"cannot write run store '.*ikkuna\.db': .*full.*samples wait in memory")
+        wait_until(lambda: [s for s in self.client.status().sinks if s.name == "store" and s.queued > 0 and s.lag_seconds > 0],
+                   lambda: str(self.client.status()), 60)
+        self.assertIn("that wait", subprocess.run([CLIENT, "status"], env=self.environment, capture_output=True, text=True,
+                                                  timeout=harness.WATCHDOG_S).stdout)
+        filler.unlink()
+        wait_until(lambda: events("store_recovered"), lambda: self.daemon.log(), 60)
+        self.assertTrue(events("store_failed"))
+        self.assert_accounts(self.settled_producer())
+        self.assert_sinks_account()
+        [loss] = self.client.everything(topic="loss", tag="default").values()
+        self.assertEqual(sorted(loss), list(range(500)))
+        # And what it took is in the daemon's own series.
+        lags = {value for series in self.client.series(run="ikkuna-daemon", topic="daemon_lag", module="store")
+                for value in (sample.value for sample in self.client.samples(series.series.id))}
+        self.assertGreater(max(lags), 1)
+
+
+if __name__ == "__main__":
+    harness.main()
