@@ -132,7 +132,7 @@ class Trainer {
 
  private:
   [[noreturn]] void Run(const std::string& directory, const std::function<void(TestProducer&)>& body) {
-    ::alarm(240);  // its watchdog
+    ::alarm(60);  // its watchdog
     char byte;
     if (::read(go_[0], &byte, 1) != 1) ::_exit(1);
     TestProducer producer(directory);
