@@ -23,7 +23,6 @@ constexpr int kServicePeriodMs = 50;  // demand for whole tensors is noticed wit
 constexpr int kReconnectMinMs = 50;
 constexpr int kReconnectMaxMs = 1000;
 constexpr uint64_t kTickNs = 250'000'000;
-constexpr uint64_t kAnswerTimeoutNs = 5'000'000'000;
 
 // The one session of this process; see Session::Open.
 std::atomic<Session*> g_session{nullptr};
@@ -167,7 +166,8 @@ void Session::Serve() {
       backoff_ms = socket_ ? kReconnectMinMs : std::min(backoff_ms * 2, kReconnectMaxMs);
       next_connect_ns = now + static_cast<uint64_t>(backoff_ms) * 1'000'000;
     }
-    WatchSocket(connected() || !socket_ ? kServicePeriodMs : 1);
+    // A daemon that does not answer is waited for: it is hung, and a new meeting would only queue behind this one.
+    WatchSocket(kServicePeriodMs);
     BackArenaIfAsked();
     if (now >= next_tick_ns) {
       next_tick_ns = now + kTickNs;

@@ -2,7 +2,6 @@
 
 #include <atomic>
 #include <cstdint>
-#include <cstring>
 #include <limits>
 
 namespace ikkuna {
@@ -91,20 +90,6 @@ void StatsPass::AddDifference(const void* a, const void* b, DType dtype, size_t 
     const size_t count = n - done < kBuffer ? n - done : kBuffer;
     kernels.subtract(a_bytes + done * element_bytes, b_bytes + done * element_bytes, dtype, count, &buffer);
     AddBuffer(running_, kernels, buffer, dtype, count);
-  }
-}
-
-void StatsPass::AddDifferenceAndKeep(const void* now, void* kept, DType dtype, size_t n) noexcept {
-  const size_t element_bytes = stats_internal::ElementBytes(dtype);
-  if (n == 0 || element_bytes == 0) return;
-  const auto* now_bytes = static_cast<const unsigned char*>(now);
-  auto* kept_bytes = static_cast<unsigned char*>(kept);
-  // Piece by piece, so that the copy finds both in the first-level cache.
-  for (size_t done = 0; done < n; done += kBuffer) {
-    const size_t count = n - done < kBuffer ? n - done : kBuffer;
-    const size_t offset = done * element_bytes;
-    AddDifference(now_bytes + offset, kept_bytes + offset, dtype, count);
-    std::memcpy(kept_bytes + offset, now_bytes + offset, count * element_bytes);
   }
 }
 

@@ -24,9 +24,6 @@ class StatsPass {
   // f16 and bf16 through f32 and rounded to nearest even. Integers do not wrap: their difference is taken in double.
   void AddDifference(const void* a, const void* b, DType dtype, size_t n) noexcept;
 
-  // AddDifference(now, kept) and then kept = now, reading each once. The two must not overlap.
-  void AddDifferenceAndKeep(const void* now, void* kept, DType dtype, size_t n) noexcept;
-
   // The statistics of everything added so far. More may be added afterwards.
   TensorStats Finish() const noexcept;
 
