@@ -230,6 +230,8 @@ class Site(unittest.TestCase):
     def assert_accounts(self, producer):
         """Every record that the trainer attempted is accounted for, once."""
         a = producer.accounting
+        # What nobody counted ends up there: at most one a thread of a trainer that died, none of one that ended.
+        self.assertLessEqual(a.killed, 0 if producer.state == pb.PRODUCER_STATE_FINISHED else 1, str(a))
         self.assertEqual(a.handled + a.dropped + a.lost_in_daemon + a.killed + a.in_flight, a.attempted, str(a))
         self.assertEqual(sum(drop.count for drop in a.drops), a.dropped, str(a))
 

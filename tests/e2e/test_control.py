@@ -27,7 +27,7 @@ class ControlTest(harness.Site):
         fresh.replace(self.pace)
 
     def steps(self):
-        """[(step, loss, {module: hash})] of the lines that the trainer wrote in full."""
+        """[(step, loss, {module: hash, "trains": "111"})] of the lines that the trainer wrote in full."""
         lines = [line.split() for line in self.log.read_text().split("\n")[:-1]] if self.log.exists() else []
         return [(int(line[0]), float.fromhex(line[1]), dict(word.split("=") for word in line[2:])) for line in lines]
 
@@ -115,6 +115,10 @@ class ControlTest(harness.Site):
         steps = self.steps()
         moved = {name: [step for step, _, now in steps[1:last] if now[name] != steps[step - 1][2][name]]
                  for name in ("f1", "f2", "f3")}
+        # From the step of the command on, not when the momentum has run out some hundred steps later.
+        off = [step for step, _, now in steps[:still] if now["trains"][1] == "0"]
+        self.assertEqual(off, list(range(off[0], still)))
+        self.assertEqual({steps[step][2]["f2"] for step in off}, {steps[off[0]][2]["f2"]})
         # While f2 stood still the others moved at every step, before and afterwards f2 did, too.
         hold = [step for step in range(1, still) if step not in set(moved["f2"])]
         self.assertEqual(hold, list(range(hold[0], still)), "frozen weights are bit-equal from one step on")

@@ -10,7 +10,8 @@ STEPS = 500
 
 
 class HarmlessTest(losses.LossSite):
-    TRAINER = [*losses.LossSite.TRAINER, "--max-steps", str(STEPS), "--test-images", "500"]
+    def start_watched(self, **environment):
+        return super().start_watched("--max-steps", str(STEPS), "--test-images", "500", **environment)
 
     def assert_same_losses(self):
         super().assert_same_losses(STEPS)
