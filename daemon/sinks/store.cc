@@ -121,7 +121,7 @@ class Store::Impl {
 };
 
 Status Store::Impl::Start() {
-  if (Status status = PrepareSchema(db_); !status) return status;
+  if (Status status = PrepareSchema(db_, options_.bytes_max); !status) return status;
   if (Status status = LoadStore(db_, catalogue_, index_); !status) return status;
   auto writer = StoreWriter::Make(db_, catalogue_, index_);
   if (!writer) return writer.error();

@@ -1,5 +1,6 @@
 #include "daemon/sinks/store_schema.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <string>
@@ -71,17 +72,25 @@ Status MakeTables(Database& db) {
   return db.Execute(sql.c_str());
 }
 
+// Of the write-ahead log.
+constexpr uint64_t kPageBytes = 4096;
+constexpr uint64_t kLogBytesMin = uint64_t{1} << 20, kLogBytesMax = uint64_t{64} << 20;
+
 // NORMAL: a power cut may lose the last commits, never the file; a killed daemon loses nothing.
-Status SetUpConnection(Database& db) {
+Status SetUpConnection(Database& db, uint64_t bytes_max) {
   Result<std::string> mode = db.QueryText("PRAGMA journal_mode = WAL");
   if (!mode) return mode.error();
   if (*mode != "wal") {
     return Error{ErrorCode::kFailedPrecondition,
                  "this file system cannot hold a write-ahead log; pass --data-dir with a folder on a local disk"};
   }
-  return db.Execute(
-      "PRAGMA synchronous = NORMAL; PRAGMA cache_size = -65536; PRAGMA wal_autocheckpoint = 16384;"
-      "PRAGMA journal_size_limit = 67108864; PRAGMA temp_store = MEMORY;");
+  // The log is long, for speed, but a small part of what the whole store may take.
+  const uint64_t log_bytes = bytes_max == 0 ? kLogBytesMax : std::clamp(bytes_max / 8, kLogBytesMin, kLogBytesMax);
+  const std::string sql =
+      "PRAGMA synchronous = NORMAL; PRAGMA cache_size = -65536; PRAGMA temp_store = MEMORY;"
+      "PRAGMA wal_autocheckpoint = " +
+      std::to_string(log_bytes / kPageBytes) + "; PRAGMA journal_size_limit = " + std::to_string(log_bytes) + ";";
+  return db.Execute(sql.c_str());
 }
 
 }  // namespace
@@ -130,7 +139,7 @@ Sample SampleOfRow(Statement& row) {
   return sample;
 }
 
-Status PrepareSchema(Database& db) {
+Status PrepareSchema(Database& db, uint64_t bytes_max) {
   if (db.read_only()) return Error{ErrorCode::kPermissionDenied, "the file is read-only"};
   // Incremental vacuum has to be chosen before the first table; with it thinning gives pages back to the disk.
   if (Status status = db.Execute("PRAGMA auto_vacuum = INCREMENTAL"); !status) return status;
@@ -148,7 +157,7 @@ Status PrepareSchema(Database& db) {
                  "it was written by a newer version (schema " + std::to_string(*version) + ", this one knows " +
                      std::to_string(kSchemaVersion) + "); use that version or pass another --data-dir"};
   }
-  if (Status status = SetUpConnection(db); !status) return status;
+  if (Status status = SetUpConnection(db, bytes_max); !status) return status;
   return *tables == 0 ? MakeTables(db) : Status{};
 }
 

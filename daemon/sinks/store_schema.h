@@ -26,7 +26,7 @@ void BindSample(Statement& statement, const Sample& sample);
 Sample SampleOfRow(Statement& row);
 
 // Sets up the connection, makes the tables in an empty file, refuses a stranger's or a newer file. The error's text is
-// the reason and what to do.
-Status PrepareSchema(Database& db);
+// the reason and what to do. `bytes_max`: cap of the store, 0 for none.
+Status PrepareSchema(Database& db, uint64_t bytes_max);
 
 }  // namespace ikkuna::sinks

@@ -3,13 +3,17 @@
 Each variant is a trainer of its own with a daemon of its own, all in one run. They take turns on one core, ten steps at a
 time, so that whatever else the machine does meets all of them; the daemons share another core. A turn's first steps are
 not counted. A round in which a turn took far longer than that trainer's usual one was disturbed by something else and is
-left out for all. The figure is `mean step of the variant / mean step of the bare loop` over the rounds that are left, and
-beside it its standard error.
+left out for all.
 
-    overhead.py [--rounds N] [--steps N] [--models fc,alexnet-mini] [--variants ...] [--check]
+Two processes that do the same differ by up to a percent, for as long as they live, by where their memory happens to lie. So
+everything is started afresh several times: the figure is the mean over these sets of `mean step of the variant / mean step
+of the bare loop`, beside it stands its standard error, and the variant `again`, a second bare loop, shows what is left.
+
+    overhead.py [--sets N] [--rounds N] [--steps N] [--models fc,alexnet-mini] [--variants ...] [--check]
 
 variant   probe attached, and
 bare      (no probe)
+again     (no probe)
 none      nothing subscribed
 default   the default set, inside its budget of 1%
 stats     statistics of weights, weight gradients, activations and layer gradients of all modules at every step, no budget
@@ -35,12 +39,13 @@ DAEMON_FLAGS = {
     "stats": ["--no-default", "--budget", "off", "--subscribe", ";".join(f"mean({k}); variance({k}); norm({k})" for k in KINDS)],
     "tensors": ["--no-default", "--budget", "off", "--subscribe", ";".join(f"norm({k}, order=3)" for k in KINDS)],
 }
+BARE = ("bare", "again")
 GOALS = {"none": 1.005, "default": 1.02, "stats": 1.08, "tensors": 1.15}
 # The C library's default gives memory back and takes it again at every step; its page faults move the base by 20%.
 MALLOC = {"MALLOC_TRIM_THRESHOLD_": str(1 << 33), "MALLOC_TOP_PAD_": str(1 << 28)}
 WARM_UP_STEPS = 3  # of each turn, not counted
 DISTURBED = 1.3  # times the usual turn; what a due step costs is far less
-SETTLING_STEPS = 600  # once, before the first round: budgets judge, pools fill
+SETTLING_STEPS = 200  # of each trainer, not counted: budgets judge, pools fill
 
 
 class Trainer:
@@ -49,7 +54,7 @@ class Trainer:
         self.environment = {**os.environ, **MALLOC, "OMP_NUM_THREADS": "1", "IKKUNA_DIR": str(folder / variant),
                             "IKKUNA_WAIT_MS": "20000"}
         self.daemon = None
-        if variant != "bare":
+        if variant not in BARE:
             with open(folder / f"{variant}.log", "wb") as log:
                 self.daemon = subprocess.Popen(
                     [BIN / "ikkuna-daemon", "--data-dir", folder / f"{variant}-data", *DAEMON_FLAGS[variant]],
@@ -84,11 +89,13 @@ class Trainer:
             self.daemon.wait()
 
 
-def measure(model, arguments, cores):
+def measure_set(model, arguments, cores, title):
+    """{variant: [mean wall time, mean processor time]} of a step in ns, by processes that live for this set."""
     folder = pathlib.Path(tempfile.mkdtemp(prefix="ikkuna-overhead-"))
     trainers = []
     try:
-        trainers = [Trainer(model, variant, folder, cores) for variant in ["bare", *arguments.variants]]
+        for variant in ["bare", *arguments.variants]:
+            trainers.append(Trainer(model, variant, folder, cores))
         for trainer in trainers:
             trainer.turn(SETTLING_STEPS)
         rounds = []
@@ -97,27 +104,35 @@ def measure(model, arguments, cores):
             first = number % len(trainers)
             rounds.append({t.variant: [statistics.fmean(part) for part in t.turn(arguments.steps)]
                            for t in trainers[first:] + trainers[:first]})
-            print(f"\r{model}: round {number + 1} of {arguments.rounds}", end="", file=sys.stderr, flush=True)
-        print(file=sys.stderr)
-        kept = undisturbed(rounds)
-        bare, bare_cpu = (statistics.fmean(r["bare"][i] for r in kept) for i in (0, 1))
-        print(f"{model}: batch 128, bare step {bare / 1e6:.2f} ms, turns of {arguments.steps} steps, {len(rounds)} rounds, "
-              f"{len(rounds) - len(kept)} of them disturbed")
-        print(f"  {'variant':<10}{'of the bare step':>18}{'+-':>9}{'processor time':>16}{'at most':>9}")
-        figures = {}
-        for variant in arguments.variants:
-            figures[variant] = statistics.fmean(r[variant][0] for r in kept) / bare
-            error = statistics.stdev(r[variant][0] / r["bare"][0] for r in kept) / len(kept) ** 0.5
-            cpu = statistics.fmean(r[variant][1] for r in kept) / bare_cpu
-            print(f"  {variant:<10}{figures[variant]:>18.4f}{error:>9.4f}{cpu:>16.4f}{GOALS[variant]:>9}")
+            print(f"\r{title}, round {number + 1} of {arguments.rounds} ", end="", file=sys.stderr, flush=True)
         if arguments.verbose:
             for trainer in trainers:
                 print(f"  {trainer.variant}: {trainer.status()}")
-        return figures
+        kept = undisturbed(rounds)
+        return {variant: [statistics.fmean(r[variant][i] for r in kept) for i in (0, 1)] for variant in rounds[0]}
     finally:
         for trainer in trainers:
             trainer.end()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def measure(model, arguments, cores):
+    sets = [measure_set(model, arguments, cores, f"{model}: set {number + 1} of {arguments.sets}")
+            for number in range(arguments.sets)]
+    print(file=sys.stderr)
+    bare_ms = statistics.fmean(s["bare"][0] for s in sets) / 1e6
+    print(f"{model}: batch 128, bare step {bare_ms:.2f} ms, {arguments.sets} sets of {arguments.rounds} rounds, turns of "
+          f"{arguments.steps} steps")
+    print(f"  {'variant':<10}{'of the bare step':>18}{'+-':>9}{'processor time':>16}{'at most':>9}")
+    figures = {}
+    for variant in arguments.variants:
+        wall, cpu = ([s[variant][i] / s["bare"][i] for s in sets] for i in (0, 1))
+        error = statistics.stdev(wall) / len(wall) ** 0.5 if len(wall) > 1 else float("nan")
+        goal = GOALS.get(variant, "")
+        print(f"  {variant:<10}{statistics.fmean(wall):>18.4f}{error:>9.4f}{statistics.fmean(cpu):>16.4f}{goal:>9}")
+        if variant not in BARE:
+            figures[variant] = statistics.fmean(wall)
+    return figures
 
 
 def undisturbed(rounds):
@@ -127,10 +142,11 @@ def undisturbed(rounds):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=100)
+    parser.add_argument("--sets", type=int, default=6, help="times that all processes are started afresh")
+    parser.add_argument("--rounds", type=int, default=20, help="turns of each trainer in a set")
     parser.add_argument("--steps", type=int, default=10, help="counted steps of a turn")
     parser.add_argument("--models", default="fc,alexnet-mini")
-    parser.add_argument("--variants", default="none,default,stats,tensors")
+    parser.add_argument("--variants", default="again,none,default,stats,tensors")
     parser.add_argument("--check", action="store_true", help="exit 1 when a ratio is above its goal")
     parser.add_argument("--verbose", action="store_true", help="also what the daemons say of the trainers")
     arguments = parser.parse_args()
