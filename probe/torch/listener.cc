@@ -45,17 +45,25 @@ struct Listener::Hook : torch::autograd::PostAccumulateGradHook {
 };
 
 // Runs its end when the last reference goes: at the end of backward, also when backward throws.
-struct Listener::BackwardGuard {
-  Listener* listener;
-  std::vector<RootThread*> states;
-  bool slept;
+class Listener::BackwardGuard {
+ public:
+  BackwardGuard(Listener* listener, std::vector<RootThread*> states, bool slept)
+      : listener_(listener), states_(std::move(states)), slept_(slept) {}
+  // A copy would run the end when it goes, in the middle of backward.
+  BackwardGuard(const BackwardGuard&) = delete;
+  BackwardGuard& operator=(const BackwardGuard&) = delete;
   ~BackwardGuard() {
-    if (!listener->active()) return;
-    for (RootThread* state : states) {
-      if (slept) state->in_backward.store(false);
-      listener->Sync(*state);
+    if (!listener_->active()) return;
+    for (RootThread* state : states_) {
+      if (slept_) state->in_backward.store(false);
+      listener_->Sync(*state);
     }
   }
+
+ private:
+  Listener* const listener_;
+  const std::vector<RootThread*> states_;
+  const bool slept_;
 };
 
 std::shared_ptr<Listener> Listener::Start(const ProbeOptions& options) {
@@ -273,7 +281,7 @@ void Listener::Sync(RootThread& state) {
 }
 
 void Listener::AtEndOfBackward(std::vector<RootThread*> states, bool slept) {
-  auto guard = std::make_shared<BackwardGuard>(BackwardGuard{this, std::move(states), slept});
+  auto guard = std::make_shared<BackwardGuard>(this, std::move(states), slept);
   torch::autograd::Engine::get_default_engine().queue_callback([guard] {});
 }
 

@@ -91,7 +91,7 @@ class Listener {
 
  private:
   struct Hook;
-  struct BackwardGuard;
+  class BackwardGuard;
   struct OperatorContext;
   friend struct ThreadState;
 

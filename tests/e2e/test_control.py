@@ -68,7 +68,7 @@ class ControlTest(harness.Site):
 
         # Steps of 100 us, of which statistics at every step would be a third.
         wait_until(lambda: factors().summary >= 4, "the budget does not stretch periods")
-        self.assertRegex(self.status_line("delivered"), r"statistics every \d+\. of the steps asked for")
+        self.assertRegex(self.status_line("delivered"), r"of the steps asked for, .*statistics every \d+(st|nd|rd|th)\b")
         producer = self.client.producer()
         self.assertAlmostEqual(producer.budget, 0.01)
         short = self.wait_for_steps(2000)
