@@ -97,7 +97,8 @@ const std::vector<ConfigOption>& ConfigOptions() {
       {"dir", OptionKind::kText, "PATH",
        "Directory of the sockets. Default: $IKKUNA_DIR, else $XDG_RUNTIME_DIR/ikkuna, else /tmp/ikkuna-<uid>",
        SetPlain<&Config::dir>, GetPlain<&Config::dir>},
-      {"data_dir", OptionKind::kText, "PATH", "Directory of the run store, created when missing", SetDataDir,
+      {"data_dir", OptionKind::kText, "PATH",
+       "Directory of the run store, created when missing. Default: ./ikkuna-data", SetDataDir,
        GetPlain<&Config::data_dir>},
       {"subscribe", OptionKind::kTexts, "TEXT",
        "What to compute, such as 'norm(weights, order=1)'; several times, or separated by ';'. Added to the default "

@@ -155,6 +155,8 @@ Result<int> RunJob(Context& context, const Options& options) {
                 << "; its log is '" << options.data_dir << "/daemon.log'\n";
     }
     daemon->End(kEndGrace);
+    std::cerr << "ikkuna: what was recorded is in '" << options.data_dir
+              << "'; to look at it: ikkuna-daemon --data-dir '" << options.data_dir << "'\n";
   }
   return exit_code;
 }

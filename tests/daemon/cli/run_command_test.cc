@@ -71,7 +71,8 @@ TEST_F(RunCommandTest, TheJobHasADaemonForItsTimeAndPassesItsExitCodeOn) {
   Outcome outcome = Run(Shell("test -S \"$IKKUNA_DIR/grpc.sock\" && echo met; exit 7"));
   EXPECT_EQ(outcome.code, 7);
   EXPECT_EQ(outcome.out, "met\n");
-  EXPECT_EQ(outcome.err, "");
+  EXPECT_EQ(outcome.err, "ikkuna: what was recorded is in '" + data_ + "'; to look at it: ikkuna-daemon --data-dir '" +
+                             data_ + "'\n");
   EXPECT_TRUE(Exists("ended"));
   EXPECT_TRUE(DaemonGone());
   EXPECT_FALSE(Exists("grpc.sock"));
