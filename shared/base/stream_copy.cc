@@ -36,7 +36,7 @@ void StreamLines(unsigned char* to, const unsigned char* from, size_t lines) {
 
 void StreamCopy(void* to, const void* from, size_t bytes) noexcept {
   if (bytes < kStreamCopyLeast) {
-    std::memcpy(to, from, bytes);
+    if (bytes > 0) std::memcpy(to, from, bytes);  // of nothing the addresses may be null
     return;
   }
   auto* target = static_cast<unsigned char*>(to);
@@ -53,7 +53,9 @@ void StreamCopy(void* to, const void* from, size_t bytes) noexcept {
 
 #else
 
-void StreamCopy(void* to, const void* from, size_t bytes) noexcept { std::memcpy(to, from, bytes); }
+void StreamCopy(void* to, const void* from, size_t bytes) noexcept {
+  if (bytes > 0) std::memcpy(to, from, bytes);
+}
 
 #endif
 

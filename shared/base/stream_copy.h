@@ -12,7 +12,7 @@ namespace ikkuna {
 // Below this many bytes the caches hardly notice, and ordinary stores are faster.
 constexpr size_t kStreamCopyLeast = 4 << 10;
 
-// As memcpy: the ranges do not overlap. Any alignment; fastest when `to` is a multiple of 64.
+// As memcpy: the ranges do not overlap; with 0 bytes both may be null. Any alignment; fastest when `to` is a multiple of 64.
 void StreamCopy(void* to, const void* from, size_t bytes) noexcept;
 
 }  // namespace ikkuna

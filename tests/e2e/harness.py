@@ -39,6 +39,8 @@ def load_stubs():
     return importlib.import_module("ikkuna.v1.monitor_pb2"), importlib.import_module("ikkuna.v1.monitor_pb2_grpc")
 
 
+# Between fork and exec of what a test starts gRPC has nothing to do; its handlers there end the child now and then.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 pb, pb_grpc = load_stubs()
 import grpc  # noqa: E402  (after the stubs: generating them must not import it first)
 
