@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds and runs every test: all of them in a release build, those of the parts that can be instrumented under the
-# address, undefined-behaviour and thread sanitizers as well; then the fuzz targets for a minute. Under 30 minutes on two
+# address, undefined-behaviour and thread sanitizers as well; then the fuzz targets for a minute. Half an hour on two idle
 # cores; the second run is far shorter.
 set -euo pipefail
 cd "$(dirname "$0")/.."
