@@ -55,28 +55,6 @@ bool IsKnownRecordType(uint8_t code) { return code >= 1 && code <= 5; }
 
 bool IsKnownDType(uint8_t code) { return code >= 1 && code <= 10; }
 
-size_t DTypeBytes(DType dtype) {
-  switch (dtype) {
-    case DType::kI8:
-    case DType::kU8:
-    case DType::kBool:
-      return 1;
-    case DType::kF16:
-    case DType::kBF16:
-    case DType::kI16:
-      return 2;
-    case DType::kF32:
-    case DType::kI32:
-      return 4;
-    case DType::kF64:
-    case DType::kI64:
-      return 8;
-    case DType::kInvalid:
-      break;
-  }
-  return 0;
-}
-
 std::string_view DTypeName(DType dtype) {
   switch (dtype) {
     case DType::kF32:

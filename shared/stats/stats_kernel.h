@@ -28,29 +28,6 @@ constexpr size_t kBlock = 512;
 // Elements converted, or subtracted, at a time: 16 KiB of doubles on the stack.
 constexpr size_t kBuffer = 2048;
 
-// Bytes of one element; 0 for a code that is none. (DTypeBytes() lives in a library that links this one.)
-constexpr size_t ElementBytes(DType dtype) {
-  switch (dtype) {
-    case DType::kI8:
-    case DType::kU8:
-    case DType::kBool:
-      return 1;
-    case DType::kF16:
-    case DType::kBF16:
-    case DType::kI16:
-      return 2;
-    case DType::kF32:
-    case DType::kI32:
-      return 4;
-    case DType::kF64:
-    case DType::kI64:
-      return 8;
-    case DType::kInvalid:
-      break;
-  }
-  return 0;
-}
-
 // Whether elements of `dtype` are summed as double, because float would lose digits of the value itself.
 constexpr bool SummedInDouble(DType dtype) {
   return dtype == DType::kF64 || dtype == DType::kI32 || dtype == DType::kI64;

@@ -65,7 +65,7 @@ void AddBuffer(stats_internal::Running& running, const Kernels& kernels, const B
 }  // namespace
 
 void StatsPass::Add(const void* data, DType dtype, size_t n) noexcept {
-  const size_t element_bytes = stats_internal::ElementBytes(dtype);
+  const size_t element_bytes = DTypeBytes(dtype);
   if (n == 0 || element_bytes == 0) return;
   const Kernels& kernels = ActiveKernels();
   if (dtype == DType::kF32) return kernels.add_f32(running_, data, n);
@@ -80,7 +80,7 @@ void StatsPass::Add(const void* data, DType dtype, size_t n) noexcept {
 }
 
 void StatsPass::AddDifference(const void* a, const void* b, DType dtype, size_t n) noexcept {
-  const size_t element_bytes = stats_internal::ElementBytes(dtype);
+  const size_t element_bytes = DTypeBytes(dtype);
   if (n == 0 || element_bytes == 0) return;
   const Kernels& kernels = ActiveKernels();
   Buffer buffer;
