@@ -3,8 +3,12 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <fstream>
 #include <utility>
+
+#include "daemon/graph/names.h"
+#include "shared/base/suggestion.h"
 
 namespace ikkuna {
 
@@ -28,12 +32,12 @@ std::string Describe(const RunKey& run) {
   return "'" + run.run_id + "' (attempt " + std::to_string(run.attempt) + ", rank " + std::to_string(run.rank) + ")";
 }
 
+constexpr size_t kNamed = 8;  // modules of a list in a sentence
+
 std::string Names(const std::vector<ingest::RegistryNames::Target>& targets) {
-  constexpr size_t kNamed = 5;
-  std::string names;
-  for (size_t i = 0; i < targets.size() && i < kNamed; ++i) names += (i == 0 ? "" : ", ") + targets[i].name;
-  if (targets.size() > kNamed) names += " and " + std::to_string(targets.size() - kNamed) + " more";
-  return names;
+  std::vector<std::string> names;
+  for (const auto& target : targets) names.push_back(target.name);
+  return graph::Listed(names, kNamed);
 }
 
 }  // namespace
@@ -116,14 +120,35 @@ std::vector<SubscriberInfo> CoreMonitor::ListSubscribers() {
   return parts_.subscribers->List();
 }
 
-Result<std::vector<SubscriberInfo>> CoreMonitor::Subscribe(const std::string& text) {
+// Of subscribers whose modules no connected run has. With no run connected nothing can be said.
+std::vector<std::string> CoreMonitor::Warnings(const std::vector<SubscriberInfo>& subscribers) const {
+  std::vector<std::string> names;
+  for (const ProducerStatus& producer : parts_.ingest->Producers()) {
+    const auto session = parts_.ingest->FindLive(producer.info.run_key);
+    if (!session) continue;
+    for (const ModuleInfo& module : session->Modules()) names.push_back(module.name);
+  }
+  std::vector<std::string> warnings;
+  if (names.empty()) return warnings;
+  for (const SubscriberInfo& subscriber : subscribers) {
+    const auto matches = [&](const std::string& name) { return graph::MatchesPatterns(subscriber.module, name); };
+    if (std::any_of(names.begin(), names.end(), matches)) continue;
+    warnings.push_back("module=" + subscriber.module + " matches no module of a run that is connected" +
+                       Suggestion(subscriber.module, names) + " There are " + graph::Listed(names, kNamed));
+  }
+  return warnings;
+}
+
+Result<SubscribeAnswer> CoreMonitor::Subscribe(const std::string& text) {
   Touch();
   auto added = parts_.subscribers->Add(text, graph::Source::kClient);
-  if (added) parts_.ingest->WakeAll();
+  if (!added) return added;
+  parts_.ingest->WakeAll();
+  added->warnings = Warnings(added->subscribers);
   return added;
 }
 
-Result<std::vector<SubscriberInfo>> CoreMonitor::Unsubscribe(const std::string& what) {
+Result<UnsubscribeAnswer> CoreMonitor::Unsubscribe(const std::string& what) {
   Touch();
   auto removed = parts_.subscribers->Remove(what);
   if (removed) parts_.ingest->WakeAll();
@@ -144,7 +169,7 @@ Result<std::shared_ptr<ingest::ProducerSession>> CoreMonitor::Controllable(const
   }
   if (!status.allow_control) {
     return Error{ErrorCode::kPermissionDenied, "cannot " + what + ": the trainer of run " + Describe(run) +
-                                                   " does not allow control; it has to set allow_control = true in its "
+                                                   " does not allow control; it has to set allow_control in its "
                                                    "probe's options"};
   }
   return session;
@@ -155,6 +180,11 @@ Result<ControlAnswer> CoreMonitor::Freeze(const RunKey& run, const std::string& 
   const std::string verb = freeze ? "freeze" : "unfreeze";
   auto session = Controllable(run, verb);
   if (!session) return session.error();
+  if (!(*session)->status().allow_freeze) {
+    return Error{ErrorCode::kFailedPrecondition,
+                 "cannot " + verb + ": the trainer of run " + Describe(run) +
+                     " publishes through the C interface, which can be stopped, but has no hold of the parameters"};
+  }
   auto targets = (*session)->FindTargets(module_pattern);
   if (!targets) return Error{targets.error().code, "cannot " + verb + ": " + targets.error().text};
   std::vector<shm::Command> commands;
@@ -167,7 +197,7 @@ Result<ControlAnswer> CoreMonitor::Freeze(const RunKey& run, const std::string& 
   }
   if (auto pushed = (*session)->PushCommands(commands); !pushed) return pushed.error();
   const std::string text = verb + " of " + Names(*targets) + " asked of run " + Describe(run) +
-                           "; the trainer does it at the boundary of its next step";
+                           "; the trainer does it at the boundary of its next step, and an event says when it has";
   parts_.ingest->OfferEvent(Severity::kInfo, verb, text, run);
   return ControlAnswer{text};
 }

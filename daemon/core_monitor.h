@@ -48,8 +48,8 @@ class CoreMonitor : public Monitor {
   Result<std::vector<Event>> ListEvents(const EventQuery& query) override;
   Result<std::unique_ptr<Watcher>> Watch(const SeriesFilter& filter) override;
   std::vector<SubscriberInfo> ListSubscribers() override;
-  Result<std::vector<SubscriberInfo>> Subscribe(const std::string& text) override;
-  Result<std::vector<SubscriberInfo>> Unsubscribe(const std::string& what) override;
+  Result<SubscribeAnswer> Subscribe(const std::string& text) override;
+  Result<UnsubscribeAnswer> Unsubscribe(const std::string& what) override;
   Result<ControlAnswer> Freeze(const RunKey& run, const std::string& module_pattern, bool freeze) override;
   Result<ControlAnswer> Stop(const RunKey& run) override;
 
@@ -58,6 +58,7 @@ class CoreMonitor : public Monitor {
 
  private:
   void Touch();
+  std::vector<std::string> Warnings(const std::vector<SubscriberInfo>& subscribers) const;
   Result<std::shared_ptr<ingest::ProducerSession>> Controllable(const RunKey& run, const std::string& what) const;
 
   // Constant after construction.

@@ -51,6 +51,7 @@ struct ProducerStatus {
   double coverage = 0;  // share of the steps that a daemon saw
   uint64_t incomplete_bundles = 0;
   double probe_cost = 0;              // share of the step time spent in our callbacks
+  double probe_cost_fixed = 0;        // that of it at steps of which nothing was asked; not stored
   double budget = 0;                  // share allowed; 0: no budget
   uint32_t period_factor_tensor = 1;  // delivered period / asked period
   uint32_t period_factor_summary = 1;
@@ -59,7 +60,8 @@ struct ProducerStatus {
   uint32_t ring_used = 0;
   uint64_t arena_bytes = 0;  // usable
   uint64_t arena_used = 0;
-  bool allow_control = false;
+  bool allow_control = false;  // stop at least
+  bool allow_freeze = false;
   std::vector<RootStatusInfo> roots;
   std::vector<std::string> notes;  // what is not captured and why; weaker guarantees of this kernel
 };
@@ -115,6 +117,7 @@ struct SubscriberInfo {
   uint64_t computed = 0;    // results published
   uint64_t incomplete = 0;  // bundles discarded
   double cpu_seconds = 0;
+  std::string module = {};  // shell patterns of module paths, separated by '|'; empty: every module
 };
 
 // Which series: empty fields match all; module, param, tag, root and topic take shell patterns (* and ?).
@@ -190,6 +193,17 @@ struct DaemonStatus {
   std::string health_run;  // run of the daemon's own series; empty: none are kept
 };
 
+struct SubscribeAnswer {
+  std::vector<SubscriberInfo> subscribers;  // those of the text
+  std::vector<SubscriberInfo> replaced;     // of the default set, that published the same topics
+  std::vector<std::string> warnings;        // what was asked and cannot come to anything now, for a person
+};
+
+struct UnsubscribeAnswer {
+  std::vector<SubscriberInfo> removed;
+  std::vector<SubscriberInfo> restored;  // of the default set, that one of those removed had replaced
+};
+
 struct ControlAnswer {
   std::string text;  // what will happen and when, for a person
 };
@@ -207,9 +221,9 @@ class Monitor {
   virtual Result<std::unique_ptr<Watcher>> Watch(const SeriesFilter& filter) = 0;
   virtual std::vector<SubscriberInfo> ListSubscribers() = 0;
   // `text` in written form; may give several subscribers separated by ';'. All or nothing.
-  virtual Result<std::vector<SubscriberInfo>> Subscribe(const std::string& text) = 0;
+  virtual Result<SubscribeAnswer> Subscribe(const std::string& text) = 0;
   // By id, or by the exact written form, or by topic.
-  virtual Result<std::vector<SubscriberInfo>> Unsubscribe(const std::string& what) = 0;
+  virtual Result<UnsubscribeAnswer> Unsubscribe(const std::string& what) = 0;
   virtual Result<ControlAnswer> Freeze(const RunKey& run, const std::string& module_pattern, bool freeze) = 0;
   virtual Result<ControlAnswer> Stop(const RunKey& run) = 0;
 };

@@ -126,6 +126,8 @@ enum FeatureBit : uint64_t {
 };
 
 enum class ProducerState : uint32_t { kInvalid = 0, kRunning = 1, kFinished = 2, kSwitchedOff = 3 };
+// Which commands of clients the trainer takes.
+enum class Control : uint32_t { kNone = 0, kAll = 1, kStopOnly = 2 };
 // Phase of a root: what its last seen pass was.
 enum class Phase : uint32_t { kInvalid = 0, kIdle = 1, kTrain = 2, kEvaluate = 3 };
 
@@ -168,8 +170,9 @@ struct PubStatus {
   uint32_t shift_summary;                 // of statistics
   uint32_t shift_scalar;                  // of scalars
   uint32_t threads_seen;                  // training threads that published
-  uint32_t allow_control;                 // 1: the trainer accepts freeze and stop
+  uint32_t control;                       // Control
   uint32_t budget_ppm;                    // share of the step time allowed, parts per million; 0: no budget
+  uint64_t fixed_ns;                      // of probe_ns, at steps of which nothing was due
   RootStatus roots[kMaxRoots];            // index: root id - 1
 };
 static_assert(sizeof(PubStatus) % kCacheLine == 0);

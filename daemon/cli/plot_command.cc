@@ -15,7 +15,7 @@ struct Options {
   RunChoice run;
   SeriesChoice series;
   PlotOptions plot;
-  std::string x = "step";
+  std::string x;  // empty: what suits the series
   uint64_t points = 0;
   std::optional<uint64_t> step_min, step_max;
 };
@@ -37,6 +37,9 @@ Result<int> RunPlot(Context& context, const Options& options) {
   if (found->empty()) return NoSeries(*run, options.topic);
   size_t matching = found->size();
   if (matching > kMaxSeries) found->resize(kMaxSeries);
+  // The step of the daemon's own series is a second since 1970.
+  const bool own = found->front().series().key().topic().starts_with("daemon_");
+  const std::string x = !options.x.empty() ? options.x : own ? "time" : "step";
   std::vector<PlotSeries> lines;
   for (const v1::SeriesSummary& summary : *found) {
     bool reduced = false;
@@ -49,13 +52,13 @@ Result<int> RunPlot(Context& context, const Options& options) {
     PlotSeries line;
     line.name = SeriesName(summary.series().key());
     for (const v1::Sample& sample : *samples)
-      line.points.emplace_back(XOf(sample, options.x, run->start_unix_ns()), sample.value());
+      line.points.emplace_back(XOf(sample, x, run->start_unix_ns()), sample.value());
     std::stable_sort(line.points.begin(), line.points.end(),
                      [](const auto& a, const auto& b) { return a.first < b.first; });
     lines.push_back(std::move(line));
   }
   PlotOptions plot = options.plot;
-  plot.x_label = options.x == "time" ? "seconds since the start" : options.x == "samples" ? "samples seen" : options.x;
+  plot.x_label = x == "time" ? "seconds since the start" : x == "samples" ? "samples seen" : x;
   plot.ascii = plot.ascii || !context.terminal.utf8;
   Print(Paint(context.terminal, Colour::kBold, PlainText(options.topic)) + " of " + RunName(*run) + "\n");
   Print(DrawPlot(lines, plot, context.terminal));
@@ -75,9 +78,8 @@ void AddPlotCommand(CLI::App& app, Context& context) {
   command->add_option("TOPIC", options->topic, "Topic, such as loss, or a pattern")->required();
   AddSeriesOptions(command, &options->series);
   AddRunOptions(command, &options->run);
-  command->add_option("--x", options->x, "What goes to the right")
-      ->check(CLI::IsMember({"step", "time", "samples", "epoch"}))
-      ->capture_default_str();
+  command->add_option("--x", options->x, "What goes to the right; default: step, or time for the daemon's own series")
+      ->check(CLI::IsMember({"step", "time", "samples", "epoch"}));
   command->add_option("--from-step", options->step_min, "First step")->type_name("N");
   command->add_option("--to-step", options->step_max, "Last step")->type_name("N");
   command

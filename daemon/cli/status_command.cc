@@ -26,12 +26,15 @@ std::string Line(const std::string& name, const std::string& text) {
   return "  " + name + std::string(name.size() < 12 ? 12 - name.size() : 1, ' ') + text + "\n";
 }
 
-std::string RootText(const v1::RootStatus& root) {
+std::string RootText(const v1::RootStatus& root, bool in_flight) {
   std::string text = PlainText(root.name()) + ": step " + Count(root.step()) + ", epoch " +
                      std::to_string(root.epoch()) + ", " + EnumWord(*v1::Phase_descriptor(), root.phase());
   if (root.steps_per_second() > 0) text += ", " + ShortNumber(root.steps_per_second()) + " steps/s";
   if (root.samples_seen() > 0) text += ", " + Count(root.samples_seen()) + " samples seen";
   text += "; asked for " + Count(root.steps_due()) + " steps, complete " + Count(root.steps_observed());
+  if (!in_flight && root.steps_due() > root.steps_observed() + 1) {
+    text += " (the others lost records, or a daemon or the trainer ended within them)";
+  }
   if (root.seconds_since_step() >= 1) text += "; last step " + Duration(root.seconds_since_step()) + " ago";
   return text;
 }
@@ -64,6 +67,11 @@ std::string SubscribersText(const v1::ListSubscribersResponse& subscribers) {
          Percent(most->cpu_seconds() / seconds) + " of it";
 }
 
+std::string ControlText(const v1::Producer& producer) {
+  if (!producer.allow_control()) return "switched off by the trainer";
+  return producer.allow_freeze() ? "freeze and stop are allowed" : "stop is allowed; this trainer cannot freeze";
+}
+
 }  // namespace
 
 std::string AccountingText(const v1::Accounting& a) {
@@ -85,7 +93,8 @@ std::string ProducerText(const Terminal& terminal, const v1::Producer& producer)
           std::to_string(std::max(1u, producer.world_size())) + ", pid " + std::to_string(producer.pid()) + ", since " +
           LocalTime(producer.start_unix_ns()) + ")\n";
   std::string text = head;
-  for (const v1::RootStatus& root : producer.roots()) text += Line("model", RootText(root));
+  for (const v1::RootStatus& root : producer.roots())
+    text += Line("model", RootText(root, producer.accounting().in_flight() > 0));
   text += Line("coverage", Percent(producer.coverage()) + " of the steps (" + Count(producer.steps_while_connected()) +
                                " of " + Count(producer.steps_total()) + ")");
   std::string drops;
@@ -94,11 +103,18 @@ std::string ProducerText(const Terminal& terminal, const v1::Producer& producer)
   }
   text += Line("drops", drops.empty() ? "none" : Paint(terminal, Colour::kYellow, drops));
   if (producer.incomplete_bundles() > 0)
-    text += Line("bundles", Count(producer.incomplete_bundles()) + " could not complete");
+    text += Line("bundles", Count(producer.incomplete_bundles()) +
+                                " could not complete: of the messages that they combine some never came; 'ikkuna "
+                                "subscribers' counts them");
   // Of a producer of an earlier daemon's, what it shared is gone; what was counted stays.
   bool attached = producer.ring_slots() > 0;
   std::string cost = Percent(producer.probe_cost()) + " of the step time";
   if (attached) cost += producer.budget() > 0 ? ", budget " + Percent(producer.budget()) : ", no budget";
+  if (producer.budget() > 0 && producer.probe_cost_fixed() > producer.budget()) {
+    cost += "; " + Percent(producer.probe_cost_fixed()) +
+            " go to steps of which nothing is asked, which thinning does not help: these steps are too short for this "
+            "budget";
+  }
   text += Line("own cost", cost);
   text += Line("accounting", AccountingText(producer.accounting()));
   if (attached) {
@@ -106,7 +122,7 @@ std::string ProducerText(const Terminal& terminal, const v1::Producer& producer)
     text +=
         Line("buffers", "ring " + Count(producer.ring_used()) + " of " + Count(producer.ring_slots()) +
                             " records, arena " + Bytes(producer.arena_used()) + " of " + Bytes(producer.arena_bytes()));
-    text += Line("control", producer.allow_control() ? "freeze and stop are allowed" : "switched off by the trainer");
+    text += Line("control", ControlText(producer));
   }
   for (const std::string& note : producer.notes()) text += Line("note", PlainText(note));
   return text;

@@ -1,4 +1,6 @@
 // ikkuna subscribe, unsubscribe, subscribers, metrics
+#include <cstdio>
+
 #include "daemon/cli/commands.h"
 #include "daemon/cli/json.h"
 
@@ -51,6 +53,9 @@ Result<int> Subscribe(Context& context, const std::vector<std::string>& texts, b
   request.set_text(joined);
   Result<v1::AddSubscribersResponse> response = (*client)->Call(&v1::Monitor::Stub::AddSubscribers, request);
   if (!response) return response.error();
+  for (const std::string& warning : response->warnings()) {
+    std::fprintf(stderr, "ikkuna: warning: %s\n", PlainText(warning).c_str());
+  }
   if (json) {
     Print(JsonText(ToJsonArray(response->subscribers())));
     return kExitOk;
@@ -58,6 +63,10 @@ Result<int> Subscribe(Context& context, const std::vector<std::string>& texts, b
   for (const v1::Subscriber& one : response->subscribers()) {
     Print("subscribed " + std::to_string(one.id()) + ": " + PlainText(one.text()) + ", publishes " +
           Joined(one.topics()) + "\n");
+  }
+  for (const v1::Subscriber& one : response->replaced()) {
+    Print("  in place of " + std::to_string(one.id()) + " of the default set: " + PlainText(one.text()) +
+          "; it is back when this one is unsubscribed\n");
   }
   return kExitOk;
 }
@@ -74,6 +83,10 @@ Result<int> Unsubscribe(Context& context, const std::vector<std::string>& whats,
     for (const v1::Subscriber& one : response->subscribers()) {
       *gone.Add() = one;
       if (!json) Print("unsubscribed " + std::to_string(one.id()) + ": " + PlainText(one.text()) + "\n");
+    }
+    for (const v1::Subscriber& one : response->restored()) {
+      if (!json)
+        Print("  the default set's is back, " + std::to_string(one.id()) + ": " + PlainText(one.text()) + "\n");
     }
   }
   if (json) Print(JsonText(ToJsonArray(gone)));

@@ -42,10 +42,11 @@ bool IsLiteral(std::string_view patterns) {
   return !patterns.empty() && patterns.find_first_of("*?|") == std::string_view::npos;
 }
 
-std::string Listed(std::span<const std::string> names) {
-  std::string list;
-  for (const std::string& name : names) list += (list.empty() ? "" : ", ") + name;
-  return list;
+std::string Listed(std::span<const std::string> names, size_t most) {
+  std::string text;
+  for (size_t i = 0; i < names.size() && i < most; ++i) text += (i == 0 ? "" : ", ") + names[i];
+  if (names.size() > most) text += " and " + std::to_string(names.size() - most) + " more";
+  return text;
 }
 
 }  // namespace ikkuna::graph

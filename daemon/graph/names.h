@@ -4,6 +4,7 @@
 // Thread rule: none, no state.
 #pragma once
 
+#include <cstdint>
 #include <span>
 #include <string>
 #include <string_view>
@@ -17,7 +18,7 @@ bool MatchesPatterns(std::string_view patterns, std::string_view name);
 // No pattern characters in it: it matches one name only.
 bool IsLiteral(std::string_view patterns);
 
-// "a, b, c"
-std::string Listed(std::span<const std::string> names);
+// "a, b, c", or "a, b and 7 more" when there are more than `most`.
+std::string Listed(std::span<const std::string> names, size_t most = SIZE_MAX);
 
 }  // namespace ikkuna::graph

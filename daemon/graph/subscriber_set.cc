@@ -32,11 +32,18 @@ SubscriberInfo InfoOf(const SubscriberEntry& entry) {
   info.id = entry.id;
   info.text = entry.subscription.text;
   info.source = SourceName(entry.source.load(std::memory_order_relaxed));
+  info.module = entry.subscription.module;
   info.topics = {entry.subscription.topic};
   info.computed = entry.computed.load(std::memory_order_relaxed);
   info.incomplete = entry.incomplete.load(std::memory_order_relaxed);
   info.cpu_seconds = static_cast<double>(entry.cpu_ns.load(std::memory_order_relaxed)) / 1e9;
   return info;
+}
+
+std::vector<SubscriberInfo> InfosOf(const std::vector<EntryPtr>& entries) {
+  std::vector<SubscriberInfo> infos;
+  for (const EntryPtr& entry : entries) infos.push_back(InfoOf(*entry));
+  return infos;
 }
 
 std::vector<std::string> TopicsOf(const std::vector<EntryPtr>& entries) {
@@ -111,7 +118,7 @@ class Draft {
     return {};
   }
 
-  std::vector<SubscriberInfo> Commit(std::vector<EntryPtr>& entries, uint64_t& next_id) {
+  SubscribeAnswer Commit(std::vector<EntryPtr>& entries, std::vector<EntryPtr>& replaced, uint64_t& next_id) {
     for (const EntryPtr& entry : replaced_) entry->removed.store(true, std::memory_order_relaxed);
     for (const auto& [entry, source] : promoted_) {
       if (entry->source.load(std::memory_order_relaxed) == Source::kDefault) {
@@ -120,9 +127,8 @@ class Draft {
     }
     entries = std::move(entries_);
     next_id = next_id_;
-    std::vector<SubscriberInfo> infos;
-    for (const EntryPtr& entry : answer_) infos.push_back(InfoOf(*entry));
-    return infos;
+    replaced.insert(replaced.end(), replaced_.begin(), replaced_.end());
+    return {InfosOf(answer_), InfosOf(replaced_), {}};
   }
 
  private:
@@ -176,31 +182,66 @@ std::vector<EntryPtr> Meant(const std::vector<EntryPtr>& entries, const std::str
   return meant;
 }
 
-// Adds to `gone` whatever takes a topic that nobody left publishes.
-void AddDependents(const std::vector<EntryPtr>& entries, std::vector<EntryPtr>& gone) {
-  const auto is_gone = [&](const EntryPtr& entry) { return std::find(gone.begin(), gone.end(), entry) != gone.end(); };
-  const auto published = [&](const std::string& topic, const std::string& tag) {
-    return std::any_of(entries.begin(), entries.end(), [&](const EntryPtr& entry) {
-      return !is_gone(entry) && entry->subscription.topic == topic && entry->subscription.tag == tag;
+// Every topic that it takes is published by one of `entries`.
+bool IsFed(const EntryPtr& entry, const std::vector<EntryPtr>& entries) {
+  const Subscription& taker = entry->subscription;
+  return std::all_of(taker.inputs.begin(), taker.inputs.end(), [&](const SubscriptionInput& input) {
+    return !input.is_topic() || std::any_of(entries.begin(), entries.end(), [&](const EntryPtr& other) {
+      return other->subscription.topic == input.topic && other->subscription.tag == taker.tag;
     });
-  };
+  });
+}
+
+bool Collides(const EntryPtr& entry, const std::vector<EntryPtr>& entries) {
+  return std::any_of(entries.begin(), entries.end(),
+                     [&](const EntryPtr& other) { return other->subscription.CollidesWith(entry->subscription); });
+}
+
+// One that was removed, for another time: open steps of graphs go on looking at the old object.
+EntryPtr Revived(const SubscriberEntry& removed) {
+  auto entry = std::make_shared<SubscriberEntry>();
+  entry->id = removed.id;
+  entry->subscription = removed.subscription;
+  entry->source.store(removed.source.load(std::memory_order_relaxed), std::memory_order_relaxed);
+  entry->computed.store(removed.computed.load(std::memory_order_relaxed), std::memory_order_relaxed);
+  entry->incomplete.store(removed.incomplete.load(std::memory_order_relaxed), std::memory_order_relaxed);
+  entry->cpu_ns.store(removed.cpu_ns.load(std::memory_order_relaxed), std::memory_order_relaxed);
+  return entry;
+}
+
+// Moves those of `waiting` to `entries` whose topic nobody publishes any more and whose own inputs are there; returns
+// them.
+std::vector<EntryPtr> BringBack(std::vector<EntryPtr>& waiting, std::vector<EntryPtr>& entries) {
+  std::vector<EntryPtr> restored;
   for (bool moved = true; moved;) {
     moved = false;
-    for (const EntryPtr& entry : entries) {
-      if (is_gone(entry)) continue;
-      for (const SubscriptionInput& input : entry->subscription.inputs) {
-        if (!input.is_topic() || published(input.topic, entry->subscription.tag)) continue;
-        gone.push_back(entry);
-        moved = true;
-        break;
-      }
+    for (size_t i = 0; i < waiting.size(); ++i) {
+      if (Collides(waiting[i], entries) || !IsFed(waiting[i], entries)) continue;
+      restored.push_back(Revived(*waiting[i]));
+      entries.push_back(restored.back());
+      waiting.erase(waiting.begin() + static_cast<std::ptrdiff_t>(i--));
+      moved = true;
+    }
+  }
+  return restored;
+}
+
+// Moves those of `entries` that take a topic which nobody publishes to `gone`.
+void MoveUnfed(std::vector<EntryPtr>& entries, std::vector<EntryPtr>& gone) {
+  for (bool moved = true; moved;) {
+    moved = false;
+    for (size_t i = 0; i < entries.size(); ++i) {
+      if (IsFed(entries[i], entries)) continue;
+      gone.push_back(entries[i]);
+      entries.erase(entries.begin() + static_cast<std::ptrdiff_t>(i--));
+      moved = true;
     }
   }
 }
 
 }  // namespace
 
-Result<std::vector<SubscriberInfo>> SubscriberSet::Add(const std::string& text, Source source) {
+Result<SubscribeAnswer> SubscriberSet::Add(const std::string& text, Source source) {
   auto written = ParseWritten(text);
   if (!written) return written.error();
   std::lock_guard lock(mutex_);
@@ -212,38 +253,31 @@ Result<std::vector<SubscriberInfo>> SubscriberSet::Add(const std::string& text, 
     if (auto added = draft.Add(std::move(subscription).value(), source); !added) return added.error();
   }
   if (auto checked = draft.Check(); !checked) return checked.error();
-  std::vector<SubscriberInfo> infos = draft.Commit(entries_, next_id_);
+  SubscribeAnswer answer = draft.Commit(entries_, replaced_, next_id_);
   version_.fetch_add(1, std::memory_order_release);  // pairs with the acquire of version()
-  return infos;
+  return answer;
 }
 
-Result<std::vector<SubscriberInfo>> SubscriberSet::Remove(const std::string& what) {
+Result<UnsubscribeAnswer> SubscriberSet::Remove(const std::string& what) {
   std::lock_guard lock(mutex_);
   std::vector<EntryPtr> gone = Meant(entries_, what);
   if (gone.empty()) {
     if (entries_.empty()) return Error{ErrorCode::kNotFound, "there are no subscribers"};
-    const std::vector<std::string> topics = TopicsOf(entries_);
-    std::vector<std::string> there;
-    for (const EntryPtr& entry : entries_) there.push_back(std::to_string(entry->id) + " " + entry->subscription.text);
-    return Error{ErrorCode::kNotFound,
-                 "there is no subscriber '" + what + "'" + Suggestion(what, topics) + " There are: " + Listed(there)};
+    return Error{ErrorCode::kNotFound, "there is no subscriber '" + what + "'" + Suggestion(what, TopicsOf(entries_)) +
+                                           " Give the id, written form or topic of one of the " +
+                                           std::to_string(entries_.size()) + " that are listed as subscribers"};
   }
-  AddDependents(entries_, gone);
-  std::vector<SubscriberInfo> infos;
-  for (const EntryPtr& entry : gone) {
-    entry->removed.store(true, std::memory_order_relaxed);
-    entries_.erase(std::find(entries_.begin(), entries_.end(), entry));
-    infos.push_back(InfoOf(*entry));
-  }
+  for (const EntryPtr& entry : gone) entries_.erase(std::find(entries_.begin(), entries_.end(), entry));
+  const std::vector<EntryPtr> restored = BringBack(replaced_, entries_);
+  MoveUnfed(entries_, gone);
+  for (const EntryPtr& entry : gone) entry->removed.store(true, std::memory_order_relaxed);
   version_.fetch_add(1, std::memory_order_release);  // pairs with the acquire of version()
-  return infos;
+  return UnsubscribeAnswer{InfosOf(gone), InfosOf(restored)};
 }
 
 std::vector<SubscriberInfo> SubscriberSet::List() const {
   std::lock_guard lock(mutex_);
-  std::vector<SubscriberInfo> infos;
-  for (const EntryPtr& entry : entries_) infos.push_back(InfoOf(*entry));
-  return infos;
+  return InfosOf(entries_);
 }
 
 std::vector<MetricInfo> SubscriberSet::Metrics() const {

@@ -25,10 +25,12 @@ class SubscriberSet {
   static constexpr size_t kMaxSubscribers = 1024;
 
   // Parses one or more subscribers separated by ';', checks kinds, parameters, topics and cycles; all or nothing. An
-  // identical subscription is shared (its info comes back). An explicit one replaces a default of the same topic.
-  Result<std::vector<SubscriberInfo>> Add(const std::string& text, Source source);
-  // By decimal id, written form, or published topic. kNotFound names what there is.
-  Result<std::vector<SubscriberInfo>> Remove(const std::string& what);
+  // identical subscription is shared (its info comes back). An explicit one replaces a default of the same topic. The
+  // answer has no warnings: those need the runs.
+  Result<SubscribeAnswer> Add(const std::string& text, Source source);
+  // By decimal id, written form, or published topic. A default that was replaced by one of those is back afterwards,
+  // with its id; whatever takes a topic that nobody publishes any more goes too. kNotFound names the nearest topic.
+  Result<UnsubscribeAnswer> Remove(const std::string& what);
   std::vector<SubscriberInfo> List() const;
   std::vector<MetricInfo> Metrics() const;
 
@@ -41,6 +43,7 @@ class SubscriberSet {
   std::atomic<uint64_t> version_{1};
   // Guarded by mutex_.
   std::vector<std::shared_ptr<SubscriberEntry>> entries_;
+  std::vector<std::shared_ptr<SubscriberEntry>> replaced_;  // defaults that wait for those that replaced them to go
   uint64_t next_id_ = 1;
 };
 

@@ -10,6 +10,7 @@
 #include <exception>
 #include <utility>
 
+#include "daemon/graph/names.h"
 #include "daemon/ingest/clocks.h"
 
 namespace ikkuna::ingest {
@@ -218,6 +219,7 @@ bool ProducerSession::Begin() {
         Severity::kWarning, "records_lost",
         std::to_string(lost_at_start_) + " records were read by a daemon that ended before it kept their results");
   }
+  told_start_ = true;
   OfferProgress(true);
   Snapshot();
   last_record_ns_ = NowNs();  // a producer that comes is about to train
@@ -292,16 +294,34 @@ Status ProducerSession::TakeRegistry() {
   if (entries->empty()) return {};
   if (auto added = drain_->AddEntries(*entries); !added) return added;
   graph_->AddRegistry(*entries);
-  std::lock_guard lock(mutex_);
-  const uint64_t facts = names_.facts_version();
-  names_.Add(*entries);
-  if (names_.facts_version() != facts) {
-    auto info = std::make_shared<ProducerInfo>(*info_);
-    info->facts = names_.Facts();
-    info_ = info;
-    info_working_ = info;
+  RegistryNames::News news;
+  {
+    std::lock_guard lock(mutex_);
+    const uint64_t facts = names_.facts_version();
+    news = names_.Add(*entries);
+    if (names_.facts_version() != facts) {
+      auto info = std::make_shared<ProducerInfo>(*info_);
+      info->facts = names_.Facts();
+      info_ = info;
+      info_working_ = info;
+    }
   }
+  Tell(news);
   return {};
+}
+
+// What the trainer says of itself in the registry, as events. What stands there when a producer comes back has been
+// told.
+void ProducerSession::Tell(const RegistryNames::News& news) {
+  constexpr size_t kNamed = 8;
+  if (!told_start_ && resumed_) return;
+  if (!news.frozen.empty())
+    OfferEvent(Severity::kInfo, "frozen", "does not train any more: " + graph::Listed(news.frozen, kNamed));
+  if (!news.thawed.empty())
+    OfferEvent(Severity::kInfo, "thawed", "trains again: " + graph::Listed(news.thawed, kNamed));
+  for (const std::string& note : news.notes) {
+    if (notes_told_++ < kNotesToldMax) OfferEvent(Severity::kWarning, "note", note);
+  }
 }
 
 void ProducerSession::UpdateDemand() {

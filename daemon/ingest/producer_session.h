@@ -68,6 +68,7 @@ class ProducerSession {
   static constexpr uint64_t kSaveNs = 1'000'000'000;         // how old the stored counters of a live producer may be
   static constexpr uint64_t kRecordsPerTurn = 4096;          // between two looks at demand and peer
   static constexpr uint64_t kPayloadWaitNs = 1'000'000'000;  // how long a dead producer's payloads may become ready
+  static constexpr size_t kNotesToldMax = 50;                // events of one session; status has them all
   static constexpr size_t kCommandsWaitingMax = 65'536;      // a freeze of every module of the largest model
 
   // Decides where to go on from what earlier sessions did, makes CTL, and starts the thread, which sends WELCOME. An
@@ -114,6 +115,7 @@ class ProducerSession {
   void Turn();
   Result<uint64_t> Pump(uint64_t records_max, uint64_t end);
   Status TakeRegistry();
+  void Tell(const RegistryNames::News& news);
   void UpdateDemand();
   void SendCommands();
   void OfferEmitted();
@@ -163,6 +165,8 @@ class ProducerSession {
   uint64_t modules_saved_ = 0;  // RegistryNames versions
   uint64_t facts_saved_ = 0;
   bool demand_full_told_ = false;
+  bool told_start_ = false;
+  size_t notes_told_ = 0;
   bool socket_closed_ = false;
   bool peer_died_ = false;
   bool meter_ended_ = false;

@@ -3,11 +3,14 @@
 #include <algorithm>
 #include <string_view>
 
+#include "daemon/graph/names.h"
 #include "daemon/sinks/sample_filter.h"
+#include "shared/base/suggestion.h"
 
 namespace ikkuna::ingest {
 
-void RegistryNames::Add(const std::vector<shm::RegistryEntry>& entries) {
+RegistryNames::News RegistryNames::Add(const std::vector<shm::RegistryEntry>& entries) {
+  News news;
   for (const auto& entry : entries) {
     switch (entry.type) {
       case shm::EntryType::kRoot:
@@ -24,7 +27,9 @@ void RegistryNames::Add(const std::vector<shm::RegistryEntry>& entries) {
         break;
       }
       case shm::EntryType::kParam: {
+        const bool known = params_.count(entry.id) != 0;
         ModuleInfo::Param& param = params_[entry.id];
+        const bool trained = param.trainable;
         param.name = entry.name;
         param.dtype = std::string(DTypeName(entry.dtype));
         param.sizes = entry.sizes;
@@ -38,6 +43,7 @@ void RegistryNames::Add(const std::vector<shm::RegistryEntry>& entries) {
           place = {entry.parent, params_placed_++};
           modules_[place.module].params.emplace(place.order, entry.id);
         }
+        if (known && trained != param.trainable) (trained ? news.frozen : news.thawed).push_back(NameOf(entry.id));
         ++modules_version_;
         break;
       }
@@ -50,6 +56,7 @@ void RegistryNames::Add(const std::vector<shm::RegistryEntry>& entries) {
       case shm::EntryType::kNote:
         if (notes_.size() < kNotesMax || notes_.count(entry.id) != 0) {
           notes_[entry.id] = entry.second.empty() ? entry.name : entry.second;
+          news.notes.push_back(notes_[entry.id]);
         }
         break;
       case shm::EntryType::kArenaExtent:
@@ -59,6 +66,13 @@ void RegistryNames::Add(const std::vector<shm::RegistryEntry>& entries) {
         break;  // tags and names are the graph's, pools and events the payload source's
     }
   }
+  return news;
+}
+
+std::string RegistryNames::NameOf(uint32_t param) const {
+  const auto module = modules_.find(param_places_.at(param).module);
+  const std::string& name = params_.at(param).name;
+  return module == modules_.end() || module->second.name.empty() ? name : module->second.name + "." + name;
 }
 
 std::vector<std::pair<std::string, std::string>> RegistryNames::Facts() const {
@@ -98,19 +112,19 @@ std::vector<ModuleInfo> RegistryNames::Modules() const {
 
 Result<std::vector<RegistryNames::Target>> RegistryNames::FindTargets(const std::string& pattern) const {
   std::vector<Target> targets;
-  std::string some_names;
-  size_t owners = 0;
+  std::vector<std::string> owners;
   for (const auto& [id, module] : modules_) {
     const bool owns = std::any_of(module.params.begin(), module.params.end(),
                                   [&](const auto& placed) { return !params_.at(placed.second).buffer; });
     if (!owns) continue;
-    if (++owners <= 8) some_names += (some_names.empty() ? "" : ", ") + module.name;
+    owners.push_back(module.name);
     if (sinks::MatchesPattern(pattern, module.name)) targets.push_back({id, module.root, module.name});
   }
   if (targets.empty()) {
-    if (owners == 0) return Error{ErrorCode::kNotFound, "this run has no module with parameters yet"};
-    return Error{ErrorCode::kNotFound, "no module with parameters matches '" + pattern + "'; there are " + some_names +
-                                           (owners > 8 ? " and " + std::to_string(owners - 8) + " more" : "")};
+    if (owners.empty()) return Error{ErrorCode::kNotFound, "this run has no module with parameters yet"};
+    constexpr size_t kNamed = 8;
+    return Error{ErrorCode::kNotFound, "no module with parameters matches '" + pattern + "'" +
+                                           Suggestion(pattern, owners) + " There are " + graph::Listed(owners, kNamed)};
   }
   return targets;
 }

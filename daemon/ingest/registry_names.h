@@ -21,7 +21,13 @@ class RegistryNames {
   static constexpr size_t kFactsMax = 1'000;  // a command line and hyperparameters; beyond it they are left out
   static constexpr size_t kNotesMax = 1'000;  // one for each odd layer of a large model
 
-  void Add(const std::vector<shm::RegistryEntry>& entries);
+  // What entries say beyond the names they add: for a person to be told.
+  struct News {
+    std::vector<std::string> frozen;  // parameters that trained until now, as module.param
+    std::vector<std::string> thawed;
+    std::vector<std::string> notes;
+  };
+  News Add(const std::vector<shm::RegistryEntry>& entries);
 
   // By root id; a root without an entry has no name here.
   const std::map<uint16_t, std::string>& roots() const { return roots_; }
@@ -46,6 +52,8 @@ class RegistryNames {
   uint64_t facts_version() const { return facts_version_; }
 
  private:
+  std::string NameOf(uint32_t param) const;
+
   struct Module {
     uint16_t root = 0;
     std::string name;

@@ -69,6 +69,7 @@ ProducerStatus MakeReport(const ProducerInfo& info, const std::string& state, co
   status.incomplete_bundles = numbers.ledger.incomplete_bundles;
   if (pub.step_ns != 0) {
     status.probe_cost = static_cast<double>(pub.probe_ns) / static_cast<double>(pub.step_ns);
+    status.probe_cost_fixed = static_cast<double>(pub.fixed_ns) / static_cast<double>(pub.step_ns);
   }
   status.budget = pub.budget_ppm * 1e-6;
   status.period_factor_tensor = Factor(pub.shift_tensor);
@@ -78,7 +79,9 @@ ProducerStatus MakeReport(const ProducerInfo& info, const std::string& state, co
   status.ring_used = static_cast<uint32_t>(std::min<uint64_t>(Above(pub.reserved, numbers.ring_position), ring_slots));
   status.arena_bytes = names.arena_extent();
   status.arena_used = std::min(Above(pub.arena_tail, numbers.arena_position), status.arena_bytes);
-  status.allow_control = pub.allow_control == 1;
+  const auto control = static_cast<shm::Control>(pub.control);
+  status.allow_freeze = control == shm::Control::kAll;
+  status.allow_control = status.allow_freeze || control == shm::Control::kStopOnly;
   for (const auto& [id, name] : names.roots()) {
     if (id < 1 || id > kMaxRoots) continue;
     const size_t index = id - 1u;

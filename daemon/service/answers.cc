@@ -45,11 +45,8 @@ std::optional<uint32_t> RankOf(const Request& request) {
   return request.has_rank() ? std::optional(request.rank()) : std::nullopt;
 }
 
-grpc::Status AnswerSubscribers(Result<std::vector<SubscriberInfo>> subscribers,
-                               google::protobuf::RepeatedPtrField<v1::Subscriber>* to) {
-  if (!subscribers) return ToGrpc(subscribers.error());
-  for (const SubscriberInfo& subscriber : *subscribers) Convert(subscriber, to->Add());
-  return grpc::Status::OK;
+void ConvertAll(const std::vector<SubscriberInfo>& from, google::protobuf::RepeatedPtrField<v1::Subscriber>* to) {
+  for (const SubscriberInfo& subscriber : from) Convert(subscriber, to->Add());
 }
 
 // Applies a command to every rank that is meant. Those that still run, if any does: the others can only refuse. When
@@ -176,18 +173,28 @@ grpc::Status Answer(Monitor& monitor, const v1::ListSubscribersRequest&, v1::Lis
   std::vector<SubscriberInfo> subscribers = monitor.ListSubscribers();
   std::sort(subscribers.begin(), subscribers.end(),
             [](const SubscriberInfo& a, const SubscriberInfo& b) { return a.id < b.id; });
-  return AnswerSubscribers(std::move(subscribers), response->mutable_subscribers());
+  ConvertAll(subscribers, response->mutable_subscribers());
+  return grpc::Status::OK;
 }
 
 grpc::Status Answer(Monitor& monitor, const v1::AddSubscribersRequest& request, v1::AddSubscribersResponse* response) {
   if (grpc::Status checked = CheckText("text", request.text(), false); !checked.ok()) return checked;
-  return AnswerSubscribers(monitor.Subscribe(request.text()), response->mutable_subscribers());
+  Result<SubscribeAnswer> answer = monitor.Subscribe(request.text());
+  if (!answer) return ToGrpc(answer.error());
+  ConvertAll(answer->subscribers, response->mutable_subscribers());
+  ConvertAll(answer->replaced, response->mutable_replaced());
+  for (const std::string& warning : answer->warnings) response->add_warnings(warning);
+  return grpc::Status::OK;
 }
 
 grpc::Status Answer(Monitor& monitor, const v1::RemoveSubscribersRequest& request,
                     v1::RemoveSubscribersResponse* response) {
   if (grpc::Status checked = CheckText("what", request.what(), false); !checked.ok()) return checked;
-  return AnswerSubscribers(monitor.Unsubscribe(request.what()), response->mutable_subscribers());
+  Result<UnsubscribeAnswer> answer = monitor.Unsubscribe(request.what());
+  if (!answer) return ToGrpc(answer.error());
+  ConvertAll(answer->removed, response->mutable_subscribers());
+  ConvertAll(answer->restored, response->mutable_restored());
+  return grpc::Status::OK;
 }
 
 grpc::Status Answer(Monitor& monitor, const v1::ListEventsRequest& request, v1::ListEventsResponse* response) {

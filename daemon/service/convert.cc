@@ -216,6 +216,7 @@ void Convert(const ProducerStatus& from, v1::Producer* to) {
   to->set_coverage(from.coverage);
   to->set_incomplete_bundles(from.incomplete_bundles);
   to->set_probe_cost(from.probe_cost);
+  to->set_probe_cost_fixed(from.probe_cost_fixed);
   to->set_budget(from.budget);
   v1::PeriodFactors* factors = to->mutable_period_factors();
   factors->set_tensor(from.period_factor_tensor);
@@ -226,6 +227,7 @@ void Convert(const ProducerStatus& from, v1::Producer* to) {
   to->set_arena_bytes(from.arena_bytes);
   to->set_arena_used(from.arena_used);
   to->set_allow_control(from.allow_control);
+  to->set_allow_freeze(from.allow_freeze);
   for (const std::string& note : from.notes) to->add_notes(Utf8(note));
   ConvertFacts(from.info.facts, to->mutable_facts());
 }

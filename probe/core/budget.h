@@ -8,6 +8,7 @@
 // thread, one mutex.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <mutex>
@@ -19,6 +20,11 @@ namespace ikkuna::probe {
 // In the order in which they are stretched.
 enum class CostClass : uint8_t { kTensor = 0, kSummary = 1, kScalar = 2 };
 constexpr size_t kCostClasses = 3;
+
+// A share of the step time in parts per million; 0, no budget, for what is not above zero.
+constexpr uint32_t BudgetPpm(double share) {
+  return share > 0 ? static_cast<uint32_t>(std::clamp(share, 1e-6, 1.0) * 1e6) : 0;
+}
 
 class Budget {
  public:

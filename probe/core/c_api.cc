@@ -7,8 +7,10 @@
 #include <memory>
 #include <string>
 #include <tuple>
+#include <utility>
 
 #include "probe/core/session.h"
+#include "probe/core/step_time.h"
 #include "probe/ikkuna/probe.h"
 #include "shared/base/stream_copy.h"
 #include "shared/stats/stats_pass.h"
@@ -17,6 +19,7 @@ namespace {
 
 using ikkuna::Kind;
 using ikkuna::Level;
+using ikkuna::probe::CostTimer;
 using ikkuna::probe::MessageHeader;
 using ikkuna::probe::Session;
 using ikkuna::probe::StepDemand;
@@ -28,7 +31,13 @@ struct Root {
   StepDemand due;
   MessageHeader header;
   bool open = false;
+  std::string name;
   uint32_t epoch_begin_step = 0;
+  // What the calls took since the last training step ended, and when that was.
+  ikkuna::probe::StepCost cost;
+  uint64_t last_end_ns = 0;
+  ikkuna::probe::StepTime step_time;
+  uint64_t steps = 0;                                             // training steps that ended
   std::map<std::tuple<int, uint32_t, uint32_t>, uint16_t> calls;  // (kind, module, param) within the step
 };
 
@@ -40,6 +49,8 @@ struct ikkuna_session {
   std::unique_ptr<Session> session;  // null: a handle that does nothing
   std::array<Root, ikkuna::kMaxRoots> roots;
   std::atomic<bool> stop{false};
+  std::atomic<bool> greeted{false};
+  bool quiet = false;
 
   bool active() const { return session && session->active(); }
   Root* root(uint16_t id) { return id >= 1 && id <= roots.size() ? &roots[id - 1] : nullptr; }
@@ -58,6 +69,20 @@ void Guarded(ikkuna_session* s, Body&& body) {
   } catch (...) {
     s->session->SwitchOff("unknown error");
   }
+}
+
+// The call of a scalar: on the step's account and on that of its class.
+struct ScalarTimer {
+  explicit ScalarTimer(ikkuna::probe::StepCost& cost) : total(cost.total_ns), scalars(cost.scalar_ns) {}
+  CostTimer total;
+  CostTimer scalars;
+};
+
+// One line, once, after two steps: by then the names are there.
+void Greet(ikkuna_session& s, const Session& session, const std::string& name) {
+  if (s.quiet || s.greeted.exchange(true)) return;
+  std::fprintf(stderr, "ikkuna: watching %s; %s; run %s\n", name.c_str(),
+               session.connected() ? "a daemon listens" : "no daemon listens yet", session.identity().run_id.c_str());
 }
 
 bool ValidTensor(int kind, int dtype, int ndim, const int64_t* sizes, const void* data, uint64_t* elements) {
@@ -91,6 +116,9 @@ ikkuna_session* ikkuna_open(const ikkuna_options* given) {
     }
     session.directory = Text(options.directory);
     session.arena_mb = options.arena_mb;
+    if (options.budget != 0) session.budget_ppm = ikkuna::probe::BudgetPpm(options.budget);
+    if (options.allow_control != 0) session.control = ikkuna::shm::Control::kStopOnly;
+    handle->quiet = options.quiet != 0;
     handle->session = Session::Open(session);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "ikkuna: off, this run is not watched: %s\n", error.what());
@@ -100,14 +128,24 @@ ikkuna_session* ikkuna_open(const ikkuna_options* given) {
 
 void ikkuna_close(ikkuna_session* s) {
   if (s == nullptr) return;
-  for (size_t i = 0; i < s->roots.size(); ++i) ikkuna_end(s, static_cast<uint16_t>(i + 1));
+  for (size_t i = 0; i < s->roots.size(); ++i) {
+    const auto id = static_cast<uint16_t>(i + 1);
+    ikkuna_end(s, id);
+    Guarded(s, [&](Session& session) {
+      if (s->roots[i].name.empty()) return;
+      ikkuna::shm::StoreRelaxed(session.root_status(id).phase, static_cast<uint32_t>(ikkuna::shm::Phase::kIdle));
+    });
+  }
   Guarded(s, [](Session& session) { session.SetFinished(); });
   delete s;
 }
 
 uint16_t ikkuna_root(ikkuna_session* s, const char* name) {
   uint16_t id = 0;
-  Guarded(s, [&](Session& session) { id = session.AddRoot(Text(name)); });
+  Guarded(s, [&](Session& session) {
+    id = session.AddRoot(Text(name));
+    if (Root* root = s->root(id)) root->name = Text(name);
+  });
   return id;
 }
 
@@ -140,9 +178,12 @@ void ikkuna_begin(ikkuna_session* s, uint16_t root_id, uint16_t tag, uint64_t st
   if (root->open) ikkuna_end(s, root_id);
   Guarded(s, [&](Session& session) {
     session.WaitForDaemon();
+    CostTimer timer(root->cost.total_ns);
+    if (root->last_end_ns == 0) root->last_end_ns = ikkuna::probe::MonotonicNs();
     session.RefreshDemand(root->demand);
     session.HandleCommands([&](const ikkuna::shm::Command& command) {
-      if (command.type == static_cast<uint32_t>(ikkuna::shm::CommandType::kStop)) s->stop.store(true);
+      const bool stop = command.type == static_cast<uint32_t>(ikkuna::shm::CommandType::kStop);
+      if (stop && session.allow_control()) s->stop.store(true);
     });
     if (epoch != root->header.epoch) root->epoch_begin_step = static_cast<uint32_t>(step);
     root->header = {};
@@ -172,14 +213,20 @@ void ikkuna_end(ikkuna_session* s, uint16_t root_id) {
   if (root == nullptr || !root->open) return;
   root->open = false;
   Guarded(s, [&](Session& session) {
+    const uint64_t now = ikkuna::probe::MonotonicNs();
     if (root->due.any()) {
       MessageHeader marker = root->header;
       marker.kind = Kind::kBatchFinished;
       session.PublishMarker(marker);
     }
-    if (root->header.tag == ikkuna::kTagDefault) {
-      ikkuna::shm::StoreRelaxed(session.root_status(root_id).step, root->header.step + 1);
-    }
+    if (root->header.tag != ikkuna::kTagDefault) return;
+    auto& status = session.root_status(root_id);
+    ikkuna::shm::StoreRelaxed(status.last_step_ns, now);
+    ikkuna::shm::StoreRelaxed(status.step, root->header.step + 1);
+    if (++root->steps == 2) Greet(*s, session, root->name);
+    root->cost.total_ns += ikkuna::probe::MonotonicNs() - now;
+    const uint64_t step_ns = root->step_time.Count(now - std::exchange(root->last_end_ns, now));
+    session.StepFinished(step_ns, std::exchange(root->cost, {}), root->due.due_kinds());
   });
 }
 
@@ -198,6 +245,7 @@ void ikkuna_tensor(ikkuna_session* s, uint16_t root_id, int kind, uint32_t modul
   if (level == IKKUNA_NOTHING || !ValidTensor(kind, dtype, ndim, sizes, data, &elements)) return;
   Guarded(s, [&](Session& session) {
     Root& root = *s->root(root_id);
+    CostTimer timer(root.cost.total_ns);
     const TensorShape shape{static_cast<ikkuna::DType>(dtype), ndim, sizes};
     MessageHeader header = root.header;
     header.kind = static_cast<Kind>(kind);
@@ -206,6 +254,7 @@ void ikkuna_tensor(ikkuna_session* s, uint16_t root_id, int kind, uint32_t modul
     header.call = root.calls[{kind, module, param}]++;
     const uint64_t bytes = elements * ikkuna::DTypeBytes(shape.dtype);
     if (level == IKKUNA_TENSOR && bytes != 0) {
+      CostTimer tensors(root.cost.tensor_ns);
       session.PublishTensor(header, shape, bytes, [&](unsigned char* to) { ikkuna::StreamCopy(to, data, bytes); });
     } else {
       session.PublishSummary(header, shape, ikkuna::ComputeStats(data, shape.dtype, elements));
@@ -216,9 +265,11 @@ void ikkuna_tensor(ikkuna_session* s, uint16_t root_id, int kind, uint32_t modul
 void ikkuna_loss(ikkuna_session* s, uint16_t root_id, double value) {
   if (ikkuna_wanted(s, root_id, static_cast<int>(Kind::kLoss), 0) == IKKUNA_NOTHING) return;
   Guarded(s, [&](Session& session) {
-    MessageHeader header = s->root(root_id)->header;
+    Root& root = *s->root(root_id);
+    ScalarTimer timer(root.cost);
+    MessageHeader header = root.header;
     header.kind = Kind::kLoss;
-    header.call = s->root(root_id)->calls[{static_cast<int>(Kind::kLoss), 0, 0}]++;
+    header.call = root.calls[{static_cast<int>(Kind::kLoss), 0, 0}]++;
     session.PublishScalar(header, value);
   });
 }
@@ -226,7 +277,9 @@ void ikkuna_loss(ikkuna_session* s, uint16_t root_id, double value) {
 void ikkuna_log(ikkuna_session* s, uint16_t root_id, const char* name, double value) {
   if (ikkuna_wanted(s, root_id, static_cast<int>(Kind::kScalar), 0) == IKKUNA_NOTHING) return;
   Guarded(s, [&](Session& session) {
-    MessageHeader header = s->root(root_id)->header;
+    Root& root = *s->root(root_id);
+    ScalarTimer timer(root.cost);
+    MessageHeader header = root.header;
     header.kind = Kind::kScalar;
     header.param = session.NameId(Text(name));
     if (header.param != 0) session.PublishScalar(header, value);
@@ -236,7 +289,9 @@ void ikkuna_log(ikkuna_session* s, uint16_t root_id, const char* name, double va
 void ikkuna_log_text(ikkuna_session* s, uint16_t root_id, const char* name, const char* text) {
   if (ikkuna_wanted(s, root_id, static_cast<int>(Kind::kText), 0) == IKKUNA_NOTHING) return;
   Guarded(s, [&](Session& session) {
-    MessageHeader header = s->root(root_id)->header;
+    Root& root = *s->root(root_id);
+    ScalarTimer timer(root.cost);
+    MessageHeader header = root.header;
     header.kind = Kind::kText;
     header.param = session.NameId(Text(name));
     if (header.param != 0) session.PublishText(header, Text(text));

@@ -1,6 +1,4 @@
 // The publishing half of Session: records, scalars, texts, markers, the step boundary and the back channel.
-#include <time.h>
-
 #include <algorithm>
 #include <cstring>
 
@@ -9,12 +7,6 @@
 namespace ikkuna::probe {
 
 namespace {
-
-uint64_t MonotonicNs() {
-  timespec now{};
-  ::clock_gettime(CLOCK_MONOTONIC, &now);
-  return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
-}
 
 void FillShape(shm::Record& record, const TensorShape& shape) {
   record.dtype = static_cast<uint8_t>(shape.dtype);
@@ -100,12 +92,19 @@ bool Session::PublishMarker(const MessageHeader& header) {
   return true;
 }
 
-PeriodShifts Session::StepFinished(uint64_t step_ns, const std::array<uint64_t, kCostClasses>& cost_ns,
-                                   uint64_t fixed_ns) {
+PeriodShifts Session::StepFinished(uint64_t step_ns, const StepCost& cost, uint64_t due_kinds) {
+  const uint64_t tensor_ns = std::min(cost.total_ns, cost.tensor_ns);
+  const uint64_t scalar_ns = std::min(cost.total_ns - tensor_ns, cost.scalar_ns);
+  std::array<uint64_t, kCostClasses> cost_ns{tensor_ns, 0, scalar_ns};
+  uint64_t fixed_ns = 0;
+  // Being awake is on the account of the dearest class that was due; of a step of which nothing was, on nobody's.
+  uint64_t& account = due_kinds == 0                       ? fixed_ns
+                      : StepDemand::OnlyScalars(due_kinds) ? cost_ns[static_cast<size_t>(CostClass::kScalar)]
+                                                           : cost_ns[static_cast<size_t>(CostClass::kSummary)];
+  account += cost.total_ns - tensor_ns - scalar_ns;
   shm::PubStatus& status = pub_->status();
-  uint64_t total = fixed_ns;
-  for (uint64_t cost : cost_ns) total += cost;
-  shm::AddRelaxed(status.probe_ns, total);
+  shm::AddRelaxed(status.probe_ns, cost.total_ns);
+  shm::AddRelaxed(status.fixed_ns, fixed_ns);
   shm::AddRelaxed(status.step_ns, step_ns);
   shm::AddRelaxed(status.steps_timed, 1);
   const PeriodShifts shifts = budget_.StepFinished(step_ns, cost_ns, fixed_ns);

@@ -4,7 +4,6 @@
 #include <pthread.h>
 #include <signal.h>
 #include <sys/eventfd.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -38,15 +37,31 @@ void CloseInChild() {
   }
 }
 
-uint64_t NowNs(clockid_t clock) {
-  timespec now{};
-  ::clock_gettime(clock, &now);
-  return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
-}
-
 uint64_t EnvironmentNumber(const char* name) {
   const char* text = std::getenv(name);
   return text == nullptr ? 0 : std::strtoull(text, nullptr, 10);
+}
+
+shm::RegistryEntry ParamEntry(uint32_t id, uint16_t root, uint32_t module, const std::string& name,
+                              const TensorShape& shape, uint32_t flags) {
+  shm::RegistryEntry entry;
+  entry.type = shm::EntryType::kParam;
+  entry.root = root;
+  entry.id = id;
+  entry.parent = module;
+  entry.flags = flags;
+  entry.dtype = shape.dtype;
+  entry.name = name;
+  entry.value = 1;
+  for (int i = 0; i < shape.ndim; ++i) {
+    entry.value *= static_cast<uint64_t>(shape.sizes[i]);
+    if (static_cast<size_t>(i) < kMaxDims) {
+      entry.sizes.push_back(shape.sizes[i]);
+    } else {
+      entry.sizes.back() *= shape.sizes[i];
+    }
+  }
+  return entry;
 }
 
 bool SwitchedOffByUser() {
@@ -98,7 +113,7 @@ bool Session::CreateSegments() {
 
   shm::PubStatus& status = pub_->status();
   shm::StoreRelaxed(status.attempt, identity_.attempt);
-  shm::StoreRelaxed(status.allow_control, options_.allow_control ? 1u : 0u);
+  shm::StoreRelaxed(status.control, static_cast<uint32_t>(options_.control));
   shm::StoreRelaxed(status.state, static_cast<uint32_t>(shm::ProducerState::kRunning));
   budget_.SetAllowance(options_.budget_ppm);
   shm::StoreRelaxed(status.budget_ppm, options_.budget_ppm);
@@ -160,7 +175,7 @@ void Session::Serve() {
   uint64_t next_connect_ns = 0;
   uint64_t next_tick_ns = 0;
   while (!stop_.load()) {
-    const uint64_t now = NowNs(CLOCK_MONOTONIC);
+    const uint64_t now = MonotonicNs();
     if (!socket_ && !rejected_.load() && now >= next_connect_ns) {
       Connect();
       backoff_ms = socket_ ? kReconnectMinMs : std::min(backoff_ms * 2, kReconnectMaxMs);
@@ -311,8 +326,8 @@ void Session::WaitForDaemon() {
 }
 
 void Session::WaitForDemand(uint64_t wait_ms) {
-  const uint64_t deadline = NowNs(CLOCK_MONOTONIC) + wait_ms * 1'000'000;
-  while (NowNs(CLOCK_MONOTONIC) < deadline && !rejected_.load()) {
+  const uint64_t deadline = MonotonicNs() + wait_ms * 1'000'000;
+  while (MonotonicNs() < deadline && !rejected_.load()) {
     DemandCopy copy;
     RefreshDemand(copy);
     bool known = false;
@@ -364,24 +379,12 @@ uint32_t Session::AddParam(uint16_t root, uint32_t module, const std::string& na
                            uint32_t flags) {
   std::lock_guard lock(names_mutex_);
   if (next_param_ >= kMaxParams) return 0;
-  shm::RegistryEntry entry;
-  entry.type = shm::EntryType::kParam;
-  entry.root = root;
-  entry.id = next_param_;
-  entry.parent = module;
-  entry.flags = flags;
-  entry.dtype = shape.dtype;
-  entry.name = name;
-  entry.value = 1;
-  for (int i = 0; i < shape.ndim; ++i) {
-    entry.value *= static_cast<uint64_t>(shape.sizes[i]);
-    if (static_cast<size_t>(i) < kMaxDims) {
-      entry.sizes.push_back(shape.sizes[i]);
-    } else {
-      entry.sizes.back() *= shape.sizes[i];
-    }
-  }
-  return Append(entry) ? next_param_++ : 0;
+  return Append(ParamEntry(next_param_, root, module, name, shape, flags)) ? next_param_++ : 0;
+}
+
+void Session::RenewParam(uint32_t id, uint16_t root, uint32_t module, const std::string& name, const TensorShape& shape,
+                         uint32_t flags) {
+  if (id != 0) Append(ParamEntry(id, root, module, name, shape, flags));
 }
 
 uint16_t Session::TagId(const std::string& name) {

@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "probe/core/budget.h"
+#include "probe/core/cost.h"
 #include "probe/core/demand.h"
 #include "probe/core/identity.h"
 #include "shared/base/fork_guard.h"
@@ -36,7 +37,7 @@ struct SessionOptions {
   uint64_t arena_mb = 0;  // 0: IKKUNA_ARENA_MB, else 256
   uint32_t ring_slots = shm::kDefaultRingSlots;
   uint32_t budget_ppm = 10'000;  // 0: no budget
-  bool allow_control = false;
+  shm::Control control = shm::Control::kNone;
 };
 
 // What stands in every record of one message but its content.
@@ -79,6 +80,9 @@ class Session {
   uint16_t AddRoot(const std::string& name);
   uint32_t AddModule(uint16_t root, const std::string& path, const std::string& type, uint32_t flags);
   uint32_t AddParam(uint16_t root, uint32_t module, const std::string& name, const TensorShape& shape, uint32_t flags);
+  // Says anew what is known of a parameter that has an id.
+  void RenewParam(uint32_t id, uint16_t root, uint32_t module, const std::string& name, const TensorShape& shape,
+                  uint32_t flags);
   uint16_t TagId(const std::string& name);
   uint32_t NameId(const std::string& name);  // of a scalar, text or parameter group
   void AddFact(const std::string& key, const std::string& value);
@@ -116,9 +120,8 @@ class Session {
 
   // --- Status words; the step boundary of each root.
   shm::RootStatus& root_status(uint16_t root) { return pub_->status().roots[root - 1]; }
-  // A step of `step_ns` ended, of which the probe spent `cost_ns`, and `fixed_ns` on what no period changes. Returns
-  // the shifts for the next one.
-  PeriodShifts StepFinished(uint64_t step_ns, const std::array<uint64_t, kCostClasses>& cost_ns, uint64_t fixed_ns = 0);
+  // A step of `step_ns` ended, of which these kinds were due (KindBit set). Returns the shifts for the next one.
+  PeriodShifts StepFinished(uint64_t step_ns, const StepCost& cost, uint64_t due_kinds);
   PeriodShifts shifts() const { return budget_.shifts(); }
   void SetFinished();
   // Ends the service thread and the connection; what was published stays readable. Names and publishing do nothing
@@ -127,7 +130,7 @@ class Session {
 
   // --- Back channel. Calls `handle` for each new command of the daemon, in order, and acknowledges it.
   void HandleCommands(const std::function<void(const shm::Command&)>& handle);
-  bool allow_control() const { return options_.allow_control; }
+  bool allow_control() const { return options_.control != shm::Control::kNone; }
 
   // Called by the service thread about four times a second, for watchdogs.
   void SetTick(std::function<void()> tick);

@@ -1,6 +1,7 @@
 /* Ikkuna's C interface: publish from any framework, in any language that can call C.
  *
- * Link libikkuna_probe.so. No call blocks, throws or aborts; without a daemon every call is cheap and does nothing.
+ * Link libikkuna_probe_c.so, which needs no LibTorch (libikkuna_probe.so, for trainers with LibTorch, has these calls
+ * too; never link both). No call blocks, throws or aborts; without a daemon every call is cheap and does nothing.
  * One session a process: ikkuna_open() of a second one returns a handle that does nothing and says so on stderr.
  *
  *   ikkuna_session* s = ikkuna_open(&(ikkuna_options){.size = sizeof(ikkuna_options), .run = "mnist"});
@@ -42,8 +43,11 @@ typedef struct ikkuna_options {
   const char* run_id;    /* NULL: IKKUNA_RUN_ID, TORCHELASTIC_RUN_ID, SLURM_JOB_ID, else a new UUID */
   const char* directory; /* of the daemon's sockets; NULL: IKKUNA_DIR, else the default */
   uint32_t rank;
-  uint32_t world_size;   /* 0: 1 */
-  uint64_t arena_mb;     /* room for whole tensors under way; 0: IKKUNA_ARENA_MB, else 256 */
+  uint32_t world_size; /* 0: 1 */
+  uint64_t arena_mb;   /* room for whole tensors under way; 0: IKKUNA_ARENA_MB, else 256 */
+  double budget;       /* share of the step time that these calls may take; 0: 0.01, negative: any */
+  int allow_control;   /* not 0: clients may ask to stop, see ikkuna_stop_requested() */
+  int quiet;           /* not 0: no greeting on stderr */
 } ikkuna_options;
 
 enum { IKKUNA_TAG_DEFAULT = 0, IKKUNA_TAG_TEST = 1, IKKUNA_TAG_NO_GRAD = 2 };
@@ -92,7 +96,8 @@ IKKUNA_API uint32_t ikkuna_param(ikkuna_session* session, uint16_t root, uint32_
 /* A fact of the run, such as a hyperparameter. */
 IKKUNA_API void ikkuna_fact(ikkuna_session* session, const char* key, const char* value);
 
-/* A step (or, with another tag, an evaluation pass) begins: what is wanted is fixed from here to ikkuna_end(). */
+/* A step (or, with another tag, an evaluation pass) begins: what is wanted is fixed from here to ikkuna_end(). The time
+ * of a step is that from one end to the next; when these calls take more than the budget of it, less is wanted. */
 IKKUNA_API void ikkuna_begin(ikkuna_session* session, uint16_t root, uint16_t tag, uint64_t step, uint32_t epoch);
 IKKUNA_API void ikkuna_end(ikkuna_session* session, uint16_t root);
 /* IKKUNA_NOTHING, IKKUNA_SUMMARY or IKKUNA_TENSOR; module 0 for kinds without one. */
@@ -105,7 +110,7 @@ IKKUNA_API void ikkuna_loss(ikkuna_session* session, uint16_t root, double value
 IKKUNA_API void ikkuna_log(ikkuna_session* session, uint16_t root, const char* name, double value);
 IKKUNA_API void ikkuna_log_text(ikkuna_session* session, uint16_t root, const char* name, const char* text);
 
-/* 1 once a client asked the run to stop. */
+/* 1 once a client asked the run to stop; needs allow_control. */
 IKKUNA_API int ikkuna_stop_requested(const ikkuna_session* session);
 
 #ifdef __cplusplus

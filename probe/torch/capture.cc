@@ -7,7 +7,6 @@
 
 #include <cstring>
 
-#include "probe/torch/cost.h"
 #include "probe/torch/listener.h"
 #include "probe/torch/tensor_reader.h"
 
@@ -78,9 +77,9 @@ void Listener::Emit(const StepIdentity& identity, Kind kind, WatchedModel& model
     header.param = param_id;
     header.call = call;
     header.micro = micro;
-    const uint64_t begin = MonotonicNs();
+    const uint64_t begin = probe::MonotonicNs();
     PublishTensor(*session_, header, level, tensor);
-    if (level == Level::kTensor) OwnThread().cost.tensor_ns += MonotonicNs() - begin;
+    if (level == Level::kTensor) OwnThread().cost.tensor_ns += probe::MonotonicNs() - begin;
   }
   if (!identity.local.empty()) {
     ProbeMessage message;
@@ -101,10 +100,10 @@ void Listener::EmitMeta(const StepIdentity& identity, Kind kind, WatchedModel& m
     probe::MessageHeader header = HeaderOf(identity, kind);
     header.call = call;
     header.micro = micro;
-    const uint64_t begin = MonotonicNs();
+    const uint64_t begin = probe::MonotonicNs();
     PublishTensor(*session_, header, level, tensor);
-    const uint64_t spent = MonotonicNs() - begin;
-    CostClock& cost = OwnThread().cost;
+    const uint64_t spent = probe::MonotonicNs() - begin;
+    ThreadCost& cost = OwnThread().cost;
     if ((KindBit(kind) & kSmallKinds) != 0)
       cost.scalar_ns += spent;
     else if (level == Level::kTensor)
@@ -128,9 +127,9 @@ void Listener::EmitScalar(const StepIdentity& identity, Kind kind, uint32_t para
     header.param = param;
     header.call = call;
     header.micro = micro;
-    const uint64_t begin = MonotonicNs();
+    const uint64_t begin = probe::MonotonicNs();
     session_->PublishScalar(header, value);
-    OwnThread().cost.scalar_ns += MonotonicNs() - begin;
+    OwnThread().cost.scalar_ns += probe::MonotonicNs() - begin;
   }
   if (!identity.local.empty()) {
     ProbeMessage message;
@@ -161,8 +160,8 @@ void Listener::EnsureStarted(RootThread& state) {
 void Listener::TakeWeights(RootThread& state, WatchedModel& model) {
   state.weights_taken = true;
   const StepIdentity& identity = *state.pass.identity;
-  constexpr uint64_t kWanted = KindBit(Kind::kWeights) | KindBit(Kind::kBiases) | KindBit(Kind::kWeightUpdates) |
-                               KindBit(Kind::kBiasUpdates);
+  constexpr uint64_t kWanted =
+      KindBit(Kind::kWeights) | KindBit(Kind::kBiases) | KindBit(Kind::kWeightUpdates) | KindBit(Kind::kBiasUpdates);
   if (!identity.AnyOf(kWanted)) return;
   auto& params = model.params();
   state.kept.resize(params.size());
@@ -223,9 +222,9 @@ void Listener::TakeUpdates(RootThread& state, WatchedModel& model) {
     probe::MessageHeader header = HeaderOf(identity, kind);
     header.module = module.id;
     header.param = param.id;
-    const uint64_t begin = MonotonicNs();
+    const uint64_t begin = probe::MonotonicNs();
     PublishDifference(*session_, header, level, param.tensor.detach(), kept);
-    if (level == Level::kTensor) OwnThread().cost.tensor_ns += MonotonicNs() - begin;
+    if (level == Level::kTensor) OwnThread().cost.tensor_ns += probe::MonotonicNs() - begin;
   }
 }
 
@@ -237,8 +236,8 @@ int Listener::OptimizerOf(const WatchedParam& param) const {
 }
 
 // Of the optimizer that writes, if it is attached; the others attached follow with their own first write (`late`).
-void Listener::TakeGradients(WatchedModel& model, const std::shared_ptr<StepIdentity>& identity,
-                             int written_param, std::vector<int>* late) {
+void Listener::TakeGradients(WatchedModel& model, const std::shared_ptr<StepIdentity>& identity, int written_param,
+                             std::vector<int>* late) {
   if (!identity->AnyOf(KindBit(Kind::kWeightGradients) | KindBit(Kind::kBiasGradients))) return;
   auto& params = model.params();
   const int writer = written_param < 0 ? -1 : OptimizerOf(params[static_cast<size_t>(written_param)]);
@@ -306,7 +305,7 @@ void Listener::TakeLoss(ThreadState& thread, const at::Tensor& loss) {
 
 void Listener::Log(const std::string& name, double value) {
   Guarded([&](ThreadState& thread) {
-    CostTimer timer(thread.cost);
+    probe::CostTimer timer(thread.cost.total_ns);
     if (model_count_.load(std::memory_order_acquire) == 0) return;
     WatchedModel& model = *models_[thread.last_root < 0 ? 0 : static_cast<size_t>(thread.last_root)];
     RootThread& state = State(thread, model);
@@ -319,7 +318,7 @@ void Listener::Log(const std::string& name, double value) {
 
 void Listener::Log(const std::string& name, const std::string& text) {
   Guarded([&](ThreadState& thread) {
-    CostTimer timer(thread.cost);
+    probe::CostTimer timer(thread.cost.total_ns);
     if (model_count_.load(std::memory_order_acquire) == 0) return;
     WatchedModel& model = *models_[thread.last_root < 0 ? 0 : static_cast<size_t>(thread.last_root)];
     RootThread& state = State(thread, model);

@@ -3,7 +3,6 @@
 
 #include <utility>
 
-#include "probe/torch/cost.h"
 #include "probe/torch/listener.h"
 #include "probe/torch/tensor_reader.h"
 
@@ -59,7 +58,7 @@ std::unique_ptr<at::ObserverContext> Listener::OnStart(const at::RecordFunction&
   thread.grad_mode = at::GradMode::is_enabled();
   std::unique_ptr<at::ObserverContext> context;
   self->Guarded([&](ThreadState& own) {
-    CostTimer timer(own.cost);
+    probe::CostTimer timer(own.cost.total_ns);
     context = self->Started(own, function);
   });
   return context;
@@ -72,7 +71,7 @@ void Listener::OnEnd(const at::RecordFunction& function, at::ObserverContext* co
   if (thread.depth > 0) --thread.depth;
   if (self == nullptr || thread.listener != self->serial_) return;
   self->Guarded([&](ThreadState& own) {
-    CostTimer timer(own.cost);
+    probe::CostTimer timer(own.cost.total_ns);
     self->Ended(own, function, static_cast<OperatorContext&>(*context));
   });
 }
@@ -203,7 +202,7 @@ void Listener::Ended(ThreadState& thread, const at::RecordFunction& function, Op
 void Listener::LayerGradient(int model, int module, uint16_t call, uint16_t micro,
                              const std::shared_ptr<StepIdentity>& identity, const at::Tensor& gradient) {
   Guarded([&](ThreadState& thread) {
-    CostTimer timer(thread.cost);
+    probe::CostTimer timer(thread.cost.total_ns);
     Emit(*identity, Kind::kLayerGradients, *models_[static_cast<size_t>(model)], module, nullptr, 0, call, micro,
          gradient);
   });

@@ -10,8 +10,6 @@
 #include <algorithm>
 #include <cstdio>
 
-#include "probe/torch/cost.h"
-
 namespace ikkuna::torch_probe {
 
 std::atomic<Listener*> Listener::live_listener_{nullptr};
@@ -71,9 +69,8 @@ std::shared_ptr<Listener> Listener::Start(const ProbeOptions& options) {
   session_options.identity = {options.run_id, options.run, options.attempt, options.rank, options.world_size};
   session_options.directory = options.directory;
   session_options.arena_mb = options.arena_mb;
-  session_options.allow_control = options.allow_control;
-  session_options.budget_ppm =
-      options.budget <= 0 ? 0 : static_cast<uint32_t>(std::clamp(options.budget, 1e-6, 1.0) * 1e6);
+  session_options.control = options.allow_control ? shm::Control::kAll : shm::Control::kNone;
+  session_options.budget_ppm = probe::BudgetPpm(options.budget);
   auto session = probe::Session::Open(session_options);
   if (!session) return nullptr;
   auto listener = std::make_shared<Listener>(std::move(session), options, NextSerial());
@@ -333,7 +330,7 @@ void Listener::GradientReady(const at::Tensor& parameter, const std::vector<Owne
     if (forward.due.load(std::memory_order_relaxed) && param.id != 0 && !param.bias && forward.pass.identity &&
         forward.pass.identity->Wants(Kind::kRawWeightGradients, model.module(param.module).id)) {
       Guarded([&](ThreadState& own) {
-        CostTimer timer(own.cost);
+        probe::CostTimer timer(own.cost.total_ns);
         Emit(*forward.pass.identity, Kind::kRawWeightGradients, model, param.module, &param, param.id, 0,
              forward.pass.micro, parameter.grad());
       });
@@ -352,7 +349,7 @@ void Listener::GradientReady(const at::Tensor& parameter, const std::vector<Owne
 // Service thread: a loop whose steps are not seen any more may have changed how it writes; listen to it again.
 void Listener::Watchdog() {
   if (!active()) return;
-  const uint64_t now = MonotonicNs();
+  const uint64_t now = probe::MonotonicNs();
   std::lock_guard lock(mutex_);
   for (int i = 0; i < model_count_.load(); ++i) {
     WatchedModel& model = *models_[static_cast<size_t>(i)];

@@ -46,13 +46,13 @@ struct ThreadState {
   bool grad_mode = true;       // the user's, before we switched it off for ourselves
   int64_t off_graph_task = -2;
   int last_root = -1;    // of the last layer
-  int last_layer = -1;          // module index of the last layer with parameters: what positions count from
+  int last_layer = -1;   // module index of the last layer with parameters: what positions count from
   int last_module = -1;  // module index that made last_output
   // Weak: it must not keep an activation alive, only keep its address from being used again.
   std::optional<c10::weak_intrusive_ptr<c10::TensorImpl>> last_output;
   Pass* pass = nullptr;  // the pass under way, training or evaluation
   RootThread* pass_state = nullptr;
-  CostClock cost;
+  ThreadCost cost;
   ~ThreadState();
 };
 
@@ -143,8 +143,8 @@ class Listener {
   void EnsureStarted(RootThread& state);
   void TakeWeights(RootThread& state, WatchedModel& model);
   void TakeBuffers(RootThread& state, WatchedModel& model);
-  void TakeGradients(WatchedModel& model, const std::shared_ptr<StepIdentity>& identity,
-                     int written_param, std::vector<int>* late);
+  void TakeGradients(WatchedModel& model, const std::shared_ptr<StepIdentity>& identity, int written_param,
+                     std::vector<int>* late);
   void TakeUpdates(RootThread& state, WatchedModel& model);
   void TakeMoments(WatchedModel& model, const StepIdentity& identity, bool optimizers_alive);
   void TakeLearningRates(const StepIdentity& identity, WatchedModel& model, int written_param);

@@ -10,6 +10,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "probe/core/cost.h"
 #include "probe/core/session.h"
 #include "probe/core/step_time.h"
 #include "probe/ikkuna/probe.hpp"
@@ -121,11 +122,12 @@ struct RootThread {
 };
 
 // What the probe spends on one thread; a step's sum goes to the budget.
-struct CostClock {
-  uint64_t total_ns = 0;
-  uint64_t tensor_ns = 0;
-  uint64_t scalar_ns = 0;
+struct ThreadCost : probe::StepCost {
   uint64_t calls = 0;  // callbacks and hooks, whether they found something to do or not
 };
+
+// What an operator takes longer because a callback listens, before and beside what that callback does: its arguments
+// and results are boxed for us. Measured with LibTorch 2.11: 160 to 260 ns.
+constexpr uint64_t kIdleCallNs = 200;
 
 }  // namespace ikkuna::torch_probe

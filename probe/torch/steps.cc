@@ -3,7 +3,6 @@
 #include <cstdio>
 #include <utility>
 
-#include "probe/torch/cost.h"
 #include "probe/torch/listener.h"
 
 namespace ikkuna::torch_probe {
@@ -46,7 +45,7 @@ void Listener::SeenFirst(RootThread& state, WatchedModel& model) {
   state.pass.identity = MakeIdentity(state, model, kTagDefault, model.next_step.fetch_add(1));
   state.due.store(state.pass.identity->any());
   state.learning.store(true);
-  state.last_step_ns = MonotonicNs();
+  state.last_step_ns = probe::MonotonicNs();
   state.written.assign(model.params().size(), 0);
   state.started_thread = true;
   Sync(state);
@@ -239,25 +238,16 @@ void Listener::EndStep(ThreadState& thread, WatchedModel& model, RootThread& sta
 }
 
 void Listener::AccountStep(ThreadState& thread, RootThread& state, WatchedModel& model) {
-  const uint64_t now = MonotonicNs();
+  const uint64_t now = probe::MonotonicNs();
   const uint64_t step_ns = state.step_time.Count(now - state.last_step_ns);
   state.last_step_ns = now;
   model.usual_step_ns.store(state.step_time.usual_ns(), std::memory_order_relaxed);
-  const uint64_t own = thread.cost.total_ns + thread.cost.calls * kIdleCallNs;
-  const uint64_t dear = std::min(own, thread.cost.tensor_ns);
-  const uint64_t cheap = std::min(own - dear, thread.cost.scalar_ns);
-  // Being awake is on the account of the dearest class that was due; of a step of which nothing was, on nobody's.
-  const uint64_t rest = own - dear - cheap;
   // The updates and moments of the step before were taken in this one.
   const uint64_t mine = state.pass.identity->demand.due_kinds();
   const uint64_t due = mine | (std::exchange(state.kinds_before, mine) & (kUpdateKinds | kMomentKinds));
-  if (due == 0) {
-    state.shifts = session_->StepFinished(step_ns, {dear, 0, cheap}, rest);
-  } else if (probe::StepDemand::OnlyScalars(due)) {
-    state.shifts = session_->StepFinished(step_ns, {dear, 0, cheap + rest});
-  } else {
-    state.shifts = session_->StepFinished(step_ns, {dear, rest, cheap});
-  }
+  const ThreadCost& spent = thread.cost;
+  state.shifts = session_->StepFinished(
+      step_ns, {spent.total_ns + spent.calls * kIdleCallNs, spent.tensor_ns, spent.scalar_ns}, due);
   thread.cost = {};
 
   shm::RootStatus& status = session_->root_status(model.root_id());
@@ -300,7 +290,7 @@ void Listener::CloseAll(ThreadState& thread, bool optimizers_alive) {
 
 void Listener::Step(const torch::nn::Module* root) {
   Guarded([&](ThreadState& thread) {
-    CostTimer timer(thread.cost);
+    probe::CostTimer timer(thread.cost.total_ns);
     for (int m = 0; m < model_count_.load(std::memory_order_acquire); ++m) {
       WatchedModel& model = *models_[static_cast<size_t>(m)];
       if (root != nullptr && &model.root() != root) continue;
@@ -336,7 +326,7 @@ void Listener::Epoch(uint32_t epoch) {
 
 void Listener::Loss(const at::Tensor& loss) {
   Guarded([&](ThreadState& thread) {
-    CostTimer timer(thread.cost);
+    probe::CostTimer timer(thread.cost.total_ns);
     TakeLoss(thread, loss);
   });
 }
@@ -398,6 +388,7 @@ void Listener::Freeze(const shm::Command& command, bool freeze) {
       param->frozen = freeze;
       param->tensor.set_requires_grad(!freeze);
       if (freeze) param->tensor.mutable_grad().reset();
+      model.Renew(*session_, *param);
     }
   }
 }

@@ -18,6 +18,14 @@ std::string TypeName(const torch::nn::Module& module) {
   return type;
 }
 
+probe::TensorShape ShapeOf(const at::Tensor& tensor) {
+  return {DTypeOf(tensor.scalar_type()), static_cast<int>(tensor.dim()), tensor.sizes().data()};
+}
+
+uint32_t FlagsOf(const WatchedParam& param) {
+  return (param.bias ? shm::kEntryBias : 0u) | (param.tensor.requires_grad() ? shm::kEntryTrainable : 0u);
+}
+
 std::string Join(const std::string& path, const std::string& name) { return path.empty() ? name : path + "." + name; }
 
 }  // namespace
@@ -91,18 +99,17 @@ void WatchedModel::AddParams(probe::Session& session, torch::nn::Module& module,
     const std::string why = WhyUnreadable(tensor);
     if (!why.empty()) notes_.push_back(Join(path, item.key()) + " is not captured: " + why);
     if (!published || same != nullptr || !why.empty()) continue;
-    const probe::TensorShape shape{DTypeOf(tensor.scalar_type()), static_cast<int>(tensor.dim()),
-                                   tensor.sizes().data()};
-    const uint32_t flags = (param.bias ? shm::kEntryBias : 0u) | (tensor.requires_grad() ? shm::kEntryTrainable : 0u);
-    param.id = session.AddParam(root_id_, at(index).id, param.name, shape, flags);
+    param.id = session.AddParam(root_id_, at(index).id, param.name, ShapeOf(tensor), FlagsOf(param));
   }
   for (const auto& item : module.named_buffers(false)) {
     if (!published || !item.value().defined() || !WhyUnreadable(item.value()).empty()) continue;
-    const probe::TensorShape shape{DTypeOf(item.value().scalar_type()), static_cast<int>(item.value().dim()),
-                                   item.value().sizes().data()};
-    const uint32_t id = session.AddParam(root_id_, at(index).id, item.key(), shape, shm::kEntryBuffer);
+    const uint32_t id = session.AddParam(root_id_, at(index).id, item.key(), ShapeOf(item.value()), shm::kEntryBuffer);
     buffers_.push_back({item.value(), index, id});
   }
+}
+
+void WatchedModel::Renew(probe::Session& session, const WatchedParam& param) const {
+  session.RenewParam(param.id, root_id_, module(param.module).id, param.name, ShapeOf(param.tensor), FlagsOf(param));
 }
 
 void WatchedModel::LinkSequence(torch::nn::Module& module, const std::string& path) {

@@ -70,6 +70,9 @@ class WatchedModel {
   const std::vector<WatchedBuffer>& buffers() const { return buffers_; }
   const std::vector<std::string>& notes() const { return notes_; }
 
+  // Tells the registry anew whether a parameter trains.
+  void Renew(probe::Session& session, const WatchedParam& param) const;
+
   // Modules: references stay, the count only grows.
   size_t module_count() const { return module_count_.load(std::memory_order_acquire); }
   const WatchedModule& module(int index) const { return *modules_[static_cast<size_t>(index)]; }

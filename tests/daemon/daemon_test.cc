@@ -108,14 +108,36 @@ TEST_F(DaemonTest, SubscribingChangesTheDemandOfARunningProducer) {
   EXPECT_FALSE(asked());
   auto added = daemon->monitor().Subscribe("std(activations)");
   ASSERT_TRUE(added.ok()) << added.error().text;
-  ASSERT_EQ(added->size(), 1u);
-  EXPECT_EQ((*added)[0].source, "client");
+  ASSERT_EQ(added->subscribers.size(), 1u);
+  EXPECT_EQ(added->subscribers[0].source, "client");
   EXPECT_TRUE(Eventually(asked));
   EXPECT_EQ(daemon->monitor().ListSubscribers().size(), 3u);
-  ASSERT_TRUE(daemon->monitor().Unsubscribe(std::to_string((*added)[0].id)).ok());
+  ASSERT_TRUE(daemon->monitor().Unsubscribe(std::to_string(added->subscribers[0].id)).ok());
   EXPECT_TRUE(Eventually([&] { return !asked(); }));
   EXPECT_FALSE(daemon->monitor().Subscribe("std(nothing)").ok());
   EXPECT_FALSE(daemon->monitor().Unsubscribe("12345").ok());
+}
+
+TEST_F(DaemonTest, APatternThatNoModuleMatchesIsSaid) {
+  auto daemon = MustStart(MakeConfig());
+  ASSERT_TRUE(daemon);
+  // With nobody there it may match what comes.
+  auto early = daemon->monitor().Subscribe("mean(weights, module=fcc, as=early)");
+  ASSERT_TRUE(early.ok());
+  EXPECT_TRUE(early->warnings.empty());
+  TestProducer producer(temp_.sub("dir"));
+  producer.Register();
+  ASSERT_TRUE(producer.Connect()) << producer.reject();
+  ASSERT_TRUE(Eventually([&] {
+    auto modules = daemon->monitor().ListModules({producer.hello().run_id, 0, 0});
+    return modules.ok() && modules->size() == 1;
+  }));
+  auto late = daemon->monitor().Subscribe("mean(weights, module=fcc, as=late); mean(weights, module=f*, as=right)");
+  ASSERT_TRUE(late.ok());
+  EXPECT_EQ(late->subscribers.size(), 2u);
+  EXPECT_EQ(late->warnings,
+            std::vector<std::string>{"module=fcc matches no module of a run that is connected; did you mean 'fc'? "
+                                     "There are fc"});
 }
 
 TEST_F(DaemonTest, ControlActsOnlyWhereTheTrainerAllowsIt) {
@@ -137,8 +159,14 @@ TEST_F(DaemonTest, ControlActsOnlyWhereTheTrainerAllowsIt) {
   EXPECT_EQ(refused.error().code, ErrorCode::kPermissionDenied);
   EXPECT_NE(refused.error().text.find("allow_control"), std::string::npos) << refused.error().text;
 
-  shm::StoreRelease(producer.pub().status().allow_control, 1u);
+  shm::StoreRelease(producer.pub().status().control, static_cast<uint32_t>(shm::Control::kStopOnly));
   ASSERT_TRUE(Eventually([&] { return monitor.GetStatus().producers[0].allow_control; }));
+  auto no_hold = monitor.Freeze(run, "fc", true);
+  ASSERT_FALSE(no_hold.ok());
+  EXPECT_EQ(no_hold.error().code, ErrorCode::kFailedPrecondition) << no_hold.error().text;
+
+  shm::StoreRelease(producer.pub().status().control, static_cast<uint32_t>(shm::Control::kAll));
+  ASSERT_TRUE(Eventually([&] { return monitor.GetStatus().producers[0].allow_freeze; }));
   auto unknown = monitor.Freeze(run, "conv*", true);
   ASSERT_FALSE(unknown.ok());
   EXPECT_EQ(unknown.error().code, ErrorCode::kNotFound);

@@ -110,7 +110,16 @@ class ControlTest(harness.Site):
         notes = list(wait_until(lambda: self.client.producer().notes, "no note says that the freeze was refused"))
         self.assertTrue([note for note in notes if note.startswith("freeze refused")], notes)
         last = self.wait_for_steps(50)
+        modules = self.client.stub.ListModules(pb.ListModulesRequest(), timeout=harness.WATCHDOG_S).modules
+        self.assertEqual({module.name: {param.trainable for param in module.parameters} for module in modules if module.parameters},
+                         {"f1": {False}, "f2": {False}, "f3": {True}})
         self.stop_trainer()
+        told = [(event.kind, event.text) for event in self.client.events() if event.kind in ("frozen", "thawed", "note")]
+        self.assertEqual([kind for kind, _ in told[:2]], ["frozen", "thawed"], told)
+        for _, text in told[:2]:
+            self.assertIn("f2.weight, f2.bias", text)
+            self.assertNotIn("f1", text)
+        self.assertTrue([text for kind, text in told if kind == "note" and "freeze refused" in text], told)
 
         steps = self.steps()
         moved = {name: [step for step, _, now in steps[1:last] if now[name] != steps[step - 1][2][name]]

@@ -109,8 +109,9 @@ TEST(Layout, PubStatus) {
   EXPECT_AT(PubStatus, shift_summary, 348);
   EXPECT_AT(PubStatus, shift_scalar, 352);
   EXPECT_AT(PubStatus, threads_seen, 356);
-  EXPECT_AT(PubStatus, allow_control, 360);
+  EXPECT_AT(PubStatus, control, 360);
   EXPECT_AT(PubStatus, budget_ppm, 364);
+  EXPECT_AT(PubStatus, fixed_ns, 368);
   EXPECT_AT(PubStatus, roots, 384);
   EXPECT_EQ(sizeof(RootStatus), 64u);
   EXPECT_AT(RootStatus, phase, 0);

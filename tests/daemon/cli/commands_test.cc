@@ -95,6 +95,25 @@ class StatusTest : public CommandsTest {
   }
 };
 
+TEST_F(StatusTest, ExplainsWhatDoesNotAddUpForAReader) {
+  ProducerStatus& producer = monitor_.status.producers[0];
+  // With nothing under way two steps are missing for good.
+  producer.in_flight = 0;
+  producer.handled = 903;
+  EXPECT_THAT(Out({"status"}), HasSubstr("complete 98 (the others lost records, or "));
+  producer.roots[0].steps_observed = 99;
+  EXPECT_THAT(Out({"status"}), HasSubstr("complete 99\n"));
+  // More than the budget at steps of which nothing is asked: thinning is no way out.
+  EXPECT_THAT(Out({"status"}), HasSubstr("1.23% of the step time, budget 1.00%\n"));
+  producer.probe_cost_fixed = 0.011;
+  EXPECT_THAT(Out({"status"}), HasSubstr("budget 1.00%; 1.10% go to steps of which nothing is asked"));
+  producer.budget = 0;
+  EXPECT_THAT(Out({"status"}), HasSubstr("1.23% of the step time, no budget\n"));
+  EXPECT_THAT(Out({"status"}), HasSubstr("control     stop is allowed; this trainer cannot freeze\n"));
+  producer.allow_freeze = true;
+  EXPECT_THAT(Out({"status"}), HasSubstr("control     freeze and stop are allowed\n"));
+}
+
 TEST_F(StatusTest, SaysWhatRunsWhatItCostsAndWhatWasLost) {
   std::string out = Out({"status"});
   EXPECT_THAT(out, HasSubstr("ikkuna-daemon 1.2.3  pid 42"));
@@ -105,7 +124,7 @@ TEST_F(StatusTest, SaysWhatRunsWhatItCostsAndWhatWasLost) {
   EXPECT_THAT(
       out,
       HasSubstr(
-          "model: step 1,999, epoch 3, train, 38.5 steps/s, 256,000 samples seen; asked for 100 steps, complete 98"));
+          "model: step 1,999, epoch 3, train, 38.5 steps/s, 256,000 samples seen; asked for 100 steps, complete 98\n"));
   EXPECT_THAT(out, HasSubstr("75.0% of the steps (1,500 of 2,000)"));
   EXPECT_THAT(out, HasSubstr("ring_full 80, contended 10"));
   EXPECT_THAT(out, HasSubstr("1.23% of the step time, budget 1.00%"));
@@ -326,6 +345,13 @@ TEST_F(CommandsTest, SubscribersComeAndGo) {
             "id  subscriber              source  publishes      results  incomplete     cpu\n"
             " 3  norm(weights, order=3)  client  weights_norm3       12           1  0.25 s\n");
   EXPECT_EQ(json::parse(Out({"subscribe", "loss", "--json"}))[0]["id"], 3);
+  monitor_.replaced = {{2, "norm(weights)", "default", {"weights_norm2"}, 1, 0, 0}};
+  monitor_.warnings = {"module=x matches no module"};
+  Outcome warned = Run({"subscribe", "loss"});
+  EXPECT_EQ(warned.code, 0);
+  EXPECT_EQ(warned.err, "ikkuna: warning: module=x matches no module\n");
+  EXPECT_THAT(warned.out, HasSubstr("  in place of 2 of the default set: norm(weights); it is back when "));
+  EXPECT_THAT(Out({"unsubscribe", "3"}), HasSubstr("  the default set's is back, 2: norm(weights)\n"));
   EXPECT_EQ(json::parse(Out({"subscribers", "--json"}))[0]["source"], "client");
   monitor_.failure = Error{ErrorCode::kInvalidArgument, "'nrom' is no metric"};
   Outcome outcome = Run({"subscribe", "nrom(weights)"});

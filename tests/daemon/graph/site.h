@@ -53,7 +53,7 @@ class Site {
   std::vector<SubscriberInfo> Subscribe(const std::string& text, Source source = Source::kClient) {
     auto added = set.Add(text, source);
     EXPECT_TRUE(added.ok()) << (added.ok() ? "" : added.error().text);
-    return added.ok() ? std::move(added).value() : std::vector<SubscriberInfo>{};
+    return added.ok() ? std::move(added->subscribers) : std::vector<SubscriberInfo>{};
   }
 
   // --- Registry entries.

@@ -5,6 +5,7 @@
 
 #include <thread>
 
+#include "daemon/graph/subscriber_entry.h"
 #include "daemon/graph/subscription.h"
 
 namespace ikkuna::graph {
@@ -19,17 +20,17 @@ class Set : public testing::Test {
   std::vector<SubscriberInfo> Add(const std::string& text, Source source = Source::kClient) {
     auto added = set.Add(text, source);
     EXPECT_TRUE(added.ok()) << (added.ok() ? "" : added.error().text);
-    return added.ok() ? std::move(added).value() : std::vector<SubscriberInfo>{};
+    return added.ok() ? std::move(added->subscribers) : std::vector<SubscriberInfo>{};
   }
   std::string Complete(const std::string& text) {
     SubscriberSet fresh;
     const auto added = fresh.Add(text, Source::kClient);
-    return added.ok() ? added.value()[0].text : added.error().text;
+    return added.ok() ? added->subscribers[0].text : added.error().text;
   }
   std::string Topic(const std::string& text) {
     SubscriberSet fresh;
     const auto added = fresh.Add(text, Source::kClient);
-    return added.ok() ? added.value().back().topics.at(0) : added.error().text;
+    return added.ok() ? added->subscribers.back().topics.at(0) : added.error().text;
   }
   // The message; the set is unchanged afterwards.
   std::string Refused(const std::string& text, ErrorCode code = ErrorCode::kInvalidArgument,
@@ -54,7 +55,7 @@ class Set : public testing::Test {
     EXPECT_TRUE(removed.ok()) << (removed.ok() ? "" : removed.error().text);
     std::vector<uint64_t> ids;
     if (removed.ok()) {
-      for (const SubscriberInfo& info : removed.value()) ids.push_back(info.id);
+      for (const SubscriberInfo& info : removed->removed) ids.push_back(info.id);
     }
     return ids;
   }
@@ -175,6 +176,54 @@ TEST_F(Set, AnExplicitOneReplacesADefault) {
   Refused("mean(activations, subsample=2)", ErrorCode::kAlreadyExists);
 }
 
+TEST_F(Set, AReplacedDefaultIsBackWhenWhatReplacedItGoes) {
+  Add("loss; norm(weights, subsample=10); message_mean(weights_norm2); mean(activations)", Source::kDefault);
+  const auto before = Texts();
+  const std::string was = Complete("norm(weights, subsample=10)");
+  const auto taken = set.Snapshot();
+  const auto added = set.Add("norm(weights); mean(activations, module=fc1)", Source::kClient);
+  ASSERT_TRUE(added.ok());
+  ASSERT_EQ(added->replaced.size(), 2u);
+  EXPECT_EQ(added->replaced[0].text, was);
+  EXPECT_EQ(added->replaced[0].id, 2u);
+
+  const auto removed = set.Remove("weights_norm2");
+  ASSERT_TRUE(removed.ok());
+  // What takes the topic stays: it never went without.
+  ASSERT_EQ(removed->removed.size(), 1u);
+  EXPECT_EQ(removed->removed[0].text, Complete("norm(weights)"));
+  ASSERT_EQ(removed->restored.size(), 1u);
+  EXPECT_EQ(removed->restored[0].text, was);
+  EXPECT_EQ(removed->restored[0].id, 2u);
+  EXPECT_EQ(removed->restored[0].source, "default");
+  // Steps that were open when it was replaced go on without it.
+  for (const auto& entry : taken) EXPECT_EQ(entry->removed, entry->id == 2u || entry->id == 4u);
+  for (const auto& entry : set.Snapshot()) EXPECT_FALSE(entry->removed);
+  Removed("mean(activations, module=fc1)");
+  EXPECT_THAT(Texts(), testing::UnorderedElementsAreArray(before));
+  // A default that was unsubscribed by itself stays away.
+  Removed("2");
+  Add("norm(weights)");
+  Removed("weights_norm2");
+  EXPECT_THAT(Texts(), ElementsAre(Complete("loss"), Complete("mean(activations)")));
+}
+
+TEST_F(Set, AReplacedDefaultWaitsForAllThatStandInItsPlace) {
+  Add("max(weights)", Source::kDefault);
+  Add("max(weights, root=model); max(weights, root=model1)");
+  EXPECT_TRUE(set.Remove("2")->restored.empty());
+  EXPECT_EQ(set.Remove("3")->restored.size(), 1u);
+}
+
+TEST_F(Set, AReplacedDefaultWaitsForWhatItTakes) {
+  Add("mean(weights); message_mean(weights_mean)", Source::kDefault);
+  Add("message_mean(weights_mean, subsample=5)");
+  EXPECT_THAT(Removed("1"), ElementsAre(1, 3));
+  EXPECT_TRUE(set.List().empty());
+  Add("mean(weights); loss");
+  EXPECT_EQ(set.Remove("loss")->restored.size(), 1u);
+}
+
 TEST_F(Set, TopicsBelongToTheirTag) {
   Add("mean(weights)");
   EXPECT_EQ(
@@ -199,13 +248,13 @@ TEST_F(Set, RemovesByIdWrittenFormAndTopic) {
   EXPECT_EQ(none.error().text, "there are no subscribers");
 }
 
-TEST_F(Set, RemovingAnUnknownOneNamesWhatThereIs) {
+TEST_F(Set, RemovingAnUnknownOneSaysWhatIsMeantAndWhereTheyAre) {
   Add("mean(weights)");
   for (const char* what : {"7", "weights_maen", "max(weights)", "", "mean(", "mean(weights, subsample=3)"}) {
     const auto removed = set.Remove(what);
     ASSERT_FALSE(removed.ok()) << what;
     EXPECT_EQ(removed.error().code, ErrorCode::kNotFound);
-    EXPECT_THAT(removed.error().text, HasSubstr("There are: 1 mean(weights, tag=default, subsample=1)"));
+    EXPECT_THAT(removed.error().text, HasSubstr("one of the 1 that are listed as subscribers"));
   }
   EXPECT_THAT(set.Remove("weights_maen").error().text, HasSubstr("did you mean 'weights_mean'?"));
   EXPECT_EQ(set.List().size(), 1u);

@@ -54,6 +54,19 @@ TEST_F(RegistryNamesTest, ListsModulesWithTheirParameters) {
   EXPECT_TRUE(modules[2].functional);
 }
 
+TEST_F(RegistryNamesTest, SaysWhatStopsTrainingAndWhatTrainsAgain) {
+  auto news = names_.Add({Param(1, 1, "weight"), Param(2, 1, "bias", shm::kEntryTrainable | shm::kEntryBias),
+                          Param(4, 2, "weight", shm::kEntryTrainable), Param(5, 9, "lost", shm::kEntryTrainable)});
+  EXPECT_EQ(news.frozen, std::vector<std::string>{"features.0.weight"});
+  EXPECT_TRUE(news.thawed.empty()) << "those are new";
+  EXPECT_FALSE(names_.Modules()[0].params[0].trainable);
+  news = names_.Add({Param(1, 1, "weight", shm::kEntryTrainable), Param(5, 9, "lost"),
+                     Entry(shm::EntryType::kNote, 1, "", "freeze refused")});
+  EXPECT_EQ(news.thawed, std::vector<std::string>{"features.0.weight"});
+  EXPECT_EQ(news.frozen, std::vector<std::string>{"lost"}) << "its module never came";
+  EXPECT_EQ(news.notes, std::vector<std::string>{"freeze refused"});
+}
+
 TEST_F(RegistryNamesTest, ALaterEntrySupersedes) {
   const uint64_t version = names_.modules_version();
   auto param = Param(1, 1, "weight");

@@ -40,6 +40,7 @@ TEST_F(CallsTest, StatusCarriesEveryCounter) {
   producer.coverage = 0.8;
   producer.incomplete_bundles = 6;
   producer.probe_cost = 0.005;
+  producer.probe_cost_fixed = 0.003;
   producer.budget = 0.01;
   producer.period_factor_tensor = 8;
   producer.period_factor_summary = 4;
@@ -49,6 +50,7 @@ TEST_F(CallsTest, StatusCarriesEveryCounter) {
   producer.arena_bytes = 1 << 20;
   producer.arena_used = 4096;
   producer.allow_control = true;
+  producer.allow_freeze = true;
   producer.roots = {{"model", "evaluate", 9, 1, 1152, 10, 8, 0.5, 33.0}};
   producer.notes = {"no pidfd on this kernel", std::string("not UTF-8: \xff")};
   monitor_.status.version = "1.2.3";
@@ -103,6 +105,7 @@ TEST_F(CallsTest, StatusCarriesEveryCounter) {
   EXPECT_EQ(out.coverage(), 0.8);
   EXPECT_EQ(out.incomplete_bundles(), 6u);
   EXPECT_EQ(out.probe_cost(), 0.005);
+  EXPECT_EQ(out.probe_cost_fixed(), 0.003);
   EXPECT_EQ(out.budget(), 0.01);
   EXPECT_EQ(out.period_factors().ShortDebugString(), "tensor: 8 summary: 4 scalar: 2");
   EXPECT_EQ(out.ring_slots(), 16384u);
@@ -110,6 +113,7 @@ TEST_F(CallsTest, StatusCarriesEveryCounter) {
   EXPECT_EQ(out.arena_bytes(), 1u << 20);
   EXPECT_EQ(out.arena_used(), 4096u);
   EXPECT_TRUE(out.allow_control());
+  EXPECT_TRUE(out.allow_freeze());
   ASSERT_EQ(out.roots_size(), 1);
   EXPECT_EQ(out.roots(0).ShortDebugString(),
             "name: \"model\" phase: PHASE_EVALUATE step: 9 epoch: 1 samples_seen: 1152 steps_due: 10 steps_observed: 8 "
@@ -314,6 +318,8 @@ TEST_F(CallsTest, AnAnswerThatNoMessageHoldsIsRefusedWithTheWayOut) {
 TEST_F(CallsTest, SubscribersAreListedAddedAndRemoved) {
   monitor_.subscribers = {{9, "norm(weights, order=2)", "client", {"weights_norm2"}, 5, 1, 0.5},
                           {2, "loss", "default", {"loss"}, 4, 0, 0}};
+  monitor_.replaced = {{7, "norm(weights, subsample=10)", "default", {"weights_norm2"}, 5, 1, 0.5}};
+  monitor_.warnings = {"no such module"};
   StartServer();
   v1::ListSubscribersResponse listed;
   ASSERT_TRUE(Call(&v1::Monitor::Stub::ListSubscribers, v1::ListSubscribersRequest(), &listed).ok());
@@ -328,11 +334,16 @@ TEST_F(CallsTest, SubscribersAreListedAddedAndRemoved) {
   v1::AddSubscribersResponse added;
   ASSERT_TRUE(Call(&v1::Monitor::Stub::AddSubscribers, add, &added).ok());
   EXPECT_EQ(added.subscribers_size(), 2);
+  ASSERT_EQ(added.replaced_size(), 1);
+  EXPECT_EQ(added.replaced(0).id(), 7u);
+  EXPECT_THAT(added.warnings(), ElementsAre("no such module"));
   v1::RemoveSubscribersRequest remove;
   remove.set_what("loss");
   v1::RemoveSubscribersResponse removed;
   ASSERT_TRUE(Call(&v1::Monitor::Stub::RemoveSubscribers, remove, &removed).ok());
   EXPECT_EQ(removed.subscribers_size(), 2);
+  ASSERT_EQ(removed.restored_size(), 1);
+  EXPECT_EQ(removed.restored(0).id(), 7u);
   EXPECT_THAT(monitor_.log(), ElementsAre("subscribe norm(weights, order=3); loss", "unsubscribe loss"));
 }
 

@@ -80,6 +80,8 @@ class ScriptedMonitor final : public Monitor {
   bool reduced = false;
   std::vector<Event> events;
   std::vector<SubscriberInfo> subscribers;
+  std::vector<SubscriberInfo> replaced;  // by what is subscribed, and back when it is unsubscribed
+  std::vector<std::string> warnings;
   std::string control_text = "will be done at the next step";
   std::optional<Error> failure;                                 // of every call that can fail
   std::function<void()> before_read;                            // runs inside Read, such as a wait or a throw
@@ -171,13 +173,13 @@ class ScriptedMonitor final : public Monitor {
     return std::unique_ptr<Watcher>(new ScriptedWatcher(*this, watches_.back()));
   }
   std::vector<SubscriberInfo> ListSubscribers() override { return subscribers; }
-  Result<std::vector<SubscriberInfo>> Subscribe(const std::string& text) override {
+  Result<SubscribeAnswer> Subscribe(const std::string& text) override {
     Note("subscribe " + text);
-    return Or(subscribers);
+    return Or(SubscribeAnswer{subscribers, replaced, warnings});
   }
-  Result<std::vector<SubscriberInfo>> Unsubscribe(const std::string& what) override {
+  Result<UnsubscribeAnswer> Unsubscribe(const std::string& what) override {
     Note("unsubscribe " + what);
-    return Or(subscribers);
+    return Or(UnsubscribeAnswer{subscribers, replaced});
   }
   Result<ControlAnswer> Freeze(const RunKey& run, const std::string& module_pattern, bool freeze) override {
     Note((freeze ? "freeze " : "unfreeze ") + Text(run) + " " + module_pattern);

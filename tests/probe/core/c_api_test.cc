@@ -38,7 +38,7 @@ class DaemonByHand {
   ~DaemonByHand() { std::filesystem::remove_all(directory_); }
   const std::string& directory() const { return directory_; }
 
-  void Accept(const std::vector<shm::DemandItem>& demand) {
+  void Accept(const std::vector<shm::DemandItem>& demand, uint32_t budget_ppm = 0) {
     for (int i = 0; i < 5000 && !socket_; ++i) {
       socket_ = UniqueFd(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
       if (!socket_) std::this_thread::sleep_for(1ms);
@@ -58,7 +58,7 @@ class DaemonByHand {
     }
     ASSERT_TRUE(view_);
     ASSERT_TRUE(view_->StartAt(hello_.heads).ok());
-    auto ctl = shm::CtlWriter::Create(7, hello_.heads, 0);
+    auto ctl = shm::CtlWriter::Create(7, hello_.heads, budget_ppm);
     ASSERT_TRUE(ctl.ok());
     ctl_ = std::move(ctl).value();
     ReadRegistry();
@@ -203,16 +203,69 @@ TEST_F(CInterface, AfterTheLastUnsubscribeNotOneRecord) {
   ikkuna_close(session);
 }
 
-TEST_F(CInterface, StopArrivesAndTheEndOfTheDaemonEmptiesTheDemand) {
+TEST_F(CInterface, ItsCostIsCountedAndKeptInTheBudget) {
+  DaemonByHand daemon;
+  ikkuna_options options{};
+  options.size = sizeof options;
+  options.directory = daemon.directory().c_str();
+  options.budget = 0.01;
+  options.quiet = 1;
+  ikkuna_session* session = ikkuna_open(&options);
+  const uint16_t root = ikkuna_root(session, "net");
+  const uint32_t module = ikkuna_module(session, root, "fc", "Linear");
+  daemon.Accept({Ask(KindBit(Kind::kWeights), Level::kSummary)}, 500'000);
+  const std::vector<float> data(1 << 18, 1.f);
+  const int64_t size = static_cast<int64_t>(data.size());
+  // Steps that are little else than our own calls: far above the hundredth that is allowed.
+  for (uint64_t step = 0; step < 20'000; ++step) {
+    ikkuna_begin(session, root, IKKUNA_TAG_DEFAULT, step, 0);
+    ikkuna_tensor(session, root, IKKUNA_WEIGHTS, module, 0, IKKUNA_F32, 1, &size, data.data());
+    ikkuna_end(session, root);
+    daemon.Drain();
+    const shm::PubStatus status = daemon.view().ReadStatus().status;
+    ASSERT_LE(status.probe_ns, status.step_ns);
+    ASSERT_LE(status.fixed_ns, status.probe_ns);
+    ASSERT_EQ(status.steps_timed, step + 1);
+    if (status.shift_summary >= 4) break;
+  }
+  const shm::PubStatus status = daemon.view().ReadStatus().status;
+  EXPECT_GE(status.shift_summary, 4u);
+  EXPECT_EQ(status.budget_ppm, 10'000u) << "the lower of the trainer's and the daemon's";
+  EXPECT_GT(status.roots[root - 1].last_step_ns, 0u);
+  ikkuna_close(session);
+  EXPECT_EQ(daemon.view().ReadStatus().status.roots[root - 1].phase, static_cast<uint32_t>(shm::Phase::kIdle));
+}
+
+TEST_F(CInterface, StopIsNotHeardWhereControlIsNotAllowed) {
   DaemonByHand daemon;
   ikkuna_options options{};
   options.size = sizeof options;
   options.directory = daemon.directory().c_str();
   ikkuna_session* session = ikkuna_open(&options);
   const uint16_t root = ikkuna_root(session, "net");
+  daemon.Accept({});
+  EXPECT_EQ(daemon.view().ReadStatus().status.control, static_cast<uint32_t>(shm::Control::kNone));
+  shm::Command stop{};
+  stop.type = static_cast<uint32_t>(shm::CommandType::kStop);
+  ASSERT_TRUE(daemon.ctl().Push(stop, daemon.view().ReadStatus().status.command_done).ok());
+  ikkuna_begin(session, root, IKKUNA_TAG_DEFAULT, 0, 0);
+  EXPECT_EQ(daemon.view().ReadStatus().status.command_done, 1u);
+  EXPECT_EQ(ikkuna_stop_requested(session), 0);
+  ikkuna_close(session);
+}
+
+TEST_F(CInterface, StopArrivesAndTheEndOfTheDaemonEmptiesTheDemand) {
+  DaemonByHand daemon;
+  ikkuna_options options{};
+  options.size = sizeof options;
+  options.allow_control = 1;
+  options.directory = daemon.directory().c_str();
+  ikkuna_session* session = ikkuna_open(&options);
+  const uint16_t root = ikkuna_root(session, "net");
   daemon.Accept({Ask(KindBit(Kind::kLoss), Level::kSummary)});
   ikkuna_begin(session, root, IKKUNA_TAG_DEFAULT, 0, 0);
   EXPECT_EQ(ikkuna_stop_requested(session), 0);
+  EXPECT_EQ(daemon.view().ReadStatus().status.control, static_cast<uint32_t>(shm::Control::kStopOnly));
   shm::Command stop{};
   stop.type = static_cast<uint32_t>(shm::CommandType::kStop);
   ASSERT_TRUE(daemon.ctl().Push(stop, daemon.view().ReadStatus().status.command_done).ok());
