@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 
 import harness
-from harness import SOURCE
+from harness import SOURCE, pb
 
 BUILD = pathlib.Path(os.environ.get("IKKUNA_BUILD_DIR", SOURCE / "build/release"))
 CMAKE = os.environ.get("IKKUNA_CMAKE", "cmake")
@@ -37,6 +37,11 @@ class InstallTest(harness.Site):
             "-DCMAKE_CXX_FLAGS=-Wall -Wextra -Werror", *([f"-DCMAKE_CXX_COMPILER_LAUNCHER={launcher}"] if launcher else []))
         run(CMAKE, "--build", root / "build")
         cls.trainer = root / "build/outside_trainer"
+        shutil.copy(SOURCE / "tests/e2e/outside_job.c", root)
+        libraries = next(cls.prefix.glob("lib*/**/libikkuna_probe_c.so")).parent
+        cls.job = root / "outside_job"
+        run("cc", "-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror", root / "outside_job.c", "-I", cls.prefix / "include", "-L",
+            libraries, "-likkuna_probe_c", f"-Wl,-rpath,{libraries}", "-o", cls.job)
 
     def test_prefix_has_what_a_user_needs(self):
         for name in ("bin/ikkuna-daemon", "bin/ikkuna", "bin/ikkuna-train", "include/ikkuna/probe.hpp", "include/ikkuna/probe.h",
@@ -58,7 +63,45 @@ class InstallTest(harness.Site):
             self.assertNotRegex(header.read_text(), r'#include "(probe|shared|daemon|metrics)/', header)
 
     def test_trains_without_a_daemon(self):
-        self.start([self.trainer]).expect_success()
+        for program in (self.trainer, self.job):
+            self.start([program]).expect_success()
+        self.assert_nothing_left()
+
+    def test_the_c_library_is_free_of_libtorch(self):
+        needed = run("ldd", self.job)
+        self.assertIn("libikkuna_probe_c.so", needed)
+        self.assertNotRegex(needed, "not found|torch|c10")
+
+    def test_the_c_package_looks_for_no_libtorch(self):
+        project = self.root / "job"
+        project.mkdir()
+        shutil.copy(SOURCE / "tests/e2e/outside_job.c", project)
+        (project / "CMakeLists.txt").write_text(
+            "cmake_minimum_required(VERSION 3.25)\nproject(job LANGUAGES C CXX)\nfind_package(ikkuna REQUIRED COMPONENTS c)\n"
+            "add_executable(job outside_job.c)\ntarget_link_libraries(job PRIVATE ikkuna::probe_c)\n")
+        said = run(CMAKE, "-S", project, "-B", project / "build", f"-DCMAKE_PREFIX_PATH={self.prefix}")
+        self.assertNotIn("orch", said)
+        run(CMAKE, "--build", project / "build")
+        self.start([project / "build/job"]).expect_success()
+
+    def test_installed_daemon_watches_a_job_in_c(self):
+        self.start_daemon("--no-default", "--subscribe", "loss; sum(weights); norm(weights, order=3)",
+                          program=self.prefix / "bin/ikkuna-daemon")
+        job = self.start([self.job], IKKUNA_WAIT_MS="60000")
+        job.expect_success()
+        self.assertRegex(job.log(), "ikkuna: watching net; a daemon listens; run ")
+        producer = self.settled_producer()
+        self.assert_accounts(producer)
+        self.assertEqual(producer.roots[0].phase, pb.PHASE_IDLE)
+        self.assertEqual(producer.roots[0].step, 40)
+        self.assertGreater(producer.probe_cost, 0)
+        losses = self.client.everything(topic="loss")
+        self.assertEqual(list(losses.values()), [{step: 1 / (step + 1) for step in range(40)}])
+        (norms,) = self.client.everything(topic="weights_norm3").values()
+        self.assertEqual(len(norms), 40)
+        for step, norm in norms.items():
+            self.assertAlmostEqual(norm, 2 ** (1 / 3) * step, places=5)
+        self.stop_daemon()
         self.assert_nothing_left()
 
     def test_installed_daemon_watches_it(self):
