@@ -1,5 +1,6 @@
 // The life of a step: begun by a layer, made pending by backward, ended by the first counted write, closed by the next
 // pass.
+#include <algorithm>
 #include <cstdio>
 #include <utility>
 
@@ -40,7 +41,9 @@ std::shared_ptr<StepIdentity> Listener::MakeIdentity(RootThread& state, WatchedM
 // A thread's first training layer or counted write: from here on it has steps of its own.
 void Listener::SeenFirst(RootThread& state, WatchedModel& model) {
   if (state.started_thread) return;
+  const uint64_t begin = probe::MonotonicNs();
   session_->WaitForDaemon();
+  OwnThread().cost.waited += probe::MonotonicNs() - begin;
   state.shifts = session_->shifts();
   state.pass.identity = MakeIdentity(state, model, kTagDefault, model.next_step.fetch_add(1));
   state.due.store(state.pass.identity->any());
@@ -245,10 +248,11 @@ void Listener::AccountStep(ThreadState& thread, RootThread& state, WatchedModel&
   // The updates and moments of the step before were taken in this one.
   const uint64_t mine = state.pass.identity->demand.due_kinds();
   const uint64_t due = mine | (std::exchange(state.kinds_before, mine) & (kUpdateKinds | kMomentKinds));
-  const ThreadCost& spent = thread.cost;
+  const ThreadCost spent = std::exchange(thread.cost, {});
+  const uint64_t waited = std::min(spent.waited, spent.total_ns);
+  thread.cost.waited = spent.waited - waited;  // a timer that still runs will add the rest to the total
   state.shifts = session_->StepFinished(
-      step_ns, {spent.total_ns + spent.calls * kIdleCallNs, spent.tensor_ns, spent.scalar_ns}, due);
-  thread.cost = {};
+      step_ns, {spent.total_ns - waited + spent.calls * kIdleCallNs, spent.tensor_ns, spent.scalar_ns}, due);
 
   shm::RootStatus& status = session_->root_status(model.root_id());
   const uint64_t finished = model.steps_finished.fetch_add(1) + 1;

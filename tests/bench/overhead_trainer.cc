@@ -1,14 +1,16 @@
 // The trainer of the overhead benchmark: one of ikkuna-train's networks on one fixed batch of 128 images, SGD with
-// momentum, one thread. It trains when it is told to, so that several trainers can take turns on one core:
+// momentum, one thread. It does what its standard input says, so that one process trains with a probe and without:
 //
-//   overhead_trainer fc|alexnet-mini [probe]
+//   overhead_trainer MODEL
 //
-// Reads a number of steps a line; answers each with the steps' durations in ns, separated by spaces, first the wall
-// clock's and then, after a `|`, the training thread's own processor time.
+// A line is `attach`, `detach`, or a number of steps, which is answered with the steps' durations in ns, separated by
+// spaces, first the wall clock's and then, after a `|`, the training thread's own processor time.
 #include <time.h>
 
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
+#include <iostream>
 #include <memory>
 #include <string>
 #include <vector>
@@ -40,7 +42,7 @@ void Print(const std::vector<uint64_t>& durations, char end) {
 
 int main(int argc, char** argv) {
   if (argc < 2) {
-    std::fprintf(stderr, "usage: overhead_trainer fc|alexnet-mini [probe]\n");
+    std::fprintf(stderr, "usage: overhead_trainer MODEL\n");
     return 2;
   }
   at::set_num_threads(1);
@@ -50,14 +52,19 @@ int main(int argc, char** argv) {
   const at::Tensor images = torch::randn({kBatchSize, 1, 28, 28});
   const at::Tensor labels = torch::randint(10, {kBatchSize}, at::kLong);
   std::unique_ptr<ikkuna::Probe> probe;
-  if (argc > 2 && std::string(argv[2]) == "probe") {
-    // The daemon decides how much watching may cost.
-    probe = std::make_unique<ikkuna::Probe>(ikkuna::ProbeOptions{.run = argv[1], .budget = 1.0});
-    probe->Attach(model);
-    probe->Attach(optimizer);
-  }
-  int steps = 0;
-  while (std::scanf("%d", &steps) == 1) {
+  for (std::string line; std::getline(std::cin, line);) {
+    if (line == "attach") {
+      // The daemon decides how much watching may cost.
+      probe = std::make_unique<ikkuna::Probe>(ikkuna::ProbeOptions{.run = argv[1], .budget = 1.0, .quiet = true});
+      probe->Attach(model);
+      probe->Attach(optimizer);
+      continue;
+    }
+    if (line == "detach") {
+      probe.reset();
+      continue;
+    }
+    const int steps = std::atoi(line.c_str());
     std::vector<uint64_t> wall, cpu;
     for (int i = 0; i < steps; ++i) {
       const uint64_t wall_begin = Ns(CLOCK_MONOTONIC), cpu_begin = Ns(CLOCK_THREAD_CPUTIME_ID);

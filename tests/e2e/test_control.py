@@ -3,6 +3,7 @@
 import os
 import pathlib
 import subprocess
+import time
 
 import harness
 from harness import BIN, main, pb, wait_until
@@ -86,6 +87,19 @@ class ControlTest(harness.Site):
         # And back.
         self.set_pace(0)
         wait_until(lambda: factors().summary >= 4, "the budget does not stretch periods again")
+        self.stop_trainer()
+        self.stop_daemon()
+        self.assert_nothing_left()
+
+    def test_waiting_for_a_daemon_is_no_cost(self):
+        self.start_paced("--optimizer", "sgd")
+        self.set_pace(LONG_STEP_US)
+        time.sleep(1)  # a trainer that was told to wait stands at its first step
+        self.assertEqual(self.steps(), [])
+        self.start_daemon("--no-default", "--subscribe", "loss()")
+        self.wait_for_steps(10)
+        # The second that it stood is far more than what ten steps take.
+        self.assertLess(self.client.producer().probe_cost, 0.5)
         self.stop_trainer()
         self.stop_daemon()
         self.assert_nothing_left()
