@@ -197,7 +197,7 @@ Result<ControlAnswer> CoreMonitor::Freeze(const RunKey& run, const std::string& 
   }
   if (auto pushed = (*session)->PushCommands(commands); !pushed) return pushed.error();
   const std::string text = verb + " of " + Names(*targets) + " asked of run " + Describe(run) +
-                           "; the trainer does it at the boundary of its next step, and an event says when it has";
+                           "; the trainer does it at the boundary of its next step, and an event tells what changed";
   parts_.ingest->OfferEvent(Severity::kInfo, verb, text, run);
   return ControlAnswer{text};
 }

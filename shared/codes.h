@@ -61,7 +61,7 @@ enum class RecordType : uint8_t {
   kSummary = 2,  // TensorStats: reduced at the source, no bytes anywhere
   kScalar = 3,   // one f64
   kText = 4,     // u32 length and up to 124 bytes of UTF-8
-  kMarker = 5,   // nothing: batch_started and its like
+  kMarker = 5,   // a count of samples: batch_finished; nothing: batch_started and its like
 };
 bool IsKnownRecordType(uint8_t code);
 

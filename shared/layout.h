@@ -83,6 +83,7 @@ struct Record {
     TensorStats stats;   // kSummary
     PayloadRef payload;  // kTensor
     double scalar;       // kScalar
+    uint64_t samples;    // kMarker: of batch_finished, training samples up to this step, 0: unknown; else 0
     InlineText text;     // kText
     unsigned char raw[kUnionBytes];
   };

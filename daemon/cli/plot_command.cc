@@ -57,6 +57,14 @@ Result<int> RunPlot(Context& context, const Options& options) {
                      [](const auto& a, const auto& b) { return a.first < b.first; });
     lines.push_back(std::move(line));
   }
+  const bool counted = std::any_of(lines.begin(), lines.end(), [](const PlotSeries& line) {
+    return std::any_of(line.points.begin(), line.points.end(), [](const auto& point) { return point.first > 0; });
+  });
+  if (x == "samples" && !counted) {
+    return Error{ErrorCode::kFailedPrecondition, "run '" + RunName(*run) +
+                                                     "' does not say how many samples go into its steps: the trainer "
+                                                     "calls probe.Samples(n), or use another --x"};
+  }
   PlotOptions plot = options.plot;
   plot.x_label = x == "time" ? "seconds since the start" : x == "samples" ? "samples seen" : x;
   plot.ascii = plot.ascii || !context.terminal.utf8;

@@ -26,13 +26,17 @@ std::string Line(const std::string& name, const std::string& text) {
   return "  " + name + std::string(name.size() < 12 ? 12 - name.size() : 1, ' ') + text + "\n";
 }
 
-std::string RootText(const v1::RootStatus& root, bool in_flight) {
+std::string RootText(const v1::RootStatus& root, const v1::Producer& producer) {
   std::string text = PlainText(root.name()) + ": step " + Count(root.step()) + ", epoch " +
                      std::to_string(root.epoch()) + ", " + EnumWord(*v1::Phase_descriptor(), root.phase());
   if (root.steps_per_second() > 0) text += ", " + ShortNumber(root.steps_per_second()) + " steps/s";
   if (root.samples_seen() > 0) text += ", " + Count(root.samples_seen()) + " samples seen";
   text += "; asked for " + Count(root.steps_due()) + " steps, complete " + Count(root.steps_observed());
-  if (!in_flight && root.steps_due() > root.steps_observed() + 1) {
+  // While it runs some are under way.
+  const v1::Accounting& a = producer.accounting();
+  const uint64_t under_way = producer.state() != v1::PRODUCER_STATE_RUNNING ? 0 : 2;
+  const bool lossy = a.dropped() + a.lost_in_daemon() + a.killed() > 0;
+  if ((under_way == 0 || lossy) && root.steps_due() > root.steps_observed() + under_way) {
     text += " (the others lost records, or a daemon or the trainer ended within them)";
   }
   if (root.seconds_since_step() >= 1) text += "; last step " + Duration(root.seconds_since_step()) + " ago";
@@ -68,7 +72,7 @@ std::string SubscribersText(const v1::ListSubscribersResponse& subscribers) {
 }
 
 std::string ControlText(const v1::Producer& producer) {
-  if (!producer.allow_control()) return "switched off by the trainer";
+  if (!producer.allow_control()) return "not allowed; the trainer sets allow_control in its options";
   return producer.allow_freeze() ? "freeze and stop are allowed" : "stop is allowed; this trainer cannot freeze";
 }
 
@@ -93,8 +97,7 @@ std::string ProducerText(const Terminal& terminal, const v1::Producer& producer)
           std::to_string(std::max(1u, producer.world_size())) + ", pid " + std::to_string(producer.pid()) + ", since " +
           LocalTime(producer.start_unix_ns()) + ")\n";
   std::string text = head;
-  for (const v1::RootStatus& root : producer.roots())
-    text += Line("model", RootText(root, producer.accounting().in_flight() > 0));
+  for (const v1::RootStatus& root : producer.roots()) text += Line("model", RootText(root, producer));
   text += Line("coverage", Percent(producer.coverage()) + " of the steps (" + Count(producer.steps_while_connected()) +
                                " of " + Count(producer.steps_total()) + ")");
   std::string drops;

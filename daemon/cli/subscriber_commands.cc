@@ -66,7 +66,7 @@ Result<int> Subscribe(Context& context, const std::vector<std::string>& texts, b
   }
   for (const v1::Subscriber& one : response->replaced()) {
     Print("  in place of " + std::to_string(one.id()) + " of the default set: " + PlainText(one.text()) +
-          "; it is back when this one is unsubscribed\n");
+          "; it is back when its place is free\n");
   }
   return kExitOk;
 }
@@ -125,7 +125,8 @@ void AddSubscriberCommands(CLI::App& app, Context& context) {
   subscribe->add_flag("--json", add->json, "As JSON");
   subscribe->footer(
       "Examples:\n  ikkuna subscribe 'norm(weights, order=3)'\n"
-      "  ikkuna subscribe 'mean(activations, subsample=10, module=features.*)' 'ratio(weight_updates, weights)'");
+      "  ikkuna subscribe 'mean(activations, subsample=10, module=features.*)' 'ratio(weight_updates, weights)'\n"
+      "One of the default set that publishes the same topic gives way until this one is unsubscribed.");
   subscribe->callback(
       [&context, add] { context.chosen = [&context, add] { return Subscribe(context, add->words, add->json); }; });
 

@@ -37,6 +37,7 @@ class StepRunner::NodePublisher final : public metrics::Publisher {
     sample.epoch = origin_.epoch;
     sample.flags = origin_.flags | runner_.step_flags_;
     sample.unix_ns = UnixNs();
+    sample.samples_seen = runner_.samples_seen_;
     sample.value = value;
     runner_.batch_.samples.push_back(sample);
   }
@@ -87,6 +88,7 @@ Batch StepRunner::Run(Frame& frame, const shm::Record& finished, GraphCounters& 
   step_ = {frame.step, finished.epoch};
   dropped_ = finished.dropped_total != frame.dropped_before;
   step_flags_ = finished.flags & kStepFlags;
+  samples_seen_ = finished.type == static_cast<uint8_t>(RecordType::kMarker) ? finished.samples : 0;
   unix_offset_ = UnixOffsetNs();
   if (frame.unnamed != 0) counters_->series_withheld += frame.unnamed;
   uint64_t began = MonotonicNs();

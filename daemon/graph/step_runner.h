@@ -65,6 +65,7 @@ class StepRunner {
   metrics::StepInfo step_;
   bool dropped_ = false;
   uint16_t step_flags_ = 0;
+  uint64_t samples_seen_ = 0;
   uint64_t unix_offset_ = 0;
   // The node under way.
   uint32_t index_ = 0;

@@ -16,6 +16,7 @@ struct SubscriberEntry {
   // Constant after construction.
   uint64_t id = 0;
   Subscription subscription;
+  bool is_default = false;  // of the default set, whoever else asks for it too
 
   // Written by the set.
   std::atomic<Source> source{Source::kDefault};

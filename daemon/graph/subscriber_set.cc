@@ -78,7 +78,9 @@ class Draft {
         answer_.push_back(other);
         return {};
       }
-      if (other->source.load(std::memory_order_relaxed) != Source::kDefault) {
+      const bool asked_for =
+          std::any_of(promoted_.begin(), promoted_.end(), [&](const auto& p) { return p.first == other; });
+      if (asked_for || other->source.load(std::memory_order_relaxed) != Source::kDefault) {
         return Error{ErrorCode::kAlreadyExists, "the topic " + subscription.topic + " is published by " +
                                                     other->subscription.text + " already (subscriber " +
                                                     std::to_string(other->id) +
@@ -95,6 +97,7 @@ class Draft {
     entry->id = next_id_++;
     entry->subscription = std::move(subscription);
     entry->source.store(source, std::memory_order_relaxed);
+    entry->is_default = source == Source::kDefault;
     entries_.push_back(entry);
     answer_.push_back(entry);
     return {};
@@ -197,12 +200,12 @@ bool Collides(const EntryPtr& entry, const std::vector<EntryPtr>& entries) {
                      [&](const EntryPtr& other) { return other->subscription.CollidesWith(entry->subscription); });
 }
 
-// One that was removed, for another time: open steps of graphs go on looking at the old object.
+// One of the default set that was removed, for another time: open steps of graphs go on looking at the old object.
 EntryPtr Revived(const SubscriberEntry& removed) {
   auto entry = std::make_shared<SubscriberEntry>();
   entry->id = removed.id;
   entry->subscription = removed.subscription;
-  entry->source.store(removed.source.load(std::memory_order_relaxed), std::memory_order_relaxed);
+  entry->is_default = true;
   entry->computed.store(removed.computed.load(std::memory_order_relaxed), std::memory_order_relaxed);
   entry->incomplete.store(removed.incomplete.load(std::memory_order_relaxed), std::memory_order_relaxed);
   entry->cpu_ns.store(removed.cpu_ns.load(std::memory_order_relaxed), std::memory_order_relaxed);
@@ -254,6 +257,7 @@ Result<SubscribeAnswer> SubscriberSet::Add(const std::string& text, Source sourc
   }
   if (auto checked = draft.Check(); !checked) return checked.error();
   SubscribeAnswer answer = draft.Commit(entries_, replaced_, next_id_);
+  BringBack(replaced_, entries_);                    // one may have waited for a topic that is published now
   version_.fetch_add(1, std::memory_order_release);  // pairs with the acquire of version()
   return answer;
 }
@@ -264,10 +268,16 @@ Result<UnsubscribeAnswer> SubscriberSet::Remove(const std::string& what) {
   if (gone.empty()) {
     if (entries_.empty()) return Error{ErrorCode::kNotFound, "there are no subscribers"};
     return Error{ErrorCode::kNotFound, "there is no subscriber '" + what + "'" + Suggestion(what, TopicsOf(entries_)) +
-                                           " Give the id, written form or topic of one of the " +
-                                           std::to_string(entries_.size()) + " that are listed as subscribers"};
+                                           " Give the id, the written form or the topic of one of the " +
+                                           std::to_string(entries_.size()) + " that 'ikkuna subscribers' lists"};
   }
-  for (const EntryPtr& entry : gone) entries_.erase(std::find(entries_.begin(), entries_.end(), entry));
+  for (const EntryPtr& entry : gone) {
+    entries_.erase(std::find(entries_.begin(), entries_.end(), entry));
+    // A default that somebody asked for as well is a default again.
+    if (entry->is_default && entry->source.load(std::memory_order_relaxed) != Source::kDefault) {
+      replaced_.push_back(entry);
+    }
+  }
   const std::vector<EntryPtr> restored = BringBack(replaced_, entries_);
   MoveUnfed(entries_, gone);
   for (const EntryPtr& entry : gone) entry->removed.store(true, std::memory_order_relaxed);

@@ -28,8 +28,9 @@ class SubscriberSet {
   // identical subscription is shared (its info comes back). An explicit one replaces a default of the same topic. The
   // answer has no warnings: those need the runs.
   Result<SubscribeAnswer> Add(const std::string& text, Source source);
-  // By decimal id, written form, or published topic. A default that was replaced by one of those is back afterwards,
-  // with its id; whatever takes a topic that nobody publishes any more goes too. kNotFound names the nearest topic.
+  // By decimal id, written form, or published topic. What is left of the default set where these stood is on again
+  // afterwards, with its id; so is a default that was also asked for as it is, until it is removed once more. Whatever
+  // takes a topic that nobody publishes any more goes too. kNotFound names the nearest topic.
   Result<UnsubscribeAnswer> Remove(const std::string& what);
   std::vector<SubscriberInfo> List() const;
   std::vector<MetricInfo> Metrics() const;
@@ -43,7 +44,7 @@ class SubscriberSet {
   std::atomic<uint64_t> version_{1};
   // Guarded by mutex_.
   std::vector<std::shared_ptr<SubscriberEntry>> entries_;
-  std::vector<std::shared_ptr<SubscriberEntry>> replaced_;  // defaults that wait for those that replaced them to go
+  std::vector<std::shared_ptr<SubscriberEntry>> replaced_;  // defaults that wait for their place to be free
   uint64_t next_id_ = 1;
 };
 

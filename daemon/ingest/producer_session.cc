@@ -219,7 +219,9 @@ bool ProducerSession::Begin() {
         Severity::kWarning, "records_lost",
         std::to_string(lost_at_start_) + " records were read by a daemon that ended before it kept their results");
   }
-  told_start_ = true;
+  // Of a producer that comes back most of it has been told, and status has it all.
+  if (resumed_) news_ = {};
+  TellNews();
   OfferProgress(true);
   Snapshot();
   last_record_ns_ = NowNs();  // a producer that comes is about to train
@@ -281,6 +283,7 @@ void ProducerSession::Turn() {
 Result<uint64_t> ProducerSession::Pump(uint64_t records_max, uint64_t end) {
   const uint64_t entries = view_->registry_read();
   if (auto taken = TakeRegistry(); !taken) return taken.error();
+  TellNews();
   const bool grew = view_->registry_read() != entries;
   if (graph_->Refresh() || grew) UpdateDemand();
   auto done = drain_->Run(records_max, end);
@@ -294,27 +297,22 @@ Status ProducerSession::TakeRegistry() {
   if (entries->empty()) return {};
   if (auto added = drain_->AddEntries(*entries); !added) return added;
   graph_->AddRegistry(*entries);
-  RegistryNames::News news;
-  {
-    std::lock_guard lock(mutex_);
-    const uint64_t facts = names_.facts_version();
-    news = names_.Add(*entries);
-    if (names_.facts_version() != facts) {
-      auto info = std::make_shared<ProducerInfo>(*info_);
-      info->facts = names_.Facts();
-      info_ = info;
-      info_working_ = info;
-    }
+  std::lock_guard lock(mutex_);
+  const uint64_t facts = names_.facts_version();
+  news_ = names_.Add(*entries);
+  if (names_.facts_version() != facts) {
+    auto info = std::make_shared<ProducerInfo>(*info_);
+    info->facts = names_.Facts();
+    info_ = info;
+    info_working_ = info;
   }
-  Tell(news);
   return {};
 }
 
-// What the trainer says of itself in the registry, as events. What stands there when a producer comes back has been
-// told.
-void ProducerSession::Tell(const RegistryNames::News& news) {
+// What the trainer says of itself in the registry, as events.
+void ProducerSession::TellNews() {
   constexpr size_t kNamed = 8;
-  if (!told_start_ && resumed_) return;
+  const RegistryNames::News news = std::exchange(news_, {});
   if (!news.frozen.empty())
     OfferEvent(Severity::kInfo, "frozen", "does not train any more: " + graph::Listed(news.frozen, kNamed));
   if (!news.thawed.empty())

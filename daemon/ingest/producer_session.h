@@ -115,7 +115,7 @@ class ProducerSession {
   void Turn();
   Result<uint64_t> Pump(uint64_t records_max, uint64_t end);
   Status TakeRegistry();
-  void Tell(const RegistryNames::News& news);
+  void TellNews();
   void UpdateDemand();
   void SendCommands();
   void OfferEmitted();
@@ -165,7 +165,7 @@ class ProducerSession {
   uint64_t modules_saved_ = 0;  // RegistryNames versions
   uint64_t facts_saved_ = 0;
   bool demand_full_told_ = false;
-  bool told_start_ = false;
+  RegistryNames::News news_;
   size_t notes_told_ = 0;
   bool socket_closed_ = false;
   bool peer_died_ = false;

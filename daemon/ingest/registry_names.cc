@@ -11,6 +11,7 @@ namespace ikkuna::ingest {
 
 RegistryNames::News RegistryNames::Add(const std::vector<shm::RegistryEntry>& entries) {
   News news;
+  std::map<uint32_t, bool> trained;  // parameters that were known before, and whether they trained
   for (const auto& entry : entries) {
     switch (entry.type) {
       case shm::EntryType::kRoot:
@@ -27,9 +28,9 @@ RegistryNames::News RegistryNames::Add(const std::vector<shm::RegistryEntry>& en
         break;
       }
       case shm::EntryType::kParam: {
-        const bool known = params_.count(entry.id) != 0;
-        ModuleInfo::Param& param = params_[entry.id];
-        const bool trained = param.trainable;
+        const auto [known, unknown] = params_.try_emplace(entry.id);
+        ModuleInfo::Param& param = known->second;
+        if (!unknown) trained.try_emplace(entry.id, param.trainable);
         param.name = entry.name;
         param.dtype = std::string(DTypeName(entry.dtype));
         param.sizes = entry.sizes;
@@ -43,7 +44,6 @@ RegistryNames::News RegistryNames::Add(const std::vector<shm::RegistryEntry>& en
           place = {entry.parent, params_placed_++};
           modules_[place.module].params.emplace(place.order, entry.id);
         }
-        if (known && trained != param.trainable) (trained ? news.frozen : news.thawed).push_back(NameOf(entry.id));
         ++modules_version_;
         break;
       }
@@ -65,6 +65,9 @@ RegistryNames::News RegistryNames::Add(const std::vector<shm::RegistryEntry>& en
       default:
         break;  // tags and names are the graph's, pools and events the payload source's
     }
+  }
+  for (const auto& [id, before] : trained) {
+    if (before != params_.at(id).trainable) (before ? news.frozen : news.thawed).push_back(NameOf(id));
   }
   return news;
 }

@@ -21,9 +21,10 @@ class RegistryNames {
   static constexpr size_t kFactsMax = 1'000;  // a command line and hyperparameters; beyond it they are left out
   static constexpr size_t kNotesMax = 1'000;  // one for each odd layer of a large model
 
-  // What entries say beyond the names they add: for a person to be told.
+  // What entries say beyond the names they add: for a person to be told. Of a parameter that changed to and fro,
+  // nothing.
   struct News {
-    std::vector<std::string> frozen;  // parameters that trained until now, as module.param
+    std::vector<std::string> frozen;  // parameters that trained before these entries, as module.param
     std::vector<std::string> thawed;
     std::vector<std::string> notes;
   };

@@ -18,6 +18,7 @@
 namespace {
 
 using ikkuna::Kind;
+using ikkuna::KindBit;
 using ikkuna::Level;
 using ikkuna::probe::CostTimer;
 using ikkuna::probe::MessageHeader;
@@ -33,13 +34,26 @@ struct Root {
   bool open = false;
   std::string name;
   uint32_t epoch_begin_step = 0;
-  // What the calls took since the last training step ended, and when that was.
-  ikkuna::probe::StepCost cost;
-  uint64_t last_end_ns = 0;
-  ikkuna::probe::StepTime step_time;
-  uint64_t steps = 0;                                             // training steps that ended
+  ikkuna::probe::StepCost cost;  // of the calls since the last training step ended
+  uint64_t steps = 0;            // training steps that ended
+  uint64_t samples = 0;          // that went into them, as the caller says
+  uint64_t kinds_evaluated = 0;  // due in evaluation passes since the last training step
   std::map<std::tuple<int, uint32_t, uint32_t>, uint16_t> calls;  // (kind, module, param) within the step
 };
+
+// When a training step of any root ended on this thread: roots that take turns share the time that passes.
+struct ThreadClock {
+  const ikkuna_session* session = nullptr;
+  uint64_t last_end_ns = 0;
+  ikkuna::probe::StepTime step_time;
+};
+
+// Of this thread; begins now when it is the first of the session's.
+ThreadClock& ClockOf(const ikkuna_session* session) {
+  thread_local ThreadClock clock;
+  if (clock.session != session) clock = {session, ikkuna::probe::MonotonicNs(), {}};
+  return clock;
+}
 
 std::string Text(const char* text) { return text == nullptr ? std::string() : std::string(text); }
 
@@ -79,15 +93,25 @@ struct ScalarTimer {
 };
 
 // One line, once, after two steps: by then the names are there.
-void Greet(ikkuna_session& s, const Session& session, const std::string& name) {
+void Greet(ikkuna_session& s, Session& session, const std::string& name) {
   if (s.quiet || s.greeted.exchange(true)) return;
-  std::fprintf(stderr, "ikkuna: watching %s; %s; run %s\n", name.c_str(),
-               session.connected() ? "a daemon listens" : "no daemon listens yet", session.identity().run_id.c_str());
+  session.Say("watching " + (name.empty() ? "a model" : name) + "; " +
+              (session.connected() ? "a daemon listens" : "no daemon listens yet") + "; run " +
+              session.identity().run_id);
 }
 
-bool ValidTensor(int kind, int dtype, int ndim, const int64_t* sizes, const void* data, uint64_t* elements) {
-  if (!ikkuna::IsKnownKind(static_cast<uint8_t>(kind)) || !ikkuna::IsKnownDType(static_cast<uint8_t>(dtype)))
-    return false;
+// A wrong id here would look like a broken producer to the daemon.
+bool ValidPlace(int kind, uint32_t module, uint32_t param) {
+  constexpr uint64_t kWholeModel =
+      KindBit(Kind::kInputData) | KindBit(Kind::kInputLabels) | KindBit(Kind::kNetworkOutput);
+  if (!ikkuna::IsKnownKind(static_cast<uint8_t>(kind))) return false;
+  const auto known = static_cast<Kind>(kind);
+  if (ikkuna::IsDataKind(known)) return module != 0 && module < ikkuna::kMaxModules && param <= ikkuna::kMaxParams;
+  return (KindBit(known) & kWholeModel) != 0 && module == 0 && param == 0;
+}
+
+bool ValidTensor(int dtype, int ndim, const int64_t* sizes, const void* data, uint64_t* elements) {
+  if (!ikkuna::IsKnownDType(static_cast<uint8_t>(dtype))) return false;
   if (ndim < 0 || (ndim > 0 && sizes == nullptr)) return false;
   uint64_t n = 1;
   for (int i = 0; i < ndim; ++i) {
@@ -132,7 +156,7 @@ void ikkuna_close(ikkuna_session* s) {
     const auto id = static_cast<uint16_t>(i + 1);
     ikkuna_end(s, id);
     Guarded(s, [&](Session& session) {
-      if (s->roots[i].name.empty()) return;
+      if (s->roots[i].steps == 0) return;
       ikkuna::shm::StoreRelaxed(session.root_status(id).phase, static_cast<uint32_t>(ikkuna::shm::Phase::kIdle));
     });
   }
@@ -159,7 +183,7 @@ uint32_t ikkuna_param(ikkuna_session* s, uint16_t root, uint32_t module, const c
                       const int64_t* sizes) {
   uint32_t id = 0;
   uint64_t elements = 0;
-  if (!ValidTensor(static_cast<int>(Kind::kWeights), dtype, ndim, sizes, &elements, &elements)) return 0;
+  if (!ValidTensor(dtype, ndim, sizes, &elements, &elements)) return 0;
   Guarded(s, [&](Session& session) {
     const uint32_t flags = Text(name) == "bias" ? uint32_t{ikkuna::shm::kEntryBias} : 0u;
     const TensorShape shape{static_cast<ikkuna::DType>(dtype), ndim, sizes};
@@ -174,12 +198,12 @@ void ikkuna_fact(ikkuna_session* s, const char* key, const char* value) {
 
 void ikkuna_begin(ikkuna_session* s, uint16_t root_id, uint16_t tag, uint64_t step, uint32_t epoch) {
   Root* root = s == nullptr ? nullptr : s->root(root_id);
-  if (root == nullptr) return;
+  if (root == nullptr || tag >= ikkuna::kMaxTags) return;
   if (root->open) ikkuna_end(s, root_id);
   Guarded(s, [&](Session& session) {
     session.WaitForDaemon();
     CostTimer timer(root->cost.total_ns);
-    if (root->last_end_ns == 0) root->last_end_ns = ikkuna::probe::MonotonicNs();
+    if (tag == ikkuna::kTagDefault) ClockOf(s);
     session.RefreshDemand(root->demand);
     session.HandleCommands([&](const ikkuna::shm::Command& command) {
       const bool stop = command.type == static_cast<uint32_t>(ikkuna::shm::CommandType::kStop);
@@ -217,16 +241,23 @@ void ikkuna_end(ikkuna_session* s, uint16_t root_id) {
     if (root->due.any()) {
       MessageHeader marker = root->header;
       marker.kind = Kind::kBatchFinished;
-      session.PublishMarker(marker);
+      session.PublishMarker(marker, root->samples);
     }
-    if (root->header.tag != ikkuna::kTagDefault) return;
+    if (root->header.tag != ikkuna::kTagDefault) {
+      root->kinds_evaluated |= root->due.due_kinds();
+      root->cost.total_ns += ikkuna::probe::MonotonicNs() - now;
+      return;
+    }
     auto& status = session.root_status(root_id);
+    ikkuna::shm::StoreRelaxed(status.samples_seen, root->samples);
     ikkuna::shm::StoreRelaxed(status.last_step_ns, now);
     ikkuna::shm::StoreRelaxed(status.step, root->header.step + 1);
     if (++root->steps == 2) Greet(*s, session, root->name);
     root->cost.total_ns += ikkuna::probe::MonotonicNs() - now;
-    const uint64_t step_ns = root->step_time.Count(now - std::exchange(root->last_end_ns, now));
-    session.StepFinished(step_ns, std::exchange(root->cost, {}), root->due.due_kinds());
+    ThreadClock& clock = ClockOf(s);
+    const uint64_t step_ns = clock.step_time.Count(now - std::exchange(clock.last_end_ns, now));
+    session.StepFinished(step_ns, std::exchange(root->cost, {}),
+                         root->due.due_kinds() | std::exchange(root->kinds_evaluated, 0));
   });
 }
 
@@ -242,7 +273,8 @@ void ikkuna_tensor(ikkuna_session* s, uint16_t root_id, int kind, uint32_t modul
                    const int64_t* sizes, const void* data) {
   const int level = ikkuna_wanted(s, root_id, kind, module);
   uint64_t elements = 0;
-  if (level == IKKUNA_NOTHING || !ValidTensor(kind, dtype, ndim, sizes, data, &elements)) return;
+  if (level == IKKUNA_NOTHING || !ValidPlace(kind, module, param)) return;
+  if (!ValidTensor(dtype, ndim, sizes, data, &elements)) return;
   Guarded(s, [&](Session& session) {
     Root& root = *s->root(root_id);
     CostTimer timer(root.cost.total_ns);
@@ -260,6 +292,10 @@ void ikkuna_tensor(ikkuna_session* s, uint16_t root_id, int kind, uint32_t modul
       session.PublishSummary(header, shape, ikkuna::ComputeStats(data, shape.dtype, elements));
     }
   });
+}
+
+void ikkuna_samples(ikkuna_session* s, uint16_t root_id, uint64_t count) {
+  if (Root* root = s == nullptr ? nullptr : s->root(root_id)) root->samples += count;
 }
 
 void ikkuna_loss(ikkuna_session* s, uint16_t root_id, double value) {

@@ -83,27 +83,30 @@ bool Session::PublishText(const MessageHeader& header, std::string_view text) {
   return true;
 }
 
-bool Session::PublishMarker(const MessageHeader& header) {
+bool Session::PublishMarker(const MessageHeader& header, uint64_t samples) {
   auto reservation = pub_->Reserve(0);
   if (!reservation) return false;
   FillRecord(*reservation.record, header, RecordType::kMarker, Space::kInline, nullptr);
   std::memset(reservation.record->raw, 0, shm::kUnionBytes);
+  reservation.record->samples = samples;
   pub_->Commit(reservation);
   return true;
 }
 
 PeriodShifts Session::StepFinished(uint64_t step_ns, const StepCost& cost, uint64_t due_kinds) {
-  const uint64_t tensor_ns = std::min(cost.total_ns, cost.tensor_ns);
-  const uint64_t scalar_ns = std::min(cost.total_ns - tensor_ns, cost.scalar_ns);
+  // A process that was held up inside one of our calls was not held up by us: the time of a step is bounded, too.
+  const uint64_t total_ns = std::min(cost.total_ns, step_ns);
+  const uint64_t tensor_ns = std::min(total_ns, cost.tensor_ns);
+  const uint64_t scalar_ns = std::min(total_ns - tensor_ns, cost.scalar_ns);
   std::array<uint64_t, kCostClasses> cost_ns{tensor_ns, 0, scalar_ns};
   uint64_t fixed_ns = 0;
   // Being awake is on the account of the dearest class that was due; of a step of which nothing was, on nobody's.
   uint64_t& account = due_kinds == 0                       ? fixed_ns
                       : StepDemand::OnlyScalars(due_kinds) ? cost_ns[static_cast<size_t>(CostClass::kScalar)]
                                                            : cost_ns[static_cast<size_t>(CostClass::kSummary)];
-  account += cost.total_ns - tensor_ns - scalar_ns;
+  account += total_ns - tensor_ns - scalar_ns;
   shm::PubStatus& status = pub_->status();
-  shm::AddRelaxed(status.probe_ns, cost.total_ns);
+  shm::AddRelaxed(status.probe_ns, total_ns);
   shm::AddRelaxed(status.fixed_ns, fixed_ns);
   shm::AddRelaxed(status.step_ns, step_ns);
   shm::AddRelaxed(status.steps_timed, 1);

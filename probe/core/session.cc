@@ -90,6 +90,7 @@ Session::Session(const SessionOptions& options)
     : options_(options),
       identity_(ResolveIdentity(options.identity)),
       directory_(options.directory.empty() ? shm::DefaultDirectory() : options.directory),
+      wait_ms_(EnvironmentNumber("IKKUNA_WAIT_MS")),
       table_(std::make_shared<DemandTable>(std::vector<shm::DemandItem>{})) {}
 
 bool Session::CreateSegments() {
@@ -184,6 +185,7 @@ void Session::Serve() {
     // A daemon that does not answer is waited for: it is hung, and a new meeting would only queue behind this one.
     WatchSocket(kServicePeriodMs);
     BackArenaIfAsked();
+    PrintSaid();
     if (now >= next_tick_ns) {
       next_tick_ns = now + kTickNs;
       pub_->WriteClock();
@@ -192,6 +194,21 @@ void Session::Serve() {
     }
   }
   Disconnect();
+  PrintSaid();
+}
+
+void Session::Say(const std::string& text) {
+  std::lock_guard lock(said_mutex_);
+  said_ += "ikkuna: " + text + "\n";
+}
+
+void Session::PrintSaid() {
+  std::string lines;
+  {
+    std::lock_guard lock(said_mutex_);
+    lines.swap(said_);
+  }
+  if (!lines.empty()) std::fputs(lines.c_str(), stderr);
 }
 
 void Session::WatchSocket(int timeout_ms) {
@@ -320,9 +337,8 @@ void Session::RefreshDemand(DemandCopy& copy) {
 }
 
 void Session::WaitForDaemon() {
-  const uint64_t wait_ms = EnvironmentNumber("IKKUNA_WAIT_MS");
   // Of several training threads that begin together none makes a step before the wait is over.
-  if (wait_ms != 0) std::call_once(waited_, [this, wait_ms] { WaitForDemand(wait_ms); });
+  if (wait_ms_ != 0) std::call_once(waited_, [this] { WaitForDemand(wait_ms_); });
 }
 
 void Session::WaitForDemand(uint64_t wait_ms) {

@@ -71,6 +71,8 @@ class Session {
 
   // False in a forked child and after SwitchOff(): the caller does nothing more. One relaxed load each.
   bool active() const { return fork_guard_.in_owner() && !off_.load(std::memory_order_relaxed); }
+  // Prints a line on stderr, from the service thread: a training thread does not wait for whoever reads there.
+  void Say(const std::string& text);
   // Our own failure: says so once on stderr and turns the session off; training goes on.
   void SwitchOff(const std::string& reason) noexcept;
 
@@ -115,7 +117,8 @@ class Session {
   }
   bool PublishScalar(const MessageHeader& header, double value);
   bool PublishText(const MessageHeader& header, std::string_view text);
-  bool PublishMarker(const MessageHeader& header);
+  // `samples`: of batch_finished, training samples up to this step; 0: unknown.
+  bool PublishMarker(const MessageHeader& header, uint64_t samples = 0);
   void CountDrop(DropReason reason) { pub_->CountDrop(reason); }
 
   // --- Status words; the step boundary of each root.
@@ -147,6 +150,7 @@ class Session {
   void ReadAnswer();
   void WatchSocket(int timeout_ms);
   void BackArenaIfAsked();
+  void PrintSaid();
   void WaitForDemand(uint64_t wait_ms);
   void FillRecord(shm::Record& record, const MessageHeader& header, RecordType type, Space space,
                   const TensorShape* shape);
@@ -158,6 +162,7 @@ class Session {
   const SessionOptions options_;
   Identity identity_;
   std::string directory_;
+  const uint64_t wait_ms_;  // IKKUNA_WAIT_MS
   uint64_t arena_bytes_ = 0;
   std::unique_ptr<shm::PubWriter> pub_;
   ForkGuard fork_guard_;
@@ -190,6 +195,9 @@ class Session {
   uint32_t next_param_ = 1;
   uint32_t next_fact_ = 1;
   uint16_t next_root_ = 1;
+
+  std::mutex said_mutex_;
+  std::string said_;  // guarded by said_mutex_: lines that wait
 
   // Service thread.
   std::atomic<bool> stop_{false};

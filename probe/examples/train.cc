@@ -157,6 +157,7 @@ void Training::Step(const int64_t* indices, int64_t epoch) {
 
 double Training::Pass(const int64_t* indices, int64_t micro, bool dumped) {
   const Batch batch = train_.At(indices, options_.batch_size, dtype_);
+  if (probe_) probe_->Samples(static_cast<uint64_t>(options_.batch_size));  // ikkuna
   if (dumped) dump_->BeginPass(steps_, micro, "default");
   const at::Tensor output = model_->Forward(batch.images, dumped ? observer_ : Observer());
   const at::Tensor loss = F::cross_entropy(output, batch.labels);

@@ -45,7 +45,8 @@ typedef struct ikkuna_options {
   uint32_t rank;
   uint32_t world_size; /* 0: 1 */
   uint64_t arena_mb;   /* room for whole tensors under way; 0: IKKUNA_ARENA_MB, else 256 */
-  double budget;       /* share of the step time that these calls may take; 0: 0.01, negative: any */
+  double budget;       /* share of the step time that these calls may take; 0: 0.01, negative: as the daemon says.
+                        * The daemon's --budget counts where it is lower, and its `off` lifts this one, too. */
   int allow_control;   /* not 0: clients may ask to stop, see ikkuna_stop_requested() */
   int quiet;           /* not 0: no greeting on stderr */
 } ikkuna_options;
@@ -106,6 +107,8 @@ IKKUNA_API int ikkuna_wanted(ikkuna_session* session, uint16_t root, int kind, u
  * Several calls for one series within a step count as calls of the module. ndim > 8 is flattened. */
 IKKUNA_API void ikkuna_tensor(ikkuna_session* session, uint16_t root, int kind, uint32_t module, uint32_t param,
                               int dtype, int ndim, const int64_t* sizes, const void* data);
+/* So many training samples more go into this root's steps; before the ikkuna_end() of the step. */
+IKKUNA_API void ikkuna_samples(ikkuna_session* session, uint16_t root, uint64_t count);
 IKKUNA_API void ikkuna_loss(ikkuna_session* session, uint16_t root, double value);
 IKKUNA_API void ikkuna_log(ikkuna_session* session, uint16_t root, const char* name, double value);
 IKKUNA_API void ikkuna_log_text(ikkuna_session* session, uint16_t root, const char* name, const char* text);

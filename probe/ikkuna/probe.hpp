@@ -37,7 +37,8 @@ struct ProbeOptions {
   uint64_t start_step = 0; // of a resumed run: global_step counts from here
   uint32_t start_epoch = 0;
   bool allow_control = false;  // clients may freeze layers and ask to stop
-  double budget = 0.01;        // share of the step time the probe may take; 0: everything asked is delivered
+  double budget = 0.01;        // share of the step time the probe may take; 0: as the daemon says. The daemon's --budget
+                               // counts where it is lower, and its `off` lifts this one, too.
   uint64_t arena_mb = 0;       // room for whole tensors under way, MiB; 0: IKKUNA_ARENA_MB, else 256
   std::string directory = {};  // of the daemon's sockets; empty: IKKUNA_DIR, else the default
   bool quiet = false;          // do not print the line that says what is captured
@@ -90,6 +91,7 @@ class IKKUNA_EXPORT Probe {
   void Step(torch::nn::Module& root); // of one root
   void Epoch(uint32_t epoch);         // epoch `epoch` begins; train_step counts from 0 again
   void Loss(const at::Tensor& loss);  // a custom loss, one element; replaces what was recognised
+  void Samples(uint64_t count);       // so many training samples more go into this step; before optimizer.step()
   void Tag(const std::string& name);  // evaluation passes from now on carry this tag; empty: test and no_grad again
 
   // What the trainer logs by name, on the current step. Text is cut at 124 bytes.

@@ -145,7 +145,7 @@ void Listener::EmitMarker(const StepIdentity& identity, Kind kind) {
   const bool bounds = kind == Kind::kBatchStarted || kind == Kind::kBatchFinished;
   // Whatever is published of a step stands between its markers.
   if (bounds ? identity.demand.any() : identity.demand.Wanted(kind, 0) != Level::kInvalid) {
-    session_->PublishMarker(HeaderOf(identity, kind));
+    session_->PublishMarker(HeaderOf(identity, kind), kind == Kind::kBatchFinished ? identity.samples : 0);
   }
   if (!identity.local.empty()) TellLocal(identity, {}, kind);
 }

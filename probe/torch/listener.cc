@@ -211,6 +211,8 @@ ThreadState& Listener::OwnThread() {
     thread.pass = nullptr;
     thread.pass_state = nullptr;
     thread.cost = {};
+    thread.last_step_ns = 0;
+    thread.step_time = {};
   }
   return thread;
 }
@@ -224,6 +226,7 @@ ThreadState::~ThreadState() {
     // What is pending stays: backward may have run on this thread for a step that another one will end.
     for (auto* flag : {&state->due, &state->open, &state->learning, &state->watching}) flag->store(false);
     listener->Sync(*state);
+    state->ended.store(true);
   }
 }
 

@@ -53,6 +53,8 @@ struct ThreadState {
   Pass* pass = nullptr;  // the pass under way, training or evaluation
   RootThread* pass_state = nullptr;
   ThreadCost cost;
+  uint64_t last_step_ns = 0;  // when a step of any model ended here; 0: none has
+  probe::StepTime step_time;
   ~ThreadState();
 };
 
@@ -68,6 +70,7 @@ class Listener {
   void Step(const torch::nn::Module* root);
   void Epoch(uint32_t epoch);
   void Loss(const at::Tensor& loss);
+  void Samples(uint64_t count) { samples_.fetch_add(count, std::memory_order_relaxed); }
   void Tag(const std::string& name);
   void Log(const std::string& name, double value);
   void Log(const std::string& name, const std::string& text);
@@ -136,6 +139,7 @@ class Listener {
   void CloseAll(ThreadState& thread, bool optimizers_alive);
   void AccountStep(ThreadState& thread, RootThread& state, WatchedModel& model);
   void HandleCommands();
+  bool TrainsOnSeveralThreads(const WatchedModel& model);
   void Freeze(const shm::Command& command, bool freeze);
   void SayWhatIsCaptured();
 
@@ -171,6 +175,7 @@ class Listener {
   std::atomic<bool> watchdog_awake_{false};
   std::atomic<uint16_t> evaluation_tag_{kTagDefault};  // kTagDefault: test or no_grad, by the pass itself
   std::atomic<bool> said_{false};
+  std::atomic<uint64_t> samples_{0};  // that went into steps so far, as the trainer says; 0: it says nothing
 
   mutable std::mutex mutex_;
   // Guarded by mutex_; models only grow, up to kMaxRoots, and are read without it through model_count_.

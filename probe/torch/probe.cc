@@ -77,6 +77,10 @@ void Probe::Tag(const std::string& name) {
   impl_->With([&](torch_probe::Listener& listener) { listener.Tag(name); });
 }
 
+void Probe::Samples(uint64_t count) {
+  impl_->With([&](torch_probe::Listener& listener) { listener.Samples(count); });
+}
+
 void Probe::Log(const std::string& name, double value) {
   impl_->With([&](torch_probe::Listener& listener) { listener.Log(name, value); });
 }

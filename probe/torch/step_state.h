@@ -33,6 +33,7 @@ struct StepIdentity {
   uint64_t step = 0;
   uint32_t epoch = 0;
   uint32_t train_step = 0;
+  uint64_t samples = 0;  // up to this step; 0: unknown
   probe::StepDemand demand;
   std::vector<std::shared_ptr<LocalSubscriber>> local;
   std::atomic<uint16_t> flags{0};
@@ -85,6 +86,7 @@ struct RootThread {
   // Step detection.
   std::atomic<bool> pending{false};        // backward ran, the write has not come
   std::atomic<bool> stepper{false};        // this thread closes its own steps
+  std::atomic<bool> ended{false};          // the thread is gone
   std::atomic<bool> backward_seen{false};  // since the last pass began
   std::atomic<bool> in_backward{false};    // callbacks sleep until backward ends
   std::atomic<bool> due{false};            // the current step is wanted
@@ -118,7 +120,8 @@ struct RootThread {
   probe::PeriodShifts shifts;
   uint64_t last_step_ns = 0;
   probe::StepTime step_time;
-  uint64_t kinds_before = 0;  // due in the step before
+  uint64_t kinds_before = 0;     // due in the step before
+  uint64_t kinds_evaluated = 0;  // due in evaluation passes since the last step
 };
 
 // What the probe spends on one thread; a step's sum goes to the budget.

@@ -24,6 +24,7 @@ std::shared_ptr<StepIdentity> Listener::MakeIdentity(RootThread& state, WatchedM
   identity->root = model.root_id();
   identity->tag = tag;
   identity->step = step;
+  identity->samples = samples_.load(std::memory_order_relaxed);
   identity->epoch = model.epoch.load(std::memory_order_relaxed);
   const uint64_t begin = model.epoch_begin_step.load(std::memory_order_relaxed);
   identity->train_step = static_cast<uint32_t>(step >= begin ? step - begin : 0);
@@ -103,6 +104,7 @@ void Listener::BeginEvaluationPass(ThreadState& thread, RootThread& state, Watch
     pass.micro = 0;
     pass.losses = 0;
     state.evaluation_first = module;
+    state.kinds_evaluated |= pass.identity->demand.due_kinds();
     if (pass.identity->any()) EmitMarker(*pass.identity, Kind::kBatchStarted);
     shm::RootStatus& status = session_->root_status(model.root_id());
     shm::StoreRelaxed(status.phase, static_cast<uint32_t>(shm::Phase::kEvaluate));
@@ -198,6 +200,7 @@ void Listener::WrittenOutside(RootThread& state, WatchedModel& model, const Oper
 void Listener::EndStep(ThreadState& thread, WatchedModel& model, RootThread& state, int written_param) {
   if (state.closing) FinishClosing(state, model, true);
   std::shared_ptr<StepIdentity> identity = state.pass.identity;
+  identity->samples = samples_.load(std::memory_order_relaxed);
   std::vector<int> late;
   if (identity->any()) {
     EnsureStarted(state);
@@ -242,12 +245,16 @@ void Listener::EndStep(ThreadState& thread, WatchedModel& model, RootThread& sta
 
 void Listener::AccountStep(ThreadState& thread, RootThread& state, WatchedModel& model) {
   const uint64_t now = probe::MonotonicNs();
-  const uint64_t step_ns = state.step_time.Count(now - state.last_step_ns);
-  state.last_step_ns = now;
+  // Of several models that take turns on a thread each has its own rhythm, but the time that passes is one.
+  const uint64_t since = thread.last_step_ns == 0 ? state.last_step_ns : thread.last_step_ns;
+  const uint64_t step_ns = thread.step_time.Count(now - since);
+  static_cast<void>(state.step_time.Count(now - state.last_step_ns));
+  state.last_step_ns = thread.last_step_ns = now;
   model.usual_step_ns.store(state.step_time.usual_ns(), std::memory_order_relaxed);
-  // The updates and moments of the step before were taken in this one.
+  // The updates and moments of the step before were taken in this one, and evaluation passes ran in between.
   const uint64_t mine = state.pass.identity->demand.due_kinds();
-  const uint64_t due = mine | (std::exchange(state.kinds_before, mine) & (kUpdateKinds | kMomentKinds));
+  const uint64_t due = mine | (std::exchange(state.kinds_before, mine) & (kUpdateKinds | kMomentKinds)) |
+                       std::exchange(state.kinds_evaluated, 0);
   const ThreadCost spent = std::exchange(thread.cost, {});
   const uint64_t waited = std::min(spent.waited, spent.total_ns);
   thread.cost.waited = spent.waited - waited;  // a timer that still runs will add the rest to the total
@@ -257,6 +264,7 @@ void Listener::AccountStep(ThreadState& thread, RootThread& state, WatchedModel&
   shm::RootStatus& status = session_->root_status(model.root_id());
   const uint64_t finished = model.steps_finished.fetch_add(1) + 1;
   shm::StoreRelaxed(status.epoch, model.epoch.load(std::memory_order_relaxed));
+  shm::StoreRelaxed(status.samples_seen, state.pass.identity->samples);
   shm::StoreRelaxed(status.last_step_ns, now);
   shm::StoreRelaxed(status.step, finished);
 }
@@ -311,6 +319,7 @@ void Listener::Step(const torch::nn::Module* root) {
 
 void Listener::Epoch(uint32_t epoch) {
   Guarded([&](ThreadState& thread) {
+    probe::CostTimer timer(thread.cost.total_ns);  // SeenFirst() counts on one
     CloseAll(thread, true);
     for (int m = 0; m < model_count_.load(std::memory_order_acquire); ++m) {
       WatchedModel& model = *models_[static_cast<size_t>(m)];
@@ -366,12 +375,22 @@ void Listener::HandleCommands() {
   });
 }
 
+bool Listener::TrainsOnSeveralThreads(const WatchedModel& model) {
+  std::lock_guard lock(mutex_);
+  const auto& states = states_[static_cast<size_t>(model.index())];
+  return std::count_if(states.begin(), states.end(),
+                       [](const auto& state) { return state->stepper.load() && !state->ended.load(); }) > 1;
+}
+
 // Also resets the gradient: with momentum an optimizer would go on moving a parameter that merely stopped requiring
 // one.
 void Listener::Freeze(const shm::Command& command, bool freeze) {
   for (int m = 0; m < model_count_.load(std::memory_order_acquire); ++m) {
     WatchedModel& model = *models_[static_cast<size_t>(m)];
     if (command.root != 0 && command.root != kAnyRoot && command.root != model.root_id()) continue;
+    // With the step, since a note is told once.
+    const std::string refused =
+        "freeze refused after step " + std::to_string(model.steps_finished.load(std::memory_order_relaxed)) + ": ";
     std::vector<WatchedParam*> targets;
     size_t trainable_after = 0;
     for (WatchedParam& param : model.params()) {
@@ -383,7 +402,12 @@ void Listener::Freeze(const shm::Command& command, bool freeze) {
         ++trainable_after;
     }
     if (freeze && trainable_after == 0) {
-      session_->AddNote("freeze refused: " + model.name() + " would have nothing left to train");
+      session_->AddNote(refused + model.name() + " would have nothing left to train");
+      continue;
+    }
+    if (freeze && TrainsOnSeveralThreads(model)) {
+      session_->AddNote(refused + "several threads train " + model.name() +
+                        ", one may not take a gradient away from the others");
       continue;
     }
     for (WatchedParam* param : targets) {
@@ -412,9 +436,9 @@ void Listener::SayWhatIsCaptured() {
   const std::string missing =
       notes == 0 ? std::string()
                  : "; " + std::to_string(notes) + " remarks on what is not captured: see 'ikkuna status'";
-  std::fprintf(stderr, "ikkuna: watching %s: %zu modules, %zu parameters; %s; run %s%s\n", names.c_str(), modules,
-               params, session_->connected() ? "a daemon listens" : "no daemon listens yet",
-               session_->identity().run_id.c_str(), missing.c_str());
+  session_->Say("watching " + names + ": " + std::to_string(modules) + " modules, " + std::to_string(params) +
+                " parameters; " + (session_->connected() ? "a daemon listens" : "no daemon listens yet") + "; run " +
+                session_->identity().run_id + missing);
 }
 
 }  // namespace ikkuna::torch_probe

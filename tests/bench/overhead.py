@@ -7,8 +7,8 @@ a daemon of its own, take turns stretch by stretch, so that whatever else the ma
 share a core, the daemons another. The first steps of a stretch are not counted. A ratio that is far off the others of its
 trainer was disturbed by something else and is left out.
 
-Everything is started afresh several times. The figure is the mean over all ratios, beside it stands its standard error, and
-the variant `again`, whose trainer never attaches, shows what the method itself is worth.
+Everything is started afresh several times. The figure is the mean over all ratios, beside it stands the standard error of the
+means of these sets, and the variant `again`, whose trainer never attaches, shows what the method itself is worth.
 
     overhead.py [--sets N] [--cycles N] [--models fc,alexnet-mini] [--variants ...] [--check]
 
@@ -43,7 +43,7 @@ GOALS = {"none": 1.005, "default": 1.02, "stats": 1.08, "tensors": 1.15}
 # The C library's default gives memory back and takes it again at every step; its page faults move the base by 20%.
 MALLOC = {"MALLOC_TRIM_THRESHOLD_": str(1 << 33), "MALLOC_TOP_PAD_": str(1 << 28)}
 # Steps of a stretch that are not counted and those that are. With the default set the budget finds its periods first, and
-# what is counted holds each of them.
+# what is counted is longer than most of them.
 BARE_STEPS = (5, 40)
 PROBE_STEPS = {"default": (250, 200)}
 PROBE_STEPS_ELSE = (20, 40)
@@ -138,7 +138,8 @@ def measure(model, arguments, cores):
         taken = [ratio for ratios, _ in sets for ratio in ratios[variant]]
         kept = undisturbed(taken)
         wall, cpu = ([ratio[i] for ratio in kept] for i in (0, 1))
-        error = statistics.stdev(wall) / len(wall) ** 0.5 if len(wall) > 1 else float("nan")
+        means = [statistics.fmean(ratio[0] for ratio in ratios[variant] if ratio in kept) for ratios, _ in sets]
+        error = statistics.stdev(means) / len(means) ** 0.5 if len(means) > 1 else float("nan")
         goal = GOALS.get(variant, "")
         print(f"  {variant:<10}{statistics.fmean(wall):>18.4f}{error:>9.4f}{statistics.fmean(cpu):>16.4f}{goal:>9}"
               f"{len(taken) - len(kept):>7} of {len(taken)}")

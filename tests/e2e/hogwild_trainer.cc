@@ -19,14 +19,14 @@ int main(int argc, char** argv) {
   const Batches batches(16);
   // Gradients exist before the threads do, and are zeroed in place: what they race for are numbers, never a tensor.
   torch::nn::functional::cross_entropy(model.forward(batches.x[0]), batches.y[0]).backward();
-  ikkuna::Probe probe({.run = "hogwild", .budget = 0});
+  ikkuna::Probe probe({.run = "hogwild", .allow_control = true, .budget = 0});
   probe.Attach(model);
   std::atomic<int64_t> made{0};
   std::vector<std::thread> crew;
   for (int64_t t = 0; t < threads; ++t) {
     crew.emplace_back([&, t] {
       torch::optim::SGD optimizer(model.parameters(), torch::optim::SGDOptions(.01));
-      for (int64_t i = 0; i < steps; ++i) {
+      for (int64_t i = 0; i < steps && !probe.StopRequested(); ++i) {
         const size_t batch = static_cast<size_t>(t + i) % batches.size();
         optimizer.zero_grad(false);
         torch::nn::functional::cross_entropy(model.forward(batches.x[batch]), batches.y[batch]).backward();

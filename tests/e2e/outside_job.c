@@ -12,6 +12,7 @@ int main(void) {
     const float data[2] = {(float)step, -(float)step};
     ikkuna_begin(s, root, IKKUNA_TAG_DEFAULT, step, (uint32_t)(step / 20));
     ikkuna_tensor(s, root, IKKUNA_WEIGHTS, fc1, weight, IKKUNA_F32, 2, sizes, data);
+    ikkuna_samples(s, root, 32);
     ikkuna_loss(s, root, 1.0 / (double)(step + 1));
     ikkuna_end(s, root);
   }

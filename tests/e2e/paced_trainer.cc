@@ -36,6 +36,7 @@ int main(int argc, char** argv) {
   ikkuna::Probe probe({.run = "paced", .allow_control = true, .budget = .01});
   probe.Attach(model);
   probe.Attach(*optimizer);
+  probe.Epoch(0);
   for (int64_t step = 0; !probe.StopRequested(); ++step) {
     const size_t batch = static_cast<size_t>(step) % batches.size();
     optimizer->zero_grad(false);  // gradients of zero stay: momentum alone moves whoever has one

@@ -76,6 +76,10 @@ class CommandLineTest(harness.Site):
 
         series = json.loads(self.ikkuna("read", "loss", "--tag", "default", "--to-step", "99", "--format", "json"))
         self.assertEqual([s["step"] for s in series[0]["samples"]], list(range(100)))
+        # 16 images a step.
+        self.assertEqual([s["samples_seen"] for s in series[0]["samples"]], [16 * (step + 1) for step in range(100)])
+        self.assertIn("samples seen", self.ikkuna("plot", "loss", "--tag", "default", "--x", "samples", "--ascii"))
+        self.assertIn("samples seen", self.ikkuna("status"))
         lines = list(csv.DictReader(io.StringIO(
             self.ikkuna("read", "loss", "--tag", "default", "--to-step", "99", "--format", "csv"))))
         self.assertEqual([float(line["value"]) for line in lines], [s["value"] for s in series[0]["samples"]])

@@ -4,8 +4,9 @@ import os
 import pathlib
 import signal
 
+import harness
 import losses
-from harness import main, wait_until
+from harness import main, pb, wait_until
 from losses import SUBSCRIBERS
 
 PROGRAMS = pathlib.Path(os.environ.get("IKKUNA_TEST_BIN_DIR", losses.BIN.parent / "tests"))
@@ -99,6 +100,21 @@ class ForksAndThreadsTest(losses.LossSite):
             self.assertLessEqual(len(samples), made, name)
             self.assertLess(max(samples), made + THREADS, name)
             self.assertGreaterEqual(len(samples), made - a.dropped, name)
+        self.finish()
+
+    def test_a_freeze_takes_no_gradient_from_under_another_thread(self):
+        self.start_daemon("--no-default", "--subscribe", "loss()")
+        trainer = self.start([PROGRAMS / "hogwild_trainer", "--threads", THREADS, "--steps", "100000000"], IKKUNA_WAIT_MS="10000")
+        wait_until(lambda: self.client.producer() and self.client.producer().steps_total > 100, "the threads do not train")
+        self.client.stub.Freeze(pb.FreezeRequest(module="f2"), timeout=harness.WATCHDOG_S)
+        wait_until(lambda: any("several threads train" in note for note in self.client.producer().notes), "it is not refused")
+        modules = self.client.stub.ListModules(pb.ListModulesRequest(), timeout=harness.WATCHDOG_S).modules
+        self.assertEqual({param.trainable for module in modules for param in module.parameters}, {True})
+        begin = self.client.producer().steps_total
+        wait_until(lambda: self.client.producer().steps_total > begin + 1000, "the threads train no more")
+        self.client.stub.Stop(pb.StopRequest(), timeout=harness.WATCHDOG_S)
+        trainer.expect_success()
+        self.settled_producer()
         self.finish()
 
 

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import tempfile
@@ -72,12 +73,19 @@ class InstallTest(harness.Site):
         self.assertIn("libikkuna_probe_c.so", needed)
         self.assertNotRegex(needed, "not found|torch|c10")
 
+    def test_the_c_library_gives_its_functions_and_nothing_else(self):
+        header = (self.prefix / "include/ikkuna/probe.h").read_text()
+        functions = set(re.findall(r"^IKKUNA_API .*?(ikkuna_\w+)\(", header, re.MULTILINE))
+        self.assertGreater(len(functions), 10)
+        library = next(self.prefix.glob("lib*/**/libikkuna_probe_c.so"))
+        self.assertEqual({line.split()[-1] for line in run("nm", "-D", "--defined-only", library).splitlines()}, functions)
+
     def test_the_c_package_looks_for_no_libtorch(self):
         project = self.root / "job"
         project.mkdir()
         shutil.copy(SOURCE / "tests/e2e/outside_job.c", project)
         (project / "CMakeLists.txt").write_text(
-            "cmake_minimum_required(VERSION 3.25)\nproject(job LANGUAGES C CXX)\nfind_package(ikkuna REQUIRED COMPONENTS c)\n"
+            "cmake_minimum_required(VERSION 3.25)\nproject(job LANGUAGES C)\nfind_package(ikkuna REQUIRED COMPONENTS c)\n"
             "add_executable(job outside_job.c)\ntarget_link_libraries(job PRIVATE ikkuna::probe_c)\n")
         said = run(CMAKE, "-S", project, "-B", project / "build", f"-DCMAKE_PREFIX_PATH={self.prefix}")
         self.assertNotIn("orch", said)
@@ -97,6 +105,10 @@ class InstallTest(harness.Site):
         self.assertGreater(producer.probe_cost, 0)
         losses = self.client.everything(topic="loss")
         self.assertEqual(list(losses.values()), [{step: 1 / (step + 1) for step in range(40)}])
+        [loss] = self.client.series(topic="loss")
+        self.assertEqual({sample.step: sample.samples_seen for sample in self.client.samples(loss.series.id)},
+                         {step: 32 * (step + 1) for step in range(40)})
+        self.assertEqual(producer.roots[0].samples_seen, 32 * 40)
         (norms,) = self.client.everything(topic="weights_norm3").values()
         self.assertEqual(len(norms), 40)
         for step, norm in norms.items():

@@ -97,12 +97,14 @@ class StatusTest : public CommandsTest {
 
 TEST_F(StatusTest, ExplainsWhatDoesNotAddUpForAReader) {
   ProducerStatus& producer = monitor_.status.producers[0];
-  // With nothing under way two steps are missing for good.
-  producer.in_flight = 0;
-  producer.handled = 903;
-  EXPECT_THAT(Out({"status"}), HasSubstr("complete 98 (the others lost records, or "));
-  producer.roots[0].steps_observed = 99;
-  EXPECT_THAT(Out({"status"}), HasSubstr("complete 99\n"));
+  EXPECT_THAT(Out({"status"}), HasSubstr("complete 98\n")) << "two may be under way";
+  producer.roots[0].steps_observed = 97;
+  EXPECT_THAT(Out({"status"}), HasSubstr("complete 97 (the others lost records, or "));
+  producer.dropped_total = producer.lost_in_daemon = producer.killed = 0;
+  EXPECT_THAT(Out({"status"}), HasSubstr("complete 97\n")) << "a thread each may be under way";
+  producer.state = "died";
+  EXPECT_THAT(Out({"status"}), HasSubstr("complete 97 (the others lost records, or "));
+  producer.state = "running";
   // More than the budget at steps of which nothing is asked: thinning is no way out.
   EXPECT_THAT(Out({"status"}), HasSubstr("1.23% of the step time, budget 1.00%\n"));
   producer.probe_cost_fixed = 0.011;
@@ -251,6 +253,14 @@ TEST_F(CommandsTest, TheTableHasLayersDownAndKindsAcross) {
   EXPECT_THAT(outcome.err, HasSubstr("has no means, deviations or norms of layers under the tag 'test'"));
 }
 
+TEST_F(CommandsTest, SamplesAreNoAxisOfARunThatCountsNone) {
+  Outcome outcome = Run({"plot", "loss", "--x", "samples"});
+  EXPECT_EQ(outcome.code, 1);
+  EXPECT_THAT(outcome.err, HasSubstr("'fashion' does not say how many samples go into its steps"));
+  for (Sample& sample : monitor_.samples) sample.samples_seen = 128 * (sample.step + 1);
+  EXPECT_THAT(Out({"plot", "loss", "--x", "samples", "--ascii"}), AllOf(HasSubstr("samples seen  "), HasSubstr(" 2688\n")));
+}
+
 TEST_F(CommandsTest, APlotIsDrawnWithoutATerminal) {
   EXPECT_EQ(Out({"plot", "loss", "--ascii", "--width", "10", "--height", "3"}),
             "loss of fashion\n"
@@ -350,7 +360,8 @@ TEST_F(CommandsTest, SubscribersComeAndGo) {
   Outcome warned = Run({"subscribe", "loss"});
   EXPECT_EQ(warned.code, 0);
   EXPECT_EQ(warned.err, "ikkuna: warning: module=x matches no module\n");
-  EXPECT_THAT(warned.out, HasSubstr("  in place of 2 of the default set: norm(weights); it is back when "));
+  EXPECT_THAT(warned.out,
+              HasSubstr("  in place of 2 of the default set: norm(weights); it is back when its place is free"));
   EXPECT_THAT(Out({"unsubscribe", "3"}), HasSubstr("  the default set's is back, 2: norm(weights)\n"));
   EXPECT_EQ(json::parse(Out({"subscribers", "--json"}))[0]["source"], "client");
   monitor_.failure = Error{ErrorCode::kInvalidArgument, "'nrom' is no metric"};

@@ -301,14 +301,16 @@ TEST(Graph, SamplesCarryTimeEpochAndFlags) {
   site.flags = kFlagFlattened;
   site.Handle(Site::At(site.Summary(Kind::kActivations, {1, 0, 8}, Site::kFc1, 0, {1}), 0, 1));
   site.flags = kFlagStepSkipped | kFlagWeightsChangedOutside;  // of the step, and of its updates alone
-  site.Finish({1, 0, 8});
+  shm::Message finish = site.Marker(Kind::kBatchFinished, {1, 0, 8});
+  finish.record.samples = 1152;
+  site.Handle(finish);
   ASSERT_EQ(site.batches.size(), 1u);
   ASSERT_EQ(site.batches[0].samples.size(), 2u);
   for (const Sample& sample : site.batches[0].samples) {
     EXPECT_EQ(sample.flags, kFlagGradScaled | kFlagFlattened | kFlagStepSkipped);
     EXPECT_EQ(sample.epoch, 3u);
     EXPECT_EQ(sample.step, 8u);
-    EXPECT_EQ(sample.samples_seen, 0u);
+    EXPECT_EQ(sample.samples_seen, 1152u);
     EXPECT_NEAR(static_cast<double>(sample.unix_ns - ns(real)), 3000, 5e6);
   }
 }

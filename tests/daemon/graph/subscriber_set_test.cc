@@ -220,8 +220,27 @@ TEST_F(Set, AReplacedDefaultWaitsForWhatItTakes) {
   Add("message_mean(weights_mean, subsample=5)");
   EXPECT_THAT(Removed("1"), ElementsAre(1, 3));
   EXPECT_TRUE(set.List().empty());
-  Add("mean(weights); loss");
-  EXPECT_EQ(set.Remove("loss")->restored.size(), 1u);
+  Add("mean(weights)");
+  EXPECT_THAT(Texts(), ElementsAre(Complete("mean(weights)"), "message_mean(weights_mean, tag=default, subsample=1)"));
+}
+
+TEST_F(Set, ADefaultThatWasAskedForTooIsADefaultAgain) {
+  Add("loss", Source::kDefault);
+  EXPECT_EQ(Add("loss")[0].source, "client");
+  const auto removed = set.Remove("loss");
+  ASSERT_TRUE(removed.ok());
+  ASSERT_EQ(removed->restored.size(), 1u);
+  EXPECT_EQ(removed->restored[0].source, "default");
+  EXPECT_EQ(removed->restored[0].id, removed->removed[0].id);
+  EXPECT_EQ(set.List().size(), 1u);
+  EXPECT_TRUE(set.Remove("loss")->restored.empty());
+  EXPECT_TRUE(set.List().empty());
+}
+
+TEST_F(Set, OneTextDoesNotAskForTwoOfATopic) {
+  Add("norm(weights, subsample=10)", Source::kDefault);
+  Refused("norm(weights, subsample=10); norm(weights)", ErrorCode::kAlreadyExists);
+  EXPECT_EQ(set.List()[0].source, "default");
 }
 
 TEST_F(Set, TopicsBelongToTheirTag) {
@@ -254,7 +273,7 @@ TEST_F(Set, RemovingAnUnknownOneSaysWhatIsMeantAndWhereTheyAre) {
     const auto removed = set.Remove(what);
     ASSERT_FALSE(removed.ok()) << what;
     EXPECT_EQ(removed.error().code, ErrorCode::kNotFound);
-    EXPECT_THAT(removed.error().text, HasSubstr("one of the 1 that are listed as subscribers"));
+    EXPECT_THAT(removed.error().text, HasSubstr("one of the 1 that 'ikkuna subscribers' lists"));
   }
   EXPECT_THAT(set.Remove("weights_maen").error().text, HasSubstr("did you mean 'weights_mean'?"));
   EXPECT_EQ(set.List().size(), 1u);

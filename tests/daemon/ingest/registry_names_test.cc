@@ -65,6 +65,11 @@ TEST_F(RegistryNamesTest, SaysWhatStopsTrainingAndWhatTrainsAgain) {
   EXPECT_EQ(news.thawed, std::vector<std::string>{"features.0.weight"});
   EXPECT_EQ(news.frozen, std::vector<std::string>{"lost"}) << "its module never came";
   EXPECT_EQ(news.notes, std::vector<std::string>{"freeze refused"});
+  // What counts is how things are now, not how they came about.
+  news = names_.Add({Param(1, 1, "weight"), Param(1, 1, "weight", shm::kEntryTrainable), Param(2, 1, "bias"),
+                     Param(2, 1, "bias", shm::kEntryTrainable), Param(2, 1, "bias")});
+  EXPECT_EQ(news.frozen, std::vector<std::string>{"features.0.bias"});
+  EXPECT_TRUE(news.thawed.empty());
 }
 
 TEST_F(RegistryNamesTest, ALaterEntrySupersedes) {

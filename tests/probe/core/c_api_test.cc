@@ -284,6 +284,39 @@ TEST_F(CInterface, StopArrivesAndTheEndOfTheDaemonEmptiesTheDemand) {
   ikkuna_close(session);
 }
 
+TEST_F(CInterface, WrongIdsPublishNothing) {
+  DaemonByHand daemon;
+  ikkuna_options options{};
+  options.size = sizeof options;
+  options.directory = daemon.directory().c_str();
+  ikkuna_session* session = ikkuna_open(&options);
+  const uint16_t root = ikkuna_root(session, "net");
+  uint64_t all = 0;
+  for (uint8_t kind = 1; kind < 64; ++kind) all |= IsKnownKind(kind) ? KindBit(static_cast<Kind>(kind)) : 0;
+  daemon.Accept({Ask(all, Level::kSummary)});
+  const float value = 1;
+  const auto publish = [&](int kind, uint32_t module, uint32_t param) {
+    ikkuna_tensor(session, root, kind, module, param, IKKUNA_F32, 0, nullptr, &value);
+  };
+  ikkuna_begin(session, root, UINT16_MAX, 0, 0);
+  ikkuna_begin(session, root, IKKUNA_TAG_DEFAULT, 0, 0);
+  publish(IKKUNA_WEIGHTS, 0, 0);
+  publish(IKKUNA_WEIGHTS, UINT32_MAX, 0);
+  publish(IKKUNA_WEIGHTS, 1, UINT32_MAX);
+  publish(IKKUNA_NETWORK_OUTPUT, 1, 0);
+  publish(8 /* loss */, 0, 0);
+  publish(1 /* batch_started */, 0, 0);
+  ikkuna_end(session, root);
+  EXPECT_EQ(daemon.Drain().size(), 2u) << "the two markers";
+  // A right one arrives.
+  ikkuna_begin(session, root, IKKUNA_TAG_DEFAULT, 1, 0);
+  publish(IKKUNA_WEIGHTS, 1, 1);
+  publish(IKKUNA_NETWORK_OUTPUT, 0, 0);
+  ikkuna_end(session, root);
+  EXPECT_EQ(daemon.Drain().size(), 4u);
+  ikkuna_close(session);
+}
+
 TEST_F(CInterface, OffSecondAndNullDoNothing) {
   ::setenv("IKKUNA_WAIT_MS", "0", 1);
   ::setenv("IKKUNA", "off", 1);
