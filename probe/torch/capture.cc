@@ -305,7 +305,7 @@ void Listener::TakeLoss(ThreadState& thread, const at::Tensor& loss) {
 
 void Listener::Log(const std::string& name, double value) {
   Guarded([&](ThreadState& thread) {
-    probe::CostTimer timer(thread.cost.total_ns);
+    ThreadTimer timer(thread);
     if (model_count_.load(std::memory_order_acquire) == 0) return;
     WatchedModel& model = *models_[thread.last_root < 0 ? 0 : static_cast<size_t>(thread.last_root)];
     RootThread& state = State(thread, model);
@@ -318,7 +318,7 @@ void Listener::Log(const std::string& name, double value) {
 
 void Listener::Log(const std::string& name, const std::string& text) {
   Guarded([&](ThreadState& thread) {
-    probe::CostTimer timer(thread.cost.total_ns);
+    ThreadTimer timer(thread);
     if (model_count_.load(std::memory_order_acquire) == 0) return;
     WatchedModel& model = *models_[thread.last_root < 0 ? 0 : static_cast<size_t>(thread.last_root)];
     RootThread& state = State(thread, model);

@@ -58,7 +58,7 @@ std::unique_ptr<at::ObserverContext> Listener::OnStart(const at::RecordFunction&
   thread.grad_mode = at::GradMode::is_enabled();
   std::unique_ptr<at::ObserverContext> context;
   self->Guarded([&](ThreadState& own) {
-    probe::CostTimer timer(own.cost.total_ns);
+    ThreadTimer timer(own);
     context = self->Started(own, function);
   });
   return context;
@@ -71,7 +71,7 @@ void Listener::OnEnd(const at::RecordFunction& function, at::ObserverContext* co
   if (thread.depth > 0) --thread.depth;
   if (self == nullptr || thread.listener != self->serial_) return;
   self->Guarded([&](ThreadState& own) {
-    probe::CostTimer timer(own.cost.total_ns);
+    ThreadTimer timer(own);
     self->Ended(own, function, static_cast<OperatorContext&>(*context));
   });
 }
@@ -202,7 +202,7 @@ void Listener::Ended(ThreadState& thread, const at::RecordFunction& function, Op
 void Listener::LayerGradient(int model, int module, uint16_t call, uint16_t micro,
                              const std::shared_ptr<StepIdentity>& identity, const at::Tensor& gradient) {
   Guarded([&](ThreadState& thread) {
-    probe::CostTimer timer(thread.cost.total_ns);
+    ThreadTimer timer(thread);
     Emit(*identity, Kind::kLayerGradients, *models_[static_cast<size_t>(model)], module, nullptr, 0, call, micro,
          gradient);
   });

@@ -211,6 +211,7 @@ ThreadState& Listener::OwnThread() {
     thread.pass = nullptr;
     thread.pass_state = nullptr;
     thread.cost = {};
+    thread.timer = nullptr;
     thread.last_step_ns = 0;
     thread.step_time = {};
   }
@@ -333,7 +334,7 @@ void Listener::GradientReady(const at::Tensor& parameter, const std::vector<Owne
     if (forward.due.load(std::memory_order_relaxed) && param.id != 0 && !param.bias && forward.pass.identity &&
         forward.pass.identity->Wants(Kind::kRawWeightGradients, model.module(param.module).id)) {
       Guarded([&](ThreadState& own) {
-        probe::CostTimer timer(own.cost.total_ns);
+        ThreadTimer timer(own);
         Emit(*forward.pass.identity, Kind::kRawWeightGradients, model, param.module, &param, param.id, 0,
              forward.pass.micro, parameter.grad());
       });

@@ -36,6 +36,8 @@ struct WatchedOptimizer {
   std::unordered_map<const void*, std::pair<at::Tensor, at::Tensor>> moments;
 };
 
+class ThreadTimer;
+
 // Per thread, reset when another Listener takes over.
 struct ThreadState {
   uint64_t listener = 0;  // serial of the Listener it belongs to
@@ -53,9 +55,30 @@ struct ThreadState {
   Pass* pass = nullptr;  // the pass under way, training or evaluation
   RootThread* pass_state = nullptr;
   ThreadCost cost;
-  uint64_t last_step_ns = 0;  // when a step of any model ended here; 0: none has
+  ThreadTimer* timer = nullptr;  // the innermost that runs
+  uint64_t last_step_ns = 0;     // when a step of any model ended here; 0: none has
   probe::StepTime step_time;
   ~ThreadState();
+};
+
+// Adds the time of a scope to its thread's account.
+class ThreadTimer {
+ public:
+  explicit ThreadTimer(ThreadState& thread)
+      : thread_(thread), outer_(std::exchange(thread.timer, this)), begin_ns_(probe::MonotonicNs()) {}
+  ~ThreadTimer() {
+    thread_.cost.total_ns += probe::MonotonicNs() - begin_ns_;
+    thread_.timer = outer_;
+  }
+  ThreadTimer(const ThreadTimer&) = delete;
+  ThreadTimer& operator=(const ThreadTimer&) = delete;
+  // Of the scope's time so much is not the probe's.
+  void Skip(uint64_t ns) { begin_ns_ += ns; }
+
+ private:
+  ThreadState& thread_;
+  ThreadTimer* const outer_;
+  uint64_t begin_ns_;
 };
 
 class Listener {

@@ -126,8 +126,7 @@ struct RootThread {
 
 // What the probe spends on one thread; a step's sum goes to the budget.
 struct ThreadCost : probe::StepCost {
-  uint64_t calls = 0;   // callbacks and hooks, whether they found something to do or not
-  uint64_t waited = 0;  // ns within total_ns, now or soon, that the trainer asked for: IKKUNA_WAIT_MS
+  uint64_t calls = 0;  // callbacks and hooks, whether they found something to do or not
 };
 
 // What an operator takes longer because a callback listens, before and beside what that callback does: its arguments

@@ -44,7 +44,8 @@ void Listener::SeenFirst(RootThread& state, WatchedModel& model) {
   if (state.started_thread) return;
   const uint64_t begin = probe::MonotonicNs();
   session_->WaitForDaemon();
-  OwnThread().cost.waited += probe::MonotonicNs() - begin;
+  // That wait is the trainer's wish.
+  if (ThreadTimer* timer = OwnThread().timer) timer->Skip(probe::MonotonicNs() - begin);
   state.shifts = session_->shifts();
   state.pass.identity = MakeIdentity(state, model, kTagDefault, model.next_step.fetch_add(1));
   state.due.store(state.pass.identity->any());
@@ -256,10 +257,8 @@ void Listener::AccountStep(ThreadState& thread, RootThread& state, WatchedModel&
   const uint64_t due = mine | (std::exchange(state.kinds_before, mine) & (kUpdateKinds | kMomentKinds)) |
                        std::exchange(state.kinds_evaluated, 0);
   const ThreadCost spent = std::exchange(thread.cost, {});
-  const uint64_t waited = std::min(spent.waited, spent.total_ns);
-  thread.cost.waited = spent.waited - waited;  // a timer that still runs will add the rest to the total
   state.shifts = session_->StepFinished(
-      step_ns, {spent.total_ns - waited + spent.calls * kIdleCallNs, spent.tensor_ns, spent.scalar_ns}, due);
+      step_ns, {spent.total_ns + spent.calls * kIdleCallNs, spent.tensor_ns, spent.scalar_ns}, due);
 
   shm::RootStatus& status = session_->root_status(model.root_id());
   const uint64_t finished = model.steps_finished.fetch_add(1) + 1;
@@ -302,7 +301,7 @@ void Listener::CloseAll(ThreadState& thread, bool optimizers_alive) {
 
 void Listener::Step(const torch::nn::Module* root) {
   Guarded([&](ThreadState& thread) {
-    probe::CostTimer timer(thread.cost.total_ns);
+    ThreadTimer timer(thread);
     for (int m = 0; m < model_count_.load(std::memory_order_acquire); ++m) {
       WatchedModel& model = *models_[static_cast<size_t>(m)];
       if (root != nullptr && &model.root() != root) continue;
@@ -319,7 +318,7 @@ void Listener::Step(const torch::nn::Module* root) {
 
 void Listener::Epoch(uint32_t epoch) {
   Guarded([&](ThreadState& thread) {
-    probe::CostTimer timer(thread.cost.total_ns);  // SeenFirst() counts on one
+    ThreadTimer timer(thread);
     CloseAll(thread, true);
     for (int m = 0; m < model_count_.load(std::memory_order_acquire); ++m) {
       WatchedModel& model = *models_[static_cast<size_t>(m)];
@@ -339,7 +338,7 @@ void Listener::Epoch(uint32_t epoch) {
 
 void Listener::Loss(const at::Tensor& loss) {
   Guarded([&](ThreadState& thread) {
-    probe::CostTimer timer(thread.cost.total_ns);
+    ThreadTimer timer(thread);
     TakeLoss(thread, loss);
   });
 }
