@@ -20,7 +20,9 @@ struct Options {
   std::optional<uint64_t> step_min, step_max;
 };
 
-double XOf(const v1::Sample& sample, const std::string& x, int64_t start_unix_ns) {
+// Time counts from `start_unix_ns`, which is the first sample's own where the run has none: the daemon's.
+double XOf(const v1::Sample& sample, const std::string& x, int64_t& start_unix_ns) {
+  if (start_unix_ns == 0) start_unix_ns = sample.unix_ns();
   if (x == "time") return static_cast<double>(sample.unix_ns() - start_unix_ns) / 1e9;
   if (x == "samples") return static_cast<double>(sample.samples_seen());
   if (x == "epoch") return sample.epoch();
@@ -40,6 +42,7 @@ Result<int> RunPlot(Context& context, const Options& options) {
   // The step of the daemon's own series is a second since 1970.
   const bool own = found->front().series().key().topic().starts_with("daemon_");
   const std::string x = !options.x.empty() ? options.x : own ? "time" : "step";
+  int64_t start_unix_ns = run->start_unix_ns();
   std::vector<PlotSeries> lines;
   for (const v1::SeriesSummary& summary : *found) {
     bool reduced = false;
@@ -52,7 +55,7 @@ Result<int> RunPlot(Context& context, const Options& options) {
     PlotSeries line;
     line.name = SeriesName(summary.series().key());
     for (const v1::Sample& sample : *samples)
-      line.points.emplace_back(XOf(sample, x, run->start_unix_ns()), sample.value());
+      line.points.emplace_back(XOf(sample, x, start_unix_ns), sample.value());
     std::stable_sort(line.points.begin(), line.points.end(),
                      [](const auto& a, const auto& b) { return a.first < b.first; });
     lines.push_back(std::move(line));

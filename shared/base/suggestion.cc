@@ -31,7 +31,8 @@ constexpr size_t kNameBytesCompared = 255;  // the longest name there is; bounds
 std::string Suggestion(std::string_view name, std::span<const std::string> candidates) {
   if (name.empty() || name.size() > kNameBytesCompared) return ".";
   const std::string* best = nullptr;
-  size_t best_distance = std::max<size_t>(1, name.size() / 3) + 1;
+  // Of a name of which nothing is left another one says nothing.
+  size_t best_distance = std::min(std::max<size_t>(1, name.size() / 3) + 1, name.size());
   for (const std::string& candidate : candidates) {
     const size_t distance = EditDistance(name, candidate);
     if (distance < best_distance) {

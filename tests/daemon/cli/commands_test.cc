@@ -261,6 +261,15 @@ TEST_F(CommandsTest, SamplesAreNoAxisOfARunThatCountsNone) {
   EXPECT_THAT(Out({"plot", "loss", "--x", "samples", "--ascii"}), AllOf(HasSubstr("samples seen  "), HasSubstr(" 2688\n")));
 }
 
+TEST_F(CommandsTest, TheDaemonsOwnSeriesGoOverTime) {
+  monitor_.series[0].series.key.topic = "daemon_lag";
+  monitor_.runs[1].start_unix_ns = 0;  // it has no start: many daemons one after another
+  // Samples 10 ms apart.
+  EXPECT_THAT(Out({"plot", "daemon_lag", "--run", "fashion", "--ascii", "--width", "40"}),
+              AllOf(HasSubstr("\n      0 "), HasSubstr("seconds since the start"), HasSubstr(" 0.02\n")));
+  EXPECT_THAT(Out({"plot", "daemon_lag", "--run", "fashion", "--ascii", "--x", "step"}), HasSubstr(" step "));
+}
+
 TEST_F(CommandsTest, APlotIsDrawnWithoutATerminal) {
   EXPECT_EQ(Out({"plot", "loss", "--ascii", "--width", "10", "--height", "3"}),
             "loss of fashion\n"

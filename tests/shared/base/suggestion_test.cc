@@ -14,6 +14,7 @@ TEST(Suggestion, TheNearestNameIfAnyIsNear) {
   EXPECT_EQ(Suggestion("weight_gradient", names), "; did you mean 'weight_gradients'?");
   EXPECT_EQ(Suggestion("maen", names), "; did you mean 'mean'?");
   EXPECT_EQ(Suggestion("zzz", names), ".");
+  EXPECT_EQ(Suggestion("9", std::vector<std::string>{"0", "1"}), ".") << "nothing of it is left";
   EXPECT_EQ(Suggestion("", names), ".");
   EXPECT_EQ(Suggestion(std::string(1'000'000, 'w'), names), ".");
 }
