@@ -1,6 +1,5 @@
 #include "daemon/core_monitor.h"
 
-#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -8,17 +7,12 @@
 #include <utility>
 
 #include "daemon/graph/names.h"
+#include "shared/base/clock.h"
 #include "shared/base/suggestion.h"
 
 namespace ikkuna {
 
 namespace {
-
-uint64_t NowNs(clockid_t clock) {
-  timespec now{};
-  ::clock_gettime(clock, &now);
-  return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
-}
 
 uint64_t ResidentBytes() {
   std::ifstream file("/proc/self/statm");
@@ -43,14 +37,12 @@ std::string Names(const std::vector<ingest::RegistryNames::Target>& targets) {
 }  // namespace
 
 CoreMonitor::CoreMonitor(DaemonParts parts)
-    : parts_(std::move(parts)),
-      start_unix_ns_(static_cast<int64_t>(NowNs(CLOCK_REALTIME))),
-      last_call_ns_(NowNs(CLOCK_MONOTONIC)) {}
+    : parts_(std::move(parts)), start_unix_ns_(UnixNs()), last_call_ns_(MonotonicNs()) {}
 
-void CoreMonitor::Touch() { last_call_ns_.store(NowNs(CLOCK_MONOTONIC), std::memory_order_relaxed); }
+void CoreMonitor::Touch() { last_call_ns_.store(MonotonicNs(), std::memory_order_relaxed); }
 
 double CoreMonitor::SecondsUnused() const {
-  return static_cast<double>(NowNs(CLOCK_MONOTONIC) - last_call_ns_.load(std::memory_order_relaxed)) * 1e-9;
+  return static_cast<double>(MonotonicNs() - last_call_ns_.load(std::memory_order_relaxed)) * 1e-9;
 }
 
 DaemonStatus CoreMonitor::GetStatus() {

@@ -4,17 +4,9 @@
 
 #include <utility>
 
+#include "shared/base/clock.h"
+
 namespace ikkuna {
-
-namespace {
-
-uint64_t NowNs(clockid_t clock) {
-  timespec now{};
-  ::clock_gettime(clock, &now);
-  return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
-}
-
-}  // namespace
 
 Result<std::unique_ptr<Daemon>> Daemon::Start(const Config& config, const std::string& version) {
   std::unique_ptr<Daemon> daemon(new Daemon(config));
@@ -69,7 +61,7 @@ Status Daemon::StartParts(const std::string& version) {
   auto acceptor = ingest::Acceptor::Start(door, *ingest_);
   if (!acceptor) return acceptor.error();
   acceptor_ = std::move(acceptor).value();
-  started_ns_ = NowNs(CLOCK_MONOTONIC);
+  started_ns_ = MonotonicNs();
   if (config_.health) StartHealth();
   ingest_->OfferEvent(Severity::kInfo, "daemon_started", "ikkuna-daemon " + version + " serves " + directory_);
   return {};
@@ -80,7 +72,7 @@ void Daemon::StartHealth() {
     HealthReading reading;
     reading.status = monitor_->Collect();
     reading.subscribers = subscribers_.List();
-    reading.cpu_seconds = static_cast<double>(NowNs(CLOCK_PROCESS_CPUTIME_ID)) * 1e-9;
+    reading.cpu_seconds = static_cast<double>(ClockNs(CLOCK_PROCESS_CPUTIME_ID)) * 1e-9;
     return reading;
   };
   // Not to TensorBoard: its files are those of the runs, and these series are of all runs.
@@ -145,7 +137,7 @@ Daemon::~Daemon() { Stop(); }
 bool Daemon::IdleFor(double seconds) const {
   if (ingest_->connected() > 0 || watch_hub_.watchers() > 0 || monitor_->SecondsUnused() < seconds) return false;
   if (ingest_->admitted() > 0) return true;
-  return static_cast<double>(NowNs(CLOCK_MONOTONIC) - started_ns_) * 1e-9 >= kFirstTrainerSeconds;
+  return static_cast<double>(MonotonicNs() - started_ns_) * 1e-9 >= kFirstTrainerSeconds;
 }
 
 }  // namespace ikkuna

@@ -8,6 +8,7 @@
 #include <string_view>
 #include <utility>
 
+#include "shared/base/clock.h"
 #include "shared/base/utf8.h"
 
 namespace ikkuna {
@@ -64,11 +65,6 @@ void AddProducer(const ProducerStatus& producer, Values& values) {
 bool Changed(double before, double now, double least_change) {
   if (std::isnan(before) || std::isnan(now)) return std::isnan(before) != std::isnan(now);
   return before != now && !(std::abs(now - before) <= least_change);
-}
-
-int64_t UnixNs() {
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::system_clock::now().time_since_epoch())
-      .count();
 }
 
 }  // namespace

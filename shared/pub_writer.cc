@@ -11,6 +11,7 @@
 #include <cstring>
 #include <limits>
 
+#include "shared/base/clock.h"
 #include "shared/base/memory_limit.h"
 #include "shared/ctl.h"
 #include "shared/pub.h"
@@ -60,12 +61,6 @@ inline void Pause() {
 
 constexpr uint64_t RoundUp(uint64_t value, uint64_t align) { return (value + align - 1) / align * align; }
 
-uint64_t NowNs(clockid_t clock) {
-  timespec now{};
-  clock_gettime(clock, &now);
-  return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
-}
-
 // A random UUID (version 4).
 Status FillUuid(unsigned char (&uuid)[16]) {
   if (getrandom(uuid, sizeof(uuid), 0) != sizeof(uuid)) return PosixError("cannot draw a producer uuid", errno);
@@ -110,8 +105,8 @@ PubHeader PlanHeader(const PubSizes& sizes, uint64_t page) {
   header.arena_bytes = RoundUp(sizes.arena_bytes, page);
   header.total_bytes = header.arena_offset + header.arena_bytes;
   header.pid = static_cast<uint32_t>(getpid());
-  header.start_monotonic_ns = NowNs(CLOCK_MONOTONIC);
-  header.start_unix_ns = static_cast<int64_t>(NowNs(CLOCK_REALTIME));
+  header.start_monotonic_ns = MonotonicNs();
+  header.start_unix_ns = UnixNs();
   return header;
 }
 
@@ -407,9 +402,8 @@ void PubWriter::WriteClock() noexcept {
   const uint64_t generation = LoadRelaxed(status.clock_generation);  // own word
   // Each store releases, so that a reader who sees a new clock sees the odd generation before it.
   StoreRelease(status.clock_generation, generation + 1);
-  StoreRelease(status.clock_monotonic_ns, NowNs(CLOCK_MONOTONIC));
-  std::atomic_ref<int64_t>(status.clock_unix_ns)
-      .store(static_cast<int64_t>(NowNs(CLOCK_REALTIME)), std::memory_order_release);
+  StoreRelease(status.clock_monotonic_ns, MonotonicNs());
+  std::atomic_ref<int64_t>(status.clock_unix_ns).store(UnixNs(), std::memory_order_release);
   StoreRelease(status.clock_generation, generation + 2);
 }
 

@@ -2,7 +2,7 @@
 
 #include <time.h>
 
-#include "daemon/graph/clock.h"
+#include "shared/base/clock.h"
 #include "shared/stats/merge.h"
 #include "shared/stats/stats_pass.h"
 

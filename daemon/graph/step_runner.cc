@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "daemon/graph/clock.h"
+#include "shared/base/clock.h"
 #include "shared/stats/stats_pass.h"
 
 namespace ikkuna::graph {
@@ -89,7 +89,8 @@ Batch StepRunner::Run(Frame& frame, const shm::Record& finished, GraphCounters& 
   dropped_ = finished.dropped_total != frame.dropped_before;
   step_flags_ = finished.flags & kStepFlags;
   samples_seen_ = finished.type == static_cast<uint8_t>(RecordType::kMarker) ? finished.samples : 0;
-  unix_offset_ = UnixOffsetNs();
+  // Added to a monotonic time it gives unix time. Unsigned: a peer's time may be anything.
+  unix_offset_ = static_cast<uint64_t>(ikkuna::UnixNs()) - MonotonicNs();
   if (frame.unnamed != 0) counters_->series_withheld += frame.unnamed;
   uint64_t began = MonotonicNs();
   for (index_ = 0; index_ < frame.nodes.size(); ++index_) {

@@ -13,7 +13,7 @@
 #include <exception>
 #include <utility>
 
-#include "daemon/ingest/clocks.h"
+#include "shared/base/clock.h"
 
 namespace ikkuna::ingest {
 
@@ -47,7 +47,7 @@ void Acceptor::Run() {
   ::pthread_setname_np(::pthread_self(), "ikkuna-accept");
   std::vector<pollfd> fds;
   while (!stop_.load()) {
-    const bool paused = NowNs() < pause_until_ns_;
+    const bool paused = MonotonicNs() < pause_until_ns_;
     fds.assign({{wake_.get(), POLLIN, 0}, {paused ? -1 : listener_.get(), POLLIN, 0}});
     for (const Pending& pending : pending_) fds.push_back({pending.socket.get(), POLLIN | POLLRDHUP, 0});
     if (::poll(fds.data(), fds.size(), kReapMs) < 0) continue;
@@ -69,7 +69,7 @@ void Acceptor::AcceptAll() {
       if (errno != EAGAIN && errno != ECONNABORTED && errno != EINTR) {
         last_refusal_ = std::string("cannot accept a connection: ") + std::strerror(errno);
         refused_.fetch_add(1, std::memory_order_relaxed);
-        pause_until_ns_ = NowNs() + kReapMs * kNsPerMs;
+        pause_until_ns_ = MonotonicNs() + kReapMs * kNsPerMs;
       }
       return;
     }
@@ -84,7 +84,7 @@ void Acceptor::AcceptAll() {
       Refuse(socket.get(), credentials->pid, "too many connections that said nothing yet");
     } else {
       pending_.push_back({std::move(socket), std::move(credentials).value(),
-                          NowNs() + static_cast<uint64_t>(options_.hello_timeout_ms) * kNsPerMs});
+                          MonotonicNs() + static_cast<uint64_t>(options_.hello_timeout_ms) * kNsPerMs});
     }
   }
 }
@@ -106,7 +106,7 @@ bool Acceptor::Serve(Pending& pending, short revents) {
     }
     if ((revents & (POLLHUP | POLLERR)) != 0) return true;
   }
-  if (NowNs() < pending.deadline_ns) return false;
+  if (MonotonicNs() < pending.deadline_ns) return false;
   Refuse(pending.socket.get(), pending.credentials.pid, "no HELLO in time");
   return true;
 }
@@ -137,7 +137,7 @@ void Acceptor::Refuse(int socket, pid_t pid, const std::string& why) {
 
 void Acceptor::TellRefusals() {
   const uint64_t refused = refused_.load(std::memory_order_relaxed);
-  const uint64_t now = NowNs();
+  const uint64_t now = MonotonicNs();
   if (refused == told_ || now - told_ns_ < kEventEveryNs) return;
   const uint64_t count = refused - told_;
   ingest_.OfferEvent(

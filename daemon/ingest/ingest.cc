@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <utility>
 
-#include "daemon/ingest/clocks.h"
 #include "daemon/ingest/process_age.h"
+#include "shared/base/clock.h"
 
 namespace ikkuna::ingest {
 
@@ -155,7 +155,7 @@ void Ingest::Reap() {
   std::lock_guard lock(mutex_);
   if (stopping_.load()) return;
   ReapLocked();
-  const uint64_t now = NowNs();
+  const uint64_t now = MonotonicNs();
   if (now - past_checked_ns_ < kPastCheckNs) return;
   past_checked_ns_ = now;
   for (Past& past : past_) {

@@ -10,6 +10,8 @@
 #include <sstream>
 #include <string>
 
+#include "shared/base/clock.h"
+
 namespace ikkuna::ingest {
 
 namespace {
@@ -35,19 +37,13 @@ int64_t StartSinceBoot(pid_t pid) {
   return ticks * (kNsPerSecond / ::sysconf(_SC_CLK_TCK));
 }
 
-int64_t Now(clockid_t clock) {
-  timespec now{};
-  ::clock_gettime(clock, &now);
-  return static_cast<int64_t>(now.tv_sec) * kNsPerSecond + now.tv_nsec;
-}
-
 }  // namespace
 
 bool ProcessLivesSince(pid_t pid, int64_t unix_ns) {
   if (pid <= 0 || (::kill(pid, 0) != 0 && errno == ESRCH)) return false;
   const int64_t since_boot = StartSinceBoot(pid);
   if (since_boot < 0) return true;
-  const int64_t began = Now(CLOCK_REALTIME) - Now(CLOCK_BOOTTIME) + since_boot;
+  const int64_t began = UnixNs() - ClockNs(CLOCK_BOOTTIME) + since_boot;
   return began <= unix_ns + kSlackNs;
 }
 

@@ -11,7 +11,7 @@
 #include <utility>
 
 #include "daemon/graph/names.h"
-#include "daemon/ingest/clocks.h"
+#include "shared/base/clock.h"
 
 namespace ikkuna::ingest {
 
@@ -19,7 +19,7 @@ namespace {
 
 uint64_t RandomId() {
   uint64_t id = 0;
-  if (::getrandom(&id, sizeof id, 0) != sizeof id || id == 0) id = NowNs();
+  if (::getrandom(&id, sizeof id, 0) != sizeof id || id == 0) id = MonotonicNs();
   return id;
 }
 
@@ -165,7 +165,7 @@ void ProducerSession::Run() {
   try {
     if (Begin()) {
       while (end_ == End::kNone) {
-        Wait(NowNs() - last_record_ns_ < kBusyForNs);
+        Wait(MonotonicNs() - last_record_ns_ < kBusyForNs);
         Turn();
       }
     }
@@ -224,7 +224,7 @@ bool ProducerSession::Begin() {
   TellNews();
   OfferProgress(true);
   Snapshot();
-  last_record_ns_ = NowNs();  // a producer that comes is about to train
+  last_record_ns_ = MonotonicNs();  // a producer that comes is about to train
   return true;
 }
 
@@ -252,7 +252,7 @@ void ProducerSession::Turn() {
     if (!pumped) {
       Quarantine(pumped.error().text);
     } else if (*pumped > 0) {
-      last_record_ns_ = NowNs();
+      last_record_ns_ = MonotonicNs();
       more_ = *pumped >= kRecordsPerTurn;
     }
     SendCommands();
@@ -262,7 +262,7 @@ void ProducerSession::Turn() {
     ctl_->SetCommitted(committed);
     committed_told_ = committed;
   }
-  ctl_->Beat(NowNs());
+  ctl_->Beat(MonotonicNs());
   Snapshot();
   OfferProgress(false);
   SaveSometimes();

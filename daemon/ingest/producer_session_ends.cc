@@ -7,7 +7,7 @@
 #include <exception>
 #include <utility>
 
-#include "daemon/ingest/clocks.h"
+#include "shared/base/clock.h"
 
 namespace ikkuna::ingest {
 
@@ -25,12 +25,12 @@ void ProducerSession::OfferEmitted() {
     for (SampleSink* sink : context_.sinks) sink->Offer(shared);
   }
   progress_offered_seq_ = working_.done_seq;
-  progress_offered_ns_ = NowNs();
+  progress_offered_ns_ = MonotonicNs();
 }
 
 void ProducerSession::OfferProgress(bool even_if_unmoved) {
   working_.done_seq = std::max(working_.done_seq, graph_->done_seq());
-  const uint64_t now = NowNs();
+  const uint64_t now = MonotonicNs();
   const bool moved = working_.done_seq != progress_offered_seq_ && now - progress_offered_ns_ >= kProgressNs;
   if (!moved && !even_if_unmoved) return;
   auto batch = std::make_shared<Batch>();
@@ -64,7 +64,7 @@ void ProducerSession::Snapshot() {
   if (!quarantined()) numbers_.pub = view_->ReadStatus();
   numbers_.ring_position = drain_->position();
   numbers_.arena_position = view_->arena_position();
-  numbers_.now_ns = NowNs();
+  numbers_.now_ns = MonotonicNs();
   for (const auto& [id, name] : names_.roots()) {
     if (id >= 1 && id <= kMaxRoots) numbers_.steps_observed[id - 1u] = graph_->steps_observed(id);
   }
@@ -85,7 +85,7 @@ std::string ProducerSession::StateText() const {
 }
 
 void ProducerSession::SaveSometimes() {
-  const uint64_t now = NowNs();
+  const uint64_t now = MonotonicNs();
   if (now - saved_ns_ < kSaveNs) return;
   const bool moved = numbers_.pub.status.attempted != saved_attempted_ || working_.handled != saved_handled_ ||
                      numbers_.pub.status.steps_timed != saved_steps_ || names_.modules_version() != modules_saved_ ||
@@ -94,7 +94,7 @@ void ProducerSession::SaveSometimes() {
 }
 
 void ProducerSession::SaveNow() {
-  saved_ns_ = NowNs();
+  saved_ns_ = MonotonicNs();
   saved_attempted_ = numbers_.pub.status.attempted;
   saved_handled_ = working_.handled;
   saved_steps_ = numbers_.pub.status.steps_timed;
@@ -139,7 +139,7 @@ void ProducerSession::Quarantine(const std::string& why) {
 // Handles what is committed before ring position `end`. Of a dead producer the holes too: nobody will fill them.
 void ProducerSession::DrainTo(uint64_t end) {
   const bool dead = end_ == End::kDied;
-  const uint64_t deadline = NowNs() + kPayloadWaitNs;
+  const uint64_t deadline = MonotonicNs() + kPayloadWaitNs;
   while (!quarantined()) {
     auto done = Pump(kRecordsPerTurn, end);
     if (!done) return Quarantine(done.error().text);
@@ -150,7 +150,7 @@ void ProducerSession::DrainTo(uint64_t end) {
       if (holes > 0) continue;
     }
     if (drain_->waiting() == 0) return;
-    if (NowNs() > deadline) {
+    if (MonotonicNs() > deadline) {
       if (dead) working_.lost_in_daemon += drain_->AbandonWaiting();
       return;
     }

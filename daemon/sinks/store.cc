@@ -16,6 +16,7 @@
 #include "daemon/sinks/store_schema.h"
 #include "daemon/sinks/store_upkeep.h"
 #include "daemon/sinks/store_writer.h"
+#include "shared/base/clock.h"
 
 namespace ikkuna::sinks {
 namespace {
@@ -25,11 +26,6 @@ using Clock = std::chrono::steady_clock;
 constexpr std::chrono::milliseconds kFreshWait{250};      // a query waits so long for what was offered before it
 constexpr std::chrono::milliseconds kRetryAfter{1'000};   // a full disk is not asked more often
 constexpr std::chrono::milliseconds kUpkeepEvery{1'000};  // the cap may be passed by what one second brings
-
-int64_t NowUnixNs() {
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::system_clock::now().time_since_epoch())
-      .count();
-}
 
 // What to do about a store that does not open, where the reason does not say so itself.
 std::string WithAdvice(const Error& reason) {
@@ -220,7 +216,7 @@ Status Store::Impl::DeleteRun(const RunKey& run) {
 
 void Store::Impl::Raise(Severity severity, std::string kind, std::string text) {
   Event event;
-  event.unix_ns = NowUnixNs();
+  event.unix_ns = UnixNs();
   event.severity = severity;
   event.kind = std::move(kind);
   event.text = std::move(text);

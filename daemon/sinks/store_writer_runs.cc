@@ -3,14 +3,10 @@
 #include <chrono>
 
 #include "daemon/sinks/store_writer.h"
+#include "shared/base/clock.h"
 
 namespace ikkuna::sinks {
 namespace {
-
-int64_t NowUnixNs() {
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::system_clock::now().time_since_epoch())
-      .count();
-}
 
 std::string SizesText(const std::vector<int64_t>& sizes) {
   std::string text;
@@ -109,7 +105,7 @@ Status StoreWriter::WriteProducer(const ProducerStatus& status) {
     if (Status saved = Run(save_producer_); !saved) return saved;  // its values are still bound
   }
   if (Status saved = WriteRoots(status); !saved) return saved;
-  save_run_state_.Bind(1, *run).Bind(2, status.state).Bind(3, NowUnixNs());
+  save_run_state_.Bind(1, *run).Bind(2, status.state).Bind(3, UnixNs());
   return Run(save_run_state_);
 }
 

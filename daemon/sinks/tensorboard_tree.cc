@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "daemon/sinks/tensorboard.h"
+#include "shared/base/clock.h"
 
 namespace ikkuna::sinks {
 namespace {
@@ -15,11 +16,6 @@ constexpr int64_t kNsPerSecond = 1'000'000'000;
 constexpr int64_t kRetryAfterNs = kNsPerSecond;
 constexpr int kValuesPerEvent = 1'000;       // keeps a record small for readers
 constexpr size_t kBytesQueuedMax = 1 << 20;  // a file's memory between two flushes
-
-int64_t NowUnixNs() {
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::system_clock::now().time_since_epoch())
-      .count();
-}
 
 double Seconds(int64_t unix_ns) { return static_cast<double>(unix_ns) / kNsPerSecond; }
 
@@ -81,7 +77,7 @@ std::string TensorBoardTree::UniqueName(Leaf& leaf, const Series& series) {
 bool TensorBoardTree::EnsureFile(Leaf& leaf, const ProducerInfo* producer) {
   leaf.last_use = ++uses_;
   if (leaf.file && !leaf.file->suspended()) return true;
-  const int64_t now = NowUnixNs();
+  const int64_t now = UnixNs();
   if (now < leaf.retry_at_ns) return false;
   leaf.retry_at_ns = now + kRetryAfterNs;
   if (leaf.directory.empty()) {

@@ -51,7 +51,7 @@ struct ThreadClock {
 // Of this thread; begins now when it is the first of the session's.
 ThreadClock& ClockOf(const ikkuna_session* session) {
   thread_local ThreadClock clock;
-  if (clock.session != session) clock = {session, ikkuna::probe::MonotonicNs(), {}};
+  if (clock.session != session) clock = {session, ikkuna::MonotonicNs(), {}};
   return clock;
 }
 
@@ -237,7 +237,7 @@ void ikkuna_end(ikkuna_session* s, uint16_t root_id) {
   if (root == nullptr || !root->open) return;
   root->open = false;
   Guarded(s, [&](Session& session) {
-    const uint64_t now = ikkuna::probe::MonotonicNs();
+    const uint64_t now = ikkuna::MonotonicNs();
     if (root->due.any()) {
       MessageHeader marker = root->header;
       marker.kind = Kind::kBatchFinished;
@@ -245,7 +245,7 @@ void ikkuna_end(ikkuna_session* s, uint16_t root_id) {
     }
     if (root->header.tag != ikkuna::kTagDefault) {
       root->kinds_evaluated |= root->due.due_kinds();
-      root->cost.total_ns += ikkuna::probe::MonotonicNs() - now;
+      root->cost.total_ns += ikkuna::MonotonicNs() - now;
       return;
     }
     auto& status = session.root_status(root_id);
@@ -253,7 +253,7 @@ void ikkuna_end(ikkuna_session* s, uint16_t root_id) {
     ikkuna::shm::StoreRelaxed(status.last_step_ns, now);
     ikkuna::shm::StoreRelaxed(status.step, root->header.step + 1);
     if (++root->steps == 2) Greet(*s, session, root->name);
-    root->cost.total_ns += ikkuna::probe::MonotonicNs() - now;
+    root->cost.total_ns += ikkuna::MonotonicNs() - now;
     ThreadClock& clock = ClockOf(s);
     const uint64_t step_ns = clock.step_time.Count(now - std::exchange(clock.last_end_ns, now));
     session.StepFinished(step_ns, std::exchange(root->cost, {}),

@@ -1,18 +1,11 @@
-// What watching costs: the clock, one step's account, and the timer that adds to it. Thread rule: values of one thread.
+// What watching costs: one step's account and the timer that adds to it. Thread rule: values of one thread.
 #pragma once
-
-#include <time.h>
 
 #include <cstdint>
 
-namespace ikkuna::probe {
+#include "shared/base/clock.h"
 
-// Without a system call (vDSO).
-inline uint64_t MonotonicNs() {
-  timespec now{};
-  ::clock_gettime(CLOCK_MONOTONIC, &now);
-  return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
-}
+namespace ikkuna::probe {
 
 // What the probe spent of one step.
 struct StepCost {

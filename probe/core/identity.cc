@@ -14,6 +14,8 @@
 #include <initializer_list>
 #include <iterator>
 
+#include "shared/base/clock.h"
+
 namespace ikkuna::probe {
 
 namespace {
@@ -88,9 +90,7 @@ std::array<unsigned char, 16> MakeUuidV7() {
     if (got <= 0) break;
     filled += static_cast<size_t>(got);
   }
-  timespec now{};
-  ::clock_gettime(CLOCK_REALTIME, &now);
-  const uint64_t ms = static_cast<uint64_t>(now.tv_sec) * 1000 + static_cast<uint64_t>(now.tv_nsec) / 1'000'000;
+  const uint64_t ms = static_cast<uint64_t>(UnixNs()) / 1'000'000;
   for (int i = 0; i < 6; ++i) uuid[static_cast<size_t>(i)] = static_cast<unsigned char>(ms >> (40 - 8 * i));
   uuid[6] = static_cast<unsigned char>((uuid[6] & 0x0f) | 0x70);
   uuid[8] = static_cast<unsigned char>((uuid[8] & 0x3f) | 0x80);

@@ -77,9 +77,9 @@ void Listener::Emit(const StepIdentity& identity, Kind kind, WatchedModel& model
     header.param = param_id;
     header.call = call;
     header.micro = micro;
-    const uint64_t begin = probe::MonotonicNs();
+    const uint64_t begin = MonotonicNs();
     PublishTensor(*session_, header, level, tensor);
-    if (level == Level::kTensor) OwnThread().cost.tensor_ns += probe::MonotonicNs() - begin;
+    if (level == Level::kTensor) OwnThread().cost.tensor_ns += MonotonicNs() - begin;
   }
   if (!identity.local.empty()) {
     ProbeMessage message;
@@ -100,9 +100,9 @@ void Listener::EmitMeta(const StepIdentity& identity, Kind kind, WatchedModel& m
     probe::MessageHeader header = HeaderOf(identity, kind);
     header.call = call;
     header.micro = micro;
-    const uint64_t begin = probe::MonotonicNs();
+    const uint64_t begin = MonotonicNs();
     PublishTensor(*session_, header, level, tensor);
-    const uint64_t spent = probe::MonotonicNs() - begin;
+    const uint64_t spent = MonotonicNs() - begin;
     ThreadCost& cost = OwnThread().cost;
     if ((KindBit(kind) & kSmallKinds) != 0)
       cost.scalar_ns += spent;
@@ -127,9 +127,9 @@ void Listener::EmitScalar(const StepIdentity& identity, Kind kind, uint32_t para
     header.param = param;
     header.call = call;
     header.micro = micro;
-    const uint64_t begin = probe::MonotonicNs();
+    const uint64_t begin = MonotonicNs();
     session_->PublishScalar(header, value);
-    OwnThread().cost.scalar_ns += probe::MonotonicNs() - begin;
+    OwnThread().cost.scalar_ns += MonotonicNs() - begin;
   }
   if (!identity.local.empty()) {
     ProbeMessage message;
@@ -222,9 +222,9 @@ void Listener::TakeUpdates(RootThread& state, WatchedModel& model) {
     probe::MessageHeader header = HeaderOf(identity, kind);
     header.module = module.id;
     header.param = param.id;
-    const uint64_t begin = probe::MonotonicNs();
+    const uint64_t begin = MonotonicNs();
     PublishDifference(*session_, header, level, param.tensor.detach(), kept);
-    if (level == Level::kTensor) OwnThread().cost.tensor_ns += probe::MonotonicNs() - begin;
+    if (level == Level::kTensor) OwnThread().cost.tensor_ns += MonotonicNs() - begin;
   }
 }
 

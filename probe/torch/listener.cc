@@ -353,7 +353,7 @@ void Listener::GradientReady(const at::Tensor& parameter, const std::vector<Owne
 // Service thread: a loop whose steps are not seen any more may have changed how it writes; listen to it again.
 void Listener::Watchdog() {
   if (!active()) return;
-  const uint64_t now = probe::MonotonicNs();
+  const uint64_t now = MonotonicNs();
   std::lock_guard lock(mutex_);
   for (int i = 0; i < model_count_.load(); ++i) {
     WatchedModel& model = *models_[static_cast<size_t>(i)];

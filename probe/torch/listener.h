@@ -65,9 +65,9 @@ struct ThreadState {
 class ThreadTimer {
  public:
   explicit ThreadTimer(ThreadState& thread)
-      : thread_(thread), outer_(std::exchange(thread.timer, this)), begin_ns_(probe::MonotonicNs()) {}
+      : thread_(thread), outer_(std::exchange(thread.timer, this)), begin_ns_(MonotonicNs()) {}
   ~ThreadTimer() {
-    thread_.cost.total_ns += probe::MonotonicNs() - begin_ns_;
+    thread_.cost.total_ns += MonotonicNs() - begin_ns_;
     thread_.timer = outer_;
   }
   ThreadTimer(const ThreadTimer&) = delete;

@@ -42,15 +42,15 @@ std::shared_ptr<StepIdentity> Listener::MakeIdentity(RootThread& state, WatchedM
 // A thread's first training layer or counted write: from here on it has steps of its own.
 void Listener::SeenFirst(RootThread& state, WatchedModel& model) {
   if (state.started_thread) return;
-  const uint64_t begin = probe::MonotonicNs();
+  const uint64_t begin = MonotonicNs();
   session_->WaitForDaemon();
   // That wait is the trainer's wish.
-  if (ThreadTimer* timer = OwnThread().timer) timer->Skip(probe::MonotonicNs() - begin);
+  if (ThreadTimer* timer = OwnThread().timer) timer->Skip(MonotonicNs() - begin);
   state.shifts = session_->shifts();
   state.pass.identity = MakeIdentity(state, model, kTagDefault, model.next_step.fetch_add(1));
   state.due.store(state.pass.identity->any());
   state.learning.store(true);
-  state.last_step_ns = probe::MonotonicNs();
+  state.last_step_ns = MonotonicNs();
   state.written.assign(model.params().size(), 0);
   state.started_thread = true;
   Sync(state);
@@ -245,7 +245,7 @@ void Listener::EndStep(ThreadState& thread, WatchedModel& model, RootThread& sta
 }
 
 void Listener::AccountStep(ThreadState& thread, RootThread& state, WatchedModel& model) {
-  const uint64_t now = probe::MonotonicNs();
+  const uint64_t now = MonotonicNs();
   // Of several models that take turns on a thread each has its own rhythm, but the time that passes is one.
   const uint64_t since = thread.last_step_ns == 0 ? state.last_step_ns : thread.last_step_ns;
   const uint64_t step_ns = thread.step_time.Count(now - since);

@@ -114,6 +114,13 @@ shm::DemandItem Ask(uint64_t kinds, Level level) {
   return item;
 }
 
+ikkuna_options OptionsFor(const DaemonByHand& daemon) {
+  ikkuna_options options{};
+  options.size = sizeof options;
+  options.directory = daemon.directory().c_str();
+  return options;
+}
+
 class CInterface : public ::testing::Test {
  protected:
   void SetUp() override {
@@ -129,10 +136,8 @@ class CInterface : public ::testing::Test {
 
 TEST_F(CInterface, SummariesTensorsScalarsAndTexts) {
   DaemonByHand daemon;
-  ikkuna_options options{};
-  options.size = sizeof options;
+  ikkuna_options options = OptionsFor(daemon);
   options.run = "by hand";
-  options.directory = daemon.directory().c_str();
   ikkuna_session* session = ikkuna_open(&options);
   ASSERT_NE(session, nullptr);
   const uint16_t root = ikkuna_root(session, "net");
@@ -181,9 +186,7 @@ TEST_F(CInterface, SummariesTensorsScalarsAndTexts) {
 
 TEST_F(CInterface, AfterTheLastUnsubscribeNotOneRecord) {
   DaemonByHand daemon;
-  ikkuna_options options{};
-  options.size = sizeof options;
-  options.directory = daemon.directory().c_str();
+  ikkuna_options options = OptionsFor(daemon);
   ikkuna_session* session = ikkuna_open(&options);
   const uint16_t root = ikkuna_root(session, "net");
   daemon.Accept({Ask(KindBit(Kind::kLoss), Level::kSummary)});
@@ -205,9 +208,7 @@ TEST_F(CInterface, AfterTheLastUnsubscribeNotOneRecord) {
 
 TEST_F(CInterface, ItsCostIsCountedAndKeptInTheBudget) {
   DaemonByHand daemon;
-  ikkuna_options options{};
-  options.size = sizeof options;
-  options.directory = daemon.directory().c_str();
+  ikkuna_options options = OptionsFor(daemon);
   options.budget = 0.01;
   options.quiet = 1;
   ikkuna_session* session = ikkuna_open(&options);
@@ -238,9 +239,7 @@ TEST_F(CInterface, ItsCostIsCountedAndKeptInTheBudget) {
 
 TEST_F(CInterface, StopIsNotHeardWhereControlIsNotAllowed) {
   DaemonByHand daemon;
-  ikkuna_options options{};
-  options.size = sizeof options;
-  options.directory = daemon.directory().c_str();
+  ikkuna_options options = OptionsFor(daemon);
   ikkuna_session* session = ikkuna_open(&options);
   const uint16_t root = ikkuna_root(session, "net");
   daemon.Accept({});
@@ -256,10 +255,8 @@ TEST_F(CInterface, StopIsNotHeardWhereControlIsNotAllowed) {
 
 TEST_F(CInterface, StopArrivesAndTheEndOfTheDaemonEmptiesTheDemand) {
   DaemonByHand daemon;
-  ikkuna_options options{};
-  options.size = sizeof options;
+  ikkuna_options options = OptionsFor(daemon);
   options.allow_control = 1;
-  options.directory = daemon.directory().c_str();
   ikkuna_session* session = ikkuna_open(&options);
   const uint16_t root = ikkuna_root(session, "net");
   daemon.Accept({Ask(KindBit(Kind::kLoss), Level::kSummary)});
@@ -286,9 +283,7 @@ TEST_F(CInterface, StopArrivesAndTheEndOfTheDaemonEmptiesTheDemand) {
 
 TEST_F(CInterface, WrongIdsPublishNothing) {
   DaemonByHand daemon;
-  ikkuna_options options{};
-  options.size = sizeof options;
-  options.directory = daemon.directory().c_str();
+  ikkuna_options options = OptionsFor(daemon);
   ikkuna_session* session = ikkuna_open(&options);
   const uint16_t root = ikkuna_root(session, "net");
   uint64_t all = 0;
