@@ -51,7 +51,7 @@ std::unique_ptr<at::ObserverContext> Listener::OnStart(const at::RecordFunction&
   ++thread.cost.calls;  // whatever comes of it: LibTorch has boxed the operator's arguments for us
   if (thread.busy || thread.depth > 0) return nullptr;
   if (InBackward() && !self->WantsRecomputation(thread)) {
-    self->Guarded([&](ThreadState& own) { self->SleepDuringBackward(own); });
+    if (self->OneThreadTrains()) self->Guarded([&](ThreadState& own) { self->SleepDuringBackward(own); });
     return nullptr;
   }
   if (self->operators_.Find(function.name()) == nullptr) return nullptr;

@@ -297,6 +297,18 @@ bool Listener::WantsRecomputation(ThreadState& thread) const {
   return false;
 }
 
+// Of a thread that begins to train while the callback sleeps for another's backward the first forward pass goes
+// unheard: nobody sleeps before those that begin together have begun, nor where several train.
+bool Listener::OneThreadTrains() const {
+  constexpr uint64_t kBeginning = 64;  // steps
+  for (int m = 0; m < model_count_.load(std::memory_order_acquire); ++m) {
+    const WatchedModel& model = *models_[static_cast<size_t>(m)];
+    const uint64_t steps = model.steps_finished.load(std::memory_order_relaxed) - options_.start_step;
+    if (steps < kBeginning || model.steppers.load(std::memory_order_relaxed) > 1) return false;
+  }
+  return true;
+}
+
 void Listener::SleepDuringBackward(ThreadState& thread) {
   const int64_t task = torch::autograd::get_current_graph_task_id();
   if (thread.off_graph_task == task) return;

@@ -129,6 +129,7 @@ class Listener {
   void Sync(RootThread& state);
   void ChangeNeed(int change);
   void AtEndOfBackward(std::vector<RootThread*> states, bool slept);
+  bool OneThreadTrains() const;
   void SleepDuringBackward(ThreadState& thread);
   bool WantsRecomputation(ThreadState& thread) const;
   void Watchdog();

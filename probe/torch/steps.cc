@@ -140,7 +140,7 @@ bool Listener::IsPending(ThreadState& thread, WatchedModel& model, RootThread& s
 void Listener::ClearPending(ThreadState& thread, WatchedModel& model, RootThread& state) {
   std::vector<RootThread*> cleared;
   if (thread.owns_backward) {
-    state.stepper.store(true);
+    if (!state.stepper.exchange(true)) model.steppers.fetch_add(1, std::memory_order_relaxed);
     cleared.push_back(&state);
   } else {
     std::lock_guard lock(mutex_);

@@ -93,6 +93,7 @@ class WatchedModel {
   std::atomic<bool> writes_arithmetic{false};
   std::atomic<uint64_t> next_step{0};  // ticket of the next step
   std::atomic<uint64_t> steps_finished{0};
+  std::atomic<uint32_t> steppers{0};  // threads that have closed steps of their own
   std::atomic<uint32_t> epoch{0};
   std::atomic<uint64_t> epoch_begin_step{0};
   std::atomic<uint64_t> usual_step_ns{0};  // of the last steps, for the watchdog

@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "probe/ikkuna/probe.hpp"
@@ -244,7 +245,8 @@ TEST_F(Capture, DepthAndFilterChooseTheNames) {
     return names;
   };
   EXPECT_EQ(names_with({}), (std::vector<std::string>{"block.0", "block.1", "block.2", "out"}));
-  EXPECT_EQ(names_with({.depth = 1}), (std::vector<std::string>{"block", "out"})) << "a cut container reports its last layer";
+  EXPECT_EQ(names_with({.depth = 1}), (std::vector<std::string>{"block", "out"}))
+      << "a cut container reports its last layer";
   EXPECT_EQ(names_with({.filter = "block.*"}), (std::vector<std::string>{"block.0", "block.1", "block.2"}));
 }
 
@@ -295,6 +297,32 @@ TEST_F(Capture, EpochsAndSteps) {
   }
   EXPECT_EQ(Of("epoch_started").size(), 3u);
   EXPECT_EQ(Of("epoch_finished").size(), 2u);
+}
+
+TEST_F(Capture, AThreadThatBeginsDuringAnothersBackwardIsHeard) {
+  torch::nn::Linear first(8, 6), last(6, 3);
+  torch::nn::Sequential net(first, last);
+  torch::optim::SGD optimizer(net->parameters(), 0.1);
+  Start({"loss"}).Attach(net);
+  const Tensor x = torch::randn({4, 8}), y = torch::randint(3, {4});
+  // In the midst of a backward pass, of which operators have been heard already, another thread runs a forward pass.
+  const auto losses_of_both = [&] {
+    const size_t before = Of("loss").size();
+    optimizer.zero_grad();
+    const Tensor hidden = first->forward(x);
+    hidden.register_hook([&](const Tensor& gradient) {
+      std::thread([&] { F::cross_entropy(net->forward(x), y); }).join();
+      return gradient;
+    });
+    F::cross_entropy(last->forward(hidden), y).backward();
+    optimizer.step();
+    return Of("loss").size() - before;
+  };
+  Train(net, optimizer, x, y);
+  EXPECT_EQ(losses_of_both(), 2u) << "early on";
+  for (int step = 0; step < 100; ++step) Train(net, optimizer, x, y);
+  std::thread([&] { Train(net, optimizer, x, y); }).join();
+  EXPECT_EQ(losses_of_both(), 2u) << "where several threads train";
 }
 
 TEST_F(Capture, ASubscriberThatThrowsIsRemovedAndTrainingGoesOn) {
