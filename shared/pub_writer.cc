@@ -2,7 +2,6 @@
 // and exceptions, and waits for nothing beyond a bounded spin.
 #include <sched.h>
 #include <sys/random.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>

@@ -1,9 +1,9 @@
 // ikkuna status
 #include <algorithm>
-#include <chrono>
 
 #include "daemon/cli/json.h"
 #include "daemon/cli/status_text.h"
+#include "shared/base/clock.h"
 
 namespace ikkuna::cli {
 namespace {
@@ -142,11 +142,7 @@ Result<Health> ReadHealth(Client& client) {
 
 std::string DaemonText(const Terminal& terminal, const Health& health, const std::string& address) {
   const v1::GetStatusResponse& status = health.status;
-  double age_s = static_cast<double>(std::chrono::duration_cast<std::chrono::nanoseconds>(
-                                         std::chrono::system_clock::now().time_since_epoch())
-                                         .count() -
-                                     status.start_unix_ns()) /
-                 1e9;
+  double age_s = static_cast<double>(UnixNs() - status.start_unix_ns()) / 1e9;
   std::string text = Paint(terminal, Colour::kBold, "ikkuna-daemon " + status.version()) + "  pid " +
                      std::to_string(status.pid()) + ", up " + Duration(std::max(0.0, age_s)) + ", at " + address + "\n";
   std::string store = PlainText(status.data_directory()) + ", " + Bytes(status.store_bytes());

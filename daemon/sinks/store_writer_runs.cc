@@ -1,6 +1,5 @@
 // The part of StoreWriter that keeps runs, producers and modules.
 #include <charconv>
-#include <chrono>
 
 #include "daemon/sinks/store_writer.h"
 #include "shared/base/clock.h"

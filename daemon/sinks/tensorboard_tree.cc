@@ -1,7 +1,6 @@
 #include "daemon/sinks/tensorboard_tree.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <limits>
 #include <optional>

@@ -1,7 +1,6 @@
 #include "probe/core/identity.h"
 
 #include <sys/random.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>

@@ -237,6 +237,56 @@ TEST_F(CInterface, ItsCostIsCountedAndKeptInTheBudget) {
   EXPECT_EQ(daemon.view().ReadStatus().status.roots[root - 1].phase, static_cast<uint32_t>(shm::Phase::kIdle));
 }
 
+TEST_F(CInterface, RootsThatTakeTurnsShareTheTimeThatPasses) {
+  DaemonByHand daemon;
+  ikkuna_options options = OptionsFor(daemon);
+  ikkuna_session* session = ikkuna_open(&options);
+  const uint16_t roots[] = {ikkuna_root(session, "generator"), ikkuna_root(session, "critic")};
+  daemon.Accept({});
+  const auto begin = std::chrono::steady_clock::now();
+  for (uint64_t step = 0; step < 10; ++step) {
+    for (const uint16_t root : roots) {
+      ikkuna_begin(session, root, IKKUNA_TAG_DEFAULT, step, 0);
+      std::this_thread::sleep_for(1ms);
+      ikkuna_end(session, root);
+    }
+  }
+  const std::chrono::nanoseconds passed = std::chrono::steady_clock::now() - begin;
+  const shm::PubStatus status = daemon.view().ReadStatus().status;
+  EXPECT_EQ(status.steps_timed, 20u);
+  EXPECT_GT(status.step_ns, 0u);
+  EXPECT_LE(status.step_ns, static_cast<uint64_t>(passed.count()));
+  ikkuna_close(session);
+}
+
+TEST_F(CInterface, AnEvaluationIsOnTheAccountOfWhatWasAskedOfIt) {
+  DaemonByHand daemon;
+  ikkuna_options options = OptionsFor(daemon);
+  ikkuna_session* session = ikkuna_open(&options);
+  const uint16_t root = ikkuna_root(session, "net");
+  const uint32_t module = ikkuna_module(session, root, "fc", "Linear");
+  shm::DemandItem of_tests = Ask(KindBit(Kind::kActivations), Level::kSummary);
+  of_tests.tag = kTagTest;
+  daemon.Accept({of_tests});
+  const float value = 1;
+  ikkuna_begin(session, root, IKKUNA_TAG_TEST, 0, 0);
+  ikkuna_tensor(session, root, IKKUNA_ACTIVATIONS, module, 0, IKKUNA_F32, 0, nullptr, &value);
+  ikkuna_end(session, root);
+  // Of the training step itself nothing is asked.
+  ikkuna_begin(session, root, IKKUNA_TAG_DEFAULT, 0, 0);
+  std::this_thread::sleep_for(1ms);
+  ikkuna_end(session, root);
+  EXPECT_EQ(daemon.Drain().size(), 3u);
+  EXPECT_GT(daemon.view().ReadStatus().status.probe_ns, 0u);
+  EXPECT_EQ(daemon.view().ReadStatus().status.fixed_ns, 0u);
+  // Of one without an evaluation before it the cost is nobody's.
+  ikkuna_begin(session, root, IKKUNA_TAG_DEFAULT, 1, 0);
+  std::this_thread::sleep_for(1ms);
+  ikkuna_end(session, root);
+  EXPECT_GT(daemon.view().ReadStatus().status.fixed_ns, 0u);
+  ikkuna_close(session);
+}
+
 TEST_F(CInterface, StopIsNotHeardWhereControlIsNotAllowed) {
   DaemonByHand daemon;
   ikkuna_options options = OptionsFor(daemon);
