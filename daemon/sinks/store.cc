@@ -130,7 +130,11 @@ Status Store::Impl::Start() {
 void Store::Impl::Run() {
   std::optional<StoreChunk> chunk;
   while (true) {
-    if (!chunk) chunk = queue_.Take(upkeep_due_);
+    if (!chunk) {
+      StoreQueue::Taken taken = queue_.Take(upkeep_due_);
+      if (taken.ended) break;
+      chunk = std::move(taken.chunk);
+    }
     if (chunk) {
       if (WriteChunk(*chunk)) {
         chunk.reset();
@@ -140,8 +144,6 @@ void Store::Impl::Run() {
       } else {
         queue_.WaitToRetry(Clock::now() + kRetryAfter);
       }
-    } else if (queue_.closing()) {
-      break;
     }
     TakeDeletions();
     if (Clock::now() >= upkeep_due_) Upkeep();

@@ -153,7 +153,7 @@ void StoreQueue::Wake() {
   writer_wakes_.notify_one();
 }
 
-std::optional<StoreChunk> StoreQueue::Take(Clock::time_point until) {
+StoreQueue::Taken StoreQueue::Take(Clock::time_point until) {
   std::unique_lock lock(mutex_);
   auto due = [&] {
     if (chunks_.empty()) return false;
@@ -166,11 +166,11 @@ std::optional<StoreChunk> StoreQueue::Take(Clock::time_point until) {
     if (!chunks_.empty()) deadline = std::min(deadline, chunks_.front().oldest + Store::kCommitAfter);
     if (writer_wakes_.wait_until(lock, deadline) == std::cv_status::timeout && Clock::now() >= until) break;
   }
-  if (!due()) return std::nullopt;
-  StoreChunk chunk = std::move(chunks_.front());
+  if (!due()) return {std::nullopt, closing_};
+  Taken taken{std::move(chunks_.front()), false};
   chunks_.pop_front();
-  in_flight_since_ = chunk.oldest;
-  return chunk;
+  in_flight_since_ = taken.chunk->oldest;
+  return taken;
 }
 
 void StoreQueue::ReleaseLocked(const StoreChunk& chunk) {

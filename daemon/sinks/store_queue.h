@@ -62,9 +62,14 @@ class StoreQueue {
   void Close();
   bool closing() const;
 
-  // The next chunk once it is due: full, kCommitAfter old, nudged or closing. None when `until` passes or Wake() is
-  // called.
-  std::optional<StoreChunk> Take(Clock::time_point until);
+  // The next chunk once it is due: full, kCommitAfter old, nudged or closing. None when `until` passes, Wake() is
+  // called, or nothing will ever come again, which `ended` says: asked for afterwards, closing() is also true of a
+  // queue that was filled and closed since.
+  struct Taken {
+    std::optional<StoreChunk> chunk;
+    bool ended = false;
+  };
+  Taken Take(Clock::time_point until);
   void Wake();
   // `dropped`: rows of the chunk that could not be kept for a reason of their own.
   void Committed(const StoreChunk& chunk, uint64_t dropped);

@@ -8,6 +8,7 @@
 #include <limits>
 #include <mutex>
 
+#include "daemon/sinks/store_queue.h"
 #include "tests/daemon/sinks/sinks_fixture.h"
 
 namespace ikkuna::sinks {
@@ -340,6 +341,23 @@ TEST_F(StoreTest, ARunThatADeadDaemonLeftRunningIsDisconnected) {
   ASSERT_EQ(runs->size(), 2u);
   EXPECT_EQ(runs->at(0).state, "disconnected");
   EXPECT_EQ(runs->at(1).state, "finished");
+}
+
+// The writer may find the queue empty and come back to one that was filled and closed meanwhile.
+TEST(StoreQueueTest, WhatCameBetweenAnEmptyTakeAndTheCloseIsTakenBeforeTheEnd) {
+  StoreQueue queue;
+  StoreQueue::Taken taken = queue.Take(StoreQueue::Clock::now());
+  EXPECT_FALSE(taken.chunk.has_value());
+  EXPECT_FALSE(taken.ended);
+  queue.Push(RunUpsert{*Producer(), "running"});
+  queue.Close();
+  taken = queue.Take(StoreQueue::Clock::now());
+  ASSERT_TRUE(taken.chunk.has_value());
+  EXPECT_EQ(taken.chunk->run_writes.size(), 1u);
+  EXPECT_FALSE(taken.ended);
+  taken = queue.Take(StoreQueue::Clock::now());
+  EXPECT_FALSE(taken.chunk.has_value());
+  EXPECT_TRUE(taken.ended);
 }
 
 TEST_F(StoreTest, EventsHaveRisingIdsAndFilters) {
