@@ -165,7 +165,13 @@ void Listener::Written(ThreadState& thread, WatchedModel& model, const OperatorI
         arithmetic ? has_gradient : info.what == OperatorClass::kAssign && !model.writes_arithmetic.load();
     if (counts) {
       if (arithmetic) model.writes_arithmetic.store(true);
+      // The callback slept for another thread's backward when this one ran its first forward pass.
+      const bool unheard = !state.started_thread && thread.owns_backward && model.steppers.load() > 0;
       SeenFirst(state, model);
+      if (unheard && state.pass.identity->any()) {
+        session_->AddNote("step " + std::to_string(state.pass.identity->step) + " of " + model.name() +
+                          " was the first of a thread that began late: its forward pass was not heard");
+      }
       state.ended_by_assignment = !arithmetic;
       EndStep(thread, model, state, param);
       return;
@@ -388,8 +394,9 @@ void Listener::Freeze(const shm::Command& command, bool freeze) {
     WatchedModel& model = *models_[static_cast<size_t>(m)];
     if (command.root != 0 && command.root != kAnyRoot && command.root != model.root_id()) continue;
     // With the step, since a note is told once.
-    const std::string refused =
-        "freeze refused after step " + std::to_string(model.steps_finished.load(std::memory_order_relaxed)) + ": ";
+    const std::string after_step =
+        " after step " + std::to_string(model.steps_finished.load(std::memory_order_relaxed));
+    const std::string refused = "freeze refused" + after_step + ": ";
     std::vector<WatchedParam*> targets;
     size_t trainable_after = 0;
     for (WatchedParam& param : model.params()) {
@@ -400,6 +407,7 @@ void Listener::Freeze(const shm::Command& command, bool freeze) {
       else if (param.tensor.requires_grad())
         ++trainable_after;
     }
+    if (targets.empty()) continue;
     if (freeze && trainable_after == 0) {
       session_->AddNote(refused + model.name() + " would have nothing left to train");
       continue;
@@ -409,13 +417,22 @@ void Listener::Freeze(const shm::Command& command, bool freeze) {
                         ", one may not take a gradient away from the others");
       continue;
     }
+    std::string untouched;
     for (WatchedParam* param : targets) {
       // What the trainer itself holds still is neither frozen nor thawed by us.
-      if (freeze ? !param->tensor.requires_grad() : !param->frozen) continue;
+      if (freeze ? !param->tensor.requires_grad() : !param->frozen) {
+        const std::string& path = model.module(param->module).path;
+        untouched += (untouched.empty() ? "" : ", ") + (path.empty() ? "" : path + ".") + param->name;
+        continue;
+      }
       param->frozen = freeze;
       param->tensor.set_requires_grad(!freeze);
       if (freeze) param->tensor.mutable_grad().reset();
       model.Renew(*session_, *param);
+    }
+    if (!untouched.empty()) {
+      session_->AddNote((freeze ? "freeze" : "unfreeze") + after_step + " leaves as it was: " + untouched +
+                        (freeze ? ", which did not train" : ", which no client froze"));
     }
   }
 }

@@ -1,7 +1,10 @@
 // Several threads train one model at once, without a lock, each with an optimizer of its own (Niu et al. 2011).
 //
 //   --threads N  --steps N (of each thread)
+//   --late N: none of that; one thread trains N steps, and in the midst of the last one's backward pass another thread
+//   takes the first step of its own
 #include <atomic>
+#include <functional>
 #include <thread>
 
 #include <torch/torch.h>
@@ -22,6 +25,24 @@ int main(int argc, char** argv) {
   ikkuna::Probe probe({.run = "hogwild", .allow_control = true, .budget = 0});
   probe.Attach(model);
   std::atomic<int64_t> made{0};
+  if (const int64_t alone = arguments.Number("--late", 0); alone > 0) {
+    const auto step = [&](torch::optim::Optimizer& optimizer, const std::function<void()>& amid_backward) {
+      optimizer.zero_grad(false);
+      const torch::Tensor hidden = model.f1(batches.x[0]);
+      hidden.register_hook([&](const torch::Tensor&) { amid_backward(); });
+      const torch::Tensor output = model.f3(torch::relu(model.f2(torch::relu(hidden))));
+      torch::nn::functional::cross_entropy(output, batches.y[0]).backward();
+      optimizer.step();
+      made.fetch_add(1);
+    };
+    torch::optim::SGD optimizer(model.parameters(), torch::optim::SGDOptions(.01));
+    torch::optim::SGD second(model.parameters(), torch::optim::SGDOptions(.01));
+    const auto other_thread = [&] { std::thread([&] { step(second, [] {}); }).join(); };
+    for (int64_t i = 1; i < alone; ++i) step(optimizer, [] {});
+    step(optimizer, other_thread);
+    std::printf("made %lld steps\n", static_cast<long long>(made.load()));
+    return 0;
+  }
   std::vector<std::thread> crew;
   for (int64_t t = 0; t < threads; ++t) {
     crew.emplace_back([&, t] {

@@ -2,6 +2,8 @@
 
 import os
 import pathlib
+import re
+import signal
 import subprocess
 import time
 
@@ -182,6 +184,41 @@ class ControlTest(harness.Site):
         self.stop_trainer()
         self.assertEqual(len({hashes["f1"] for _, _, hashes in self.steps()}), 1)
         self.stop_daemon()
+
+    def test_a_freeze_that_changes_nothing_says_so(self):
+        self.start_daemon("--no-default", "--subscribe", "loss()")
+        self.start_paced("--optimizer", "sgd", "--frozen", "f1")
+        self.set_pace(200)
+        self.wait_for_steps(20)
+
+        def noted(pattern):
+            def found():
+                self.assertTrue(self.trainer.running(), self.trainer.log())
+                return [event for event in self.client.events() if event.kind == "note" and re.search(pattern, event.text)]
+            return wait_until(found, lambda: f"no note says '{pattern}': {self.client.events()}")
+
+        self.client.stub.Unfreeze(pb.UnfreezeRequest(module="f2"), timeout=harness.WATCHDOG_S)
+        noted(r"^unfreeze after step \d+ leaves as it was: f2\.weight, f2\.bias, which no client froze$")
+        self.client.stub.Freeze(pb.FreezeRequest(module="f1"), timeout=harness.WATCHDOG_S)
+        noted(r"^freeze after step \d+ leaves as it was: f1\.weight, f1\.bias, which did not train$")
+
+        # What was told once is not told again by a daemon that takes the trainer over.
+        told = [event.text for event in self.client.events() if event.kind == "note"]
+        self.daemon.signal(signal.SIGKILL)
+        self.daemon.wait()
+        self.client.close()
+        self.start_daemon("--no-default", "--subscribe", "loss()")
+        wait_until(lambda: self.client.producer() and len(self.client.producer().notes) == len(told), "the notes are lost")
+        self.wait_for_steps(20)
+        self.client.stub.Freeze(pb.FreezeRequest(module="f1"), timeout=harness.WATCHDOG_S)
+        wait_until(lambda: len(self.client.producer().notes) == len(told) + 1, "the new one does not come")
+        wait_until(lambda: len([event for event in self.client.events() if event.kind == "note"]) > len(told), "it is not told")
+        again = [event.text for event in self.client.events() if event.kind == "note"]
+        self.assertEqual(again[:-1], told)
+        self.assertEqual(len(set(again)), len(again))
+        self.stop_trainer()
+        self.stop_daemon()
+        self.assert_nothing_left()
 
     def test_frozen_weights_stand_still_with_momentum(self):
         self.freeze_and_thaw("sgd")

@@ -14,6 +14,7 @@ FORKER_STEPS = 400
 # The program makes a worker every 40 steps, in turn with libc's fork() and the bare system call.
 WORKERS = ["fork exit 0", "clone exit 0", "fork _exit 0", "clone _exit 0"]
 THREADS, STEPS_EACH = 4, 500
+LATE_STEPS = 100
 
 
 class ForksAndThreadsTest(losses.LossSite):
@@ -100,6 +101,25 @@ class ForksAndThreadsTest(losses.LossSite):
             self.assertLessEqual(len(samples), made, name)
             self.assertLess(max(samples), made + THREADS, name)
             self.assertGreaterEqual(len(samples), made - a.dropped, name)
+        self.finish()
+
+    def test_a_thread_that_begins_late_in_anothers_backward_is_told_of(self):
+        self.start_daemon("--no-default", "--budget", "off", "--subscribe", "loss()", "--subscribe",
+                          "norm(weight_gradients, order=2)")
+        trainer = self.start([PROGRAMS / "hogwild_trainer", "--late", LATE_STEPS], IKKUNA_WAIT_MS="10000")
+        trainer.expect_success()
+        self.assertIn(f"made {LATE_STEPS + 1} steps", trainer.log())
+        producer = self.settled_producer()
+        self.assert_accounts(producer)
+        self.assertEqual(producer.accounting.dropped, 0)
+        self.assertEqual(producer.steps_total, LATE_STEPS + 1)
+        # The late thread closes its step first, with a number of its own: the other's were taken before.
+        [note] = [note for note in producer.notes if "was not heard" in note]
+        self.assertRegex(note, rf"^step {LATE_STEPS} of model was the first of a thread that began late")
+        [losses_found] = self.client.everything(topic="loss").values()
+        self.assertEqual(sorted(losses_found), list(range(LATE_STEPS)))
+        [gradients] = self.client.everything(topic="weight_gradients_norm2", module="f1").values()
+        self.assertEqual(sorted(gradients), list(range(LATE_STEPS + 1)))
         self.finish()
 
     def test_a_freeze_takes_no_gradient_from_under_another_thread(self):
