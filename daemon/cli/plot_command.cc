@@ -54,8 +54,7 @@ Result<int> RunPlot(Context& context, const Options& options) {
     if (!samples) return samples.error();
     PlotSeries line;
     line.name = SeriesName(summary.series().key());
-    for (const v1::Sample& sample : *samples)
-      line.points.emplace_back(XOf(sample, x, start_unix_ns), sample.value());
+    for (const v1::Sample& sample : *samples) line.points.emplace_back(XOf(sample, x, start_unix_ns), sample.value());
     std::stable_sort(line.points.begin(), line.points.end(),
                      [](const auto& a, const auto& b) { return a.first < b.first; });
     lines.push_back(std::move(line));

@@ -57,7 +57,7 @@ Result<int> Subscribe(Context& context, const std::vector<std::string>& texts, b
     std::fprintf(stderr, "ikkuna: warning: %s\n", PlainText(warning).c_str());
   }
   if (json) {
-    Print(JsonText(ToJsonArray(response->subscribers())));
+    Print(JsonText(ToJson(*response)));
     return kExitOk;
   }
   for (const v1::Subscriber& one : response->subscribers()) {
@@ -74,22 +74,25 @@ Result<int> Subscribe(Context& context, const std::vector<std::string>& texts, b
 Result<int> Unsubscribe(Context& context, const std::vector<std::string>& whats, bool json) {
   Result<std::unique_ptr<Client>> client = Client::Connect(context.connection);
   if (!client) return client.error();
-  Subscribers gone;
+  v1::RemoveSubscribersResponse all;
   for (const std::string& what : whats) {
     v1::RemoveSubscribersRequest request;
     request.set_what(what);
     Result<v1::RemoveSubscribersResponse> response = (*client)->Call(&v1::Monitor::Stub::RemoveSubscribers, request);
-    if (!response) return response.error();
+    if (!response) {
+      if (json && all.subscribers_size() > 0) Print(JsonText(ToJson(all)));
+      return response.error();
+    }
     for (const v1::Subscriber& one : response->subscribers()) {
-      *gone.Add() = one;
       if (!json) Print("unsubscribed " + std::to_string(one.id()) + ": " + PlainText(one.text()) + "\n");
     }
     for (const v1::Subscriber& one : response->restored()) {
       if (!json)
         Print("  the default set's is back, " + std::to_string(one.id()) + ": " + PlainText(one.text()) + "\n");
     }
+    all.MergeFrom(*response);
   }
-  if (json) Print(JsonText(ToJsonArray(gone)));
+  if (json) Print(JsonText(ToJson(all)));
   return kExitOk;
 }
 

@@ -97,7 +97,7 @@ class CommandLineTest(harness.Site):
     def test_subscribers_come_and_go(self):
         before = self.json("subscribers")
         self.assertIn("loss", self.ikkuna("subscribers"))
-        [added] = self.json("subscribe", "norm(weights, order=3)")
+        [added] = self.json("subscribe", "norm(weights, order=3)")["subscribers"]
         self.assertEqual(added["topics"], ["weights_norm3"])
         wait_until(lambda: self.client.series(topic="weights_norm3"), "no sample comes")
         self.assertEqual(len(self.json("subscribers")), len(before) + 1)

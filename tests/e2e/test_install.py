@@ -73,12 +73,18 @@ class InstallTest(harness.Site):
         self.assertIn("libikkuna_probe_c.so", needed)
         self.assertNotRegex(needed, "not found|torch|c10")
 
-    def test_the_c_library_gives_its_functions_and_nothing_else(self):
+    def test_the_libraries_give_what_their_headers_declare_and_nothing_else(self):
         header = (self.prefix / "include/ikkuna/probe.h").read_text()
         functions = set(re.findall(r"^IKKUNA_API .*?(ikkuna_\w+)\(", header, re.MULTILINE))
         self.assertGreater(len(functions), 10)
-        library = next(self.prefix.glob("lib*/**/libikkuna_probe_c.so"))
-        self.assertEqual({line.split()[-1] for line in run("nm", "-D", "--defined-only", library).splitlines()}, functions)
+        self.assertEqual(self.symbols("libikkuna_probe_c.so"), functions)
+        methods = self.symbols("libikkuna_probe.so") - functions
+        self.assertGreater(len(methods), 10)
+        self.assertEqual([name for name in methods if not re.match(r"ikkuna::Probe::~?\w+(\[abi:cxx11\])?\(", name)], [])
+
+    def symbols(self, library):
+        listing = run("nm", "-DC", "--defined-only", next(self.prefix.glob(f"lib*/**/{library}")))
+        return {line.split(maxsplit=2)[2] for line in listing.splitlines()}
 
     def test_the_c_package_looks_for_no_libtorch(self):
         project = self.root / "job"
@@ -91,6 +97,22 @@ class InstallTest(harness.Site):
         self.assertNotIn("orch", said)
         run(CMAKE, "--build", project / "build")
         self.start([project / "build/job"]).expect_success()
+
+    def test_a_client_stops_a_job_in_c(self):
+        self.start_daemon("--no-default", "--subscribe", "loss", program=self.prefix / "bin/ikkuna-daemon")
+        job = self.start([self.job, "until-stopped"], IKKUNA_WAIT_MS="60000")
+        harness.wait_until(lambda: self.client.producer() and self.client.producer().steps_total > 100, "the job does not go on")
+        self.assertTrue(job.running(), job.log())
+        ikkuna = lambda *words: subprocess.run([self.prefix / "bin/ikkuna", *words], env=self.environment, capture_output=True,
+                                               text=True, timeout=60)
+        refused = ikkuna("freeze", "fc1")
+        self.assertEqual(refused.returncode, 1)
+        self.assertIn("stop", refused.stderr)  # what it takes instead
+        self.assertEqual(ikkuna("stop").returncode, 0)
+        job.expect_success()
+        producer = self.settled_producer()
+        self.assert_accounts(producer)
+        self.assertGreater(producer.steps_total, 100)
 
     def test_installed_daemon_watches_a_job_in_c(self):
         self.start_daemon("--no-default", "--subscribe", "loss; sum(weights); norm(weights, order=3)",

@@ -258,7 +258,8 @@ TEST_F(CommandsTest, SamplesAreNoAxisOfARunThatCountsNone) {
   EXPECT_EQ(outcome.code, 1);
   EXPECT_THAT(outcome.err, HasSubstr("'fashion' does not say how many samples go into its steps"));
   for (Sample& sample : monitor_.samples) sample.samples_seen = 128 * (sample.step + 1);
-  EXPECT_THAT(Out({"plot", "loss", "--x", "samples", "--ascii"}), AllOf(HasSubstr("samples seen  "), HasSubstr(" 2688\n")));
+  EXPECT_THAT(Out({"plot", "loss", "--x", "samples", "--ascii"}),
+              AllOf(HasSubstr("samples seen  "), HasSubstr(" 2688\n")));
 }
 
 TEST_F(CommandsTest, TheDaemonsOwnSeriesGoOverTime) {
@@ -363,7 +364,6 @@ TEST_F(CommandsTest, SubscribersComeAndGo) {
   EXPECT_EQ(Out({"subscribers"}),
             "id  subscriber              source  publishes      results  incomplete     cpu\n"
             " 3  norm(weights, order=3)  client  weights_norm3       12           1  0.25 s\n");
-  EXPECT_EQ(json::parse(Out({"subscribe", "loss", "--json"}))[0]["id"], 3);
   monitor_.replaced = {{2, "norm(weights)", "default", {"weights_norm2"}, 1, 0, 0}};
   monitor_.warnings = {"module=x matches no module"};
   Outcome warned = Run({"subscribe", "loss"});
@@ -372,6 +372,13 @@ TEST_F(CommandsTest, SubscribersComeAndGo) {
   EXPECT_THAT(warned.out,
               HasSubstr("  in place of 2 of the default set: norm(weights); it is back when its place is free"));
   EXPECT_THAT(Out({"unsubscribe", "3"}), HasSubstr("  the default set's is back, 2: norm(weights)\n"));
+  json added = json::parse(Run({"subscribe", "loss", "--json"}).out);
+  EXPECT_EQ(added["subscribers"][0]["id"], 3);
+  EXPECT_EQ(added["replaced"][0]["id"], 2);
+  EXPECT_EQ(added["warnings"], json({"module=x matches no module"}));
+  json gone = json::parse(Out({"unsubscribe", "3", "4", "--json"}));
+  EXPECT_EQ(gone["subscribers"].size(), 2u);
+  EXPECT_EQ(gone["restored"][0]["id"], 2);
   EXPECT_EQ(json::parse(Out({"subscribers", "--json"}))[0]["source"], "client");
   monitor_.failure = Error{ErrorCode::kInvalidArgument, "'nrom' is no metric"};
   Outcome outcome = Run({"subscribe", "nrom(weights)"});
