@@ -1,16 +1,19 @@
 """What watching costs a trainer: the time of a step with the probe over that of the same step without it.
 
-Two processes that do the same differ by a percent or two for as long as they live, by where their memory happens to lie. So
-each is compared with itself: a trainer attaches its probe, trains, detaches it, trains, and so on; a ratio is the mean step
-of one stretch with the probe over the mean of the bare stretches before and after it. The variants, each with a trainer and
-a daemon of its own, take turns stretch by stretch, so that whatever else the machine does meets all of them; the trainers
-share a core, the daemons another. The first steps of a stretch are not counted. A ratio that is far off the others of its
-trainer was disturbed by something else and is left out.
+On a shared machine a step takes five percent more or less from one second to the next, and two processes that do the same
+differ for as long as they live, by where their memory happens to lie. Against the former two trainers, twins, take turns of
+a few steps on one core, one with its probe attached, the other without: a ratio is the mean step of a watched turn over the
+mean of the bare turns before and after it. Against the latter they change parts: the figure of a pair is the geometric mean
+of the two halves, in which what is peculiar to each twin cancels. The daemon has another core.
 
-Everything is started afresh several times. The figure is the mean over all ratios, beside it stands the standard error of the
-means of these sets, and the variant `again`, whose trainer never attaches, shows what the method itself is worth.
+The first step of a turn finds the other's data in the caches and is not counted, nor are the first steps after attaching. A
+turn has seven steps, which has no factor in common with any period of the default set. A ratio that is far off the others of
+its half was disturbed by something else and is left out.
 
-    overhead.py [--sets N] [--cycles N] [--models fc,alexnet-mini] [--variants ...] [--check]
+Everything is started afresh several times. The figure is the mean over these pairs, beside it stands its standard error, and
+the variant `again`, of which neither twin ever attaches, shows what the method itself is worth.
+
+    overhead.py [--sets N] [--turns N] [--models fc,alexnet-mini] [--variants ...] [--check]
 
 variant   probe attached, and
 again     (no probe)
@@ -42,110 +45,102 @@ DAEMON_FLAGS = {
 GOALS = {"none": 1.005, "default": 1.02, "stats": 1.08, "tensors": 1.15}
 # The C library's default gives memory back and takes it again at every step; its page faults move the base by 20%.
 MALLOC = {"MALLOC_TRIM_THRESHOLD_": str(1 << 33), "MALLOC_TOP_PAD_": str(1 << 28)}
-# Steps of a stretch that are not counted and those that are. With the default set the budget finds its periods first, and
-# what is counted is longer than most of them.
-BARE_STEPS = (5, 40)
-PROBE_STEPS = {"default": (250, 200)}
-PROBE_STEPS_ELSE = (20, 40)
-DISTURBED = 0.15  # off the median of a trainer's ratios
+TURN = 7  # steps
+# Steps before a half is counted: all that is needed is there, and with the default set the budget has found its periods.
+SETTLING = {"default": 250}
+SETTLING_ELSE = 20
+DISTURBED = 0.15  # off the median of a half's ratios
 
 
 class Trainer:
-    def __init__(self, model, variant, folder, cores):
-        self.variant = variant
-        self.environment = {**os.environ, **MALLOC, "OMP_NUM_THREADS": "1", "IKKUNA_DIR": str(folder / variant),
-                            "IKKUNA_WAIT_MS": "20000"}
-        self.daemon = None
-        if variant != "again":
-            with open(folder / f"{variant}.log", "wb") as log:
-                self.daemon = subprocess.Popen(
-                    [BIN / "ikkuna-daemon", "--data-dir", folder / f"{variant}-data", *DAEMON_FLAGS[variant]],
-                    env=self.environment, stdout=log, stderr=subprocess.STDOUT, preexec_fn=lambda: os.sched_setaffinity(0, {cores[1]}))
+    """One of the twins, on the first core; it attaches to the daemon whose directory the environment names."""
+
+    def __init__(self, model, environment, core):
         self.process = subprocess.Popen(
-            [BIN.parent / "tests/overhead_trainer", model], env=self.environment, stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, preexec_fn=lambda: os.sched_setaffinity(0, {cores[0]}))
+            [BIN.parent / "tests/overhead_trainer", model], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL, text=True, preexec_fn=lambda: os.sched_setaffinity(0, {core}))
 
     def tell(self, line):
         self.process.stdin.write(f"{line}\n")
         self.process.stdin.flush()
 
-    def stretch(self, watched):
-        """Trains with the probe or without; the counted steps' mean wall time and mean processor time, in ns."""
-        not_counted, counted = PROBE_STEPS.get(self.variant, PROBE_STEPS_ELSE) if watched else BARE_STEPS
-        if self.daemon:
-            self.tell("attach" if watched else "detach")
-        self.tell(not_counted + counted)
+    def steps(self, count):
+        """Trains; the steps' wall times and processor times, in ns."""
+        self.tell(count)
         answer = self.process.stdout.readline()
         if not answer:
-            raise SystemExit(f"overhead: the trainer of '{self.variant}' ended with {self.process.wait()}")
-        return [statistics.fmean([int(ns) for ns in part.split()][not_counted:]) for part in answer.split("|")]
+            raise SystemExit(f"overhead: a trainer ended with {self.process.wait()}")
+        return [[int(ns) for ns in part.split()] for part in answer.split("|")]
+
+    def turn(self):
+        """The mean wall time and the mean processor time of the counted steps."""
+        return [statistics.fmean(times[1:]) for times in self.steps(TURN)]
+
+    def end(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+class Pair:
+    """Two trainers that live for one set, and the daemon that watches now the one, now the other."""
+
+    def __init__(self, model, variant, cores):
+        self.variant = variant
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="ikkuna-overhead-"))
+        self.environment = {**os.environ, **MALLOC, "OMP_NUM_THREADS": "1", "IKKUNA_DIR": str(self.folder / "meet"),
+                            "IKKUNA_WAIT_MS": "20000"}
+        self.daemon = None
+        if variant != "again":
+            with open(self.folder / "log", "wb") as log:
+                self.daemon = subprocess.Popen(
+                    [BIN / "ikkuna-daemon", "--data-dir", self.folder / "data", *DAEMON_FLAGS[variant]], env=self.environment,
+                    stdout=log, stderr=subprocess.STDOUT, preexec_fn=lambda: os.sched_setaffinity(0, {cores[1]}))
+        self.twins = [Trainer(model, self.environment, cores[0]) for _ in range(2)]
+
+    def half(self, watched, bare, turns):
+        """([(wall ratio, processor time ratio), ...] of all turns, mean bare step in ns)."""
+        if self.daemon:
+            watched.tell("attach")
+        watched.steps(SETTLING.get(self.variant, SETTLING_ELSE))
+        bare_turns, ratios = [bare.turn()], []
+        for _ in range(turns):
+            turn = watched.turn()
+            bare_turns.append(bare.turn())
+            ratios.append([turn[i] / ((bare_turns[-2][i] + bare_turns[-1][i]) / 2) for i in (0, 1)])
+        return ratios, statistics.fmean(wall for wall, _ in bare_turns)
 
     def status(self):
-        """One line of what the daemon says of this trainer."""
+        """One line of what the daemon says of the trainer that it watches."""
         if not self.daemon:
             return ""
         answer = subprocess.run([BIN / "ikkuna", "status"], env=self.environment, capture_output=True, text=True)
         wanted = ("steps", "cost", "drop", "record", "budget", "statistics", "tensors")
         return "; ".join(line.strip() for line in answer.stdout.splitlines() if any(w in line for w in wanted))
 
+    def measure(self, turns, verbose):
+        """(wall ratio, processor time ratio, mean bare step in ns, turns left out)."""
+        for twin in self.twins:
+            twin.steps(SETTLING_ELSE)
+        kept, bare_ns, left_out = [], [], 0
+        for watched, bare in (self.twins, self.twins[::-1]):
+            ratios, bare_step = self.half(watched, bare, turns)
+            if verbose:
+                print(f"  {self.variant}: {self.status()}")
+            if self.daemon:
+                watched.tell("detach")
+            kept.append(undisturbed(ratios))
+            left_out += len(ratios) - len(kept[-1])
+            bare_ns.append(bare_step)
+        wall, cpu = ((statistics.fmean(r[i] for r in kept[0]) * statistics.fmean(r[i] for r in kept[1])) ** 0.5 for i in (0, 1))
+        return wall, cpu, statistics.fmean(bare_ns), left_out
+
     def end(self):
-        self.process.stdin.close()
-        self.process.wait()
+        for twin in self.twins:
+            twin.end()
         if self.daemon:
             self.daemon.send_signal(signal.SIGTERM)
             self.daemon.wait()
-
-
-def measure_set(model, arguments, cores, title):
-    """({variant: [(wall ratio, processor time ratio), ...]}, mean bare step in ns), by processes that live for this set."""
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="ikkuna-overhead-"))
-    trainers = []
-    try:
-        for variant in arguments.variants:
-            trainers.append(Trainer(model, variant, folder, cores))
-        for trainer in trainers:
-            trainer.stretch(False)
-        bare = {trainer.variant: [trainer.stretch(False)] for trainer in trainers}
-        watched = {trainer.variant: [] for trainer in trainers}
-        for number in range(arguments.cycles):
-            # Each cycle begins with another one: what follows the longest stretch is not always the same.
-            first = number % len(trainers)
-            for trainer in trainers[first:] + trainers[:first]:
-                watched[trainer.variant].append(trainer.stretch(True))
-                if arguments.verbose and number + 1 == arguments.cycles:
-                    print(f"  {trainer.variant}: {trainer.status()}")
-                bare[trainer.variant].append(trainer.stretch(False))
-            print(f"\r{title}, cycle {number + 1} of {arguments.cycles} ", end="", file=sys.stderr, flush=True)
-        ratios = {variant: [[stretch[i] / ((bare[variant][n][i] + bare[variant][n + 1][i]) / 2) for i in (0, 1)]
-                            for n, stretch in enumerate(stretches)]
-                  for variant, stretches in watched.items()}
-        return ratios, statistics.fmean(wall for stretches in bare.values() for wall, _ in stretches)
-    finally:
-        for trainer in trainers:
-            trainer.end()
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def measure(model, arguments, cores):
-    sets = [measure_set(model, arguments, cores, f"{model}: set {number + 1} of {arguments.sets}")
-            for number in range(arguments.sets)]
-    print(file=sys.stderr)
-    bare_ms = statistics.fmean(bare for _, bare in sets) / 1e6
-    print(f"{model}: batch 128, bare step {bare_ms:.2f} ms, {arguments.sets} sets of {arguments.cycles} cycles")
-    print(f"  {'variant':<10}{'of the bare step':>18}{'+-':>9}{'processor time':>16}{'at most':>9}{'left out':>10}")
-    figures = {}
-    for variant in arguments.variants:
-        taken = [ratio for ratios, _ in sets for ratio in ratios[variant]]
-        kept = undisturbed(taken)
-        wall, cpu = ([ratio[i] for ratio in kept] for i in (0, 1))
-        means = [statistics.fmean(ratio[0] for ratio in ratios[variant] if ratio in kept) for ratios, _ in sets]
-        error = statistics.stdev(means) / len(means) ** 0.5 if len(means) > 1 else float("nan")
-        goal = GOALS.get(variant, "")
-        print(f"  {variant:<10}{statistics.fmean(wall):>18.4f}{error:>9.4f}{statistics.fmean(cpu):>16.4f}{goal:>9}"
-              f"{len(taken) - len(kept):>7} of {len(taken)}")
-        if variant != "again":
-            figures[variant] = statistics.fmean(wall)
-    return figures
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def undisturbed(ratios):
@@ -153,14 +148,40 @@ def undisturbed(ratios):
     return [ratio for ratio in ratios if abs(ratio[0] - usual) < DISTURBED]
 
 
+def measure(model, arguments, cores):
+    found = {variant: [] for variant in arguments.variants}
+    for number in range(arguments.sets):
+        for variant in arguments.variants:
+            print(f"\r{model}: set {number + 1} of {arguments.sets}, {variant:<10}", end="", file=sys.stderr, flush=True)
+            pair = Pair(model, variant, cores)
+            try:
+                found[variant].append(pair.measure(arguments.turns, arguments.verbose))
+            finally:
+                pair.end()
+    print(file=sys.stderr)
+    bare_ms = statistics.fmean(bare for pairs in found.values() for _, _, bare, _ in pairs) / 1e6
+    print(f"{model}: batch 128, bare step {bare_ms:.2f} ms, {arguments.sets} pairs of trainers a variant, 2 x {arguments.turns} turns")
+    print(f"  {'variant':<10}{'of the bare step':>18}{'+-':>9}{'processor time':>16}{'at most':>9}{'left out':>13}")
+    figures = {}
+    for variant, pairs in found.items():
+        wall, cpu = ([pair[i] for pair in pairs] for i in (0, 1))
+        error = statistics.stdev(wall) / len(wall) ** 0.5 if len(wall) > 1 else float("nan")
+        left_out = f"{sum(pair[3] for pair in pairs)} of {2 * arguments.turns * len(pairs)}"
+        print(f"  {variant:<10}{statistics.fmean(wall):>18.4f}{error:>9.4f}{statistics.fmean(cpu):>16.4f}"
+              f"{GOALS.get(variant, ''):>9}{left_out:>13}")
+        if variant != "again":
+            figures[variant] = statistics.fmean(wall)
+    return figures
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", type=int, default=3, help="times that all processes are started afresh")
-    parser.add_argument("--cycles", type=int, default=8, help="stretches with the probe, and as many without, of each trainer in a set")
+    parser.add_argument("--turns", type=int, default=60, help="turns of the watched twin in each half")
     parser.add_argument("--models", default="fc,alexnet-mini")
     parser.add_argument("--variants", default="again,none,default,stats,tensors")
     parser.add_argument("--check", action="store_true", help="exit 1 when a ratio is above its goal")
-    parser.add_argument("--verbose", action="store_true", help="also what the daemons say of the trainers")
+    parser.add_argument("--verbose", action="store_true", help="also what the daemons say of the trainers that they watch")
     arguments = parser.parse_args()
     arguments.variants = arguments.variants.split(",")
     cores = sorted(os.sched_getaffinity(0))
