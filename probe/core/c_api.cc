@@ -32,6 +32,7 @@ struct Root {
   StepDemand due;
   MessageHeader header;
   bool open = false;
+  bool begun = false;  // a training step was
   std::string name;
   uint32_t epoch_begin_step = 0;
   ikkuna::probe::StepCost cost;  // of the calls since the last training step ended
@@ -220,6 +221,9 @@ void ikkuna_begin(ikkuna_session* s, uint16_t root_id, uint16_t tag, uint64_t st
     root->calls.clear();
     root->open = true;
     auto& status = session.root_status(root_id);
+    if (tag == ikkuna::kTagDefault && !std::exchange(root->begun, true)) {
+      ikkuna::shm::StoreRelaxed(status.start_step, step);
+    }
     const auto phase = tag == ikkuna::kTagDefault ? ikkuna::shm::Phase::kTrain : ikkuna::shm::Phase::kEvaluate;
     ikkuna::shm::StoreRelaxed(status.phase, static_cast<uint32_t>(phase));
     ikkuna::shm::StoreRelaxed(status.epoch, epoch);

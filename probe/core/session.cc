@@ -11,6 +11,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <system_error>
 
 #include "shared/handshake.h"
 
@@ -124,9 +125,13 @@ bool Session::CreateSegments() {
   sigset_t all, old;
   ::sigfillset(&all);
   ::pthread_sigmask(SIG_SETMASK, &all, &old);  // the trainer's signals stay on the trainer's threads
-  service_ = std::thread([this] { Serve(); });
+  try {
+    service_ = std::thread([this] { Serve(); });
+  } catch (const std::system_error& error) {
+    std::fprintf(stderr, "ikkuna: off, training is not watched: no thread can be made: %s\n", error.what());
+  }
   ::pthread_sigmask(SIG_SETMASK, &old, nullptr);
-  return true;
+  return service_.joinable();
 }
 
 Session::~Session() {
@@ -170,20 +175,36 @@ void Session::SwitchOff(const std::string& reason) noexcept {
 // ---------------------------------------------------------------------------------------------------------------
 // Service thread
 
-void Session::Serve() {
+// Nothing that goes wrong here may end the trainer.
+void Session::Serve() noexcept {
   ::pthread_setname_np(::pthread_self(), "ikkuna-probe");
+  try {
+    ServeUntilStopped();
+  } catch (const std::exception& error) {
+    SwitchOff(error.what());
+  } catch (...) {
+    SwitchOff("unknown error");
+  }
+  Disconnect();
+}
+
+void Session::ServeUntilStopped() {
   int backoff_ms = kReconnectMinMs;
   uint64_t next_connect_ns = 0;
   uint64_t next_tick_ns = 0;
   while (!stop_.load()) {
     const uint64_t now = MonotonicNs();
-    if (!socket_ && !rejected_.load() && now >= next_connect_ns) {
+    if (!socket_ && now >= next_connect_ns) {
       Connect();
       backoff_ms = socket_ ? kReconnectMinMs : std::min(backoff_ms * 2, kReconnectMaxMs);
       next_connect_ns = now + static_cast<uint64_t>(backoff_ms) * 1'000'000;
     }
     // A daemon that does not answer is waited for: it is hung, and a new meeting would only queue behind this one.
+    const bool met = socket_.valid();
     WatchSocket(kServicePeriodMs);
+    if (met && !socket_ && refused_.load()) {
+      next_connect_ns = now + static_cast<uint64_t>(options_.retry_refused_ms) * 1'000'000;
+    }
     BackArenaIfAsked();
     PrintSaid();
     if (now >= next_tick_ns) {
@@ -193,7 +214,6 @@ void Session::Serve() {
       if (tick_) tick_();
     }
   }
-  Disconnect();
   PrintSaid();
 }
 
@@ -245,23 +265,30 @@ void Session::ReadAnswer() {
     return;
   }
   if (auto* reject = std::get_if<shm::Reject>(&answer.value())) {
-    std::fprintf(stderr, "ikkuna: the daemon refused this run, training goes on unwatched: %s\n",
-                 reject->reason.c_str());
-    rejected_.store(true);
-    Disconnect();
+    Refused("refused this run: " + reject->reason);
     return;
   }
   auto& welcome = std::get<shm::ReceivedWelcome>(answer.value());
   auto view = shm::CtlView::Open(std::move(welcome.ctl_fd));
   if (!view || !pub_->AcceptHeads((*view)->heads())) {
-    std::fprintf(stderr, "ikkuna: the daemon's answer makes no sense, training goes on unwatched: %s\n",
-                 view ? "its positions lie outside of what was published" : view.error().text.c_str());
-    rejected_.store(true);
-    Disconnect();
+    Refused("gave an answer that makes no sense: " +
+            (view ? "its positions lie outside of what was published" : view.error().text));
     return;
   }
   SetCtl(std::shared_ptr<const shm::CtlView>(std::move(view).value()));
   connected_.store(true);
+  refused_.store(false);
+}
+
+// It may have been full, or another will take its place: it is asked again, in no hurry.
+void Session::Refused(const std::string& why) {
+  if (why != refusal_) {
+    std::fprintf(stderr, "ikkuna: training goes on unwatched, since the daemon %s; it is asked again every %d s\n",
+                 why.c_str(), options_.retry_refused_ms / 1000);
+    refusal_ = why;
+  }
+  refused_.store(true);
+  Disconnect();
 }
 
 void Session::SetCtl(std::shared_ptr<const shm::CtlView> ctl) {
@@ -343,7 +370,7 @@ void Session::WaitForDaemon() {
 
 void Session::WaitForDemand(uint64_t wait_ms) {
   const uint64_t deadline = MonotonicNs() + wait_ms * 1'000'000;
-  while (MonotonicNs() < deadline && !rejected_.load()) {
+  while (MonotonicNs() < deadline && !refused_.load()) {
     DemandCopy copy;
     RefreshDemand(copy);
     bool known = false;
@@ -432,10 +459,16 @@ uint32_t Session::NameId(const std::string& name) {
 }
 
 void Session::AddFact(const std::string& key, const std::string& value) {
+  // One that is said anew at every step must not take the room of names.
+  constexpr size_t kMaxFactEntries = 10'000;
   std::lock_guard lock(names_mutex_);
+  const auto [known, fresh] = facts_.try_emplace(key, static_cast<uint32_t>(facts_.size() + 1), value);
+  if ((!fresh && known->second.second == value) || fact_entries_ >= kMaxFactEntries) return;
+  known->second.second = value;
+  ++fact_entries_;
   shm::RegistryEntry entry;
   entry.type = shm::EntryType::kFact;
-  entry.id = next_fact_++;
+  entry.id = known->second.first;
   entry.name = key;
   entry.second = value;
   Append(entry);

@@ -38,6 +38,7 @@ struct SessionOptions {
   uint32_t ring_slots = shm::kDefaultRingSlots;
   uint32_t budget_ppm = 10'000;  // 0: no budget
   shm::Control control = shm::Control::kNone;
+  int retry_refused_ms = 60'000;  // a daemon that refused this run is asked again after so long
 };
 
 // What stands in every record of one message but its content.
@@ -71,6 +72,7 @@ class Session {
 
   // False in a forked child and after SwitchOff(): the caller does nothing more. One relaxed load each.
   bool active() const { return fork_guard_.in_owner() && !off_.load(std::memory_order_relaxed); }
+  bool in_owner() const { return fork_guard_.in_owner(); }  // not in a forked child
   // Prints a line on stderr, from the service thread: a training thread does not wait for whoever reads there.
   void Say(const std::string& text);
   // Our own failure: says so once on stderr and turns the session off; training goes on.
@@ -87,6 +89,7 @@ class Session {
                   uint32_t flags);
   uint16_t TagId(const std::string& name);
   uint32_t NameId(const std::string& name);  // of a scalar, text or parameter group
+  // A fact of the run; a later one of the same key takes its place.
   void AddFact(const std::string& key, const std::string& value);
   void AddNote(const std::string& text);  // once per text
 
@@ -144,10 +147,12 @@ class Session {
  private:
   explicit Session(const SessionOptions& options);
   bool CreateSegments();
-  void Serve();
+  void Serve() noexcept;
+  void ServeUntilStopped();
   void Connect();
   void Disconnect();
   void ReadAnswer();
+  void Refused(const std::string& why);
   void WatchSocket(int timeout_ms);
   void BackArenaIfAsked();
   void PrintSaid();
@@ -191,9 +196,10 @@ class Session {
   std::unordered_map<std::string, uint32_t> names_;
   std::unordered_map<std::string, uint16_t> tags_;
   std::unordered_map<std::string, bool> notes_;
+  std::unordered_map<std::string, std::pair<uint32_t, std::string>> facts_;  // key -> id and value
+  size_t fact_entries_ = 0;
   uint32_t next_module_ = 1;
   uint32_t next_param_ = 1;
-  uint32_t next_fact_ = 1;
   uint16_t next_root_ = 1;
 
   std::mutex said_mutex_;
@@ -203,9 +209,10 @@ class Session {
   std::atomic<bool> stop_{false};
   UniqueFd wake_;  // eventfd: written once, at the end
   std::mutex tick_mutex_;
-  std::function<void()> tick_;  // guarded by tick_mutex_
-  std::atomic<bool> rejected_{false};
-  UniqueFd socket_;  // service thread only
+  std::function<void()> tick_;        // guarded by tick_mutex_
+  std::atomic<bool> refused_{false};  // by the daemon that was met last
+  std::string refusal_;               // service thread only: the last that was printed
+  UniqueFd socket_;                   // service thread only
   std::thread service_;
 };
 

@@ -1,118 +1,23 @@
 // The C interface against a daemon's side held by hand: what is asked arrives, what is not asked costs no record.
 #include <gtest/gtest.h>
-#include <poll.h>
-#include <sys/socket.h>
 
 #include <chrono>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
-#include <filesystem>
 #include <memory>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "probe/ikkuna/probe.h"
-#include "shared/ctl.h"
-#include "shared/handshake.h"
-#include "shared/pub.h"
 #include "shared/stats/derive.h"
+#include "tests/probe/core/daemon_by_hand.h"
 
 namespace ikkuna {
 namespace {
 
 using namespace std::chrono_literals;
-
-// Accepts one producer, gives it a demand, and reads what it publishes.
-class DaemonByHand {
- public:
-  DaemonByHand() {
-    char path[] = "/tmp/ikkuna-c-api-XXXXXX";
-    directory_ = ::mkdtemp(path);
-    EXPECT_TRUE(shm::PrepareDirectory(directory_, false).ok());
-    auto listener = shm::ListenForProducers(directory_, false);
-    EXPECT_TRUE(listener.ok());
-    listener_ = std::move(listener).value();
-  }
-  ~DaemonByHand() { std::filesystem::remove_all(directory_); }
-  const std::string& directory() const { return directory_; }
-
-  void Accept(const std::vector<shm::DemandItem>& demand, uint32_t budget_ppm = 0) {
-    for (int i = 0; i < 5000 && !socket_; ++i) {
-      socket_ = UniqueFd(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-      if (!socket_) std::this_thread::sleep_for(1ms);
-    }
-    ASSERT_TRUE(socket_.valid());
-    for (int i = 0; i < 5000 && !view_; ++i) {
-      auto hello = shm::ReceiveHello(socket_.get());
-      if (!hello) {
-        ASSERT_EQ(hello.error().code, ErrorCode::kUnavailable) << hello.error().text;
-        std::this_thread::sleep_for(1ms);
-        continue;
-      }
-      hello_ = hello->hello;
-      auto view = shm::PubView::Open(std::move(hello->pub_fd));
-      ASSERT_TRUE(view.ok()) << view.error().text;
-      view_ = std::move(view).value();
-    }
-    ASSERT_TRUE(view_);
-    ASSERT_TRUE(view_->StartAt(hello_.heads).ok());
-    auto ctl = shm::CtlWriter::Create(7, hello_.heads, budget_ppm);
-    ASSERT_TRUE(ctl.ok());
-    ctl_ = std::move(ctl).value();
-    ReadRegistry();
-    ASSERT_TRUE(ctl_->SetDemand(demand, 1u << 20).ok());
-    ASSERT_TRUE(
-        shm::SendWelcome(socket_.get(), {.session_id = 7, .feature_bits = 0, .daemon_version = "test"}, ctl_->fd())
-            .ok());
-  }
-  void ReadRegistry() {
-    auto entries = view_->ReadRegistry();
-    ASSERT_TRUE(entries.ok()) << entries.error().text;
-    for (auto& entry : *entries) registry_.push_back(entry);
-  }
-  // Everything published, with host payloads copied out.
-  struct Got {
-    shm::Record record;
-    std::vector<unsigned char> payload;
-  };
-  std::vector<Got> Drain() {
-    std::vector<Got> all;
-    for (;;) {
-      auto next = view_->Next();
-      EXPECT_TRUE(next.ok()) << (next.ok() ? "" : next.error().text);
-      if (!next.ok() || !next->has_value()) break;
-      const shm::Message& message = **next;
-      Got got{message.record, {}};
-      if (message.payload != nullptr) got.payload.assign(message.payload, message.payload + message.payload_bytes);
-      all.push_back(std::move(got));
-    }
-    ctl_->SetHeads({view_->ring_position(), view_->arena_position()});
-    ReadRegistry();
-    return all;
-  }
-  void Demand(const std::vector<shm::DemandItem>& demand) { ASSERT_TRUE(ctl_->SetDemand(demand, 1u << 20).ok()); }
-  void Hang() { socket_.reset(); }
-  shm::CtlWriter& ctl() { return *ctl_; }
-  shm::PubView& view() { return *view_; }
-  const std::vector<shm::RegistryEntry>& registry() const { return registry_; }
-
- private:
-  std::string directory_;
-  UniqueFd listener_, socket_;
-  shm::Hello hello_;
-  std::unique_ptr<shm::PubView> view_;
-  std::unique_ptr<shm::CtlWriter> ctl_;
-  std::vector<shm::RegistryEntry> registry_;
-};
-
-shm::DemandItem Ask(uint64_t kinds, Level level) {
-  shm::DemandItem item;
-  item.kinds = kinds | KindBit(Kind::kBatchStarted) | KindBit(Kind::kBatchFinished);
-  item.level = level;
-  return item;
-}
 
 ikkuna_options OptionsFor(const DaemonByHand& daemon) {
   ikkuna_options options{};
@@ -294,9 +199,7 @@ TEST_F(CInterface, StopIsNotHeardWhereControlIsNotAllowed) {
   const uint16_t root = ikkuna_root(session, "net");
   daemon.Accept({});
   EXPECT_EQ(daemon.view().ReadStatus().status.control, static_cast<uint32_t>(shm::Control::kNone));
-  shm::Command stop{};
-  stop.type = static_cast<uint32_t>(shm::CommandType::kStop);
-  ASSERT_TRUE(daemon.ctl().Push(stop, daemon.view().ReadStatus().status.command_done).ok());
+  daemon.Command(shm::CommandType::kStop);
   ikkuna_begin(session, root, IKKUNA_TAG_DEFAULT, 0, 0);
   EXPECT_EQ(daemon.view().ReadStatus().status.command_done, 1u);
   EXPECT_EQ(ikkuna_stop_requested(session), 0);
@@ -313,9 +216,7 @@ TEST_F(CInterface, StopArrivesAndTheEndOfTheDaemonEmptiesTheDemand) {
   ikkuna_begin(session, root, IKKUNA_TAG_DEFAULT, 0, 0);
   EXPECT_EQ(ikkuna_stop_requested(session), 0);
   EXPECT_EQ(daemon.view().ReadStatus().status.control, static_cast<uint32_t>(shm::Control::kStopOnly));
-  shm::Command stop{};
-  stop.type = static_cast<uint32_t>(shm::CommandType::kStop);
-  ASSERT_TRUE(daemon.ctl().Push(stop, daemon.view().ReadStatus().status.command_done).ok());
+  daemon.Command(shm::CommandType::kStop);
   ikkuna_begin(session, root, IKKUNA_TAG_DEFAULT, 1, 0);
   EXPECT_EQ(ikkuna_stop_requested(session), 1);
   EXPECT_EQ(daemon.view().ReadStatus().status.command_done, 1u);
@@ -328,6 +229,24 @@ TEST_F(CInterface, StopArrivesAndTheEndOfTheDaemonEmptiesTheDemand) {
     std::this_thread::sleep_for(1ms);
   }
   EXPECT_TRUE(empty);
+  ikkuna_close(session);
+}
+
+TEST_F(CInterface, AResumedRunSaysWhereItBegan) {
+  DaemonByHand daemon;
+  const ikkuna_options options = OptionsFor(daemon);
+  ikkuna_session* session = ikkuna_open(&options);
+  const uint16_t root = ikkuna_root(session, "net");
+  daemon.Accept({});
+  ikkuna_begin(session, root, IKKUNA_TAG_TEST, 500, 0);
+  ikkuna_end(session, root);
+  for (uint64_t step = 500; step < 503; ++step) {
+    ikkuna_begin(session, root, IKKUNA_TAG_DEFAULT, step, 0);
+    ikkuna_end(session, root);
+  }
+  const shm::RootStatus status = daemon.view().ReadStatus().status.roots[0];
+  EXPECT_EQ(status.start_step, 500u);
+  EXPECT_EQ(status.step, 503u);
   ikkuna_close(session);
 }
 
