@@ -27,6 +27,15 @@ std::pair<at::Tensor, at::Tensor> MomentsOf(torch::optim::OptimizerParamState& s
   return {};
 }
 
+// None where the options of an optimizer of the trainer's own do not say.
+std::optional<double> LearningRate(const torch::optim::OptimizerParamGroup& group) {
+  try {
+    return group.options().get_lr();
+  } catch (const std::exception&) {
+    return std::nullopt;
+  }
+}
+
 }  // namespace
 
 probe::MessageHeader Listener::HeaderOf(const StepIdentity& identity, Kind kind) const {
@@ -58,6 +67,9 @@ void Listener::TellLocal(const StepIdentity& identity, ProbeMessage message, Kin
     } catch (const std::exception& error) {
       subscriber->failed.store(true);
       std::fprintf(stderr, "ikkuna: an in-process subscriber threw and was removed: %s\n", error.what());
+    } catch (...) {
+      subscriber->failed.store(true);
+      std::fprintf(stderr, "ikkuna: an in-process subscriber threw what is no exception and was removed\n");
     }
   }
 }
@@ -171,7 +183,7 @@ void Listener::TakeWeights(RootThread& state, WatchedModel& model) {
     Emit(identity, param.bias ? Kind::kBiases : Kind::kWeights, model, param.module, &param, param.id, 0, 0,
          param.tensor);
     const Kind update = param.bias ? Kind::kBiasUpdates : Kind::kWeightUpdates;
-    if (!identity.Wants(update, model.module(param.module).id)) {
+    if (!identity.Wants(update, model.module(param.module).id) || !WhyUnreadable(param.tensor).empty()) {
       state.kept[i].reset();
       continue;
     }
@@ -205,8 +217,10 @@ void Listener::TakeUpdates(RootThread& state, WatchedModel& model) {
     const WatchedModule& module = model.module(param.module);
     const Kind kind = param.bias ? Kind::kBiasUpdates : Kind::kWeightUpdates;
     if (!identity.Wants(kind, module.id)) continue;
-    if (kept.sizes() != param.tensor.sizes() || kept.scalar_type() != param.tensor.scalar_type()) {
-      session_->AddNote("the update of " + module.path + " that spans a change of its type or shape is not captured");
+    if (kept.sizes() != param.tensor.sizes() || kept.scalar_type() != param.tensor.scalar_type() ||
+        !WhyUnreadable(param.tensor).empty()) {
+      session_->AddNote("the update of " + module.path +
+                        " that spans a change of its type, shape or device is not captured");
       continue;
     }
     if (!identity.local.empty()) {
@@ -228,9 +242,15 @@ void Listener::TakeUpdates(RootThread& state, WatchedModel& model) {
   }
 }
 
-int Listener::OptimizerOf(const WatchedParam& param) const {
-  for (size_t i = 0; i < optimizers_.size(); ++i) {
-    if (optimizers_[i]->groups.count(param.tensor.unsafeGetTensorImpl()) != 0) return static_cast<int>(i);
+std::shared_ptr<const WatchedOptimizers> Listener::Optimizers() const {
+  std::lock_guard lock(mutex_);
+  return optimizers_;
+}
+
+// The one attached last, where several have the parameter: a trainer that changes over attaches the new one.
+int Listener::OptimizerOf(const WatchedOptimizers& optimizers, const WatchedParam& param) {
+  for (size_t i = optimizers.size(); i-- > 0;) {
+    if (optimizers[i]->groups.count(param.tensor.unsafeGetTensorImpl()) != 0) return static_cast<int>(i);
   }
   return -1;
 }
@@ -240,12 +260,13 @@ void Listener::TakeGradients(WatchedModel& model, const std::shared_ptr<StepIden
                              std::vector<int>* late) {
   if (!identity->AnyOf(KindBit(Kind::kWeightGradients) | KindBit(Kind::kBiasGradients))) return;
   auto& params = model.params();
-  const int writer = written_param < 0 ? -1 : OptimizerOf(params[static_cast<size_t>(written_param)]);
+  const auto optimizers = Optimizers();
+  const int writer = written_param < 0 ? -1 : OptimizerOf(*optimizers, params[static_cast<size_t>(written_param)]);
   for (const WatchedParam& param : params) {
     if (param.id == 0) continue;
     const at::Tensor& gradient = param.tensor.grad();
     if (!gradient.defined()) continue;
-    const int optimizer = writer < 0 ? -1 : OptimizerOf(param);
+    const int optimizer = writer < 0 ? -1 : OptimizerOf(*optimizers, param);
     if (writer >= 0 && optimizer != writer) {
       if (late != nullptr && optimizer >= 0 && std::find(late->begin(), late->end(), optimizer) == late->end()) {
         late->push_back(optimizer);
@@ -259,23 +280,32 @@ void Listener::TakeGradients(WatchedModel& model, const std::shared_ptr<StepIden
 
 void Listener::TakeLearningRates(const StepIdentity& identity, WatchedModel& model, int written_param) {
   if (!identity.AnyOf(Kind::kLearningRate)) return;
-  const int writer = written_param < 0 ? -1 : OptimizerOf(model.params()[static_cast<size_t>(written_param)]);
-  for (size_t i = 0; i < optimizers_.size(); ++i) {
+  const auto optimizers = Optimizers();
+  const int writer =
+      written_param < 0 ? -1 : OptimizerOf(*optimizers, model.params()[static_cast<size_t>(written_param)]);
+  for (size_t i = 0; i < optimizers->size(); ++i) {
     if (writer >= 0 && static_cast<int>(i) != writer) continue;
-    auto& groups = optimizers_[i]->optimizer->param_groups();
-    for (size_t g = 0; g < groups.size() && g < optimizers_[i]->group_names.size(); ++g) {
-      EmitScalar(identity, Kind::kLearningRate, optimizers_[i]->group_names[g], 0, 0, groups[g].options().get_lr(),
-                 "group" + std::to_string(g));
+    const WatchedOptimizer& watched = *(*optimizers)[i];
+    auto& groups = watched.optimizer->param_groups();
+    for (size_t g = 0; g < groups.size() && g < watched.group_names.size(); ++g) {
+      const std::optional<double> rate = LearningRate(groups[g]);
+      if (!rate) {
+        session_->AddNote("learning rates of an attached optimizer are not captured: its options have no get_lr()");
+        continue;
+      }
+      EmitScalar(identity, Kind::kLearningRate, watched.group_names[g], 0, 0, *rate, "group" + std::to_string(g));
     }
   }
 }
 
 void Listener::TakeMoments(WatchedModel& model, const StepIdentity& identity, bool optimizers_alive) {
   if (!identity.AnyOf(KindBit(Kind::kExpAvg) | KindBit(Kind::kExpAvgSq))) return;
+  const auto optimizers = Optimizers();
   for (const WatchedParam& param : model.params()) {
-    const int index = OptimizerOf(param);
+    const int index = OptimizerOf(*optimizers, param);
     if (param.id == 0 || index < 0) continue;
-    WatchedOptimizer& optimizer = *optimizers_[static_cast<size_t>(index)];
+    WatchedOptimizer& optimizer = *(*optimizers)[static_cast<size_t>(index)];
+    std::lock_guard lock(optimizer.mutex);
     const void* key = param.tensor.unsafeGetTensorImpl();
     if (optimizers_alive) {
       const auto& states = optimizer.optimizer->state();

@@ -45,13 +45,14 @@ bool InBackward() { return torch::autograd::get_current_graph_task_id() != -1; }
 }  // namespace
 
 std::unique_ptr<at::ObserverContext> Listener::OnStart(const at::RecordFunction& function) {
-  Listener* self = live_listener_.load(std::memory_order_acquire);
+  const Inside inside;
+  Listener* self = live_listener_.load();
   if (self == nullptr || !self->active()) return nullptr;
   ThreadState& thread = self->OwnThread();
   ++thread.cost.calls;  // whatever comes of it: LibTorch has boxed the operator's arguments for us
   if (thread.busy || thread.depth > 0) return nullptr;
   if (InBackward() && !self->WantsRecomputation(thread)) {
-    if (self->OneThreadTrains()) self->Guarded([&](ThreadState& own) { self->SleepDuringBackward(own); });
+    if (self->OneThreadRunsLayers()) self->Guarded([&](ThreadState& own) { self->SleepDuringBackward(own); });
     return nullptr;
   }
   if (self->operators_.Find(function.name()) == nullptr) return nullptr;
@@ -66,7 +67,8 @@ std::unique_ptr<at::ObserverContext> Listener::OnStart(const at::RecordFunction&
 
 void Listener::OnEnd(const at::RecordFunction& function, at::ObserverContext* context) {
   if (context == nullptr) return;
-  Listener* self = live_listener_.load(std::memory_order_acquire);
+  const Inside inside;
+  Listener* self = live_listener_.load();
   ThreadState& thread = Thread();
   if (thread.depth > 0) --thread.depth;
   if (self == nullptr || thread.listener != self->serial_) return;
@@ -148,7 +150,7 @@ std::unique_ptr<at::ObserverContext> Listener::Started(ThreadState& thread, cons
     if (context->module < 0) return nullptr;
   }
 
-  RootThread& state = State(thread, *models_[static_cast<size_t>(context->model)]);
+  RootThread& state = State(thread, *models_[static_cast<size_t>(context->model)], backward);
   Pass* pass = backward ? &ForwardState(thread, *models_[static_cast<size_t>(context->model)]).pass : thread.pass;
   if (pass == nullptr || !pass->identity) return nullptr;
   const bool wanted = pass->identity->AnyOf(KindBit(Kind::kActivations) | KindBit(Kind::kLayerGradients));
@@ -191,11 +193,10 @@ void Listener::Ended(ThreadState& thread, const at::RecordFunction& function, Op
   }
   if (!output.requires_grad() || !output.grad_fn()) return;
   if (!context.identity->Wants(Kind::kLayerGradients, model.module(reported).id)) return;
-  output.register_hook([self = this, root = context.model, reported, call = context.call, micro = context.micro,
+  output.register_hook([serial = serial_, root = context.model, reported, call = context.call, micro = context.micro,
                         identity = context.identity](const at::Tensor& gradient) {
-    if (live_listener_.load(std::memory_order_acquire) == self) {
-      self->LayerGradient(root, reported, call, micro, identity, gradient);
-    }
+    const Inside inside;
+    if (Listener* live = Live(serial)) live->LayerGradient(root, reported, call, micro, identity, gradient);
   });
 }
 
@@ -281,6 +282,9 @@ int Listener::FunctionalModule(ThreadState& thread, const OperatorInfo& info, co
 void Listener::LayerBegins(ThreadState& thread, WatchedModel& model, int module, const at::Tensor& input) {
   if (watchdog_awake_.load(std::memory_order_relaxed) && watchdog_awake_.exchange(false)) ChangeNeed(-1);
   RootThread& state = State(thread, model);
+  if (!state.runs_layers.load(std::memory_order_relaxed) && !state.runs_layers.exchange(true)) {
+    model.layer_threads.fetch_add(1);
+  }
   if (thread.last_root != model.index()) {
     thread.last_layer = thread.last_module = -1;
     thread.last_output.reset();

@@ -13,13 +13,18 @@
 namespace ikkuna::torch_probe {
 
 std::atomic<Listener*> Listener::live_listener_{nullptr};
+std::atomic<int64_t> Listener::inside_{0};
 
 namespace {
 
-// Listeners of the process, kept for callbacks that are still running on other threads when a probe ends. Never
-// destroyed: a trainer that leaves by exit() may still run operators on other threads while static objects go.
-std::vector<std::shared_ptr<Listener>>& Retired() {
-  static auto* const retired = new std::vector<std::shared_ptr<Listener>>;
+// Listeners of the process: a callback on another thread may still be in one whose probe has ended. The list itself is
+// never destroyed: a trainer that leaves by exit() may still run operators on other threads while static objects go.
+struct Retirement {
+  std::mutex mutex;
+  std::vector<std::shared_ptr<Listener>> listeners;  // guarded by mutex
+};
+Retirement& Retired() {
+  static auto* const retired = new Retirement;
   return *retired;
 }
 
@@ -30,38 +35,54 @@ uint64_t NextSerial() {
 
 }  // namespace
 
+Listener* Listener::Live(uint64_t serial) {
+  Listener* listener = live_listener_.load();
+  return listener != nullptr && listener->serial_ == serial ? listener : nullptr;
+}
+
 // A post-accumulate hook on one parameter; chains whatever was there.
 struct Listener::Hook : torch::autograd::PostAccumulateGradHook {
-  Listener* listener = nullptr;
-  std::vector<Owner> owners;
-  at::Tensor parameter;  // the same tensor in every owner
+  uint64_t listener = 0;                                   // serial
+  std::atomic<const std::vector<Owner>*> owners{nullptr};  // the listener's
   std::unique_ptr<torch::autograd::PostAccumulateGradHook> before;
+  torch::autograd::PostAccumulateGradHook* chained = nullptr;  // `before`, also when it is back in its place
   void operator()(const at::Tensor& tensor) override {
-    if (before) (*before)(tensor);
-    listener->GradientReady(tensor, owners);
+    const Inside inside;
+    if (chained != nullptr) (*chained)(tensor);
+    if (Listener* live = Live(listener)) live->GradientReady(tensor, *owners.load());
   }
 };
 
 // Runs its end when the last reference goes: at the end of backward, also when backward throws.
 class Listener::BackwardGuard {
  public:
-  BackwardGuard(Listener* listener, std::vector<RootThread*> states, bool slept)
-      : listener_(listener), states_(std::move(states)), slept_(slept) {}
+  BackwardGuard(std::shared_ptr<Listener> listener, std::vector<RootThread*> states, std::vector<WatchedModel*> models)
+      : listener_(std::move(listener)), states_(std::move(states)), models_(std::move(models)) {}
   // A copy would run the end when it goes, in the middle of backward.
   BackwardGuard(const BackwardGuard&) = delete;
   BackwardGuard& operator=(const BackwardGuard&) = delete;
   ~BackwardGuard() {
+    const Inside inside;
     if (!listener_->active()) return;
+    // A step of this pass may be ended by another thread, which cannot see what was spent here.
+    if (!models_.empty() && Thread().listener == listener_->serial_) {
+      RootThread& state = *states_.front();
+      if (!state.stepper.load()) state.handed_over.Add(std::exchange(Thread().cost, {}));
+    }
     for (RootThread* state : states_) {
-      if (slept_) state->in_backward.store(false);
+      if (models_.empty()) state->in_backward.store(false);
       listener_->Sync(*state);
+    }
+    for (WatchedModel* model : models_) {
+      if (!model->freezes_wait.load(std::memory_order_relaxed)) continue;
+      listener_->Guarded([&](ThreadState&) { listener_->FreezeAsAsked(*model); });
     }
   }
 
  private:
-  Listener* const listener_;
+  const std::shared_ptr<Listener> listener_;
   const std::vector<RootThread*> states_;
-  const bool slept_;
+  const std::vector<WatchedModel*> models_;  // that got gradients; none: of callbacks that slept
 };
 
 std::shared_ptr<Listener> Listener::Start(const ProbeOptions& options) {
@@ -74,8 +95,11 @@ std::shared_ptr<Listener> Listener::Start(const ProbeOptions& options) {
   auto session = probe::Session::Open(session_options);
   if (!session) return nullptr;
   auto listener = std::make_shared<Listener>(std::move(session), options, NextSerial());
-  Retired().push_back(listener);
-  live_listener_.store(listener.get(), std::memory_order_release);
+  {
+    std::lock_guard lock(Retired().mutex);
+    Retired().listeners.push_back(listener);
+  }
+  live_listener_.store(listener.get());
   {
     std::lock_guard lock(listener->wake_mutex_);
     listener->callback_ = at::addGlobalCallback(at::RecordFunctionCallback(&Listener::OnStart, &Listener::OnEnd)
@@ -95,6 +119,19 @@ Listener::Listener(std::unique_ptr<probe::Session> session, const ProbeOptions& 
 
 Listener::~Listener() = default;
 
+void Listener::DestroyRetired() noexcept {
+  // What they hold (models, subscribers) may be the trainer's, whose destructors may do anything: not under the lock.
+  std::vector<std::shared_ptr<Listener>> gone;
+  std::lock_guard lock(Retired().mutex);
+  if (inside_.load() != 0) return;
+  auto& listeners = Retired().listeners;
+  for (auto it = listeners.begin(); it != listeners.end();) {
+    const bool unused = it->use_count() == 1 && (*it)->stopped_.load() && live_listener_.load() != it->get();
+    if (unused) gone.push_back(std::move(*it));
+    it = unused ? listeners.erase(it) : it + 1;
+  }
+}
+
 void Listener::Attach(torch::nn::Module& root, std::shared_ptr<torch::nn::Module> keep_alive,
                       const AttachOptions& options) {
   Guarded([&](ThreadState&) {
@@ -112,7 +149,9 @@ void Listener::Attach(torch::nn::Module& root, std::shared_ptr<torch::nn::Module
     model->steps_finished.store(options_.start_step);
     model->epoch.store(options_.start_epoch);
     model->epoch_begin_step.store(options_.start_step);
-    shm::StoreRelaxed(session_->root_status(model->root_id()).step, options_.start_step);
+    shm::RootStatus& status = session_->root_status(model->root_id());
+    shm::StoreRelaxed(status.start_step, options_.start_step);
+    shm::StoreRelaxed(status.step, options_.start_step);
     models_[static_cast<size_t>(index)] = std::move(model);
     WatchedModel& watched = *models_[static_cast<size_t>(index)];
     InstallHooks(watched);
@@ -124,7 +163,7 @@ void Listener::Attach(torch::nn::Module& root, std::shared_ptr<torch::nn::Module
 
 void Listener::Attach(torch::optim::Optimizer& optimizer) {
   Guarded([&](ThreadState&) {
-    auto watched = std::make_unique<WatchedOptimizer>();
+    auto watched = std::make_shared<WatchedOptimizer>();
     watched->optimizer = &optimizer;
     int group = 0;
     for (const auto& parameters : optimizer.param_groups()) {
@@ -134,7 +173,9 @@ void Listener::Attach(torch::optim::Optimizer& optimizer) {
       watched->group_names.push_back(session_->NameId("group" + std::to_string(group++)));
     }
     std::lock_guard lock(mutex_);
-    optimizers_.push_back(std::move(watched));
+    auto more = std::make_shared<WatchedOptimizers>(*optimizers_);
+    more->push_back(std::move(watched));
+    optimizers_ = std::move(more);
   });
 }
 
@@ -152,39 +193,44 @@ void Listener::InstallHooks(WatchedModel& model) {
     const at::Tensor& tensor = params[i].tensor;
     const Owner owner{model.index(), static_cast<int>(i)};
     auto& slot = torch::autograd::impl::post_acc_grad_hooks(tensor);
-    Hook* mine = nullptr;
-    for (Hook* hook : hooks_) {
-      if (hook == slot.get()) mine = hook;
-    }
-    if (mine != nullptr) {
+    auto* mine = dynamic_cast<Hook*>(slot.get());
+    if (mine != nullptr && mine->listener == serial_) {
       // Tied within one model: the first owner speaks for it.
-      if (mine->owners.back().model != owner.model) mine->owners.push_back(owner);
+      if (mine->owners.load()->back().model == owner.model) continue;
+      auto more = std::make_unique<std::vector<Owner>>(*mine->owners.load());
+      more->push_back(owner);
+      for (HookPlace& place : hooks_) {
+        if (place.hook == mine) place.owners = more.get();
+      }
+      mine->owners.store(more.get());
+      owners_.push_back(std::move(more));
       continue;
     }
     auto hook = std::make_unique<Hook>();
-    hook->listener = this;
-    hook->owners.push_back(owner);
-    hook->parameter = tensor;
+    owners_.push_back(std::make_unique<std::vector<Owner>>(1, owner));
+    hook->listener = serial_;
+    hook->owners.store(owners_.back().get());
     hook->before = std::move(slot);
-    hooks_.push_back(hook.get());
+    hook->chained = hook->before.get();
+    hooks_.push_back({tensor, hook.get(), owners_.back().get()});
     torch::autograd::impl::set_post_acc_grad_hooks(tensor, std::move(hook));
   }
   // A model all of whose parameters also belong to others shares their steps; one that shares a part only must not
   // take the others' backward passes for its own.
-  for (Hook* hook : hooks_) {
-    for (const Owner& owner : hook->owners) all_shared_[static_cast<size_t>(owner.model)] = true;
+  for (const HookPlace& place : hooks_) {
+    for (const Owner& owner : *place.owners) all_shared_[static_cast<size_t>(owner.model)] = true;
   }
-  for (Hook* hook : hooks_) {
-    if (hook->owners.size() == 1) all_shared_[static_cast<size_t>(hook->owners.front().model)] = false;
+  for (const HookPlace& place : hooks_) {
+    if (place.owners->size() == 1) all_shared_[static_cast<size_t>(place.owners->front().model)] = false;
   }
 }
 
 void Listener::RemoveHooks() {
-  for (Hook* hook : hooks_) {
-    auto& slot = torch::autograd::impl::post_acc_grad_hooks(hook->parameter);
-    if (slot.get() != hook) continue;  // somebody chained theirs onto ours: it stays, deaf
-    auto before = std::move(hook->before);
-    slot = std::move(before);
+  for (const HookPlace& place : hooks_) {
+    auto& slot = torch::autograd::impl::post_acc_grad_hooks(place.parameter);
+    if (slot.get() != place.hook) continue;  // somebody chained theirs onto ours: it stays, deaf
+    removed_hooks_.emplace_back(static_cast<Hook*>(slot.release()));
+    slot = std::move(removed_hooks_.back()->before);
   }
   hooks_.clear();
 }
@@ -213,33 +259,74 @@ ThreadState& Listener::OwnThread() {
     thread.cost = {};
     thread.timer = nullptr;
     thread.last_step_ns = 0;
+    thread.steps_ended = 0;
     thread.step_time = {};
   }
   return thread;
 }
 
 ThreadState::~ThreadState() {
-  Listener* listener = Listener::live_listener_.load(std::memory_order_acquire);
+  const Listener::Inside inside;
+  Listener* live = Listener::Live(listener);
   // Not in a forked child: another thread may have held a lock of ours when it was made.
-  if (listener == nullptr || !listener->active() || this->listener != listener->serial_) return;
-  for (RootThread* state : roots) {
+  if (live == nullptr || !live->active()) return;
+  for (size_t m = 0; m < roots.size(); ++m) {
+    RootThread* state = roots[m];
     if (state == nullptr) continue;
-    // What is pending stays: backward may have run on this thread for a step that another one will end.
-    for (auto* flag : {&state->due, &state->open, &state->learning, &state->watching}) flag->store(false);
-    listener->Sync(*state);
+    // What is pending stays: backward may have run on this thread for a step that another one will end. So does what is
+    // due where no thread is left: the one that takes over is to be heard from its first layer on.
+    for (auto* flag : {&state->open, &state->learning, &state->watching}) flag->store(false);
+    // Copies of the weights, for an update that nobody will ask for now.
+    if (!state->closing) state->kept.clear();
+    std::lock_guard lock(live->mutex_);
     state->ended.store(true);
+    if (state->in_pass || live->RunsLayersLocked(m)) state->due.store(false);
+    live->Sync(*state);
   }
 }
 
-RootThread& Listener::State(ThreadState& thread, WatchedModel& model) {
+// Whether a living thread runs layers of the model.
+bool Listener::RunsLayersLocked(size_t model) const {
+  return std::any_of(states_[model].begin(), states_[model].end(),
+                     [](const auto& state) { return state->runs_layers.load() && !state->ended.load(); });
+}
+
+// Of threads that come and go (one an epoch, one a backward pass) the next takes over what the last has left.
+RootThread& Listener::State(ThreadState& thread, WatchedModel& model, bool only_backward) {
   RootThread*& state = thread.roots[static_cast<size_t>(model.index())];
-  if (state == nullptr) {
-    auto made = std::make_unique<RootThread>();
-    state = made.get();
+  if (state != nullptr) return *state;
+  {
     std::lock_guard lock(mutex_);
-    states_[static_cast<size_t>(model.index())].push_back(std::move(made));
+    auto& states = states_[static_cast<size_t>(model.index())];
+    // A thread that runs backward alone leaves the steps to those whose layers it works for.
+    const bool may_step = !only_backward || !RunsLayersLocked(static_cast<size_t>(model.index()));
+    for (const auto& other : states) {
+      if (!other->ended.load() || other->pending.load() || other->in_pass) continue;
+      if (other->started_thread ? !may_step : !only_backward) continue;
+      other->ended.store(false);
+      state = other.get();
+      break;
+    }
+    if (state == nullptr) {
+      states.push_back(std::make_unique<RootThread>());
+      return *(state = states.back().get());
+    }
   }
+  Guarded([&](ThreadState&) { TakeOver(*state, model, true); });
   return *state;
+}
+
+// What the thread that ended left open is closed as its own next pass would have.
+void Listener::TakeOver(RootThread& state, WatchedModel& model, bool optimizers_alive) {
+  if (state.closing) FinishClosing(state, model, optimizers_alive);
+  CloseEvaluation(state);
+  state.stepper.store(false);
+  state.graph_task = -2;
+  state.last_step_ns = MonotonicNs();
+  if (!state.started_thread) return;
+  state.due.store(state.pass.identity->any());
+  state.watching.store(state.demand.table && state.demand.table->WatchesEvaluation(model.root_id()));
+  Sync(state);
 }
 
 // The state that ran the forward pass of what this thread's backward belongs to: its own, or the only one there is.
@@ -261,6 +348,10 @@ RootThread& Listener::ForwardState(ThreadState& thread, WatchedModel& model) {
 
 void Listener::ChangeNeed(int change) {
   std::lock_guard lock(wake_mutex_);
+  ChangeNeedLocked(change);
+}
+
+void Listener::ChangeNeedLocked(int change) {
   const int before = need_;
   need_ += change;
   if (!registered_) return;
@@ -270,19 +361,16 @@ void Listener::ChangeNeed(int change) {
 
 void Listener::Sync(RootThread& state) {
   const auto on = [](const std::atomic<bool>& flag) { return flag.load(std::memory_order_relaxed); };
-  int change = 0;
-  {
-    std::lock_guard lock(wake_mutex_);
-    const bool awake = !on(state.in_backward) && (on(state.due) || on(state.open) || on(state.learning) ||
-                                                  on(state.watching) || on(state.pending));
-    change = (awake ? 1 : 0) - state.held;
-    state.held += change;
-  }
-  if (change != 0) ChangeNeed(change);
+  std::lock_guard lock(wake_mutex_);
+  const bool awake = !on(state.in_backward) &&
+                     (on(state.due) || on(state.open) || on(state.learning) || on(state.watching) || on(state.pending));
+  const int change = (awake ? 1 : 0) - state.held;
+  state.held += change;
+  if (change != 0) ChangeNeedLocked(change);
 }
 
-void Listener::AtEndOfBackward(std::vector<RootThread*> states, bool slept) {
-  auto guard = std::make_shared<BackwardGuard>(this, std::move(states), slept);
+void Listener::AtEndOfBackward(std::vector<RootThread*> states, std::vector<WatchedModel*> models) {
+  auto guard = std::make_shared<BackwardGuard>(shared_from_this(), std::move(states), std::move(models));
   torch::autograd::Engine::get_default_engine().queue_callback([guard] {});
 }
 
@@ -298,13 +386,13 @@ bool Listener::WantsRecomputation(ThreadState& thread) const {
 }
 
 // Of a thread that begins to train while the callback sleeps for another's backward the first forward pass goes
-// unheard: nobody sleeps before those that begin together have begun, nor where several train.
-bool Listener::OneThreadTrains() const {
+// unheard: nobody sleeps before those that begin together have begun, nor where several train or evaluate.
+bool Listener::OneThreadRunsLayers() const {
   constexpr uint64_t kBeginning = 64;  // steps
   for (int m = 0; m < model_count_.load(std::memory_order_acquire); ++m) {
     const WatchedModel& model = *models_[static_cast<size_t>(m)];
     const uint64_t steps = model.steps_finished.load(std::memory_order_relaxed) - options_.start_step;
-    if (steps < kBeginning || model.steppers.load(std::memory_order_relaxed) > 1) return false;
+    if (steps < kBeginning || model.layer_threads.load(std::memory_order_relaxed) > 1) return false;
   }
   return true;
 }
@@ -326,22 +414,32 @@ void Listener::SleepDuringBackward(ThreadState& thread) {
     state->in_backward.store(true);
     Sync(*state);
   }
-  AtEndOfBackward(std::move(states), true);
+  AtEndOfBackward(std::move(states), {});
 }
 
-void Listener::GradientReady(const at::Tensor& parameter, const std::vector<Owner>& owners) {
+void Listener::GradientReady(const at::Tensor& parameter, const std::vector<Owner>& owners) noexcept {
   if (!active()) return;
-  ThreadState& thread = OwnThread();
+  try {
+    GradientsReady(OwnThread(), parameter, owners);
+  } catch (const std::exception& error) {
+    session_->SwitchOff(error.what());
+  }
+}
+
+void Listener::GradientsReady(ThreadState& thread, const at::Tensor& parameter, const std::vector<Owner>& owners) {
   ++thread.cost.calls;
   const int64_t task = torch::autograd::get_current_graph_task_id();
   std::vector<RootThread*> fresh;
+  std::vector<WatchedModel*> models;
   for (const Owner& owner : owners) {
     // A layer that several models share counts for none of them, unless a model has nothing else.
     if (owners.size() > 1 && !all_shared_[static_cast<size_t>(owner.model)]) continue;
     WatchedModel& model = *models_[static_cast<size_t>(owner.model)];
     WatchedParam& param = model.params()[static_cast<size_t>(owner.param)];
     if (param.data.load(std::memory_order_relaxed) != DataOf(parameter)) model.Refresh();
-    RootThread& state = State(thread, model);
+    // The graph of this pass may be older than the freeze.
+    if (param.frozen.load(std::memory_order_relaxed) && !parameter.requires_grad()) parameter.mutable_grad().reset();
+    RootThread& state = State(thread, model, true);
     RootThread& forward = state.started_thread ? state : ForwardState(thread, model);
     if (forward.due.load(std::memory_order_relaxed) && param.id != 0 && !param.bias && forward.pass.identity &&
         forward.pass.identity->Wants(Kind::kRawWeightGradients, model.module(param.module).id)) {
@@ -357,9 +455,10 @@ void Listener::GradientReady(const at::Tensor& parameter, const std::vector<Owne
     thread.owns_backward = true;
     state.pending.store(true);
     fresh.push_back(&state);
+    models.push_back(&model);
   }
   if (fresh.empty()) return;
-  Guarded([&](ThreadState&) { AtEndOfBackward(std::move(fresh), false); });
+  Guarded([&](ThreadState&) { AtEndOfBackward(std::move(fresh), std::move(models)); });
 }
 
 // Service thread: a loop whose steps are not seen any more may have changed how it writes; listen to it again.
@@ -381,12 +480,12 @@ void Listener::Watchdog() {
 // The end
 
 void Listener::Stop(bool optimizers_alive) {
-  if (!session_->active()) {
-    live_.store(false);
-    return;
-  }
+  if (stopped_.exchange(true) || !session_->in_owner()) return;
   session_->SetTick({});
-  Guarded([&](ThreadState& thread) { CloseAll(thread, optimizers_alive); });
+  Guarded([&](ThreadState& thread) {
+    CloseAll(thread, optimizers_alive);
+    CloseEnded(optimizers_alive);
+  });
   live_.store(false);
   {
     std::lock_guard lock(wake_mutex_);

@@ -2,8 +2,8 @@
 //
 // It finds layers by the parameters among an operator's inputs, a step's end by the first write to a parameter after a
 // backward pass, and the layer gradients by hooks on the outputs. With nothing due its dispatcher callback is disabled.
-// One Listener is live at a time; it is never destroyed while the process runs, since a callback on another thread may
-// still be in it, but Stop() makes it deaf. Nothing here throws into LibTorch: every entry catches and switches off.
+// One Listener is live at a time. Stop() makes it deaf; it is destroyed when its probe is gone and no thread is in one
+// of its callbacks any more. Nothing here throws into LibTorch: every entry catches and switches off.
 #pragma once
 
 #include <atomic>
@@ -32,9 +32,11 @@ struct WatchedOptimizer {
   torch::optim::Optimizer* optimizer = nullptr;
   std::unordered_map<const void*, int> groups;  // TensorImpl of a parameter -> group
   std::vector<uint32_t> group_names;            // registry ids of group0, group1, ...
-  // Moments as last found, so that the last step's can be read when the optimizer itself may be gone.
+  std::mutex mutex;
+  // Guarded by mutex. Moments as last found, so that the last step's can be read when the optimizer itself may be gone.
   std::unordered_map<const void*, std::pair<at::Tensor, at::Tensor>> moments;
 };
+using WatchedOptimizers = std::vector<std::shared_ptr<WatchedOptimizer>>;
 
 class ThreadTimer;
 
@@ -57,6 +59,7 @@ struct ThreadState {
   ThreadCost cost;
   ThreadTimer* timer = nullptr;  // the innermost that runs
   uint64_t last_step_ns = 0;     // when a step of any model ended here; 0: none has
+  uint64_t steps_ended = 0;      // of all models
   probe::StepTime step_time;
   ~ThreadState();
 };
@@ -81,9 +84,11 @@ class ThreadTimer {
   uint64_t begin_ns_;
 };
 
-class Listener {
+class Listener : public std::enable_shared_from_this<Listener> {
  public:
   static std::shared_ptr<Listener> Start(const ProbeOptions& options);
+  // Destroys those that nobody can be in any more; the probe calls it when it has let go of its own.
+  static void DestroyRetired() noexcept;
   explicit Listener(std::unique_ptr<probe::Session> session, const ProbeOptions& options, uint64_t serial);
   ~Listener();
 
@@ -111,7 +116,7 @@ class Listener {
     int model;
     int param;
   };
-  void GradientReady(const at::Tensor& parameter, const std::vector<Owner>& owners);
+  void GradientReady(const at::Tensor& parameter, const std::vector<Owner>& owners) noexcept;
   void LayerGradient(int model, int module, uint16_t call, uint16_t micro,
                      const std::shared_ptr<StepIdentity>& identity, const at::Tensor& gradient);
 
@@ -120,16 +125,36 @@ class Listener {
   class BackwardGuard;
   struct OperatorContext;
   friend struct ThreadState;
+  // A thread in a callback: while one is, no listener is destroyed. Sequentially consistent, as is what it guards:
+  // whoever finds nobody inside, after live_listener_ was taken away, knows that nobody holds it.
+  class Inside {
+   public:
+    Inside() { inside_.fetch_add(1); }
+    ~Inside() { inside_.fetch_sub(1); }
+    Inside(const Inside&) = delete;
+    Inside& operator=(const Inside&) = delete;
+  };
+  // Of one parameter. The hook itself may be gone, if the trainer set another in its place.
+  struct HookPlace {
+    at::Tensor parameter;
+    Hook* hook;
+    const std::vector<Owner>* owners;
+  };
 
   // listener.cc: threads, wake and sleep.
   static ThreadState& Thread();
   ThreadState& OwnThread();
-  RootThread& State(ThreadState& thread, WatchedModel& model);
+  static Listener* Live(uint64_t serial);
+  RootThread& State(ThreadState& thread, WatchedModel& model, bool only_backward = false);
+  bool RunsLayersLocked(size_t model) const;
+  void TakeOver(RootThread& state, WatchedModel& model, bool optimizers_alive);
   RootThread& ForwardState(ThreadState& thread, WatchedModel& model);
   void Sync(RootThread& state);
   void ChangeNeed(int change);
-  void AtEndOfBackward(std::vector<RootThread*> states, bool slept);
-  bool OneThreadTrains() const;
+  void ChangeNeedLocked(int change);
+  void AtEndOfBackward(std::vector<RootThread*> states, std::vector<WatchedModel*> models);
+  bool OneThreadRunsLayers() const;
+  void GradientsReady(ThreadState& thread, const at::Tensor& parameter, const std::vector<Owner>& owners);
   void SleepDuringBackward(ThreadState& thread);
   bool WantsRecomputation(ThreadState& thread) const;
   void Watchdog();
@@ -153,6 +178,7 @@ class Listener {
   void BeginTrainingPass(ThreadState& thread, RootThread& state, WatchedModel& model, const at::Tensor& input);
   void BeginEvaluationPass(ThreadState& thread, RootThread& state, WatchedModel& model, uint16_t tag, int module,
                            const at::Tensor& input);
+  RootThread& SteppingState(ThreadState& thread, WatchedModel& model);
   bool IsPending(ThreadState& thread, WatchedModel& model, RootThread& state);
   void ClearPending(ThreadState& thread, WatchedModel& model, RootThread& state);
   void Written(ThreadState& thread, WatchedModel& model, const OperatorInfo& info, int param);
@@ -161,10 +187,12 @@ class Listener {
   void FinishClosing(RootThread& state, WatchedModel& model, bool optimizers_alive);
   void CloseEvaluation(RootThread& state);
   void CloseAll(ThreadState& thread, bool optimizers_alive);
+  void CloseEnded(bool optimizers_alive);
   void AccountStep(ThreadState& thread, RootThread& state, WatchedModel& model);
   void HandleCommands();
   bool TrainsOnSeveralThreads(const WatchedModel& model);
-  void Freeze(const shm::Command& command, bool freeze);
+  void FreezeAsAsked(WatchedModel& model);
+  void Freeze(WatchedModel& model, const shm::Command& command);
   void SayWhatIsCaptured();
 
   // capture.cc: messages.
@@ -186,7 +214,8 @@ class Listener {
   void EmitMarker(const StepIdentity& identity, Kind kind);
   void TellLocal(const StepIdentity& identity, ProbeMessage message, Kind kind);
   probe::MessageHeader HeaderOf(const StepIdentity& identity, Kind kind) const;
-  int OptimizerOf(const WatchedParam& param) const;
+  std::shared_ptr<const WatchedOptimizers> Optimizers() const;
+  static int OptimizerOf(const WatchedOptimizers& optimizers, const WatchedParam& param);
 
   // Constant after construction.
   const std::unique_ptr<probe::Session> session_;
@@ -195,20 +224,24 @@ class Listener {
   const OperatorTable operators_;
 
   std::atomic<bool> live_{true};
+  std::atomic<bool> stopped_{false};
   std::atomic<bool> stop_requested_{false};
   std::atomic<bool> watchdog_awake_{false};
   std::atomic<uint16_t> evaluation_tag_{kTagDefault};  // kTagDefault: test or no_grad, by the pass itself
   std::atomic<bool> said_{false};
   std::atomic<uint64_t> samples_{0};  // that went into steps so far, as the trainer says; 0: it says nothing
 
+  std::mutex freeze_mutex_;  // taken before mutex_
   mutable std::mutex mutex_;
   // Guarded by mutex_; models only grow, up to kMaxRoots, and are read without it through model_count_.
   std::array<std::unique_ptr<WatchedModel>, kMaxRoots> models_;
   std::atomic<int> model_count_{0};
-  std::vector<std::unique_ptr<WatchedOptimizer>> optimizers_;
+  std::shared_ptr<const WatchedOptimizers> optimizers_ = std::make_shared<WatchedOptimizers>();  // replaced whole
   std::vector<std::shared_ptr<LocalSubscriber>> local_;
   std::array<std::vector<std::unique_ptr<RootThread>>, kMaxRoots> states_;
-  std::vector<Hook*> hooks_;                  // owned by the parameters they sit on
+  std::vector<HookPlace> hooks_;
+  std::vector<std::unique_ptr<Hook>> removed_hooks_;               // backward may be in one
+  std::vector<std::unique_ptr<const std::vector<Owner>>> owners_;  // superseded ones, too
   std::array<bool, kMaxRoots> all_shared_{};  // every parameter of the model belongs to another model too
 
   std::mutex wake_mutex_;
@@ -218,6 +251,7 @@ class Listener {
   int need_ = 0;  // states that need to hear operators
 
   static std::atomic<Listener*> live_listener_;
+  static std::atomic<int64_t> inside_;  // threads in a callback of any listener
 };
 
 // Runs `body` as our own work: nothing it calls is recorded, no gradient is tracked, nothing it throws gets out.

@@ -31,13 +31,25 @@ class Probe::Impl {
     }
   }
 
+  // Also one that switched itself off: its callbacks are still there.
+  void Stop(bool optimizers_alive) noexcept {
+    if (!listener) return;
+    try {
+      listener->Stop(optimizers_alive);
+    } catch (const std::exception& error) {
+      listener->session().SwitchOff(error.what());
+    }
+  }
+
   std::shared_ptr<torch_probe::Listener> listener;  // null: this probe does nothing
 };
 
 Probe::Probe(ProbeOptions options) : impl_(std::make_unique<Impl>(options)) {}
 
 Probe::~Probe() {
-  impl_->With([](torch_probe::Listener& listener) { listener.Stop(false); });
+  impl_->Stop(false);
+  impl_.reset();
+  torch_probe::Listener::DestroyRetired();
 }
 
 void Probe::Attach(torch::nn::Module& model, const AttachOptions& options) {
@@ -120,9 +132,7 @@ void Probe::Subscribe(const std::vector<std::string>& kinds, std::function<void(
   });
 }
 
-void Probe::Detach() {
-  impl_->With([](torch_probe::Listener& listener) { listener.Stop(true); });
-}
+void Probe::Detach() { impl_->Stop(true); }
 
 bool Probe::active() const { return impl_->listener && impl_->listener->active(); }
 

@@ -79,28 +79,43 @@ struct Pass {
   uint16_t losses = 0;  // losses seen in this micro-batch
 };
 
-// One root on one thread. The owner thread writes it; the fields that other threads touch are atomic.
+// What the probe spends on one thread; a step's sum goes to the budget.
+struct ThreadCost : probe::StepCost {
+  uint64_t calls = 0;  // callbacks and hooks, whether they found something to do or not
+
+  void Add(const ThreadCost& other) {
+    total_ns += other.total_ns;
+    tensor_ns += other.tensor_ns;
+    scalar_ns += other.scalar_ns;
+    calls += other.calls;
+  }
+};
+
+// One root on one thread. The owner thread writes it, or another that the trainer has made wait for it; the fields that
+// threads touch side by side are atomic. When its thread has ended, the next one that begins takes it over.
 // States of a step, by who moves on: the first layer operator starts it, hooks of backward make it pending, the first
 // counted write ends it; it stays closing while its updates are still open, until the next pass.
 struct RootThread {
   // Step detection.
-  std::atomic<bool> pending{false};        // backward ran, the write has not come
-  std::atomic<bool> stepper{false};        // this thread closes its own steps
-  std::atomic<bool> ended{false};          // the thread is gone
-  std::atomic<bool> backward_seen{false};  // since the last pass began
-  std::atomic<bool> in_backward{false};    // callbacks sleep until backward ends
-  std::atomic<bool> due{false};            // the current step is wanted
-  std::atomic<bool> open{false};           // the finished step waits for its updates
-  std::atomic<bool> learning{false};       // early steps: see what is there, and how this loop writes
-  std::atomic<bool> watching{false};       // evaluation passes are wanted, and none of training is under way
-  int held = 0;                            // guarded by the listener's wake mutex: whether it keeps the callback on
-  bool ended_by_assignment = false;        // the last step: a load or a swap looks the same at first
-  int64_t graph_task = -2;                 // of the last hook
-  bool started_thread = false;             // this thread ran a training layer or wrote a parameter
+  std::atomic<bool> pending{false};         // backward ran, the write has not come
+  std::atomic<bool> stepper{false};         // this thread closes its own steps
+  std::atomic<bool> runs_layers{false};     // a pass has begun here, of training or of evaluation
+  std::atomic<bool> ended{false};           // the thread is gone
+  std::atomic<bool> backward_seen{false};   // since the last pass began
+  std::atomic<bool> in_backward{false};     // callbacks sleep until backward ends
+  std::atomic<bool> due{false};             // the current step is wanted
+  std::atomic<bool> open{false};            // the finished step waits for its updates
+  std::atomic<bool> learning{false};        // early steps: see what is there, and how this loop writes
+  std::atomic<bool> watching{false};        // evaluation passes are wanted, and none of training is under way
+  int held = 0;                             // guarded by the listener's wake mutex: whether it keeps the callback on
+  bool ended_by_assignment = false;         // the last step: a load or a swap looks the same at first
+  int64_t graph_task = -2;                  // of the last hook
+  std::atomic<bool> started_thread{false};  // this thread ran a training layer or wrote a parameter
+  uint64_t begun_after = 0;                 // steps that had ended on the thread when the pass began
 
   // The current step.
-  Pass pass;             // identity never null once started_thread
-  bool in_pass = false;  // a training pass was seen in this step
+  Pass pass;                         // identity never null once started_thread
+  std::atomic<bool> in_pass{false};  // a training pass was seen in this step
   bool published_start = false;
   bool weights_taken = false;
   bool buffers_taken = false;
@@ -120,13 +135,9 @@ struct RootThread {
   probe::PeriodShifts shifts;
   uint64_t last_step_ns = 0;
   probe::StepTime step_time;
+  ThreadCost handed_over;        // spent on its thread for a step that another one may end
   uint64_t kinds_before = 0;     // due in the step before
   uint64_t kinds_evaluated = 0;  // due in evaluation passes since the last step
-};
-
-// What the probe spends on one thread; a step's sum goes to the budget.
-struct ThreadCost : probe::StepCost {
-  uint64_t calls = 0;  // callbacks and hooks, whether they found something to do or not
 };
 
 // What an operator takes longer because a callback listens, before and beside what that callback does: its arguments

@@ -2,6 +2,7 @@
 // pass.
 #include <algorithm>
 #include <cstdio>
+#include <unordered_set>
 #include <utility>
 
 #include "probe/torch/listener.h"
@@ -69,7 +70,8 @@ void Listener::BeginTrainingPass(ThreadState& thread, RootThread& state, Watched
     state.pass.losses = 0;
     state.backward_seen.store(false);
     // Gradients that were cleared without a write: a loss scaler skipped that step, its passes belong to this one.
-    bool cleared = true;
+    // Unless it was the step of another model, whose pass went through this one.
+    bool cleared = state.begun_after == thread.steps_ended;
     for (const WatchedParam& param : model.params()) cleared &= !param.tensor.grad().defined();
     if (cleared) state.pass.identity->flags.fetch_or(kFlagStepSkipped);
   }
@@ -81,6 +83,7 @@ void Listener::BeginTrainingPass(ThreadState& thread, RootThread& state, Watched
     if (model.manual_steps.load(std::memory_order_relaxed) && !state.weights_taken) TakeWeights(state, model);
   }
   if (new_pass) {
+    state.begun_after = thread.steps_ended;
     thread.last_layer = thread.last_module = -1;
     thread.last_output.reset();
     if (input.defined()) EmitMeta(*state.pass.identity, Kind::kInputData, model, 0, state.pass.micro, input);
@@ -128,6 +131,21 @@ void Listener::CloseEvaluation(RootThread& state) {
   state.evaluation.identity.reset();
 }
 
+// The state whose step a write of this thread would end: its own, or, for a thread that only writes, that of the one
+// which ran forward and backward for it.
+RootThread& Listener::SteppingState(ThreadState& thread, WatchedModel& model) {
+  RootThread& own = State(thread, model);
+  if (thread.owns_backward || own.in_pass || own.closing) return own;
+  std::lock_guard lock(mutex_);
+  RootThread* only = nullptr;
+  for (const auto& other : states_[static_cast<size_t>(model.index())]) {
+    if (!other->pending.load() || other->stepper.load() || !other->in_pass) continue;
+    if (only != nullptr) return own;
+    only = other.get();
+  }
+  return only == nullptr ? own : *only;
+}
+
 bool Listener::IsPending(ThreadState& thread, WatchedModel& model, RootThread& state) {
   if (thread.owns_backward) return state.pending.load();
   std::lock_guard lock(mutex_);
@@ -140,7 +158,7 @@ bool Listener::IsPending(ThreadState& thread, WatchedModel& model, RootThread& s
 void Listener::ClearPending(ThreadState& thread, WatchedModel& model, RootThread& state) {
   std::vector<RootThread*> cleared;
   if (thread.owns_backward) {
-    if (!state.stepper.exchange(true)) model.steppers.fetch_add(1, std::memory_order_relaxed);
+    state.stepper.store(true);
     cleared.push_back(&state);
   } else {
     std::lock_guard lock(mutex_);
@@ -150,12 +168,13 @@ void Listener::ClearPending(ThreadState& thread, WatchedModel& model, RootThread
   }
   for (RootThread* other : cleared) {
     other->pending.store(false);
+    thread.cost.Add(std::exchange(other->handed_over, {}));
     Sync(*other);
   }
 }
 
 void Listener::Written(ThreadState& thread, WatchedModel& model, const OperatorInfo& info, int param) {
-  RootThread& state = State(thread, model);
+  RootThread& state = SteppingState(thread, model);
   const WatchedParam& written = model.params()[static_cast<size_t>(param)];
   const bool has_gradient = written.tensor.grad().defined();
   const bool arithmetic = info.what == OperatorClass::kArithmetic;
@@ -166,7 +185,7 @@ void Listener::Written(ThreadState& thread, WatchedModel& model, const OperatorI
     if (counts) {
       if (arithmetic) model.writes_arithmetic.store(true);
       // The callback slept for another thread's backward when this one ran its first forward pass.
-      const bool unheard = !state.started_thread && thread.owns_backward && model.steppers.load() > 0;
+      const bool unheard = !state.started_thread && thread.owns_backward && model.layer_threads.load() > 0;
       SeenFirst(state, model);
       if (unheard && state.pass.identity->any()) {
         session_->AddNote("step " + std::to_string(state.pass.identity->step) + " of " + model.name() +
@@ -180,7 +199,7 @@ void Listener::Written(ThreadState& thread, WatchedModel& model, const OperatorI
   if (arithmetic && has_gradient) model.writes_arithmetic.store(true);
   // An optimizer that is attached beside the one whose write ended the step: its gradients are still the step's.
   if (arithmetic && has_gradient && state.closing && !state.late_optimizers.empty()) {
-    const int optimizer = OptimizerOf(written);
+    const int optimizer = OptimizerOf(*Optimizers(), written);
     const auto late = std::find(state.late_optimizers.begin(), state.late_optimizers.end(), optimizer);
     if (late != state.late_optimizers.end()) {
       state.late_optimizers.erase(late);
@@ -240,6 +259,7 @@ void Listener::EndStep(ThreadState& thread, WatchedModel& model, RootThread& sta
   state.backward_seen.store(false);
   state.open.store(stays_open);
   state.due.store(state.pass.identity->any());
+  ++thread.steps_ended;
   const uint64_t seen = identity->step - options_.start_step;
   state.learning.store(seen < 1 ||
                        (seen < kLearningSteps && !model.writes_arithmetic.load() && !model.manual_steps.load()));
@@ -302,6 +322,20 @@ void Listener::CloseAll(ThreadState& thread, bool optimizers_alive) {
   }
 }
 
+// What threads that are gone left open.
+void Listener::CloseEnded(bool optimizers_alive) {
+  for (int m = 0; m < model_count_.load(std::memory_order_acquire); ++m) {
+    std::vector<RootThread*> ended;
+    {
+      std::lock_guard lock(mutex_);
+      for (const auto& state : states_[static_cast<size_t>(m)]) {
+        if (state->ended.load()) ended.push_back(state.get());
+      }
+    }
+    for (RootThread* state : ended) TakeOver(*state, *models_[static_cast<size_t>(m)], optimizers_alive);
+  }
+}
+
 // ---------------------------------------------------------------------------------------------------------------
 // What the trainer says itself
 
@@ -318,6 +352,7 @@ void Listener::Step(const torch::nn::Module* root) {
       if (first && !state.in_pass) continue;
       EndStep(thread, model, state, -1);
       if (state.closing) FinishClosing(state, model, true);
+      FreezeAsAsked(model);
     }
   });
 }
@@ -369,15 +404,33 @@ void Listener::HandleCommands() {
         stop_requested_.store(true);
         break;
       case shm::CommandType::kFreeze:
-        Freeze(command, true);
-        break;
       case shm::CommandType::kUnfreeze:
-        Freeze(command, false);
+        for (int m = 0; m < model_count_.load(std::memory_order_acquire); ++m) {
+          WatchedModel& model = *models_[static_cast<size_t>(m)];
+          if (command.root != 0 && command.root != kAnyRoot && command.root != model.root_id()) continue;
+          std::lock_guard hold(mutex_);
+          model.freezes.push_back(command);
+          model.freezes_wait.store(true);
+        }
         break;
       default:
         break;
     }
   });
+}
+
+// Not while an optimizer writes, which is when a step ends: it may hold a reference to the gradient that goes. At the
+// end of backward nobody does, and the step that comes leaves the parameters alone from the first to the last.
+void Listener::FreezeAsAsked(WatchedModel& model) {
+  if (!model.freezes_wait.load(std::memory_order_relaxed)) return;
+  std::lock_guard one_at_a_time(freeze_mutex_);
+  std::vector<shm::Command> commands;
+  {
+    std::lock_guard lock(mutex_);
+    commands.swap(model.freezes);
+    model.freezes_wait.store(false);
+  }
+  for (const shm::Command& command : commands) Freeze(model, command);
 }
 
 bool Listener::TrainsOnSeveralThreads(const WatchedModel& model) {
@@ -389,51 +442,50 @@ bool Listener::TrainsOnSeveralThreads(const WatchedModel& model) {
 
 // Also resets the gradient: with momentum an optimizer would go on moving a parameter that merely stopped requiring
 // one.
-void Listener::Freeze(const shm::Command& command, bool freeze) {
-  for (int m = 0; m < model_count_.load(std::memory_order_acquire); ++m) {
-    WatchedModel& model = *models_[static_cast<size_t>(m)];
-    if (command.root != 0 && command.root != kAnyRoot && command.root != model.root_id()) continue;
-    // With the step, since a note is told once.
-    const std::string after_step =
-        " after step " + std::to_string(model.steps_finished.load(std::memory_order_relaxed));
-    const std::string refused = "freeze refused" + after_step + ": ";
-    std::vector<WatchedParam*> targets;
-    size_t trainable_after = 0;
-    for (WatchedParam& param : model.params()) {
-      const bool match = (command.module == 0 || model.module(param.module).id == command.module) &&
-                         (command.param == 0 || param.id == command.param);
-      if (match)
-        targets.push_back(&param);
-      else if (param.tensor.requires_grad())
-        ++trainable_after;
+void Listener::Freeze(WatchedModel& model, const shm::Command& command) {
+  const bool freeze = static_cast<shm::CommandType>(command.type) == shm::CommandType::kFreeze;
+  // With the step, since a note is told once.
+  const std::string after_step = " after step " + std::to_string(model.steps_finished.load(std::memory_order_relaxed));
+  const std::string refused = "freeze refused" + after_step + ": ";
+  std::unordered_set<const void*> touched;  // tied parameters are one
+  for (const WatchedParam& param : model.params()) {
+    if ((command.module == 0 || model.module(param.module).id == command.module) &&
+        (command.param == 0 || param.id == command.param)) {
+      touched.insert(param.tensor.unsafeGetTensorImpl());
     }
-    if (targets.empty()) continue;
-    if (freeze && trainable_after == 0) {
-      session_->AddNote(refused + model.name() + " would have nothing left to train");
-      continue;
+  }
+  if (touched.empty()) return;  // a module of another model
+  std::vector<WatchedParam*> targets;
+  bool others_train = false;
+  std::string untouched;
+  for (WatchedParam& param : model.params()) {
+    if (touched.count(param.tensor.unsafeGetTensorImpl()) == 0) {
+      others_train |= param.tensor.requires_grad();
+    } else if (freeze ? param.tensor.requires_grad() : param.frozen.load()) {
+      targets.push_back(&param);
+    } else {  // what the trainer itself holds still is neither frozen nor thawed by us
+      const std::string& path = model.module(param.module).path;
+      untouched += (untouched.empty() ? "" : ", ") + (path.empty() ? "" : path + ".") + param.name;
     }
-    if (freeze && TrainsOnSeveralThreads(model)) {
-      session_->AddNote(refused + "several threads train " + model.name() +
-                        ", one may not take a gradient away from the others");
-      continue;
-    }
-    std::string untouched;
-    for (WatchedParam* param : targets) {
-      // What the trainer itself holds still is neither frozen nor thawed by us.
-      if (freeze ? !param->tensor.requires_grad() : !param->frozen) {
-        const std::string& path = model.module(param->module).path;
-        untouched += (untouched.empty() ? "" : ", ") + (path.empty() ? "" : path + ".") + param->name;
-        continue;
-      }
-      param->frozen = freeze;
-      param->tensor.set_requires_grad(!freeze);
-      if (freeze) param->tensor.mutable_grad().reset();
-      model.Renew(*session_, *param);
-    }
-    if (!untouched.empty()) {
-      session_->AddNote((freeze ? "freeze" : "unfreeze") + after_step + " leaves as it was: " + untouched +
-                        (freeze ? ", which did not train" : ", which no client froze"));
-    }
+  }
+  if (freeze && !others_train) {
+    session_->AddNote(refused + model.name() + " would have nothing left to train");
+    return;
+  }
+  if (freeze && TrainsOnSeveralThreads(model)) {
+    session_->AddNote(refused + "several threads train " + model.name() +
+                      ", one may not take a gradient away from the others");
+    return;
+  }
+  for (WatchedParam* param : targets) {
+    param->frozen = freeze;
+    param->tensor.set_requires_grad(!freeze);
+    if (freeze) param->tensor.mutable_grad().reset();
+    model.Renew(*session_, *param);
+  }
+  if (!untouched.empty()) {
+    session_->AddNote((freeze ? "freeze" : "unfreeze") + after_step + " leaves as it was: " + untouched +
+                      (freeze ? ", which did not train" : ", which no client froze"));
   }
 }
 

@@ -89,6 +89,8 @@ bool PublishDifference(probe::Session& session, const probe::MessageHeader& head
     pass.AddDifference(plain.const_data_ptr(), kept.const_data_ptr(), shape.dtype, n);
     return session.PublishSummary(header, shape, pass.Finish());
   }
+  // Straight into the arena where nothing can throw; masks know no difference but their change.
+  if (now.scalar_type() == at::kBool) return PublishTensor(session, header, level, plain.logical_xor(kept));
   return session.PublishTensor(header, shape, bytes, [&](unsigned char* payload) {
     at::Tensor room = ArenaTensor(payload, plain);
     at::sub_out(room, plain, kept);

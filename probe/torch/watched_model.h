@@ -45,7 +45,7 @@ struct WatchedParam {
   int module = -1;    // index
   uint32_t id = 0;    // registry id; 0: not published
   bool bias = false;
-  bool frozen = false;                     // by a client's wish; written on training threads, under the session's lock
+  std::atomic<bool> frozen{false};         // by a client's wish
   std::atomic<const void*> data{nullptr};  // DataOf(tensor) at the last look
 };
 
@@ -93,13 +93,15 @@ class WatchedModel {
   std::atomic<bool> writes_arithmetic{false};
   std::atomic<uint64_t> next_step{0};  // ticket of the next step
   std::atomic<uint64_t> steps_finished{0};
-  std::atomic<uint32_t> steppers{0};  // threads that have closed steps of their own
+  std::atomic<uint32_t> layer_threads{0};  // most threads at once that have begun passes
   std::atomic<uint32_t> epoch{0};
   std::atomic<uint64_t> epoch_begin_step{0};
   std::atomic<uint64_t> usual_step_ns{0};  // of the last steps, for the watchdog
   std::atomic<bool> first_hold{false};     // the callback stays on until this model's first step ended
   std::atomic<bool> manual_steps{false};   // Step() is the only boundary
   std::atomic<bool> manual_loss{false};    // Loss() was called: recognised losses are not published
+  std::atomic<bool> freezes_wait{false};   // there are some of the next
+  std::vector<shm::Command> freezes;       // freeze and unfreeze to be done, in their order; guarded by the listener
 
  private:
   struct Tables {

@@ -2,10 +2,13 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
+#include <condition_variable>
 #include <cstdlib>
+#include <filesystem>
 #include <limits>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <thread>
 #include <vector>
@@ -323,6 +326,165 @@ TEST_F(Capture, AThreadThatBeginsDuringAnothersBackwardIsHeard) {
   for (int step = 0; step < 100; ++step) Train(net, optimizer, x, y);
   std::thread([&] { Train(net, optimizer, x, y); }).join();
   EXPECT_EQ(losses_of_both(), 2u) << "where several threads train";
+}
+
+// A thread an epoch: each takes over from the one before, whose last step is closed with its update.
+TEST_F(Capture, ThreadsThatComeAndGoTrainOneModel) {
+  torch::nn::Sequential net(torch::nn::Linear(8, 6), torch::nn::Linear(6, 3));
+  torch::optim::SGD optimizer(net->parameters(), 0.1);
+  Start({"loss", "weights", "weight_updates", "batch_finished"}).Attach(net);
+  const Tensor x = torch::randn({4, 8}), y = torch::randint(3, {4});
+  constexpr uint64_t kEpochs = 20, kSteps = 5;
+  for (uint64_t epoch = 0; epoch < kEpochs; ++epoch) {
+    std::thread([&] {
+      for (uint64_t step = 0; step < kSteps; ++step) Train(net, optimizer, x, y);
+    }).join();
+  }
+  const Tensor last = net->parameters()[0].detach().clone();
+  probe_->Detach();
+  ASSERT_EQ(Of("loss").size(), kEpochs * kSteps);
+  ASSERT_EQ(Of("batch_finished").size(), kEpochs * kSteps);
+  ASSERT_EQ(Of("weight_updates", "0").size(), kEpochs * kSteps);
+  for (uint64_t step = 0; step < kEpochs * kSteps; ++step) {
+    EXPECT_EQ(Of("loss")[step].message.global_step, step);
+    EXPECT_EQ(Of("batch_finished")[step].message.global_step, step);
+    const Tensor after = step + 1 < kEpochs * kSteps ? Of("weights", "0")[step + 1].tensor : last;
+    EXPECT_TRUE(torch::equal(Of("weight_updates", "0")[step].tensor, after - Of("weights", "0")[step].tensor)) << step;
+  }
+}
+
+// Forward and backward on a worker, the step on another thread: one step, one number.
+TEST_F(Capture, AStepThatAnotherThreadTakesIsTheOneOfThePass) {
+  torch::nn::Sequential net(torch::nn::Linear(8, 6), torch::nn::Linear(6, 3));
+  torch::optim::SGD optimizer(net->parameters(), 0.1);
+  Start({"loss", "activations", "weight_gradients", "batch_started", "batch_finished"}).Attach(net);
+  const Tensor x = torch::randn({4, 8}), y = torch::randint(3, {4});
+  constexpr uint64_t kSteps = 80;
+  std::mutex mutex;
+  std::condition_variable turn;
+  uint64_t passes = 0, steps = 0;
+  std::thread worker([&] {
+    for (uint64_t i = 0; i < kSteps; ++i) {
+      std::unique_lock lock(mutex);
+      turn.wait(lock, [&] { return steps == i; });
+      F::cross_entropy(net->forward(x), y).backward();
+      ++passes;
+      turn.notify_all();
+    }
+  });
+  for (uint64_t i = 0; i < kSteps; ++i) {
+    std::unique_lock lock(mutex);
+    turn.wait(lock, [&] { return passes == i + 1; });
+    optimizer.step();
+    optimizer.zero_grad();
+    ++steps;
+    turn.notify_all();
+  }
+  worker.join();
+  probe_->Detach();
+  for (const char* kind : {"loss", "batch_started", "batch_finished"}) {
+    ASSERT_EQ(Of(kind).size(), kSteps) << kind;
+    for (uint64_t i = 0; i < kSteps; ++i) EXPECT_EQ(Of(kind)[i].message.global_step, i) << kind;
+  }
+  ASSERT_EQ(Of("activations", "0").size(), kSteps);
+  ASSERT_EQ(Of("weight_gradients", "0").size(), kSteps);
+  for (uint64_t i = 0; i < kSteps; ++i) {
+    EXPECT_EQ(Of("activations", "0")[i].message.micro, 0);
+    EXPECT_EQ(Of("activations", "0")[i].message.global_step, i);
+    EXPECT_EQ(Of("weight_gradients", "0")[i].message.global_step, i);
+  }
+}
+
+// The pass of a critic that a generator's step runs through it is no step of the critic that was skipped.
+TEST_F(Capture, APassForAnotherModelsStepIsNoSkippedStep) {
+  torch::nn::Sequential generator(torch::nn::Linear(4, 8)), critic(torch::nn::Linear(8, 1));
+  torch::optim::SGD of_generator(generator->parameters(), 0.1), of_critic(critic->parameters(), 0.1);
+  Probe& probe = Start({"activations"});
+  probe.Attach(generator);
+  probe.Attach(critic);
+  for (int i = 0; i < 4; ++i) {
+    of_critic.zero_grad();
+    (critic->forward(torch::randn({2, 8})).mean() -
+     critic->forward(generator->forward(torch::randn({2, 4})).detach()).mean())
+        .backward();
+    of_critic.step();
+    of_generator.zero_grad();
+    critic->forward(generator->forward(torch::randn({2, 4}))).mean().backward();
+    of_generator.step();
+  }
+  ASSERT_GT(Of("activations").size(), 8u);
+  for (const Kept& kept : Of("activations")) EXPECT_EQ(kept.message.flags & kFlagStepSkipped, 0);
+}
+
+// Where the parameters become what nobody can read (complex here, on a GPU elsewhere) their updates are left out.
+TEST_F(Capture, ParametersThatBecomeUnreadableAreLeftOut) {
+  torch::nn::Sequential net(torch::nn::Linear(8, 3));
+  torch::optim::SGD optimizer(net->parameters(), 0.1);
+  Start({"weights", "weight_updates"}).Attach(net);
+  Train(net, optimizer, torch::randn({4, 8}), torch::randint(3, {4}));
+  Train(net, optimizer, torch::randn({4, 8}), torch::randint(3, {4}));
+  net->to(torch::kComplexFloat);
+  for (int i = 0; i < 3; ++i) {
+    optimizer.zero_grad();
+    net->forward(torch::randn({4, 8}, torch::kComplexFloat)).abs().sum().backward();
+    optimizer.step();
+  }
+  probe_->Detach();
+  EXPECT_EQ(Of("weights").size(), 2u);
+  EXPECT_EQ(Of("weight_updates").size(), 1u);
+}
+
+TEST_F(Capture, AnOptimizerThatTakesOverIsTheOneWhoseRateCounts) {
+  torch::nn::Sequential net(torch::nn::Linear(8, 3));
+  torch::optim::SGD first(net->parameters(), 0.5);
+  torch::optim::Adam second(net->parameters(), 0.25);
+  Probe& probe = Start({"learning_rate"});
+  probe.Attach(net);
+  probe.Attach(first);
+  Train(net, first, torch::randn({4, 8}), torch::randint(3, {4}));
+  probe.Attach(second);
+  Train(net, second, torch::randn({4, 8}), torch::randint(3, {4}));
+  ASSERT_EQ(Of("learning_rate").size(), 2u);
+  EXPECT_EQ(Of("learning_rate")[0].message.scalar, 0.5);
+  EXPECT_EQ(Of("learning_rate")[1].message.scalar, 0.25);
+}
+
+// What a probe held goes with it: a search over a thousand trainings attaches a thousand probes.
+TEST_F(Capture, AProbeThatIsGoneHoldsNothing) {
+  const auto files = [] { return std::distance(std::filesystem::directory_iterator("/proc/self/fd"), {}); };
+  std::weak_ptr<torch::nn::Module> model;
+  std::weak_ptr<int> captured;
+  Tensor weight;
+  const auto before = files();
+  for (int trial = 0; trial < 5; ++trial) {
+    torch::nn::Sequential net(torch::nn::Linear(8, 3));
+    torch::optim::SGD optimizer(net->parameters(), 0.1);
+    auto mine = std::make_shared<int>(trial);
+    model = net.ptr();
+    captured = mine;
+    weight = net->parameters()[0];
+    auto probe = std::make_unique<Probe>(ProbeOptions{.run = "trial", .quiet = true});
+    probe->Subscribe({"weight_updates"}, [mine](const ProbeMessage&) {});
+    probe->Attach(net);
+    probe->Attach(optimizer);
+    for (int step = 0; step < 3; ++step) Train(net, optimizer, torch::randn({4, 8}), torch::randint(3, {4}));
+    std::thread([&] { Train(net, optimizer, torch::randn({4, 8}), torch::randint(3, {4})); }).join();
+  }
+  EXPECT_TRUE(model.expired());
+  EXPECT_TRUE(captured.expired());
+  EXPECT_EQ(weight.use_count(), 1u);
+  EXPECT_EQ(files(), before);
+}
+
+TEST_F(Capture, ASubscriberThatThrowsWhatIsNoExceptionIsRemovedToo) {
+  torch::nn::Sequential net(torch::nn::Linear(8, 3));
+  torch::optim::SGD optimizer(net->parameters(), 0.1);
+  Probe& probe = Start({"loss"});
+  probe.Subscribe({"loss"}, [](const ProbeMessage&) { throw 1; });
+  probe.Attach(net);
+  for (int step = 0; step < 3; ++step) Train(net, optimizer, torch::randn({4, 8}), torch::randint(3, {4}));
+  EXPECT_EQ(Of("loss").size(), 3u);
+  EXPECT_TRUE(probe.active());
 }
 
 TEST_F(Capture, ASubscriberThatThrowsIsRemovedAndTrainingGoesOn) {
