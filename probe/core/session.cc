@@ -180,12 +180,14 @@ void Session::Serve() noexcept {
   ::pthread_setname_np(::pthread_self(), "ikkuna-probe");
   try {
     ServeUntilStopped();
+    Disconnect();
   } catch (const std::exception& error) {
     SwitchOff(error.what());
   } catch (...) {
     SwitchOff("unknown error");
   }
-  Disconnect();
+  g_socket_fd.store(-1);
+  socket_.reset();
 }
 
 void Session::ServeUntilStopped() {

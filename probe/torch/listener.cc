@@ -86,6 +86,7 @@ class Listener::BackwardGuard {
 };
 
 std::shared_ptr<Listener> Listener::Start(const ProbeOptions& options) {
+  DestroyRetired();
   probe::SessionOptions session_options;
   session_options.identity = {options.run_id, options.run, options.attempt, options.rank, options.world_size};
   session_options.directory = options.directory;
@@ -437,8 +438,6 @@ void Listener::GradientsReady(ThreadState& thread, const at::Tensor& parameter, 
     WatchedModel& model = *models_[static_cast<size_t>(owner.model)];
     WatchedParam& param = model.params()[static_cast<size_t>(owner.param)];
     if (param.data.load(std::memory_order_relaxed) != DataOf(parameter)) model.Refresh();
-    // The graph of this pass may be older than the freeze.
-    if (param.frozen.load(std::memory_order_relaxed) && !parameter.requires_grad()) parameter.mutable_grad().reset();
     RootThread& state = State(thread, model, true);
     RootThread& forward = state.started_thread ? state : ForwardState(thread, model);
     if (forward.due.load(std::memory_order_relaxed) && param.id != 0 && !param.bias && forward.pass.identity &&

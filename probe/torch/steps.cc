@@ -140,7 +140,11 @@ RootThread& Listener::SteppingState(ThreadState& thread, WatchedModel& model) {
   RootThread* only = nullptr;
   for (const auto& other : states_[static_cast<size_t>(model.index())]) {
     if (!other->pending.load() || other->stepper.load() || !other->in_pass) continue;
-    if (only != nullptr) return own;
+    if (only != nullptr) {
+      session_->AddNote("several threads run passes for one step of " + model.name() +
+                        ": what is captured of each carries a step number of its own");
+      return own;
+    }
     only = other.get();
   }
   return only == nullptr ? own : *only;
@@ -461,7 +465,7 @@ void Listener::Freeze(WatchedModel& model, const shm::Command& command) {
   for (WatchedParam& param : model.params()) {
     if (touched.count(param.tensor.unsafeGetTensorImpl()) == 0) {
       others_train |= param.tensor.requires_grad();
-    } else if (freeze ? param.tensor.requires_grad() : param.frozen.load()) {
+    } else if (freeze ? param.tensor.requires_grad() : param.frozen) {
       targets.push_back(&param);
     } else {  // what the trainer itself holds still is neither frozen nor thawed by us
       const std::string& path = model.module(param.module).path;

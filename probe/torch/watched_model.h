@@ -45,7 +45,7 @@ struct WatchedParam {
   int module = -1;    // index
   uint32_t id = 0;    // registry id; 0: not published
   bool bias = false;
-  std::atomic<bool> frozen{false};         // by a client's wish
+  bool frozen = false;                     // by a client's wish; guarded by the listener's freeze mutex
   std::atomic<const void*> data{nullptr};  // DataOf(tensor) at the last look
 };
 

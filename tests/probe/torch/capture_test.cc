@@ -353,6 +353,27 @@ TEST_F(Capture, ThreadsThatComeAndGoTrainOneModel) {
   }
 }
 
+// What a thread left open is closed by whichever comes next, before anybody trains on.
+TEST_F(Capture, TheLastStepOfAThreadThatEndedHasItsUpdate) {
+  torch::nn::Sequential net(torch::nn::Linear(8, 6), torch::nn::Linear(6, 3));
+  torch::optim::SGD optimizer(net->parameters(), 0.1);
+  Start({"weights", "weight_updates"}).Attach(net);
+  const Tensor x = torch::randn({4, 8}), y = torch::randint(3, {4});
+  const auto train_on_a_thread = [&] {
+    std::thread([&] {
+      for (int step = 0; step < 3; ++step) Train(net, optimizer, x, y);
+    }).join();
+  };
+  train_on_a_thread();
+  const Tensor left = net->parameters()[0].detach().clone();
+  probe_->Log("epoch", 1.0);
+  train_on_a_thread();
+  probe_->Detach();
+  ASSERT_EQ(Of("weight_updates", "0").size(), 6u);
+  EXPECT_EQ(Of("weight_updates", "0")[2].message.global_step, 2u);
+  EXPECT_TRUE(torch::equal(Of("weight_updates", "0")[2].tensor, left - Of("weights", "0")[2].tensor));
+}
+
 // Forward and backward on a worker, the step on another thread: one step, one number.
 TEST_F(Capture, AStepThatAnotherThreadTakesIsTheOneOfThePass) {
   torch::nn::Sequential net(torch::nn::Linear(8, 6), torch::nn::Linear(6, 3));

@@ -103,7 +103,8 @@ TEST_F(Freeze, OptimizersThatHoldOnToAGradientGoOn) {
   EXPECT_TRUE(probe_->active());
 }
 
-// Two forward passes, then their backward passes: the graph of the second is older than the freeze.
+// Two forward passes, then their backward passes: the graph of the second is older than the freeze, and LibTorch leaves
+// alone what does not require a gradient any more.
 TEST_F(Freeze, AGraphThatIsOlderGivesNoGradient) {
   Start();
   daemon_.Command(CommandType::kFreeze, 1, ModuleId("first"));
