@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds and runs every test: all of them in a release build, those of the parts that can be instrumented under the
-# address, undefined-behaviour and thread sanitizers as well; then the fuzz targets for a minute. Half an hour on two idle
-# cores; the second run is far shorter.
+# address, undefined-behaviour and thread sanitizers as well, those of the LibTorch probe under the address sanitizer; then
+# the fuzz targets for a minute. Half an hour on two idle cores; the second run is far shorter.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -10,7 +10,7 @@ usage() {
 usage: tests/run.sh [--long] [--only PRESET]... [-- CTEST_ARGUMENT...]
 
   --long         also the tests with the label `long`
-  --only PRESET  one of release, asan, tsan, fuzz, dev instead of the first four; may be repeated
+  --only PRESET  one of release, asan, asan-torch, tsan, fuzz, dev instead of all but the last; may be repeated
   -- ...         goes to ctest, such as: -- -R daemon/graph; fuzz, which has no such tests, then runs only if named
 
 Exit code 0 if everything passed. Builds in build/<preset>; LibTorch and a Python for the tests are kept in
@@ -35,7 +35,7 @@ while (($#)); do
   shift
 done
 if ((${#presets[@]} == 0)); then
-  presets=(release asan tsan)
+  presets=(release asan asan-torch tsan)
   ((${#ctest_arguments[@]})) || presets+=(fuzz)
 fi
 
@@ -95,7 +95,7 @@ run_fuzz() {
     code=0
     wait "${running[$name]}" || code=$?
     if ((code == 0)); then
-      summary+=("$(printf '%-8s %s: %s' fuzz "$name" "$(grep -E '^Done ' "build/fuzz/$name.log" | tail -n 1)")")
+      summary+=("$(printf '%-10s %s: %s' fuzz "$name" "$(grep -E '^Done ' "build/fuzz/$name.log" | tail -n 1)")")
       continue
     fi
     ok=0
@@ -141,7 +141,7 @@ for preset in "${presets[@]}"; do
   code=${PIPESTATUS[0]}
   set -e
   ((code == 0)) || failed+=("$preset (tests)")
-  summary+=("$(printf '%-8s %s' "$preset" "$(grep -E 'tests passed|No tests were found' "$results" | tail -n 1)")")
+  summary+=("$(printf '%-10s %s' "$preset" "$(grep -E 'tests passed|No tests were found' "$results" | tail -n 1)")")
   skipped=$(sed -n 's/^ *[0-9]* - \(.*\) (Skipped)$/  skipped: \1/p' "$results")
   [[ -z $skipped ]] || summary+=("$skipped")
 done

@@ -2,6 +2,8 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
+#include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdlib>
 #include <filesystem>
@@ -495,6 +497,38 @@ TEST_F(Capture, AProbeThatIsGoneHoldsNothing) {
   EXPECT_TRUE(captured.expired());
   EXPECT_EQ(weight.use_count(), 1u);
   EXPECT_EQ(files(), before);
+}
+
+// A probe ends while other threads are in the midst of operators, hooks and backward passes of its models.
+TEST_F(Capture, AProbeMayEndWhileOtherThreadsTrain) {
+  for (int trial = 0; trial < 60; ++trial) {
+    torch::nn::Sequential net(torch::nn::Linear(8, 6), torch::nn::ReLU(), torch::nn::Linear(6, 3));
+    const Tensor x = torch::randn({4, 8}), y = torch::randint(3, {4});
+    F::cross_entropy(net->forward(x), y).backward();  // gradients are there, and zeroed in place: threads share them
+    auto probe = std::make_unique<Probe>(ProbeOptions{.run = "trial", .quiet = true});
+    std::atomic<uint64_t> heard{0};
+    probe->Subscribe({"layer_gradients", "weight_updates"}, [&](const ProbeMessage&) { heard.fetch_add(1); });
+    probe->Attach(net);
+    std::atomic<bool> stop{false};
+    std::vector<std::thread> crew;
+    for (int t = 0; t < 3; ++t) {
+      crew.emplace_back([&] {
+        torch::optim::SGD optimizer(net->parameters(), 0.01);
+        while (!stop.load()) {
+          optimizer.zero_grad(false);
+          F::cross_entropy(net->forward(x), y).backward();
+          optimizer.step();
+        }
+      });
+    }
+    while (heard.load() < 50) std::this_thread::yield();
+    probe.reset();
+    const uint64_t before = heard.load();
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    stop.store(true);
+    for (std::thread& thread : crew) thread.join();
+    EXPECT_LE(heard.load(), before + 3) << "but for what was under way";
+  }
 }
 
 TEST_F(Capture, ASubscriberThatThrowsWhatIsNoExceptionIsRemovedToo) {
