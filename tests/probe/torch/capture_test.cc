@@ -1,5 +1,6 @@
 // Capture: which messages a model's tensors become, under which names, tags, calls and micro-batches.
 #include <gtest/gtest.h>
+#include <malloc.h>
 #include <torch/torch.h>
 
 #include <atomic>
@@ -353,6 +354,30 @@ TEST_F(Capture, ThreadsThatComeAndGoTrainOneModel) {
     const Tensor after = step + 1 < kEpochs * kSteps ? Of("weights", "0")[step + 1].tensor : last;
     EXPECT_TRUE(torch::equal(Of("weight_updates", "0")[step].tensor, after - Of("weights", "0")[step].tensor)) << step;
   }
+}
+
+// A thread for each backward pass, a thousand of them: what each was needed for goes on to the next.
+TEST_F(Capture, ThreadsThatRunBackwardLeaveNothingBehind) {
+  torch::nn::Sequential net(torch::nn::Linear(8, 3));
+  torch::optim::SGD optimizer(net->parameters(), 0.1);
+  size_t losses = 0;
+  Probe& probe = Start({});
+  probe.Subscribe({"loss"}, [&](const ProbeMessage&) { ++losses; });
+  probe.Attach(net);
+  const Tensor x = torch::randn({4, 8}), y = torch::randint(3, {4});
+  const auto train = [&](int steps) {
+    for (int step = 0; step < steps; ++step) {
+      optimizer.zero_grad();
+      const Tensor loss = F::cross_entropy(net->forward(x), y);
+      std::thread([&] { loss.backward(); }).join();
+      optimizer.step();
+    }
+  };
+  train(200);
+  const size_t before = ::mallinfo2().uordblks;
+  train(1000);
+  EXPECT_LT(::mallinfo2().uordblks, before + (size_t{128} << 10));
+  EXPECT_EQ(losses, 1200u);
 }
 
 // What a thread left open is closed by whichever comes next, before anybody trains on.
