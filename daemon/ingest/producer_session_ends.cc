@@ -166,12 +166,23 @@ void ProducerSession::CountKilled() {
   if (last.status.attempted > accounted) working_.killed += last.status.attempted - accounted;
 }
 
-void ProducerSession::FinishLast() {
-  if (!quarantined()) {
-    static_cast<void>(ctl_->SetDemand({}, view_->registry_read()));  // as in Quarantine()
+// When the daemon stops, nobody will look at the peer again while its memory is still here. So it is looked at after
+// the drain, and news (there are two pieces at most, closed and died) bring another drain: only then what it wrote is
+// whole.
+void ProducerSession::DrainLast() {
+  do {
+    if (end_ == End::kStop && peer_died_) end_ = End::kDied;
     // What is pending now and no more: a producer that shows a tail far ahead for a moment, and goes on publishing,
     // would hold this thread and whoever waits for it.
     DrainTo(view_->ring_position() + view_->pending());
+  } while (end_ == End::kStop && LookAtPeer(0));
+  if (end_ == End::kStop && LeftInOrder()) end_ = End::kClosed;
+}
+
+void ProducerSession::FinishLast() {
+  if (!quarantined()) {
+    static_cast<void>(ctl_->SetDemand({}, view_->registry_read()));  // as in Quarantine()
+    DrainLast();
   }
   if (!quarantined()) {
     if (end_ == End::kDied) CountKilled();
