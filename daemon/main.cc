@@ -2,7 +2,7 @@
 //
 // Signals are blocked before the first thread exists, so that only this thread takes them, with sigtimedwait(): no
 // handler runs anywhere. SIGTERM, SIGINT and SIGHUP end the daemon in order; while it ends, a second one ends it at
-// once.
+// once. One that was ignored when the program began, such as SIGHUP under nohup, goes on being ignored.
 #include <signal.h>
 #include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
@@ -21,7 +21,12 @@ namespace {
 sigset_t EndSignals() {
   sigset_t set;
   sigemptyset(&set);
-  for (int signal : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&set, signal);
+  for (int signal : {SIGTERM, SIGINT, SIGHUP}) {
+    // A signal that is blocked is queued even where it is ignored, and sigtimedwait() takes it.
+    struct sigaction now;
+    if (sigaction(signal, nullptr, &now) == 0 && now.sa_handler == SIG_IGN) continue;
+    sigaddset(&set, signal);
+  }
   return set;
 }
 

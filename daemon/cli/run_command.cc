@@ -126,7 +126,12 @@ Result<int> RunJob(Context& context, const Options& options) {
   sigset_t ours, before;
   sigemptyset(&ours);
   sigaddset(&ours, SIGCHLD);
-  for (int number : kForwarded) sigaddset(&ours, number);
+  for (int number : kForwarded) {
+    // Blocked, it would be queued and taken even where it is ignored (nohup); the job and the daemon ignore it as well.
+    struct sigaction now;
+    if (::sigaction(number, nullptr, &now) == 0 && now.sa_handler == SIG_IGN) continue;
+    sigaddset(&ours, number);
+  }
   // A parent may have left it ignored, and then no child can be waited for.
   std::signal(SIGCHLD, SIG_DFL);
   ::sigprocmask(SIG_BLOCK, &ours, &before);

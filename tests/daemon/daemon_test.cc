@@ -258,10 +258,12 @@ struct Ended {
   std::string output;
 };
 
-// The daemon as a child; its output in a file.
+// The daemon as a child; its output in a file. `before` runs in the child, ahead of exec.
 class Program {
  public:
-  Program(const TempDirectory& temp, std::vector<std::string> arguments) : log_(temp.sub("log")) {
+  Program(
+      const TempDirectory& temp, std::vector<std::string> arguments, void (*before)() = [] {})
+      : log_(temp.sub("log")) {
     arguments.insert(arguments.begin(), std::string(IKKUNA_BIN_DIR) + "/ikkuna-daemon");
     std::vector<char*> argv;
     for (auto& argument : arguments) argv.push_back(argument.data());
@@ -271,6 +273,7 @@ class Program {
       const int fd = ::open(log_.c_str(), O_CREAT | O_WRONLY | O_TRUNC, 0600);
       ::dup2(fd, 1);
       ::dup2(fd, 2);
+      before();
       ::execv(argv[0], argv.data());
       ::_exit(127);
     }
@@ -345,6 +348,25 @@ TEST_F(DaemonTest, ProgramEndsInOrderOnEachSignal) {
     ASSERT_TRUE(progress.has_value());
     EXPECT_EQ(progress->handled, 25 * TestProducer::kRecordsPerStep);
   }
+}
+
+// nohup, and a shell's background jobs.
+TEST_F(DaemonTest, ProgramGoesOnIgnoringWhatItWasStartedIgnoring) {
+  Program program(temp_, {"--dir", temp_.sub("dir"), "--data-dir", temp_.sub("data")}, [] {
+    ::signal(SIGHUP, SIG_IGN);
+    ::signal(SIGINT, SIG_IGN);
+  });
+  TestProducer producer(temp_.sub("dir"));
+  producer.Register();
+  ASSERT_TRUE(Eventually([&] { return producer.Connect(); })) << producer.reject() << program.Log();
+  ASSERT_TRUE(Eventually([&] { return program.Log().find("trainers and clients in") != std::string::npos; }));
+  program.Signal(SIGHUP);
+  program.Signal(SIGINT);
+  // Of signals that wait, the kernel hands out the lowest number first: the other two would have come before it.
+  program.Signal(SIGTERM);
+  const auto ended = program.Wait();
+  EXPECT_EQ(ended.exit_code, 0) << ended.output;
+  EXPECT_NE(ended.output.find("TERM received"), std::string::npos) << ended.output;
 }
 
 TEST_F(DaemonTest, ProgramRefusesToBeTheSecond) {

@@ -125,6 +125,17 @@ TEST_F(RunCommandTest, SignalsAreHandedOn) {
   }
 }
 
+// The daemon must outlive the job, whoever logs out: before the job began, such a signal ended `run` itself.
+TEST_F(RunCommandTest, ASignalIgnoredFromTheStartIsNotTaken) {
+  daemon_ = Script("daemon", "kill -HUP $PPID; IKKUNA_TEST_FAKE_DAEMON='" + dir_.path() + "' exec '" +
+                                 std::filesystem::read_symlink("/proc/self/exe").string() + "'");
+  ::signal(SIGHUP, SIG_IGN);
+  Outcome outcome = Run(Shell("echo started"));
+  ::signal(SIGHUP, SIG_DFL);
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_EQ(outcome.out, "started\n");
+}
+
 TEST_F(RunCommandTest, ADaemonThatCannotStartIsSaidAndTheJobIsNotStarted) {
   daemon_ = Script("daemon", "echo 'the disk is full'; exit 3");
   Outcome outcome = Run(Shell("echo started"));
