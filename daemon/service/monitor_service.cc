@@ -97,7 +97,7 @@ void MonitorService::EndWatches() {
       if (std::shared_ptr<WatchReactor> reactor = weak.lock()) live.push_back(std::move(reactor));
     }
   }
-  for (const std::shared_ptr<WatchReactor>& reactor : live) reactor->End(Stopping());
+  for (const std::shared_ptr<WatchReactor>& reactor : live) reactor->EndWhenEmpty(Stopping());
 }
 
 void MonitorService::StopWorkers() {

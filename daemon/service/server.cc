@@ -22,8 +22,7 @@ constexpr int kKeepaliveTime_ms = 30'000;
 constexpr int kKeepaliveTimeout_ms = 10'000;
 constexpr int kMinPingInterval_ms = 10'000;  // clients may keep alive too
 constexpr int kMaxCallsPerConnection = 128;
-constexpr size_t kMaxGrpcMemoryBytes = 256u << 20;        // buffers of all connections together
-constexpr auto kShutdownGrace = std::chrono::seconds(2);  // then slow readers are cut off
+constexpr size_t kMaxGrpcMemoryBytes = 256u << 20;  // buffers of all connections together
 
 void EnablePlugins() {
   static std::once_flag once;
@@ -59,6 +58,7 @@ struct Server::Impl {
   std::string socket_path;
   int tcp_port = 0;
   std::vector<std::string> notes;
+  std::chrono::milliseconds stop_grace{};
 };
 
 Server::Server(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -82,6 +82,7 @@ Result<std::unique_ptr<Server>> Server::Start(const ServerOptions& options, Moni
   }
   EnablePlugins();
   auto impl = std::make_unique<Impl>(monitor);
+  impl->stop_grace = options.stop_grace;
   grpc::ServerBuilder builder;
   SetLimits(&builder);
   if (!options.listen.empty()) {
@@ -120,7 +121,7 @@ void Server::Stop() {
   impl_->service.EndWatches();
   if (impl_->grpc_server) {
     // Ends the health service's streams. Calls that are running are waited for, however long: they use the Monitor.
-    impl_->grpc_server->Shutdown(std::chrono::system_clock::now() + kShutdownGrace);
+    impl_->grpc_server->Shutdown(std::chrono::system_clock::now() + impl_->stop_grace);
     impl_->grpc_server->Wait();
   }
   impl_->service.StopWorkers();

@@ -6,6 +6,7 @@
 
 #include <sys/types.h>
 
+#include <chrono>
 #include <memory>
 #include <string>
 #include <vector>
@@ -29,6 +30,9 @@ struct ServerOptions {
   // PEM files, both or none.
   std::string tls_cert_file;
   std::string tls_key_file;
+
+  // How long Stop() waits for readers that are slow to take what they are still to get; then they are cut off.
+  std::chrono::milliseconds stop_grace{2'000};
 };
 
 class Server {
