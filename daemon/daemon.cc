@@ -134,9 +134,11 @@ void Daemon::Stop() {
 
 Daemon::~Daemon() { Stop(); }
 
-bool Daemon::IdleFor(double seconds) const {
+bool Daemon::IdleFor(double seconds) {
+  // Before the look at who is connected: one that is admitted in between shows in neither, instead of as one that left.
+  const bool somebody_came = ingest_->admitted() > 0;
   if (ingest_->connected() > 0 || watch_hub_.watchers() > 0 || monitor_->SecondsUnused() < seconds) return false;
-  if (ingest_->admitted() > 0) return true;
+  if (somebody_came) return true;
   return static_cast<double>(MonotonicNs() - started_ns_) * 1e-9 >= kFirstTrainerSeconds;
 }
 

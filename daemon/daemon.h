@@ -39,7 +39,7 @@ class Daemon {
   const service::Server& server() const { return *server_; }
   const std::string& directory() const { return directory_; }
   // A trainer was here, or nobody came within a minute, none is connected now, and nobody asked anything for `seconds`.
-  bool IdleFor(double seconds) const;
+  bool IdleFor(double seconds);
 
  private:
   // How long the first trainer may take to come: importing a framework from a slow disk is tens of seconds.

@@ -38,7 +38,7 @@ void StartLog(const std::string& level) {
 }
 
 // The signal that ends us, or 0: idle for long enough.
-int WaitForEnd(const ikkuna::Daemon& daemon, const ikkuna::Config& config, const sigset_t& signals) {
+int WaitForEnd(ikkuna::Daemon& daemon, const ikkuna::Config& config, const sigset_t& signals) {
   const timespec look{0, 250'000'000};
   while (true) {
     const int signal = sigtimedwait(&signals, nullptr, &look);

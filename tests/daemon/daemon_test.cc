@@ -249,6 +249,8 @@ TEST_F(DaemonTest, IdleIsNoTrainerAndNoClient) {
   auto watcher = daemon->monitor().Watch({});
   ASSERT_TRUE(watcher.ok());
   EXPECT_FALSE(daemon->IdleFor(0));
+  watcher->reset();  // nothing is offered after it, and no health looks at the hub
+  EXPECT_TRUE(daemon->IdleFor(0));
 }
 
 // ---- The program ----
