@@ -81,7 +81,7 @@ std::string ProducerSession::StateText() const {
   if (end_ == End::kDied || end_ == End::kClosed) {
     return said == shm::ProducerState::kFinished ? "finished" : "died";
   }
-  return socket_closed_ || end_ == End::kStop ? "disconnected" : "running";
+  return socket_closed_ || end_ == End::kStop || end_ == End::kReplaced ? "disconnected" : "running";
 }
 
 void ProducerSession::SaveSometimes() {

@@ -107,6 +107,32 @@ TEST_F(StopTest, ATrainerThatFinishesDuringTheLastDrainHasFinished) {
   ExpectFinished(*core, producer.hello().uuid, 1);
 }
 
+// It comes back on another socket, and there it cannot be served: then nobody is connected.
+TEST_F(StopTest, ATrainerWhoseReturnFailsIsDisconnected) {
+  auto core = MakeCore();
+  TestProducer producer(temp_.sub("dir"));
+  producer.Register();
+  ASSERT_TRUE(producer.Connect()) << producer.reject();
+  auto session = core->ingest().FindLive({producer.hello().run_id, 0, 0});
+  ASSERT_TRUE(session);
+  Play({[&] {
+         producer.Disconnect();
+         session->RequestEnd(true);
+       }},
+       *session);
+  EXPECT_EQ(core->StatusOf(producer.hello().uuid).state, "disconnected");
+  auto socket = shm::ConnectToDaemon(temp_.sub("dir"));
+  ASSERT_TRUE(socket.ok());
+  producer.hello().heads = {1000, 0};  // beyond what it has published
+  ASSERT_TRUE(shm::SendHello(socket->get(), producer.hello(), producer.pub().fd()).ok());
+  pollfd fd{socket->get(), POLLIN, 0};
+  ASSERT_EQ(::poll(&fd, 1, 30'000), 1);
+  auto answer = shm::ReceiveAnswer(socket->get());
+  ASSERT_TRUE(answer.ok());
+  ASSERT_TRUE(std::holds_alternative<shm::Reject>(*answer));
+  EXPECT_EQ(core->StatusOf(producer.hello().uuid).state, "disconnected");
+}
+
 // A child that publishes, leaves a hole, publishes once more, and waits to be killed.
 [[noreturn]] void PublishAndHang(const std::string& directory, int go, int done) {
   char byte;
