@@ -176,6 +176,7 @@ void ProducerSession::Run() {
   try {
     FinishLast();
   } catch (const std::exception& error) {
+    ShowState(StateText());
     std::lock_guard lock(mutex_);
     own_notes_.push_back(std::string("internal error at its end: ") + error.what());
   }

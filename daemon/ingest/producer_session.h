@@ -124,8 +124,11 @@ class ProducerSession {
   void OfferEmitted();
   void OfferProgress(bool even_if_unmoved);
   void OfferEvent(Severity severity, const std::string& kind, const std::string& text);
+  void OfferRunEnded(const std::string& state);
+  void TakeNumbers();
+  void ShowState(const std::string& state);
   void Snapshot();
-  void SaveNow();
+  void SaveNow(const std::string& state);
   void SaveSometimes();
   void Quarantine(const std::string& why);
   void DrainTo(uint64_t end);

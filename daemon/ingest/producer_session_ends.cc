@@ -55,8 +55,18 @@ void ProducerSession::OfferEvent(Severity severity, const std::string& kind, con
   for (SampleSink* sink : context_.sinks) sink->Offer(batch);
 }
 
-// `handled` is taken before the producer's counters, so that no record is handled that they do not count.
 void ProducerSession::Snapshot() {
+  TakeNumbers();
+  ShowState(StateText());
+}
+
+void ProducerSession::ShowState(const std::string& state) {
+  std::lock_guard lock(mutex_);
+  state_ = state;
+}
+
+// `handled` is taken before the producer's counters, so that no record is handled that they do not count.
+void ProducerSession::TakeNumbers() {
   working_.handled = handled_before_ + drain_->handled();
   working_.incomplete_bundles = incomplete_before_ + graph_->counters().incomplete_bundles;
   std::lock_guard lock(mutex_);
@@ -71,7 +81,6 @@ void ProducerSession::Snapshot() {
   // Once more when the socket is found closed: the steps up to then were made with us there.
   if (!meter_ended_) meter_.Update(numbers_.pub.status, numbers_.now_ns);
   meter_ended_ = socket_closed_;
-  state_ = StateText();
 }
 
 std::string ProducerSession::StateText() const {
@@ -90,20 +99,22 @@ void ProducerSession::SaveSometimes() {
   const bool moved = numbers_.pub.status.attempted != saved_attempted_ || working_.handled != saved_handled_ ||
                      numbers_.pub.status.steps_timed != saved_steps_ || names_.modules_version() != modules_saved_ ||
                      names_.facts_version() != facts_saved_ || state_ != saved_state_;
-  if (moved) SaveNow();
+  if (moved) SaveNow(state_);
 }
 
-void ProducerSession::SaveNow() {
+void ProducerSession::SaveNow(const std::string& state) {
   saved_ns_ = MonotonicNs();
   saved_attempted_ = numbers_.pub.status.attempted;
   saved_handled_ = working_.handled;
   saved_steps_ = numbers_.pub.status.steps_timed;
-  saved_state_ = state_;
+  saved_state_ = state;
   if (names_.facts_version() != facts_saved_) {
     facts_saved_ = names_.facts_version();
-    context_.store->UpsertRun(*info_working_, state_);
+    context_.store->UpsertRun(*info_working_, state);
   }
-  context_.store->SaveProducer(status());
+  ProducerStatus saved = status();
+  saved.state = state;
+  context_.store->SaveProducer(saved);
   if (names_.modules_version() != modules_saved_) {
     modules_saved_ = names_.modules_version();
     context_.store->SaveModules(run_key_, Modules());
@@ -190,16 +201,24 @@ void ProducerSession::FinishLast() {
     if (drain_->waiting() == 0) working_.done_seq = std::max(working_.done_seq, drain_->position());
     if (!emitted_.empty()) OfferEmitted();
   }
-  Snapshot();
+  TakeNumbers();
   OfferProgress(true);
-  if (end_ == End::kDied || end_ == End::kClosed) {
-    const bool bad = state_ == "died";
-    const std::string how = bad ? "died" : (state_ == "finished" ? "ended" : "ended with its probe switched off");
-    OfferEvent(bad ? Severity::kWarning : Severity::kInfo, "run_ended",
-               "run '" + info_working_->run + "' " + how + " after " +
-                   std::to_string(StepMeter::StepsTotal(numbers_.pub.status)) + " steps");
-  }
-  SaveNow();
+  // Whoever sees the state finds its event, and both in the store.
+  const std::string state = StateText();
+  if (end_ == End::kDied || end_ == End::kClosed) OfferRunEnded(state);
+  SaveNow(state);
+  ShowState(state);
+}
+
+void ProducerSession::OfferRunEnded(const std::string& state) {
+  const bool bad = state == "died";
+  const std::string how = bad                       ? "died"
+                          : state == "finished"     ? "ended"
+                          : state == "switched_off" ? "ended with its probe switched off"
+                                                    : "ended, no longer read since it broke the format,";
+  OfferEvent(bad ? Severity::kWarning : Severity::kInfo, "run_ended",
+             "run '" + info_working_->run + "' " + how + " after " +
+                 std::to_string(StepMeter::StepsTotal(numbers_.pub.status)) + " steps");
 }
 
 }  // namespace ikkuna::ingest

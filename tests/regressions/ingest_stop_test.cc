@@ -8,6 +8,7 @@
 #include <atomic>
 #include <functional>
 #include <memory>
+#include <string>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -176,6 +177,33 @@ TEST_F(StopTest, OfATrainerKilledBeforeTheDaemonStoppedTheHolesArePassedOver) {
   ExpectBalanced(status);
   EXPECT_EQ(core->Events("run_ended").size(), 1u);
   for (int fd : {go[0], go[1], done[0], done[1]}) ::close(fd);
+}
+
+// Whoever saw the state of an ended run asked for its event, and it was not there yet.
+class EndWitness final : public SampleSink {
+ public:
+  void Offer(std::shared_ptr<const Batch> batch) override {
+    for (const Event& event : batch->events) {
+      if (event.kind == "run_ended") state_then = session.load()->status().state;
+    }
+  }
+  std::atomic<ProducerSession*> session{nullptr};
+  std::string state_then;
+};
+
+TEST_F(StopTest, TheEventOfAnEndComesBeforeItsState) {
+  EndWitness witness;
+  TestCore core(temp_.sub("dir"), temp_.sub("data"), {}, "loss()", {}, &witness);
+  TestProducer producer(temp_.sub("dir"));
+  producer.Register();
+  ASSERT_TRUE(producer.Connect()) << producer.reject();
+  auto session = core.ingest().FindLive({producer.hello().run_id, 0, 0});
+  ASSERT_TRUE(session);
+  witness.session.store(session.get());
+  producer.Finish();
+  ASSERT_TRUE(Eventually([&] { return session->ended(); }));
+  EXPECT_EQ(session->status().state, "finished");
+  EXPECT_TRUE(witness.state_then == "running" || witness.state_then == "disconnected") << witness.state_then;
 }
 
 }  // namespace
