@@ -29,6 +29,7 @@ void ProducerSession::OfferEmitted() {
 }
 
 void ProducerSession::OfferProgress(bool even_if_unmoved) {
+  if (!graph_) return;  // it failed before it had one
   working_.done_seq = std::max(working_.done_seq, graph_->done_seq());
   const uint64_t now = MonotonicNs();
   const bool moved = working_.done_seq != progress_offered_seq_ && now - progress_offered_ns_ >= kProgressNs;
@@ -67,6 +68,7 @@ void ProducerSession::ShowState(const std::string& state) {
 
 // `handled` is taken before the producer's counters, so that no record is handled that they do not count.
 void ProducerSession::TakeNumbers() {
+  if (!graph_ || !drain_) return;  // it failed before it had them: there is nothing to number
   working_.handled = handled_before_ + drain_->handled();
   working_.incomplete_bundles = incomplete_before_ + graph_->counters().incomplete_bundles;
   std::lock_guard lock(mutex_);

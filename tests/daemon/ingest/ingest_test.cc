@@ -10,6 +10,7 @@
 #include <cstring>
 #include <map>
 #include <memory>
+#include <stdexcept>
 #include <string>
 #include <thread>
 #include <vector>
@@ -488,6 +489,27 @@ TEST_F(IngestTest, ADevicePayloadGoesThroughTheWholeDaemon) {
   EXPECT_EQ(core.Values("weights_mean"), (std::map<uint64_t, double>{{0, 3.0}}));
   EXPECT_EQ(core.Values("loss"), (std::map<uint64_t, double>{{0, 7.0}}));
   ExpectBalanced(core.StatusOf(producer.hello().uuid));
+}
+
+TEST_F(IngestTest, ASessionThatCannotBeginEndsAlone) {
+  int sessions = 0;
+  TestCore core(temp_.sub("dir"), temp_.sub("data"), {}, "loss()", [&] {
+    if (++sessions == 1) throw std::runtime_error("no room for its payloads");
+    std::vector<std::unique_ptr<PayloadSource>> sources;
+    sources.push_back(std::make_unique<HostArenaSource>());
+    return sources;
+  });
+  TestProducer unlucky(temp_.sub("dir")), producer(temp_.sub("dir"));
+  unlucky.Register();
+  producer.Register();
+  EXPECT_FALSE(unlucky.Connect());
+  const auto status = core.StatusOf(unlucky.hello().uuid);
+  EXPECT_EQ(status.state, "quarantined");
+  ASSERT_FALSE(status.notes.empty());
+  EXPECT_NE(status.notes.back().find("no room for its payloads"), std::string::npos) << status.notes.back();
+  ASSERT_TRUE(producer.Connect()) << producer.reject();
+  producer.Step(0, 1);
+  ASSERT_TRUE(AllHandled(core, producer));
 }
 
 TEST_F(IngestTest, ARunWrittenByTwoProcessesIsTold) {
