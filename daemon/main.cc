@@ -4,7 +4,6 @@
 // handler runs anywhere. SIGTERM, SIGINT and SIGHUP end the daemon in order; while it ends, a second one ends it at
 // once. One that was ignored when the program began, such as SIGHUP under nohup, goes on being ignored.
 #include <signal.h>
-#include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
 #include <time.h>
 #include <unistd.h>
@@ -15,6 +14,7 @@
 
 #include "daemon/config.h"
 #include "daemon/daemon.h"
+#include "daemon/log.h"
 
 namespace {
 
@@ -28,13 +28,6 @@ sigset_t EndSignals() {
     sigaddset(&set, signal);
   }
   return set;
-}
-
-void StartLog(const std::string& level) {
-  auto logger = spdlog::stderr_color_mt("ikkuna");
-  logger->set_pattern("%Y-%m-%dT%H:%M:%S.%e %^%l%$ %v");
-  logger->set_level(spdlog::level::from_str(level));
-  spdlog::set_default_logger(std::move(logger));
 }
 
 // The signal that ends us, or 0: idle for long enough.
@@ -51,7 +44,7 @@ int Serve(const ikkuna::Config& config) {
   const sigset_t signals = EndSignals();
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   ::signal(SIGPIPE, SIG_IGN);
-  StartLog(config.log_level);
+  const ikkuna::Log log(config.log_level);
 
   auto started = ikkuna::Daemon::Start(config, IKKUNA_VERSION);
   if (!started) {

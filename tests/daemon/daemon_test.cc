@@ -9,12 +9,14 @@
 #include <unistd.h>
 
 #include <fstream>
+#include <functional>
 #include <memory>
 #include <sstream>
 #include <string>
 #include <vector>
 
 #include "build_paths.h"
+#include "shared/base/unique_fd.h"
 #include "tests/daemon/ingest/test_producer.h"
 
 namespace ikkuna {
@@ -264,7 +266,7 @@ struct Ended {
 class Program {
  public:
   Program(
-      const TempDirectory& temp, std::vector<std::string> arguments, void (*before)() = [] {})
+      const TempDirectory& temp, std::vector<std::string> arguments, const std::function<void()>& before = [] {})
       : log_(temp.sub("log")) {
     arguments.insert(arguments.begin(), std::string(IKKUNA_BIN_DIR) + "/ikkuna-daemon");
     std::vector<char*> argv;
@@ -369,6 +371,27 @@ TEST_F(DaemonTest, ProgramGoesOnIgnoringWhatItWasStartedIgnoring) {
   const auto ended = program.Wait();
   EXPECT_EQ(ended.exit_code, 0) << ended.output;
   EXPECT_NE(ended.output.find("TERM received"), std::string::npos) << ended.output;
+}
+
+TEST_F(DaemonTest, ProgramServesAlthoughNobodyReadsItsLog) {
+  int ends[2] = {-1, -1};
+  ASSERT_EQ(::pipe2(ends, O_CLOEXEC), 0);
+  const UniqueFd read_end(ends[0]), write_end(ends[1]);
+  ASSERT_GE(::fcntl(ends[1], F_SETPIPE_SZ, 4096), 0);
+  const std::string full(4096, 'x');
+  ASSERT_EQ(::write(ends[1], full.data(), full.size()), 4096);
+  Program program(temp_,
+                  {"--dir", temp_.sub("dir"), "--data-dir", temp_.sub("data"), "--no-default", "--subscribe", "loss"},
+                  [&] { ::dup2(ends[1], STDERR_FILENO); });
+  TestProducer producer(temp_.sub("dir"));
+  producer.Register();
+  ASSERT_TRUE(Eventually([&] { return producer.Connect(); })) << producer.reject();
+  for (uint64_t step = 0; step < 25; ++step) producer.Step(step, 3);
+  const uint64_t published = shm::LoadAcquire(producer.pub().status().reserved);
+  EXPECT_TRUE(Eventually([&] { return producer.ctl().heads().ring_head == published; }));
+  program.Signal(SIGTERM);
+  EXPECT_EQ(program.Wait().exit_code, 0);
+  EXPECT_TRUE(producer.DaemonGone());
 }
 
 TEST_F(DaemonTest, ProgramRefusesToBeTheSecond) {
