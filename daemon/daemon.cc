@@ -105,17 +105,19 @@ Status Daemon::OpenSinks() {
   return {};
 }
 
-void Daemon::Stop() {
+Status Daemon::Stop() {
+  Status kept;
   if (acceptor_) ingest_->OfferEvent(Severity::kInfo, "daemon_stopped", "ikkuna-daemon ends as it was asked to");
   acceptor_.reset();
   if (ingest_) ingest_->Stop();
   health_.reset();
   if (store_) {
-    if (auto flushed = store_->Flush(); !flushed) {
+    kept = store_->Flush();
+    if (!kept) {
       Event event;
       event.severity = Severity::kError;
       event.kind = "store_failed";
-      event.text = flushed.error().text;
+      event.text = kept.error().text;
       LogEvent(event);
     }
   }
@@ -130,9 +132,10 @@ void Daemon::Stop() {
   tensorboard_.reset();
   store_.reset();
   lock_.reset();
+  return kept;
 }
 
-Daemon::~Daemon() { Stop(); }
+Daemon::~Daemon() { static_cast<void>(Stop()); }
 
 bool Daemon::IdleFor(double seconds) {
   // Before the look at who is connected: one that is admitted in between shows in neither, instead of as one that left.

@@ -29,8 +29,9 @@ namespace ikkuna {
 class Daemon {
  public:
   static Result<std::unique_ptr<Daemon>> Start(const Config& config, const std::string& version);
-  // Everything above in its order; nothing when it is stopped already.
-  void Stop();
+  // Everything above in its order; nothing when it is stopped already. An error says why not everything that was read
+  // could be kept.
+  Status Stop();
   ~Daemon();
   Daemon(const Daemon&) = delete;
   Daemon& operator=(const Daemon&) = delete;

@@ -65,7 +65,10 @@ int Serve(const ikkuna::Config& config) {
     spdlog::info("the last trainer has left and nobody asks, ending");
   }
   pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
-  daemon.Stop();
+  if (auto kept = daemon.Stop(); !kept) {
+    spdlog::error("ended, and not everything that was read is kept: {}", kept.error().text);
+    return ikkuna::kExitNotKept;
+  }
   spdlog::info("ended, everything that was read is kept");
   return 0;
 }

@@ -171,7 +171,12 @@ Result<int> RunJob(Context& context, const Options& options) {
       std::cerr << "ikkuna: ikkuna-daemon ended before the job did, with code " << *daemon->exit_code()
                 << "; its log is '" << options.data_dir << "/daemon.log'\n";
     }
+    const bool at_work = !daemon->HasEnded();
     daemon->End(kEndGrace);
+    if (at_work && *daemon->exit_code() != 0) {
+      std::cerr << "ikkuna: ikkuna-daemon ended with code " << *daemon->exit_code() << "; its log '" << options.data_dir
+                << "/daemon.log' ends so:" << LogTail(options.data_dir + "/daemon.log") << "\n";
+    }
     std::cerr << "ikkuna: what was recorded is in '" << options.data_dir
               << "'; to look at it: ikkuna-daemon --data-dir '" << options.data_dir << "'\n";
   }

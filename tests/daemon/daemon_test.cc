@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -203,7 +204,7 @@ TEST_F(DaemonTest, KeepsEverythingOverAnOrderlyRestart) {
   ASSERT_TRUE(producer.Connect()) << producer.reject();
   for (uint64_t step = 0; step < 30; ++step) producer.Step(step, 2);
   // Without waiting: what is in the ring is the daemon's to handle before it ends.
-  daemon->Stop();
+  EXPECT_TRUE(daemon->Stop().ok());
   EXPECT_TRUE(producer.DaemonGone());
   producer.Disconnect();
   EXPECT_NE(::access(shm::ProbeSocketPath(temp_.sub("dir")).c_str(), F_OK), 0);
@@ -392,6 +393,24 @@ TEST_F(DaemonTest, ProgramServesAlthoughNobodyReadsItsLog) {
   program.Signal(SIGTERM);
   EXPECT_EQ(program.Wait().exit_code, 0);
   EXPECT_TRUE(producer.DaemonGone());
+}
+
+TEST_F(DaemonTest, ProgramSaysWhenItCouldNotKeepEverything) {
+  Program program(temp_,
+                  {"--dir", temp_.sub("dir"), "--data-dir", temp_.sub("data"), "--no-default", "--no-health",
+                   "--subscribe", "loss"},
+                  [] { ::signal(SIGXFSZ, SIG_IGN); });
+  TestProducer producer(temp_.sub("dir"));
+  producer.Register();
+  ASSERT_TRUE(Eventually([&] { return producer.Connect(); })) << producer.reject() << program.Log();
+  // From now on its files cannot grow beyond a few lines of log, as on a full disk.
+  const rlimit no_room{4096, 4096};
+  ASSERT_EQ(::prlimit(program.pid(), RLIMIT_FSIZE, &no_room, nullptr), 0);
+  for (uint64_t step = 0; step < 25; ++step) producer.Step(step, 3);
+  program.Signal(SIGTERM);
+  const auto ended = program.Wait();
+  EXPECT_EQ(ended.exit_code, kExitNotKept) << ended.output;
+  EXPECT_NE(ended.output.find("ended, and not everything that was read is kept: "), std::string::npos) << ended.output;
 }
 
 TEST_F(DaemonTest, ProgramRefusesToBeTheSecond) {

@@ -41,7 +41,8 @@ bool FakeDaemon() {
   std::ofstream(base + "/ended") << "yes";
   ::unlink(address.sun_path);
   ::unlink(shm::ProbeSocketPath(base).c_str());
-  ::_exit(0);
+  const char* code = std::getenv("IKKUNA_TEST_FAKE_CODE");
+  ::_exit(code == nullptr ? 0 : std::atoi(code));
 }
 const bool kNeverTrue = FakeDaemon();
 
@@ -193,6 +194,16 @@ TEST_F(RunCommandTest, ADaemonThatDiesDoesNotTakeTheJobAlong) {
   EXPECT_EQ(outcome.code, 4);
   EXPECT_EQ(outcome.out, "done\n");
   EXPECT_THAT(outcome.err, HasSubstr("ikkuna-daemon ended before the job did, with code 137"));
+}
+
+TEST_F(RunCommandTest, ADaemonThatCouldNotKeepEverythingIsSaid) {
+  environment_["IKKUNA_TEST_FAKE_CODE"] = "3";
+  daemon_ = Script("daemon", "echo 'not everything is kept'; IKKUNA_TEST_FAKE_DAEMON='" + dir_.path() + "' exec '" +
+                                 std::filesystem::read_symlink("/proc/self/exe").string() + "'");
+  Outcome outcome = Run(Shell("exit 5"));
+  EXPECT_EQ(outcome.code, 5);
+  EXPECT_THAT(outcome.err, HasSubstr("ikkuna-daemon ended with code 3"));
+  EXPECT_THAT(outcome.err, HasSubstr("not everything is kept"));
 }
 
 TEST_F(RunCommandTest, TheDaemonEndsAlsoWhenRunIsKilled) {
