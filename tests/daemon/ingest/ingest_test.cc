@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstring>
 #include <map>
 #include <memory>
@@ -347,7 +348,7 @@ TEST_F(IngestTest, Malicious_HeadsThatNoDaemonCanHaveHad) {
 
 TEST_F(IngestTest, Malicious_GarbageAndSilenceAtTheDoor) {
   AcceptorOptions options;
-  options.hello_timeout_ms = 50;
+  options.hello_timeout_ms = 1'000;  // of the silent; this test itself must not be that late
   auto core = MakeCore(options);
   std::vector<UniqueFd> silent;
   for (int i = 0; i < 200; ++i) {
@@ -361,7 +362,9 @@ TEST_F(IngestTest, Malicious_GarbageAndSilenceAtTheDoor) {
   }
   ASSERT_TRUE(garbage.ok()) << garbage.error().text;
   const std::string bytes(4096, 'x');
-  ASSERT_EQ(::send(garbage->get(), bytes.data(), bytes.size(), MSG_NOSIGNAL), 4096);
+  // Preempted for long enough in between, it was late after all and is out already.
+  const ssize_t sent = ::send(garbage->get(), bytes.data(), bytes.size(), MSG_NOSIGNAL);
+  ASSERT_TRUE(sent == 4096 || (sent < 0 && (errno == EPIPE || errno == ECONNRESET))) << std::strerror(errno);
   const auto closed = [](int fd) {
     pollfd poll_fd{fd, POLLRDHUP, 0};
     return ::poll(&poll_fd, 1, 0) > 0 && (poll_fd.revents & POLLHUP) != 0;
