@@ -86,9 +86,10 @@ grpc::ServerWriteReactor<v1::WatchResponse>* MonitorService::Watch(grpc::Callbac
 void MonitorService::Forget(WatchReactor* reactor) {
   std::lock_guard lock(mutex_);
   watches_.erase(reactor);
+  if (watches_.empty()) none_left_.notify_all();
 }
 
-void MonitorService::EndWatches() {
+bool MonitorService::EndWatches(std::chrono::steady_clock::time_point until) {
   std::vector<std::shared_ptr<WatchReactor>> live;
   {
     std::lock_guard lock(mutex_);
@@ -98,6 +99,10 @@ void MonitorService::EndWatches() {
     }
   }
   for (const std::shared_ptr<WatchReactor>& reactor : live) reactor->EndWhenEmpty(Stopping());
+  const bool any = !live.empty();
+  live.clear();
+  std::unique_lock lock(mutex_);
+  return none_left_.wait_until(lock, until, [this] { return watches_.empty(); }) && any;
 }
 
 void MonitorService::StopWorkers() {

@@ -6,8 +6,10 @@
 #include <grpcpp/health_check_service_interface.h>
 #include <grpcpp/server_posix.h>
 
+#include <algorithm>
 #include <chrono>
 #include <mutex>
+#include <thread>
 #include <utility>
 
 #include "daemon/service/answers.h"
@@ -59,6 +61,7 @@ struct Server::Impl {
   int tcp_port = 0;
   std::vector<std::string> notes;
   std::chrono::milliseconds stop_grace{};
+  std::chrono::milliseconds stop_linger{};
 };
 
 Server::Server(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -83,6 +86,7 @@ Result<std::unique_ptr<Server>> Server::Start(const ServerOptions& options, Moni
   EnablePlugins();
   auto impl = std::make_unique<Impl>(monitor);
   impl->stop_grace = options.stop_grace;
+  impl->stop_linger = options.stop_linger;
   grpc::ServerBuilder builder;
   SetLimits(&builder);
   if (!options.listen.empty()) {
@@ -118,10 +122,13 @@ Result<std::unique_ptr<Server>> Server::Start(const ServerOptions& options, Moni
 void Server::Stop() {
   if (!impl_) return;
   if (impl_->listener) impl_->listener->Stop();
-  impl_->service.EndWatches();
+  const auto begin = std::chrono::steady_clock::now();
+  if (impl_->service.EndWatches(begin + impl_->stop_grace)) std::this_thread::sleep_for(impl_->stop_linger);
   if (impl_->grpc_server) {
     // Ends the health service's streams. Calls that are running are waited for, however long: they use the Monitor.
-    impl_->grpc_server->Shutdown(std::chrono::system_clock::now() + impl_->stop_grace);
+    const auto used =
+        std::min<std::chrono::steady_clock::duration>(std::chrono::steady_clock::now() - begin, impl_->stop_grace);
+    impl_->grpc_server->Shutdown(std::chrono::system_clock::now() + (impl_->stop_grace - used));
     impl_->grpc_server->Wait();
   }
   impl_->service.StopWorkers();

@@ -33,6 +33,9 @@ struct ServerOptions {
 
   // How long Stop() waits for readers that are slow to take what they are still to get; then they are cut off.
   std::chrono::milliseconds stop_grace{2'000};
+  // How long connections stay open after the last word of a watch: a client that writes to a closed one, if only that
+  // its window is open again, throws away what it has not read.
+  std::chrono::milliseconds stop_linger{200};
 };
 
 class Server {

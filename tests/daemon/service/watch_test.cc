@@ -215,6 +215,7 @@ TEST_F(WatchTest, StopFirstSendsWhatWaits) {
   monitor_.watch_queue_max = kSteps;
   service::ServerOptions options;
   options.stop_grace = std::chrono::minutes(1);
+  options.stop_linger = std::chrono::seconds(2);
   StartServer(options);
   auto stream = Open();
   auto queue = monitor_.watch(0);
