@@ -29,6 +29,9 @@ constexpr size_t kMaxGrpcMemoryBytes = 256u << 20;  // buffers of all connection
 void EnablePlugins() {
   static std::once_flag once;
   std::call_once(once, [] {
+    // Never given back: the last user of gRPC that goes waits for a poller of its, which may sleep ten seconds after a
+    // reader was slow. What it would free the end of the process frees as well.
+    grpc_init();
     grpc::EnableDefaultHealthCheckService(true);
     grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   });
