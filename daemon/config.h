@@ -50,8 +50,9 @@ struct Invocation {
   std::string text;
 };
 
-constexpr int kExitFailed = 1;  // the daemon could not start or go on
-constexpr int kExitUsage = 2;   // the command line or the configuration is wrong
+constexpr int kExitFailed = 1;   // the daemon could not start or go on
+constexpr int kExitUsage = 2;    // the command line or the configuration is wrong
+constexpr int kExitNotKept = 3;  // it ended in order, and the store could not take the last of it
 
 Invocation ParseCommandLine(int argc, const char* const* argv, const std::string& version);
 

@@ -105,17 +105,19 @@ Status Daemon::OpenSinks() {
   return {};
 }
 
-void Daemon::Stop() {
+Status Daemon::Stop() {
+  Status kept;
   if (acceptor_) ingest_->OfferEvent(Severity::kInfo, "daemon_stopped", "ikkuna-daemon ends as it was asked to");
   acceptor_.reset();
   if (ingest_) ingest_->Stop();
   health_.reset();
   if (store_) {
-    if (auto flushed = store_->Flush(); !flushed) {
+    kept = store_->Flush();
+    if (!kept) {
       Event event;
       event.severity = Severity::kError;
       event.kind = "store_failed";
-      event.text = flushed.error().text;
+      event.text = kept.error().text;
       LogEvent(event);
     }
   }
@@ -130,13 +132,16 @@ void Daemon::Stop() {
   tensorboard_.reset();
   store_.reset();
   lock_.reset();
+  return kept;
 }
 
-Daemon::~Daemon() { Stop(); }
+Daemon::~Daemon() { static_cast<void>(Stop()); }
 
-bool Daemon::IdleFor(double seconds) const {
+bool Daemon::IdleFor(double seconds) {
+  // Before the look at who is connected: one that is admitted in between shows in neither, instead of as one that left.
+  const bool somebody_came = ingest_->admitted() > 0;
   if (ingest_->connected() > 0 || watch_hub_.watchers() > 0 || monitor_->SecondsUnused() < seconds) return false;
-  if (ingest_->admitted() > 0) return true;
+  if (somebody_came) return true;
   return static_cast<double>(MonotonicNs() - started_ns_) * 1e-9 >= kFirstTrainerSeconds;
 }
 

@@ -29,8 +29,9 @@ namespace ikkuna {
 class Daemon {
  public:
   static Result<std::unique_ptr<Daemon>> Start(const Config& config, const std::string& version);
-  // Everything above in its order; nothing when it is stopped already.
-  void Stop();
+  // Everything above in its order; nothing when it is stopped already. An error says why not everything that was read
+  // could be kept.
+  Status Stop();
   ~Daemon();
   Daemon(const Daemon&) = delete;
   Daemon& operator=(const Daemon&) = delete;
@@ -39,7 +40,7 @@ class Daemon {
   const service::Server& server() const { return *server_; }
   const std::string& directory() const { return directory_; }
   // A trainer was here, or nobody came within a minute, none is connected now, and nobody asked anything for `seconds`.
-  bool IdleFor(double seconds) const;
+  bool IdleFor(double seconds);
 
  private:
   // How long the first trainer may take to come: importing a framework from a slow disk is tens of seconds.

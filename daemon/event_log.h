@@ -1,6 +1,6 @@
 // EventLog: writes events to the daemon's log as they happen.
 //
-// Owner: Daemon. Thread rule: Offer from any thread; the logger serialises lines.
+// Owner: Daemon. Thread rule: Offer from any thread, also under a lock: the logger takes the line and returns (log.h).
 #pragma once
 
 #include <memory>

@@ -2,9 +2,8 @@
 //
 // Signals are blocked before the first thread exists, so that only this thread takes them, with sigtimedwait(): no
 // handler runs anywhere. SIGTERM, SIGINT and SIGHUP end the daemon in order; while it ends, a second one ends it at
-// once.
+// once. One that was ignored when the program began, such as SIGHUP under nohup, goes on being ignored.
 #include <signal.h>
-#include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
 #include <time.h>
 #include <unistd.h>
@@ -15,25 +14,24 @@
 
 #include "daemon/config.h"
 #include "daemon/daemon.h"
+#include "daemon/log.h"
 
 namespace {
 
 sigset_t EndSignals() {
   sigset_t set;
   sigemptyset(&set);
-  for (int signal : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&set, signal);
+  for (int signal : {SIGTERM, SIGINT, SIGHUP}) {
+    // A signal that is blocked is queued even where it is ignored, and sigtimedwait() takes it.
+    struct sigaction now;
+    if (sigaction(signal, nullptr, &now) == 0 && now.sa_handler == SIG_IGN) continue;
+    sigaddset(&set, signal);
+  }
   return set;
 }
 
-void StartLog(const std::string& level) {
-  auto logger = spdlog::stderr_color_mt("ikkuna");
-  logger->set_pattern("%Y-%m-%dT%H:%M:%S.%e %^%l%$ %v");
-  logger->set_level(spdlog::level::from_str(level));
-  spdlog::set_default_logger(std::move(logger));
-}
-
 // The signal that ends us, or 0: idle for long enough.
-int WaitForEnd(const ikkuna::Daemon& daemon, const ikkuna::Config& config, const sigset_t& signals) {
+int WaitForEnd(ikkuna::Daemon& daemon, const ikkuna::Config& config, const sigset_t& signals) {
   const timespec look{0, 250'000'000};
   while (true) {
     const int signal = sigtimedwait(&signals, nullptr, &look);
@@ -46,7 +44,7 @@ int Serve(const ikkuna::Config& config) {
   const sigset_t signals = EndSignals();
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   ::signal(SIGPIPE, SIG_IGN);
-  StartLog(config.log_level);
+  const ikkuna::Log log(config.log_level);
 
   auto started = ikkuna::Daemon::Start(config, IKKUNA_VERSION);
   if (!started) {
@@ -67,7 +65,10 @@ int Serve(const ikkuna::Config& config) {
     spdlog::info("the last trainer has left and nobody asks, ending");
   }
   pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
-  daemon.Stop();
+  if (auto kept = daemon.Stop(); !kept) {
+    spdlog::error("ended, and not everything that was read is kept: {}", kept.error().text);
+    return ikkuna::kExitNotKept;
+  }
   spdlog::info("ended, everything that was read is kept");
   return 0;
 }

@@ -1,30 +1,26 @@
 // ikkuna run: a daemon for the time of one job.
-#include <linux/limits.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <csignal>
-#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <iostream>
-#include <sstream>
-#include <thread>
+#include <optional>
+#include <utility>
 
 #include "daemon/cli/child_process.h"
 #include "daemon/cli/commands.h"
-#include "shared/base/unique_fd.h"
 #include "shared/handshake.h"
 
 namespace ikkuna::cli {
 namespace {
 
 constexpr auto kStartTimeout = std::chrono::seconds(30);
-constexpr auto kEndGrace = std::chrono::seconds(30);  // for a daemon to write what it has
-constexpr int kExitNotFound = 127;                    // as a shell says it
+constexpr auto kStartAgain = std::chrono::milliseconds(250);  // while another daemon has the directory
+constexpr auto kEndGrace = std::chrono::seconds(30);          // for a daemon to write what it has
+constexpr int kExitNotFound = 127;                            // as a shell says it
 constexpr int kExitNotExecutable = 126;
 constexpr size_t kLogLines = 10;
 
@@ -35,16 +31,17 @@ struct Options {
   std::vector<std::string> daemon_args;
 };
 
-// gRPC starts threads, and this command forks: it only looks whether somebody listens.
-bool DaemonListens() {
-  std::string path = shm::DefaultDirectory() + "/grpc.sock";
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (path.size() >= sizeof address.sun_path) return false;
-  std::memcpy(address.sun_path, path.data(), path.size());
-  UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  return fd &&
-         (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0 || errno == EAGAIN);
+// Whether a trainer would find a daemon now: it asks where the trainer will. The socket of clients says nothing of
+// that, it opens before and closes long after. And gRPC starts threads, while this command forks.
+bool DaemonListens() { return shm::ConnectToDaemon(shm::DefaultDirectory()).ok(); }
+
+// The process that the lock of the directory names, if there is one: a daemon that is starting or ending does not
+// listen. A number that another process has by now does no harm: the next start of a daemon then shows that the lock is
+// free.
+bool AnotherServes() {
+  pid_t holder = 0;
+  return std::ifstream(shm::DefaultDirectory() + "/lock") >> holder && holder > 0 &&
+         (::kill(holder, 0) == 0 || errno == EPERM);
 }
 
 // The daemon beside this program, else that of the PATH.
@@ -70,7 +67,7 @@ std::string LogTail(const std::string& path) {
 
 const int kForwarded[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2};
 
-Result<ChildProcess> StartDaemon(const Options& options, const sigset_t& mask, const sigset_t& ours) {
+Result<ChildProcess> StartDaemon(const Options& options, const std::string& log_file, const sigset_t& mask) {
   std::error_code error;
   std::filesystem::create_directories(options.data_dir, error);
   if (error)
@@ -79,18 +76,39 @@ Result<ChildProcess> StartDaemon(const Options& options, const sigset_t& mask, c
   ChildOptions child;
   child.command = {options.daemon.empty() ? FindDaemon() : options.daemon, "--data-dir", options.data_dir};
   child.command.insert(child.command.end(), options.daemon_args.begin(), options.daemon_args.end());
-  child.log_file = options.data_dir + "/daemon.log";
+  child.log_file = log_file;
   child.own_session = true;
   child.ends_with_us = true;
   child.signal_mask = mask;
-  Result<ChildProcess> daemon = ChildProcess::Start(child);
-  if (!daemon) return daemon;
-  auto until = std::chrono::steady_clock::now() + kStartTimeout;
+  return ChildProcess::Start(child);
+}
+
+// A daemon that takes trainers: the one that is there (nullopt), else one that is started. One that has the directory
+// but does not listen is about to, or about to end: either is waited for.
+Result<std::optional<ChildProcess>> MeetDaemon(const Options& options, const sigset_t& mask, const sigset_t& ours) {
+  const std::string log_file = options.data_dir + "/daemon.log";
+  std::optional<ChildProcess> daemon;
+  auto now = std::chrono::steady_clock::now();
+  const auto until = now + kStartTimeout;
+  auto start_at = now;
   while (!DaemonListens()) {
-    if (daemon->HasEnded()) {
-      return Error{ErrorCode::kFailedPrecondition, "ikkuna-daemon ended at its start with code " +
-                                                       std::to_string(*daemon->exit_code()) + "; its log '" +
-                                                       child.log_file + "' ends so:" + LogTail(child.log_file)};
+    now = std::chrono::steady_clock::now();
+    if (daemon && daemon->HasEnded()) {
+      if (!AnotherServes() || now > until) {
+        return Error{ErrorCode::kFailedPrecondition, "ikkuna-daemon ended at its start with code " +
+                                                         std::to_string(*daemon->exit_code()) + "; its log '" +
+                                                         log_file + "' ends so:" + LogTail(log_file)};
+      }
+      if (now >= start_at) daemon.reset();
+    }
+    if (!daemon) {
+      Result<ChildProcess> started = StartDaemon(options, log_file, mask);
+      if (!started) return started.error();
+      daemon.emplace(std::move(*started));
+      start_at = now + kStartAgain;
+    }
+    if (now > until) {
+      return Error{ErrorCode::kUnavailable, "ikkuna-daemon did not answer within 30 s; its log is '" + log_file + "'"};
     }
     timespec pause{0, 20'000'000};
     siginfo_t info{};
@@ -98,11 +116,8 @@ Result<ChildProcess> StartDaemon(const Options& options, const sigset_t& mask, c
     // Asked to end before the job began: there is nothing to forward to.
     if (number > 0 && number != SIGCHLD)
       return Error{ErrorCode::kFailedPrecondition, "ended by a signal before the job was started"};
-    if (std::chrono::steady_clock::now() > until) {
-      return Error{ErrorCode::kUnavailable,
-                   "ikkuna-daemon did not answer within 30 s; its log is '" + child.log_file + "'"};
-    }
   }
+  if (daemon && daemon->HasEnded()) daemon.reset();  // it gave way to the one that listens
   return daemon;
 }
 
@@ -126,16 +141,18 @@ Result<int> RunJob(Context& context, const Options& options) {
   sigset_t ours, before;
   sigemptyset(&ours);
   sigaddset(&ours, SIGCHLD);
-  for (int number : kForwarded) sigaddset(&ours, number);
+  for (int number : kForwarded) {
+    // Blocked, it would be queued and taken even where it is ignored (nohup); the job and the daemon ignore it as well.
+    struct sigaction now;
+    if (::sigaction(number, nullptr, &now) == 0 && now.sa_handler == SIG_IGN) continue;
+    sigaddset(&ours, number);
+  }
   // A parent may have left it ignored, and then no child can be waited for.
   std::signal(SIGCHLD, SIG_DFL);
   ::sigprocmask(SIG_BLOCK, &ours, &before);
-  std::optional<ChildProcess> daemon;
-  if (!DaemonListens()) {
-    Result<ChildProcess> started = StartDaemon(options, before, ours);
-    if (!started) return started.error();
-    daemon.emplace(std::move(*started));
-  }
+  Result<std::optional<ChildProcess>> met = MeetDaemon(options, before, ours);
+  if (!met) return met.error();
+  std::optional<ChildProcess>& daemon = *met;
   ChildOptions child;
   child.command = options.job;
   child.signal_mask = before;
@@ -154,7 +171,12 @@ Result<int> RunJob(Context& context, const Options& options) {
       std::cerr << "ikkuna: ikkuna-daemon ended before the job did, with code " << *daemon->exit_code()
                 << "; its log is '" << options.data_dir << "/daemon.log'\n";
     }
+    const bool at_work = !daemon->HasEnded();
     daemon->End(kEndGrace);
+    if (at_work && *daemon->exit_code() != 0) {
+      std::cerr << "ikkuna: ikkuna-daemon ended with code " << *daemon->exit_code() << "; its log '" << options.data_dir
+                << "/daemon.log' ends so:" << LogTail(options.data_dir + "/daemon.log") << "\n";
+    }
     std::cerr << "ikkuna: what was recorded is in '" << options.data_dir
               << "'; to look at it: ikkuna-daemon --data-dir '" << options.data_dir << "'\n";
   }

@@ -278,9 +278,13 @@ Result<UnsubscribeAnswer> SubscriberSet::Remove(const std::string& what) {
       replaced_.push_back(entry);
     }
   }
+  const auto retire = [&gone] {
+    for (const EntryPtr& entry : gone) entry->removed.store(true, std::memory_order_relaxed);
+  };
+  retire();  // before one of them is revived with its counters: what is added to them later would be lost
   const std::vector<EntryPtr> restored = BringBack(replaced_, entries_);
   MoveUnfed(entries_, gone);
-  for (const EntryPtr& entry : gone) entry->removed.store(true, std::memory_order_relaxed);
+  retire();
   version_.fetch_add(1, std::memory_order_release);  // pairs with the acquire of version()
   return UnsubscribeAnswer{InfosOf(gone), InfosOf(restored)};
 }

@@ -176,6 +176,7 @@ void ProducerSession::Run() {
   try {
     FinishLast();
   } catch (const std::exception& error) {
+    ShowState(StateText());
     std::lock_guard lock(mutex_);
     own_notes_.push_back(std::string("internal error at its end: ") + error.what());
   }
@@ -228,12 +229,14 @@ bool ProducerSession::Begin() {
   return true;
 }
 
-void ProducerSession::Wait(bool busy) {
+void ProducerSession::Wait(bool busy) { LookAtPeer(more_ ? 0 : (busy && !quarantined() ? kBusyPollMs : kIdlePollMs)); }
+
+// Waits for a wake-up or for news of the peer; true: it has died or closed its socket since the last look.
+bool ProducerSession::LookAtPeer(int timeout_ms) {
   pollfd fds[3] = {{wake_.get(), POLLIN, 0},
                    {peer_died_ ? -1 : credentials_.pidfd.get(), POLLIN, 0},
                    {socket_closed_ ? -1 : socket_.get(), POLLRDHUP, 0}};
-  const int timeout = more_ ? 0 : (busy && !quarantined() ? kBusyPollMs : kIdlePollMs);
-  if (::poll(fds, 3, timeout) <= 0) return;
+  if (::poll(fds, 3, timeout_ms) <= 0) return false;
   if (fds[0].revents != 0) {
     uint64_t count;
     if (::read(wake_.get(), &count, sizeof count) < 0) count = 0;  // another turn saw it
@@ -242,6 +245,14 @@ void ProducerSession::Wait(bool busy) {
   if (fds[2].revents != 0) socket_closed_ = true;
   // Without a pidfd the end of the socket is all there is.
   if (socket_closed_ && !credentials_.pidfd) peer_died_ = true;
+  return fds[1].revents != 0 || fds[2].revents != 0;
+}
+
+// Its socket was found closed before: what it said and published until then is all visible now.
+bool ProducerSession::LeftInOrder() {
+  if (!socket_closed_ || quarantined() || view_->pending() != 0 || drain_->waiting() != 0) return false;
+  const auto said = static_cast<shm::ProducerState>(view_->ReadStatus().status.state);
+  return said == shm::ProducerState::kFinished || said == shm::ProducerState::kSwitchedOff;
 }
 
 // The peer's state was read before, in Wait(): what a dead producer committed is all visible now.
@@ -267,15 +278,16 @@ void ProducerSession::Turn() {
   OfferProgress(false);
   SaveSometimes();
 
-  const uint32_t said = numbers_.pub.status.state;
-  const bool said_goodbye = said == static_cast<uint32_t>(shm::ProducerState::kFinished) ||
-                            said == static_cast<uint32_t>(shm::ProducerState::kSwitchedOff);
-  if (const int requested = requested_.load(); requested != 0) {
-    end_ = static_cast<End>(requested);
+  // A trainer's end and the daemon's often come together: what the peer did goes before the wish to stop.
+  const auto requested = static_cast<End>(requested_.load());
+  if (requested == End::kReplaced) {
+    end_ = End::kReplaced;
   } else if (peer_died_) {
     end_ = End::kDied;
-  } else if (socket_closed_ && said_goodbye && !quarantined() && view_->pending() == 0 && drain_->waiting() == 0) {
+  } else if (LeftInOrder()) {
     end_ = End::kClosed;
+  } else {
+    end_ = requested;
   }
 }
 

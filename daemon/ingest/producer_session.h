@@ -9,7 +9,8 @@
 //   died                     its pidfd says so; what it committed is handled, the rest is counted as killed
 //   disconnected             its socket closed while it lives: the session lingers until it dies or comes back
 //   quarantined              it broke the format: nothing more is read; the session lingers until it dies
-//   stop                     the daemon ends: it stops reading first; the socket closes with the object
+//   stop                     the daemon ends: it stops reading first; the socket closes with the object. A producer
+//                            that ended before that is finished or died all the same
 // Owner: Ingest. Thread rule: public methods from any thread, except where noted.
 #pragma once
 
@@ -112,6 +113,8 @@ class ProducerSession {
   void Run();
   bool Begin();
   void Wait(bool busy);
+  bool LookAtPeer(int timeout_ms);
+  bool LeftInOrder();
   void Turn();
   Result<uint64_t> Pump(uint64_t records_max, uint64_t end);
   Status TakeRegistry();
@@ -121,11 +124,15 @@ class ProducerSession {
   void OfferEmitted();
   void OfferProgress(bool even_if_unmoved);
   void OfferEvent(Severity severity, const std::string& kind, const std::string& text);
+  void OfferRunEnded(const std::string& state);
+  void TakeNumbers();
+  void ShowState(const std::string& state);
   void Snapshot();
-  void SaveNow();
+  void SaveNow(const std::string& state);
   void SaveSometimes();
   void Quarantine(const std::string& why);
   void DrainTo(uint64_t end);
+  void DrainLast();
   void CountKilled();
   void FinishLast();
   std::string StateText() const;

@@ -29,6 +29,7 @@ void ProducerSession::OfferEmitted() {
 }
 
 void ProducerSession::OfferProgress(bool even_if_unmoved) {
+  if (!graph_) return;  // it failed before it had one
   working_.done_seq = std::max(working_.done_seq, graph_->done_seq());
   const uint64_t now = MonotonicNs();
   const bool moved = working_.done_seq != progress_offered_seq_ && now - progress_offered_ns_ >= kProgressNs;
@@ -55,8 +56,19 @@ void ProducerSession::OfferEvent(Severity severity, const std::string& kind, con
   for (SampleSink* sink : context_.sinks) sink->Offer(batch);
 }
 
-// `handled` is taken before the producer's counters, so that no record is handled that they do not count.
 void ProducerSession::Snapshot() {
+  TakeNumbers();
+  ShowState(StateText());
+}
+
+void ProducerSession::ShowState(const std::string& state) {
+  std::lock_guard lock(mutex_);
+  state_ = state;
+}
+
+// `handled` is taken before the producer's counters, so that no record is handled that they do not count.
+void ProducerSession::TakeNumbers() {
+  if (!graph_ || !drain_) return;  // it failed before it had them: there is nothing to number
   working_.handled = handled_before_ + drain_->handled();
   working_.incomplete_bundles = incomplete_before_ + graph_->counters().incomplete_bundles;
   std::lock_guard lock(mutex_);
@@ -71,7 +83,6 @@ void ProducerSession::Snapshot() {
   // Once more when the socket is found closed: the steps up to then were made with us there.
   if (!meter_ended_) meter_.Update(numbers_.pub.status, numbers_.now_ns);
   meter_ended_ = socket_closed_;
-  state_ = StateText();
 }
 
 std::string ProducerSession::StateText() const {
@@ -81,7 +92,7 @@ std::string ProducerSession::StateText() const {
   if (end_ == End::kDied || end_ == End::kClosed) {
     return said == shm::ProducerState::kFinished ? "finished" : "died";
   }
-  return socket_closed_ || end_ == End::kStop ? "disconnected" : "running";
+  return socket_closed_ || end_ == End::kStop || end_ == End::kReplaced ? "disconnected" : "running";
 }
 
 void ProducerSession::SaveSometimes() {
@@ -90,20 +101,22 @@ void ProducerSession::SaveSometimes() {
   const bool moved = numbers_.pub.status.attempted != saved_attempted_ || working_.handled != saved_handled_ ||
                      numbers_.pub.status.steps_timed != saved_steps_ || names_.modules_version() != modules_saved_ ||
                      names_.facts_version() != facts_saved_ || state_ != saved_state_;
-  if (moved) SaveNow();
+  if (moved) SaveNow(state_);
 }
 
-void ProducerSession::SaveNow() {
+void ProducerSession::SaveNow(const std::string& state) {
   saved_ns_ = MonotonicNs();
   saved_attempted_ = numbers_.pub.status.attempted;
   saved_handled_ = working_.handled;
   saved_steps_ = numbers_.pub.status.steps_timed;
-  saved_state_ = state_;
+  saved_state_ = state;
   if (names_.facts_version() != facts_saved_) {
     facts_saved_ = names_.facts_version();
-    context_.store->UpsertRun(*info_working_, state_);
+    context_.store->UpsertRun(*info_working_, state);
   }
-  context_.store->SaveProducer(status());
+  ProducerStatus saved = status();
+  saved.state = state;
+  context_.store->SaveProducer(saved);
   if (names_.modules_version() != modules_saved_) {
     modules_saved_ = names_.modules_version();
     context_.store->SaveModules(run_key_, Modules());
@@ -166,12 +179,23 @@ void ProducerSession::CountKilled() {
   if (last.status.attempted > accounted) working_.killed += last.status.attempted - accounted;
 }
 
-void ProducerSession::FinishLast() {
-  if (!quarantined()) {
-    static_cast<void>(ctl_->SetDemand({}, view_->registry_read()));  // as in Quarantine()
+// When the daemon stops, nobody will look at the peer again while its memory is still here. So it is looked at after
+// the drain, and news (there are two pieces at most, closed and died) bring another drain: only then what it wrote is
+// whole.
+void ProducerSession::DrainLast() {
+  do {
+    if (end_ == End::kStop && peer_died_) end_ = End::kDied;
     // What is pending now and no more: a producer that shows a tail far ahead for a moment, and goes on publishing,
     // would hold this thread and whoever waits for it.
     DrainTo(view_->ring_position() + view_->pending());
+  } while (end_ == End::kStop && LookAtPeer(0));
+  if (end_ == End::kStop && LeftInOrder()) end_ = End::kClosed;
+}
+
+void ProducerSession::FinishLast() {
+  if (!quarantined()) {
+    static_cast<void>(ctl_->SetDemand({}, view_->registry_read()));  // as in Quarantine()
+    DrainLast();
   }
   if (!quarantined()) {
     if (end_ == End::kDied) CountKilled();
@@ -179,16 +203,24 @@ void ProducerSession::FinishLast() {
     if (drain_->waiting() == 0) working_.done_seq = std::max(working_.done_seq, drain_->position());
     if (!emitted_.empty()) OfferEmitted();
   }
-  Snapshot();
+  TakeNumbers();
   OfferProgress(true);
-  if (end_ == End::kDied || end_ == End::kClosed) {
-    const bool bad = state_ == "died";
-    const std::string how = bad ? "died" : (state_ == "finished" ? "ended" : "ended with its probe switched off");
-    OfferEvent(bad ? Severity::kWarning : Severity::kInfo, "run_ended",
-               "run '" + info_working_->run + "' " + how + " after " +
-                   std::to_string(StepMeter::StepsTotal(numbers_.pub.status)) + " steps");
-  }
-  SaveNow();
+  // Whoever sees the state finds its event, and both in the store.
+  const std::string state = StateText();
+  if (end_ == End::kDied || end_ == End::kClosed) OfferRunEnded(state);
+  SaveNow(state);
+  ShowState(state);
+}
+
+void ProducerSession::OfferRunEnded(const std::string& state) {
+  const bool bad = state == "died";
+  const std::string how = bad                       ? "died"
+                          : state == "finished"     ? "ended"
+                          : state == "switched_off" ? "ended with its probe switched off"
+                                                    : "ended, no longer read since it broke the format,";
+  OfferEvent(bad ? Severity::kWarning : Severity::kInfo, "run_ended",
+             "run '" + info_working_->run + "' " + how + " after " +
+                 std::to_string(StepMeter::StepsTotal(numbers_.pub.status)) + " steps");
 }
 
 }  // namespace ikkuna::ingest

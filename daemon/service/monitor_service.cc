@@ -86,9 +86,10 @@ grpc::ServerWriteReactor<v1::WatchResponse>* MonitorService::Watch(grpc::Callbac
 void MonitorService::Forget(WatchReactor* reactor) {
   std::lock_guard lock(mutex_);
   watches_.erase(reactor);
+  if (watches_.empty()) none_left_.notify_all();
 }
 
-void MonitorService::EndWatches() {
+bool MonitorService::EndWatches(std::chrono::steady_clock::time_point until) {
   std::vector<std::shared_ptr<WatchReactor>> live;
   {
     std::lock_guard lock(mutex_);
@@ -97,7 +98,11 @@ void MonitorService::EndWatches() {
       if (std::shared_ptr<WatchReactor> reactor = weak.lock()) live.push_back(std::move(reactor));
     }
   }
-  for (const std::shared_ptr<WatchReactor>& reactor : live) reactor->End(Stopping());
+  for (const std::shared_ptr<WatchReactor>& reactor : live) reactor->EndWhenEmpty(Stopping());
+  const bool any = !live.empty();
+  live.clear();
+  std::unique_lock lock(mutex_);
+  return none_left_.wait_until(lock, until, [this] { return watches_.empty(); }) && any;
 }
 
 void MonitorService::StopWorkers() {

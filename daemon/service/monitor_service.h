@@ -5,6 +5,8 @@
 
 #include <grpcpp/support/server_callback.h>
 
+#include <chrono>
+#include <condition_variable>
 #include <memory>
 #include <mutex>
 #include <unordered_map>
@@ -23,8 +25,9 @@ class MonitorService final : public v1::Monitor::CallbackService {
 
   explicit MonitorService(ikkuna::Monitor& monitor);
 
-  // Ends every stream and refuses new ones. gRPC's shutdown waits for streams, so it comes after.
-  void EndWatches();
+  // Ends every stream once its client has been sent all that waits, and every new one at once. True when there were
+  // some and all are through before `until`.
+  bool EndWatches(std::chrono::steady_clock::time_point until);
   // Joins the workers; after gRPC's shutdown.
   void StopWorkers();
 
@@ -100,6 +103,7 @@ class MonitorService final : public v1::Monitor::CallbackService {
   // Guarded by mutex_.
   std::unordered_map<WatchReactor*, std::weak_ptr<WatchReactor>> watches_;
   bool ending_ = false;
+  std::condition_variable none_left_;
 };
 
 }  // namespace ikkuna::service

@@ -6,8 +6,10 @@
 #include <grpcpp/health_check_service_interface.h>
 #include <grpcpp/server_posix.h>
 
+#include <algorithm>
 #include <chrono>
 #include <mutex>
+#include <thread>
 #include <utility>
 
 #include "daemon/service/answers.h"
@@ -22,12 +24,14 @@ constexpr int kKeepaliveTime_ms = 30'000;
 constexpr int kKeepaliveTimeout_ms = 10'000;
 constexpr int kMinPingInterval_ms = 10'000;  // clients may keep alive too
 constexpr int kMaxCallsPerConnection = 128;
-constexpr size_t kMaxGrpcMemoryBytes = 256u << 20;        // buffers of all connections together
-constexpr auto kShutdownGrace = std::chrono::seconds(2);  // then slow readers are cut off
+constexpr size_t kMaxGrpcMemoryBytes = 256u << 20;  // buffers of all connections together
 
 void EnablePlugins() {
   static std::once_flag once;
   std::call_once(once, [] {
+    // Never given back: the last user of gRPC that goes waits for a poller of its, which may sleep ten seconds after a
+    // reader was slow. What it would free the end of the process frees as well.
+    grpc_init();
     grpc::EnableDefaultHealthCheckService(true);
     grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   });
@@ -59,6 +63,8 @@ struct Server::Impl {
   std::string socket_path;
   int tcp_port = 0;
   std::vector<std::string> notes;
+  std::chrono::milliseconds stop_grace{};
+  std::chrono::milliseconds stop_linger{};
 };
 
 Server::Server(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -82,6 +88,8 @@ Result<std::unique_ptr<Server>> Server::Start(const ServerOptions& options, Moni
   }
   EnablePlugins();
   auto impl = std::make_unique<Impl>(monitor);
+  impl->stop_grace = options.stop_grace;
+  impl->stop_linger = options.stop_linger;
   grpc::ServerBuilder builder;
   SetLimits(&builder);
   if (!options.listen.empty()) {
@@ -117,10 +125,13 @@ Result<std::unique_ptr<Server>> Server::Start(const ServerOptions& options, Moni
 void Server::Stop() {
   if (!impl_) return;
   if (impl_->listener) impl_->listener->Stop();
-  impl_->service.EndWatches();
+  const auto begin = std::chrono::steady_clock::now();
+  if (impl_->service.EndWatches(begin + impl_->stop_grace)) std::this_thread::sleep_for(impl_->stop_linger);
   if (impl_->grpc_server) {
     // Ends the health service's streams. Calls that are running are waited for, however long: they use the Monitor.
-    impl_->grpc_server->Shutdown(std::chrono::system_clock::now() + kShutdownGrace);
+    const auto used =
+        std::min<std::chrono::steady_clock::duration>(std::chrono::steady_clock::now() - begin, impl_->stop_grace);
+    impl_->grpc_server->Shutdown(std::chrono::system_clock::now() + (impl_->stop_grace - used));
     impl_->grpc_server->Wait();
   }
   impl_->service.StopWorkers();

@@ -6,6 +6,7 @@
 
 #include <sys/types.h>
 
+#include <chrono>
 #include <memory>
 #include <string>
 #include <vector>
@@ -29,6 +30,12 @@ struct ServerOptions {
   // PEM files, both or none.
   std::string tls_cert_file;
   std::string tls_key_file;
+
+  // How long Stop() waits for readers that are slow to take what they are still to get; then they are cut off.
+  std::chrono::milliseconds stop_grace{2'000};
+  // How long connections stay open after the last word of a watch: a client that writes to a closed one, if only that
+  // its window is open again, throws away what it has not read.
+  std::chrono::milliseconds stop_linger{200};
 };
 
 class Server {

@@ -42,6 +42,15 @@ void WatchReactor::End(const grpc::Status& status) {
   {
     std::lock_guard lock(mutex_);
     if (!end_) end_ = status;
+    at_once_ = true;
+  }
+  Pump();
+}
+
+void WatchReactor::EndWhenEmpty(const grpc::Status& status) {
+  {
+    std::lock_guard lock(mutex_);
+    if (!end_) end_ = status;
   }
   Pump();
 }
@@ -50,7 +59,10 @@ void WatchReactor::OnWriteDone(bool ok) {
   {
     std::lock_guard lock(mutex_);
     writing_ = false;
-    if (!ok && !end_) end_ = grpc::Status(grpc::StatusCode::CANCELLED, "the client has gone");
+    if (!ok) {
+      if (!end_) end_ = grpc::Status(grpc::StatusCode::CANCELLED, "the client has gone");
+      at_once_ = true;
+    }
   }
   Pump();
 }
@@ -69,12 +81,12 @@ void WatchReactor::Pump() {
   {
     std::lock_guard lock(mutex_);
     if (writing_ || finished_) return;
-    if (end_) {
+    if (!at_once_ && FillLocked()) {
+      writing_ = true;
+    } else if (end_) {
       finished_ = true;
       ended = std::move(watcher_);
       end = end_;
-    } else if (FillLocked()) {
-      writing_ = true;
     } else {
       return;
     }

@@ -33,6 +33,8 @@ class WatchReactor final : public grpc::ServerWriteReactor<v1::WatchResponse>,
   void Begin(std::unique_ptr<Watcher> watcher);
   // Finishes the stream, after the outstanding write. The first status given counts.
   void End(const grpc::Status& status);
+  // The same once the client has all that waits for it.
+  void EndWhenEmpty(const grpc::Status& status);
 
   void OnWriteDone(bool ok) override;
   void OnCancel() override;
@@ -59,6 +61,7 @@ class WatchReactor final : public grpc::ServerWriteReactor<v1::WatchResponse>,
   size_t announced_ = 0;  // of pending_.new_series
   uint64_t dropped_sent_ = 0;
   std::optional<grpc::Status> end_;
+  bool at_once_ = false;  // what still waits is not written
   bool writing_ = false;
   bool finished_ = false;
   // Written under mutex_ while no write is outstanding; gRPC reads it until OnWriteDone.

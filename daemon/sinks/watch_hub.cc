@@ -153,7 +153,7 @@ class HubWatcher : public Watcher {
 }  // namespace
 
 void WatchHub::Offer(std::shared_ptr<const Batch> batch) {
-  if (watchers() == 0) return;
+  if (watcher_count_.load(std::memory_order_relaxed) == 0) return;
   std::vector<std::shared_ptr<WatchQueue>> queues;
   {
     std::lock_guard lock(mutex_);
@@ -174,6 +174,12 @@ void WatchHub::PruneLocked() {
     return true;
   });
   watcher_count_.store(queues_.size(), std::memory_order_relaxed);
+}
+
+size_t WatchHub::watchers() {
+  std::lock_guard lock(mutex_);
+  PruneLocked();
+  return queues_.size();
 }
 
 SinkCounters WatchHub::counters() {

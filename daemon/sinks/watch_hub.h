@@ -38,7 +38,7 @@ class WatchHub : public SampleSink {
   // From now on; the past is read from the store.
   Result<std::unique_ptr<Watcher>> Watch(const SeriesFilter& filter);
 
-  size_t watchers() const { return watcher_count_.load(std::memory_order_relaxed); }
+  size_t watchers();  // without those that left
   // Over all watchers that there were: offered counts a sample once for each watcher whose filter it passes.
   // written: taken by a watcher. queued: samples that wait. What waited when a watcher left is dropped.
   SinkCounters counters();

@@ -4,17 +4,20 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <fstream>
+#include <functional>
 #include <memory>
 #include <sstream>
 #include <string>
 #include <vector>
 
 #include "build_paths.h"
+#include "shared/base/unique_fd.h"
 #include "tests/daemon/ingest/test_producer.h"
 
 namespace ikkuna {
@@ -201,7 +204,7 @@ TEST_F(DaemonTest, KeepsEverythingOverAnOrderlyRestart) {
   ASSERT_TRUE(producer.Connect()) << producer.reject();
   for (uint64_t step = 0; step < 30; ++step) producer.Step(step, 2);
   // Without waiting: what is in the ring is the daemon's to handle before it ends.
-  daemon->Stop();
+  EXPECT_TRUE(daemon->Stop().ok());
   EXPECT_TRUE(producer.DaemonGone());
   producer.Disconnect();
   EXPECT_NE(::access(shm::ProbeSocketPath(temp_.sub("dir")).c_str(), F_OK), 0);
@@ -249,6 +252,8 @@ TEST_F(DaemonTest, IdleIsNoTrainerAndNoClient) {
   auto watcher = daemon->monitor().Watch({});
   ASSERT_TRUE(watcher.ok());
   EXPECT_FALSE(daemon->IdleFor(0));
+  watcher->reset();  // nothing is offered after it, and no health looks at the hub
+  EXPECT_TRUE(daemon->IdleFor(0));
 }
 
 // ---- The program ----
@@ -258,10 +263,12 @@ struct Ended {
   std::string output;
 };
 
-// The daemon as a child; its output in a file.
+// The daemon as a child; its output in a file. `before` runs in the child, ahead of exec.
 class Program {
  public:
-  Program(const TempDirectory& temp, std::vector<std::string> arguments) : log_(temp.sub("log")) {
+  Program(
+      const TempDirectory& temp, std::vector<std::string> arguments, const std::function<void()>& before = [] {})
+      : log_(temp.sub("log")) {
     arguments.insert(arguments.begin(), std::string(IKKUNA_BIN_DIR) + "/ikkuna-daemon");
     std::vector<char*> argv;
     for (auto& argument : arguments) argv.push_back(argument.data());
@@ -271,6 +278,7 @@ class Program {
       const int fd = ::open(log_.c_str(), O_CREAT | O_WRONLY | O_TRUNC, 0600);
       ::dup2(fd, 1);
       ::dup2(fd, 2);
+      before();
       ::execv(argv[0], argv.data());
       ::_exit(127);
     }
@@ -345,6 +353,64 @@ TEST_F(DaemonTest, ProgramEndsInOrderOnEachSignal) {
     ASSERT_TRUE(progress.has_value());
     EXPECT_EQ(progress->handled, 25 * TestProducer::kRecordsPerStep);
   }
+}
+
+// nohup, and a shell's background jobs.
+TEST_F(DaemonTest, ProgramGoesOnIgnoringWhatItWasStartedIgnoring) {
+  Program program(temp_, {"--dir", temp_.sub("dir"), "--data-dir", temp_.sub("data")}, [] {
+    ::signal(SIGHUP, SIG_IGN);
+    ::signal(SIGINT, SIG_IGN);
+  });
+  TestProducer producer(temp_.sub("dir"));
+  producer.Register();
+  ASSERT_TRUE(Eventually([&] { return producer.Connect(); })) << producer.reject() << program.Log();
+  ASSERT_TRUE(Eventually([&] { return program.Log().find("trainers and clients in") != std::string::npos; }));
+  program.Signal(SIGHUP);
+  program.Signal(SIGINT);
+  // Of signals that wait, the kernel hands out the lowest number first: the other two would have come before it.
+  program.Signal(SIGTERM);
+  const auto ended = program.Wait();
+  EXPECT_EQ(ended.exit_code, 0) << ended.output;
+  EXPECT_NE(ended.output.find("TERM received"), std::string::npos) << ended.output;
+}
+
+TEST_F(DaemonTest, ProgramServesAlthoughNobodyReadsItsLog) {
+  int ends[2] = {-1, -1};
+  ASSERT_EQ(::pipe2(ends, O_CLOEXEC), 0);
+  const UniqueFd read_end(ends[0]), write_end(ends[1]);
+  ASSERT_GE(::fcntl(ends[1], F_SETPIPE_SZ, 4096), 0);
+  const std::string full(4096, 'x');
+  ASSERT_EQ(::write(ends[1], full.data(), full.size()), 4096);
+  Program program(temp_,
+                  {"--dir", temp_.sub("dir"), "--data-dir", temp_.sub("data"), "--no-default", "--subscribe", "loss"},
+                  [&] { ::dup2(ends[1], STDERR_FILENO); });
+  TestProducer producer(temp_.sub("dir"));
+  producer.Register();
+  ASSERT_TRUE(Eventually([&] { return producer.Connect(); })) << producer.reject();
+  for (uint64_t step = 0; step < 25; ++step) producer.Step(step, 3);
+  const uint64_t published = shm::LoadAcquire(producer.pub().status().reserved);
+  EXPECT_TRUE(Eventually([&] { return producer.ctl().heads().ring_head == published; }));
+  program.Signal(SIGTERM);
+  EXPECT_EQ(program.Wait().exit_code, 0);
+  EXPECT_TRUE(producer.DaemonGone());
+}
+
+TEST_F(DaemonTest, ProgramSaysWhenItCouldNotKeepEverything) {
+  Program program(temp_,
+                  {"--dir", temp_.sub("dir"), "--data-dir", temp_.sub("data"), "--no-default", "--no-health",
+                   "--subscribe", "loss"},
+                  [] { ::signal(SIGXFSZ, SIG_IGN); });
+  TestProducer producer(temp_.sub("dir"));
+  producer.Register();
+  ASSERT_TRUE(Eventually([&] { return producer.Connect(); })) << producer.reject() << program.Log();
+  // From now on its files cannot grow beyond a few lines of log, as on a full disk.
+  const rlimit no_room{4096, 4096};
+  ASSERT_EQ(::prlimit(program.pid(), RLIMIT_FSIZE, &no_room, nullptr), 0);
+  for (uint64_t step = 0; step < 25; ++step) producer.Step(step, 3);
+  program.Signal(SIGTERM);
+  const auto ended = program.Wait();
+  EXPECT_EQ(ended.exit_code, kExitNotKept) << ended.output;
+  EXPECT_NE(ended.output.find("ended, and not everything that was read is kept: "), std::string::npos) << ended.output;
 }
 
 TEST_F(DaemonTest, ProgramRefusesToBeTheSecond) {

@@ -80,11 +80,17 @@ class ControlTest(harness.Site):
         # With steps that take four hundred times as long there is room for all.
         self.set_pace(LONG_STEP_US)
         wait_until(lambda: factors().summary == 1 and factors().scalar == 1, lambda: f"no recovery: {factors()}")
-        self.assertIn("as asked", self.status_line("delivered"))
-        begin = self.wait_for_steps(1)
-        end = self.wait_for_steps(50)
-        self.assertEqual(self.client.producer().period_factors.summary, 1)
-        wait_until(lambda: delivered(begin, end - 1) == 1, lambda: f"delivered {delivered(begin, end - 1)}", 30)
+        wait_until(lambda: "as asked" in self.status_line("delivered"), lambda: self.status_line("delivered"))
+
+        def whole(count):
+            """Whether everything came of the next `count` steps. The budget counts time: whoever preempts the trainer
+            meanwhile may make it stretch a period for a moment."""
+            begin = self.wait_for_steps(1)
+            end = self.wait_for_steps(count)
+            self.wait_for_steps(5)  # these may still be on their way
+            return delivered(begin, end - 1) == 1
+
+        wait_until(lambda: whole(50), lambda: f"not every step is delivered, the factors are {factors()}", 180)
 
         # And back.
         self.set_pace(0)

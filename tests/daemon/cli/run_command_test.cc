@@ -6,6 +6,7 @@
 #include <cstring>
 #include <filesystem>
 
+#include "shared/handshake.h"
 #include "tests/daemon/cli/cli_fixture.h"
 
 namespace ikkuna::test {
@@ -14,8 +15,8 @@ namespace {
 using ::testing::HasSubstr;
 using ::testing::Not;
 
-// Listens where a daemon would, writes its pid, and notes the SIGTERM that ends it. Needs no main() of its own: it runs
-// before that of the tests when the variable asks for it.
+// Takes the directory's lock and listens where a daemon would, writes its pid, and notes the SIGTERM that ends it.
+// Needs no main() of its own: it runs before that of the tests when the variable asks for it.
 bool FakeDaemon() {
   const char* directory = std::getenv("IKKUNA_TEST_FAKE_DAEMON");
   if (directory == nullptr) return false;
@@ -24,6 +25,8 @@ bool FakeDaemon() {
   sigemptyset(&term);
   sigaddset(&term, SIGTERM);
   ::sigprocmask(SIG_BLOCK, &term, nullptr);
+  auto lock = shm::DirectoryLock::Take(base);
+  if (!lock) ::_exit(1);
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   std::strcpy(address.sun_path, (base + "/grpc.sock").c_str());
@@ -31,11 +34,15 @@ bool FakeDaemon() {
   std::ofstream(base + "/pid.part") << ::getpid();
   std::filesystem::rename(base + "/pid.part", base + "/pid");
   if (::bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof address) != 0 || ::listen(fd, 16) != 0) ::_exit(9);
+  auto door = shm::ListenForProducers(base, false);
+  if (!door) ::_exit(9);
   int number = 0;
   ::sigwait(&term, &number);
   std::ofstream(base + "/ended") << "yes";
   ::unlink(address.sun_path);
-  ::_exit(0);
+  ::unlink(shm::ProbeSocketPath(base).c_str());
+  const char* code = std::getenv("IKKUNA_TEST_FAKE_CODE");
+  ::_exit(code == nullptr ? 0 : std::atoi(code));
 }
 const bool kNeverTrue = FakeDaemon();
 
@@ -104,11 +111,42 @@ TEST_F(RunCommandTest, AJobThatCannotStartEndsTheDaemonToo) {
 
 TEST_F(RunCommandTest, ADaemonThatRunsIsUsedAndLeftAlone) {
   StartServer();
+  auto door = shm::ListenForProducers(dir_.path(), false);
+  ASSERT_TRUE(door.ok()) << door.error().text;
   Outcome outcome = Run(Shell("exit 3"));
   EXPECT_EQ(outcome.code, 3);
   EXPECT_FALSE(Exists("pid"));
   v1::GetStatusResponse status;
   EXPECT_TRUE(Call(&v1::Monitor::Stub::GetStatus, v1::GetStatusRequest(), &status).ok());
+}
+
+// Its clients' socket lives on while it ends, and its trainers' is gone.
+TEST_F(RunCommandTest, ADaemonThatIsEndingIsWaitedForAndFollowed) {
+  auto lock = shm::DirectoryLock::Take(dir_.path());
+  ASSERT_TRUE(lock.ok()) << lock.error().text;
+  StartServer();
+  auto program = Spawn(Shell("test -S \"$IKKUNA_DIR/probe.sock\" && echo met"));
+  ASSERT_TRUE(Eventually([&] { return Exists("arguments"); })) << program->err();
+  server_.reset();
+  { auto released = std::move(lock); }
+  EXPECT_EQ(program->Wait(), 0) << program->err();
+  EXPECT_EQ(program->out(), "met\n");
+  EXPECT_TRUE(Exists("ended"));
+}
+
+// Two jobs are started at once: one brings the daemon, the other uses it.
+TEST_F(RunCommandTest, ADaemonThatIsStartingIsWaitedForAndUsed) {
+  auto lock = shm::DirectoryLock::Take(dir_.path());
+  ASSERT_TRUE(lock.ok()) << lock.error().text;
+  StartServer();
+  auto program = Spawn(Shell("test -S \"$IKKUNA_DIR/probe.sock\" && echo met"));
+  ASSERT_TRUE(Eventually([&] { return Exists("arguments"); })) << program->err();
+  auto door = shm::ListenForProducers(dir_.path(), false);
+  ASSERT_TRUE(door.ok()) << door.error().text;
+  EXPECT_EQ(program->Wait(), 0) << program->err();
+  EXPECT_EQ(program->out(), "met\n");
+  EXPECT_EQ(program->err(), "");
+  EXPECT_FALSE(Exists("pid"));
 }
 
 TEST_F(RunCommandTest, SignalsAreHandedOn) {
@@ -123,6 +161,17 @@ TEST_F(RunCommandTest, SignalsAreHandedOn) {
     EXPECT_EQ(program->out(), "got\n") << name;
     EXPECT_TRUE(DaemonGone()) << name;
   }
+}
+
+// The daemon must outlive the job, whoever logs out: before the job began, such a signal ended `run` itself.
+TEST_F(RunCommandTest, ASignalIgnoredFromTheStartIsNotTaken) {
+  daemon_ = Script("daemon", "kill -HUP $PPID; IKKUNA_TEST_FAKE_DAEMON='" + dir_.path() + "' exec '" +
+                                 std::filesystem::read_symlink("/proc/self/exe").string() + "'");
+  ::signal(SIGHUP, SIG_IGN);
+  Outcome outcome = Run(Shell("echo started"));
+  ::signal(SIGHUP, SIG_DFL);
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_EQ(outcome.out, "started\n");
 }
 
 TEST_F(RunCommandTest, ADaemonThatCannotStartIsSaidAndTheJobIsNotStarted) {
@@ -145,6 +194,16 @@ TEST_F(RunCommandTest, ADaemonThatDiesDoesNotTakeTheJobAlong) {
   EXPECT_EQ(outcome.code, 4);
   EXPECT_EQ(outcome.out, "done\n");
   EXPECT_THAT(outcome.err, HasSubstr("ikkuna-daemon ended before the job did, with code 137"));
+}
+
+TEST_F(RunCommandTest, ADaemonThatCouldNotKeepEverythingIsSaid) {
+  environment_["IKKUNA_TEST_FAKE_CODE"] = "3";
+  daemon_ = Script("daemon", "echo 'not everything is kept'; IKKUNA_TEST_FAKE_DAEMON='" + dir_.path() + "' exec '" +
+                                 std::filesystem::read_symlink("/proc/self/exe").string() + "'");
+  Outcome outcome = Run(Shell("exit 5"));
+  EXPECT_EQ(outcome.code, 5);
+  EXPECT_THAT(outcome.err, HasSubstr("ikkuna-daemon ended with code 3"));
+  EXPECT_THAT(outcome.err, HasSubstr("not everything is kept"));
 }
 
 TEST_F(RunCommandTest, TheDaemonEndsAlsoWhenRunIsKilled) {

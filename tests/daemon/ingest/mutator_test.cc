@@ -191,7 +191,10 @@ TEST(Malicious_Mutator, AnInnocentProducerLosesNothing) {
   std::vector<Liar> liars = ForkLiars(temp.sub("dir"), 4);
   TestCore core(temp.sub("dir"), temp.sub("data"), {},
                 "loss(); mean(weights); norm(activations, order=3); mean(activations); non_finite(activations)");
-  TestProducer innocent(temp.sub("dir"));
+  // Room for half a minute of its steps, during which the session may not get a turn on a loaded machine.
+  shm::PubSizes sizes = TestProducer::SmallSizes();
+  sizes.ring_slots = 131'072;
+  TestProducer innocent(temp.sub("dir"), sizes);
   innocent.Register();
   ASSERT_TRUE(innocent.Connect()) << innocent.reject();
   const auto& uuid = innocent.hello().uuid;

@@ -24,7 +24,7 @@ class TestCore {
  public:
   TestCore(const std::string& directory, const std::string& data, AcceptorOptions options = {},
            const std::string& subscribers = "loss(); mean(weights)",
-           decltype(IngestContext::make_sources) make_sources = {})
+           decltype(IngestContext::make_sources) make_sources = {}, SampleSink* witness = nullptr)
       : directory_(directory) {
     EXPECT_TRUE(shm::PrepareDirectory(directory, false).ok());
     auto lock = shm::DirectoryLock::Take(directory);
@@ -45,6 +45,7 @@ class TestCore {
     context.subscribers = &subscribers_;
     context.store = store_.get();
     context.sinks = {store_.get()};
+    if (witness != nullptr) context.sinks.push_back(witness);
     context.version = "test";
     context.make_sources = std::move(make_sources);
     ingest_ = std::make_unique<Ingest>(context);

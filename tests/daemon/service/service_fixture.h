@@ -49,8 +49,7 @@ inline void SetWatchdog(grpc::ClientContext* context) {
 
 class ServiceTest : public ::testing::Test {
  protected:
-  void StartServer() {
-    service::ServerOptions options;
+  void StartServer(service::ServerOptions options = {}) {
     options.directory = dir_.path();
     Result<std::unique_ptr<service::Server>> server = service::Server::Start(options, monitor_);
     ASSERT_TRUE(server.ok()) << server.error().text;

@@ -1,5 +1,6 @@
 // Watch streams: order, back-pressure, the ways in which they end.
 #include <gmock/gmock.h>
+#include <unistd.h>
 
 #include <thread>
 
@@ -207,6 +208,35 @@ TEST_F(WatchTest, StopEndsIdleStreamsWithAReason) {
   EXPECT_EQ(status.error_code(), grpc::StatusCode::UNAVAILABLE);
   EXPECT_EQ(status.error_message(), "ikkuna-daemon is stopping");
   EXPECT_EQ(monitor_.watches_alive(), 0u);
+}
+
+TEST_F(WatchTest, StopFirstSendsWhatWaits) {
+  constexpr uint64_t kSteps = 100'000;  // many messages, and more than the window of a connection
+  monitor_.watch_queue_max = kSteps;
+  service::ServerOptions options;
+  options.stop_grace = std::chrono::minutes(1);
+  options.stop_linger = std::chrono::seconds(2);
+  StartServer(options);
+  auto stream = Open();
+  auto queue = monitor_.watch(0);
+  ASSERT_TRUE(queue);
+  stream->reader->WaitForInitialMetadata();
+  std::vector<Sample> samples;
+  for (uint64_t step = 0; step < kSteps; ++step) samples.push_back(MakeSample(1, step, 0));
+  queue->Push({MakeSeries(1, kRun, "", "", "loss").series}, samples);
+  std::thread stopper([&] { server_->Stop(); });
+  // Nobody reads before the streams have been told to end, which comes right after the socket's end.
+  for (int i = 0; i < 6000 && ::access(server_->socket_path().c_str(), F_OK) == 0; ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  uint64_t received = 0;
+  v1::WatchResponse response;
+  while (stream->reader->Read(&response)) received += static_cast<uint64_t>(response.samples_size());
+  grpc::Status status = stream->reader->Finish();
+  stopper.join();
+  EXPECT_EQ(received, kSteps);
+  EXPECT_EQ(response.dropped(), 0u);
+  EXPECT_EQ(status.error_message(), "ikkuna-daemon is stopping");
 }
 
 TEST_F(WatchTest, StopReturnsAlthoughAReaderHangsWithAFullWindow) {

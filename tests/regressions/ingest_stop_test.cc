@@ -1,0 +1,210 @@
+// A trainer that ended while its session was at work and just before the daemon stopped was left as "disconnected": no
+// `run_ended`, what lay behind a hole of a killed one was thrown away, and the next daemon noted every one as died.
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "tests/daemon/ingest/test_core.h"
+#include "tests/daemon/ingest/test_producer.h"
+
+namespace ikkuna::ingest {
+namespace {
+
+// What happens on the ingest thread in the middle of a turn, between its look at the peer and its end. The functions
+// run one a look at the ring, in order; nullptr: nothing (more).
+using Plot = std::vector<std::function<void()>>;
+
+class MomentSource final : public PayloadSource {
+ public:
+  explicit MomentSource(std::atomic<Plot*>& plot) : plot_(plot) {}
+  Space space() const override { return Space::kHostArena; }
+  Status AddEntry(const shm::RegistryEntry&) override { return {}; }
+  bool Ready(const shm::Message&) override { return true; }
+  Result<PayloadView> Resolve(const shm::Message& message) override {
+    return PayloadView{message.payload, message.payload_bytes};
+  }
+  void Release(const shm::Message&) override {}
+  void PublishHeads(shm::CtlWriter&) override {
+    Plot* plot = plot_.load();
+    if (plot != nullptr && next_ < plot->size()) (*plot)[next_++]();
+  }
+
+ private:
+  std::atomic<Plot*>& plot_;
+  size_t next_ = 0;
+};
+
+class StopTest : public testing::Test {
+ protected:
+  std::unique_ptr<TestCore> MakeCore() {
+    return std::make_unique<TestCore>(temp_.sub("dir"), temp_.sub("data"), AcceptorOptions{}, "loss(); mean(weights)",
+                                      [this] {
+                                        std::vector<std::unique_ptr<PayloadSource>> sources;
+                                        sources.push_back(std::make_unique<MomentSource>(plot_));
+                                        return sources;
+                                      });
+  }
+  // Lets the plot happen; returns when the session is over.
+  void Play(Plot plot, ProducerSession& session) {
+    plot_.store(&plot);
+    session.Join();
+    plot_.store(nullptr);
+  }
+  static void ExpectFinished(TestCore& core, const Uuid& uuid, uint64_t steps) {
+    const auto status = core.StatusOf(uuid);
+    EXPECT_EQ(status.state, "finished");
+    EXPECT_EQ(status.handled, steps * TestProducer::kRecordsPerStep);
+    ExpectBalanced(status);
+    EXPECT_EQ(core.Events("run_ended").size(), 1u);
+  }
+
+  TempDirectory temp_;
+  std::atomic<Plot*> plot_{nullptr};
+};
+
+TEST_F(StopTest, ATrainerThatFinishedBeforeTheDaemonStoppedHasFinished) {
+  auto core = MakeCore();
+  TestProducer producer(temp_.sub("dir"));
+  producer.Register();
+  ASSERT_TRUE(producer.Connect()) << producer.reject();
+  const Uuid uuid = producer.hello().uuid;
+  auto session = core->ingest().FindLive({producer.hello().run_id, 0, 0});
+  ASSERT_TRUE(session);
+  Play({[&] {
+         producer.Step(0, 1);
+         producer.Finish();
+         session->RequestEnd(false);
+       }},
+       *session);
+  ExpectFinished(*core, uuid, 1);
+  session.reset();
+  core->Stop();
+  core = MakeCore();
+  EXPECT_EQ(core->StatusOf(uuid).state, "finished");
+}
+
+TEST_F(StopTest, ATrainerThatFinishesDuringTheLastDrainHasFinished) {
+  auto core = MakeCore();
+  TestProducer producer(temp_.sub("dir"));
+  producer.Register();
+  ASSERT_TRUE(producer.Connect()) << producer.reject();
+  auto session = core->ingest().FindLive({producer.hello().run_id, 0, 0});
+  ASSERT_TRUE(session);
+  Play({[&] { session->RequestEnd(false); },
+        [&] {
+          producer.Step(0, 1);
+          producer.Finish();
+        }},
+       *session);
+  ExpectFinished(*core, producer.hello().uuid, 1);
+}
+
+// It comes back on another socket, and there it cannot be served: then nobody is connected.
+TEST_F(StopTest, ATrainerWhoseReturnFailsIsDisconnected) {
+  auto core = MakeCore();
+  TestProducer producer(temp_.sub("dir"));
+  producer.Register();
+  ASSERT_TRUE(producer.Connect()) << producer.reject();
+  auto session = core->ingest().FindLive({producer.hello().run_id, 0, 0});
+  ASSERT_TRUE(session);
+  Play({[&] {
+         producer.Disconnect();
+         session->RequestEnd(true);
+       }},
+       *session);
+  EXPECT_EQ(core->StatusOf(producer.hello().uuid).state, "disconnected");
+  auto socket = shm::ConnectToDaemon(temp_.sub("dir"));
+  ASSERT_TRUE(socket.ok());
+  producer.hello().heads = {1000, 0};  // beyond what it has published
+  ASSERT_TRUE(shm::SendHello(socket->get(), producer.hello(), producer.pub().fd()).ok());
+  pollfd fd{socket->get(), POLLIN, 0};
+  ASSERT_EQ(::poll(&fd, 1, 30'000), 1);
+  auto answer = shm::ReceiveAnswer(socket->get());
+  ASSERT_TRUE(answer.ok());
+  ASSERT_TRUE(std::holds_alternative<shm::Reject>(*answer));
+  EXPECT_EQ(core->StatusOf(producer.hello().uuid).state, "disconnected");
+}
+
+// A child that publishes, leaves a hole, publishes once more, and waits to be killed.
+[[noreturn]] void PublishAndHang(const std::string& directory, int go, int done) {
+  char byte;
+  if (::read(go, &byte, 1) != 1) ::_exit(2);
+  TestProducer producer(directory);
+  producer.Register();
+  if (!producer.Connect()) ::_exit(3);
+  producer.Step(0, 1);
+  std::thread([&] { static_cast<void>(producer.pub().Reserve(0)); }).join();
+  producer.Step(1, 1);
+  if (::write(done, producer.hello().uuid.data(), 16) != 16) ::_exit(4);
+  while (true) ::pause();
+}
+
+TEST_F(StopTest, OfATrainerKilledBeforeTheDaemonStoppedTheHolesArePassedOver) {
+  int go[2], done[2];
+  ASSERT_EQ(::pipe2(go, O_CLOEXEC), 0);
+  ASSERT_EQ(::pipe2(done, O_CLOEXEC), 0);
+  const pid_t child = ::fork();  // before any thread of ours
+  ASSERT_GE(child, 0);
+  if (child == 0) PublishAndHang(temp_.sub("dir"), go[0], done[1]);
+  auto core = MakeCore();
+  ASSERT_EQ(::write(go[1], "g", 1), 1);
+  Uuid uuid{};
+  ASSERT_EQ(::read(done[0], uuid.data(), uuid.size()), 16);
+  auto session = core->ingest().FindLive(core->StatusOf(uuid).info.run_key);
+  ASSERT_TRUE(session);
+  Play({[&] {
+         siginfo_t info{};
+         EXPECT_EQ(::kill(child, SIGKILL), 0);
+         EXPECT_EQ(::waitid(P_PID, static_cast<id_t>(child), &info, WEXITED | WNOWAIT), 0);
+         session->RequestEnd(false);
+       }},
+       *session);
+  ASSERT_EQ(::waitpid(child, nullptr, 0), child);
+  const auto status = core->StatusOf(uuid);
+  EXPECT_EQ(status.state, "died");
+  EXPECT_EQ(status.killed, 1u);
+  EXPECT_EQ(status.lost_in_daemon, 0u);
+  EXPECT_EQ(status.handled, 2 * TestProducer::kRecordsPerStep);
+  ExpectBalanced(status);
+  EXPECT_EQ(core->Events("run_ended").size(), 1u);
+  for (int fd : {go[0], go[1], done[0], done[1]}) ::close(fd);
+}
+
+// Whoever saw the state of an ended run asked for its event, and it was not there yet.
+class EndWitness final : public SampleSink {
+ public:
+  void Offer(std::shared_ptr<const Batch> batch) override {
+    for (const Event& event : batch->events) {
+      if (event.kind == "run_ended") state_then = session.load()->status().state;
+    }
+  }
+  std::atomic<ProducerSession*> session{nullptr};
+  std::string state_then;
+};
+
+TEST_F(StopTest, TheEventOfAnEndComesBeforeItsState) {
+  EndWitness witness;
+  TestCore core(temp_.sub("dir"), temp_.sub("data"), {}, "loss()", {}, &witness);
+  TestProducer producer(temp_.sub("dir"));
+  producer.Register();
+  ASSERT_TRUE(producer.Connect()) << producer.reject();
+  auto session = core.ingest().FindLive({producer.hello().run_id, 0, 0});
+  ASSERT_TRUE(session);
+  witness.session.store(session.get());
+  producer.Finish();
+  ASSERT_TRUE(Eventually([&] { return session->ended(); }));
+  EXPECT_EQ(session->status().state, "finished");
+  EXPECT_TRUE(witness.state_then == "running" || witness.state_then == "disconnected") << witness.state_then;
+}
+
+}  // namespace
+}  // namespace ikkuna::ingest
