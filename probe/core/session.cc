@@ -258,6 +258,7 @@ void Session::Connect() {
   if (!shm::SendHello(socket->get(), hello, pub_->fd())) return;
   socket_ = std::move(socket).value();
   g_socket_fd.store(socket_.get());
+  refused_.store(false);
 }
 
 void Session::ReadAnswer() {
@@ -279,7 +280,6 @@ void Session::ReadAnswer() {
   }
   SetCtl(std::shared_ptr<const shm::CtlView>(std::move(view).value()));
   connected_.store(true);
-  refused_.store(false);
 }
 
 // It may have been full, or another will take its place: it is asked again, in no hurry.
@@ -464,8 +464,9 @@ void Session::AddFact(const std::string& key, const std::string& value) {
   // One that is said anew at every step must not take the room of names.
   constexpr size_t kMaxFactEntries = 10'000;
   std::lock_guard lock(names_mutex_);
+  if (fact_entries_ >= kMaxFactEntries) return;
   const auto [known, fresh] = facts_.try_emplace(key, static_cast<uint32_t>(facts_.size() + 1), value);
-  if ((!fresh && known->second.second == value) || fact_entries_ >= kMaxFactEntries) return;
+  if (!fresh && known->second.second == value) return;
   known->second.second = value;
   ++fact_entries_;
   shm::RegistryEntry entry;

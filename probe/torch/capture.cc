@@ -163,10 +163,14 @@ void Listener::EmitMarker(const StepIdentity& identity, Kind kind) {
 }
 
 void Listener::EnsureStarted(RootThread& state) {
-  if (state.published_start) return;
-  state.published_start = true;
-  EmitMarker(*state.pass.identity, Kind::kBatchStarted);
-  shm::AddRelaxed(session_->root_status(state.pass.identity->root).steps_due, 1);
+  StepIdentity& identity = *state.pass.identity;
+  if (identity.started.load(std::memory_order_acquire)) return;
+  // Others of the step wait for the marker: what is published before it belongs to no step.
+  std::lock_guard lock(identity.start_mutex);
+  if (identity.started.load(std::memory_order_relaxed)) return;
+  EmitMarker(identity, Kind::kBatchStarted);
+  shm::AddRelaxed(session_->root_status(identity.root).steps_due, 1);
+  identity.started.store(true, std::memory_order_release);
 }
 
 void Listener::TakeWeights(RootThread& state, WatchedModel& model) {
@@ -199,7 +203,6 @@ void Listener::TakeWeights(RootThread& state, WatchedModel& model) {
 
 // Running statistics as the step's first pass found them; the pass itself moves them.
 void Listener::TakeBuffers(RootThread& state, WatchedModel& model) {
-  state.buffers_taken = true;
   const StepIdentity& identity = *state.pass.identity;
   if (!identity.AnyOf(Kind::kBuffers)) return;
   for (const WatchedBuffer& buffer : model.buffers()) {

@@ -9,6 +9,7 @@
 namespace ikkuna::torch_probe {
 
 struct Listener::OperatorContext : at::ObserverContext {
+  uint64_t listener = 0;  // serial
   const OperatorInfo* info = nullptr;
   int model = -1;
   int module = -1;  // reports the output; -1: a loss
@@ -71,10 +72,11 @@ void Listener::OnEnd(const at::RecordFunction& function, at::ObserverContext* co
   Listener* self = live_listener_.load();
   ThreadState& thread = Thread();
   if (thread.depth > 0) --thread.depth;
-  if (self == nullptr || thread.listener != self->serial_) return;
+  auto& begun = static_cast<OperatorContext&>(*context);
+  if (self == nullptr || thread.listener != self->serial_ || begun.listener != self->serial_) return;
   self->Guarded([&](ThreadState& own) {
     ThreadTimer timer(own);
-    self->Ended(own, function, static_cast<OperatorContext&>(*context));
+    self->Ended(own, function, begun);
   });
 }
 
@@ -86,6 +88,7 @@ std::unique_ptr<at::ObserverContext> Listener::Started(ThreadState& thread, cons
   if (inputs.empty()) return nullptr;
   const bool backward = InBackward();
   auto context = std::make_unique<OperatorContext>();
+  context->listener = serial_;
   context->info = &info;
 
   if (info.what == OperatorClass::kLoss) {

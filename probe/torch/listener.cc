@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <iterator>
 
 namespace ikkuna::torch_probe {
 
@@ -53,7 +54,7 @@ struct Listener::Hook : torch::autograd::PostAccumulateGradHook {
   }
 };
 
-// Runs its end when the last reference goes: at the end of backward, also when backward throws.
+// The end of a backward pass: the engine calls End(), or, where backward throws, drops the last reference.
 class Listener::BackwardGuard {
  public:
   BackwardGuard(std::shared_ptr<Listener> listener, std::vector<RootThread*> states, std::vector<WatchedModel*> models)
@@ -61,9 +62,11 @@ class Listener::BackwardGuard {
   // A copy would run the end when it goes, in the middle of backward.
   BackwardGuard(const BackwardGuard&) = delete;
   BackwardGuard& operator=(const BackwardGuard&) = delete;
-  ~BackwardGuard() {
+  ~BackwardGuard() { End(); }
+  // Once; on the thread that called backward unless that threw.
+  void End() {
     const Inside inside;
-    if (!listener_->active()) return;
+    if (ended_.exchange(true) || !listener_->active()) return;
     // A step of this pass may be ended by another thread, which cannot see what was spent here.
     if (!models_.empty() && Thread().listener == listener_->serial_) {
       RootThread& state = *states_.front();
@@ -83,6 +86,7 @@ class Listener::BackwardGuard {
   const std::shared_ptr<Listener> listener_;
   const std::vector<RootThread*> states_;
   const std::vector<WatchedModel*> models_;  // that got gradients; none: of callbacks that slept
+  std::atomic<bool> ended_{false};
 };
 
 std::shared_ptr<Listener> Listener::Start(const ProbeOptions& options) {
@@ -123,14 +127,21 @@ Listener::~Listener() = default;
 void Listener::DestroyRetired() noexcept {
   // What they hold (models, subscribers) may be the trainer's, whose destructors may do anything: not under the lock.
   std::vector<std::shared_ptr<Listener>> gone;
+  // Backward may have looked up a hook and not be inside yet: they stay for as long as it takes until the next is gone.
+  static auto* const last_hooks = new std::vector<std::unique_ptr<Hook>>;
+  std::vector<std::unique_ptr<Hook>> hooks;
   std::lock_guard lock(Retired().mutex);
   if (inside_.load() != 0) return;
   auto& listeners = Retired().listeners;
   for (auto it = listeners.begin(); it != listeners.end();) {
     const bool unused = it->use_count() == 1 && (*it)->stopped_.load() && live_listener_.load() != it->get();
-    if (unused) gone.push_back(std::move(*it));
+    if (unused) {
+      std::move((*it)->removed_hooks_.begin(), (*it)->removed_hooks_.end(), std::back_inserter(hooks));
+      gone.push_back(std::move(*it));
+    }
     it = unused ? listeners.erase(it) : it + 1;
   }
+  if (!gone.empty()) last_hooks->swap(hooks);
 }
 
 void Listener::Attach(torch::nn::Module& root, std::shared_ptr<torch::nn::Module> keep_alive,
@@ -194,14 +205,13 @@ void Listener::InstallHooks(WatchedModel& model) {
     const at::Tensor& tensor = params[i].tensor;
     const Owner owner{model.index(), static_cast<int>(i)};
     auto& slot = torch::autograd::impl::post_acc_grad_hooks(tensor);
-    auto* mine = dynamic_cast<Hook*>(slot.get());
-    if (mine != nullptr && mine->listener == serial_) {
+    if (Hook* mine = HookOn(tensor)) {
       // Tied within one model: the first owner speaks for it.
       if (mine->owners.load()->back().model == owner.model) continue;
       auto more = std::make_unique<std::vector<Owner>>(*mine->owners.load());
       more->push_back(owner);
       for (HookPlace& place : hooks_) {
-        if (place.hook == mine) place.owners = more.get();
+        if (place.parameter.is_same(tensor)) place.owners = more.get();
       }
       mine->owners.store(more.get());
       owners_.push_back(std::move(more));
@@ -213,7 +223,7 @@ void Listener::InstallHooks(WatchedModel& model) {
     hook->owners.store(owners_.back().get());
     hook->before = std::move(slot);
     hook->chained = hook->before.get();
-    hooks_.push_back({tensor, hook.get(), owners_.back().get()});
+    hooks_.push_back({tensor, owners_.back().get()});
     torch::autograd::impl::set_post_acc_grad_hooks(tensor, std::move(hook));
   }
   // A model all of whose parameters also belong to others shares their steps; one that shares a part only must not
@@ -226,12 +236,20 @@ void Listener::InstallHooks(WatchedModel& model) {
   }
 }
 
+// Ours, where it is the one that backward calls.
+Listener::Hook* Listener::HookOn(const at::Tensor& parameter) const {
+  auto* hook = dynamic_cast<Hook*>(torch::autograd::impl::post_acc_grad_hooks(parameter).get());
+  return hook != nullptr && hook->listener == serial_ ? hook : nullptr;
+}
+
 void Listener::RemoveHooks() {
   for (const HookPlace& place : hooks_) {
+    Hook* const mine = HookOn(place.parameter);
+    if (mine == nullptr) continue;  // somebody chained theirs onto ours: it stays, deaf
     auto& slot = torch::autograd::impl::post_acc_grad_hooks(place.parameter);
-    if (slot.get() != place.hook) continue;  // somebody chained theirs onto ours: it stays, deaf
-    removed_hooks_.emplace_back(static_cast<Hook*>(slot.release()));
-    slot = std::move(removed_hooks_.back()->before);
+    static_cast<void>(slot.release());
+    removed_hooks_.emplace_back(mine);
+    slot = std::move(mine->before);
   }
   hooks_.clear();
 }
@@ -249,6 +267,7 @@ ThreadState& Listener::OwnThread() {
   if (thread.listener != serial_) {
     thread.listener = serial_;
     thread.roots.fill(nullptr);
+    thread.stepped.fill(nullptr);
     thread.owns_backward = false;
     thread.depth = 0;
     thread.busy = false;
@@ -275,21 +294,24 @@ ThreadState::~ThreadState() {
     RootThread* state = roots[m];
     if (state == nullptr) continue;
     // What is pending stays: backward may have run on this thread for a step that another one will end. So does what is
-    // due where no thread is left: the one that takes over is to be heard from its first layer on.
-    for (auto* flag : {&state->open, &state->learning, &state->watching}) flag->store(false);
-    // Copies of the weights, for an update that nobody will ask for now.
-    if (!state->closing) state->kept.clear();
+    // due or watched where no thread is left that trains: the one that takes over is to be heard from its first layer
+    // on.
+    for (auto* flag : {&state->open, &state->learning}) flag->store(false);
+    // Copies of the weights, for an update that nobody will ask for now; in a pass, another thread may be at them.
+    if (!state->in_pass && !state->closing) state->kept.clear();
     std::lock_guard lock(live->mutex_);
     state->ended.store(true);
-    if (state->in_pass || live->RunsLayersLocked(m)) state->due.store(false);
+    if (state->in_pass || live->TrainsLocked(m)) {
+      for (auto* flag : {&state->due, &state->watching}) flag->store(false);
+    }
     live->Sync(*state);
   }
 }
 
-// Whether a living thread runs layers of the model.
-bool Listener::RunsLayersLocked(size_t model) const {
+// Whether a living thread trains the model.
+bool Listener::TrainsLocked(size_t model) const {
   return std::any_of(states_[model].begin(), states_[model].end(),
-                     [](const auto& state) { return state->runs_layers.load() && !state->ended.load(); });
+                     [](const auto& state) { return state->trains.load() && !state->ended.load(); });
 }
 
 // Of threads that come and go (one an epoch, one a backward pass) the next takes over what the last has left.
@@ -300,9 +322,10 @@ RootThread& Listener::State(ThreadState& thread, WatchedModel& model, bool only_
     std::lock_guard lock(mutex_);
     auto& states = states_[static_cast<size_t>(model.index())];
     // A thread that runs backward alone leaves the steps to those whose layers it works for.
-    const bool may_step = !only_backward || !RunsLayersLocked(static_cast<size_t>(model.index()));
+    const bool may_step = !only_backward || !TrainsLocked(static_cast<size_t>(model.index()));
     for (const auto& other : states) {
-      if (!other->ended.load() || other->pending.load() || other->in_pass) continue;
+      if (!other->ended.load() || other->pending.load()) continue;
+      if (other->in_pass && other->leader.load() == nullptr) continue;
       if (other->started_thread ? !may_step : !only_backward) continue;
       other->ended.store(false);
       state = other.get();
@@ -319,7 +342,13 @@ RootThread& Listener::State(ThreadState& thread, WatchedModel& model, bool only_
 
 // What the thread that ended left open is closed as its own next pass would have.
 void Listener::TakeOver(RootThread& state, WatchedModel& model, bool optimizers_alive) {
-  if (state.closing) FinishClosing(state, model, optimizers_alive);
+  if (state.closing && model.steps_finished.load() == state.steps_at_close) {
+    FinishClosing(state, model, optimizers_alive);
+  } else if (state.closing) {
+    session_->AddNote("the last update of a thread of " + model.name() + " that ended is not captured: others went on");
+    state.kept.clear();
+    FinishClosing(state, model, false);
+  }
   CloseEvaluation(state);
   state.stepper.store(false);
   state.graph_task = -2;
@@ -372,7 +401,7 @@ void Listener::Sync(RootThread& state) {
 
 void Listener::AtEndOfBackward(std::vector<RootThread*> states, std::vector<WatchedModel*> models) {
   auto guard = std::make_shared<BackwardGuard>(shared_from_this(), std::move(states), std::move(models));
-  torch::autograd::Engine::get_default_engine().queue_callback([guard] {});
+  torch::autograd::Engine::get_default_engine().queue_callback([guard] { guard->End(); });
 }
 
 // Recomputed layers of checkpointing give gradients; to see them the callback must stay on during backward.

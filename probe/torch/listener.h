@@ -44,10 +44,11 @@ class ThreadTimer;
 struct ThreadState {
   uint64_t listener = 0;  // serial of the Listener it belongs to
   std::array<RootThread*, kMaxRoots> roots{};
-  bool owns_backward = false;  // a gradient hook fired on this thread
-  int depth = 0;               // inside a captured operator: what it calls is not looked at
-  bool busy = false;           // inside our own work
-  bool grad_mode = true;       // the user's, before we switched it off for ourselves
+  std::array<RootThread*, kMaxRoots> stepped{};  // of another thread, whose step this one's write has ended last
+  bool owns_backward = false;                    // a gradient hook fired on this thread
+  int depth = 0;                                 // inside a captured operator: what it calls is not looked at
+  bool busy = false;                             // inside our own work
+  bool grad_mode = true;                         // the user's, before we switched it off for ourselves
   int64_t off_graph_task = -2;
   int last_root = -1;    // of the last layer
   int last_layer = -1;   // module index of the last layer with parameters: what positions count from
@@ -77,6 +78,11 @@ class ThreadTimer {
   ThreadTimer& operator=(const ThreadTimer&) = delete;
   // Of the scope's time so much is not the probe's.
   void Skip(uint64_t ns) { begin_ns_ += ns; }
+  // Adds what has passed so far: of a step that ends within the scope.
+  void Flush() {
+    const uint64_t now = MonotonicNs();
+    thread_.cost.total_ns += now - std::exchange(begin_ns_, now);
+  }
 
  private:
   ThreadState& thread_;
@@ -134,10 +140,9 @@ class Listener : public std::enable_shared_from_this<Listener> {
     Inside(const Inside&) = delete;
     Inside& operator=(const Inside&) = delete;
   };
-  // Of one parameter. The hook itself may be gone, if the trainer set another in its place.
+  // A parameter with a hook of ours, unless the trainer has set another in its place.
   struct HookPlace {
     at::Tensor parameter;
-    Hook* hook;
     const std::vector<Owner>* owners;
   };
 
@@ -146,7 +151,8 @@ class Listener : public std::enable_shared_from_this<Listener> {
   ThreadState& OwnThread();
   static Listener* Live(uint64_t serial);
   RootThread& State(ThreadState& thread, WatchedModel& model, bool only_backward = false);
-  bool RunsLayersLocked(size_t model) const;
+  bool TrainsLocked(size_t model) const;
+  Hook* HookOn(const at::Tensor& parameter) const;
   void TakeOver(RootThread& state, WatchedModel& model, bool optimizers_alive);
   RootThread& ForwardState(ThreadState& thread, WatchedModel& model);
   void Sync(RootThread& state);
@@ -181,6 +187,8 @@ class Listener : public std::enable_shared_from_this<Listener> {
   RootThread& SteppingState(ThreadState& thread, WatchedModel& model);
   bool IsPending(ThreadState& thread, WatchedModel& model, RootThread& state);
   void ClearPending(ThreadState& thread, WatchedModel& model, RootThread& state);
+  void CollectCost(ThreadState& thread, WatchedModel& model, RootThread& state);
+  void Follow(RootThread& state, const RootThread& leader);
   void Written(ThreadState& thread, WatchedModel& model, const OperatorInfo& info, int param);
   void WrittenOutside(RootThread& state, WatchedModel& model, const OperatorInfo& info, int param);
   void EndStep(ThreadState& thread, WatchedModel& model, RootThread& state, int written_param);

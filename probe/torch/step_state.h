@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
@@ -37,6 +38,10 @@ struct StepIdentity {
   probe::StepDemand demand;
   std::vector<std::shared_ptr<LocalSubscriber>> local;
   std::atomic<uint16_t> flags{0};
+  // Where several threads run passes for one step they share this.
+  std::atomic<bool> started{false};  // its first marker is published
+  std::mutex start_mutex;
+  std::atomic<bool> buffers_taken{false};
 
   bool any() const { return demand.any() || !local.empty(); }
   bool AnyOf(uint64_t kinds) const {
@@ -92,14 +97,19 @@ struct ThreadCost : probe::StepCost {
 };
 
 // One root on one thread. The owner thread writes it, or another that the trainer has made wait for it; the fields that
-// threads touch side by side are atomic. When its thread has ended, the next one that begins takes it over.
+// threads touch side by side are atomic. When its thread has ended between two steps, the next one that begins takes it
+// over.
 // States of a step, by who moves on: the first layer operator starts it, hooks of backward make it pending, the first
 // counted write ends it; it stays closing while its updates are still open, until the next pass.
 struct RootThread {
   // Step detection.
-  std::atomic<bool> pending{false};         // backward ran, the write has not come
-  std::atomic<bool> stepper{false};         // this thread closes its own steps
-  std::atomic<bool> runs_layers{false};     // a pass has begun here, of training or of evaluation
+  std::atomic<bool> pending{false};      // backward ran, the write has not come
+  std::atomic<bool> stepper{false};      // this thread closes its own steps
+  std::atomic<bool> runs_layers{false};  // a pass has begun here, of training or of evaluation
+  std::atomic<bool> trains{false};       // of training
+  // The thread whose write has ended the step that this one ran a pass for: the passes that follow are for its steps.
+  std::atomic<RootThread*> leader{nullptr};
+  bool follows = false;                     // the pass is for a step of the leader's
   std::atomic<bool> ended{false};           // the thread is gone
   std::atomic<bool> backward_seen{false};   // since the last pass began
   std::atomic<bool> in_backward{false};     // callbacks sleep until backward ends
@@ -116,11 +126,10 @@ struct RootThread {
   // The current step.
   Pass pass;                         // identity never null once started_thread
   std::atomic<bool> in_pass{false};  // a training pass was seen in this step
-  bool published_start = false;
   bool weights_taken = false;
-  bool buffers_taken = false;
   // The finished step whose updates are open.
   std::shared_ptr<StepIdentity> closing;
+  uint64_t steps_at_close = 0;       // that the model had made when it was finished
   std::vector<at::Tensor> kept;      // by parameter: its value in the step that closes; undefined: not kept
   std::vector<int> late_optimizers;  // attached optimizers that had not written when the step was counted
   std::vector<uint32_t> written;     // by parameter: round of writes since the count; finds a second hand

@@ -59,6 +59,8 @@ void Listener::SeenFirst(RootThread& state, WatchedModel& model) {
 
 void Listener::BeginTrainingPass(ThreadState& thread, RootThread& state, WatchedModel& model, const at::Tensor& input) {
   SeenFirst(state, model);
+  state.trains.store(true, std::memory_order_relaxed);
+  if (const RootThread* leader = state.leader.load()) Follow(state, *leader);
   if (state.evaluation.identity) CloseEvaluation(state);
   if (state.closing) FinishClosing(state, model, true);
   const bool micro_batch = state.in_pass && state.backward_seen.load(std::memory_order_relaxed);
@@ -78,7 +80,7 @@ void Listener::BeginTrainingPass(ThreadState& thread, RootThread& state, Watched
   state.in_pass = true;
   if (state.pass.identity->any()) {
     EnsureStarted(state);
-    if (!state.buffers_taken) TakeBuffers(state, model);
+    if (!state.pass.identity->buffers_taken.exchange(true)) TakeBuffers(state, model);
     // A loop that says its steps itself may move the weights on the way: what counts is what the step began with.
     if (model.manual_steps.load(std::memory_order_relaxed) && !state.weights_taken) TakeWeights(state, model);
   }
@@ -136,18 +138,40 @@ void Listener::CloseEvaluation(RootThread& state) {
 RootThread& Listener::SteppingState(ThreadState& thread, WatchedModel& model) {
   RootThread& own = State(thread, model);
   if (thread.owns_backward || own.in_pass || own.closing) return own;
+  RootThread* const last = thread.stepped[static_cast<size_t>(model.index())];
+  if (last != nullptr && last->closing && !last->in_pass) return *last;
   std::lock_guard lock(mutex_);
   RootThread* only = nullptr;
   for (const auto& other : states_[static_cast<size_t>(model.index())]) {
-    if (!other->pending.load() || other->stepper.load() || !other->in_pass) continue;
-    if (only != nullptr) {
-      session_->AddNote("several threads run passes for one step of " + model.name() +
-                        ": what is captured of each carries a step number of its own");
-      return own;
-    }
+    if (!other->pending.load() || other->stepper.load() || !other->in_pass || other->leader.load() != nullptr) continue;
+    if (only != nullptr) return own;
     only = other.get();
   }
+  if (only != nullptr) thread.stepped[static_cast<size_t>(model.index())] = only;
   return only == nullptr ? own : *only;
+}
+
+// Of several threads that run passes for one write each has a number of its own at first; from the next step on they
+// share the writer's, who takes weights and gradients and ends it.
+void Listener::Follow(RootThread& state, const RootThread& leader) {
+  std::shared_ptr<StepIdentity> identity;
+  {
+    std::lock_guard lock(mutex_);
+    identity = leader.pass.identity;
+  }
+  if (identity == state.pass.identity) return;
+  if (!std::exchange(state.follows, true) && state.pass.identity->started.load()) {
+    EmitMarker(*state.pass.identity, Kind::kBatchFinished);
+  }
+  state.pass.identity = std::move(identity);
+  state.pass.calls.Clear();
+  state.pass.recomputed.Clear();
+  state.pass.micro = 0;
+  state.pass.losses = 0;
+  state.in_pass = false;
+  state.weights_taken = true;
+  state.backward_seen.store(false);
+  state.due.store(state.pass.identity->any());
 }
 
 bool Listener::IsPending(ThreadState& thread, WatchedModel& model, RootThread& state) {
@@ -172,8 +196,24 @@ void Listener::ClearPending(ThreadState& thread, WatchedModel& model, RootThread
   }
   for (RootThread* other : cleared) {
     other->pending.store(false);
-    thread.cost.Add(std::exchange(other->handed_over, {}));
+    if (other == &state) {
+      state.leader.store(nullptr);
+      state.follows = false;
+    } else if (other->in_pass) {
+      other->leader.store(&state);
+    }
     Sync(*other);
+  }
+}
+
+// What this step has cost so far, on this thread and on those whose passes it ends.
+void Listener::CollectCost(ThreadState& thread, WatchedModel& model, RootThread& state) {
+  if (thread.timer != nullptr) thread.timer->Flush();
+  thread.cost.Add(std::exchange(state.handed_over, {}));
+  if (thread.owns_backward) return;
+  std::lock_guard lock(mutex_);
+  for (const auto& other : states_[static_cast<size_t>(model.index())]) {
+    if (other->pending.load() && !other->stepper.load()) thread.cost.Add(std::exchange(other->handed_over, {}));
   }
 }
 
@@ -249,17 +289,20 @@ void Listener::EndStep(ThreadState& thread, WatchedModel& model, RootThread& sta
     EmitMarker(*identity, Kind::kBatchFinished);
   }
   AccountStep(thread, state, model);
+  state.steps_at_close = model.steps_finished.load();
   HandleCommands();
 
-  state.pass.identity = MakeIdentity(state, model, kTagDefault, model.next_step.fetch_add(1));
+  auto next = MakeIdentity(state, model, kTagDefault, model.next_step.fetch_add(1));
+  {
+    std::lock_guard lock(mutex_);  // followers look
+    state.pass.identity = std::move(next);
+  }
   state.pass.calls.Clear();
   state.pass.recomputed.Clear();
   state.pass.micro = 0;
   state.pass.losses = 0;
   state.in_pass = false;
-  state.published_start = false;
   state.weights_taken = false;
-  state.buffers_taken = false;
   state.backward_seen.store(false);
   state.open.store(stays_open);
   state.due.store(state.pass.identity->any());
@@ -286,6 +329,7 @@ void Listener::AccountStep(ThreadState& thread, RootThread& state, WatchedModel&
   const uint64_t mine = state.pass.identity->demand.due_kinds();
   const uint64_t due = mine | (std::exchange(state.kinds_before, mine) & (kUpdateKinds | kMomentKinds)) |
                        std::exchange(state.kinds_evaluated, 0);
+  CollectCost(thread, model, state);
   const ThreadCost spent = std::exchange(thread.cost, {});
   state.shifts = session_->StepFinished(
       step_ns, {spent.total_ns + spent.calls * kIdleCallNs, spent.tensor_ns, spent.scalar_ns}, due);
@@ -318,9 +362,8 @@ void Listener::CloseAll(ThreadState& thread, bool optimizers_alive) {
     if (state->closing) FinishClosing(*state, model, optimizers_alive);
     CloseEvaluation(*state);
     // A step in which only names were logged is whole; one whose pass was cut short is not.
-    if (state->published_start && !state->in_pass) {
+    if (state->pass.identity && !state->in_pass && !state->follows && state->pass.identity->started.exchange(false)) {
       EmitMarker(*state->pass.identity, Kind::kBatchFinished);
-      state->published_start = false;
     }
     shm::StoreRelaxed(session_->root_status(model.root_id()).phase, static_cast<uint32_t>(shm::Phase::kIdle));
   }
@@ -333,7 +376,7 @@ void Listener::CloseEnded(bool optimizers_alive) {
     {
       std::lock_guard lock(mutex_);
       for (const auto& state : states_[static_cast<size_t>(m)]) {
-        if (state->ended.load()) ended.push_back(state.get());
+        if (state->ended.exchange(false)) ended.push_back(state.get());
       }
     }
     for (RootThread* state : ended) TakeOver(*state, *models_[static_cast<size_t>(m)], optimizers_alive);
@@ -440,8 +483,9 @@ void Listener::FreezeAsAsked(WatchedModel& model) {
 bool Listener::TrainsOnSeveralThreads(const WatchedModel& model) {
   std::lock_guard lock(mutex_);
   const auto& states = states_[static_cast<size_t>(model.index())];
-  return std::count_if(states.begin(), states.end(),
-                       [](const auto& state) { return state->stepper.load() && !state->ended.load(); }) > 1;
+  return std::count_if(states.begin(), states.end(), [](const auto& state) {
+           return !state->ended.load() && (state->stepper.load() || state->in_pass);
+         }) > 1;
 }
 
 // Also resets the gradient: with momentum an optimizer would go on moving a parameter that merely stopped requiring

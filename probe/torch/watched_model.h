@@ -93,7 +93,7 @@ class WatchedModel {
   std::atomic<bool> writes_arithmetic{false};
   std::atomic<uint64_t> next_step{0};  // ticket of the next step
   std::atomic<uint64_t> steps_finished{0};
-  std::atomic<uint32_t> layer_threads{0};  // most threads at once that have begun passes
+  std::atomic<uint32_t> layer_threads{0};  // states that have begun passes; it never falls
   std::atomic<uint32_t> epoch{0};
   std::atomic<uint64_t> epoch_begin_step{0};
   std::atomic<uint64_t> usual_step_ns{0};  // of the last steps, for the watchdog

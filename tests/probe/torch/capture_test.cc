@@ -12,6 +12,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -397,7 +398,10 @@ TEST_F(Capture, TheLastStepOfAThreadThatEndedHasItsUpdate) {
   train_on_a_thread();
   probe_->Detach();
   ASSERT_EQ(Of("weight_updates", "0").size(), 6u);
-  EXPECT_EQ(Of("weight_updates", "0")[2].message.global_step, 2u);
+  // The logged value stands alone in the step that it was the first of.
+  std::vector<uint64_t> steps;
+  for (const Kept& kept : Of("weight_updates", "0")) steps.push_back(kept.message.global_step);
+  EXPECT_EQ(steps, (std::vector<uint64_t>{0, 1, 2, 4, 5, 6}));
   EXPECT_TRUE(torch::equal(Of("weight_updates", "0")[2].tensor, left - Of("weights", "0")[2].tensor));
 }
 
@@ -440,6 +444,95 @@ TEST_F(Capture, AStepThatAnotherThreadTakesIsTheOneOfThePass) {
     EXPECT_EQ(Of("activations", "0")[i].message.micro, 0);
     EXPECT_EQ(Of("activations", "0")[i].message.global_step, i);
     EXPECT_EQ(Of("weight_gradients", "0")[i].message.global_step, i);
+  }
+}
+
+// Passes on several threads for one write: from the second step on all share its number.
+TEST_F(Capture, PassesOfSeveralThreadsForOneWriteShareItsStep) {
+  torch::nn::Sequential net(torch::nn::Linear(8, 6), torch::nn::Linear(6, 3));
+  torch::optim::SGD optimizer(net->parameters(), 0.1);
+  Start({});
+  std::mutex mutex;
+  std::multimap<uint64_t, std::string> seen;  // kinds by step
+  probe_->Subscribe({"loss", "weight_gradients", "batch_started", "batch_finished"}, [&](const ProbeMessage& message) {
+    std::lock_guard lock(mutex);
+    seen.emplace(message.global_step, message.kind);
+  });
+  probe_->Attach(net);
+  const Tensor x = torch::randn({4, 8}), y = torch::randint(3, {4});
+  constexpr int kSteps = 20;
+  for (int step = 0; step < kSteps; ++step) {
+    optimizer.zero_grad();
+    // Both passes are under way before either ends, as in a loop that hands shards to a pool.
+    std::atomic<int> begun{0};
+    std::vector<std::thread> shards;
+    for (int shard = 0; shard < 2; ++shard) {
+      shards.emplace_back([&] {
+        const Tensor loss = F::cross_entropy(net->forward(x), y);
+        begun.fetch_add(1);
+        while (begun.load() < 2) std::this_thread::yield();
+        loss.backward();
+      });
+    }
+    for (std::thread& shard : shards) shard.join();
+    optimizer.step();
+  }
+  probe_->Detach();
+  std::map<uint64_t, int> losses;
+  for (const auto& [step, kind] : seen) losses[step] += kind == "loss";
+  std::vector<uint64_t> shared;
+  for (const auto& [step, count] : losses) {
+    if (count == 2) shared.push_back(step);
+    EXPECT_LE(count, 2);
+  }
+  ASSERT_EQ(shared.size(), kSteps - 1u);
+  for (const uint64_t step : shared) {
+    const auto [from, to] = seen.equal_range(step);
+    std::multiset<std::string> kinds;
+    for (auto it = from; it != to; ++it) kinds.insert(it->second);
+    EXPECT_EQ(kinds.count("weight_gradients"), 2u) << step;
+    EXPECT_EQ(kinds.count("batch_finished"), 1u) << step;
+    EXPECT_EQ(kinds.count("batch_started"), 1u) << step;
+  }
+  EXPECT_EQ(shared.back() - shared.front() + 1, shared.size()) << "no number is left out";
+}
+
+// A thread that only evaluates is no reason to leave what a training thread left to nobody.
+TEST_F(Capture, ThreadsThatComeAndGoBesideOneThatEvaluates) {
+  torch::nn::Sequential net(torch::nn::Linear(8, 6), torch::nn::Linear(6, 3));
+  torch::optim::SGD optimizer(net->parameters(), 0.1);
+  Start({"loss", "weights", "weight_updates"}).Attach(net);
+  Also({"loss"}, "test");
+  const Tensor x = torch::randn({4, 8}), y = torch::randint(3, {4});
+  constexpr uint64_t kEpochs = 10, kSteps = 5;
+  for (uint64_t epoch = 0; epoch < kEpochs; ++epoch) {
+    net->eval();
+    {
+      torch::NoGradGuard no_grad;
+      F::cross_entropy(net->forward(x), y);
+    }
+    net->train();
+    std::thread([&] {
+      for (uint64_t step = 0; step < kSteps; ++step) Train(net, optimizer, x, y);
+    }).join();
+  }
+  const Tensor last = net->parameters()[0].detach().clone();
+  probe_->Detach();
+  std::vector<uint64_t> steps;
+  size_t evaluated = 0;
+  for (const Kept& kept : Of("loss")) {
+    if (kept.message.tag == "test")
+      ++evaluated;
+    else
+      steps.push_back(kept.message.global_step);
+  }
+  EXPECT_EQ(evaluated, kEpochs);
+  ASSERT_EQ(steps.size(), kEpochs * kSteps);
+  for (uint64_t step = 0; step < steps.size(); ++step) EXPECT_EQ(steps[step], step);
+  ASSERT_EQ(Of("weight_updates", "0").size(), kEpochs * kSteps);
+  for (uint64_t step = 0; step < kEpochs * kSteps; ++step) {
+    const Tensor after = step + 1 < kEpochs * kSteps ? Of("weights", "0")[step + 1].tensor : last;
+    EXPECT_TRUE(torch::equal(Of("weight_updates", "0")[step].tensor, after - Of("weights", "0")[step].tensor)) << step;
   }
 }
 
@@ -552,7 +645,7 @@ TEST_F(Capture, AProbeMayEndWhileOtherThreadsTrain) {
     std::this_thread::sleep_for(std::chrono::milliseconds(2));
     stop.store(true);
     for (std::thread& thread : crew) thread.join();
-    EXPECT_LE(heard.load(), before + 3) << "but for what was under way";
+    EXPECT_LE(heard.load(), before + 3 * 8) << "but for what was under way";
   }
 }
 

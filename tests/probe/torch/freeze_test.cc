@@ -45,7 +45,10 @@ class Freeze : public ::testing::Test {
     daemon_.Accept({});
     // The daemon is met by a thread of the probe: its first command is taken when that has been done.
     optimizer_ = std::make_unique<torch::optim::SGD>(Distinct(), torch::optim::SGDOptions(.1).momentum(.9));
-    const uint64_t number = daemon_.Command(CommandType::kUnfreeze);
+    TrainUntilHeard(daemon_.Command(CommandType::kUnfreeze));
+  }
+  // The step at whose end the trainer heard of the command is the last.
+  void TrainUntilHeard(uint64_t number) {
     while (daemon_.view().ReadStatus().status.command_done < number) Train();
   }
   std::vector<torch::Tensor> Distinct() {
@@ -88,8 +91,7 @@ TEST_F(Freeze, OptimizersThatHoldOnToAGradientGoOn) {
   Start();
   optimizer_ = std::make_unique<torch::optim::AdamW>(Distinct(), torch::optim::AdamWOptions(.01).weight_decay(.1));
   for (int i = 0; i < 3; ++i) Train();
-  daemon_.Command(CommandType::kFreeze, 1, ModuleId("first"));
-  Train();  // hears of it at its end
+  TrainUntilHeard(daemon_.Command(CommandType::kFreeze, 1, ModuleId("first")));
   const torch::Tensor weight = net_->first->weight.detach().clone(), bias = net_->first->bias.detach().clone();
   const torch::Tensor other = net_->second->weight.detach().clone();
   for (int i = 0; i < 5; ++i) Train();
@@ -97,7 +99,7 @@ TEST_F(Freeze, OptimizersThatHoldOnToAGradientGoOn) {
   EXPECT_TRUE(torch::equal(net_->first->weight, weight)) << "from the very next step on";
   EXPECT_TRUE(torch::equal(net_->first->bias, bias));
   EXPECT_FALSE(torch::equal(net_->second->weight, other));
-  daemon_.Command(CommandType::kUnfreeze, 1, ModuleId("first"));
+  TrainUntilHeard(daemon_.Command(CommandType::kUnfreeze, 1, ModuleId("first")));
   for (int i = 0; i < 3; ++i) Train();
   EXPECT_FALSE(torch::equal(net_->first->weight, weight));
   EXPECT_TRUE(probe_->active());
@@ -107,8 +109,7 @@ TEST_F(Freeze, OptimizersThatHoldOnToAGradientGoOn) {
 // alone what does not require a gradient any more.
 TEST_F(Freeze, AGraphThatIsOlderGivesNoGradient) {
   Start();
-  daemon_.Command(CommandType::kFreeze, 1, ModuleId("first"));
-  Train();
+  TrainUntilHeard(daemon_.Command(CommandType::kFreeze, 1, ModuleId("first")));
   const torch::Tensor weight = net_->first->weight.detach().clone();
   for (int i = 0; i < 3; ++i) {
     optimizer_->zero_grad(false);
@@ -126,17 +127,17 @@ TEST_F(Freeze, TiedWeightsAreOneAndTheLastThatTrainsIsKept) {
   Start(true);
   for (torch::Tensor& bias : std::vector<torch::Tensor>{net_->first->bias, net_->second->bias})
     bias.set_requires_grad(false);
-  daemon_.Command(CommandType::kFreeze, 1, ModuleId("second"));
+  TrainUntilHeard(daemon_.Command(CommandType::kFreeze, 1, ModuleId("second")));
   for (int i = 0; i < 3; ++i) Train();  // throws where nothing is left to train
   EXPECT_TRUE(net_->first->weight.requires_grad());
   EXPECT_TRUE(Noted("nothing left to train"));
 
   net_->first->bias.set_requires_grad(true);
-  daemon_.Command(CommandType::kFreeze, 1, ModuleId("second"));
+  TrainUntilHeard(daemon_.Command(CommandType::kFreeze, 1, ModuleId("second")));
   for (int i = 0; i < 3; ++i) Train();
   EXPECT_FALSE(net_->first->weight.requires_grad());
   EXPECT_TRUE(Noted("leaves as it was: second.bias, which did not train")) << "both names of the weight were frozen";
-  daemon_.Command(CommandType::kUnfreeze, 1, ModuleId("first"));
+  TrainUntilHeard(daemon_.Command(CommandType::kUnfreeze, 1, ModuleId("first")));
   for (int i = 0; i < 3; ++i) Train();
   EXPECT_TRUE(net_->first->weight.requires_grad());
   EXPECT_TRUE(probe_->active());
