@@ -146,26 +146,28 @@ class Listener : public std::enable_shared_from_this<Listener> {
     const std::vector<Owner>* owners;
   };
 
-  // listener.cc: threads, wake and sleep.
+  // threads.cc: what is kept of each.
   static ThreadState& Thread();
   ThreadState& OwnThread();
-  static Listener* Live(uint64_t serial);
   RootThread& State(ThreadState& thread, WatchedModel& model, bool only_backward = false);
   bool TrainsLocked(size_t model) const;
-  Hook* HookOn(const at::Tensor& parameter) const;
   void TakeOver(RootThread& state, WatchedModel& model, bool optimizers_alive);
   RootThread& ForwardState(ThreadState& thread, WatchedModel& model);
+
+  // listener.cc: beginning and end, hooks, wake and sleep.
+  static Listener* Live(uint64_t serial);
+  Hook* HookOn(const at::Tensor& parameter) const;
+  void InstallHooks(WatchedModel& model);
+  void RemoveHooks();
+  void GradientsReady(ThreadState& thread, const at::Tensor& parameter, const std::vector<Owner>& owners);
   void Sync(RootThread& state);
   void ChangeNeed(int change);
   void ChangeNeedLocked(int change);
   void AtEndOfBackward(std::vector<RootThread*> states, std::vector<WatchedModel*> models);
   bool OneThreadRunsLayers() const;
-  void GradientsReady(ThreadState& thread, const at::Tensor& parameter, const std::vector<Owner>& owners);
   void SleepDuringBackward(ThreadState& thread);
   bool WantsRecomputation(ThreadState& thread) const;
   void Watchdog();
-  void InstallHooks(WatchedModel& model);
-  void RemoveHooks();
   template <typename Body>
   void Guarded(Body&& body) noexcept;
 
@@ -197,11 +199,13 @@ class Listener : public std::enable_shared_from_this<Listener> {
   void CloseAll(ThreadState& thread, bool optimizers_alive);
   void CloseEnded(bool optimizers_alive);
   void AccountStep(ThreadState& thread, RootThread& state, WatchedModel& model);
+  void SayWhatIsCaptured();
+
+  // control.cc: what the daemon asks.
   void HandleCommands();
   bool TrainsOnSeveralThreads(const WatchedModel& model);
   void FreezeAsAsked(WatchedModel& model);
   void Freeze(WatchedModel& model, const shm::Command& command);
-  void SayWhatIsCaptured();
 
   // capture.cc: messages.
   void EnsureStarted(RootThread& state);

@@ -1,0 +1,106 @@
+// What the daemon asks of the trainer: to stop, to freeze and to thaw.
+#include <algorithm>
+#include <string>
+#include <unordered_set>
+#include <utility>
+#include <vector>
+
+#include "probe/torch/listener.h"
+
+namespace ikkuna::torch_probe {
+
+void Listener::HandleCommands() {
+  session_->HandleCommands([this](const shm::Command& command) {
+    if (!session_->allow_control()) return;
+    switch (static_cast<shm::CommandType>(command.type)) {
+      case shm::CommandType::kStop:
+        stop_requested_.store(true);
+        break;
+      case shm::CommandType::kFreeze:
+      case shm::CommandType::kUnfreeze:
+        for (int m = 0; m < model_count_.load(std::memory_order_acquire); ++m) {
+          WatchedModel& model = *models_[static_cast<size_t>(m)];
+          if (command.root != 0 && command.root != kAnyRoot && command.root != model.root_id()) continue;
+          std::lock_guard hold(mutex_);
+          model.freezes.push_back(command);
+          model.freezes_wait.store(true);
+        }
+        break;
+      default:
+        break;
+    }
+  });
+}
+
+// Not while an optimizer writes, which is when a step ends: it may hold a reference to the gradient that goes. At the
+// end of backward nobody does, and the step that comes leaves the parameters alone from the first to the last.
+void Listener::FreezeAsAsked(WatchedModel& model) {
+  if (!model.freezes_wait.load(std::memory_order_relaxed)) return;
+  std::lock_guard one_at_a_time(freeze_mutex_);
+  std::vector<shm::Command> commands;
+  {
+    std::lock_guard lock(mutex_);
+    commands.swap(model.freezes);
+    model.freezes_wait.store(false);
+  }
+  for (const shm::Command& command : commands) Freeze(model, command);
+}
+
+bool Listener::TrainsOnSeveralThreads(const WatchedModel& model) {
+  std::lock_guard lock(mutex_);
+  const auto& states = states_[static_cast<size_t>(model.index())];
+  return std::count_if(states.begin(), states.end(), [](const auto& state) {
+           return !state->ended.load() && (state->stepper.load() || state->in_pass);
+         }) > 1;
+}
+
+// Also resets the gradient: with momentum an optimizer would go on moving a parameter that merely stopped requiring
+// one.
+void Listener::Freeze(WatchedModel& model, const shm::Command& command) {
+  const bool freeze = static_cast<shm::CommandType>(command.type) == shm::CommandType::kFreeze;
+  // With the step, since a note is told once.
+  const std::string after_step = " after step " + std::to_string(model.steps_finished.load(std::memory_order_relaxed));
+  const std::string refused = "freeze refused" + after_step + ": ";
+  std::unordered_set<const void*> touched;  // tied parameters are one
+  for (const WatchedParam& param : model.params()) {
+    if ((command.module == 0 || model.module(param.module).id == command.module) &&
+        (command.param == 0 || param.id == command.param)) {
+      touched.insert(param.tensor.unsafeGetTensorImpl());
+    }
+  }
+  if (touched.empty()) return;  // a module of another model
+  std::vector<WatchedParam*> targets;
+  bool others_train = false;
+  std::string untouched;
+  for (WatchedParam& param : model.params()) {
+    if (touched.count(param.tensor.unsafeGetTensorImpl()) == 0) {
+      others_train |= param.tensor.requires_grad();
+    } else if (freeze ? param.tensor.requires_grad() : param.frozen) {
+      targets.push_back(&param);
+    } else {  // what the trainer itself holds still is neither frozen nor thawed by us
+      const std::string& path = model.module(param.module).path;
+      untouched += (untouched.empty() ? "" : ", ") + (path.empty() ? "" : path + ".") + param.name;
+    }
+  }
+  if (freeze && !others_train) {
+    session_->AddNote(refused + model.name() + " would have nothing left to train");
+    return;
+  }
+  if (freeze && TrainsOnSeveralThreads(model)) {
+    session_->AddNote(refused + "several threads train " + model.name() +
+                      ", one may not take a gradient away from the others");
+    return;
+  }
+  for (WatchedParam* param : targets) {
+    param->frozen = freeze;
+    param->tensor.set_requires_grad(!freeze);
+    if (freeze) param->tensor.mutable_grad().reset();
+    model.Renew(*session_, *param);
+  }
+  if (!untouched.empty()) {
+    session_->AddNote((freeze ? "freeze" : "unfreeze") + after_step + " leaves as it was: " + untouched +
+                      (freeze ? ", which did not train" : ", which no client froze"));
+  }
+}
+
+}  // namespace ikkuna::torch_probe
