@@ -35,12 +35,12 @@ struct Options {
 // that, it opens before and closes long after. And gRPC starts threads, while this command forks.
 bool DaemonListens() { return shm::ConnectToDaemon(shm::DefaultDirectory()).ok(); }
 
-// The process that the lock of the directory names, if there is one: a daemon that is starting or ending does not
-// listen. A number that another process has by now does no harm: the next start of a daemon then shows that the lock is
-// free.
-bool AnotherServes() {
+// Whether the lock of the directory names a process that lives and is not ours: a daemon that is starting or ending
+// does not listen. A number that another process has by now does no harm: the next start of a daemon then shows that
+// the lock is free.
+bool AnotherServes(const ChildProcess& ours) {
   pid_t holder = 0;
-  return std::ifstream(shm::DefaultDirectory() + "/lock") >> holder && holder > 0 &&
+  return std::ifstream(shm::DefaultDirectory() + "/lock") >> holder && holder > 0 && holder != ours.pid() &&
          (::kill(holder, 0) == 0 || errno == EPERM);
 }
 
@@ -94,7 +94,7 @@ Result<std::optional<ChildProcess>> MeetDaemon(const Options& options, const sig
   while (!DaemonListens()) {
     now = std::chrono::steady_clock::now();
     if (daemon && daemon->HasEnded()) {
-      if (!AnotherServes() || now > until) {
+      if (!AnotherServes(*daemon) || now > until) {
         return Error{ErrorCode::kFailedPrecondition, "ikkuna-daemon ended at its start with code " +
                                                          std::to_string(*daemon->exit_code()) + "; its log '" +
                                                          log_file + "' ends so:" + LogTail(log_file)};
@@ -117,7 +117,11 @@ Result<std::optional<ChildProcess>> MeetDaemon(const Options& options, const sig
     if (number > 0 && number != SIGCHLD)
       return Error{ErrorCode::kFailedPrecondition, "ended by a signal before the job was started"};
   }
-  if (daemon && daemon->HasEnded()) daemon.reset();  // it gave way to the one that listens
+  // It gives way to the one that listens, if it has not yet.
+  if (daemon && (daemon->HasEnded() || AnotherServes(*daemon))) {
+    daemon->End(kEndGrace);
+    daemon.reset();
+  }
   return daemon;
 }
 
