@@ -95,12 +95,17 @@ void Listener::TakeOver(RootThread& state, WatchedModel& model, bool optimizers_
   if (state.closing && model.steps_finished.load() == state.steps_at_close) {
     FinishClosing(state, model, optimizers_alive);
   } else if (state.closing) {
+    // The weights have moved on since, and so have the moments.
     session_->AddNote("the last update of a thread of " + model.name() + " that ended is not captured: others went on");
+    EmitMarker(*state.closing, Kind::kBatchFinished);
+    state.closing.reset();
+    state.late_optimizers.clear();
     state.kept.clear();
-    FinishClosing(state, model, false);
+    state.open.store(false);
   }
   CloseEvaluation(state);
   state.stepper.store(false);
+  state.trains.store(false);
   state.graph_task = -2;
   state.last_step_ns = MonotonicNs();
   if (!state.started_thread) return;

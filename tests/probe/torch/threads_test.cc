@@ -116,6 +116,27 @@ TEST_F(Threads, TheLastStepOfAThreadThatEndedHasItsUpdate) {
   EXPECT_TRUE(torch::equal(Of("weight_updates", "0")[2].tensor, left - Of("weights", "0")[2].tensor));
 }
 
+// Of threads that train side by side one ends, the others train on: what its last step did to the weights nobody knows.
+TEST_F(Threads, TheLastUpdateOfAThreadIsLeftOutWhereOthersWentOn) {
+  torch::nn::Sequential net(torch::nn::Linear(8, 6), torch::nn::Linear(6, 3));
+  torch::optim::SGD optimizer(net->parameters(), 0.1), of_thread(net->parameters(), 0.1);
+  Start({"weights", "weight_updates", "batch_finished"}).Attach(net);
+  const Tensor x = torch::randn({4, 8}), y = torch::randint(3, {4});
+  Train(net, optimizer, x, y);
+  std::thread([&] { Train(net, of_thread, x, y); }).join();  // step 2: this thread has taken number 1
+  for (int step = 0; step < 3; ++step) Train(net, optimizer, x, y);
+  probe_->Detach();
+  std::set<uint64_t> weights, updates, finished;
+  for (const Kept& kept : Of("weights", "0")) weights.insert(kept.message.global_step);
+  for (const Kept& kept : Of("weight_updates", "0")) updates.insert(kept.message.global_step);
+  for (const Kept& kept : Of("batch_finished")) finished.insert(kept.message.global_step);
+  EXPECT_EQ(finished.size(), 5u);
+  EXPECT_TRUE(finished.count(2));
+  std::set<uint64_t> without = weights;
+  without.erase(2);
+  EXPECT_EQ(updates, without);
+}
+
 // Forward and backward on a worker, the step on another thread: one step, one number.
 TEST_F(Threads, AStepThatAnotherThreadTakesIsTheOneOfThePass) {
   torch::nn::Sequential net(torch::nn::Linear(8, 6), torch::nn::Linear(6, 3));
