@@ -82,6 +82,14 @@ struct Pass {
   CallCounts recomputed;
   uint16_t micro = 0;
   uint16_t losses = 0;  // losses seen in this micro-batch
+
+  // The first pass of another step.
+  void Restart() {
+    calls.Clear();
+    recomputed.Clear();
+    micro = 0;
+    losses = 0;
+  }
 };
 
 // What the probe spends on one thread; a step's sum goes to the budget.

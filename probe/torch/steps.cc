@@ -163,10 +163,7 @@ void Listener::Follow(RootThread& state, const RootThread& leader) {
     EmitMarker(*state.pass.identity, Kind::kBatchFinished);
   }
   state.pass.identity = std::move(identity);
-  state.pass.calls.Clear();
-  state.pass.recomputed.Clear();
-  state.pass.micro = 0;
-  state.pass.losses = 0;
+  state.pass.Restart();
   state.in_pass = false;
   state.weights_taken = true;
   state.backward_seen.store(false);
@@ -296,10 +293,7 @@ void Listener::EndStep(ThreadState& thread, WatchedModel& model, RootThread& sta
     std::lock_guard lock(mutex_);  // followers look
     state.pass.identity = std::move(next);
   }
-  state.pass.calls.Clear();
-  state.pass.recomputed.Clear();
-  state.pass.micro = 0;
-  state.pass.losses = 0;
+  state.pass.Restart();
   state.in_pass = false;
   state.weights_taken = false;
   state.backward_seen.store(false);
