@@ -9,7 +9,6 @@
 #include <functional>
 #include <memory>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -134,27 +133,13 @@ TEST_F(StopTest, ATrainerWhoseReturnFailsIsDisconnected) {
   EXPECT_EQ(core->StatusOf(producer.hello().uuid).state, "disconnected");
 }
 
-// A child that publishes, leaves a hole, publishes once more, and waits to be killed.
-[[noreturn]] void PublishAndHang(const std::string& directory, int go, int done) {
-  char byte;
-  if (::read(go, &byte, 1) != 1) ::_exit(2);
-  TestProducer producer(directory);
-  producer.Register();
-  if (!producer.Connect()) ::_exit(3);
-  producer.Step(0, 1);
-  std::thread([&] { static_cast<void>(producer.pub().Reserve(0)); }).join();
-  producer.Step(1, 1);
-  if (::write(done, producer.hello().uuid.data(), 16) != 16) ::_exit(4);
-  while (true) ::pause();
-}
-
 TEST_F(StopTest, OfATrainerKilledBeforeTheDaemonStoppedTheHolesArePassedOver) {
   int go[2], done[2];
   ASSERT_EQ(::pipe2(go, O_CLOEXEC), 0);
   ASSERT_EQ(::pipe2(done, O_CLOEXEC), 0);
   const pid_t child = ::fork();  // before any thread of ours
   ASSERT_GE(child, 0);
-  if (child == 0) PublishAndHang(temp_.sub("dir"), go[0], done[1]);
+  if (child == 0) PublishAndHang(temp_.sub("dir"), 1, go[0], done[1]);
   auto core = MakeCore();
   ASSERT_EQ(::write(go[1], "g", 1), 1);
   Uuid uuid{};

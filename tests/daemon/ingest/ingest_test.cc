@@ -143,27 +143,13 @@ TEST_F(IngestTest, WhatFindsTheRingFullIsDroppedAndCounted) {
   EXPECT_EQ(by_reason, status.dropped_total);
 }
 
-// A child that publishes, then reserves without committing on a thread that ends, and waits to be killed.
-[[noreturn]] void PublishAndHang(const std::string& directory, int go, int done) {
-  char byte;
-  if (::read(go, &byte, 1) != 1) ::_exit(2);
-  TestProducer producer(directory);
-  producer.Register();
-  if (!producer.Connect()) ::_exit(3);
-  for (uint64_t step = 0; step < 50; ++step) producer.Step(step, 1);
-  std::thread([&] { static_cast<void>(producer.pub().Reserve(0)); }).join();
-  producer.Step(50, 1);  // behind the hole
-  if (::write(done, producer.hello().uuid.data(), 16) != 16) ::_exit(4);
-  while (true) ::pause();
-}
-
 TEST_F(IngestTest, AKilledProducerIsHandledToItsLastRecord) {
   int go[2], done[2];
   ASSERT_EQ(::pipe2(go, O_CLOEXEC), 0);
   ASSERT_EQ(::pipe2(done, O_CLOEXEC), 0);
   const pid_t child = ::fork();  // before any thread of ours
   ASSERT_GE(child, 0);
-  if (child == 0) PublishAndHang(temp_.sub("dir"), go[0], done[1]);
+  if (child == 0) PublishAndHang(temp_.sub("dir"), 50, go[0], done[1]);
   auto core = MakeCore();
   ASSERT_EQ(::write(go[1], "g", 1), 1);
   Uuid uuid{};
@@ -189,7 +175,7 @@ TEST_F(IngestTest, ADeathThatNoDaemonSawIsNotedByTheNext) {
   ASSERT_EQ(::pipe2(done, O_CLOEXEC), 0);
   const pid_t child = ::fork();
   ASSERT_GE(child, 0);
-  if (child == 0) PublishAndHang(temp_.sub("dir"), go[0], done[1]);
+  if (child == 0) PublishAndHang(temp_.sub("dir"), 50, go[0], done[1]);
   auto core = MakeCore();
   ASSERT_EQ(::write(go[1], "g", 1), 1);
   Uuid uuid{};

@@ -244,4 +244,20 @@ class TestProducer {
   uint32_t facts_ = 0;
 };
 
+// In a forked child, when a byte comes from `go`: publishes so many steps, then reserves without committing on a thread
+// that ends, which leaves a hole, publishes one step behind it, writes the producer's uuid to `done`, and waits to be
+// killed.
+[[noreturn]] inline void PublishAndHang(const std::string& directory, uint64_t steps, int go, int done) {
+  char byte;
+  if (::read(go, &byte, 1) != 1) ::_exit(2);
+  TestProducer producer(directory);
+  producer.Register();
+  if (!producer.Connect()) ::_exit(3);
+  for (uint64_t step = 0; step < steps; ++step) producer.Step(step, 1);
+  std::thread([&] { static_cast<void>(producer.pub().Reserve(0)); }).join();
+  producer.Step(steps, 1);
+  if (::write(done, producer.hello().uuid.data(), 16) != 16) ::_exit(4);
+  while (true) ::pause();
+}
+
 }  // namespace ikkuna::ingest
