@@ -1,6 +1,6 @@
-#include "daemon/graph/names.h"
+#include "daemon/model/names.h"
 
-namespace ikkuna::graph {
+namespace ikkuna {
 
 namespace {
 
@@ -49,4 +49,4 @@ std::string Listed(std::span<const std::string> names, size_t most) {
   return text;
 }
 
-}  // namespace ikkuna::graph
+}  // namespace ikkuna
