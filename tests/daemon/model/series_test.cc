@@ -1,4 +1,4 @@
-#include "daemon/series_catalogue.h"
+#include "daemon/model/series.h"
 
 #include <gtest/gtest.h>
 
@@ -8,101 +8,113 @@
 namespace ikkuna {
 namespace {
 
-SeriesKey Key(const std::string& module, const std::string& topic = "weights_mean") {
-  return {{"run", 0, 0}, "default", "model", module, "weight", topic};
+SeriesName Name(const std::string& module, const std::string& topic = "weights_mean") {
+  return {{"model", "default"}, module, "weight", topic};
 }
 
-TEST(SeriesCatalogue, GivesOneIdToOneKey) {
+TEST(SeriesCatalogue, GivesOneIdToOneName) {
   SeriesCatalogue catalogue;
-  EXPECT_EQ(catalogue.Intern(Key("fc1"), "Linear", "s"), 1u);
-  EXPECT_EQ(catalogue.Intern(Key("fc2"), "Linear", ""), 2u);
-  EXPECT_EQ(catalogue.Intern(Key("fc1"), "Other", "other"), 1u);
+  EXPECT_EQ(catalogue.Intern(Name("fc1"), {ValueType::kNumber, Precision::kSingle, "Linear", "s"}), 1u);
+  EXPECT_EQ(catalogue.Intern(Name("fc2"), {}), 2u);
+  EXPECT_EQ(catalogue.Intern(Name("fc1"), {ValueType::kNumber, Precision::kDouble, "Other", "other"}), 1u);
   EXPECT_EQ(catalogue.size(), 2u);
   const auto series = catalogue.Find(1);
   ASSERT_TRUE(series);
-  EXPECT_EQ(series->key, Key("fc1"));
-  EXPECT_EQ(series->module_type, "Linear");
-  EXPECT_EQ(series->unit, "s");
-  EXPECT_EQ(catalogue.FindId(Key("fc2")), 2u);
-  EXPECT_EQ(catalogue.FindId(Key("fc3")), std::nullopt);
+  EXPECT_EQ(series->name, Name("fc1"));
+  EXPECT_EQ(series->traits, (SeriesTraits{ValueType::kNumber, Precision::kSingle, "Linear", "s"}));
+  EXPECT_EQ(catalogue.FindId(Name("fc2")), 2u);
+  EXPECT_EQ(catalogue.FindId(Name("fc3")), std::nullopt);
   EXPECT_FALSE(catalogue.Find(0));
   EXPECT_FALSE(catalogue.Find(3));
 }
 
-TEST(SeriesCatalogue, EveryPartOfTheKeyCounts) {
+TEST(SeriesCatalogue, EveryPartOfTheNameCounts) {
   SeriesCatalogue catalogue;
-  std::set<uint64_t> ids{catalogue.Intern(Key("fc1"), "", "")};
-  for (int part = 0; part < 8; ++part) {
-    SeriesKey key = Key("fc1");
-    if (part == 0) key.run.run_id = "x";
-    if (part == 1) key.run.attempt = 1;
-    if (part == 2) key.run.rank = 1;
-    if (part == 3) key.tag = "x";
-    if (part == 4) key.root = "x";
-    if (part == 5) key.module = "x";
-    if (part == 6) key.param = "x";
-    if (part == 7) key.topic = "x";
-    ids.insert(catalogue.Intern(key, "", ""));
+  std::set<uint32_t> ids{catalogue.Intern(Name("fc1"), {})};
+  for (int part = 0; part < 5; ++part) {
+    SeriesName name = Name("fc1");
+    if (part == 0) name.timeline.tag = "x";
+    if (part == 1) name.timeline.root = "x";
+    if (part == 2) name.module = "x";
+    if (part == 3) name.param = "x";
+    if (part == 4) name.topic = "x";
+    ids.insert(catalogue.Intern(name, {}));
   }
-  EXPECT_EQ(ids.size(), 9u);
+  EXPECT_EQ(ids.size(), 6u);
 }
 
-TEST(SeriesCatalogue, GoesOnWhereTheStoreEnded) {
+TEST(SeriesCatalogue, ANameHasOneType) {
   SeriesCatalogue catalogue;
-  catalogue.Load({{9, Key("fc9"), "Linear", ""},
-                  {3, Key("fc3"), "Conv2d", ""},
-                  {0, Key("zero"), "", ""},
-                  {4, Key("fc3"), "", ""}});
+  EXPECT_EQ(catalogue.Intern(Name("fc1"), {}), 1u);
+  EXPECT_EQ(catalogue.Intern(Name("fc1"), {.type = ValueType::kHistogram}), 0u);
+  EXPECT_EQ(catalogue.refused(), 1u);
+}
+
+TEST(SeriesCatalogue, TimelinesAreNumberedOnce) {
+  SeriesCatalogue catalogue;
+  EXPECT_EQ(catalogue.InternTimeline({"model", "default"}), 1u);
+  EXPECT_EQ(catalogue.InternTimeline({"model", "test"}), 2u);
+  EXPECT_EQ(catalogue.InternTimeline({"model", "default"}), 1u);
+  SeriesName name = Name("fc1");
+  name.timeline.tag = "test";
+  EXPECT_EQ(catalogue.Find(catalogue.Intern(name, {}))->timeline, 2u);
+  EXPECT_EQ(catalogue.FindTimeline(2), (Timeline{"model", "test"}));
+  EXPECT_FALSE(catalogue.FindTimeline(0));
+  EXPECT_FALSE(catalogue.FindTimeline(3));
+  EXPECT_EQ(catalogue.Timelines().size(), 2u);
+  for (size_t i = 2; i < SeriesCatalogue::kMaxTimelines; ++i) {
+    EXPECT_NE(catalogue.InternTimeline({"model", "tag" + std::to_string(i)}), 0u);
+  }
+  EXPECT_EQ(catalogue.InternTimeline({"model", "one too many"}), 0u);
+  name.timeline.tag = "one too many";
+  EXPECT_EQ(catalogue.Intern(name, {}), 0u);
+}
+
+TEST(SeriesCatalogue, GoesOnWhereTheFileEnded) {
+  SeriesCatalogue catalogue;
+  catalogue.Load({{"model", "default"}}, {{9, 1, Name("fc9"), {}},
+                                          {3, 1, Name("fc3"), {.module_type = "Conv2d"}},
+                                          {0, 1, Name("zero"), {}},
+                                          {4, 1, Name("fc3"), {}}});
   EXPECT_EQ(catalogue.size(), 2u);
-  EXPECT_EQ(catalogue.Intern(Key("fc3"), "", ""), 3u);
-  EXPECT_EQ(catalogue.Intern(Key("new"), "", ""), 10u);
-  EXPECT_EQ(catalogue.Find(3)->module_type, "Conv2d");
-  EXPECT_EQ(catalogue.Find(9)->key, Key("fc9"));
+  EXPECT_EQ(catalogue.Intern(Name("fc3"), {}), 3u);
+  EXPECT_EQ(catalogue.Intern(Name("new"), {}), 10u);
+  EXPECT_EQ(catalogue.Find(3)->traits.module_type, "Conv2d");
+  EXPECT_EQ(catalogue.Find(9)->name, Name("fc9"));
   EXPECT_FALSE(catalogue.Find(4));
   EXPECT_FALSE(catalogue.Find(5));
-}
-
-TEST(SeriesCatalogue, SinceGivesWhatIsNew) {
-  SeriesCatalogue catalogue;
-  catalogue.Load({{2, Key("a"), "", ""}, {5, Key("b"), "", ""}, {7, Key("c"), "", ""}});
-  const auto ids = [&](uint64_t after) {
-    std::vector<uint64_t> found;
-    for (const Series& series : catalogue.Since(after)) found.push_back(series.id);
-    return found;
-  };
-  EXPECT_EQ(ids(0), (std::vector<uint64_t>{2, 5, 7}));
-  EXPECT_EQ(ids(2), (std::vector<uint64_t>{5, 7}));
-  EXPECT_EQ(ids(6), (std::vector<uint64_t>{7}));
-  EXPECT_TRUE(ids(7).empty());
-}
-
-TEST(SeriesCatalogue, IsFullAtItsMaximum) {
-  SeriesCatalogue catalogue;
-  std::vector<Series> series(SeriesCatalogue::kMaxSeries - 1);
-  for (size_t i = 0; i < series.size(); ++i) {
-    series[i].id = i + 1;
-    series[i].key.module = std::to_string(i);
-  }
-  catalogue.Load(std::move(series));
-  EXPECT_NE(catalogue.Intern(Key("last"), "", ""), 0u);
-  EXPECT_EQ(catalogue.Intern(Key("beyond"), "", ""), 0u);
-  EXPECT_EQ(catalogue.Intern(Key("beyond2"), "", ""), 0u);
-  EXPECT_EQ(catalogue.refused(), 2u);
-  EXPECT_NE(catalogue.Intern(Key("last"), "", ""), 0u);  // what is known stays
+  std::vector<uint32_t> since;
+  for (const auto& series : catalogue.Since(3)) since.push_back(series->id);
+  EXPECT_EQ(since, (std::vector<uint32_t>{9, 10}));
+  EXPECT_EQ(catalogue.Since(0).size(), 3u);
+  EXPECT_TRUE(catalogue.Since(10).empty());
+  EXPECT_TRUE(catalogue.Since(11).empty());
 }
 
 TEST(SeriesCatalogue, ThreadsAgreeOnIds) {
   SeriesCatalogue catalogue;
-  std::vector<std::vector<uint64_t>> seen(4);
+  std::vector<std::vector<uint32_t>> seen(4);
   std::vector<std::thread> threads;
   for (auto& mine : seen) {
     threads.emplace_back([&] {
-      for (int i = 0; i < 500; ++i) mine.push_back(catalogue.Intern(Key(std::to_string(i)), "", ""));
+      for (int i = 0; i < 500; ++i) mine.push_back(catalogue.Intern(Name(std::to_string(i)), {}));
     });
   }
   for (std::thread& thread : threads) thread.join();
   for (const auto& mine : seen) EXPECT_EQ(mine, seen[0]);
   EXPECT_EQ(catalogue.size(), 500u);
+}
+
+TEST(RunObject, ItsInfoMayGrow) {
+  ProducerInfo info;
+  info.run_key = {"job", 1, 0};
+  ikkuna::Run run(info);
+  const auto before = run.info();
+  info.facts = {{"host", "h"}};
+  run.SetInfo(info);
+  EXPECT_EQ(run.info()->facts.size(), 1u);
+  EXPECT_TRUE(before->facts.empty());
+  EXPECT_EQ(run.key(), (RunKey{"job", 1, 0}));
 }
 
 }  // namespace
