@@ -46,7 +46,7 @@ TEST(SeriesCatalogue, EveryPartOfTheNameCounts) {
 TEST(SeriesCatalogue, ANameHasOneType) {
   SeriesCatalogue catalogue;
   EXPECT_EQ(catalogue.Intern(Name("fc1"), {}), 1u);
-  EXPECT_EQ(catalogue.Intern(Name("fc1"), {.type = ValueType::kHistogram}), 0u);
+  EXPECT_EQ(catalogue.Intern(Name("fc1"), {ValueType::kHistogram, Precision::kDouble, "", ""}), 0u);
   EXPECT_EQ(catalogue.refused(), 1u);
 }
 
@@ -73,7 +73,7 @@ TEST(SeriesCatalogue, TimelinesAreNumberedOnce) {
 TEST(SeriesCatalogue, GoesOnWhereTheFileEnded) {
   SeriesCatalogue catalogue;
   catalogue.Load({{"model", "default"}}, {{9, 1, Name("fc9"), {}},
-                                          {3, 1, Name("fc3"), {.module_type = "Conv2d"}},
+                                          {3, 1, Name("fc3"), {ValueType::kNumber, Precision::kDouble, "Conv2d", ""}},
                                           {0, 1, Name("zero"), {}},
                                           {4, 1, Name("fc3"), {}}});
   EXPECT_EQ(catalogue.size(), 2u);
