@@ -4,6 +4,7 @@
 // Plain values; immutable once offered, shared by the sinks.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -61,8 +62,8 @@ struct Progress {
 };
 
 struct Batch {
-  std::shared_ptr<Run> run;   // null: only events of the daemon itself
-  StepStamp stamp;            // where samples or others are
+  std::shared_ptr<Run> run;  // null: only events of the daemon itself
+  StepStamp stamp;           // where samples or others are
   std::vector<Sample> samples;
   std::vector<OtherValue> others;
   std::vector<Event> events;
@@ -70,5 +71,7 @@ struct Batch {
 
   uint64_t values() const { return samples.size() + others.size(); }
 };
+// What it takes in memory, roughly: what queues bound.
+size_t BytesOf(const Batch& batch);
 
 }  // namespace ikkuna

@@ -5,8 +5,10 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "daemon/model/batch.h"
+#include "daemon/model/status.h"
 #include "shared/base/result.h"
 
 namespace ikkuna {
@@ -16,10 +18,13 @@ struct SinkCounters {
   std::string name;
   uint64_t offered = 0;
   uint64_t written = 0;
-  uint64_t dropped = 0;  // because the sink could not keep up, or refused them
+  uint64_t dropped = 0;  // because the sink could not keep up, or refused them; the sum of `drops`
   uint64_t waiting = 0;
   uint64_t events_dropped = 0;
+  uint64_t failures = 0;   // times that its writer failed with an exception
   double lag_seconds = 0;  // age of the oldest batch that waits
+  std::vector<Count>
+      drops;  // by reason (queue_full, closed, failed, the sink's own); those that never happened are left out
 };
 
 // Thread rule: every method from any thread.
