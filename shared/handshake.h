@@ -59,10 +59,12 @@ Result<PeerCredentials> ReadPeerCredentials(int socket_fd);
 Status PrepareDirectory(const std::string& directory, bool allow_others);
 
 // Exclusive lock on the directory; the error (kAlreadyExists) names the holder's pid and its state (running, stopped).
-// Forked children that keep the descriptor keep the lock; exec closes it. The file stays: it is the lock's name.
+// Forked children that keep the descriptor keep the lock; exec closes it. The file stays: it is the lock's name, and
+// holds the note of shared/daemon_note.h.
 class DirectoryLock {
  public:
   static Result<DirectoryLock> Take(const std::string& directory);
+  int fd() const { return fd_.get(); }
 
  private:
   explicit DirectoryLock(UniqueFd fd) : fd_(std::move(fd)) {}
