@@ -15,6 +15,10 @@ namespace ikkuna {
 enum class ValueType : uint8_t { kNumber = 1, kText = 2, kHistogram = 3, kTensor = 4 };
 std::string_view ValueTypeName(ValueType type);  // "number", "text", "histogram", "tensor"
 
+// How exactly numbers are kept. kSingle: float32, where that does not turn a value into 0, a subnormal or an infinity;
+// that one is kept as a double. For what is computed of tensors of 32 bits and less.
+enum class Precision : uint8_t { kSingle = 1, kDouble = 2 };
+
 struct Text {
   std::string text;  // UTF-8
   bool operator==(const Text&) const = default;

@@ -13,6 +13,7 @@
 
 #include "daemon/model/run.h"
 #include "daemon/model/series.h"
+#include "metrics/event.h"
 #include "metrics/value.h"
 
 namespace ikkuna {
@@ -40,8 +41,6 @@ struct OtherValue {
   uint16_t flags = 0;
   Value value;
 };
-
-enum class Severity : uint8_t { kInfo = 1, kWarning = 2, kError = 3 };
 
 struct Event {
   uint64_t id = 0;  // set by the store, from 1, ascending over all runs of one daemon; 0: not stored yet

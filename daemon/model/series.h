@@ -37,10 +37,6 @@ struct SeriesName {
   auto operator<=>(const SeriesName&) const = default;
 };
 
-// How exactly numbers are kept. kSingle: float32, where that does not turn a value into 0, a subnormal or an infinity;
-// that one is kept as a double. For what is computed of tensors of 32 bits and less.
-enum class Precision : uint8_t { kSingle = 1, kDouble = 2 };
-
 struct SeriesTraits {
   ValueType type = ValueType::kNumber;
   Precision precision = Precision::kDouble;
