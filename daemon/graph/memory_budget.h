@@ -1,5 +1,5 @@
-// MemoryBudget: how many bytes the graphs of all producers may hold beyond a message's own call: copies of payloads that
-// wait for work, inputs that wait for other ranks. What finds no room is refused, and the refusal counted.
+// MemoryBudget: how many bytes the graphs of all producers may hold beyond a message's own call: copies of payloads
+// that wait for work, inputs that wait for other ranks. What finds no room is refused, and the refusal counted.
 //
 // Owner: the daemon, one for all graphs. Thread rule: every method from any thread; a Reservation by one at a time.
 // Lifetime: a reservation may outlive the budget.

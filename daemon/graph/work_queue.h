@@ -10,9 +10,9 @@
 // Waiting is bounded for each source: one job too many drops the oldest that waits. Every job is either run or told
 // `not_run`, once, and destroyed; no lock is held then.
 //
-// Owner: the daemon owns the WorkQueue, each graph its share. Thread rule: every method from any thread, but WaitIdle and
-// Close never from a job. Lifetime: shares, sources and lanes may outlive the queue, and take nothing then; a job that
-// waits keeps its lane.
+// Owner: the daemon owns the WorkQueue, each graph its share. Thread rule: every method from any thread, but WaitIdle
+// and Close never from a job. Lifetime: shares, sources and lanes may outlive the queue, and take nothing then; a job
+// that waits keeps its lane.
 #pragma once
 
 #include <atomic>
@@ -55,7 +55,7 @@ struct QueueCounters {
 };
 
 struct SourceOptions {
-  size_t waiting_max = 64;  // jobs, over all lanes of the source; at least 1
+  size_t waiting_max = 64;                       // jobs, over all lanes of the source; at least 1
   std::shared_ptr<QueueCounters> counters = {};  // null: nobody looks
   // A job threw: the exception's text, on the thread that ran it. The source goes on until it is cancelled, which may
   // be done here. Does not throw.
@@ -121,6 +121,7 @@ class WorkShare : public std::enable_shared_from_this<WorkShare> {
  private:
   friend class WorkQueue::State;
   friend class WorkSource;
+  friend class WorkLane;
   const std::shared_ptr<WorkQueue::State> state_;
   // Guarded by the queue's mutex.
   std::vector<WorkSource*> sources_;  // all that live
@@ -182,6 +183,7 @@ class WorkLane : public std::enable_shared_from_this<WorkLane> {
   const std::shared_ptr<WorkSource> source_;
   // Guarded by the queue's mutex.
   std::deque<std::list<WorkSource::Waiting>::iterator> jobs_;  // those of source_->waiting_ that are of this lane
+  std::list<WorkLane*>::iterator ready_at_;                    // its place in source_->ready_, where it stands there
   bool running_ = false;
 };
 
