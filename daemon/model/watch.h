@@ -9,7 +9,6 @@
 #include <functional>
 #include <memory>
 #include <mutex>
-#include <span>
 #include <vector>
 
 #include "daemon/model/batch.h"
@@ -26,7 +25,7 @@ struct WatchCursor {
   bool operator==(const WatchCursor&) const = default;
 };
 
-// A part of what a filter lets through: series that begin, or values of one step and events.
+// A part of what a filter lets through: series that begin, or the values of one step and events.
 struct WatchUpdate {
   uint64_t position = 0;  // a watch that had this goes on from here
   // Whose: a number for each run, unique in the daemon's life, from 1; series ids are the run's. 0: the daemon's
@@ -34,22 +33,14 @@ struct WatchUpdate {
   uint64_t run_number = 0;
   std::shared_ptr<const ProducerInfo> run;  // null where run_number is 0
 
-  // Every series is announced to a watcher before its first value, with the run that it is of.
+  // Every series is announced to a watcher before its first value.
   std::vector<std::shared_ptr<const Series>> new_series;
-
-  StepStamp stamp;                        // where there are samples or others
-  std::span<const Sample> samples;        // in `batch` or `chosen`
-  std::vector<const OtherValue*> others;  // in `batch`
-  std::vector<const Event*> events;       // in `batch`
-
-  std::shared_ptr<const Batch> batch;  // keeps them
-  std::vector<Sample> chosen;          // where not all of the batch's samples pass
+  // What passes: the batch as it was, or a copy of a part. Null where series are announced.
+  std::shared_ptr<const Batch> batch;
 
   WatchUpdate() = default;
   WatchUpdate(const WatchUpdate&) = delete;
   WatchUpdate& operator=(const WatchUpdate&) = delete;
-
-  uint64_t values() const { return samples.size() + others.size(); }
 
   // What the first caller makes of it (`make` returns a T), for all that follow. One type T in a program.
   template <typename T, typename Make>
@@ -67,7 +58,7 @@ struct WatchTaken {
   std::vector<std::shared_ptr<const WatchUpdate>> updates;  // in their order
   uint64_t dropped = 0;         // values that this watcher lost so far because it was too slow
   uint64_t events_dropped = 0;  // events likewise
-  bool ended = false;           // the daemon shuts down and nothing more will come; `updates` is empty
+  bool ended = false;           // the daemon shuts down: nothing more will come, and `updates` is empty
 };
 
 class Watcher {
@@ -76,8 +67,8 @@ class Watcher {
   // What waits, oldest first, until `values_max` values are reached (one update always fits). Call it again until it
   // gives no update; only then is the wake-up armed again.
   virtual WatchTaken Take(size_t values_max) = 0;
-  // `wake_up` runs on a thread of the hub once something is there to be taken, or the watch ended; it may call Take but
-  // not SetWakeUp, and should only schedule. After SetWakeUp(nullptr) or the destructor it is not running.
+  // `wake_up` runs on a thread of the hub once there is something to take, or the end; it may call Take but not
+  // SetWakeUp, and should only schedule. After SetWakeUp(nullptr) or the destructor it is not running.
   virtual void SetWakeUp(std::function<void()> wake_up) = 0;
 };
 

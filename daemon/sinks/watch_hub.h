@@ -23,9 +23,10 @@
 namespace ikkuna::sinks {
 
 struct WatchOptions {
-  size_t past_bytes_max = size_t{64} << 20;   // batches that a cursor may reach back over
-  size_t group_bytes_max = size_t{16} << 20;  // of what one filter's watchers have not taken: seconds of the fullest
-  std::function<void(Event)> report = {};     // of the queue: see queued_sink.h
+  size_t past_bytes_max = size_t{64} << 20;  // of batches that a cursor may reach back over
+  // Of what watchers have not taken, with the encodings that the service makes of it; the group that has most pays.
+  size_t waiting_bytes_max = size_t{128} << 20;
+  std::function<void(Event)> report = {};  // see queued_sink.h
 };
 
 class WatchHub : public Sink {
