@@ -5,6 +5,7 @@
 // Whatever the writer throws costs the values at hand, counted as `failed`, with an event; the thread goes on.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <cstddef>
@@ -91,15 +92,20 @@ class QueuedSink : public Sink {
     Clock::time_point since;
   };
 
+  enum class Doing : uint8_t { kSleeping, kGathering, kWorking };
+
   void Run();
-  void WriteAll(std::deque<Waiting>& work, std::unique_lock<std::mutex>& lock);
-  void CommitAll(std::unique_lock<std::mutex>& lock);
-  void DropLocked(const Batch& batch, std::string_view reason);
-  void SettleLocked(const Tally& tally);
+  void WriteOne(std::unique_lock<std::mutex>& lock);
+  void Commit(std::unique_lock<std::mutex>& lock);
   // The writer's call, with its exceptions caught; the text of one, or empty.
   template <typename Call>
   std::string Guarded(Call call);
   void ReportFailure(const std::string& what, const Batch* batch);
+  void DropLocked(const Batch& batch, std::string_view reason);
+  void SettleLocked(const Tally& tally, const std::string& failure);
+  bool HalfFullLocked() const;
+  uint64_t WaitingLocked() const;
+  double LagLocked() const;
   uint64_t ValuesOf(const Batch& batch) const { return options_.takes_values ? batch.values() : 0; }
   uint64_t EventsOf(const Batch& batch) const { return options_.takes_events ? batch.events.size() : 0; }
 
@@ -116,12 +122,13 @@ class QueuedSink : public Sink {
   // Guarded by mutex_.
   std::deque<Waiting> queue_;
   size_t bytes_queued_ = 0;
-  uint64_t ticket_ = 0;        // batches offered
-  uint64_t taken_ticket_ = 0;  // the last that the writer was given, or that was dropped on the way
+  uint64_t ticket_ = 0;          // batches offered
+  uint64_t taken_ticket_ = 0;    // the last that the writer was given, or that was dropped on the way
+  uint64_t writing_ticket_ = 0;  // the last that was taken from the queue
   uint64_t committed_ticket_ = 0;
+  uint64_t flush_ticket_ = 0;       // a Flush waits for it
   Clock::time_point busy_since_{};  // of the oldest batch that was taken and not committed; 0: none
-  bool sleeping_ = false;
-  bool flush_wanted_ = false;
+  Doing doing_ = Doing::kWorking;
   bool closing_ = false;
   uint64_t offered_ = 0;
   uint64_t written_ = 0;

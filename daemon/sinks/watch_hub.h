@@ -50,10 +50,9 @@ class WatchHub : public Sink {
   Result<std::unique_ptr<Watcher>> Watch(const SeriesFilter& filter, const std::optional<WatchCursor>& from = {});
   size_t watchers() const;
 
-  class Impl;
-
  private:
-  const std::shared_ptr<Impl> impl_;
+  class Impl;
+  const std::unique_ptr<Impl> impl_;
 };
 
 }  // namespace ikkuna::sinks
