@@ -9,9 +9,7 @@ namespace {
 class Ratio final : public Subscriber {
  public:
   void OnStep(const StepInfo&, std::span<const Input> inputs, const ResultsRef& results) override {
-    // About what the pair has in common: a parameter, or the module.
-    const Subject subject = inputs[0].subject.param != 0 ? inputs[0].subject : inputs[1].subject;
-    results->Put(subject, stats::Norm2(*inputs[0].stats) / stats::Norm2(*inputs[1].stats));
+    results->Put(inputs[0].subject, stats::Norm2(*inputs[0].stats) / stats::Norm2(*inputs[1].stats));
   }
 };
 

@@ -103,7 +103,7 @@ class Subscriber {
  public:
   virtual ~Subscriber() = default;
   // Delivery::kEachMessage: one message (payload: that of Content::kTensor, else null). What is gathered here belongs to
-  // the step; state for the run changes in OnStep only, for the step may turn out not to be whole.
+  // the step, which may turn out not to be whole: state for the run changes in OnStep only.
   virtual void OnMessage(const Input& input, const Payload* payload) {
     static_cast<void>(input);
     static_cast<void>(payload);
@@ -112,8 +112,9 @@ class Subscriber {
   //   kMerged, kLast   everything of this instance's series, module or root (see Scope)
   //   kEachMessage     kSeries, kModule: one, which says what it is about and nothing else; kRoot: none
   virtual void OnStep(const StepInfo& step, std::span<const Input> inputs, const ResultsRef& results) = 0;
-  // The messages since the last OnStep are void (Keeps::kRun), or: forget everything, the next call belongs to another
-  // series or step (Keeps::kStep).
+  // Keeps::kStep: forget everything, the next call belongs to another series or step; kMerged is not told, and keeps
+  // nothing. Keeps::kRun: never, but the run may end; the messages of a step come right before its OnStep, and only of
+  // steps that are whole.
   virtual void Reset() {}
   // Keeps::kRun: its state, to go on with in another process.
   virtual Bytes Save() { return {}; }
@@ -139,8 +140,8 @@ enum class Delivery : uint8_t {
 // What one instance sees.
 enum class Scope : uint8_t {
   kSeries = 1,  // one module and parameter (or logged name) of its only input
-  // One module: kMerged pairs the inputs by parameter, and calls once for each pair that is complete; else every message
-  // or the last ones of all inputs of the module, if each input has one.
+  // One module: kMerged pairs the inputs by parameter, and calls once for each pair that is complete, whose inputs all
+  // have the pair's subject; else every message, or the last ones, of all inputs of the module, if each input has one.
   kModule = 2,
   kRoot = 3,  // the step as a whole, all series of all inputs
   kJob = 4,   // the step as a whole on all ranks of a run
