@@ -153,6 +153,7 @@ constexpr size_t kMaxModules = 65536;  // module bitset of a demand entry is 8 K
 constexpr size_t kMaxParams = 262144;  // four parameters a module
 constexpr size_t kMaxTags = 256;       // tags are phases, not labels
 constexpr size_t kMaxNameBytes = 255;  // UTF-8 bytes of any name
+constexpr uint64_t kMaxStep = INT64_MAX;  // of steps and of training samples: what a store can keep
 constexpr size_t kMaxDims = 8;         // `sizes` of a record
 constexpr size_t kMaxDemandEntries = 256;
 constexpr uint16_t kAnyRoot = 0xffff;  // demand: every root

@@ -77,6 +77,8 @@ class RunRegistry {
   using Attempts = std::map<uint32_t, Attempt>;  // by number
 
   bool Joins(const Applicant& applicant, const Attempts& attempts) const;
+  std::optional<Placement> Join(const Applicant& applicant) const;
+  Placement Open(const Applicant& applicant) const;
 
   std::map<std::string, Attempts> runs_;  // by run_id
   std::map<Uuid, RunKey> keys_;
