@@ -84,7 +84,10 @@ class Ingest {
   void Keep(const ProducerSession& session);
   Past* FindPast(const Uuid& uuid);
   Ledger LedgerOf(const Uuid& uuid, const RunKey& run);
+  Status MayEnter(const Peer& peer);
   Status EndSessionOf(const Uuid& uuid);
+  void SeeWhoLives(pid_t applicant);
+  // The run that the peer's values are kept under, with its placement.
   Result<std::shared_ptr<Run>> BeginRun(const Peer& peer, Placement& placement);
 
   // Constant after construction.
@@ -98,6 +101,7 @@ class Ingest {
   std::deque<Past> past_;
   RunRegistry registry_;
   uint64_t past_checked_ns_ = 0;
+  uint32_t strangers_ = 1;  // keys that the store has and could not list
 };
 
 }  // namespace ikkuna::ingest

@@ -3,13 +3,18 @@
 #include <algorithm>
 #include <utility>
 
+#include "shared/base/utf8.h"
+#include "shared/codes.h"
+
 namespace ikkuna::ingest {
 
 namespace {
 
 // name, name~2, name~3, ...
 std::string NameOf(const std::string& name, uint32_t copy) {
-  return copy == 1 ? name : name + "~" + std::to_string(copy);
+  if (copy == 1) return name;
+  const std::string suffix = "~" + std::to_string(copy);
+  return CleanUtf8(name, kMaxNameBytes - suffix.size()) + suffix;
 }
 
 // Members of one job have its address in common. Where nobody knows one, only their parent process is left.
