@@ -226,7 +226,11 @@ struct Descriptor {
   Result<Definition> (*define)(std::span<const std::string> inputs, std::span<const std::string> values) = nullptr;
 };
 
-// Every metric there is, by name. Static.
+// One more than those that are built in; it stays to the end of the process. Call before anything is subscribed, on one
+// thread. kAlreadyExists, or what is wrong with its definition (with its defaults).
+Status RegisterDescriptor(const Descriptor& descriptor);
+
+// Every metric there is, by name.
 std::span<const Descriptor* const> Descriptors();
 const Descriptor* FindDescriptor(std::string_view name);
 
