@@ -9,8 +9,8 @@ namespace ikkuna::metrics {
 namespace {
 
 constexpr uint8_t kNumbersOnly = TypeBit(ValueType::kNumber);
-constexpr uint8_t kAllTypes =
-    TypeBit(ValueType::kNumber) | TypeBit(ValueType::kText) | TypeBit(ValueType::kHistogram) | TypeBit(ValueType::kTensor);
+constexpr uint8_t kAllTypes = TypeBit(ValueType::kNumber) | TypeBit(ValueType::kText) | TypeBit(ValueType::kHistogram) |
+                              TypeBit(ValueType::kTensor);
 
 template <typename Enum>
 bool Within(Enum value, Enum last) {
@@ -64,7 +64,8 @@ const char* WrongScope(const Definition& d, InputCount inputs) {
     return "one merged input needs no pairing: take scope series";
   }
   if (d.scope != Scope::kJob) return nullptr;
-  if (d.delivery != Delivery::kMerged) return "messages of several ranks come in no order: scope job takes what is merged";
+  if (d.delivery != Delivery::kMerged)
+    return "messages of several ranks come in no order: scope job takes what is merged";
   if (d.runs == Runs::kStream) return "scope job has no device: the ranks have one each";
   return nullptr;
 }

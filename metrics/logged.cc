@@ -67,8 +67,7 @@ constexpr Descriptor kLearningRate{
     .default_inputs = kLearningRateInputs,
     .publishes = "learning_rate",
     .help = "of each parameter group of an attached optimizer",
-    .define = [](std::span<const std::string>,
-                 std::span<const std::string>) { return DefineScalar("learning_rate"); },
+    .define = [](std::span<const std::string>, std::span<const std::string>) { return DefineScalar("learning_rate"); },
 };
 
 constexpr Descriptor kScalar{
@@ -78,8 +77,7 @@ constexpr Descriptor kScalar{
     .default_inputs = kScalarInputs,
     .publishes = "scalar",
     .help = "numbers that the trainer logs by name",
-    .define = [](std::span<const std::string>,
-                 std::span<const std::string>) { return DefineScalar("scalar"); },
+    .define = [](std::span<const std::string>, std::span<const std::string>) { return DefineScalar("scalar"); },
 };
 
 constexpr Descriptor kText{

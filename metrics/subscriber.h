@@ -50,16 +50,16 @@ struct Subject {
 
 // One message, or all messages of a series and step merged, or a value of another subscriber.
 struct Input {
-  size_t index = 0;           // which of the subscriber's inputs
+  size_t index = 0;            // which of the subscriber's inputs
   Kind kind = Kind::kInvalid;  // kInvalid: a topic
   Subject subject;
   std::string_view module;  // dotted path; empty for META
   std::string_view param;
-  uint32_t rank = 0;   // whose it is
-  uint32_t pass = 0;   // 0: of the step as a whole
-  uint16_t call = 0;   // 0 when merged
-  uint16_t micro = 0;  // 0 when merged
-  uint16_t flags = 0;  // RecordFlag
+  uint32_t rank = 0;                   // whose it is
+  uint32_t pass = 0;                   // 0: of the step as a whole
+  uint16_t call = 0;                   // 0 when merged
+  uint16_t micro = 0;                  // 0 when merged
+  uint16_t flags = 0;                  // RecordFlag
   const TensorStats* stats = nullptr;  // Content::kStatistics
   const Payload* payload = nullptr;    // Content::kTensor
   double scalar = 0;                   // Content::kScalar
@@ -102,8 +102,8 @@ using BytesView = std::span<const unsigned char>;
 class Subscriber {
  public:
   virtual ~Subscriber() = default;
-  // Delivery::kEachMessage: one message (payload: that of Content::kTensor, else null). What is gathered here belongs to
-  // the step, which may turn out not to be whole: state for the run changes in OnStep only.
+  // Delivery::kEachMessage: one message (payload: that of Content::kTensor, else null). What is gathered here belongs
+  // to the step, which may turn out not to be whole: state for the run changes in OnStep only.
   virtual void OnMessage(const Input& input, const Payload* payload) {
     static_cast<void>(input);
     static_cast<void>(payload);

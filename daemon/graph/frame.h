@@ -73,15 +73,15 @@ struct NodeState {
     kDone = 4,
   };
   Work work = Work::kNone;
-  bool partial = false;                // a value is missing that a message would have given
-  uint64_t unnamed = 0;                // messages
-  std::vector<FedInstance> instances;  // Feeding::kAtOnce
-  std::vector<uint32_t> instance_of;                   // by FedInstance::key: index + 1; 0: none
-  std::vector<KeptInput> kept;                         // Feeding::kKept
-  std::unordered_map<uint64_t, uint32_t> last_of;      // Delivery::kLast: by input and slot number: index in `kept`
-  std::vector<TopicValue> values;                      // of outputs that are consumed
-  std::unordered_map<uint32_t, Origin> origins;        // by slot number, where results come later
-  std::weak_ptr<StepResults> results;                  // Work::kRuns
+  bool partial = false;                            // a value is missing that a message would have given
+  uint64_t unnamed = 0;                            // messages
+  std::vector<FedInstance> instances;              // Feeding::kAtOnce
+  std::vector<uint32_t> instance_of;               // by FedInstance::key: index + 1; 0: none
+  std::vector<KeptInput> kept;                     // Feeding::kKept
+  std::unordered_map<uint64_t, uint32_t> last_of;  // Delivery::kLast: by input and slot number: index in `kept`
+  std::vector<TopicValue> values;                  // of outputs that are consumed
+  std::unordered_map<uint32_t, Origin> origins;    // by slot number, where results come later
+  std::weak_ptr<StepResults> results;              // Work::kRuns
 };
 
 struct Frame {
@@ -100,7 +100,7 @@ struct Frame {
 
   // Since it closed.
   uint64_t id = 0;
-  bool again = false;         // a step of this number was closed before
+  bool again = false;          // a step of this number was closed before
   uint64_t dropped_kinds = 0;  // of which messages were dropped within it
   StepStamp stamp;
 

@@ -347,11 +347,12 @@ class Graph final : public MessageGraph {
     const std::string which = memory.root_name + ", tag " + memory.tag_name + ": step " + std::to_string(frame.step) +
                               " came again after it was closed; its values are refused, as is all until step " +
                               std::to_string(closed.last()) + " is passed. ";
-    context_.Say(Severity::kWarning, "steps_repeated",
-                 which + (frame.tag == kTagDefault
-                              ? "Let the trainer go on counting, attach it with a start step, or give it a run of its own"
-                              : "Give a second evaluation at one step a tag of its own"),
-                 frame.step);
+    context_.Say(
+        Severity::kWarning, "steps_repeated",
+        which + (frame.tag == kTagDefault
+                     ? "Let the trainer go on counting, attach it with a start step, or give it a run of its own"
+                     : "Give a second evaluation at one step a tag of its own"),
+        frame.step);
   }
 
   // Earlier steps of which nothing came since this one began have lost their ends, if the producer lost anything since

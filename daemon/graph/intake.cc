@@ -19,9 +19,7 @@ bool SkipsCall(const Gathered& gathered, const shm::Record& record) {
   return record.call > (goes_on ? uint32_t{gathered.call} + 1 : 0);
 }
 
-bool HasType(const shm::Message& message, RecordType type) {
-  return message.record.type == static_cast<uint8_t>(type);
-}
+bool HasType(const shm::Message& message, RecordType type) { return message.record.type == static_cast<uint8_t>(type); }
 
 metrics::Input InputOf(const shm::Record& record, const Slot& slot, uint32_t index) {
   metrics::Input input;

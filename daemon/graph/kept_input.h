@@ -1,5 +1,5 @@
-// KeptInput: an input that owns what it refers to, so that it can wait: for the end of its step, for the other inputs of
-// its bundle, for a thread of the pool. Bytes of tensors are copies within the memory budget.
+// KeptInput: an input that owns what it refers to, so that it can wait: for the end of its step, for the other inputs
+// of its bundle, for a thread of the pool. Bytes of tensors are copies within the memory budget.
 //
 // Owner: a frame, then the work that is made of it. Thread rule: one thread at a time; a KeptPayload is constant.
 #pragma once

@@ -70,15 +70,15 @@ struct Scene {
   };
 
   std::shared_ptr<SceneMemory> memory;
-  std::vector<SceneNode> nodes;     // topological order
-  std::array<Users, 64> users;      // by kind
+  std::vector<SceneNode> nodes;  // topological order
+  std::array<Users, 64> users;   // by kind
   std::vector<std::unique_ptr<Frame>> idle_frames;
   std::vector<std::unique_ptr<Gathering>> idle_gatherings;
 };
 
 // What outlives plans.
 struct PlanMemory {
-  std::map<std::pair<uint16_t, uint16_t>, std::shared_ptr<SceneMemory>> scenes;  // by root and tag
+  std::map<std::pair<uint16_t, uint16_t>, std::shared_ptr<SceneMemory>> scenes;              // by root and tag
   std::map<std::tuple<uint64_t, uint16_t, uint16_t>, std::shared_ptr<Instances>> instances;  // by entry, root and tag
 };
 

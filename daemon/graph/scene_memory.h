@@ -90,7 +90,7 @@ struct SceneMemory {
   std::string tag_name;
   TimelineId timeline = 0;  // 0: the catalogue has no room for it
   Slots slots;
-  std::array<std::unique_ptr<Group>, 64> groups;  // by kind; null: nobody took it so far
+  std::array<std::unique_ptr<Group>, 64> groups;         // by kind; null: nobody took it so far
   std::map<uint64_t, std::shared_ptr<NodeNames>> names;  // by id of the subscriber's entry
 };
 

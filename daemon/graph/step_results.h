@@ -1,8 +1,8 @@
-// StepResults: where one subscriber's results of one step go, on the ingest thread while the graph calls it, and from any
-// thread later. Mailbox: what came later, on its way to the graph.
+// StepResults: where one subscriber's results of one step go, on the ingest thread while the graph calls it, and from
+// any thread later. Mailbox: what came later, on its way to the graph.
 //
-// Thread rule: as metrics::Results; the first group of methods is for the graph's thread. Lifetime: both may outlive the
-// graph; what they are told then is nobody's.
+// Thread rule: as metrics::Results; the first group of methods is for the graph's thread. Lifetime: both may outlive
+// the graph; what they are told then is nobody's.
 #pragma once
 
 #include <array>

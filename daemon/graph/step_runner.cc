@@ -85,7 +85,8 @@ void StepRunner::RunNode() {
 }
 
 metrics::ResultsRef StepRunner::OpenResults() {
-  return std::make_shared<StepResults>(static_cast<ResultsTaker&>(*this), context_.mailbox, node_->entry, frame_->id, index_);
+  return std::make_shared<StepResults>(static_cast<ResultsTaker&>(*this), context_.mailbox, node_->entry, frame_->id,
+                                       index_);
 }
 
 // The calls are over; what somebody still holds comes later.
@@ -229,8 +230,9 @@ void StepRunner::RunFed() {
     origin_ = instance.origin;
     state_->origins[about_->number] = origin_;
     const size_t named = instance.slot != nullptr ? 1 : 0;
-    if (!Guarded(context_, *node_->entry, frame_->step,
-                 [&] { instance.subscriber->OnStep(step, {&about, named}, ref); })) {
+    if (!Guarded(context_, *node_->entry, frame_->step, [&] {
+          instance.subscriber->OnStep(step, {&about, named}, ref);
+        })) {
       instance.subscriber.reset();
       state_->partial = true;
     }

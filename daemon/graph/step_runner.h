@@ -23,8 +23,8 @@ class StepRunner final : private ResultsTaker {
  public:
   StepRunner(GraphContext& context, Intake& intake) : context_(context), intake_(intake) {}
 
-  // Runs the nodes of a closed frame that can run now, into `batch`. `blocked`: nodes (by index) that an earlier step of
-  // the scene still waits for, which come first; it gets those added that wait here.
+  // Runs the nodes of a closed frame that can run now, into `batch`. `blocked`: nodes (by index) that an earlier step
+  // of the scene still waits for, which come first; it gets those added that wait here.
   void Advance(Frame& frame, std::vector<bool>& blocked, Batch& batch);
   // What one node of it gave later; the node is done.
   void TakeLate(Frame& frame, LateResults late, Batch& batch);

@@ -158,9 +158,7 @@ bool Subscription::CollidesWith(const Subscription& other) const {
     return name == other.topic || std::find(other.topics.begin(), other.topics.end(), name) != other.topics.end();
   };
   if (!same(topic) && std::none_of(topics.begin(), topics.end(), same)) return false;
-  const auto apart = [](const std::string& a, const std::string& b) {
-    return IsLiteral(a) && IsLiteral(b) && a != b;
-  };
+  const auto apart = [](const std::string& a, const std::string& b) { return IsLiteral(a) && IsLiteral(b) && a != b; };
   return !apart(root, other.root) && !apart(run, other.run);
 }
 

@@ -46,10 +46,10 @@ struct SubscriberInfo {
   std::vector<std::string> topics;
   metrics::Runs runs = metrics::Runs::kInline;
   metrics::Scope scope = metrics::Scope::kSeries;
-  bool off = false;         // it threw, and was switched off for all runs
-  uint64_t computed = 0;    // values and events
+  bool off = false;       // it threw, and was switched off for all runs
+  uint64_t computed = 0;  // values and events
   MissCounts missing{};
-  uint64_t waiting = 0;     // jobs of a queue subscriber
+  uint64_t waiting = 0;  // jobs of a queue subscriber
   double cpu_seconds = 0;
 
   uint64_t count(MissReason reason) const { return missing[static_cast<size_t>(reason)]; }
@@ -77,7 +77,7 @@ struct SubscriberChoice {
 
 // What a client subscribed, to be put back after a restart.
 struct SavedSubscription {
-  std::string text;   // complete
+  std::string text;  // complete
   std::string owner;
   bool operator==(const SavedSubscription&) const = default;
 };

@@ -1,5 +1,5 @@
-// Which definitions make sense: every combination of their parts against rules written down once more, and what a person
-// is told.
+// Which definitions make sense: every combination of their parts against rules written down once more, and what a
+// person is told.
 #include <gmock/gmock.h>
 
 #include "tests/metrics/metric_probe.h"

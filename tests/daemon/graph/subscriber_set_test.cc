@@ -20,9 +20,9 @@ SubscriberChoice Choice(const std::string& what) {
   SubscriberChoice choice;
   choice.text = what;
   const bool digits = !what.empty() && what.find_first_not_of("0123456789") == std::string::npos;
-  choice.by = digits                                   ? SubscriberChoice::By::kId
+  choice.by = digits                                ? SubscriberChoice::By::kId
               : what.find('(') != std::string::npos ? SubscriberChoice::By::kText
-                                                       : SubscriberChoice::By::kTopic;
+                                                    : SubscriberChoice::By::kTopic;
   if (digits) choice.id = std::stoull(what);
   return choice;
 }
