@@ -302,6 +302,65 @@ TEST_F(Set, RemovingTheSameTwiceInOneTextIsOnce) {
   EXPECT_THAT(Removed("mean(weights); mean(weights)"), ElementsAre(1));
 }
 
+TEST_F(Set, WhatClientsSubscribedHasOwners) {
+  Add("loss", Source::kConfig);
+  const auto by = [&](const std::string& text, const std::string& owner) {
+    const auto added = set.Add(text, Source::kClient, owner);
+    EXPECT_TRUE(added.ok());
+  };
+  by("mean(weights); loss", "uid:1");
+  by("mean(weights)", "uid:2");
+  by("max(weights, run=a|b)", "uid:2");
+  EXPECT_THAT(set.List()[1].owners, ElementsAre("uid:1", "uid:2"));
+  EXPECT_EQ(set.List()[2].run, "a|b");
+  const std::vector<SavedSubscription> saved = set.Export();
+  EXPECT_EQ(saved, (std::vector<SavedSubscription>{{Complete("loss"), "uid:1"},
+                                                   {Complete("mean(weights)"), "uid:1"},
+                                                   {Complete("mean(weights)"), "uid:2"},
+                                                   {Complete("max(weights, run=a|b)"), "uid:2"}}));
+  // Put back after a restart it is the same.
+  SubscriberSet later;
+  ASSERT_TRUE(later.Add("loss", Source::kConfig).ok());
+  for (const SavedSubscription& one : saved) ASSERT_TRUE(later.Add(one.text, Source::kClient, one.owner).ok());
+  EXPECT_EQ(later.Export(), saved);
+  EXPECT_EQ(later.List().size(), 3u);
+
+  // One may remove what is theirs.
+  const auto refused = set.Remove(Choice("weights_max"), "uid:1");
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.error().code, ErrorCode::kPermissionDenied);
+  EXPECT_THAT(refused.error().text, HasSubstr("(subscriber 3) was not subscribed by uid:1 but by uid:2;"));
+  const auto kept = set.Remove(Choice("weights_mean"), "uid:1");
+  ASSERT_TRUE(kept.ok());
+  EXPECT_TRUE(kept->removed.empty());
+  ASSERT_EQ(kept->kept.size(), 1u);
+  EXPECT_THAT(kept->kept[0].owners, ElementsAre("uid:2"));
+  EXPECT_THAT(set.Remove(Choice("loss"), "uid:2").error().text, HasSubstr("but by uid:1;"));
+  EXPECT_EQ(set.Remove(Choice("loss"), "uid:1")->kept.size(), 1u);  // the configuration wants it
+  EXPECT_THAT(set.Remove(Choice("loss"), "uid:1").error().text, HasSubstr("but by the daemon's operator;"));
+  EXPECT_EQ(set.Remove(Choice("weights_mean"), "uid:2")->removed.size(), 1u);
+  // Who may control removes anything.
+  EXPECT_EQ(set.Remove(Choice("weights_max"))->removed.size(), 1u);
+  EXPECT_EQ(set.Remove(Choice("loss"))->removed.size(), 1u);
+  EXPECT_TRUE(set.Export().empty());
+}
+
+TEST_F(Set, OneOwnerOfADefaultLeavesItADefault) {
+  Add("loss", Source::kDefault);
+  ASSERT_TRUE(set.Add("loss", Source::kClient, "uid:1").ok());
+  const auto removed = set.Remove(Choice("loss"), "uid:1");
+  ASSERT_TRUE(removed.ok());
+  EXPECT_EQ(removed->restored.size(), 1u);
+  EXPECT_EQ(set.List().at(0).source, Source::kDefault);
+  EXPECT_TRUE(set.Export().empty());
+}
+
+TEST_F(Set, OneOfADifferentRunIsNoOtherOfItsTopic) {
+  Add("max(weights, run=a); max(weights, run=b)");
+  EXPECT_THAT(Refused("max(weights)", ErrorCode::kAlreadyExists), HasSubstr("weights_max"));
+  EXPECT_THAT(Refused("max(weights, run=a*)", ErrorCode::kAlreadyExists), HasSubstr("weights_max"));
+}
+
 TEST_F(Set, HasAMaximum) {
   std::string text;
   for (size_t i = 0; i < SubscriberSet::kMaxSubscribers; ++i) text += "mean(weights, as=n" + std::to_string(i) + ");";
