@@ -27,7 +27,7 @@ struct WatchCursor {
 
 // A part of what a filter lets through: series that begin, or the values of one step and events.
 struct WatchUpdate {
-  uint64_t position = 0;  // a watch that had this goes on from here
+  uint64_t position = 0;  // a watch that had this goes on from here; 0 where series are announced: that is no place
   // Whose: a number for each run, unique in the daemon's life, from 1; series ids are the run's. 0: the daemon's
   // events.
   uint64_t run_number = 0;

@@ -58,7 +58,6 @@ std::shared_ptr<const WatchUpdate> WatchGroup::Select(const std::shared_ptr<cons
   if (batch->run) update->run = batch->run->info();
   if (!fresh.empty()) {
     auto announcement = std::make_shared<WatchUpdate>();
-    announcement->position = position - 1;
     announcement->run_number = update->run_number;
     announcement->run = update->run;
     announcement->new_series = std::move(fresh);

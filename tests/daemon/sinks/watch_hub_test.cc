@@ -26,8 +26,11 @@ struct View {
 
   void Add(const WatchTaken& taken) {
     for (const auto& update : taken.updates) {
-      EXPECT_GE(update->position + 1, position);
-      position = update->position;
+      EXPECT_EQ(update->position == 0, !update->new_series.empty());
+      if (update->position > 0) {
+        EXPECT_GT(update->position, position);
+        position = update->position;
+      }
       if (update->run_number > 0) runs[update->run_number] = update->run->run_key.run_id;
       for (const auto& one : update->new_series) {
         EXPECT_TRUE(series.emplace(std::pair(update->run_number, one->id), one->name.topic).second) << "told twice";
