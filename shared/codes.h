@@ -147,13 +147,14 @@ std::string_view DropReasonName(DropReason reason);
 enum class Level : uint8_t { kInvalid = 0, kSummary = 1, kTensor = 2 };
 
 // Limits of the format. Each bounds memory that a peer could otherwise make us allocate.
-constexpr size_t kMaxProducers = 64;   // one host, 8 GPUs with 8 ranks each
-constexpr size_t kMaxRoots = 16;       // attached models of one process
-constexpr size_t kMaxModules = 65536;  // module bitset of a demand entry is 8 KiB
-constexpr size_t kMaxParams = 262144;  // four parameters a module
-constexpr size_t kMaxTags = 256;       // tags are phases, not labels
-constexpr size_t kMaxNameBytes = 255;  // UTF-8 bytes of any name
-constexpr size_t kMaxDims = 8;         // `sizes` of a record
+constexpr size_t kMaxProducers = 64;      // one host, 8 GPUs with 8 ranks each
+constexpr size_t kMaxRoots = 16;          // attached models of one process
+constexpr size_t kMaxModules = 65536;     // module bitset of a demand entry is 8 KiB
+constexpr size_t kMaxParams = 262144;     // four parameters a module
+constexpr size_t kMaxTags = 256;          // tags are phases, not labels
+constexpr size_t kMaxNameBytes = 255;     // UTF-8 bytes of any name
+constexpr uint64_t kMaxStep = INT64_MAX;  // of steps and of training samples: what a store can keep
+constexpr size_t kMaxDims = 8;            // `sizes` of a record
 constexpr size_t kMaxDemandEntries = 256;
 constexpr uint16_t kAnyRoot = 0xffff;  // demand: every root
 constexpr uint16_t kTagDefault = 0;    // training

@@ -140,6 +140,11 @@ Status SendHello(int socket_fd, const Hello& hello, int pub_fd) {
   writer.PutNumber(Tag::kAttempt, hello.attempt);
   writer.PutNumber(Tag::kRank, hello.rank);
   writer.PutNumber(Tag::kWorldSize, hello.world_size);
+  writer.PutNumber(Tag::kHasAttempt, static_cast<uint8_t>(hello.has_attempt));
+  writer.PutNumber(Tag::kResume, static_cast<uint8_t>(hello.resume));
+  writer.PutNumber(Tag::kStartStep, hello.start_step);
+  writer.PutText(Tag::kJobAddress, Name(hello.job_address));
+  writer.PutText(Tag::kJobPort, Name(hello.job_port));
   writer.PutNumber(Tag::kFeatureBits, hello.feature_bits);
   writer.PutNumber(Tag::kRingHead, hello.heads.ring_head);
   writer.PutNumber(Tag::kArenaHead, hello.heads.arena_head);
@@ -169,16 +174,26 @@ Result<ReceivedHello> ReceiveHello(int socket_fd) {
   if (received->fds.size() != 1) return Corrupt("does not carry one descriptor");
   ReceivedHello result;
   Hello& hello = result.hello;
+  uint8_t has_attempt = 0;
+  uint8_t resume = 0;
   const auto uuid = reader->Bytes(Tag::kUuid, hello.uuid.size());
   const bool complete = uuid && Take(reader->Text(Tag::kRunId, kMaxNameBytes), hello.run_id) &&
                         Take(reader->Text(Tag::kRun, kMaxNameBytes), hello.run) &&
                         Take(reader->Number<uint32_t>(Tag::kAttempt), hello.attempt) &&
                         Take(reader->Number<uint32_t>(Tag::kRank), hello.rank) &&
                         Take(reader->Number<uint32_t>(Tag::kWorldSize), hello.world_size) &&
+                        Take(reader->Number<uint8_t>(Tag::kHasAttempt), has_attempt) && has_attempt <= 1 &&
+                        Take(reader->Number<uint8_t>(Tag::kResume), resume) && resume <= 1 &&
+                        Take(reader->Number<uint64_t>(Tag::kStartStep), hello.start_step) &&
+                        hello.start_step <= kMaxStep &&
+                        Take(reader->Text(Tag::kJobAddress, kMaxNameBytes), hello.job_address) &&
+                        Take(reader->Text(Tag::kJobPort, kMaxNameBytes), hello.job_port) &&
                         Take(reader->Number<uint64_t>(Tag::kFeatureBits), hello.feature_bits) &&
                         Take(reader->Number<uint64_t>(Tag::kRingHead), hello.heads.ring_head) &&
                         Take(reader->Number<uint64_t>(Tag::kArenaHead), hello.heads.arena_head);
   if (!complete) return Corrupt("lacks a field of a HELLO, or one is malformed");
+  hello.has_attempt = has_attempt == 1;
+  hello.resume = resume == 1;
   std::memcpy(hello.uuid.data(), uuid->data(), hello.uuid.size());
   result.pub_fd = std::move(received->fds.front());
   return result;

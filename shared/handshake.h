@@ -25,14 +25,19 @@ std::string DefaultDirectory();
 // "<directory>/probe.sock": where producers meet the daemon. (The daemon's gRPC socket is "<directory>/grpc.sock".)
 std::string ProbeSocketPath(const std::string& directory);
 
-// What a producer says of itself. Display only, but for uuid: identity is the kernel's.
+// What a producer says of itself. Identity is the kernel's; what is said here decides where its values are kept.
 struct Hello {
   std::array<unsigned char, 16> uuid{};
   std::string run_id;
-  std::string run;  // display name
-  uint32_t attempt = 0;
+  std::string run;           // display name
+  bool has_attempt = false;  // the scheduler told its restart count, or the trainer did
+  uint32_t attempt = 0;      // that count; else 0
   uint32_t rank = 0;
   uint32_t world_size = 1;
+  bool resume = false;      // the trainer goes on with the attempt before
+  uint64_t start_step = 0;  // its first step; above 0 says the same
+  std::string job_address;  // MASTER_ADDR; empty: not known
+  std::string job_port;     // MASTER_PORT
   uint64_t feature_bits = 0;
   Heads heads{};  // last heads of the daemon that the probe accepted
 };

@@ -25,7 +25,7 @@ constexpr size_t kCacheLine = 64;
 constexpr uint64_t kPubMagic = 0x315055504e4b4b49;  // "IKKNPUP1" read as bytes
 constexpr uint64_t kCtlMagic = 0x314c54434e4b4b49;  // "IKKNCTL1" read as bytes
 constexpr uint16_t kAbiMajor = 1;
-constexpr uint16_t kAbiMinor = 0;
+constexpr uint16_t kAbiMinor = 1;
 
 constexpr uint32_t kRecordBytes = 256;
 constexpr uint32_t kDefaultRingSlots = 16384;  // 4 MiB: 160 steps of 100 records while the daemon is busy
@@ -58,6 +58,12 @@ struct InlineText {
   char bytes[kMaxTextBytes];
 };
 
+// Of batch_finished; of any other marker both are 0.
+struct MarkerInfo {
+  uint64_t samples;        // training samples up to this step, 0: unknown
+  uint64_t dropped_kinds;  // kinds (KindBit) of which a message of this step was dropped
+};
+
 struct Record {
   uint64_t seq;            // 0: never written
   uint64_t time_ns;        // CLOCK_MONOTONIC
@@ -83,7 +89,8 @@ struct Record {
     TensorStats stats;   // kSummary
     PayloadRef payload;  // kTensor
     double scalar;       // kScalar
-    uint64_t samples;    // kMarker: of batch_finished, training samples up to this step, 0: unknown; else 0
+    MarkerInfo marker;   // kMarker
+    uint64_t samples;    // kMarker: the first word of `marker`
     InlineText text;     // kText
     unsigned char raw[kUnionBytes];
   };
@@ -152,7 +159,8 @@ struct PubStatus {
   int64_t clock_unix_ns;
   uint32_t state;         // ProducerState
   uint32_t attempt;       // the scheduler's restart count
-  uint64_t command_done;  // last command handled
+  uint64_t command_done;  // last command taken
+  uint64_t command_late;  // last command that was taken when its step had begun, and did nothing
   // Registry.
   alignas(kCacheLine) uint64_t registry_count;  // entries published
   uint64_t registry_used_bytes;
@@ -231,7 +239,15 @@ static_assert(sizeof(DemandEntry) == 32);
 
 constexpr size_t kModuleBitsetBytes = kMaxModules / 8;
 
-enum class CommandType : uint32_t { kInvalid = 0, kFreeze = 1, kUnfreeze = 2, kStop = 3, kEvaluate = 4, kCapture = 5 };
+enum class CommandType : uint32_t {
+  kInvalid = 0,
+  kFreeze = 1,
+  kUnfreeze = 2,
+  kStop = 3,
+  kEvaluate = 4,
+  kCapture = 5,
+  kPrepare = 6  // nothing but to be acknowledged: a command to several ranks follows
+};
 constexpr size_t kCommandSlots = 64;  // a person's commands; more than that waiting is refused
 struct Command {
   uint64_t seq;     // position + 1, stored last with release
@@ -240,7 +256,7 @@ struct Command {
   uint32_t param;   // freeze, unfreeze: param id, 0: all of the module
   uint16_t root;
   uint16_t reserved0;
-  uint64_t argument;
+  uint64_t argument;  // freeze, unfreeze, stop: 0: at the next boundary; else the step of `root` to begin with, plus 1
   unsigned char reserved[32];
 };
 static_assert(sizeof(Command) == 64);

@@ -10,6 +10,7 @@ const char* CheckIds(const Record& record) {
   if (!IsKnownRecordType(record.type)) return "an unknown type";
   if (!IsKnownKind(record.kind)) return "an unknown kind";
   if ((record.flags & ~kKnownRecordFlags) != 0) return "unknown flags";
+  if (record.global_step > kMaxStep) return "a step outside its limits";
   if (record.root > kMaxRoots) return "a root outside its limits";
   if (record.tag >= kMaxTags) return "a tag outside its limits";
   if (record.module >= kMaxModules) return "a module outside its limits";
@@ -63,6 +64,9 @@ const char* CheckInline(const Record& record) {
   if (record.space != static_cast<uint8_t>(Space::kInline)) return "a value outside itself";
   if (record.dtype != 0 || record.layout != 0 || record.ndim != 0 || !CountElements(record, elements)) {
     return "a shape where its type has none";
+  }
+  if (record.type == static_cast<uint8_t>(RecordType::kMarker) && record.marker.samples > kMaxStep) {
+    return "more samples than can be";
   }
   if (record.type == static_cast<uint8_t>(RecordType::kText) && record.text.length > kMaxTextBytes) {
     return "a text that is too long";

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <linux/magic.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
 
@@ -45,6 +46,15 @@ size_t RoundToPages(size_t bytes) {
   return (bytes + page - 1) / page * page;
 }
 
+// Sizing a file beyond RLIMIT_FSIZE does not only fail: it is answered with SIGXFSZ, which ends the process.
+Status CheckFileSizeLimit(const std::string& name, size_t bytes) {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_FSIZE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY || limit.rlim_cur >= bytes) return {};
+  return Error{ErrorCode::kResourceExhausted,
+               "cannot size shared memory '" + name + "' to " + std::to_string(bytes) + " bytes: the limit of this " +
+                   "process on the size of files (ulimit -f) is " + std::to_string(limit.rlim_cur) + " bytes"};
+}
+
 constexpr int kMandatorySeals = F_SEAL_SHRINK | F_SEAL_GROW;
 // Largest piece backed at once: a failure half-way loses at most this much of what there was.
 constexpr uint64_t kBackStep = 4ull << 20;
@@ -66,6 +76,7 @@ void Segment::Swap(Segment& other) noexcept {
 Result<Segment> Segment::Create(const std::string& name, size_t bytes) {
   bytes = RoundToPages(bytes);
   if (bytes == 0) return Error{ErrorCode::kInvalidArgument, "cannot create shared memory '" + name + "' of 0 bytes"};
+  if (auto checked = CheckFileSizeLimit(name, bytes); !checked) return checked.error();
   Segment segment;
   segment.fd_.reset(memfd_create(name.c_str(), MFD_CLOEXEC | MFD_ALLOW_SEALING));
   if (!segment.fd_) return PosixError("cannot create shared memory '" + name + "'", errno);

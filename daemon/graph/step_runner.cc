@@ -86,7 +86,11 @@ Batch StepRunner::Run(Frame& frame, const shm::Record& finished, GraphCounters& 
   batch_ = Batch();
   batch_.samples.reserve(samples_before_);
   step_ = {frame.step, finished.epoch};
-  dropped_ = finished.dropped_total != frame.dropped_before;
+  // A probe that does not say which kinds it dropped may have dropped any.
+  const uint64_t said = finished.type == static_cast<uint8_t>(RecordType::kMarker) ? finished.marker.dropped_kinds : 0;
+  dropped_kinds_ = finished.dropped_total == frame.dropped_before ? 0 : said != 0 ? said : ~uint64_t{0};
+  kinds_read_.clear();
+  for (const SceneNode& node : frame.scene->nodes) kinds_read_.push_back(KindsRead(node));
   step_flags_ = finished.flags & kStepFlags;
   samples_seen_ = finished.type == static_cast<uint8_t>(RecordType::kMarker) ? finished.samples : 0;
   // Added to a monotonic time it gives unix time. Unsigned: a peer's time may be anything.
@@ -107,6 +111,15 @@ Batch StepRunner::Run(Frame& frame, const shm::Record& finished, GraphCounters& 
   }
   samples_before_ = batch_.samples.size();
   return std::move(batch_);
+}
+
+uint64_t StepRunner::KindsRead(const SceneNode& node) const {
+  uint64_t kinds = 0;
+  for (const SceneNode::Source& source : node.inputs) {
+    if (source.group != nullptr) kinds |= KindBit(source.group->kind());
+    for (const uint32_t publisher : source.publishers) kinds |= kinds_read_[publisher];
+  }
+  return kinds;
 }
 
 void StepRunner::RunNode() {
@@ -285,8 +298,10 @@ void StepRunner::RunInstances() {
 
 bool StepRunner::WithholdsInstance(const Instance& instance) const {
   const metrics::Definition& definition = node_->definition();
-  // Of the step as a whole: any message that is missing may have belonged to it. But what a rule saw is so.
-  if (definition.scope == Scope::kRoot) return definition.numbers && (dropped_ || state_->partial);
+  // Of the step as a whole: any message of its kinds that is missing belonged to it. But what a rule saw is so.
+  if (definition.scope == Scope::kRoot) {
+    return definition.numbers && ((dropped_kinds_ & kinds_read_[index_]) != 0 || state_->partial);
+  }
   if (node_->takes_topic) return false;
   const Kind kind = node_->inputs[0].group->kind();
   return MayMiss(kind) || frame_->groups[static_cast<size_t>(kind)].slots[instance.slot->ordinal].gap;

@@ -1,7 +1,7 @@
 // StepRunner: a whole step goes through its subscribers, in topological order, and leaves as one Batch.
 //
-// Owner: the Graph, on one thread. Nothing is published of a step in which messages were dropped where a dropped one
-// could belong to it: series that have several messages a step, and what runs over the whole step.
+// Owner: the Graph, on one thread. Nothing is published of a step in which messages were dropped where one of a kind
+// that was dropped could belong to it: series that have several messages a step, and what runs over the whole step.
 #pragma once
 
 #include <cstdint>
@@ -49,7 +49,8 @@ class StepRunner {
   void RunInstances();
   void FeedTopics();
   void CollectParts(uint32_t input);
-  bool MayMiss(Kind kind) const { return dropped_ && IsPerCallKind(kind); }
+  bool MayMiss(Kind kind) const { return (dropped_kinds_ & KindBit(kind)) != 0 && IsPerCallKind(kind); }
+  uint64_t KindsRead(const SceneNode& node) const;
   bool WithholdsInstance(const Instance& instance) const;
   void CountWithheld(uint64_t count);
   void CountIncomplete(uint64_t count);
@@ -63,7 +64,8 @@ class StepRunner {
   GraphCounters* counters_ = nullptr;
   Batch batch_;
   metrics::StepInfo step_;
-  bool dropped_ = false;
+  uint64_t dropped_kinds_ = 0;        // of which a message of the step may be missing
+  std::vector<uint64_t> kinds_read_;  // by node, through the topics that it takes as well
   uint16_t step_flags_ = 0;
   uint64_t samples_seen_ = 0;
   uint64_t unix_offset_ = 0;

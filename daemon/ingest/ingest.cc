@@ -44,6 +44,11 @@ void Ingest::LoadPast() {
     OfferEvent(Severity::kWarning, "store_unreadable", stored.error().text);
     return;
   }
+  // Those that are not shown any more keep their attempts all the same.
+  for (const ProducerStatus& status : *stored) {
+    const bool alive = IsOpen(status.state) && ProcessLivesSince(status.info.pid, status.info.start_unix_ns);
+    registry_.Add({status.info.uuid, status.info.run_key, {}, status.info.world_size, std::nullopt, 0, alive});
+  }
   const size_t skip = stored->size() > kPastMax ? stored->size() - kPastMax : 0;
   for (size_t i = skip; i < stored->size(); ++i) {
     Past past;
@@ -83,6 +88,40 @@ Ledger Ingest::LedgerOf(const Uuid& uuid, bool& known) {
   return ledger;
 }
 
+// Gives the peer the place where its values are kept: its own run, attempt and rank, which no other life has.
+Status Ingest::PlaceRun(Peer& peer) {
+  shm::Hello& hello = peer.hello;
+  if (IsDaemonRun({hello.run_id, 0, 0})) {
+    return Error{ErrorCode::kInvalidArgument,
+                 "the run id '" + hello.run_id + "' is that of the daemon's own series: give the run another"};
+  }
+  Applicant applicant;
+  applicant.uuid = hello.uuid;
+  applicant.name = hello.run_id;
+  if (hello.has_attempt) applicant.count = hello.attempt;
+  applicant.rank = hello.rank;
+  applicant.world_size = hello.world_size;
+  applicant.job = {hello.job_address, hello.job_port};
+  applicant.resume = hello.resume;
+  applicant.start_step = hello.start_step;
+  const Placement placement = registry_.Place(applicant);
+  hello.run_id = placement.key.run_id;
+  hello.attempt = placement.key.attempt;
+  if (!placement.known) {
+    registry_.Add({hello.uuid, placement.key, applicant.job, hello.world_size, placement.continues, 0, true});
+    for (const std::string& note : placement.notes) {
+      OfferEvent(Severity::kWarning, "note", note, placement.key);
+    }
+    if (placement.continues) {
+      OfferEvent(Severity::kInfo, "run_continues",
+                 "attempt " + std::to_string(placement.key.attempt) + " goes on with attempt " +
+                     std::to_string(*placement.continues) + " from step " + std::to_string(hello.start_step),
+                 placement.key);
+    }
+  }
+  return {};
+}
+
 Status Ingest::Admit(Peer& peer) {
   std::lock_guard lock(mutex_);
   if (stopping_.load()) return Error{ErrorCode::kUnavailable, "the daemon is ending"};
@@ -111,21 +150,14 @@ Status Ingest::Admit(Peer& peer) {
   if (Past* past = FindPast(peer.hello.uuid); past != nullptr && past->status.state == "quarantined") {
     return Error{ErrorCode::kPermissionDenied, "this producer broke the format before and is no longer read"};
   }
-  const RunKey key{peer.hello.run_id, peer.hello.attempt, peer.hello.rank};
-  if (IsDaemonRun(key)) {
-    return Error{ErrorCode::kInvalidArgument,
-                 "the run id '" + key.run_id + "' is that of the daemon's own series: give the run another"};
-  }
-  for (const auto& session : sessions_) {
-    if (session->run_key() != key || session->ended()) continue;
-    OfferEvent(Severity::kWarning, "run_shared",
-               "two processes write the series of run '" + key.run_id + "' rank " + std::to_string(key.rank) +
-                   ": give them ranks or run ids of their own",
-               key);
-  }
+  if (auto placed = PlaceRun(peer); !placed) return placed;
   const Uuid uuid = peer.hello.uuid;
   auto session = ProducerSession::Start(context_, std::move(peer), ledger, known);
-  if (!session) return session.error();
+  if (!session) {
+    registry_.SetAlive(uuid, false);
+    return session.error();
+  }
+  registry_.SetAlive(uuid, true);
   std::erase_if(past_, [&](const Past& past) { return past.status.info.uuid == uuid; });
   sessions_.push_back(std::move(session).value());
   admitted_.fetch_add(1, std::memory_order_relaxed);
@@ -134,6 +166,7 @@ Status Ingest::Admit(Peer& peer) {
 
 void Ingest::Keep(const ProducerSession& session) {
   Past past{session.status(), session.ledger()};
+  registry_.SetAlive(past.status.info.uuid, IsOpen(past.status.state));
   std::erase_if(past_, [&](const Past& other) { return other.status.info.uuid == past.status.info.uuid; });
   past_.push_back(std::move(past));
   if (past_.size() > kPastMax) past_.pop_front();
@@ -159,7 +192,9 @@ void Ingest::Reap() {
   if (now - past_checked_ns_ < kPastCheckNs) return;
   past_checked_ns_ = now;
   for (Past& past : past_) {
-    if (past.status.state == "disconnected" && CloseIfDead(past.status)) context_.store->SaveProducer(past.status);
+    if (past.status.state != "disconnected" || !CloseIfDead(past.status)) continue;
+    registry_.SetAlive(past.status.info.uuid, false);
+    context_.store->SaveProducer(past.status);
   }
 }
 

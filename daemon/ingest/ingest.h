@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "daemon/ingest/producer_session.h"
+#include "daemon/ingest/run_registry.h"
 
 namespace ikkuna::ingest {
 
@@ -60,6 +61,7 @@ class Ingest {
   Past* FindPast(const Uuid& uuid);
   Ledger LedgerOf(const Uuid& uuid, bool& known);
   void LoadPast();
+  Status PlaceRun(Peer& peer);
 
   // Constant after construction.
   const IngestContext context_;
@@ -70,6 +72,7 @@ class Ingest {
   // Guarded by mutex_.
   std::vector<std::shared_ptr<ProducerSession>> sessions_;
   std::deque<Past> past_;
+  RunRegistry registry_;
   uint64_t past_checked_ns_ = 0;
 };
 

@@ -5,6 +5,8 @@
 #include <cstring>
 #include <map>
 #include <memory>
+#include <mutex>
+#include <optional>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -32,7 +34,10 @@ struct Root {
   StepDemand due;
   MessageHeader header;
   bool open = false;
-  bool begun = false;  // a training step was
+  bool begun = false;                      // a training step was
+  uint64_t last_step = 0;                  // of training, that was begun
+  std::atomic<uint64_t> dropped_kinds{0};  // of the step that is open
+  bool refused = false;                    // a step was, which was told
   std::string name;
   uint32_t epoch_begin_step = 0;
   ikkuna::probe::StepCost cost;  // of the calls since the last training step ended
@@ -66,6 +71,8 @@ struct ikkuna_session {
   std::atomic<bool> stop{false};
   std::atomic<bool> greeted{false};
   bool quiet = false;
+  mutable std::mutex error_mutex;
+  std::string error;  // guarded by error_mutex while roots begin side by side
 
   bool active() const { return session && session->active(); }
   Root* root(uint16_t id) { return id >= 1 && id <= roots.size() ? &roots[id - 1] : nullptr; }
@@ -122,6 +129,30 @@ bool ValidTensor(int dtype, int ndim, const int64_t* sizes, const void* data, ui
   return n == 0 || data != nullptr;
 }
 
+// Why a step cannot begin; empty: it can.
+std::string WhyNot(const Root& root, uint16_t tag, uint64_t step) {
+  const std::string name = root.name.empty() ? "a model" : "'" + root.name + "'";
+  if (step > ikkuna::kMaxStep) {
+    return "step " + std::to_string(static_cast<int64_t>(step)) + " of " + name +
+           " is not taken: steps count from 0 and stay below 2^63";
+  }
+  if (tag != ikkuna::kTagDefault || !root.begun || step > root.last_step) return {};
+  return "step " + std::to_string(step) + " of " + name + " is not taken: step " + std::to_string(root.last_step) +
+         " was begun before it, and the values of one step would stand in the place of another's; count on over the "
+         "epochs";
+}
+
+// Told once a root: a loop that counts anew in each epoch would tell it at every step.
+void Refuse(ikkuna_session& s, Session& session, Root& root, const std::string& why) {
+  {
+    std::lock_guard hold(s.error_mutex);
+    s.error = why;
+  }
+  if (std::exchange(root.refused, true)) return;
+  session.Say(why);
+  session.AddNote(why);
+}
+
 }  // namespace
 
 extern "C" {
@@ -139,6 +170,9 @@ ikkuna_session* ikkuna_open(const ikkuna_options* given) {
       session.identity.rank = options.rank;
       session.identity.world_size = options.world_size;
     }
+    session.identity.resume = options.resume != 0;
+    session.identity.start_step = options.start_step;
+    if (options.has_attempt != 0) session.identity.attempt = options.attempt;
     session.directory = Text(options.directory);
     session.arena_mb = options.arena_mb;
     if (options.budget != 0) session.budget_ppm = ikkuna::probe::BudgetPpm(options.budget);
@@ -197,19 +231,29 @@ void ikkuna_fact(ikkuna_session* s, const char* key, const char* value) {
   Guarded(s, [&](Session& session) { session.AddFact(Text(key), Text(value)); });
 }
 
-void ikkuna_begin(ikkuna_session* s, uint16_t root_id, uint16_t tag, uint64_t step, uint32_t epoch) {
+int ikkuna_begin(ikkuna_session* s, uint16_t root_id, uint16_t tag, uint64_t step, uint32_t epoch) {
   Root* root = s == nullptr ? nullptr : s->root(root_id);
-  if (root == nullptr || tag >= ikkuna::kMaxTags) return;
+  if (root == nullptr || tag >= ikkuna::kMaxTags) return s == nullptr ? 0 : -1;
   if (root->open) ikkuna_end(s, root_id);
+  int began = 0;
   Guarded(s, [&](Session& session) {
     session.WaitForDaemon();
     CostTimer timer(root->cost.total_ns);
     if (tag == ikkuna::kTagDefault) ClockOf(s);
+    const std::string refusal = WhyNot(*root, tag, step);
+    // A boundary it is all the same: a trainer whose steps are refused can be stopped.
+    const bool boundary = tag == ikkuna::kTagDefault && refusal.empty();
+    session.HandleCommands(root_id, boundary ? std::optional(step) : std::nullopt,
+                           [&](const ikkuna::shm::Command& command) {
+                             const bool stop = command.type == static_cast<uint32_t>(ikkuna::shm::CommandType::kStop);
+                             if (stop && session.allow_control()) s->stop.store(true);
+                           });
+    if (!refusal.empty()) {
+      began = -1;
+      Refuse(*s, session, *root, refusal);
+      return;
+    }
     session.RefreshDemand(root->demand);
-    session.HandleCommands([&](const ikkuna::shm::Command& command) {
-      const bool stop = command.type == static_cast<uint32_t>(ikkuna::shm::CommandType::kStop);
-      if (stop && session.allow_control()) s->stop.store(true);
-    });
     if (epoch != root->header.epoch) root->epoch_begin_step = static_cast<uint32_t>(step);
     root->header = {};
     root->header.root = root_id;
@@ -217,6 +261,9 @@ void ikkuna_begin(ikkuna_session* s, uint16_t root_id, uint16_t tag, uint64_t st
     root->header.step = step;
     root->header.epoch = epoch;
     root->header.train_step = static_cast<uint32_t>(step) - root->epoch_begin_step;
+    root->dropped_kinds.store(0, std::memory_order_relaxed);
+    root->header.dropped_kinds = &root->dropped_kinds;
+    if (tag == ikkuna::kTagDefault) root->last_step = step;
     root->due = StepDemand(root->demand.table, root_id, tag, step, session.shifts(), session.arena_ready());
     root->calls.clear();
     root->open = true;
@@ -234,6 +281,13 @@ void ikkuna_begin(ikkuna_session* s, uint16_t root_id, uint16_t tag, uint64_t st
       session.PublishMarker(marker);
     }
   });
+  return began;
+}
+
+const char* ikkuna_error(const ikkuna_session* s) {
+  if (s == nullptr) return "";
+  std::lock_guard hold(s->error_mutex);
+  return s->error.c_str();
 }
 
 void ikkuna_end(ikkuna_session* s, uint16_t root_id) {
@@ -289,7 +343,9 @@ void ikkuna_tensor(ikkuna_session* s, uint16_t root_id, int kind, uint32_t modul
     header.param = param;
     header.call = root.calls[{kind, module, param}]++;
     const uint64_t bytes = elements * ikkuna::DTypeBytes(shape.dtype);
-    if (level == IKKUNA_TENSOR && bytes != 0) {
+    const bool fits = session.FitsArena(bytes);
+    if (level == IKKUNA_TENSOR && !fits) session.NoteOversize(header.kind, bytes);
+    if (level == IKKUNA_TENSOR && bytes != 0 && fits) {
       CostTimer tensors(root.cost.tensor_ns);
       session.PublishTensor(header, shape, bytes, [&](unsigned char* to) { ikkuna::StreamCopy(to, data, bytes); });
     } else {

@@ -14,6 +14,7 @@
 #include <iterator>
 
 #include "shared/base/clock.h"
+#include "shared/codes.h"
 
 namespace ikkuna::probe {
 
@@ -27,12 +28,46 @@ std::string FirstOf(std::initializer_list<const char*> variables) {
   return {};
 }
 
+std::optional<uint32_t> ParseNumber(const std::string& text) {
+  uint32_t value = 0;
+  auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
+  return value;
+}
+
 uint32_t NumberOf(int64_t option, std::initializer_list<const char*> variables, uint32_t fallback) {
   if (option >= 0) return static_cast<uint32_t>(std::min<int64_t>(option, UINT32_MAX));
-  const std::string text = FirstOf(variables);
-  uint32_t value = fallback;
-  auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  return error == std::errc() && end == text.data() + text.size() ? value : fallback;
+  return ParseNumber(FirstOf(variables)).value_or(fallback);
+}
+
+// torchrun's default id is the word "none", which all jobs that were given no other have in common.
+std::string ElasticRunId() {
+  std::string id = FirstOf({"TORCHELASTIC_RUN_ID"});
+  return id == "none" ? std::string() : id;
+}
+
+std::string SlurmRunId() {
+  const std::string array = FirstOf({"SLURM_ARRAY_JOB_ID"});
+  const std::string task = FirstOf({"SLURM_ARRAY_TASK_ID"});
+  std::string id = array.empty() || task.empty() ? FirstOf({"SLURM_JOB_ID"}) : array + "_" + task;
+  if (id.empty()) return id;
+  // srun sets the number of its step; several within one allocation are several runs. What the batch script itself
+  // starts has none.
+  const std::string step = FirstOf({"SLURM_STEP_ID"});
+  return step.empty() ? id : id + "." + step;
+}
+
+// Slurm counts an allocation's restarts, and says so only from the first on; torchrun counts those of its workers, from
+// 0 on, in each of these. Both together are restarts of the whole.
+std::optional<uint32_t> AttemptOf(int64_t option) {
+  if (option >= 0) return static_cast<uint32_t>(std::min<int64_t>(option, UINT32_MAX));
+  const std::optional<uint32_t> counts[] = {ParseNumber(FirstOf({"TORCHELASTIC_RESTART_COUNT"})),
+                                            ParseNumber(FirstOf({"SLURM_RESTART_COUNT"}))};
+  std::optional<uint32_t> attempt;
+  for (const auto& count : counts) {
+    if (count) attempt = attempt.value_or(0) + *count;
+  }
+  return attempt;
 }
 
 std::vector<std::string> CommandLine() {
@@ -110,7 +145,9 @@ std::string UuidText(const std::array<unsigned char, 16>& uuid) {
 Identity ResolveIdentity(const IdentityOptions& options) {
   Identity identity;
   identity.run_id = options.run_id;
-  if (identity.run_id.empty()) identity.run_id = FirstOf({"IKKUNA_RUN_ID", "TORCHELASTIC_RUN_ID", "SLURM_JOB_ID"});
+  if (identity.run_id.empty()) identity.run_id = FirstOf({"IKKUNA_RUN_ID"});
+  if (identity.run_id.empty()) identity.run_id = ElasticRunId();
+  if (identity.run_id.empty()) identity.run_id = SlurmRunId();
   if (identity.run_id.empty()) identity.run_id = UuidText(MakeUuidV7());
   identity.run = options.run;
   if (identity.run.empty()) identity.run = FirstOf({"IKKUNA_RUN"});
@@ -118,7 +155,11 @@ Identity ResolveIdentity(const IdentityOptions& options) {
     const auto arguments = CommandLine();
     identity.run = arguments.empty() ? "run" : std::filesystem::path(arguments[0]).filename().string();
   }
-  identity.attempt = NumberOf(options.attempt, {"TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"}, 0);
+  identity.attempt = AttemptOf(options.attempt);
+  identity.resume = options.resume;
+  identity.start_step = std::min(options.start_step, kMaxStep);
+  identity.job_address = FirstOf({"MASTER_ADDR"});
+  identity.job_port = FirstOf({"MASTER_PORT"});
   identity.rank = NumberOf(options.rank, {"RANK", "SLURM_PROCID"}, 0);
   identity.world_size = std::max(1u, NumberOf(options.world_size, {"WORLD_SIZE", "SLURM_NTASKS"}, 1));
   return identity;

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -14,9 +15,13 @@ namespace ikkuna::probe {
 struct Identity {
   std::string run_id = {};
   std::string run = {};
-  uint32_t attempt = 0;
+  std::optional<uint32_t> attempt = {};  // the scheduler's restart count, or the trainer's; none: the daemon numbers
   uint32_t rank = 0;
   uint32_t world_size = 1;
+  bool resume = false;
+  uint64_t start_step = 0;
+  std::string job_address = {};  // MASTER_ADDR, MASTER_PORT: ranks of one job have them in common
+  std::string job_port = {};
 };
 
 // Negative numbers and empty strings mean: look in the environment of the usual launchers.
@@ -26,8 +31,12 @@ struct IdentityOptions {
   int64_t attempt = -1;
   int64_t rank = -1;
   int64_t world_size = -1;
+  bool resume = false;
+  uint64_t start_step = 0;
 };
 
+// A run's id is the option, IKKUNA_RUN_ID, TORCHELASTIC_RUN_ID (not its default "none", which names nothing), Slurm's
+// job (of an array JOB_TASK; of a step behind it .STEP), else a new UUID.
 Identity ResolveIdentity(const IdentityOptions& options);
 
 // RFC 9562 version 7: 48 bits of unix milliseconds, then random bits of the operating system (never a generator that

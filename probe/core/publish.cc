@@ -1,6 +1,8 @@
 // The publishing half of Session: records, scalars, texts, markers, the step boundary and the back channel.
 #include <algorithm>
 #include <cstring>
+#include <string>
+#include <vector>
 
 #include "probe/core/session.h"
 
@@ -47,9 +49,23 @@ void Session::FillRecord(shm::Record& record, const MessageHeader& header, Recor
   if (shape != nullptr) FillShape(record, *shape);
 }
 
+// Relaxed: whoever publishes the step's end has waited for the threads that publish for it, or their drops are of no
+// step that anybody sees.
+bool Session::NoteDrop(const MessageHeader& header) noexcept {
+  if (header.dropped_kinds != nullptr) header.dropped_kinds->fetch_or(KindBit(header.kind), std::memory_order_relaxed);
+  return false;
+}
+
+void Session::NoteOversize(Kind kind, uint64_t bytes) {
+  if ((oversize_kinds_.fetch_or(KindBit(kind), std::memory_order_relaxed) & KindBit(kind)) != 0) return;
+  AddNote("whole tensors of " + std::string(KindName(kind)) + " (" + std::to_string(bytes >> 20) +
+          " MiB) do not fit into the arena of " + std::to_string(pub_->arena_extent() >> 20) +
+          " MiB: their statistics are taken instead; raise IKKUNA_ARENA_MB for the rest");
+}
+
 bool Session::PublishSummary(const MessageHeader& header, const TensorShape& shape, const TensorStats& stats) {
   auto reservation = pub_->Reserve(0);
-  if (!reservation) return false;
+  if (!reservation) return NoteDrop(header);
   FillRecord(*reservation.record, header, RecordType::kSummary, Space::kInline, &shape);
   reservation.record->stats = stats;
   pub_->Commit(reservation);
@@ -58,7 +74,7 @@ bool Session::PublishSummary(const MessageHeader& header, const TensorShape& sha
 
 bool Session::PublishScalar(const MessageHeader& header, double value) {
   auto reservation = pub_->Reserve(0);
-  if (!reservation) return false;
+  if (!reservation) return NoteDrop(header);
   FillRecord(*reservation.record, header, RecordType::kScalar, Space::kInline, nullptr);
   std::memset(reservation.record->raw, 0, shm::kUnionBytes);
   reservation.record->scalar = value;
@@ -68,7 +84,7 @@ bool Session::PublishScalar(const MessageHeader& header, double value) {
 
 bool Session::PublishText(const MessageHeader& header, std::string_view text) {
   auto reservation = pub_->Reserve(0);
-  if (!reservation) return false;
+  if (!reservation) return NoteDrop(header);
   FillRecord(*reservation.record, header, RecordType::kText, Space::kInline, nullptr);
   size_t length = std::min(text.size(), shm::kMaxTextBytes);
   // Cut before a UTF-8 character, never within one.
@@ -85,10 +101,13 @@ bool Session::PublishText(const MessageHeader& header, std::string_view text) {
 
 bool Session::PublishMarker(const MessageHeader& header, uint64_t samples) {
   auto reservation = pub_->Reserve(0);
-  if (!reservation) return false;
+  if (!reservation) return NoteDrop(header);
   FillRecord(*reservation.record, header, RecordType::kMarker, Space::kInline, nullptr);
   std::memset(reservation.record->raw, 0, shm::kUnionBytes);
-  reservation.record->samples = samples;
+  reservation.record->marker.samples = samples;
+  if (header.kind == Kind::kBatchFinished && header.dropped_kinds != nullptr) {
+    reservation.record->marker.dropped_kinds = header.dropped_kinds->load(std::memory_order_relaxed);
+  }
   pub_->Commit(reservation);
   return true;
 }
@@ -122,18 +141,66 @@ void Session::SetFinished() {
   shm::StoreRelease(pub_->status().state, static_cast<uint32_t>(shm::ProducerState::kFinished));
 }
 
-void Session::HandleCommands(const std::function<void(const shm::Command&)>& handle) {
-  const shm::CtlView* ctl = live_ctl_.load(std::memory_order_acquire);
-  if (ctl == nullptr) return;
-  std::unique_lock lock(session_mutex_, std::try_to_lock);
-  if (!lock || ctl != ctl_.get()) return;
+// The caller holds session_mutex_.
+void Session::TakeCommands(const shm::CtlView& ctl) {
   uint64_t done = shm::LoadRelaxed(pub_->status().command_done);
   for (size_t i = 0; i < shm::kCommandSlots; ++i) {
-    const auto command = ctl->NextCommand(done);
+    const auto command = ctl.NextCommand(done);
     if (!command) return;
-    handle(*command);
+    if (command->type != static_cast<uint32_t>(shm::CommandType::kPrepare)) {
+      std::lock_guard hold(commands_mutex_);
+      if (commands_.size() >= kMaxCommands) return;
+      commands_.push_back(*command);
+      commands_next_.store(std::min(commands_next_.load(std::memory_order_relaxed), command->argument),
+                           std::memory_order_release);
+    }
     shm::StoreRelease(pub_->status().command_done, ++done);
   }
+}
+
+// The caller holds commands_mutex_.
+void Session::SetCommandsNext() {
+  uint64_t next = UINT64_MAX;
+  for (const shm::Command& command : commands_) next = std::min(next, command.argument);
+  commands_next_.store(next, std::memory_order_release);
+}
+
+// A rank that stands in a long step acknowledges all the same.
+void Session::TakeCommandsOnService() {
+  std::lock_guard lock(session_mutex_);
+  if (ctl_) TakeCommands(*ctl_);
+}
+
+void Session::HandleCommands(uint16_t root, std::optional<uint64_t> step,
+                             const std::function<void(const shm::Command&)>& handle) {
+  if (const shm::CtlView* ctl = live_ctl_.load(std::memory_order_acquire)) {
+    std::unique_lock lock(session_mutex_, std::try_to_lock);
+    if (lock && ctl == ctl_.get()) TakeCommands(*ctl);
+  }
+  const uint64_t next = commands_next_.load(std::memory_order_acquire);
+  if (next == UINT64_MAX || (next != 0 && (!step || *step < next - 1))) return;
+  // This may wait for another thread to put a command in or take one out. A command that is due here must not be missed
+  // for that: the other ranks act on it now.
+  std::vector<shm::Command> due;
+  {
+    std::lock_guard hold(commands_mutex_);
+    for (auto command = commands_.begin(); command != commands_.end();) {
+      const uint64_t at = command->argument;  // its step plus 1; 0: as soon as can be
+      const bool stepped = at != 0;
+      if (stepped && (!step || (command->root != root && command->root != kAnyRoot) || *step < at - 1)) {
+        ++command;
+        continue;
+      }
+      if (stepped && *step > at - 1) {
+        shm::StoreRelease(pub_->status().command_late, command->seq);
+      } else {
+        due.push_back(*command);
+      }
+      command = commands_.erase(command);
+    }
+    SetCommandsNext();
+  }
+  for (const shm::Command& command : due) handle(command);
 }
 
 }  // namespace ikkuna::probe

@@ -114,7 +114,7 @@ bool Session::CreateSegments() {
   (void)kRegistered;
 
   shm::PubStatus& status = pub_->status();
-  shm::StoreRelaxed(status.attempt, identity_.attempt);
+  shm::StoreRelaxed(status.attempt, identity_.attempt.value_or(0));
   shm::StoreRelaxed(status.control, static_cast<uint32_t>(options_.control));
   shm::StoreRelaxed(status.state, static_cast<uint32_t>(shm::ProducerState::kRunning));
   budget_.SetAllowance(options_.budget_ppm);
@@ -207,6 +207,7 @@ void Session::ServeUntilStopped() {
     if (met && !socket_ && refused_.load()) {
       next_connect_ns = now + static_cast<uint64_t>(options_.retry_refused_ms) * 1'000'000;
     }
+    TakeCommandsOnService();
     BackArenaIfAsked();
     PrintSaid();
     if (now >= next_tick_ns) {
@@ -250,9 +251,14 @@ void Session::Connect() {
   std::memcpy(hello.uuid.data(), pub_->header().uuid, hello.uuid.size());
   hello.run_id = identity_.run_id;
   hello.run = identity_.run;
-  hello.attempt = identity_.attempt;
+  hello.has_attempt = identity_.attempt.has_value();
+  hello.attempt = identity_.attempt.value_or(0);
   hello.rank = identity_.rank;
   hello.world_size = identity_.world_size;
+  hello.resume = identity_.resume;
+  hello.start_step = identity_.start_step;
+  hello.job_address = identity_.job_address;
+  hello.job_port = identity_.job_port;
   hello.feature_bits = pub_->header().feature_bits;
   hello.heads = pub_->heads();
   if (!shm::SendHello(socket->get(), hello, pub_->fd())) return;
@@ -324,7 +330,7 @@ void Session::BackArenaIfAsked() {
   RefreshDemand(copy);
   if (!copy.table || !copy.table->NeedsArena()) return;
   const uint64_t extent = pub_->BackArena(arena_bytes_);
-  arena_tried_.store(true);
+  arena_tried_.store(true, std::memory_order_release);
   if (extent < arena_bytes_) {
     AddNote("arena for whole tensors has " + std::to_string(extent >> 20) + " of " +
             std::to_string(arena_bytes_ >> 20) + " MiB: memory is short; free some or lower IKKUNA_ARENA_MB");

@@ -13,6 +13,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <thread>
@@ -54,6 +55,8 @@ struct MessageHeader {
   uint32_t train_step = 0;
   uint32_t epoch = 0;
   uint16_t flags = 0;
+  // Set of kinds (KindBit) that the message's step keeps of what was dropped of it; null: it belongs to no step.
+  std::atomic<uint64_t>* dropped_kinds = nullptr;
 };
 
 struct TensorShape {
@@ -101,18 +104,24 @@ class Session {
   };
   // Brings the copy up to date if it changed and can be read now; else leaves it. Two loads when nothing changed.
   void RefreshDemand(DemandCopy& copy);
-  bool arena_ready() const { return pub_->arena_extent() != 0; }
+  // It has what memory it ever gets: whole tensors can travel, or never will.
+  bool arena_ready() const { return arena_tried_.load(std::memory_order_acquire); }
+  // False: a payload of so many bytes can never travel, however empty the arena is. Its statistics can.
+  bool FitsArena(uint64_t bytes) const { return !arena_ready() || bytes <= pub_->arena_extent(); }
+  // Says once for each kind that its whole tensors do not fit.
+  void NoteOversize(Kind kind, uint64_t bytes);
   // Blocks at most the milliseconds of IKKUNA_WAIT_MS, once, until a daemon has answered and knows all names.
   void WaitForDaemon();
   bool connected() const { return connected_.load(std::memory_order_relaxed); }
 
-  // --- Publishing. What is not published is counted; the return value says whether it was.
+  // --- Publishing. What is not published is counted, and its kind noted at its step; the return value says whether it
+  // was.
   bool PublishSummary(const MessageHeader& header, const TensorShape& shape, const TensorStats& stats);
   // `fill` writes exactly the payload's bytes to its argument.
   template <typename Fill>
   bool PublishTensor(const MessageHeader& header, const TensorShape& shape, uint64_t bytes, Fill&& fill) {
     auto reservation = pub_->Reserve(bytes);
-    if (!reservation) return false;
+    if (!reservation) return NoteDrop(header);
     fill(reservation.payload);
     FillRecord(*reservation.record, header, RecordType::kTensor, Space::kHostArena, &shape);
     pub_->Commit(reservation);
@@ -120,9 +129,8 @@ class Session {
   }
   bool PublishScalar(const MessageHeader& header, double value);
   bool PublishText(const MessageHeader& header, std::string_view text);
-  // `samples`: of batch_finished, training samples up to this step; 0: unknown.
+  // `samples`: of batch_finished, training samples up to this step; 0: unknown. Carries what was dropped of the step.
   bool PublishMarker(const MessageHeader& header, uint64_t samples = 0);
-  void CountDrop(DropReason reason) { pub_->CountDrop(reason); }
 
   // --- Status words; the step boundary of each root.
   shm::RootStatus& root_status(uint16_t root) { return pub_->status().roots[root - 1]; }
@@ -134,13 +142,18 @@ class Session {
   // then.
   void Close();
 
-  // --- Back channel. Calls `handle` for each new command of the daemon, in order, and acknowledges it.
-  void HandleCommands(const std::function<void(const shm::Command&)>& handle);
+  // --- Back channel. Commands are taken, which acknowledges them, by the service thread or at a boundary, and wait for
+  // the boundary at which they act. Calls `handle` for each that is due when `step` of `root` is about to begin (none:
+  // at a boundary that is not one of training). A command whose step had begun before is reported and does nothing.
+  void HandleCommands(uint16_t root, std::optional<uint64_t> step,
+                      const std::function<void(const shm::Command&)>& handle);
   bool allow_control() const { return options_.control != shm::Control::kNone; }
 
   // Called by the service thread about four times a second, for watchdogs.
   void SetTick(std::function<void()> tick);
 
+  // Commands that wait for their step; beyond it none is taken: a freeze of every module of the largest model.
+  static constexpr size_t kMaxCommands = 65'536;
   // CTL mappings kept after their session: a training thread may still be reading one, for microseconds.
   static constexpr size_t kMaxRetired = 16;
 
@@ -160,6 +173,10 @@ class Session {
   void FillRecord(shm::Record& record, const MessageHeader& header, RecordType type, Space space,
                   const TensorShape* shape);
   bool Append(const shm::RegistryEntry& entry);
+  bool NoteDrop(const MessageHeader& header) noexcept;  // false, always
+  void TakeCommands(const shm::CtlView& ctl);
+  void TakeCommandsOnService();
+  void SetCommandsNext();
   uint64_t DemandVersion() const;
   void SetCtl(std::shared_ptr<const shm::CtlView> ctl);
 
@@ -190,6 +207,13 @@ class Session {
   // sessions.
   std::atomic<const shm::CtlView*> live_ctl_{nullptr};
   std::atomic<uint32_t> session_count_{0};  // high half of a demand version; the low half is CTL's generation
+
+  std::mutex commands_mutex_;
+  std::deque<shm::Command> commands_;  // guarded by commands_mutex_: taken, not due yet
+  // Least argument of a command that waits: boundaries before its step have nothing to look for. UINT64_MAX: none
+  // waits.
+  std::atomic<uint64_t> commands_next_{UINT64_MAX};
+  std::atomic<uint64_t> oversize_kinds_{0};  // noted
 
   std::mutex names_mutex_;
   // Guarded by names_mutex_.

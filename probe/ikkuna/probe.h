@@ -40,7 +40,7 @@ typedef struct ikkuna_session ikkuna_session;
 typedef struct ikkuna_options {
   size_t size;           /* sizeof(ikkuna_options): lets later versions add fields */
   const char* run;       /* display name; NULL: the program's name */
-  const char* run_id;    /* NULL: IKKUNA_RUN_ID, TORCHELASTIC_RUN_ID, SLURM_JOB_ID, else a new UUID */
+  const char* run_id;    /* NULL: IKKUNA_RUN_ID, TORCHELASTIC_RUN_ID, the job and step of Slurm, else a new UUID */
   const char* directory; /* of the daemon's sockets; NULL: IKKUNA_DIR, else the default */
   uint32_t rank;
   uint32_t world_size; /* 0: 1 */
@@ -49,6 +49,10 @@ typedef struct ikkuna_options {
                         * The daemon's --budget counts where it is lower, and its `off` lifts this one, too. */
   int allow_control;   /* not 0: clients may ask to stop, see ikkuna_stop_requested() */
   int quiet;           /* not 0: no greeting on stderr */
+  int resume;          /* not 0: this run goes on with the attempt before: both are drawn as one line */
+  uint64_t start_step; /* its first step; above 0 says the same as `resume` */
+  int has_attempt;     /* 0: the restart count is the scheduler's, where it has one, else the daemon numbers */
+  uint32_t attempt;    /* restart count of this job, where has_attempt is not 0 */
 } ikkuna_options;
 
 enum { IKKUNA_TAG_DEFAULT = 0, IKKUNA_TAG_TEST = 1, IKKUNA_TAG_NO_GRAD = 2 };
@@ -98,8 +102,11 @@ IKKUNA_API uint32_t ikkuna_param(ikkuna_session* session, uint16_t root, uint32_
 IKKUNA_API void ikkuna_fact(ikkuna_session* session, const char* key, const char* value);
 
 /* A step (or, with another tag, an evaluation pass) begins: what is wanted is fixed from here to ikkuna_end(). The time
- * of a step is that from one end to the next; when these calls take more than the budget of it, less is wanted. */
-IKKUNA_API void ikkuna_begin(ikkuna_session* session, uint16_t root, uint16_t tag, uint64_t step, uint32_t epoch);
+ * of a step is that from one end to the next; when these calls take more than the budget of it, less is wanted.
+ * Steps of training (the default tag) ascend, over all epochs: one that was taken before, and one that is 2^63 or above
+ * (a negative number), is refused, since its values would stand in the place of others. The call then
+ * returns -1, nothing is wanted until the next, and ikkuna_error() says why. Else it returns 0. */
+IKKUNA_API int ikkuna_begin(ikkuna_session* session, uint16_t root, uint16_t tag, uint64_t step, uint32_t epoch);
 IKKUNA_API void ikkuna_end(ikkuna_session* session, uint16_t root);
 /* IKKUNA_NOTHING, IKKUNA_SUMMARY or IKKUNA_TENSOR; module 0 for kinds without one. */
 IKKUNA_API int ikkuna_wanted(ikkuna_session* session, uint16_t root, int kind, uint32_t module);
@@ -112,6 +119,9 @@ IKKUNA_API void ikkuna_samples(ikkuna_session* session, uint16_t root, uint64_t 
 IKKUNA_API void ikkuna_loss(ikkuna_session* session, uint16_t root, double value);
 IKKUNA_API void ikkuna_log(ikkuna_session* session, uint16_t root, const char* name, double value);
 IKKUNA_API void ikkuna_log_text(ikkuna_session* session, uint16_t root, const char* name, const char* text);
+
+/* Why the last ikkuna_begin() that was refused was refused; empty: none was. Valid until the next that is. */
+IKKUNA_API const char* ikkuna_error(const ikkuna_session* session);
 
 /* 1 once a client asked the run to stop; needs allow_control. */
 IKKUNA_API int ikkuna_stop_requested(const ikkuna_session* session);

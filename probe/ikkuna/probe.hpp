@@ -30,11 +30,13 @@ namespace ikkuna {
 
 struct ProbeOptions {
   std::string run = {};    // display name; empty: the program's name
-  std::string run_id = {}; // empty: IKKUNA_RUN_ID, TORCHELASTIC_RUN_ID, SLURM_JOB_ID, else a new UUID
-  int64_t attempt = -1;    // restart count of the scheduler; -1: TORCHELASTIC_RESTART_COUNT, SLURM_RESTART_COUNT, else 0
+  std::string run_id = {}; // empty: IKKUNA_RUN_ID, TORCHELASTIC_RUN_ID, the job and step of Slurm, else a new UUID
+  int64_t attempt = -1;    // restart count of the scheduler; -1: TORCHELASTIC_RESTART_COUNT + SLURM_RESTART_COUNT, else
+                           // the daemon numbers the lives of a run
   int64_t rank = -1;       // -1: RANK, SLURM_PROCID, else 0
   int64_t world_size = -1; // -1: WORLD_SIZE, SLURM_NTASKS, else 1
-  uint64_t start_step = 0; // of a resumed run: global_step counts from here
+  bool resume = false;     // this run goes on with the attempt before: both are drawn as one line
+  uint64_t start_step = 0; // of a resumed run: global_step counts from here; above 0 says the same as `resume`
   uint32_t start_epoch = 0;
   bool allow_control = false;  // clients may freeze layers and ask to stop
   double budget = 0.01;        // share of the step time the probe may take; 0: as the daemon says. The daemon's --budget

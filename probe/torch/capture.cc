@@ -47,6 +47,7 @@ probe::MessageHeader Listener::HeaderOf(const StepIdentity& identity, Kind kind)
   header.train_step = identity.train_step;
   header.epoch = identity.epoch;
   header.flags = identity.flags.load(std::memory_order_relaxed);
+  header.dropped_kinds = &identity.dropped_kinds;
   return header;
 }
 

@@ -9,8 +9,9 @@
 
 namespace ikkuna::torch_probe {
 
-void Listener::HandleCommands() {
-  session_->HandleCommands([this](const shm::Command& command) {
+void Listener::HandleCommands(const WatchedModel& boundary) {
+  const uint64_t step = boundary.next_step.load();
+  session_->HandleCommands(boundary.root_id(), step, [this](const shm::Command& command) {
     if (!session_->allow_control()) return;
     switch (static_cast<shm::CommandType>(command.type)) {
       case shm::CommandType::kStop:

@@ -93,7 +93,8 @@ class Listener::BackwardGuard {
 std::shared_ptr<Listener> Listener::Start(const ProbeOptions& options) {
   DestroyRetired();
   probe::SessionOptions session_options;
-  session_options.identity = {options.run_id, options.run, options.attempt, options.rank, options.world_size};
+  session_options.identity = {options.run_id,     options.run,    options.attempt,   options.rank,
+                              options.world_size, options.resume, options.start_step};
   session_options.directory = options.directory;
   session_options.arena_mb = options.arena_mb;
   session_options.control = options.allow_control ? shm::Control::kAll : shm::Control::kNone;

@@ -202,7 +202,7 @@ class Listener : public std::enable_shared_from_this<Listener> {
   void SayWhatIsCaptured();
 
   // control.cc: what the daemon asks.
-  void HandleCommands();
+  void HandleCommands(const WatchedModel& boundary);  // whose next step is about to begin
   bool TrainsOnSeveralThreads(const WatchedModel& model);
   void FreezeAsAsked(WatchedModel& model);
   void Freeze(WatchedModel& model, const shm::Command& command);

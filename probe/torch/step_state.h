@@ -38,6 +38,7 @@ struct StepIdentity {
   probe::StepDemand demand;
   std::vector<std::shared_ptr<LocalSubscriber>> local;
   std::atomic<uint16_t> flags{0};
+  mutable std::atomic<uint64_t> dropped_kinds{0};  // of which a message of this step was dropped
   // Where several threads run passes for one step they share this.
   std::atomic<bool> started{false};  // its first marker is published
   std::mutex start_mutex;

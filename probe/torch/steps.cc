@@ -286,7 +286,7 @@ void Listener::EndStep(ThreadState& thread, WatchedModel& model, RootThread& sta
   }
   AccountStep(thread, state, model);
   state.steps_at_close = model.steps_finished.load();
-  HandleCommands();
+  HandleCommands(model);
 
   auto next = MakeIdentity(state, model, kTagDefault, model.next_step.fetch_add(1));
   {

@@ -68,10 +68,22 @@ std::string WhyUnreadable(const at::Tensor& tensor) {
   return {};
 }
 
+namespace {
+
+// Whether the tensor goes as its bytes; else as its statistics, also where so many bytes can never go.
+bool Travels(probe::Session& session, const probe::MessageHeader& header, Level level, uint64_t bytes) {
+  if (level == Level::kSummary || bytes == 0) return false;
+  if (session.FitsArena(bytes)) return true;
+  session.NoteOversize(header.kind, bytes);
+  return false;
+}
+
+}  // namespace
+
 bool PublishTensor(probe::Session& session, const probe::MessageHeader& header, Level level, const at::Tensor& tensor) {
   const auto shape = ShapeOf(tensor);
   const uint64_t bytes = static_cast<uint64_t>(tensor.numel()) * DTypeBytes(shape.dtype);
-  if (level == Level::kSummary || bytes == 0) return session.PublishSummary(header, shape, StatsOf(tensor));
+  if (!Travels(session, header, level, bytes)) return session.PublishSummary(header, shape, StatsOf(tensor));
   // Whatever can throw (a copy that allocates) happens before room is reserved: a reservation is always committed.
   const at::Tensor source = tensor.is_neg() ? tensor.resolve_neg().contiguous() : tensor.contiguous();
   return session.PublishTensor(header, shape, bytes,
@@ -84,7 +96,7 @@ bool PublishDifference(probe::Session& session, const probe::MessageHeader& head
   const auto n = static_cast<size_t>(now.numel());
   const uint64_t bytes = n * DTypeBytes(shape.dtype);
   const at::Tensor plain = now.contiguous();
-  if (level == Level::kSummary || bytes == 0) {
+  if (!Travels(session, header, level, bytes)) {
     StatsPass pass;
     pass.AddDifference(plain.const_data_ptr(), kept.const_data_ptr(), shape.dtype, n);
     return session.PublishSummary(header, shape, pass.Finish());

@@ -81,6 +81,21 @@ TEST(FramesWithDrops, WhatRunsOverTheWholeStepIsWithheld) {
   EXPECT_EQ(site.graph->counters().incomplete_bundles, 0u);
 }
 
+TEST(FramesWithDrops, OnlyWhatNeedsAKindThatWasDroppedIsWithheld) {
+  Site site({"mean(activations)", "message_mean(activations_mean)", "mean(layer_gradients)",
+             "message_mean(layer_gradients_mean)", "loss"});
+  site.Start({});
+  site.Handle(site.Tensor(Kind::kActivations, {}, Site::kFc1, 0, {1}));
+  site.Handle(site.Tensor(Kind::kLayerGradients, {}, Site::kFc1, 0, {2}));
+  site.Handle(site.Scalar(Kind::kLoss, {}, 3));
+  site.dropped = 1;
+  site.Finish({}, KindBit(Kind::kActivations));
+  EXPECT_EQ(site.published(), (Published{{"fc1/layer_gradients_mean", {{0, 2}}},
+                                         {"layer_gradients_mean_message_mean", {{0, 2}}},
+                                         {"loss", {{0, 3}}}}));
+  EXPECT_EQ(site.graph->counters().series_withheld, 1u);
+}
+
 TEST_F(Frames, AMissingCallIsSeenByItsNumber) {
   site.Subscribe("message_mean(activations_mean)");
   site.graph->Refresh();

@@ -139,7 +139,11 @@ class Site {
 
   void Handle(const shm::Message& message) { graph->Handle(message); }
   void Start(const Where& where) { Handle(Marker(Kind::kBatchStarted, where)); }
-  void Finish(const Where& where) { Handle(Marker(Kind::kBatchFinished, where)); }
+  void Finish(const Where& where, uint64_t dropped_kinds = 0) {
+    shm::Message message = Marker(Kind::kBatchFinished, where);
+    message.record.marker.dropped_kinds = dropped_kinds;
+    Handle(message);
+  }
 
   // Everything emitted so far, of root "model" and tag "default" unless the name says otherwise: "test:loss",
   // "model1:loss".

@@ -501,13 +501,18 @@ TEST_F(IngestTest, ASessionThatCannotBeginEndsAlone) {
   ASSERT_TRUE(AllHandled(core, producer));
 }
 
-TEST_F(IngestTest, ARunWrittenByTwoProcessesIsTold) {
+TEST_F(IngestTest, OfTwoProcessesUnderOneNameEachHasARunOfItsOwn) {
   auto core = MakeCore();
   TestProducer one(temp_.sub("dir")), two(temp_.sub("dir"));
   two.hello().run_id = one.hello().run_id;
   ASSERT_TRUE(one.Connect()) << one.reject();
   ASSERT_TRUE(two.Connect()) << two.reject();
-  EXPECT_TRUE(Eventually([&] { return core->Events("run_shared").size() == 1; }));
+  EXPECT_EQ(core->StatusOf(one.hello().uuid).info.run_key, (RunKey{one.hello().run_id, 0, 0}));
+  EXPECT_EQ(core->StatusOf(two.hello().uuid).info.run_key, (RunKey{one.hello().run_id + "~2", 0, 0}));
+  EXPECT_TRUE(Eventually([&] {
+    const auto notes = core->Events("note");
+    return notes.size() == 1 && notes[0].text.find("~2") != std::string::npos;
+  }));
 }
 
 }  // namespace

@@ -15,7 +15,8 @@ class Environment {
   Environment() {
     for (const char* name :
          {"IKKUNA_RUN_ID", "IKKUNA_RUN", "TORCHELASTIC_RUN_ID", "SLURM_JOB_ID", "RANK", "SLURM_PROCID", "WORLD_SIZE",
-          "SLURM_NTASKS", "TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"}) {
+          "SLURM_NTASKS", "TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT", "SLURM_STEP_ID", "SLURM_ARRAY_JOB_ID",
+          "SLURM_ARRAY_TASK_ID", "MASTER_ADDR", "MASTER_PORT"}) {
       ::unsetenv(name);
     }
   }
@@ -40,6 +41,37 @@ TEST(Identity, OptionsComeFirstThenTheLaunchers) {
   ::setenv("RANK", "three", 1);
   EXPECT_EQ(ResolveIdentity({}).rank, 0u);
   EXPECT_EQ(ResolveIdentity({.rank = 5}).rank, 5u);
+  Environment clean_again;
+}
+
+TEST(Identity, TheWordNoneNamesNoRun) {
+  Environment clean;
+  ::setenv("TORCHELASTIC_RUN_ID", "none", 1);
+  EXPECT_EQ(ResolveIdentity({}).run_id.size(), 36u);
+  ::setenv("SLURM_JOB_ID", "4711", 1);
+  EXPECT_EQ(ResolveIdentity({}).run_id, "4711");
+  Environment clean_again;
+}
+
+TEST(Identity, StepsAndTasksOfSlurmAreRunsOfTheirOwn) {
+  Environment clean;
+  ::setenv("SLURM_JOB_ID", "4711", 1);
+  ::setenv("SLURM_STEP_ID", "2", 1);
+  EXPECT_EQ(ResolveIdentity({}).run_id, "4711.2");
+  ::setenv("SLURM_ARRAY_JOB_ID", "4700", 1);
+  ::setenv("SLURM_ARRAY_TASK_ID", "11", 1);
+  EXPECT_EQ(ResolveIdentity({}).run_id, "4700_11.2");
+  Environment clean_again;
+}
+
+TEST(Identity, RestartsOfSlurmAndOfTorchrunAddUp) {
+  Environment clean;
+  EXPECT_EQ(ResolveIdentity({}).attempt, std::nullopt);
+  ::setenv("SLURM_RESTART_COUNT", "2", 1);
+  EXPECT_EQ(ResolveIdentity({}).attempt, 2u);
+  ::setenv("TORCHELASTIC_RESTART_COUNT", "1", 1);
+  EXPECT_EQ(ResolveIdentity({}).attempt, 3u);
+  EXPECT_EQ(ResolveIdentity({.attempt = 7}).attempt, 7u);
   Environment clean_again;
 }
 

@@ -1,0 +1,141 @@
+#include "daemon/ingest/run_registry.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "shared/base/utf8.h"
+#include "shared/codes.h"
+
+namespace ikkuna::ingest {
+
+namespace {
+
+// name, name~2, name~3, ...
+std::string NameOf(const std::string& name, uint32_t copy) {
+  if (copy == 1) return name;
+  const std::string suffix = "~" + std::to_string(copy);
+  return CleanUtf8(name, kMaxNameBytes - suffix.size()) + suffix;
+}
+
+// Members of one job have its address in common. Where nobody knows one, only their parent process is left.
+bool OneJob(const Applicant& applicant, const RunRegistry::Member& member) {
+  if (applicant.world_size != member.world_size) return false;
+  // Of what an earlier daemon served the address is not kept.
+  if (applicant.job != member.job && member.job != JobKey()) return false;
+  const bool addressed = !applicant.job.address.empty() || !applicant.job.port.empty();
+  return addressed || applicant.parent == 0 || member.parent == 0 || applicant.parent == member.parent;
+}
+
+std::string NumberedHere(const Applicant& applicant, uint32_t attempt) {
+  return "rank " + std::to_string(applicant.rank) + " of " + std::to_string(applicant.world_size) + ": no scheduler " +
+         "told a restart count, so this host alone numbered attempt " + std::to_string(attempt) +
+         "; other hosts may count otherwise";
+}
+
+}  // namespace
+
+bool RunRegistry::Attempt::lives() const {
+  return std::any_of(ranks.begin(), ranks.end(), [](const auto& rank) { return rank.second.alive; });
+}
+
+void RunRegistry::Add(const Member& member) {
+  if (const auto known = keys_.find(member.uuid); known != keys_.end() && known->second != member.key) {
+    runs_[known->second.run_id][known->second.attempt].ranks.erase(known->second.rank);
+  }
+  keys_[member.uuid] = member.key;
+  runs_[member.key.run_id][member.key.attempt].ranks[member.key.rank] = member;
+}
+
+void RunRegistry::SetAlive(const Uuid& uuid, bool alive) {
+  const auto known = keys_.find(uuid);
+  if (known == keys_.end()) return;
+  Member& member = runs_[known->second.run_id][known->second.attempt].ranks[known->second.rank];
+  if (member.uuid == uuid) member.alive = alive;
+}
+
+// Rule 2.
+bool RunRegistry::Joins(const Applicant& applicant, const Attempts& attempts) const {
+  if (attempts.empty()) return false;
+  const auto& [number, newest] = *attempts.rbegin();
+  if (newest.ranks.contains(applicant.rank)) return false;
+  if (applicant.count && *applicant.count > number) return false;  // its scheduler has started the job anew since
+  return std::any_of(newest.ranks.begin(), newest.ranks.end(),
+                     [&](const auto& rank) { return rank.second.alive && OneJob(applicant, rank.second); });
+}
+
+std::optional<Placement> RunRegistry::Join(const Applicant& applicant) const {
+  std::optional<Placement> placement;
+  for (uint32_t copy = 1; copy <= kSameNameMax; ++copy) {
+    const auto run = runs_.find(NameOf(applicant.name, copy));
+    if (run == runs_.end() || !Joins(applicant, run->second)) continue;
+    if (placement) {
+      placement->notes.push_back("rank " + std::to_string(applicant.rank) + " fits '" + placement->key.run_id +
+                                 "' and '" + run->first +
+                                 "' and went to the first: set MASTER_ADDR and MASTER_PORT, "
+                                 "or give each job an id of its own");
+      return placement;
+    }
+    const auto& [number, newest] = *run->second.rbegin();
+    placement.emplace();
+    placement->key = {run->first, number, applicant.rank};
+    placement->continues = newest.ranks.begin()->second.continues;
+  }
+  return placement;
+}
+
+// Rules 3 to 5.
+Placement RunRegistry::Open(const Applicant& applicant) const {
+  Placement placement;
+  std::vector<std::string> fits;  // runs of the name that nobody lives now and that an attempt could go on with
+  std::optional<uint32_t> taken;  // the copy that is ours
+  for (uint32_t copy = 1; copy <= kSameNameMax; ++copy) {
+    const std::string name = NameOf(applicant.name, copy);
+    const auto run = runs_.find(name);
+    const bool lives = run != runs_.end() && std::any_of(run->second.begin(), run->second.end(),
+                                                         [](const auto& attempt) { return attempt.second.lives(); });
+    if (lives) continue;
+    if (!taken) taken = copy;
+    if (run != runs_.end() && !run->second.empty()) fits.push_back(name);
+  }
+  const bool continuation = applicant.resume || applicant.start_step > 0;
+  std::string name = NameOf(applicant.name, taken.value_or(kSameNameMax + 1));
+  // A run whose name somebody else lives by now may still be the one to go on with under its copy.
+  if (continuation && fits.size() == 1) name = fits.front();
+  const auto run = runs_.find(name);
+  const bool kept = run != runs_.end() && !run->second.empty();
+  const uint32_t highest = kept ? run->second.rbegin()->first : 0;
+  const bool counted = applicant.count && (!kept || *applicant.count > highest);
+  placement.key = {name, counted ? *applicant.count : kept ? highest + 1 : 0, applicant.rank};
+  if (continuation && kept && fits.size() == 1) placement.continues = highest;
+  if (continuation && fits.size() > 1) {
+    std::string names;
+    for (const std::string& fit : fits) names += (names.empty() ? "'" : ", '") + fit + "'";
+    placement.notes.push_back("it goes on with an earlier attempt, but of which run is not known: " + names +
+                              "; it stands alone. Give each job an id of its own");
+  }
+  if (name != applicant.name) {
+    placement.notes.push_back("another job lives under the name '" + applicant.name + "', so this one is '" + name +
+                              "': give each job an id of its own, or its ranks one MASTER_ADDR and MASTER_PORT");
+  }
+  if (!counted && applicant.world_size > 1) {
+    placement.notes.push_back(NumberedHere(applicant, placement.key.attempt));
+  }
+  return placement;
+}
+
+Placement RunRegistry::Place(const Applicant& applicant) const {
+  if (const auto known = keys_.find(applicant.uuid); known != keys_.end()) {
+    Placement placement;
+    placement.key = known->second;
+    placement.known = true;
+    placement.continues =
+        runs_.at(known->second.run_id).at(known->second.attempt).ranks.at(known->second.rank).continues;
+    return placement;
+  }
+  if (auto joined = Join(applicant)) return *std::move(joined);
+  return Open(applicant);
+}
+
+size_t RunRegistry::size() const { return keys_.size(); }
+
+}  // namespace ikkuna::ingest

@@ -1,0 +1,96 @@
+// RunRegistry: under which key a producer's values are kept, so that no two lives share a series.
+//
+// A run's name is what the trainer or its scheduler calls it; each life of its processes is an attempt. The rules, in
+// this order:
+//   1. A uuid that is known takes its old place again (a daemon that restarts, a connection that was lost).
+//   2. A rank joins the newest attempt of its job if a member of that lives and the rank's own slot was never taken
+//      (ranks that start seconds apart). Members of one job agree in name, MASTER_ADDR, MASTER_PORT and world size;
+//      where the address is unknown, also in their parent process, where that is known. It takes over whether the
+//      attempt continues another.
+//   3. Where a member of the name lives otherwise, this is another job under the same name: `name~2`, `name~3`, ...,
+//      the first of which nobody lives, with a note.
+//   4. Else a new attempt begins: the scheduler's restart count if it is above all that are kept, else the highest plus
+//   one.
+//   5. An attempt continues the one before if its trainer says so. One that fits several of `name`, `name~2`, ...
+//      stands alone, with a note: nobody knows which it is.
+// Owner: Ingest, under its mutex. No clock, no file, no process is looked at here: who lives is the caller's word.
+#pragma once
+
+#include <compare>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "daemon/sample.h"
+
+namespace ikkuna::ingest {
+
+// What several ranks of one job have in common beside the run's id; empty fields: not known.
+struct JobKey {
+  std::string address;  // MASTER_ADDR
+  std::string port;     // MASTER_PORT
+  auto operator<=>(const JobKey&) const = default;
+};
+
+// Who asks for a place.
+struct Applicant {
+  Uuid uuid{};
+  std::string name;               // its run_id
+  std::optional<uint32_t> count;  // the scheduler's restart count
+  uint32_t rank = 0;
+  uint32_t world_size = 1;
+  JobKey job;
+  bool resume = false;      // the trainer says that it goes on
+  uint64_t start_step = 0;  // above 0 says the same
+  int32_t parent = 0;       // its parent process; 0: not known
+};
+
+struct Placement {
+  RunKey key;
+  std::optional<uint32_t> continues;
+  bool known = false;              // by rule 1
+  std::vector<std::string> notes;  // for status and an event: what a person should know of this choice
+};
+
+class RunRegistry {
+ public:
+  // How many jobs may live at once under one name: all producers of a daemon, each a job of its own.
+  static constexpr uint32_t kSameNameMax = 64;
+
+  struct Member {
+    Uuid uuid{};
+    RunKey key;
+    JobKey job;
+    uint32_t world_size = 1;
+    std::optional<uint32_t> continues;
+    int32_t parent = 0;
+    bool alive = false;
+  };
+
+  // One that is kept from before, or that lives. A later one of the same uuid takes its place.
+  void Add(const Member& member);
+  void SetAlive(const Uuid& uuid, bool alive);
+
+  // Where the applicant belongs. Changes nothing: Add() what came of it.
+  Placement Place(const Applicant& applicant) const;
+
+  size_t size() const;
+
+ private:
+  struct Attempt {
+    std::map<uint32_t, Member> ranks;
+    bool lives() const;
+  };
+  using Attempts = std::map<uint32_t, Attempt>;  // by number
+
+  bool Joins(const Applicant& applicant, const Attempts& attempts) const;
+  std::optional<Placement> Join(const Applicant& applicant) const;
+  Placement Open(const Applicant& applicant) const;
+
+  std::map<std::string, Attempts> runs_;  // by run_id
+  std::map<Uuid, RunKey> keys_;
+};
+
+}  // namespace ikkuna::ingest

@@ -1,0 +1,83 @@
+// A job that publishes through the C interface alone, shaped by its arguments:
+//   c_job [--steps N] [--us MICROSECONDS] [--run NAME] [--loss BASE] [--start STEP] [--epoch-steps N] [--folds N]
+//         [--wait-for FILE] [--rows N]
+// The loss of step s is BASE + s; module fc1 publishes its weight, of N x 784 elements, each of which is BASE. --start
+// says that the run goes on at that step; --epoch-steps begins to count anew after so many; --folds opens one session
+// after another;
+// --wait-for ends the job only when the file is there.
+#include <unistd.h>
+
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "probe/ikkuna/probe.h"
+
+namespace {
+
+struct Arguments {
+  uint64_t steps = 50;
+  unsigned us = 1000;
+  std::string run = "job";
+  double loss = 1;
+  uint64_t start = 0;
+  uint64_t epoch_steps = 0;
+  int folds = 1;
+  std::string wait_for;
+  int64_t rows = 10;
+};
+
+Arguments Parse(int argc, char** argv) {
+  Arguments arguments;
+  for (int i = 1; i + 1 < argc; i += 2) {
+    const std::string name = argv[i];
+    const char* value = argv[i + 1];
+    if (name == "--steps") arguments.steps = std::strtoull(value, nullptr, 10);
+    if (name == "--us") arguments.us = static_cast<unsigned>(std::strtoul(value, nullptr, 10));
+    if (name == "--run") arguments.run = value;
+    if (name == "--loss") arguments.loss = std::strtod(value, nullptr);
+    if (name == "--start") arguments.start = std::strtoull(value, nullptr, 10);
+    if (name == "--epoch-steps") arguments.epoch_steps = std::strtoull(value, nullptr, 10);
+    if (name == "--folds") arguments.folds = std::atoi(value);
+    if (name == "--wait-for") arguments.wait_for = value;
+    if (name == "--rows") arguments.rows = std::strtoll(value, nullptr, 10);
+  }
+  return arguments;
+}
+
+void Train(const Arguments& arguments) {
+  ikkuna_options options{};
+  options.size = sizeof options;
+  options.run = arguments.run.c_str();
+  options.budget = -1;
+  options.start_step = arguments.start;
+  ikkuna_session* session = ikkuna_open(&options);
+  const uint16_t root = ikkuna_root(session, "model");
+  const uint32_t module = ikkuna_module(session, root, "fc1", "Linear");
+  const int64_t sizes[] = {arguments.rows, 784};
+  const uint32_t weight = ikkuna_param(session, root, module, "weight", IKKUNA_F32, 2, sizes);
+  const std::vector<float> data(static_cast<size_t>(arguments.rows) * 784, static_cast<float>(arguments.loss));
+  for (uint64_t i = arguments.start; i < arguments.start + arguments.steps; ++i) {
+    const uint64_t step = arguments.epoch_steps == 0 ? i : i % arguments.epoch_steps;
+    const uint64_t epoch = arguments.epoch_steps == 0 ? 0 : i / arguments.epoch_steps;
+    ikkuna_begin(session, root, IKKUNA_TAG_DEFAULT, step, static_cast<uint32_t>(epoch));
+    ikkuna_tensor(session, root, IKKUNA_WEIGHTS, module, weight, IKKUNA_F32, 2, sizes, data.data());
+    ikkuna_loss(session, root, arguments.loss + static_cast<double>(i));
+    ikkuna_end(session, root);
+    if (arguments.us != 0) ::usleep(arguments.us);
+  }
+  while (!arguments.wait_for.empty() && ::access(arguments.wait_for.c_str(), F_OK) != 0) ::usleep(10'000);
+  ikkuna_close(session);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const Arguments arguments = Parse(argc, argv);
+  for (int fold = 0; fold < arguments.folds; ++fold) Train(arguments);
+  std::puts("trained");
+  return 0;
+}
