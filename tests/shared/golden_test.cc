@@ -283,7 +283,7 @@ class Golden {
     root.samples_seen = 5120;
     root.last_step_ns = 223000000;
     root.steps_due = 7;
-    expected_["header"] = {{"abi", {1, 0}},
+    expected_["header"] = {{"abi", {1, 1}},
                            {"uuid", "000102030405060708090a0b0c0d0e0f"},
                            {"feature_bits", header.feature_bits},
                            {"start_monotonic_ns", header.start_monotonic_ns},
