@@ -11,6 +11,7 @@
 #include "daemon/graph/frame.h"
 #include "daemon/graph/graph_context.h"
 #include "daemon/graph/intake.h"
+#include "daemon/graph/job_graph.h"
 #include "daemon/graph/step_runner.h"
 #include "daemon/graph/subscriber_set.h"
 #include "daemon/graph/work_queue.h"
@@ -42,6 +43,7 @@ class Graph final : public MessageGraph {
     context_.parts = std::move(parts);
     context_.mailbox = std::make_shared<Mailbox>();
     if (context_.parts.queue != nullptr) context_.share = context_.parts.queue->OpenShare();
+    if (context_.parts.jobs != nullptr) context_.job = context_.parts.jobs->Join(*context_.run->info());
     MakePlan();
     demand_ = FoldDemand(plan_->entries(), context_.registry);
   }
@@ -97,6 +99,7 @@ class Graph final : public MessageGraph {
 
   void Tick(uint64_t monotonic_ns) override {
     now_ns_ = monotonic_ns;
+    if (context_.parts.jobs != nullptr) context_.parts.jobs->Tick(monotonic_ns);
     if (context_.mailbox->any()) TakeLetters();
     for (size_t i = open_.size(); i-- > 0;) {
       Frame& frame = *open_[i];
@@ -119,6 +122,7 @@ class Graph final : public MessageGraph {
 
   void Finish(uint64_t deadline_ns) override {
     while (!open_.empty()) Drop(0, true);
+    context_.job.reset();  // nobody waits for this rank any more
     TakeLetters();
     while (!closing_.empty() && context_.mailbox->Wait(deadline_ns)) TakeLetters();
     finished_ = true;

@@ -19,7 +19,7 @@
 
 namespace ikkuna::graph {
 
-class JobSteps;       // job_steps.h: what waits for the other ranks of a run
+class JobGraphs;      // job_graph.h: subscribers over all ranks of a run
 class MemoryBudget;   // memory_budget.h
 class SubscriberSet;  // subscriber_set.h
 class WorkQueue;      // work_queue.h
@@ -29,7 +29,7 @@ struct GraphParts {
   SubscriberSet* subscribers = nullptr;
   WorkQueue* queue = nullptr;
   MemoryBudget* memory = nullptr;
-  JobSteps* jobs = nullptr;
+  JobGraphs* jobs = nullptr;  // null: none runs
   // An event that asks for something (Results::Raise), on the ingest thread; null: nobody acts, the event says so.
   std::function<void(const Run& run, const Event& event, const Action& action)> act = nullptr;
 };

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "daemon/graph/graph.h"
+#include "daemon/graph/job_graph.h"
 #include "daemon/graph/plan.h"
 #include "daemon/graph/registry_index.h"
 #include "daemon/graph/step_results.h"
@@ -20,6 +21,7 @@ struct GraphContext {
   std::shared_ptr<Run> run;
   GraphParts parts;
   std::shared_ptr<WorkShare> share;
+  std::unique_ptr<JobMember> job;  // null: no subscriber of scope job runs
   std::shared_ptr<Mailbox> mailbox;
 
   RegistryIndex registry;

@@ -287,7 +287,41 @@ bool StepRunner::HasGap(const FedInstance& instance) const {
   return false;
 }
 
-void StepRunner::RunJob(NodeWork& work) { static_cast<void>(work); }
+// What this rank has goes to where the others' is; without inputs it says that it closed the step.
+void StepRunner::RunJob(NodeWork& work) {
+  if (!context_.job) return Count(MissReason::kCancelled, work.calls.size());
+  JobContribution contribution;
+  contribution.epoch = frame_->stamp.epoch;
+  contribution.unix_ns = frame_->stamp.unix_ns;
+  contribution.samples_seen = frame_->stamp.samples_seen;
+  contribution.flags = frame_->stamp.flags;
+  for (KeptInput& from : work.inputs) {
+    JobInput& input = contribution.inputs.emplace_back();
+    input.index = from.index;
+    input.kind = from.kind;
+    input.module = from.slot->module_name;
+    input.module_type = from.slot->module_type;
+    input.param = from.slot->param_name;
+    input.flags = from.flags;
+    if (from.kind != Kind::kInvalid) {
+      input.content = from.stats;
+    } else {
+      input.content = from.value ? *from.value : Value(from.number);
+    }
+  }
+  const bool any = !contribution.inputs.empty();
+  if (any) {
+    const auto results = std::static_pointer_cast<StepResults>(OpenResults());
+    results->CloseInline();
+    state_->results = results;
+    state_->work = Work::kRuns;
+    contribution.hold = results;
+  }
+  const SceneMemory& memory = *frame_->scene->memory;
+  const bool taken = context_.job->Contribute(node_->entry, {memory.root_name, memory.tag_name}, frame_->step,
+                                              std::move(contribution));
+  if (!taken) Count(MissReason::kCancelled, 1);
+}
 
 void StepRunner::TakeLate(Frame& frame, LateResults late, Batch& batch) {
   Enter(frame, late.node, batch);

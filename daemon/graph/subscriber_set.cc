@@ -158,6 +158,10 @@ class Draft {
       if (!output) continue;
       other_tag |= publisher.tag != s.tag;
       if (publisher.tag != s.tag) continue;
+      if (publisher.definition.scope == metrics::Scope::kJob) {
+        return Error{ErrorCode::kInvalidArgument,
+                     s.text + ": " + topic + " is of all ranks of a run, which no subscriber of one rank takes"};
+      }
       const ValueType type = publisher.definition.outputs[*output].type;
       if ((s.definition.takes & metrics::TypeBit(type)) != 0) return {};
       return Error{ErrorCode::kInvalidArgument, s.text + ": " + topic + " is a " + std::string(ValueTypeName(type)) +
