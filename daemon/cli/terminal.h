@@ -49,8 +49,13 @@ class TextTable {
   bool empty() const { return rows_.empty(); }
   // At most `rows_max` rows (0: all); says how many are left out.
   std::string Text(const Terminal& terminal, size_t rows_max = 0) const;
+  // A part of a table that comes in parts, in columns as wide as those of the parts before, which `widths` hands on.
+  std::string Part(const Terminal& terminal, std::vector<size_t>* widths, bool heading) const;
 
  private:
+  std::vector<size_t> Widths() const;
+  std::string Line(const std::vector<std::string>& cells, const std::vector<size_t>& widths) const;
+  std::string Heading(const Terminal& terminal, const std::vector<size_t>& widths) const;
   std::string GroupLine(const std::vector<size_t>& widths) const;
 
   std::vector<Column> columns_;
