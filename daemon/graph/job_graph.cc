@@ -1,6 +1,7 @@
 #include "daemon/graph/job_graph.h"
 
 #include <algorithm>
+#include <atomic>
 #include <utility>
 #include <vector>
 
@@ -31,9 +32,12 @@ class JobNode : public std::enable_shared_from_this<JobNode> {
 
   JobSteps& steps() { return steps_; }
   const SubscriberEntry& entry() const { return *entry_; }
+  // Nothing more is made of it.
   void Retire() {
+    retired_.store(true, std::memory_order_relaxed);
     if (source_) source_->Cancel();
   }
+  bool retired() const { return retired_.load(std::memory_order_relaxed); }
 
  private:
   class StepOfJob;
@@ -46,7 +50,7 @@ class JobNode : public std::enable_shared_from_this<JobNode> {
   void Give(JobStep step);
   void Run(std::shared_ptr<JobStep> step);
   metrics::Subject SubjectOf(const JobInput& input);
-  void Do(JobStep& step, const metrics::ResultsRef& results);
+  void Do(JobStep& step, const std::shared_ptr<StepOfJob>& results);
   void NameMissing(const JobStep& step, Batch& batch);
 
   const JobParts parts_;
@@ -54,6 +58,7 @@ class JobNode : public std::enable_shared_from_this<JobNode> {
   const std::shared_ptr<ikkuna::Run> run_;
   std::shared_ptr<WorkSource> source_;
   std::shared_ptr<WorkLane> lane_;
+  std::atomic<bool> retired_{false};
   std::mutex mutex_;
   // Guarded by mutex_.
   std::map<std::pair<std::string, std::string>, uint32_t> numbers_;
@@ -98,13 +103,15 @@ class JobNode::StepOfJob final : public metrics::Results {
         output < outputs.size() && TypeOf(value) == outputs[output].type ? SeriesOf(output, subject) : 0;
     if (series == 0) return node_->entry_->Count(MissReason::kRefused, 1);
     const double* number = std::get_if<double>(&value);
+    const auto flagged = flags_.find(subject.module);
+    const uint16_t flags = flagged == flags_.end() ? 0 : flagged->second;
     if (number == nullptr) {
-      batch_.others.push_back({series, 0, std::move(value)});
+      batch_.others.push_back({series, flags, std::move(value)});
       return;
     }
     const auto [at, first] = samples_.try_emplace(series, batch_.samples.size());
     if (first) {
-      batch_.samples.push_back({series, 0, *number});
+      batch_.samples.push_back({series, flags, *number});
     } else {
       batch_.samples[at->second].value = *number;
     }
@@ -116,6 +123,13 @@ class JobNode::StepOfJob final : public metrics::Results {
   }
   void Incomplete() override { node_->entry_->Count(MissReason::kIncomplete, 1); }
   bool cancelled() const override { return node_->entry_->ended(); }
+
+  // Of the messages of all ranks that a subject's values are made of.
+  void AddFlags(metrics::Subject subject, uint16_t flags) {
+    std::lock_guard lock(mutex_);
+    flags_[subject.module] |= flags;
+    if (subject.module != 0) flags_[0] |= flags;
+  }
 
   void Threw(const std::string& what) {
     node_->entry_->Count(MissReason::kThrew, 1);
@@ -159,6 +173,7 @@ class JobNode::StepOfJob final : public metrics::Results {
   std::mutex mutex_;
   Batch batch_;                         // guarded by mutex_
   std::map<uint32_t, size_t> samples_;  // guarded by mutex_
+  std::map<uint32_t, uint16_t> flags_;  // by number of a subject; guarded by mutex_
 };
 
 void JobNode::Give(JobStep step) {
@@ -199,7 +214,7 @@ metrics::Subject JobNode::SubjectOf(const JobInput& input) {
   return {at->second, 0};
 }
 
-void JobNode::Do(JobStep& step, const metrics::ResultsRef& results) {
+void JobNode::Do(JobStep& step, const std::shared_ptr<StepOfJob>& results) {
   const metrics::Definition& definition = entry_->subscription.definition;
   size_t count = 0;
   for (const auto& [rank, contribution] : step.ranks) count += contribution.inputs.size();
@@ -217,6 +232,7 @@ void JobNode::Do(JobStep& step, const metrics::ResultsRef& results) {
       input.param = from.param;
       input.rank = rank;
       input.flags = from.flags;
+      if (from.flags != 0) results->AddFlags(input.subject, from.flags);
       if (const auto* given = std::get_if<TensorStats>(&from.content)) {
         input.stats = given;
         continue;
@@ -266,27 +282,63 @@ void JobNode::NameMissing(const JobStep& step, Batch& batch) {
   batch.events.push_back({0, batch.stamp.unix_ns, severity, run_->key(), "ranks_missing", text, step.step});
 }
 
-JobMember::~JobMember() {
-  for (auto& [id, joined] : joined_) joined.first->steps().Leave(joined.second);
+ProducerInfo AllRanksOf(const ProducerInfo& rank) {
+  ProducerInfo all;
+  all.run_key = {rank.run_key.run_id, rank.run_key.attempt, kAllRanks};
+  all.run = rank.run;
+  all.world_size = rank.world_size;
+  all.job = rank.job;
+  all.uid = rank.uid;
+  all.start_unix_ns = rank.start_unix_ns;
+  all.continues = rank.continues;
+  all.start_step = rank.start_step;
+  // FNV-1a, twice: nothing but to tell runs apart, and to find the same again.
+  const std::string text = rank.run_key.run_id + '\0' + std::to_string(rank.run_key.attempt);
+  uint64_t hash = 0xcbf29ce484222325;
+  for (size_t i = 0; i < all.uuid.size(); ++i) {
+    for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3;
+    all.uuid[i] = static_cast<unsigned char>(hash >> 56);
+  }
+  return all;
 }
 
-bool JobMember::Contribute(const std::shared_ptr<SubscriberEntry>& entry, const Timeline& timeline, uint64_t step,
-                           JobContribution contribution) {
+JobMember::JobMember(JobGraphs& owner, ProducerInfo producer) : owner_(owner), producer_(std::move(producer)) {
+  owner_.Come(producer_);
+}
+
+JobMember::~JobMember() {
+  for (auto& [id, joined] : joined_) joined.first->steps().Leave(joined.second);
+  joined_.clear();
+  owner_.Go(producer_);
+}
+
+JobSteps::Taken JobMember::Contribute(const std::shared_ptr<SubscriberEntry>& entry, const Timeline& timeline,
+                                      uint64_t step, JobContribution contribution) {
+  using Taken = JobSteps::Taken;
+  if (entry->ended()) {
+    joined_.erase(entry->id);
+    return Taken::kNotJoined;
+  }
   const uint64_t now = MonotonicNs();
   auto& [node, member] = joined_[entry->id];
-  if (!node) {
+  // A subscriber that was removed may be on again, under its old id.
+  if (!node || node->retired() || &node->entry() != entry.get()) {
     node = owner_.NodeOf(entry, producer_);
     if (!node) {
       joined_.erase(entry->id);
-      return false;
+      return Taken::kNotJoined;
     }
     member = node->steps().Join(producer_.run_key.rank, now);
   }
+  Taken taken = Taken::kTaken;
   if (contribution.inputs.empty()) {
     node->steps().Pass(member, timeline, step);
-    return true;
+  } else {
+    taken = node->steps().Contribute(member, timeline, step, std::move(contribution), now);
   }
-  return node->steps().Contribute(member, timeline, step, std::move(contribution), now) == JobSteps::Taken::kTaken;
+  // It may have ended, and been let go of, meanwhile: then nobody looks at its deadlines any more.
+  if (entry->ended()) node->steps().Flush();
+  return taken;
 }
 
 JobGraphs::JobGraphs(JobParts parts) : parts_(std::move(parts)) {
@@ -294,40 +346,75 @@ JobGraphs::JobGraphs(JobParts parts) : parts_(std::move(parts)) {
 }
 
 JobGraphs::~JobGraphs() {
-  for (auto& [key, node] : nodes_) node->Retire();
+  for (auto& [id, job] : jobs_) {
+    for (auto& [entry, node] : job.nodes) node->Retire();
+    if (job.run && parts_.close) parts_.close(*job.run);
+  }
 }
 
 std::unique_ptr<JobMember> JobGraphs::Join(const ProducerInfo& producer) {
   return std::unique_ptr<JobMember>(new JobMember(*this, producer));
 }
 
+void JobGraphs::Come(const ProducerInfo& producer) {
+  std::lock_guard lock(mutex_);
+  ++jobs_[{producer.run_key.run_id, producer.run_key.attempt}].members;
+}
+
+void JobGraphs::Go(const ProducerInfo& producer) {
+  {
+    std::lock_guard lock(mutex_);
+    --jobs_[{producer.run_key.run_id, producer.run_key.attempt}].members;
+  }
+  Sweep(0, false);
+}
+
 std::shared_ptr<JobNode> JobGraphs::NodeOf(const std::shared_ptr<SubscriberEntry>& entry,
                                            const ProducerInfo& producer) {
   std::lock_guard lock(mutex_);
-  const std::tuple key{producer.run_key.run_id, producer.run_key.attempt, entry->id};
-  if (const auto known = nodes_.find(key); known != nodes_.end()) return known->second;
-  auto run = parts_.open ? parts_.open(producer) : nullptr;
-  if (!run) return nullptr;
-  auto node = std::make_shared<JobNode>(parts_, entry, std::move(run), producer.world_size, share_.get());
-  nodes_.emplace(key, node);
+  Job& job = jobs_[{producer.run_key.run_id, producer.run_key.attempt}];
+  if (const auto known = job.nodes.find(entry->id); known != job.nodes.end()) return known->second;
+  if (!job.run) {
+    const uint64_t now = MonotonicNs();
+    if (!parts_.open || now < job.retry_ns) return nullptr;
+    job.run = parts_.open(AllRanksOf(producer));
+    job.retry_ns = now + kRetryNs;
+    if (!job.run) return nullptr;
+  }
+  auto node = std::make_shared<JobNode>(parts_, entry, job.run, producer.world_size, share_.get());
+  job.nodes.emplace(entry->id, node);
   return node;
 }
 
-void JobGraphs::Tick(uint64_t now_ns) {
-  std::vector<std::shared_ptr<JobNode>> nodes;
+void JobGraphs::Tick(uint64_t now_ns) { Sweep(now_ns, true); }
+
+void JobGraphs::Sweep(uint64_t now_ns, bool tick) {
+  std::vector<std::shared_ptr<JobNode>> live, ended;  // looked at, and destroyed, without the mutex
   {
     std::lock_guard lock(mutex_);
-    std::erase_if(nodes_, [&](const auto& item) {
-      // Nobody else holds it: no rank of it is there.
-      const bool over = item.second->entry().ended() || item.second.use_count() == 1;
-      nodes.push_back(item.second);
-      return over;
-    });
+    for (auto at = jobs_.begin(); at != jobs_.end();) {
+      Job& job = at->second;
+      std::erase_if(job.nodes, [&](auto& item) {
+        const std::shared_ptr<JobNode>& node = item.second;
+        // Nobody else holds it: no rank of it is there, and no result is still made.
+        const bool over = node->entry().ended() || (job.members == 0 && node.use_count() == 1);
+        (over ? ended : live).push_back(node);
+        return over;
+      });
+      if (job.members != 0 || !job.nodes.empty()) {
+        ++at;
+        continue;
+      }
+      if (job.run && parts_.close) parts_.close(*job.run);
+      at = jobs_.erase(at);
+    }
   }
-  for (const auto& node : nodes) {
-    if (node->entry().ended()) node->Retire();
-    node->steps().Tick(now_ns);
+  for (const auto& node : ended) {
+    node->Retire();
+    node->steps().Flush();  // lets go of what the ranks hold
   }
+  if (!tick) return;
+  for (const auto& node : live) node->steps().Tick(now_ns);
 }
 
 }  // namespace ikkuna::graph

@@ -187,8 +187,9 @@ void JobSteps::FindNotSeen() {
 // Who is waited for and has closed least decides: what all have closed goes.
 void JobSteps::GiveReady(const Timeline& timeline, Line& line) {
   if (line.waiting.empty()) return;
-  if (!not_seen_->empty() && !not_seen_over_) return;
   uint64_t all_closed = line.waiting.rbegin()->first;
+  const bool present = std::any_of(ranks_.begin(), ranks_.end(), [](const auto& r) { return r.second.member != 0; });
+  if (present && !not_seen_->empty() && !not_seen_over_) return;
   for (const auto& [rank, state] : ranks_) {
     if (state.member == 0) continue;
     const auto mark = line.marks.find(rank);

@@ -5,6 +5,8 @@
 //   - from its Join to its Leave, but in a timeline in which it let a deadline pass only when it was heard there again;
 //   - before its first Join, if its number is below world_size, until `deadline` after the run's first Join: ranks of
 //     other hosts never come.
+// When nobody is there, nobody is waited for.
+//
 // A step that waited for `deadline` since its first contribution is given out without those that are still missing, and
 // with it all before it. Whoever is missing, waited for or not, is named with the reason. A step for which nobody
 // brought anything is none.

@@ -318,9 +318,20 @@ void StepRunner::RunJob(NodeWork& work) {
     contribution.hold = results;
   }
   const SceneMemory& memory = *frame_->scene->memory;
-  const bool taken = context_.job->Contribute(node_->entry, {memory.root_name, memory.tag_name}, frame_->step,
-                                              std::move(contribution));
-  if (!taken) Count(MissReason::kCancelled, 1);
+  const JobSteps::Taken taken = context_.job->Contribute(node_->entry, {memory.root_name, memory.tag_name},
+                                                         frame_->step, std::move(contribution));
+  if (!any) return;
+  switch (taken) {
+    case JobSteps::Taken::kTaken:
+      return;
+    case JobSteps::Taken::kMemoryFull:
+      return Count(MissReason::kMemoryFull, 1);
+    case JobSteps::Taken::kRepeated:
+      return Count(MissReason::kRepeated, 1);
+    case JobSteps::Taken::kLate:
+    case JobSteps::Taken::kNotJoined:
+      return Count(MissReason::kCancelled, 1);
+  }
 }
 
 void StepRunner::TakeLate(Frame& frame, LateResults late, Batch& batch) {

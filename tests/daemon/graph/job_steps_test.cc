@@ -200,6 +200,19 @@ TEST_F(JobStepsTest, RanksThatNeverCameAreWaitedForAtTheBeginningOnly) {
   EXPECT_EQ(Given(), Lines{"model/default 3: 0 1 4, not seen 2-3, not seen 5-7"});
 }
 
+// A short run of one rank, whose job has others elsewhere: its steps do not go with it.
+TEST_F(JobStepsTest, WhenTheLastLeavesAllGoesOut) {
+  Make(4);
+  const uint64_t a = steps_->Join(0, 0), b = steps_->Join(1, 0);
+  Put(a, 1);
+  Put(b, 1);
+  Put(b, 2);
+  steps_->Leave(a);
+  EXPECT_EQ(Given(), Lines());
+  steps_->Leave(b);
+  EXPECT_EQ(Given(), (Lines{"model/default 1: 0 1, not seen 2-3", "model/default 2: 1, 0 left, not seen 2-3"}));
+}
+
 TEST_F(JobStepsTest, AWorldOfBillionsCostsNothing) {
   Make(~0u);
   const uint64_t a = steps_->Join(0, 0);
@@ -406,7 +419,10 @@ class Reference {
       for (const uint64_t step : WaitingOf(f.timeline)) {
         bool ready = true;
         const std::set<uint32_t> seen = Seen();
-        for (uint32_t rank = 0; rank < world_size_ && !not_seen_over_; ++rank) ready = ready && seen.contains(rank);
+        const bool deserted = Present().empty();
+        for (uint32_t rank = 0; rank < world_size_ && !not_seen_over_ && !deserted; ++rank) {
+          ready = ready && seen.contains(rank);
+        }
         for (const uint32_t rank : Present()) {
           ready = ready && (Silent(rank, f.timeline) || Closed(rank, f.timeline, step));
         }
