@@ -10,6 +10,8 @@
 #include <cstdlib>
 #include <ctime>
 
+#include "shared/base/utf8.h"
+
 namespace ikkuna::cli {
 namespace {
 
@@ -42,6 +44,13 @@ std::string Padded(const std::string& text, size_t width, bool right) {
   size_t used = DisplayWidth(text);
   std::string blanks(width > used ? width - used : 0, ' ');
   return right ? blanks + text : text + blanks;
+}
+
+// What a terminal acts on instead of showing it, beyond ASCII: C1 controls, line separators, marks that turn the
+// direction of what follows (a name could pretend to be another).
+bool IsUnseen(uint32_t code) {
+  return (code >= 0x80 && code < 0xa0) || (code >= 0x200e && code <= 0x200f) || (code >= 0x2028 && code <= 0x202e) ||
+         (code >= 0x2066 && code <= 0x2069) || code == 0xfeff;
 }
 
 std::string WithoutTrailingBlanks(std::string line) {
@@ -140,9 +149,25 @@ std::string LocalTime(int64_t unix_ns) {
 }
 
 std::string PlainText(const std::string& text) {
-  std::string plain = text;
-  for (char& c : plain) {
-    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = '?';
+  const std::string clean = CleanUtf8(text, text.size());
+  std::string plain;
+  for (size_t at = 0; at < clean.size();) {
+    const auto first = static_cast<unsigned char>(clean[at]);
+    const size_t length = first < 0x80 ? 1 : first < 0xe0 ? 2 : first < 0xf0 ? 3 : 4;
+    uint32_t code = length == 1 ? first : first & (0x7fu >> length);
+    for (size_t i = 1; i < length; ++i) code = code << 6 | (static_cast<unsigned char>(clean[at + i]) & 0x3f);
+    char escaped[16] = "";
+    if (code == '\n') {
+      std::snprintf(escaped, sizeof escaped, "\\n");
+    } else if (code == '\t') {
+      std::snprintf(escaped, sizeof escaped, "\\t");
+    } else if (code < 0x20 || code == 0x7f) {
+      std::snprintf(escaped, sizeof escaped, "\\x%02x", code);
+    } else if (IsUnseen(code)) {
+      std::snprintf(escaped, sizeof escaped, "\\u%04x", code);
+    }
+    plain += *escaped != '\0' ? std::string(escaped) : clean.substr(at, length);
+    at += length;
   }
   return plain;
 }

@@ -33,7 +33,8 @@ std::string Percent(double share);               // "12.3%"
 std::string Bytes(uint64_t bytes);               // "1.5 MiB"
 std::string Duration(double seconds);            // "2 h 03 min", "4.2 s"
 std::string LocalTime(int64_t unix_ns);          // "2026-03-01 12:00:00"; "-" for 0
-std::string PlainText(const std::string& text);  // control characters of a peer's text as '?'
+// A peer's text as it may go to a terminal: control characters as \n, \t, \x1b, \u202e.
+std::string PlainText(const std::string& text);
 
 // Columns as wide as their widest cell. Cells may hold UTF-8 but no colours.
 class TextTable {
