@@ -86,8 +86,8 @@ std::string HistogramText(const Histogram& histogram, const HistogramOptions& op
   return text;
 }
 
-std::string HistogramMap(const std::vector<std::pair<uint64_t, Histogram>>& histograms,
-                         const HistogramOptions& options, const Terminal& terminal) {
+std::string HistogramMap(const std::vector<std::pair<uint64_t, Histogram>>& histograms, const HistogramOptions& options,
+                         const Terminal& terminal) {
   double low = std::numeric_limits<double>::infinity(), high = -low;
   uint64_t others = 0;
   for (const auto& [step, histogram] : histograms) {
@@ -116,8 +116,8 @@ std::string HistogramMap(const std::vector<std::pair<uint64_t, Histogram>>& hist
       if (one.counts[bin] == 0) continue;
       const size_t first = row_of(EdgeAt(one, bin));
       const size_t last = std::max(first, row_of(std::nextafter(EdgeAt(one, bin + 1), low)));
-      const double each = static_cast<double>(one.counts[bin]) / static_cast<double>(one.n) /
-                          static_cast<double>(last - first + 1);
+      const double each =
+          static_cast<double>(one.counts[bin]) / static_cast<double>(one.n) / static_cast<double>(last - first + 1);
       for (size_t row = first; row <= last; ++row) shares[column * rows + row] += each;
     }
   }
@@ -148,8 +148,8 @@ std::string HistogramMap(const std::vector<std::pair<uint64_t, Histogram>>& hist
       line += (options.ascii ? kAsciiShades : kShades)[shade];
     }
     line.erase(line.find_last_not_of(' ') + 1);
-    text += Padded(labels[row], label_width) + (options.ascii ? " |" : " │") + Paint(terminal, Colour::kCyan, line) +
-            "\n";
+    text +=
+        Padded(labels[row], label_width) + (options.ascii ? " |" : " │") + Paint(terminal, Colour::kCyan, line) + "\n";
   }
   const std::string first = std::to_string(histograms.front().first), last = std::to_string(histograms.back().first);
   text += std::string(label_width + 2, ' ') + "step " + first + (first == last ? "" : " to " + last) + "\n";

@@ -24,7 +24,7 @@ std::string HistogramText(const Histogram& histogram, const HistogramOptions& op
 
 // Steps to the right, values upwards; the darker, the greater the share of the step's elements that is there.
 // `histograms` ascend by step.
-std::string HistogramMap(const std::vector<std::pair<uint64_t, Histogram>>& histograms,
-                         const HistogramOptions& options, const Terminal& terminal);
+std::string HistogramMap(const std::vector<std::pair<uint64_t, Histogram>>& histograms, const HistogramOptions& options,
+                         const Terminal& terminal);
 
 }  // namespace ikkuna::cli

@@ -11,7 +11,8 @@
 namespace ikkuna::cli {
 
 // The exponential mean of the values so far, each weighing (1 - a)^age with a = 2 / (span + 1), divided by the sum of
-// the weights: it begins at the first value, not at zero (Kingma and Ba 2015, section 3; pandas' ewm(span, adjust=True)).
+// the weights: it begins at the first value, not at zero (Kingma and Ba 2015, section 3; pandas' ewm(span,
+// adjust=True)).
 class Smoother {
  public:
   explicit Smoother(uint32_t span) : keep_(1 - 2 / (static_cast<double>(span) + 1)) {}

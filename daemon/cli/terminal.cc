@@ -188,12 +188,31 @@ std::string TextTable::GroupLine(const std::vector<size_t>& widths) const {
   return WithoutTrailingBlanks(line);
 }
 
-std::string TextTable::Text(const Terminal& terminal, size_t rows_max) const {
+std::vector<size_t> TextTable::Widths() const {
   std::vector<size_t> widths;
   for (const Column& column : columns_) widths.push_back(DisplayWidth(column.name));
   for (const auto& row : rows_) {
     for (size_t i = 0; i < row.size() && i < widths.size(); ++i) widths[i] = std::max(widths[i], DisplayWidth(row[i]));
   }
+  return widths;
+}
+
+std::string TextTable::Line(const std::vector<std::string>& cells, const std::vector<size_t>& widths) const {
+  std::string text;
+  for (size_t i = 0; i < columns_.size(); ++i) {
+    text += Padded(i < cells.size() ? cells[i] : std::string(), widths[i], columns_[i].right) + "  ";
+  }
+  return WithoutTrailingBlanks(text);
+}
+
+std::string TextTable::Heading(const Terminal& terminal, const std::vector<size_t>& widths) const {
+  std::vector<std::string> names;
+  for (const Column& column : columns_) names.push_back(column.name);
+  return Paint(terminal, Colour::kBold, Line(names, widths)) + "\n";
+}
+
+std::string TextTable::Text(const Terminal& terminal, size_t rows_max) const {
+  std::vector<size_t> widths = Widths();
   bool grouped =
       std::any_of(columns_.begin(), columns_.end(), [](const Column& column) { return !column.group.empty(); });
   // A heading that is wider than its columns widens the last of them.
@@ -205,19 +224,21 @@ std::string TextTable::Text(const Terminal& terminal, size_t rows_max) const {
     if (wanted > width) widths[end - 1] += wanted - width;
     i = end;
   }
-  auto line = [&](auto cell) {
-    std::string text;
-    for (size_t i = 0; i < columns_.size(); ++i) text += Padded(cell(i), widths[i], columns_[i].right) + "  ";
-    return WithoutTrailingBlanks(text);
-  };
   std::string text;
   if (grouped) text += Paint(terminal, Colour::kBold, GroupLine(widths)) + "\n";
-  text += Paint(terminal, Colour::kBold, line([&](size_t i) { return columns_[i].name; })) + "\n";
+  text += Heading(terminal, widths);
   size_t shown = rows_max == 0 ? rows_.size() : std::min(rows_max, rows_.size());
-  for (size_t r = 0; r < shown; ++r) {
-    text += line([&](size_t i) { return i < rows_[r].size() ? rows_[r][i] : std::string(); }) + "\n";
-  }
+  for (size_t r = 0; r < shown; ++r) text += Line(rows_[r], widths) + "\n";
   if (shown < rows_.size()) text += "... " + std::to_string(rows_.size() - shown) + " more\n";
+  return text;
+}
+
+std::string TextTable::Part(const Terminal& terminal, std::vector<size_t>* widths, bool heading) const {
+  std::vector<size_t> own = Widths();
+  widths->resize(own.size());
+  for (size_t i = 0; i < own.size(); ++i) (*widths)[i] = std::max((*widths)[i], own[i]);
+  std::string text = heading ? Heading(terminal, *widths) : "";
+  for (const auto& row : rows_) text += Line(row, *widths) + "\n";
   return text;
 }
 
