@@ -215,6 +215,36 @@ TEST_F(WorkQueueTest, TurnsAreByTheTimeTaken) {
   EXPECT_GT(std::count(order.begin(), order.begin() + static_cast<long>(third), 'q'), 20) << order;
 }
 
+// Who did nothing for long has saved up no time: the others need not stand back until it has had as much.
+TEST_F(WorkQueueTest, OneThatComesLateBeginsWhereTheOthersAre) {
+  for (const bool same_producer : {true, false}) {
+    WorkQueue queue(1);
+    const auto share = queue.OpenShare();
+    const auto late_share = same_producer ? share : queue.OpenShare();
+    const auto lane = share->OpenSource({.waiting_max = 1000})->OpenLane();
+    const auto late = late_share->OpenSource({.waiting_max = 1000})->OpenLane();
+    const auto sleep = [] { std::this_thread::sleep_for(std::chrono::milliseconds(5)); };
+    for (int i = 0; i < 40; ++i) lane->Push({sleep, {}});
+    ASSERT_TRUE(share->WaitIdle(steady_clock::now() + kLong));
+    Blocker blocker;
+    late->Push(blocker.job());
+    blocker.begun.Wait();
+    int late_ran = 0, late_before = -1;
+    for (int i = 0; i < 40; ++i) {
+      late->Push({[&] {
+                    sleep();
+                    ++late_ran;
+                  },
+                  {}});
+    }
+    lane->Push({[&] { late_before = late_ran; }, {}});
+    blocker.let_go.Set();
+    ASSERT_TRUE(share->WaitIdle(steady_clock::now() + kLong));
+    ASSERT_TRUE(late_share->WaitIdle(steady_clock::now() + kLong));
+    EXPECT_LT(late_before, 20) << same_producer;  // else some 40
+  }
+}
+
 TEST_F(WorkQueueTest, WhatAJobThrowsIsReportedAndOthersGoOn) {
   WorkQueue queue(1);
   const auto share = queue.OpenShare();
