@@ -232,6 +232,150 @@ TEST_F(CInterface, StopArrivesAndTheEndOfTheDaemonEmptiesTheDemand) {
   ikkuna_close(session);
 }
 
+// One in a position to act with others: not before the step that was agreed on, nor after it.
+TEST_F(CInterface, AStopActsAtItsStepOrNotAtAll) {
+  DaemonByHand daemon;
+  ikkuna_options options = OptionsFor(daemon);
+  options.allow_control = 1;
+  ikkuna_session* session = ikkuna_open(&options);
+  const uint16_t root = ikkuna_root(session, "net");
+  const uint16_t other = ikkuna_root(session, "other");
+  daemon.Accept({});
+  const auto stop_at = [&](uint64_t step) {
+    shm::Command command{};
+    command.type = static_cast<uint32_t>(shm::CommandType::kStop);
+    command.root = root;
+    command.argument = step + 1;
+    ASSERT_TRUE(daemon.ctl().Push(command, daemon.view().ReadStatus().status.command_done).ok());
+  };
+  ikkuna_begin(session, root, IKKUNA_TAG_DEFAULT, 4, 0);
+  stop_at(3);
+  // The service thread takes it while the trainer stands in its step.
+  for (int i = 0; i < 30'000 && daemon.view().ReadStatus().status.command_done < 1; ++i) {
+    std::this_thread::sleep_for(1ms);
+  }
+  ASSERT_EQ(daemon.view().ReadStatus().status.command_done, 1u);
+  EXPECT_EQ(daemon.view().ReadStatus().status.command_late, 0u);
+  ikkuna_begin(session, root, IKKUNA_TAG_DEFAULT, 5, 0);
+  EXPECT_EQ(ikkuna_stop_requested(session), 0) << "the others have stopped before";
+  EXPECT_EQ(daemon.view().ReadStatus().status.command_late, 1u);
+  stop_at(7);
+  for (int i = 0; i < 30'000 && daemon.view().ReadStatus().status.command_done < 2; ++i) {
+    std::this_thread::sleep_for(1ms);
+  }
+  ikkuna_begin(session, root, IKKUNA_TAG_DEFAULT, 6, 0);
+  ikkuna_begin(session, root, IKKUNA_TAG_TEST, 7, 0);
+  ikkuna_begin(session, other, IKKUNA_TAG_DEFAULT, 7, 0);
+  EXPECT_EQ(ikkuna_stop_requested(session), 0);
+  ikkuna_begin(session, root, IKKUNA_TAG_DEFAULT, 7, 0);
+  EXPECT_EQ(ikkuna_stop_requested(session), 1);
+  EXPECT_EQ(daemon.view().ReadStatus().status.command_late, 1u);
+  ikkuna_close(session);
+}
+
+TEST_F(CInterface, AStepThatGoesBackIsRefusedWithASentence) {
+  DaemonByHand daemon;
+  const ikkuna_options options = OptionsFor(daemon);
+  ikkuna_session* session = ikkuna_open(&options);
+  const uint16_t root = ikkuna_root(session, "net");
+  daemon.Accept({Ask(KindBit(Kind::kLoss), Level::kSummary)});
+  const auto step = [&](uint64_t number) {
+    const int began = ikkuna_begin(session, root, IKKUNA_TAG_DEFAULT, number, 0);
+    ikkuna_loss(session, root, 1);
+    ikkuna_end(session, root);
+    return began;
+  };
+  EXPECT_STREQ(ikkuna_error(session), "");
+  EXPECT_EQ(step(0), 0);
+  EXPECT_EQ(step(1), 0);
+  EXPECT_EQ(step(0), -1);
+  EXPECT_NE(std::string(ikkuna_error(session)).find("step 0 of 'net' is not taken"), std::string::npos);
+  EXPECT_EQ(step(1), -1);
+  EXPECT_EQ(step(static_cast<uint64_t>(-1)), -1);
+  EXPECT_NE(std::string(ikkuna_error(session)).find("step -1"), std::string::npos) << ikkuna_error(session);
+  EXPECT_EQ(step(uint64_t{1} << 63), -1);
+  EXPECT_EQ(ikkuna_begin(session, root, IKKUNA_TAG_TEST, 1, 0), 0) << "an evaluation at a step that was";
+  ikkuna_end(session, root);
+  EXPECT_EQ(step(5), 0);
+  std::vector<uint64_t> losses;
+  for (const auto& got : daemon.Drain()) {
+    if (got.record.kind == static_cast<uint8_t>(Kind::kLoss)) losses.push_back(got.record.global_step);
+  }
+  EXPECT_EQ(losses, (std::vector<uint64_t>{0, 1, 5}));
+  size_t notes = 0;
+  for (const auto& entry : daemon.registry()) {
+    notes += entry.type == shm::EntryType::kNote && entry.second.find("not taken") != std::string::npos;
+  }
+  EXPECT_EQ(notes, 1u) << "told once, not at every step";
+  EXPECT_EQ(daemon.view().ReadStatus().status.roots[0].step, 6u);
+  ikkuna_close(session);
+}
+
+TEST_F(CInterface, WhatCanNeverFitGoesAsItsStatistics) {
+  DaemonByHand daemon;
+  const ikkuna_options options = OptionsFor(daemon);
+  ikkuna_session* session = ikkuna_open(&options);
+  const uint16_t root = ikkuna_root(session, "net");
+  daemon.Accept({Ask(KindBit(Kind::kNetworkOutput) | KindBit(Kind::kLoss), Level::kTensor)});
+  const std::vector<float> large((5 << 20) / sizeof(float), 2.0f);  // of an arena of 4 MiB
+  for (uint64_t step = 0; step < 3; ++step) {
+    ikkuna_begin(session, root, IKKUNA_TAG_DEFAULT, step, 0);
+    const int64_t sizes[] = {static_cast<int64_t>(large.size())};
+    ikkuna_tensor(session, root, IKKUNA_NETWORK_OUTPUT, 0, 0, IKKUNA_F32, 1, sizes, large.data());
+    ikkuna_loss(session, root, 0.5);
+    ikkuna_end(session, root);
+  }
+  int outputs = 0, losses = 0, ends = 0;
+  for (const auto& got : daemon.Drain()) {
+    const auto kind = static_cast<Kind>(got.record.kind);
+    losses += kind == Kind::kLoss;
+    if (kind == Kind::kBatchFinished) {
+      ++ends;
+      EXPECT_EQ(got.record.marker.dropped_kinds, 0u);
+    }
+    if (kind != Kind::kNetworkOutput) continue;
+    ++outputs;
+    EXPECT_EQ(got.record.type, static_cast<uint8_t>(RecordType::kSummary));
+    EXPECT_EQ(got.record.stats.n, large.size());
+    EXPECT_EQ(got.record.stats.shift + got.record.stats.sum1 / static_cast<double>(large.size()), 2.0);
+  }
+  EXPECT_EQ(outputs, 3);
+  EXPECT_EQ(losses, 3);
+  EXPECT_EQ(ends, 3);
+  EXPECT_EQ(daemon.view().ReadStatus().dropped_total, 0u);
+  bool told = false;
+  for (const auto& entry : daemon.registry()) told |= entry.second.find("do not fit into the arena") != std::string::npos;
+  EXPECT_TRUE(told);
+  ikkuna_close(session);
+}
+
+TEST_F(CInterface, TheEndOfAStepSaysWhichKindsWereDroppedOfIt) {
+  DaemonByHand daemon;
+  const ikkuna_options options = OptionsFor(daemon);
+  ikkuna_session* session = ikkuna_open(&options);
+  const uint16_t root = ikkuna_root(session, "net");
+  daemon.Accept({Ask(KindBit(Kind::kNetworkOutput) | KindBit(Kind::kLoss), Level::kTensor)});
+  const std::vector<float> half((3 << 20) / sizeof(float), 1.0f);  // two do not fit into 4 MiB at a time
+  const auto step = [&](uint64_t number, int outputs) {
+    ikkuna_begin(session, root, IKKUNA_TAG_DEFAULT, number, 0);
+    const int64_t sizes[] = {static_cast<int64_t>(half.size())};
+    for (int i = 0; i < outputs; ++i) {
+      ikkuna_tensor(session, root, IKKUNA_NETWORK_OUTPUT, 0, 0, IKKUNA_F32, 1, sizes, half.data());
+    }
+    ikkuna_loss(session, root, 0.5);
+    ikkuna_end(session, root);
+    uint64_t dropped = 0;
+    for (const auto& got : daemon.Drain()) {
+      if (got.record.kind == static_cast<uint8_t>(Kind::kBatchFinished)) dropped = got.record.marker.dropped_kinds;
+    }
+    return dropped;
+  };
+  EXPECT_EQ(step(0, 1), 0u);
+  EXPECT_EQ(step(1, 2), KindBit(Kind::kNetworkOutput));
+  EXPECT_EQ(step(2, 1), 0u) << "another step's drop is not this one's";
+  ikkuna_close(session);
+}
+
 TEST_F(CInterface, AResumedRunSaysWhereItBegan) {
   DaemonByHand daemon;
   const ikkuna_options options = OptionsFor(daemon);

@@ -44,34 +44,45 @@ TEST(Identity, OptionsComeFirstThenTheLaunchers) {
   Environment clean_again;
 }
 
-TEST(Identity, TheWordNoneNamesNoRun) {
+TEST(Identity, TorchrunsDefaultIdNamesNothing) {
   Environment clean;
   ::setenv("TORCHELASTIC_RUN_ID", "none", 1);
-  EXPECT_EQ(ResolveIdentity({}).run_id.size(), 36u);
+  EXPECT_EQ(ResolveIdentity({}).run_id.size(), 36u) << "a UUID of its own";
   ::setenv("SLURM_JOB_ID", "4711", 1);
   EXPECT_EQ(ResolveIdentity({}).run_id, "4711");
+  ::setenv("IKKUNA_RUN_ID", "none", 1);
+  EXPECT_EQ(ResolveIdentity({}).run_id, "none") << "whoever chooses the word means it";
   Environment clean_again;
 }
 
-TEST(Identity, StepsAndTasksOfSlurmAreRunsOfTheirOwn) {
+TEST(Identity, StepsAndArraysOfSlurmAreRunsOfTheirOwn) {
   Environment clean;
-  ::setenv("SLURM_JOB_ID", "4711", 1);
-  ::setenv("SLURM_STEP_ID", "2", 1);
-  EXPECT_EQ(ResolveIdentity({}).run_id, "4711.2");
-  ::setenv("SLURM_ARRAY_JOB_ID", "4700", 1);
-  ::setenv("SLURM_ARRAY_TASK_ID", "11", 1);
-  EXPECT_EQ(ResolveIdentity({}).run_id, "4700_11.2");
+  ::setenv("SLURM_JOB_ID", "4712", 1);
+  ::setenv("SLURM_STEP_ID", "3", 1);
+  EXPECT_EQ(ResolveIdentity({}).run_id, "4712.3");
+  ::setenv("SLURM_ARRAY_JOB_ID", "4711", 1);
+  ::setenv("SLURM_ARRAY_TASK_ID", "17", 1);
+  EXPECT_EQ(ResolveIdentity({}).run_id, "4711_17.3");
+  ::unsetenv("SLURM_STEP_ID");
+  EXPECT_EQ(ResolveIdentity({}).run_id, "4711_17");
   Environment clean_again;
 }
 
-TEST(Identity, RestartsOfSlurmAndOfTorchrunAddUp) {
+TEST(Identity, ACountOfRestartsIsTheSchedulersOrNone) {
   Environment clean;
-  EXPECT_EQ(ResolveIdentity({}).attempt, std::nullopt);
+  EXPECT_FALSE(ResolveIdentity({}).attempt.has_value());
   ::setenv("SLURM_RESTART_COUNT", "2", 1);
   EXPECT_EQ(ResolveIdentity({}).attempt, 2u);
   ::setenv("TORCHELASTIC_RESTART_COUNT", "1", 1);
-  EXPECT_EQ(ResolveIdentity({}).attempt, 3u);
-  EXPECT_EQ(ResolveIdentity({.attempt = 7}).attempt, 7u);
+  EXPECT_EQ(ResolveIdentity({}).attempt, 3u) << "of the allocation, and of the workers in it";
+  EXPECT_EQ(ResolveIdentity({.attempt = 0}).attempt, 0u);
+  ::setenv("MASTER_ADDR", "node1", 1);
+  ::setenv("MASTER_PORT", "29500", 1);
+  const Identity identity = ResolveIdentity({.resume = true, .start_step = 40});
+  EXPECT_EQ(identity.job_address, "node1");
+  EXPECT_EQ(identity.job_port, "29500");
+  EXPECT_TRUE(identity.resume);
+  EXPECT_EQ(identity.start_step, 40u);
   Environment clean_again;
 }
 
