@@ -57,12 +57,14 @@ class DaemonByHand {
     view_.reset();
   }
   // The number of the command.
-  uint64_t Command(shm::CommandType type, uint16_t root = 0, uint32_t module = 0, uint32_t param = 0) {
+  uint64_t Command(shm::CommandType type, uint16_t root = 0, uint32_t module = 0, uint32_t param = 0,
+                   uint64_t argument = 0) {
     shm::Command command{};
     command.type = static_cast<uint32_t>(type);
     command.root = root;
     command.module = module;
     command.param = param;
+    command.argument = argument;
     auto number = ctl_->Push(command, view_->ReadStatus().status.command_done);
     EXPECT_TRUE(number.ok());
     return number ? *number : 0;
