@@ -49,16 +49,21 @@ struct Root {
 
 // When a training step of any root ended on this thread: roots that take turns share the time that passes.
 struct ThreadClock {
-  const ikkuna_session* session = nullptr;
+  uint64_t session = 0;  // its serial: a later one may stand at the same address
   uint64_t last_end_ns = 0;
   ikkuna::probe::StepTime step_time;
 };
 
 // Of this thread; begins now when it is the first of the session's.
-ThreadClock& ClockOf(const ikkuna_session* session) {
+ThreadClock& ClockOf(uint64_t session) {
   thread_local ThreadClock clock;
   if (clock.session != session) clock = {session, ikkuna::MonotonicNs(), {}};
   return clock;
+}
+
+uint64_t NextSerial() {
+  static std::atomic<uint64_t> last{0};
+  return ++last;
 }
 
 std::string Text(const char* text) { return text == nullptr ? std::string() : std::string(text); }
@@ -67,6 +72,7 @@ std::string Text(const char* text) { return text == nullptr ? std::string() : st
 
 struct ikkuna_session {
   std::unique_ptr<Session> session;  // null: a handle that does nothing
+  const uint64_t serial = NextSerial();
   std::array<Root, ikkuna::kMaxRoots> roots;
   std::atomic<bool> stop{false};
   std::atomic<bool> greeted{false};
@@ -239,7 +245,7 @@ int ikkuna_begin(ikkuna_session* s, uint16_t root_id, uint16_t tag, uint64_t ste
   Guarded(s, [&](Session& session) {
     session.WaitForDaemon();
     CostTimer timer(root->cost.total_ns);
-    if (tag == ikkuna::kTagDefault) ClockOf(s);
+    if (tag == ikkuna::kTagDefault) ClockOf(s->serial);
     const std::string refusal = WhyNot(*root, tag, step);
     // A boundary it is all the same: a trainer whose steps are refused can be stopped.
     const bool boundary = tag == ikkuna::kTagDefault && refusal.empty();
@@ -312,7 +318,7 @@ void ikkuna_end(ikkuna_session* s, uint16_t root_id) {
     ikkuna::shm::StoreRelaxed(status.step, root->header.step + 1);
     if (++root->steps == 2) Greet(*s, session, root->name);
     root->cost.total_ns += ikkuna::MonotonicNs() - now;
-    ThreadClock& clock = ClockOf(s);
+    ThreadClock& clock = ClockOf(s->serial);
     const uint64_t step_ns = clock.step_time.Count(now - std::exchange(clock.last_end_ns, now));
     session.StepFinished(step_ns, std::exchange(root->cost, {}),
                          root->due.due_kinds() | std::exchange(root->kinds_evaluated, 0));
