@@ -27,9 +27,9 @@ class Statement {
     return *this;
   }
 
-  // Parameters count from 1. Texts are copied.
+  // Parameters count from 1. Texts are copied, blobs are not: they stay until the statement is reset.
   Statement& Bind(int index, int64_t value);
-  Statement& Bind(int index, uint64_t value);  // values above the largest int64 are held at it
+  Statement& Bind(int index, uint64_t value);  // the same 64 bits: Unsigned() gives them back
   Statement& Bind(int index, double value);
   Statement& Bind(int index, std::string_view text);
   Statement& BindBlob(int index, const void* bytes, size_t size);
@@ -46,6 +46,7 @@ class Statement {
   uint64_t Unsigned(int column) { return static_cast<uint64_t>(Int(column)); }
   double Double(int column) { return sqlite3_column_double(handle_, column); }
   std::string Text(int column);
+  std::string_view Blob(int column);  // until the next step
   bool IsNull(int column) { return sqlite3_column_type(handle_, column) == SQLITE_NULL; }
 
  private:
@@ -56,9 +57,13 @@ class Statement {
 
 class Database {
  public:
-  enum class Mode { kReadWrite, kReadOnly };
+  enum class Mode {
+    kCreate,     // VFS unix-excl: several connections of one process, none of another; no shared memory beside the file
+    kReadWrite,  // the same, of a file that is there
+    kAtRest,     // read-only, of a file that nobody writes
+  };
 
-  // Creates the file in kReadWrite. The error's text is the reason alone: the caller names the object.
+  // The error's text is the reason alone: the caller names the object.
   static Result<Database> Open(const std::string& path, Mode mode);
   ~Database() { sqlite3_close_v2(handle_); }
   Database(Database&& other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
@@ -74,11 +79,25 @@ class Database {
   Result<std::string> QueryText(std::string_view sql);
 
   sqlite3* handle() const { return handle_; }
-  bool read_only() const { return sqlite3_db_readonly(handle_, "main") == 1; }
 
  private:
   explicit Database(sqlite3* handle) : handle_(handle) {}
   sqlite3* handle_ = nullptr;
+};
+
+// BEGIN ... COMMIT, or ROLLBACK where Commit() was not reached.
+class Transaction {
+ public:
+  explicit Transaction(Database& database) : database_(database) {}
+  ~Transaction();
+  Transaction(const Transaction&) = delete;
+  Transaction& operator=(const Transaction&) = delete;
+  Status Begin();
+  Status Commit();
+
+ private:
+  Database& database_;
+  bool open_ = false;
 };
 
 }  // namespace ikkuna::sinks
