@@ -70,11 +70,6 @@ Statement& Statement::BindBlob(int index, const void* bytes, size_t size) {
   return *this;
 }
 
-Statement& Statement::BindNull(int index) {
-  sqlite3_bind_null(handle_, index);
-  return *this;
-}
-
 int Statement::Run() {
   int code;
   do {
@@ -117,6 +112,13 @@ Result<Statement> Database::Prepare(std::string_view sql) {
                                 &statement, nullptr);
   if (code != SQLITE_OK) return SqliteError("", handle_);
   return Statement(statement);
+}
+
+Result<Statement*> Database::Prepared(const char* sql) {
+  if (const auto found = prepared_.find(sql); found != prepared_.end()) return &found->second;
+  Result<Statement> statement = Prepare(sql);
+  if (!statement) return statement.error();
+  return &prepared_.emplace(sql, *std::move(statement)).first->second;
 }
 
 Status Database::Execute(const char* sql) {

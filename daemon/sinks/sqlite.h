@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <utility>
 
 #include "shared/base/result.h"
@@ -16,6 +17,10 @@ namespace ikkuna::sinks {
 
 // "what: message of the last error of `db`", with the code that fits.
 Error SqliteError(std::string what, sqlite3* db);
+
+struct BlobView {
+  std::string_view bytes;
+};
 
 class Statement {
  public:
@@ -33,7 +38,7 @@ class Statement {
   Statement& Bind(int index, double value);
   Statement& Bind(int index, std::string_view text);
   Statement& BindBlob(int index, const void* bytes, size_t size);
-  Statement& BindNull(int index);
+  Statement& Bind(int index, BlobView blob) { return BindBlob(index, blob.bytes.data(), blob.bytes.size()); }
 
   // SQLITE_ROW, SQLITE_DONE or an error code.
   int Step() { return sqlite3_step(handle_); }
@@ -65,11 +70,44 @@ class Database {
 
   // The error's text is the reason alone: the caller names the object.
   static Result<Database> Open(const std::string& path, Mode mode);
-  ~Database() { sqlite3_close_v2(handle_); }
-  Database(Database&& other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
+  ~Database() {
+    prepared_.clear();
+    sqlite3_close_v2(handle_);
+  }
+  Database(Database&& other) noexcept
+      : handle_(std::exchange(other.handle_, nullptr)), prepared_(std::move(other.prepared_)) {}
   Database& operator=(Database&& other) noexcept {
     std::swap(handle_, other.handle_);
+    std::swap(prepared_, other.prepared_);
     return *this;
+  }
+
+  // Prepares the literal `sql` once, binds, runs to the end.
+  template <typename... Values>
+  Status Run(const char* sql, const Values&... values) {
+    Result<Statement*> statement = Prepared(sql);
+    if (!statement) return statement.error();
+    int index = 0;
+    ((*statement)->Bind(++index, values), ...);
+    if ((*statement)->Run() != SQLITE_DONE) return SqliteError("", handle_);
+    return {};
+  }
+  // Calls row(Statement&) for each row, until it gives false.
+  template <typename Row, typename... Values>
+  Status Each(const char* sql, Row&& row, const Values&... values) {
+    Result<Statement*> prepared = Prepared(sql);
+    if (!prepared) return prepared.error();
+    Statement& statement = **prepared;
+    int index = 0;
+    (statement.Bind(++index, values), ...);
+    int code;
+    while ((code = statement.Step()) == SQLITE_ROW) {
+      if (!row(statement)) break;
+    }
+    Status status;
+    if (code != SQLITE_ROW && code != SQLITE_DONE) status = SqliteError("", handle_);
+    statement.Reset();
+    return status;
   }
 
   Result<Statement> Prepare(std::string_view sql);
@@ -82,7 +120,9 @@ class Database {
 
  private:
   explicit Database(sqlite3* handle) : handle_(handle) {}
+  Result<Statement*> Prepared(const char* sql);
   sqlite3* handle_ = nullptr;
+  std::unordered_map<const char*, Statement> prepared_;  // by the address of a literal
 };
 
 // BEGIN ... COMMIT, or ROLLBACK where Commit() was not reached.

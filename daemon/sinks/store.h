@@ -37,7 +37,7 @@ struct StoreOptions {
   // After a commit, on the store's thread: everything of this run up to done_seq is safe.
   std::function<void(const RunKey& run, uint64_t done_seq)> on_committed = {};
   // Events that the store raises itself, with their id, on its thread or on that of Open, Begin and the like. They are
-  // stored too, as soon as that is possible.
+  // stored too, as soon as that is possible. Neither calls the store back.
   std::function<void(const Event& event)> on_event = {};
 };
 

@@ -1,0 +1,332 @@
+#include "daemon/sinks/store.h"
+
+#include <sys/statfs.h>
+#include <sys/statvfs.h>
+
+#include <algorithm>
+
+#include "daemon/sinks/store_impl.h"
+#include "shared/base/clock.h"
+
+namespace ikkuna::sinks {
+namespace {
+
+const char* FileSystemName(const std::string& path) {
+  struct statfs found {};
+  if (::statfs(path.c_str(), &found) != 0) return "unknown";
+  switch (static_cast<uint32_t>(found.f_type)) {
+    case 0xef53:
+      return "ext4";
+    case 0x58465342:
+      return "xfs";
+    case 0x9123683e:
+      return "btrfs";
+    case 0x01021994:
+      return "tmpfs";
+    case 0x794c7630:
+      return "overlayfs";
+    case 0x6969:
+      return "nfs";
+    case 0xff534d42:
+    case 0xfe534d42:
+      return "cifs";
+    case 0x0bd00bd0:
+      return "lustre";
+    case 0x47504653:
+      return "gpfs";
+    case 0x65735546:
+      return "fuse";
+    case 0x2fc12fc1:
+      return "zfs";
+    default:
+      return "other";
+  }
+}
+
+}  // namespace
+
+void Store::Impl::DropLocked(RunEntry* entry, std::string_view reason, uint64_t values) {
+  if (values == 0) return;
+  dropped_ += values;
+  const auto found = drops_.find(reason);
+  if (found != drops_.end()) {
+    found->second += values;
+  } else {
+    drops_.emplace(reason, values);
+  }
+  if (!entry) return;
+  entry->dropped += values;
+  entry->drops_untold += values;
+}
+
+Store::Impl::EntryPtr Store::Impl::FindLocked(const RunKey& run) const {
+  const auto found = entries_.find(run);
+  return found == entries_.end() ? nullptr : found->second;
+}
+
+Store::Impl::EntryPtr Store::Impl::Find(const RunKey& run) const {
+  std::lock_guard lock(mutex_);
+  return FindLocked(run);
+}
+
+std::vector<Store::Impl::EntryPtr> Store::Impl::Entries() const {
+  std::lock_guard lock(mutex_);
+  std::vector<EntryPtr> entries{own_};
+  for (const auto& [key, entry] : entries_) entries.push_back(entry);
+  return entries;
+}
+
+void Store::Impl::Raise(Severity severity, std::string kind, std::string text, const RunKey& run) {
+  auto batch = std::make_shared<Batch>();
+  Event event;
+  event.id = TakeEventId();
+  event.unix_ns = UnixNs();
+  event.severity = severity;
+  event.run = run;
+  event.kind = std::move(kind);
+  event.text = std::move(text);
+  batch->events.push_back(event);
+  if (options_.on_event) options_.on_event(event);
+  std::lock_guard lock(mutex_);
+  EntryPtr entry = FindLocked(run);
+  PushLocked(entry ? entry : own_, std::move(batch));
+}
+
+void Store::Impl::PushLocked(const EntryPtr& entry, std::shared_ptr<const Batch> batch) {
+  const uint64_t events = batch->events.size();
+  if (events > 0 && events_queued_ + events > kEventsQueuedMax) {
+    events_dropped_ += events;
+    auto light = std::make_shared<Batch>(*batch);
+    light->events.clear();
+    batch = std::move(light);
+    if (batch->values() == 0 && !batch->progress) return;
+  }
+  events_queued_ += batch->events.size();
+  // Progress alone takes the place of progress alone.
+  auto is_progress = [](const Batch& one) { return one.values() == 0 && one.events.empty(); };
+  if (is_progress(*batch) && entry->pending.size() > entry->staged && is_progress(*entry->pending.back().batch)) {
+    entry->pending.back().batch = std::move(batch);
+    entry->pending.back().ticket = ++ticket_;
+    return;
+  }
+  const size_t bytes = BytesOf(*batch);
+  const uint64_t values = batch->values();
+  const bool first = entry->pending.empty();
+  entry->pending.push_back({std::move(batch), ++ticket_, bytes, Clock::now()});
+  entry->values_pending += values;
+  bytes_queued_ += bytes;
+  ++batches_queued_;
+  const bool full = entry->values_pending >= kValuesPerCommit || bytes_queued_ > kBytesQueuedMax / 2;
+  if (sleeping_ && (first || full)) wake_.notify_one();
+}
+
+void Store::Impl::Offer(std::shared_ptr<const Batch> batch) {
+  const uint64_t values = batch->values();
+  const bool needs_ids =
+      std::any_of(batch->events.begin(), batch->events.end(), [](const Event& event) { return event.id == 0; });
+  if (needs_ids) {
+    auto copy = std::make_shared<Batch>(*batch);
+    for (Event& event : copy->events) {
+      if (event.id == 0) event.id = TakeEventId();
+    }
+    batch = std::move(copy);
+  }
+  const size_t bytes = values > 0 ? BytesOf(*batch) : 0;
+  std::lock_guard lock(mutex_);
+  offered_ += values;
+  if (closing_) {
+    DropLocked(nullptr, "closed", values);
+    events_dropped_ += batch->events.size();
+    return;
+  }
+  if (!batch->run) {
+    DropLocked(nullptr, "no_run", values);
+    for (const Event& event : batch->events) {
+      auto one = std::make_shared<Batch>();
+      one->events.push_back(event);
+      EntryPtr entry = FindLocked(event.run);
+      PushLocked(entry ? entry : own_, std::move(one));
+    }
+    return;
+  }
+  EntryPtr entry = FindLocked(batch->run->key());
+  if (!entry) {
+    DropLocked(nullptr, "no_run", values);
+    events_dropped_ += batch->events.size();
+    return;
+  }
+  entry->offered += values;
+  const bool full = bytes_queued_ + bytes > kBytesQueuedMax || batches_queued_ >= kBatchesQueuedMax;
+  if (values > 0 && full) {
+    DropLocked(entry.get(), entry->failing.empty() ? "queue_full" : "disk", values);
+    if (batch->events.empty() && !batch->progress) return;
+    auto light = std::make_shared<Batch>();
+    light->run = batch->run;
+    light->stamp = batch->stamp;
+    light->events = batch->events;
+    light->progress = batch->progress;
+    batch = std::move(light);
+  }
+  PushLocked(entry, std::move(batch));
+}
+
+SinkCounters Store::Impl::Counters() const {
+  std::lock_guard lock(mutex_);
+  SinkCounters counters;
+  counters.name = "store";
+  counters.offered = offered_;
+  counters.written = written_;
+  counters.dropped = dropped_;
+  counters.waiting = offered_ - written_ - dropped_;
+  counters.events_dropped = events_dropped_;
+  counters.failures = failures_;
+  const auto now = Clock::now();
+  auto look = [&](const RunEntry& entry) {
+    if (entry.pending.empty()) return;
+    counters.lag_seconds = std::max(counters.lag_seconds,
+                                    std::chrono::duration<double>(now - entry.pending.front().since).count());
+  };
+  look(*own_);
+  for (const auto& [key, entry] : entries_) look(*entry);
+  for (const auto& [reason, count] : drops_) counters.drops.push_back({reason, count});
+  return counters;
+}
+
+std::optional<SinkCounters> Store::Impl::CountersOf(const RunKey& run) const {
+  std::lock_guard lock(mutex_);
+  const EntryPtr entry = FindLocked(run);
+  if (!entry) return std::nullopt;
+  SinkCounters counters;
+  counters.name = "store";
+  counters.offered = entry->offered;
+  counters.written = entry->written;
+  counters.dropped = entry->dropped;
+  counters.waiting = entry->offered - entry->written - entry->dropped;
+  return counters;
+}
+
+Status Store::Impl::Flush(Clock::time_point deadline) {
+  std::unique_lock lock(mutex_);
+  const uint64_t target = ticket_;
+  std::string failing;
+  auto done = [&] {
+    auto waits = [&](const RunEntry& entry) {
+      return !entry.pending.empty() && entry.pending.front().ticket <= target;
+    };
+    auto saves = [&](const RunEntry& entry) {
+      return entry.status_to_save.has_value() || entry.modules_to_save || entry.tags_to_save;
+    };
+    failing.clear();
+    bool all = true;
+    auto look = [&](const RunEntry& entry) {
+      if (!waits(entry) && !saves(entry)) return;
+      all = false;
+      if (!entry.failing.empty()) failing = entry.failing;
+    };
+    look(*own_);
+    for (const auto& [key, entry] : entries_) look(*entry);
+    return all;
+  };
+  if (closed_) return {};
+  const uint64_t round = flushes_;
+  flush_wanted_ = true;
+  wake_.notify_one();
+  while (!done()) {
+    flush_wanted_ = true;
+    // It was tried once more, for this call.
+    if (!failing.empty() && flushes_ >= round + 2) {
+      return Error{ErrorCode::kUnavailable, "cannot write to run store '" + folder_ + "': " + failing};
+    }
+    if (flushed_.wait_until(lock, deadline) == std::cv_status::timeout && !done()) {
+      return Error{ErrorCode::kUnavailable,
+                   "run store '" + folder_ + "': not all was written in time" + (failing.empty() ? "" : ": " + failing)};
+    }
+  }
+  return {};
+}
+
+void Store::Impl::Close() {
+  std::call_once(close_once_, [this] {
+    {
+      std::lock_guard lock(mutex_);
+      closing_ = true;
+      wake_.notify_one();
+    }
+    if (thread_.joinable()) thread_.join();
+    std::lock_guard lock(mutex_);
+    closed_ = true;
+    auto drop = [this](RunEntry& entry) {
+      for (const Pending& one : entry.pending) {
+        DropLocked(&entry, entry.failing.empty() ? "closed" : "disk", one.batch->values());
+        events_dropped_ += one.batch->events.size();
+      }
+      entry.pending.clear();
+      entry.staged = 0;
+    };
+    if (own_) drop(*own_);
+    for (const auto& [key, entry] : entries_) drop(*entry);
+    flushed_.notify_all();
+    lock_.reset();
+  });
+}
+
+uint64_t Store::Impl::store_bytes() const {
+  uint64_t bytes = 0;
+  for (const EntryPtr& entry : Entries()) bytes += FileBytes(entry->path);
+  return bytes;
+}
+
+StoreStatus Store::Impl::GetStatus() const {
+  StoreStatus status;
+  status.folder = folder_;
+  status.file_system = FileSystemName(folder_);
+  status.bytes_max = bytes_max_;
+  struct statvfs found {};
+  if (::statvfs(folder_.c_str(), &found) == 0) status.free_bytes = uint64_t{found.f_bavail} * found.f_frsize;
+  for (const EntryPtr& entry : Entries()) {
+    status.bytes += FileBytes(entry->path);
+    if (entry != own_) ++status.runs;
+    std::lock_guard lock(entry->mutex);
+    if (!entry->loaded) continue;
+    status.tail_bytes += entry->loaded->open.bytes + (entry->loaded->sealed ? entry->loaded->sealed->bytes : 0);
+    if (entry != own_ && IsOpen(entry->head.producer.state)) ++status.runs_open;
+  }
+  status.threads = 1;
+  status.nice = kNice;
+  std::lock_guard lock(mutex_);
+  for (const auto& [reason, count] : drops_) status.dropped.push_back({reason, count});
+  return status;
+}
+
+Store::Store(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Store::~Store() = default;
+void Store::Offer(std::shared_ptr<const Batch> batch) { impl_->Offer(std::move(batch)); }
+SinkCounters Store::Counters() const { return impl_->Counters(); }
+Status Store::Flush(std::chrono::steady_clock::time_point deadline) { return impl_->Flush(deadline); }
+void Store::Close() { impl_->Close(); }
+uint64_t Store::TakeEventId() { return impl_->TakeEventId(); }
+Result<std::vector<ProducerStatus>> Store::LoadProducers() { return impl_->LoadProducers(); }
+std::optional<StoredProgress> Store::LoadProgress(const RunKey& run) { return impl_->LoadProgress(run); }
+Result<std::shared_ptr<Run>> Store::Begin(const ProducerInfo& producer) { return impl_->Begin(producer); }
+void Store::SaveProducer(const ProducerStatus& status) { impl_->SaveProducer(status); }
+void Store::SaveModules(const RunKey& run, std::vector<ModuleInfo> modules) {
+  impl_->SaveModules(run, std::move(modules));
+}
+Result<std::vector<RunInfo>> Store::ListRuns() { return impl_->ListRuns(nullptr); }
+Result<std::vector<RunInfo>> Store::FindRuns(const std::string& name) { return impl_->ListRuns(&name); }
+Result<std::vector<ModuleInfo>> Store::ListModules(const RunKey& run) { return impl_->ListModules(run); }
+Result<SeriesPage> Store::ListSeries(const SeriesQuery& query) { return impl_->ListSeries(query); }
+Result<std::unique_ptr<SeriesReader>> Store::Read(const ReadQuery& query) { return impl_->Read(query); }
+Result<std::vector<Event>> Store::ListEvents(const EventQuery& query) { return impl_->ListEvents(query); }
+Status Store::DeleteRun(const RunKey& run) { return impl_->DeleteRun(run); }
+Status Store::TagRun(const RunKey& run, const std::vector<std::string>& add, const std::vector<std::string>& remove) {
+  return impl_->TagRun(run, add, remove);
+}
+Status Store::ExportFile(const RunKey& run, const std::string& path) { return impl_->ExportFile(run, path); }
+Result<RunKey> Store::ImportFile(const std::string& path) { return impl_->ImportFile(path); }
+std::optional<SinkCounters> Store::CountersOf(const RunKey& run) const { return impl_->CountersOf(run); }
+StoreStatus Store::GetStatus() const { return impl_->GetStatus(); }
+uint64_t Store::store_bytes() const { return impl_->store_bytes(); }
+uint64_t Store::bytes_max() const { return impl_->bytes_max(); }
+
+}  // namespace ikkuna::sinks

@@ -1,0 +1,127 @@
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+
+#include "daemon/sinks/store_impl.h"
+#include "shared/base/clock.h"
+#include "shared/places.h"
+
+namespace ikkuna::sinks {
+namespace {
+
+std::string HolderText(int fd) {
+  char text[32] = {};
+  const ssize_t size = ::pread(fd, text, sizeof(text) - 1, 0);
+  std::string pid(text, size > 0 ? static_cast<size_t>(size) : 0);
+  pid.erase(std::find_if(pid.begin(), pid.end(), [](char c) { return c < '0' || c > '9'; }), pid.end());
+  return pid.empty() ? "" : " (pid " + pid + ")";
+}
+
+}  // namespace
+
+uint64_t Store::BytesMaxDefault(const std::string& folder) {
+  constexpr uint64_t kMost = uint64_t{16} << 30;
+  struct statvfs found {};
+  if (::statvfs(folder.c_str(), &found) != 0) return kMost;
+  return std::min<uint64_t>(kMost, uint64_t{found.f_blocks} * found.f_frsize / 10);
+}
+
+Result<std::unique_ptr<Store>> Store::Open(StoreOptions options) {
+  auto impl = std::make_unique<Impl>(std::move(options));
+  if (Status opened = impl->Open(); !opened) return opened.error();
+  return std::unique_ptr<Store>(new Store(std::move(impl)));
+}
+
+Status Store::Impl::Open() {
+  host_ = options_.host.empty() ? HostName() : options_.host;
+  folder_ = options_.data_dir + "/runs/" + host_;
+  auto refused = [&](const std::string& why) {
+    return "cannot open run store '" + folder_ + "': " + why + "; pass --data-dir";
+  };
+  if (Status made = MakePrivateDirectories(folder_); !made) return Error{made.error().code, refused(made.error().text)};
+  if (Status locked = LockFolder(); !locked) return Error{locked.error().code, refused(locked.error().text)};
+  bytes_max_ = options_.bytes_max ? *options_.bytes_max : BytesMaxDefault(folder_);
+
+  own_ = std::make_shared<RunEntry>(RunKey{}, folder_ + "/events.db");
+  own_->head.host = host_;
+  Scan();
+  thread_ = std::thread([this] { Loop(); });
+  return {};
+}
+
+Status Store::Impl::LockFolder() {
+  const std::string path = folder_ + "/lock";
+  UniqueFd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  if (!fd) return PosixError("", errno);
+  if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
+    if (errno == EWOULDBLOCK) {
+      return Error{ErrorCode::kAlreadyExists, "another daemon" + HolderText(fd.get()) + " has it open"};
+    }
+    // A file system without locks: two daemons of one host are kept apart by the directory of their sockets.
+  }
+  const std::string pid = std::to_string(::getpid()) + "\n";
+  if (::ftruncate(fd.get(), 0) != 0 || ::pwrite(fd.get(), pid.data(), pid.size(), 0) < 0) return PosixError("", errno);
+  lock_ = std::move(fd);
+  return {};
+}
+
+void Store::Impl::Scan() {
+  struct Unread {
+    std::string path, why;
+  };
+  std::vector<Unread> unread;
+  uint64_t event_last = 0;
+  auto load = [&](const std::string& path) -> std::optional<RunHead> {
+    Result<std::unique_ptr<RunFile>> file = RunFile::Open(path, Database::Mode::kReadWrite, false);
+    if (!file) {
+      unread.push_back({path, file.error().text});
+      return std::nullopt;
+    }
+    Result<RunHead> head = (*file)->LoadHead();
+    if (!head) {
+      unread.push_back({path, head.error().text});
+      return std::nullopt;
+    }
+    event_last = std::max(event_last, head->event_last);
+    Result<int64_t> mark = (*file)->database().QueryInt("SELECT value FROM meta WHERE name = 'event_last'");
+    if (mark) event_last = std::max(event_last, static_cast<uint64_t>(*mark));
+    return *std::move(head);
+  };
+  std::error_code code;
+  if (std::filesystem::exists(own_->path, code)) {
+    if (std::optional<RunHead> head = load(own_->path)) {
+      own_->head = std::move(*head);
+      own_->head.host = host_;
+    }
+  }
+  for (const auto& item : std::filesystem::directory_iterator(folder_, code)) {
+    const std::string path = item.path().string();
+    if (item.path().extension() != ".run") continue;
+    std::optional<RunHead> head = load(path);
+    if (!head) continue;
+    const RunKey key = head->producer.info.run_key;
+    // Nobody has told this daemon that its process lives.
+    if (head->producer.state == RunState::kRunning) head->producer.state = RunState::kDisconnected;
+    auto entry = std::make_shared<RunEntry>(key, path);
+    entry->head = std::move(*head);
+    if (!entries_.emplace(key, entry).second) {
+      unread.push_back({path, "another file there is of the same run"});
+      continue;
+    }
+    // One that ended and could not be put at rest.
+    entry->wants_rest = !IsOpen(entry->head.producer.state) && std::filesystem::exists(path + "-wal", code);
+  }
+  next_event_id_ = event_last + 1;
+  for (const Unread& one : unread) {
+    Raise(Severity::kError, "run_unreadable",
+          "The run's file '" + one.path + "' is left as it is and not shown: " + one.why + ".", {});
+  }
+}
+
+}  // namespace ikkuna::sinks
