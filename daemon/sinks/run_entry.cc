@@ -17,7 +17,24 @@ uint64_t Fnv(std::string_view text) {
   return hash;
 }
 
+bool HasLog(const std::string& path) {
+  struct stat found {};
+  return ::stat((path + "-wal").c_str(), &found) == 0 && found.st_size > 0;
+}
+
 }  // namespace
+
+// A run that was left in the middle is read with its log, which only a connection that could write can do; it is kept
+// from folding the log into the file when it closes.
+Result<std::unique_ptr<RunFile>> OpenStored(const std::string& path) {
+  const bool log = HasLog(path);
+  auto file = RunFile::Open(path, log ? Database::Mode::kReadWrite : Database::Mode::kAtRest, false);
+  if (file && log) sqlite3_db_config((*file)->database().handle(), SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, nullptr);
+  if (!file && file.error().code == ErrorCode::kUnavailable) {
+    return Error{ErrorCode::kUnavailable, "a daemon has it open: read it through its daemon"};
+  }
+  return file;
+}
 
 RunEntry::RunEntry(RunKey run_key, std::string file) : key(std::move(run_key)), path(std::move(file)) {}
 RunEntry::~RunEntry() = default;
@@ -78,7 +95,8 @@ Result<BorrowedFile> BorrowedFile::Borrow(std::shared_ptr<RunEntry> entry, Datab
       return BorrowedFile(std::move(entry), std::move(file));
     }
   }
-  Result<std::unique_ptr<RunFile>> file = RunFile::Open(entry->path, mode, false);
+  Result<std::unique_ptr<RunFile>> file =
+      mode == Database::Mode::kAtRest ? OpenStored(entry->path) : RunFile::Open(entry->path, mode, false);
   if (!file) {
     return Error{file.error().code, "cannot read " + Describe(entry->key) + " from '" + entry->path +
                                         "': " + file.error().text};

@@ -103,6 +103,9 @@ struct SeriesToRead {
 // `mode`: how connections to files are opened.
 std::unique_ptr<SeriesReader> MakeReader(std::vector<SeriesToRead> what, const ReadQuery& query, Database::Mode mode);
 
+// A file that no daemon of this process writes, for reading; nothing in its folder changes.
+Result<std::unique_ptr<RunFile>> OpenStored(const std::string& path);
+
 // A connection for reading, given back at the end of its life.
 class BorrowedFile {
  public:

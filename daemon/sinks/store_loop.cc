@@ -188,13 +188,18 @@ void Store::Impl::Settle(const EntryPtr& entry, const CommitReport& report) {
     done_seq = entry->head.totals.progress.done_seq;
   }
   bool progressed = false;
+  {
+    std::lock_guard lock(mutex_);
+    for (size_t i = 0; i < entry->staged; ++i) progressed = progressed || entry->pending[i].batch->progress.has_value();
+  }
+  // Before a Flush that waits for it returns.
+  if (progressed && options_.on_committed && entry != own_) options_.on_committed(entry->key, done_seq);
   uint64_t untold = 0;
   std::string recovered;
   {
     std::lock_guard lock(mutex_);
     for (; entry->staged > 0; --entry->staged) {
       const Pending& one = entry->pending.front();
-      progressed = progressed || one.batch->progress.has_value();
       entry->values_pending -= one.batch->values();
       bytes_queued_ -= one.bytes;
       events_queued_ -= one.batch->events.size();
@@ -229,7 +234,6 @@ void Store::Impl::Settle(const EntryPtr& entry, const CommitReport& report) {
     text.back() = '.';
     Raise(Severity::kWarning, "values_dropped", text, entry->key);
   }
-  if (progressed && options_.on_committed && entry != own_) options_.on_committed(entry->key, done_seq);
 }
 
 void Store::Impl::Failed(const EntryPtr& entry, const Error& error) {

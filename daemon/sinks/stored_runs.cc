@@ -1,7 +1,5 @@
 #include "daemon/sinks/stored_runs.h"
 
-#include <sys/stat.h>
-
 #include <algorithm>
 #include <filesystem>
 #include <mutex>
@@ -9,27 +7,6 @@
 #include "daemon/sinks/run_entry.h"
 
 namespace ikkuna::sinks {
-namespace {
-
-bool HasLog(const std::string& path) {
-  struct stat found {};
-  return ::stat((path + "-wal").c_str(), &found) == 0 && found.st_size > 0;
-}
-
-// A run that was left in the middle is read with its log, which only a connection that could write can do; it is kept
-// from folding the log into the file when it closes.
-Result<std::unique_ptr<RunFile>> OpenStored(const std::string& path) {
-  const bool log = HasLog(path);
-  auto file = RunFile::Open(path, log ? Database::Mode::kReadWrite : Database::Mode::kAtRest, false);
-  if (file && log) sqlite3_db_config((*file)->database().handle(), SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, nullptr);
-  if (!file && file.error().code == ErrorCode::kUnavailable) {
-    return Error{ErrorCode::kUnavailable, "a daemon has it open: read it through its daemon"};
-  }
-  return file;
-}
-
-}  // namespace
-
 class StoredRuns::Impl {
  public:
   struct One {
