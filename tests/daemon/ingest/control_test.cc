@@ -192,6 +192,21 @@ TEST_F(ControlTest, JobsOfOneNameAreControlledApart) {
   EXPECT_EQ(core_->ingest().FindLive("job", 0).size(), 1u);
 }
 
+TEST_F(ControlTest, ADaemonThatRestartsBetweenTwoRanksKeepsThemTogether) {
+  Fork("job", 0, 2);
+  Fork("job", 1, 2);
+  auto store = std::make_shared<MemoryStore>();
+  core_ = std::make_unique<TestCore>(temp_.sub("dir"), store);
+  ASSERT_EQ(::write(trainers_[0].go[1], "g", 1), 1);
+  ASSERT_TRUE(Eventually([&] { return core_->ingest().connected() == 1; }));
+  core_->Stop();
+  core_.reset();
+  core_ = std::make_unique<TestCore>(temp_.sub("dir"), store);
+  ASSERT_EQ(::write(trainers_[1].go[1], "g", 1), 1);
+  ASSERT_TRUE(Eventually([&] { return core_->ingest().FindLive("job", 0).size() == 2; }));
+  EXPECT_EQ(store->Keys(), (std::vector<RunKey>{{"job", 0, 0}, {"job", 0, 1}}));
+}
+
 // Folds one after another in one process: each is an attempt, whether the daemon has noticed the end of the last or not.
 TEST_F(ControlTest, FoldsInOneProcessAreAttempts) {
   core_ = std::make_unique<TestCore>(temp_.sub("dir"));

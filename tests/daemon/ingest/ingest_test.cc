@@ -533,5 +533,49 @@ TEST_F(IngestTest, TheGraphLooksAtTheTimeWhereNoMessagesCome) {
   EXPECT_TRUE(Eventually([&] { return core->knobs().ticks.load() > 5; }));
 }
 
+// A process has one probe at a time: the one before is through, even if its end was not seen yet.
+TEST_F(IngestTest, TheNextProbeOfAProcessIsTheNextAttempt) {
+  auto core = MakeCore();
+  TestProducer one(temp_.sub("dir")), two(temp_.sub("dir")), three(temp_.sub("dir"));
+  two.hello().run_id = three.hello().run_id = one.hello().run_id;
+  three.hello().start_step = 7;
+  ASSERT_TRUE(one.Connect()) << one.reject();
+  ASSERT_TRUE(two.Connect()) << two.reject();
+  ASSERT_TRUE(three.Connect()) << three.reject();
+  const std::string run = one.hello().run_id;
+  EXPECT_EQ(core->StatusOf(one.hello().uuid).info.run_key, (RunKey{run, 0, 0}));
+  EXPECT_EQ(core->StatusOf(two.hello().uuid).info.run_key, (RunKey{run, 1, 0}));
+  const auto info = core->StatusOf(three.hello().uuid).info;
+  EXPECT_EQ(info.run_key, (RunKey{run, 2, 0}));
+  EXPECT_EQ(info.continues, 1u);
+  EXPECT_EQ(info.start_step, 7u);
+}
+
+// The next daemon finds it in the store, and its process alive.
+TEST_F(IngestTest, AStrangerIsNoRankOfAJobThatAnEarlierDaemonServed) {
+  int go[2], done[2];
+  ASSERT_EQ(::pipe2(go, O_CLOEXEC), 0);
+  ASSERT_EQ(::pipe2(done, O_CLOEXEC), 0);
+  const pid_t child = ::fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) PublishAndHang(temp_.sub("dir"), 5, go[0], done[1]);
+  auto core = MakeCore();
+  ASSERT_EQ(::write(go[1], "g", 1), 1);
+  Uuid uuid{};
+  ASSERT_EQ(::read(done[0], uuid.data(), uuid.size()), 16);
+  const RunKey first = core->StatusOf(uuid).info.run_key;
+  core->Stop();
+  core = MakeCore();
+  // The same job by its address, which is empty here, and its parent: this process is the child's, so it is not ours.
+  TestProducer stranger(temp_.sub("dir"));
+  stranger.hello().run_id = first.run_id;
+  stranger.hello().rank = 1;
+  ASSERT_TRUE(stranger.Connect()) << stranger.reject();
+  EXPECT_EQ(core->StatusOf(stranger.hello().uuid).info.run_key, (RunKey{first.run_id + "~2", 0, 1}));
+  ASSERT_EQ(::kill(child, SIGKILL), 0);
+  ASSERT_EQ(::waitpid(child, nullptr, 0), child);
+  for (int fd : {go[0], go[1], done[0], done[1]}) ::close(fd);
+}
+
 }  // namespace
 }  // namespace ikkuna::ingest

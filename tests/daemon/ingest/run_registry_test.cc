@@ -173,6 +173,13 @@ TEST_F(RunRegistryTest, ARankOfARestartedJobDoesNotJoinTheLifeBefore) {
   follower.count = 1;
   EXPECT_EQ(Enter(follower).key, (RunKey{"job", 1, 1}));
   EXPECT_EQ(Enter(follower).key.attempt, 1u);
+  // Nor where a member of that life hangs on, and the slot was never taken.
+  Applicant hung = Of("hung", 0, 2);
+  hung.count = 0;
+  Enter(hung);
+  Applicant anew = Of("hung", 1, 2);
+  anew.count = 1;
+  EXPECT_NE(Enter(anew).key, (RunKey{"hung", 0, 1}));
 }
 
 TEST_F(RunRegistryTest, TwoJobsOfTwoRanksUnderOneIdAreNotMixed) {
