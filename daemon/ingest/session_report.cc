@@ -93,6 +93,10 @@ ProducerStatus MakeReport(const ProducerInfo& info, RunState state, const Sessio
     status.roots.push_back(MakeRoot(pub.roots[index], name, numbers, index, meter));
   }
   status.notes = names.Notes();
+  if (pub.registry_rejected != 0) {
+    status.notes.push_back(std::to_string(pub.registry_rejected) +
+                           " names found the registry full: what they would have named is not recorded");
+  }
   return status;
 }
 

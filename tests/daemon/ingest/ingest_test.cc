@@ -577,5 +577,19 @@ TEST_F(IngestTest, AStrangerIsNoRankOfAJobThatAnEarlierDaemonServed) {
   for (int fd : {go[0], go[1], done[0], done[1]}) ::close(fd);
 }
 
+TEST_F(IngestTest, NamesThatFoundNoRoomAreShown) {
+  auto core = MakeCore();
+  TestProducer producer(temp_.sub("dir"));
+  producer.Register();
+  shm::AddRelaxed(producer.pub().status().registry_rejected, 3);
+  ASSERT_TRUE(producer.Connect()) << producer.reject();
+  EXPECT_TRUE(Eventually([&] {
+    for (const std::string& note : core->StatusOf(producer.hello().uuid).notes) {
+      if (note.find("3 names found the registry full") != std::string::npos) return true;
+    }
+    return false;
+  }));
+}
+
 }  // namespace
 }  // namespace ikkuna::ingest
