@@ -42,7 +42,11 @@ struct Failure {
 
   Failure(ErrorCode a_code, std::string a_text, Reason a_reason = Reason::kUnspecified, std::string a_subject = {},
           std::string a_hint = {})
-      : code(a_code), text(std::move(a_text)), reason(a_reason), subject(std::move(a_subject)), hint(std::move(a_hint)) {}
+      : code(a_code),
+        text(std::move(a_text)),
+        reason(a_reason),
+        subject(std::move(a_subject)),
+        hint(std::move(a_hint)) {}
   // Of a part of the daemon that knows no reasons: the most likely one.
   Failure(const Error& error);  // NOLINT(google-explicit-constructor): an Error is a Failure that says less
 };

@@ -14,7 +14,7 @@
 namespace ikkuna {
 
 struct ControlChoice {
-  std::string run;  // a run_id, a display name or `latest`; empty: `latest`
+  std::string run;                  // a run_id, a display name or `latest`; empty: `latest`
   std::optional<uint32_t> attempt;  // none: the last one
   std::vector<uint32_t> ranks;      // only these; empty: all of the job, at one step
 };
