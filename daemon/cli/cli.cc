@@ -54,7 +54,7 @@ int RunCli(int argc, char** argv, const char* version) {
       "  ikkuna plot loss                     the newest run's loss, drawn here\n"
       "  ikkuna subscribe 'norm(weights, order=3)'\n"
       "  ikkuna read loss --format csv > loss.csv\n"
-      "  ikkuna run -- ./train --epochs 3     a daemon for the time of one job\n\n"
+      "  ikkuna run -- ./train --epochs 3     a trainer, and a daemon beside it\n\n"
       "Exit codes: 0 done, 1 refused or failed, 2 wrong arguments, 3 no daemon answers; 'run' has its job's.");
   AddStatusCommand(app, context);
   AddRunsCommand(app, context);
@@ -69,6 +69,7 @@ int RunCli(int argc, char** argv, const char* version) {
   AddEventsCommand(app, context);
   AddControlCommands(app, context);
   AddRunCommand(app, context);
+  AddUpCommands(app, context);
   for (CLI::App* command : app.get_subcommands([](CLI::App*) { return true; })) command->fallthrough();
   try {
     app.parse(argc, argv);
