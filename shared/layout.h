@@ -90,7 +90,6 @@ struct Record {
     PayloadRef payload;  // kTensor
     double scalar;       // kScalar
     MarkerInfo marker;   // kMarker
-    uint64_t samples;    // kMarker: the first word of `marker`
     InlineText text;     // kText
     unsigned char raw[kUnionBytes];
   };

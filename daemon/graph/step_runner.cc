@@ -87,12 +87,16 @@ Batch StepRunner::Run(Frame& frame, const shm::Record& finished, GraphCounters& 
   batch_.samples.reserve(samples_before_);
   step_ = {frame.step, finished.epoch};
   // A probe that does not say which kinds it dropped may have dropped any.
-  const uint64_t said = finished.type == static_cast<uint8_t>(RecordType::kMarker) ? finished.marker.dropped_kinds : 0;
+  const shm::MarkerInfo marker =
+      finished.type == static_cast<uint8_t>(RecordType::kMarker) ? finished.marker : shm::MarkerInfo{};
+  const uint64_t said = marker.dropped_kinds;
   dropped_kinds_ = finished.dropped_total == frame.dropped_before ? 0 : said != 0 ? said : ~uint64_t{0};
   kinds_read_.clear();
-  for (const SceneNode& node : frame.scene->nodes) kinds_read_.push_back(KindsRead(node));
+  if (dropped_kinds_ != 0) {
+    for (const SceneNode& node : frame.scene->nodes) kinds_read_.push_back(KindsRead(node));
+  }
   step_flags_ = finished.flags & kStepFlags;
-  samples_seen_ = finished.type == static_cast<uint8_t>(RecordType::kMarker) ? finished.samples : 0;
+  samples_seen_ = marker.samples;
   // Added to a monotonic time it gives unix time. Unsigned: a peer's time may be anything.
   unix_offset_ = static_cast<uint64_t>(ikkuna::UnixNs()) - MonotonicNs();
   if (frame.unnamed != 0) counters_->series_withheld += frame.unnamed;
@@ -300,7 +304,8 @@ bool StepRunner::WithholdsInstance(const Instance& instance) const {
   const metrics::Definition& definition = node_->definition();
   // Of the step as a whole: any message of its kinds that is missing belonged to it. But what a rule saw is so.
   if (definition.scope == Scope::kRoot) {
-    return definition.numbers && ((dropped_kinds_ & kinds_read_[index_]) != 0 || state_->partial);
+    const bool missing = dropped_kinds_ != 0 && (dropped_kinds_ & kinds_read_[index_]) != 0;
+    return definition.numbers && (missing || state_->partial);
   }
   if (node_->takes_topic) return false;
   const Kind kind = node_->inputs[0].group->kind();

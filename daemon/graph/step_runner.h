@@ -65,7 +65,7 @@ class StepRunner {
   Batch batch_;
   metrics::StepInfo step_;
   uint64_t dropped_kinds_ = 0;        // of which a message of the step may be missing
-  std::vector<uint64_t> kinds_read_;  // by node, through the topics that it takes as well
+  std::vector<uint64_t> kinds_read_;  // by node, through topics as well; of a step with drops
   uint16_t step_flags_ = 0;
   uint64_t samples_seen_ = 0;
   uint64_t unix_offset_ = 0;
