@@ -44,8 +44,6 @@ int Serve(const ikkuna::Config& config) {
   const sigset_t signals = EndSignals();
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   ::signal(SIGPIPE, SIG_IGN);
-  // A file that may not grow any more (ulimit -f) is an error to be told, not the end.
-  ::signal(SIGXFSZ, SIG_IGN);
   const ikkuna::Log log(config.log_level);
 
   auto started = ikkuna::Daemon::Start(config, IKKUNA_VERSION);

@@ -60,11 +60,10 @@ class Accuracy final : public Subscriber {
  public:
   explicit Accuracy(size_t top) : top_(top) {}
 
-  void Compute(Bundle bundle, Publisher&) override {
-    const Input& input = bundle[0];
+  void OnMessage(const Input& input, const Payload* payload) override {
     const uint32_t key = (uint32_t{input.micro} << 16) | input.call;
     const bool is_output = input.index == 0;
-    Pending part = is_output ? Reduce(*input.tensor) : CopyLabels(*input.tensor);
+    Pending part = is_output ? Reduce(payload->view) : CopyLabels(payload->view);
     if (unusable_) return;
     part.key = key;
     auto& others = is_output ? labels_ : outputs_;
@@ -85,10 +84,10 @@ class Accuracy final : public Subscriber {
     others.erase(partner);
   }
 
-  void StepClosed(const StepInfo&, Publisher& publisher) override {
+  void OnStep(const StepInfo&, std::span<const Input>, const ResultsRef& results) override {
     if (unusable_) return;
-    if (lonely_ || !outputs_.empty() || !labels_.empty()) return publisher.Incomplete();
-    publisher.Publish(static_cast<double>(right_) / static_cast<double>(rows_));
+    if (lonely_ || !outputs_.empty() || !labels_.empty()) return results->Incomplete();
+    results->Put({}, static_cast<double>(right_) / static_cast<double>(rows_));
   }
 
   void Reset() override {
@@ -199,6 +198,7 @@ Result<Definition> DefineAccuracy(const char* name, std::span<const std::string>
   definition.delivery = Delivery::kEachMessage;
   definition.scope = Scope::kRoot;
   definition.topic = name;
+  definition.outputs = {Output{.precision = Precision::kDouble}};
   definition.values = {std::to_string(*top)};
   definition.create = [top = static_cast<size_t>(*top)] { return std::make_unique<Accuracy>(top); };
   return definition;

@@ -15,12 +15,21 @@ namespace ikkuna::metrics {
 
 namespace {
 
-std::vector<const Descriptor*> AllDescriptors() {
+void Sort(std::vector<const Descriptor*>& all) {
+  std::sort(all.begin(), all.end(), [](const auto* a, const auto* b) { return a->name < b->name; });
+}
+
+std::vector<const Descriptor*> OwnDescriptors() {
   std::vector<const Descriptor*> all;
   for (const Descriptor& descriptor : StatisticsDescriptors()) all.push_back(&descriptor);
   all.insert(all.end(), {&kNorm, &kRatio, &kMessageMean, &kLoss, &kTrainAccuracy, &kTestAccuracy, &kLearningRate,
                          &kScalar, &kText, &kNonFinite});
-  std::sort(all.begin(), all.end(), [](const auto* a, const auto* b) { return a->name < b->name; });
+  Sort(all);
+  return all;
+}
+
+std::vector<const Descriptor*>& AllDescriptors() {
+  static std::vector<const Descriptor*> all = OwnDescriptors();
   return all;
 }
 
@@ -28,9 +37,29 @@ std::vector<const Descriptor*> AllDescriptors() {
 
 std::string_view CostName(Cost cost) { return cost == Cost::kCheap ? "cheap" : "heavy"; }
 
-std::span<const Descriptor* const> Descriptors() {
-  static const std::vector<const Descriptor*> all = AllDescriptors();
-  return all;
+std::span<const Descriptor* const> Descriptors() { return AllDescriptors(); }
+
+Status RegisterDescriptor(const Descriptor& descriptor) {
+  const std::string name(descriptor.name);
+  if (FindDescriptor(name) != nullptr) {
+    return Error{ErrorCode::kAlreadyExists, "there is a metric '" + name + "' already; give this one another name"};
+  }
+  std::vector<std::string> values;
+  for (const Parameter& parameter : descriptor.parameters) values.emplace_back(parameter.default_value);
+  const std::vector<std::string> inputs(descriptor.inputs_max, "kind");
+  if (descriptor.define == nullptr) {
+    return Error{ErrorCode::kInvalidArgument, "the metric '" + name + "' says nothing of what it is"};
+  }
+  auto definition = descriptor.define(inputs, values);
+  if (!definition) return definition.error();
+  const size_t count = descriptor.inputs_max == 0 ? descriptor.default_inputs.size() : descriptor.inputs_max;
+  const bool topics = descriptor.accepts == Inputs::kTopics;
+  if (auto checked = CheckDefinition(definition.value(), {topics ? 0 : count, topics ? count : 0}); !checked) {
+    return checked;
+  }
+  AllDescriptors().push_back(&descriptor);
+  Sort(AllDescriptors());
+  return {};
 }
 
 const Descriptor* FindDescriptor(std::string_view name) {

@@ -6,25 +6,23 @@ namespace {
 
 class LastScalar final : public Subscriber {
  public:
-  void Compute(Bundle bundle, Publisher&) override { last_ = bundle[0].scalar; }
-  void StepClosed(const StepInfo&, Publisher& publisher) override { publisher.Publish(last_); }
-
- private:
-  double last_ = 0;
+  void OnStep(const StepInfo&, std::span<const Input> inputs, const ResultsRef& results) override {
+    results->Put(inputs[0].subject, inputs[0].scalar);
+  }
 };
 
 class Texts final : public Subscriber {
  public:
-  void Compute(Bundle bundle, Publisher&) override {
+  void OnMessage(const Input& input, const Payload*) override {
     if (texts_.size() < kTextsMax) {
-      texts_.emplace_back(bundle[0].text);
+      texts_.emplace_back(input.text);
     } else {
       ++left_out_;
     }
   }
-  void StepClosed(const StepInfo&, Publisher& publisher) override {
-    for (const std::string& text : texts_) publisher.PublishText(text);
-    for (; left_out_ != 0; --left_out_) publisher.Incomplete();
+  void OnStep(const StepInfo&, std::span<const Input> inputs, const ResultsRef& results) override {
+    for (std::string& text : texts_) results->Put(inputs[0].subject, Text{std::move(text)});
+    for (; left_out_ != 0; --left_out_) results->Incomplete();
   }
   void Reset() override {
     texts_.clear();
@@ -41,14 +39,22 @@ constexpr Kind kLearningRateInputs[] = {Kind::kLearningRate};
 constexpr Kind kScalarInputs[] = {Kind::kScalar};
 constexpr Kind kTextInputs[] = {Kind::kText};
 
-template <typename T>
-Result<Definition> Define(Content content, const char* topic) {
+Result<Definition> DefineScalar(const char* topic) {
   Definition definition;
-  definition.content = content;
-  definition.delivery = Delivery::kEachMessage;
+  definition.content = Content::kScalar;
+  definition.delivery = Delivery::kLast;
   definition.topic = topic;
-  definition.numbers = content == Content::kScalar;
-  definition.create = [] { return std::make_unique<T>(); };
+  definition.create = [] { return std::make_unique<LastScalar>(); };
+  return definition;
+}
+
+Result<Definition> DefineTexts(std::span<const std::string>, std::span<const std::string>) {
+  Definition definition;
+  definition.content = Content::kText;
+  definition.delivery = Delivery::kEachMessage;
+  definition.topic = "text";
+  definition.outputs = {Output{.type = ValueType::kText}};
+  definition.create = [] { return std::make_unique<Texts>(); };
   return definition;
 }
 
@@ -61,8 +67,7 @@ constexpr Descriptor kLearningRate{
     .default_inputs = kLearningRateInputs,
     .publishes = "learning_rate",
     .help = "of each parameter group of an attached optimizer",
-    .define = [](std::span<const std::string>,
-                 std::span<const std::string>) { return Define<LastScalar>(Content::kScalar, "learning_rate"); },
+    .define = [](std::span<const std::string>, std::span<const std::string>) { return DefineScalar("learning_rate"); },
 };
 
 constexpr Descriptor kScalar{
@@ -72,8 +77,7 @@ constexpr Descriptor kScalar{
     .default_inputs = kScalarInputs,
     .publishes = "scalar",
     .help = "numbers that the trainer logs by name",
-    .define = [](std::span<const std::string>,
-                 std::span<const std::string>) { return Define<LastScalar>(Content::kScalar, "scalar"); },
+    .define = [](std::span<const std::string>, std::span<const std::string>) { return DefineScalar("scalar"); },
 };
 
 constexpr Descriptor kText{
@@ -83,8 +87,7 @@ constexpr Descriptor kText{
     .default_inputs = kTextInputs,
     .publishes = "text",
     .help = "texts that the trainer logs by name",
-    .define = [](std::span<const std::string>,
-                 std::span<const std::string>) { return Define<Texts>(Content::kText, "text"); },
+    .define = DefineTexts,
 };
 
 }  // namespace ikkuna::metrics

@@ -1,27 +1,10 @@
 #include "metrics/loss.h"
 
+#include "metrics/message_mean.h"
+
 namespace ikkuna::metrics {
 
 namespace {
-
-class Loss final : public Subscriber {
- public:
-  void Compute(Bundle bundle, Publisher&) override {
-    sum_ += bundle[0].scalar;
-    ++count_;
-  }
-  void StepClosed(const StepInfo&, Publisher& publisher) override {
-    publisher.Publish(sum_ / static_cast<double>(count_));
-  }
-  void Reset() override {
-    sum_ = 0;
-    count_ = 0;
-  }
-
- private:
-  double sum_ = 0;
-  uint64_t count_ = 0;
-};
 
 constexpr Kind kInputs[] = {Kind::kLoss};
 
@@ -30,7 +13,8 @@ Result<Definition> DefineLoss(std::span<const std::string>, std::span<const std:
   definition.content = Content::kScalar;
   definition.delivery = Delivery::kEachMessage;
   definition.topic = "loss";
-  definition.create = [] { return std::make_unique<Loss>(); };
+  definition.outputs = {Output{.precision = Precision::kDouble}};
+  definition.create = MakeMeanOfScalars;
   return definition;
 }
 

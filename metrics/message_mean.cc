@@ -4,14 +4,14 @@ namespace ikkuna::metrics {
 
 namespace {
 
-class MessageMean final : public Subscriber {
+class MeanOfScalars final : public Subscriber {
  public:
-  void Compute(Bundle bundle, Publisher&) override {
-    sum_ += bundle[0].scalar;
+  void OnMessage(const Input& input, const Payload*) override {
+    sum_ += input.scalar;
     ++count_;
   }
-  void StepClosed(const StepInfo&, Publisher& publisher) override {
-    publisher.Publish(sum_ / static_cast<double>(count_));
+  void OnStep(const StepInfo&, std::span<const Input> inputs, const ResultsRef& results) override {
+    results->Put(inputs.empty() ? Subject{} : inputs[0].subject, sum_ / static_cast<double>(count_));
   }
   void Reset() override {
     sum_ = 0;
@@ -29,11 +29,13 @@ Result<Definition> DefineMessageMean(std::span<const std::string> inputs, std::s
   definition.delivery = Delivery::kEachMessage;
   definition.scope = Scope::kRoot;
   definition.topic = inputs[0] + "_message_mean";
-  definition.create = [] { return std::make_unique<MessageMean>(); };
+  definition.create = MakeMeanOfScalars;
   return definition;
 }
 
 }  // namespace
+
+std::unique_ptr<Subscriber> MakeMeanOfScalars() { return std::make_unique<MeanOfScalars>(); }
 
 constexpr Descriptor kMessageMean{
     .name = "message_mean",

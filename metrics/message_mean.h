@@ -7,4 +7,7 @@ namespace ikkuna::metrics {
 
 extern const Descriptor kMessageMean;
 
+// Mean of the scalars that one instance is given, message by message: of a series (loss), or of a step.
+std::unique_ptr<Subscriber> MakeMeanOfScalars();
+
 }  // namespace ikkuna::metrics

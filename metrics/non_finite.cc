@@ -8,8 +8,7 @@ std::string Count(uint64_t count, const char* what) { return std::to_string(coun
 
 class NonFinite final : public Subscriber {
  public:
-  void Compute(Bundle bundle, Publisher&) override {
-    const Input& input = bundle[0];
+  void OnMessage(const Input& input, const Payload*) override {
     if (!what_.empty()) return;
     const TensorStats& stats = *input.stats;
     if (stats.finite_n == stats.n) {
@@ -30,8 +29,9 @@ class NonFinite final : public Subscriber {
     what_ += "; " + Origin(input);
   }
 
-  void StepClosed(const StepInfo& step, Publisher& publisher) override {
-    if (!what_.empty()) publisher.PublishEvent("step " + std::to_string(step.global_step) + ": " + what_);
+  void OnStep(const StepInfo& step, std::span<const Input>, const ResultsRef& results) override {
+    if (what_.empty()) return;
+    results->Raise(Severity::kWarning, "step " + std::to_string(step.global_step) + ": " + what_, std::nullopt);
   }
 
   void Reset() override {
@@ -61,7 +61,7 @@ Result<Definition> DefineNonFinite(std::span<const std::string>, std::span<const
   definition.delivery = Delivery::kEachMessage;
   definition.scope = Scope::kRoot;
   definition.topic = "non_finite";
-  definition.numbers = false;
+  definition.outputs = {};
   definition.create = [] { return std::make_unique<NonFinite>(); };
   return definition;
 }

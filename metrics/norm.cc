@@ -44,8 +44,10 @@ double Sum(const TensorView& tensor, Power power) {
 class PowerNorm final : public Subscriber {
  public:
   explicit PowerNorm(double order) : order_(order) {}
-  void Compute(Bundle bundle, Publisher&) override { sum_ += SumOfPowers(*bundle[0].tensor, order_); }
-  void StepClosed(const StepInfo&, Publisher& publisher) override { publisher.Publish(std::pow(sum_, 1 / order_)); }
+  void OnMessage(const Input&, const Payload* payload) override { sum_ += SumOfPowers(payload->view, order_); }
+  void OnStep(const StepInfo&, std::span<const Input> inputs, const ResultsRef& results) override {
+    results->Put(inputs[0].subject, std::pow(sum_, 1 / order_));
+  }
   void Reset() override { sum_ = 0; }
 
  private:
@@ -76,6 +78,7 @@ Result<Definition> DefineNorm(std::span<const std::string> inputs, std::span<con
   Definition definition;
   definition.values = {FormatNumber(*order == 0 ? 0 : *order)};  // -0 is 0
   definition.topic = inputs[0] + "_" + Suffix(definition.values[0]);
+  if (*order == 0) definition.outputs = {Output{.precision = Precision::kDouble}};  // a count
   if (stats::HasNorm(*order)) {
     definition.create = [derive = FromStatistics(*order)] { return MakeStatistic(derive); };
   } else {

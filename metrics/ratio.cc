@@ -8,8 +8,8 @@ namespace {
 
 class Ratio final : public Subscriber {
  public:
-  void Compute(Bundle bundle, Publisher& publisher) override {
-    publisher.Publish(stats::Norm2(*bundle[0].stats) / stats::Norm2(*bundle[1].stats));
+  void OnStep(const StepInfo&, std::span<const Input> inputs, const ResultsRef& results) override {
+    results->Put(inputs[0].subject, stats::Norm2(*inputs[0].stats) / stats::Norm2(*inputs[1].stats));
   }
 };
 

@@ -11,7 +11,9 @@ namespace {
 class Statistic final : public Subscriber {
  public:
   explicit Statistic(Derive derive) : derive_(derive) {}
-  void Compute(Bundle bundle, Publisher& publisher) override { publisher.Publish(derive_(*bundle[0].stats)); }
+  void OnStep(const StepInfo&, std::span<const Input> inputs, const ResultsRef& results) override {
+    results->Put(inputs[0].subject, derive_(*inputs[0].stats));
+  }
 
  private:
   const Derive derive_;
@@ -20,6 +22,9 @@ class Statistic final : public Subscriber {
 template <Derive derive>
 Result<Definition> Define(std::string_view name, std::span<const std::string> inputs) {
   Definition definition;
+  if (derive == stats::NanCount || derive == stats::InfCount) {
+    definition.outputs = {Output{.precision = Precision::kDouble}};
+  }
   definition.topic = inputs[0] + "_" + std::string(name);
   definition.create = [] { return MakeStatistic(derive); };
   return definition;

@@ -1,24 +1,29 @@
-// Subscriber: what turns messages into numbers, and the static table that describes every kind of it.
+// Subscriber: what turns messages into values and events, and the static table that describes every kind of it.
 //
-// The graph owns the instances and calls them on one thread; nothing here knows of rings, sinks or clients. Views and
-// texts of an Input are valid inside the call only: what a subscriber needs later it reduces or copies.
+// The graph owns the instances; nothing here knows of rings, sinks or clients. Thread rule: calls to one instance never
+// overlap, but may come from another thread each time (Runs). Views and texts are valid inside the call only, but for a
+// payload with `bytes`.
 #pragma once
 
+#include <compare>
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "metrics/event.h"
+#include "metrics/value.h"
 #include "shared/base/result.h"
 #include "shared/codes.h"
 #include "shared/stats/tensor_stats.h"
 
 namespace ikkuna::metrics {
 
-// A tensor in host memory, row-major without gaps; need not be aligned. `data` may be null when it has no elements.
+// A tensor, row-major without gaps; need not be aligned. `data` may be null when it has no elements.
 struct TensorView {
   const void* data = nullptr;
   DType dtype = DType::kInvalid;
@@ -26,78 +31,168 @@ struct TensorView {
   uint64_t elements = 0;           // product of the sizes
 };
 
-// One message, or all messages of a series and step merged, as a subscriber sees it.
+// The bytes of a message, ready to be read.
+struct Payload {
+  TensorView view;
+  Space space = Space::kHostArena;  // kDevicePool: view.data is an address of that device
+  int device = -1;                  // kDevicePool only
+  // Null: valid during the call. Else as long as this is held, on any thread.
+  std::shared_ptr<const void> bytes = nullptr;
+};
+
+// What a value is about: a module and parameter (or logged name), by numbers that whoever calls has given them; all 0:
+// the step as a whole. Two inputs are about the same thing if their subjects are equal.
+struct Subject {
+  uint32_t module = 0;
+  uint32_t param = 0;
+  auto operator<=>(const Subject&) const = default;
+};
+
+// One message, or all messages of a series and step merged, or a value of another subscriber.
 struct Input {
-  size_t index = 0;                    // which of the subscriber's inputs
-  Kind kind = Kind::kInvalid;          // kInvalid: a topic
-  std::string_view module;             // dotted path; empty for META
+  size_t index = 0;            // which of the subscriber's inputs
+  Kind kind = Kind::kInvalid;  // kInvalid: a topic
+  Subject subject;
+  std::string_view module;  // dotted path; empty for META
+  std::string_view param;
+  uint32_t rank = 0;                   // whose it is
+  uint32_t pass = 0;                   // 0: of the step as a whole
   uint16_t call = 0;                   // 0 when merged
   uint16_t micro = 0;                  // 0 when merged
+  uint16_t flags = 0;                  // RecordFlag
   const TensorStats* stats = nullptr;  // Content::kStatistics
-  const TensorView* tensor = nullptr;  // Content::kTensor
+  const Payload* payload = nullptr;    // Content::kTensor
   double scalar = 0;                   // Content::kScalar
   std::string_view text;               // Content::kText
+  const Value* value = nullptr;        // Content::kValue
 };
-using Bundle = std::span<const Input>;
 
 struct StepInfo {
   uint64_t global_step = 0;
   uint32_t epoch = 0;
+  uint16_t flags = 0;         // RecordFlag, of the step as a whole
+  int64_t unix_ns = 0;        // when it ended
+  uint64_t samples_seen = 0;  // 0: unknown
+  std::string_view root;
+  std::string_view tag;
 };
 
-// Where results go; the graph knows which series is meant.
-class Publisher {
+// Where the results of one step go. Any thread; may be kept, and used when the step is long over: the step counts as
+// done when the last reference is gone.
+class Results {
  public:
-  virtual void Publish(double value) = 0;  // NaN and infinities are data
-  virtual void PublishText(std::string_view text) = 0;
-  virtual void PublishEvent(std::string text) = 0;  // one sentence for a person
-  virtual void Incomplete() = 0;                    // something that belongs to the result never came: counted
+  virtual ~Results() = default;
+  // A value of the definition's output `output`. NaN and infinities are data. A value of another type than the output's
+  // is refused, and counted as incomplete. Of numbers the last of an output and subject counts; others all stay.
+  virtual void Put(uint32_t output, Subject subject, Value value) = 0;
+  // `text`: one sentence for a person, without the root's name.
+  virtual void Raise(Severity severity, std::string text, std::optional<Action> action) = 0;
+  // Something that belongs to the result never came: counted.
+  virtual void Incomplete() = 0;
+  // Nobody wants them any more: work that takes long should end.
+  virtual bool cancelled() const = 0;
 
- protected:
-  ~Publisher() = default;
+  void Put(Subject subject, Value value) { Put(0, subject, std::move(value)); }
 };
+using ResultsRef = std::shared_ptr<Results>;
+
+using Bytes = std::vector<unsigned char>;
+using BytesView = std::span<const unsigned char>;
 
 class Subscriber {
  public:
   virtual ~Subscriber() = default;
-  // Delivery::kMerged: one bundle with all inputs, once a step; keeps nothing, for one instance serves all series.
-  // Delivery::kEachMessage: a bundle of one, in the order of arrival; what is published here is not kept, for the step
-  // may turn out not to be whole.
-  virtual void Compute(Bundle bundle, Publisher& publisher) = 0;
-  // Delivery::kEachMessage: the step is whole, publish.
-  virtual void StepClosed(const StepInfo& step, Publisher& publisher) {
-    static_cast<void>(step);
-    static_cast<void>(publisher);
+  // Delivery::kEachMessage: one message (payload: that of Content::kTensor, else null). What is gathered here belongs
+  // to the step, which may turn out not to be whole: state for the run changes in OnStep only.
+  virtual void OnMessage(const Input& input, const Payload* payload) {
+    static_cast<void>(input);
+    static_cast<void>(payload);
   }
-  // Delivery::kEachMessage: forget everything; the next call belongs to another series or step.
+  // The step is whole. Inputs:
+  //   kMerged, kLast   everything of this instance's series, module or root (see Scope)
+  //   kEachMessage     kSeries, kModule: one, which says what it is about and nothing else; kRoot: none
+  virtual void OnStep(const StepInfo& step, std::span<const Input> inputs, const ResultsRef& results) = 0;
+  // Keeps::kStep: forget everything, the next call belongs to another series or step; kMerged is not told, and keeps
+  // nothing. Keeps::kRun: never, but the run may end; the messages of a step come right before its OnStep, and only of
+  // steps that are whole.
   virtual void Reset() {}
+  // Keeps::kRun: its state, to go on with in another process.
+  virtual Bytes Save() { return {}; }
+  virtual void Load(BytesView state) { static_cast<void>(state); }
 };
 
-// What of a message a subscriber reads. Only kTensor needs the tensor itself to travel.
-enum class Content : uint8_t { kStatistics = 1, kTensor = 2, kScalar = 3, kText = 4 };
+// What of a message a subscriber reads. Only kTensor needs the tensor itself to travel. A number of another subscriber
+// passes for each but kText: statistics of one element, a tensor of one element, a scalar.
+enum class Content : uint8_t {
+  kStatistics = 1,
+  kTensor = 2,
+  kScalar = 3,  // of messages that are scalars
+  kText = 4,    // of messages that are texts
+  kValue = 5,   // of topics, of the types that Definition::takes names
+};
 
 enum class Delivery : uint8_t {
   kMerged = 1,       // statistics of all calls and micro-batches of a step as if concatenated; or a topic's value
-  kEachMessage = 2,  // every message, then StepClosed()
+  kEachMessage = 2,  // every message, then OnStep()
+  kLast = 3,         // of each series the last message of the step, at its end; tensors as copies
 };
 
-// What one result is about.
+// What one instance sees.
 enum class Scope : uint8_t {
-  kSeries = 1,  // a module and parameter (or a logged name); one instance each
-  kModule = 2,  // one bundle of all inputs for each module: a synchronized subscription
-  kRoot = 3,    // the step as a whole: the result is META
+  kSeries = 1,  // one module and parameter (or logged name) of its only input
+  // One module: kMerged pairs the inputs by parameter, and calls once for each pair that is complete, whose inputs all
+  // have the pair's subject; else every message, or the last ones, of all inputs of the module, if each input has one.
+  kModule = 2,
+  kRoot = 3,  // the step as a whole, all series of all inputs
+  kJob = 4,   // the step as a whole on all ranks of a run
 };
+
+// Where the calls come from.
+enum class Runs : uint8_t {
+  kInline = 1,  // the ingest thread, while a message's bytes are valid: may not take longer than the ring lasts
+  kQueue = 2,   // a thread of a pool, when the step is whole: payloads are copies
+  kStream = 3,  // the ingest thread; issues work on a device and completes later
+};
+
+enum class Keeps : uint8_t {
+  kStep = 1,  // nothing beyond a step: instances are used again for others
+  kRun = 2,   // one instance for each series, module, root or job, as long as the run lasts
+};
+
+struct Output {
+  std::string suffix = {};  // behind the definition's topic: each output is a topic of its own
+  ValueType type = ValueType::kNumber;
+  std::string unit = {};
+  // Nothing: as exact as what comes in; kSingle of tensors of 32 bits and less, else kDouble.
+  std::optional<Precision> precision = {};
+};
+
+constexpr uint8_t TypeBit(ValueType type) { return static_cast<uint8_t>(1u << static_cast<uint8_t>(type)); }
 
 // A subscriber with its parameters settled.
 struct Definition {
+  // A named maximum: eigenvalues, or quantiles, one by one.
+  static constexpr size_t kMaxOutputs = 256;
   Content content = Content::kStatistics;
   Delivery delivery = Delivery::kMerged;
   Scope scope = Scope::kSeries;
-  std::string topic;                // [a-z0-9_]+, without @name
-  std::vector<std::string> values;  // of the parameters, in the one way they are written
-  bool numbers = true;              // false: texts or events, which no other subscriber can take
+  Runs runs = Runs::kInline;
+  Keeps keeps = Keeps::kStep;
+  uint8_t takes = TypeBit(ValueType::kNumber);  // types of topics that may flow in
+  std::string topic;                            // [a-z0-9_]+, without @name
+  std::vector<Output> outputs{Output{}};        // none: events only
+  std::vector<std::string> values;              // of the parameters, in the one way they are written
   std::function<std::unique_ptr<Subscriber>()> create;
 };
+
+// What flows in: messages of so many kinds, values of so many topics.
+struct InputCount {
+  size_t kinds = 0;
+  size_t topics = 0;
+};
+// Whether the parts of a definition make sense together; kInvalidArgument says in one sentence why not. The one place
+// that knows.
+Status CheckDefinition(const Definition& definition, InputCount inputs);
 
 struct Parameter {
   std::string_view name;
@@ -131,7 +226,11 @@ struct Descriptor {
   Result<Definition> (*define)(std::span<const std::string> inputs, std::span<const std::string> values) = nullptr;
 };
 
-// Every metric there is, by name. Static.
+// One more than those that are built in; it stays to the end of the process. Call before anything is subscribed, on one
+// thread. kAlreadyExists, or what is wrong with its definition (with its defaults).
+Status RegisterDescriptor(const Descriptor& descriptor);
+
+// Every metric there is, by name.
 std::span<const Descriptor* const> Descriptors();
 const Descriptor* FindDescriptor(std::string_view name);
 

@@ -21,6 +21,9 @@ namespace {
 // Producers waiting to be accepted: twice what a daemon takes, so that all may reconnect at once.
 constexpr int kBacklog = 2 * kMaxProducers;
 
+constexpr int kLockTries = 5;
+constexpr useconds_t kLockPauseUs = 10'000;
+
 std::string SharedTmpDirectory() { return "/tmp/ikkuna-" + std::to_string(geteuid()); }
 
 // Word for the state of a process, from /proc/<pid>/stat: the letter behind the last ')' (the name may hold any).
@@ -130,10 +133,15 @@ Result<DirectoryLock> DirectoryLock::Take(const std::string& directory) {
   const std::string path = directory + "/lock";
   UniqueFd fd(open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
   if (!fd) return PosixError("cannot open lock '" + path + "'", errno);
-  int locked;
-  do {
-    locked = flock(fd.get(), LOCK_EX | LOCK_NB);
-  } while (locked != 0 && errno == EINTR);
+  int locked = 0;
+  // Whoever asks if the directory is served (IsServed()) has it for a moment.
+  for (int i = 0; i < kLockTries; ++i) {
+    if (i > 0) usleep(kLockPauseUs);
+    do {
+      locked = flock(fd.get(), LOCK_EX | LOCK_NB);
+    } while (locked != 0 && errno == EINTR);
+    if (locked == 0 || errno != EWOULDBLOCK) break;
+  }
   if (locked != 0 && errno == EWOULDBLOCK) {
     const pid_t holder = ReadHolder(fd.get());
     return Error{ErrorCode::kAlreadyExists, "a daemon already serves '" + directory + "': process " +

@@ -29,7 +29,7 @@ std::string ProbeSocketPath(const std::string& directory);
 struct Hello {
   std::array<unsigned char, 16> uuid{};
   std::string run_id;
-  std::string run;           // display name
+  std::string run;  // display name
   bool has_attempt = false;  // the scheduler told its restart count, or the trainer did
   uint32_t attempt = 0;      // that count; else 0
   uint32_t rank = 0;
@@ -64,10 +64,12 @@ Result<PeerCredentials> ReadPeerCredentials(int socket_fd);
 Status PrepareDirectory(const std::string& directory, bool allow_others);
 
 // Exclusive lock on the directory; the error (kAlreadyExists) names the holder's pid and its state (running, stopped).
-// Forked children that keep the descriptor keep the lock; exec closes it. The file stays: it is the lock's name.
+// Forked children that keep the descriptor keep the lock; exec closes it. The file stays: it is the lock's name, and
+// holds the note of shared/daemon_note.h.
 class DirectoryLock {
  public:
   static Result<DirectoryLock> Take(const std::string& directory);
+  int fd() const { return fd_.get(); }
 
  private:
   explicit DirectoryLock(UniqueFd fd) : fd_(std::move(fd)) {}

@@ -1,6 +1,7 @@
 #include "daemon/cli/client.h"
 
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -8,12 +9,13 @@
 #include <fstream>
 #include <utility>
 
+#include "daemon/cli/call_error.h"
+#include "daemon/cli/offline.h"
 #include "shared/handshake.h"
 
 namespace ikkuna::cli {
 namespace {
 
-constexpr int kMaxMessageBytes = 64 * 1024 * 1024;  // what the daemon sends at most
 constexpr auto kConnectTimeout = std::chrono::seconds(10);
 constexpr auto kCallTimeout = std::chrono::seconds(60);
 constexpr char kUnixScheme[] = "unix:";
@@ -57,29 +59,66 @@ Status WaitUntilConnected(grpc::Channel* channel, const std::string& address) {
   return {};
 }
 
-ErrorCode CodeOf(grpc::StatusCode code) {
-  switch (code) {
-    case grpc::StatusCode::INVALID_ARGUMENT:
-      return ErrorCode::kInvalidArgument;
-    case grpc::StatusCode::NOT_FOUND:
-      return ErrorCode::kNotFound;
-    case grpc::StatusCode::ALREADY_EXISTS:
-      return ErrorCode::kAlreadyExists;
-    case grpc::StatusCode::FAILED_PRECONDITION:
-      return ErrorCode::kFailedPrecondition;
-    case grpc::StatusCode::RESOURCE_EXHAUSTED:
-      return ErrorCode::kResourceExhausted;
-    case grpc::StatusCode::UNAUTHENTICATED:
-    case grpc::StatusCode::PERMISSION_DENIED:
-      return ErrorCode::kPermissionDenied;
-    case grpc::StatusCode::DEADLINE_EXCEEDED:
-    case grpc::StatusCode::UNAVAILABLE:
-      return ErrorCode::kUnavailable;
-    case grpc::StatusCode::DATA_LOSS:
-      return ErrorCode::kCorrupt;
-    default:
-      return ErrorCode::kSystem;
+// Checked here, since gRPC says it in two lines of its own and then that nobody answers.
+Status CheckSocketPath(const std::string& address) {
+  constexpr size_t kPathMax = sizeof(sockaddr_un::sun_path) - 1;
+  const size_t length = address.size() - (sizeof kUnixScheme - 1);
+  if (!IsUnix(address) || length <= kPathMax) return {};
+  return Error{ErrorCode::kInvalidArgument,
+               "the path of the socket, '" + address.substr(sizeof kUnixScheme - 1) + "', has " +
+                   std::to_string(length) + " bytes, and a system takes " + std::to_string(kPathMax) +
+                   " at most; set IKKUNA_DIR to a shorter directory, for the daemon and the trainers too"};
+}
+
+Result<std::shared_ptr<grpc::ChannelCredentials>> CredentialsOf(const ConnectionOptions& options) {
+  if (options.tls_cert_file.empty() != options.tls_key_file.empty()) {
+    return Error{ErrorCode::kInvalidArgument, "--tls-cert and --tls-key go together; pass both"};
   }
+  if (options.tls_ca_file.empty() && options.tls_cert_file.empty()) return grpc::InsecureChannelCredentials();
+  grpc::SslCredentialsOptions ssl;
+  const auto read = [](const char* flag, const std::string& path, std::string* text) -> Status {
+    if (path.empty()) return {};
+    Result<std::string> bytes = ReadFile(flag, path);
+    if (!bytes) return bytes.error();
+    *text = std::move(*bytes);
+    return {};
+  };
+  if (Status done = read("--tls-ca", options.tls_ca_file, &ssl.pem_root_certs); !done) return done.error();
+  if (Status done = read("--tls-cert", options.tls_cert_file, &ssl.pem_cert_chain); !done) return done.error();
+  if (Status done = read("--tls-key", options.tls_key_file, &ssl.pem_private_key); !done) return done.error();
+  return grpc::SslCredentials(ssl);
+}
+
+Result<std::string> TokenOf(const ConnectionOptions& options, const std::string& address) {
+  if (options.token_file.empty()) return std::string();
+  Result<std::string> text = ReadFile("--token-file", options.token_file);
+  if (!text) return text.error();
+  std::string token = text->substr(0, text->find_first_of("\r\n"));
+  if (token.empty()) return Error{ErrorCode::kInvalidArgument, "--token-file: '" + options.token_file + "' is empty"};
+  if (options.tls_ca_file.empty() && options.tls_cert_file.empty() && !IsLoopback(address)) {
+    return Error{ErrorCode::kInvalidArgument,
+                 "the token would cross the network to " + address + " readable; pass --tls-ca"};
+  }
+  return token;
+}
+
+// All pages of a list: `take` moves what a page has to where it belongs.
+template <typename Request, typename Response, typename Take>
+Status EachPage(Client& client,
+                grpc::Status (v1::Monitor::Stub::*method)(grpc::ClientContext*, const Request&, Response*),
+                Request request, const Take& take) {
+  while (true) {
+    Result<Response> page = client.Call(method, request);
+    if (!page) return page.error();
+    take(&*page);
+    if (page->next_page().empty() || page->next_page() == request.page()) return {};
+    request.set_page(page->next_page());
+  }
+}
+
+template <typename Item>
+void MoveTo(std::vector<Item>* all, google::protobuf::RepeatedPtrField<Item>* items) {
+  for (Item& item : *items) all->push_back(std::move(item));
 }
 
 }  // namespace
@@ -90,120 +129,98 @@ std::string AddressOf(const ConnectionOptions& options) {
   return options.address;
 }
 
-Error FromGrpc(const grpc::Status& status, const std::string& address) {
-  std::string text = status.error_message();
-  if (status.error_code() == grpc::StatusCode::UNAUTHENTICATED) text += "; pass --token-file";
-  if (status.error_code() == grpc::StatusCode::UNIMPLEMENTED)
-    text = "what answers at " + address + " is no ikkuna-daemon of this version";
-  if (status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED)
-    text = "the daemon at " + address + " did not answer in time";
-  if (status.error_code() == grpc::StatusCode::UNAVAILABLE) text = "the daemon at " + address + " has gone: " + text;
-  return {CodeOf(status.error_code()), text};
-}
-
 Result<std::unique_ptr<Client>> Client::Connect(const ConnectionOptions& options) {
-  std::string address = AddressOf(options);
-  std::string token;
-  if (IsUnix(address) && (!options.token_file.empty() || !options.tls_ca_file.empty())) {
-    return Error{ErrorCode::kInvalidArgument,
-                 "--token-file and --tls-ca are for TCP; pass --address host:port, or leave them out"};
-  }
-  if (!options.token_file.empty()) {
-    Result<std::string> text = ReadFile("--token-file", options.token_file);
-    if (!text) return text.error();
-    token = text->substr(0, text->find_first_of("\r\n"));
-    if (token.empty()) return Error{ErrorCode::kInvalidArgument, "--token-file: '" + options.token_file + "' is empty"};
-    if (options.tls_ca_file.empty() && !IsLoopback(address)) {
-      return Error{ErrorCode::kInvalidArgument,
-                   "the token would cross the network to " + address + " readable; pass --tls-ca"};
+  if (!options.data_dir.empty()) {
+    if (!options.address.empty()) {
+      return Error{ErrorCode::kInvalidArgument, "--data-dir reads without a daemon: leave out it or --address"};
     }
+    Result<std::unique_ptr<Offline>> offline = Offline::Open(options.data_dir);
+    if (!offline) return offline.error();
+    std::shared_ptr<grpc::Channel> channel = (*offline)->channel();
+    return std::unique_ptr<Client>(new Client(options.data_dir, "", std::move(channel), std::move(*offline)));
   }
-  std::shared_ptr<grpc::ChannelCredentials> credentials = grpc::InsecureChannelCredentials();
-  if (!options.tls_ca_file.empty()) {
-    Result<std::string> certificate = ReadFile("--tls-ca", options.tls_ca_file);
-    if (!certificate) return certificate.error();
-    grpc::SslCredentialsOptions ssl;
-    ssl.pem_root_certs = *certificate;
-    credentials = grpc::SslCredentials(ssl);
+  std::string address = AddressOf(options);
+  if (IsUnix(address) && !(options.token_file + options.tls_ca_file + options.tls_cert_file).empty()) {
+    return Error{ErrorCode::kInvalidArgument,
+                 "--token-file, --tls-ca and --tls-cert are for TCP; pass --address host:port, or leave them out"};
   }
+  if (Status short_enough = CheckSocketPath(address); !short_enough) return short_enough.error();
+  Result<std::string> token = TokenOf(options, address);
+  if (!token) return token.error();
+  Result<std::shared_ptr<grpc::ChannelCredentials>> credentials = CredentialsOf(options);
+  if (!credentials) return credentials.error();
   grpc::ChannelArguments arguments;
-  arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
   // A proxy of the environment is for the outside world, not for a daemon that was named.
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
-  std::shared_ptr<grpc::Channel> channel = grpc::CreateCustomChannel(address, credentials, arguments);
+  std::shared_ptr<grpc::Channel> channel = grpc::CreateCustomChannel(address, *credentials, arguments);
   if (Status connected = WaitUntilConnected(channel.get(), address); !connected) return connected.error();
-  return std::unique_ptr<Client>(new Client(address, token, std::move(channel)));
+  return std::unique_ptr<Client>(new Client(address, *token, std::move(channel), nullptr));
 }
 
-Client::Client(std::string address, std::string token, std::shared_ptr<grpc::Channel> channel)
+Client::Client(std::string address, std::string token, std::shared_ptr<grpc::Channel> channel,
+               std::unique_ptr<Offline> offline)
     : address_(std::move(address)),
       token_(std::move(token)),
+      offline_(std::move(offline)),
       channel_(std::move(channel)),
       stub_(v1::Monitor::NewStub(channel_)) {}
+
+Client::~Client() = default;
 
 void Client::Prepare(grpc::ClientContext* context, bool with_deadline) const {
   if (!token_.empty()) context->AddMetadata("authorization", "Bearer " + token_);
   if (with_deadline) context->set_deadline(std::chrono::system_clock::now() + kCallTimeout);
 }
 
+Error Client::Failure(const grpc::Status& status) const { return CallError(status, address_); }
+
+std::vector<std::string> Client::notes() const { return offline_ ? offline_->notes() : std::vector<std::string>(); }
+
+Result<std::vector<v1::Run>> Client::ListRuns(v1::ListRunsRequest request) {
+  std::vector<v1::Run> all;
+  Status done = EachPage(*this, &v1::Monitor::Stub::ListRuns, std::move(request),
+                         [&](v1::ListRunsResponse* page) { MoveTo(&all, page->mutable_runs()); });
+  if (!done) return done.error();
+  return all;
+}
+
 Result<std::vector<v1::SeriesSummary>> Client::ListSeries(const v1::SeriesFilter& filter) {
   v1::ListSeriesRequest request;
   *request.mutable_filter() = filter;
   std::vector<v1::SeriesSummary> all;
-  while (true) {
-    Result<v1::ListSeriesResponse> page = Call(&v1::Monitor::Stub::ListSeries, request);
-    if (!page) return page.error();
-    for (v1::SeriesSummary& summary : *page->mutable_series()) all.push_back(std::move(summary));
-    if (!page->more() || page->series().empty()) return all;
-    request.set_after_id(all.back().series().id());
-  }
+  Status done = EachPage(*this, &v1::Monitor::Stub::ListSeries, std::move(request),
+                         [&](v1::ListSeriesResponse* page) { MoveTo(&all, page->mutable_series()); });
+  if (!done) return done.error();
+  return all;
 }
 
-Result<std::vector<v1::Sample>> Client::Read(const v1::SeriesSummary& series, std::optional<uint64_t> step_min,
-                                             std::optional<uint64_t> step_max, uint32_t max_points, bool* reduced) {
-  v1::ReadSeriesRequest request;
-  request.set_series_id(series.series().id());
-  if (step_min) request.set_step_min(*step_min);
-  if (step_max) request.set_step_max(*step_max);
-  request.set_max_points(max_points);
-  Result<v1::ReadSeriesResponse> response = Call(&v1::Monitor::Stub::ReadSeries, request);
-  if (response) {
-    *reduced = *reduced || response->reduced();
-    return std::vector<v1::Sample>(response->samples().begin(), response->samples().end());
-  }
-  uint64_t first = step_min.value_or(series.first_step());
-  uint64_t last = step_max.value_or(series.last_step());
-  if (response.error().code != ErrorCode::kResourceExhausted || max_points != 0 || first >= last)
-    return response.error();
-  uint64_t middle = first + (last - first) / 2;
-  Result<std::vector<v1::Sample>> head = Read(series, first, middle, 0, reduced);
-  if (!head) return head.error();
-  // The last part stays open at its end if it was: samples may have come since.
-  v1::SeriesSummary rest = series;
-  Result<std::vector<v1::Sample>> tail = Read(rest, middle + 1, step_max, 0, reduced);
-  if (!tail) return tail.error();
-  head->insert(head->end(), std::make_move_iterator(tail->begin()), std::make_move_iterator(tail->end()));
-  return head;
+Result<std::vector<v1::Module>> Client::ListModules(v1::ListModulesRequest request) {
+  std::vector<v1::Module> all;
+  Status done = EachPage(*this, &v1::Monitor::Stub::ListModules, std::move(request),
+                         [&](v1::ListModulesResponse* page) { MoveTo(&all, page->mutable_modules()); });
+  if (!done) return done.error();
+  return all;
 }
 
-Status Client::Watch(const v1::SeriesFilter& filter, const std::function<bool(const v1::WatchResponse&)>& each) {
+Result<v1::ImportRunResponse> Client::Import(const std::function<Result<std::optional<v1::ImportRunRequest>>()>& next) {
   grpc::ClientContext context;
   Prepare(&context, false);
-  v1::WatchRequest request;
-  *request.mutable_filter() = filter;
-  std::unique_ptr<grpc::ClientReader<v1::WatchResponse>> reader = stub_->Watch(&context, request);
-  v1::WatchResponse response;
-  while (reader->Read(&response)) {
-    if (each(response)) continue;
-    context.TryCancel();
-    while (reader->Read(&response)) {
+  v1::ImportRunResponse response;
+  std::unique_ptr<grpc::ClientWriter<v1::ImportRunRequest>> writer = stub_->ImportRun(&context, &response);
+  while (true) {
+    Result<std::optional<v1::ImportRunRequest>> part = next();
+    if (!part) {
+      context.TryCancel();
+      writer->Finish();
+      return part.error();
     }
-    reader->Finish();
-    return {};
+    // What was refused midway is told by Finish.
+    if (!*part || !writer->Write(**part)) break;
   }
-  grpc::Status status = reader->Finish();
-  if (status.ok()) return {};
-  return FromGrpc(status, address_);
+  writer->WritesDone();
+  grpc::Status status = writer->Finish();
+  if (!status.ok()) return Failure(status);
+  return response;
 }
 
 }  // namespace ikkuna::cli

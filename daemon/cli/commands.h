@@ -7,10 +7,11 @@
 
 #include <cstdint>
 #include <functional>
-#include <optional>
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "daemon/cli/choice.h"
 #include "daemon/cli/client.h"
 #include "daemon/cli/terminal.h"
 #include "shared/base/result.h"
@@ -27,6 +28,11 @@ struct Context {
   ConnectionOptions connection;
   Terminal terminal;
   std::function<Result<int>()> chosen;  // the exit code
+
+  // To a daemon, or to what --data-dir names; says on standard error what of that cannot be read.
+  Result<std::unique_ptr<Client>> Connect() const;
+  // Refused with --data-dir: `what` is nothing that files answer.
+  Result<std::unique_ptr<Client>> ConnectToDaemon(const char* what) const;
 };
 
 // Parses, runs, prints what failed, and returns the exit code. `version` is for --version.
@@ -41,6 +47,14 @@ void AddTopCommand(CLI::App& app, Context& context);
 void AddWatchCommand(CLI::App& app, Context& context);
 void AddPlotCommand(CLI::App& app, Context& context);
 void AddReadCommand(CLI::App& app, Context& context);
+void AddTextsCommand(CLI::App& app, Context& context);
+void AddHistogramCommand(CLI::App& app, Context& context);
+void AddExportCommand(CLI::App& app, Context& context);
+void AddImportCommand(CLI::App& app, Context& context);
+void AddDeleteCommand(CLI::App& app, Context& context);
+void AddTagCommand(CLI::App& app, Context& context);
+void AddWhyCommand(CLI::App& app, Context& context);
+void AddPublishCommand(CLI::App& app, Context& context);
 void AddSubscriberCommands(CLI::App& app, Context& context);  // subscribe, unsubscribe, subscribers, metrics
 void AddEventsCommand(CLI::App& app, Context& context);
 void AddControlCommands(CLI::App& app, Context& context);  // freeze, unfreeze, stop
@@ -50,31 +64,10 @@ void AddRunCommand(CLI::App& app, Context& context);
 
 // To standard output. A failure is found when the program flushes at its end.
 void Print(const std::string& text);
+// False once standard output takes nothing more (| head): what is streamed may end.
+bool OutputGoesOn();
 
-// Which run: --run, --attempt, --rank.
-struct RunChoice {
-  std::string run = "latest";
-  std::optional<uint32_t> attempt;
-  std::optional<uint32_t> rank;
-};
-void AddRunOptions(CLI::App* command, RunChoice* choice);
-// The rank that is meant: of the last attempt and the lowest rank, unless told otherwise.
-Result<v1::Run> ChooseRun(Client& client, const RunChoice& choice);
-// "fashion", or the id where a run has no name.
-std::string RunName(const v1::Run& run);
-
-// Which series: --tag, --root, --module, --param.
-struct SeriesChoice {
-  std::string tag, root, module, param;
-};
-void AddSeriesOptions(CLI::App* command, SeriesChoice* choice);
-v1::SeriesFilter FilterOf(const v1::Run& run, const SeriesChoice& choice, const std::string& topic);
-// "features.0.weight weights_norm2 [test]": what tells series of one run apart. The default tag and the root `model`
-// are left out.
-std::string SeriesName(const v1::SeriesKey& key);
 // One line, with its end.
 std::string EventLine(const Terminal& terminal, const v1::Event& event);
-// kNotFound: no series matches; says what to do.
-Error NoSeries(const v1::Run& run, const std::string& topic);
 
 }  // namespace ikkuna::cli

@@ -1,4 +1,6 @@
 // ikkuna freeze, unfreeze, stop
+#include <algorithm>
+
 #include "daemon/cli/commands.h"
 #include "daemon/cli/json.h"
 
@@ -6,37 +8,51 @@ namespace ikkuna::cli {
 namespace {
 
 struct Options {
-  RunChoice run;
+  std::string run = "latest";
+  std::optional<uint32_t> attempt;
+  std::vector<uint32_t> ranks;
   std::string module;
   bool json = false;
 };
 
 void AddOptions(CLI::App* command, Options* options) {
-  command->add_option("--run", options->run.run, "Run: its name, its id, or 'latest'")
+  command->add_option("--run", options->run, "Run: its name, its id, or 'latest'")
       ->type_name("RUN")
       ->capture_default_str();
-  command->add_option("--attempt", options->run.attempt, "Restart of the run; default: the last")->type_name("N");
-  command->add_option("--rank", options->run.rank, "Rank of the run; default: every rank")->type_name("N");
+  command->add_option("--attempt", options->attempt, "Life of the run; default: the last")->type_name("N");
+  command
+      ->add_option("--rank", options->ranks,
+                   "Only this rank, whatever the others do; again for another; default: all together, at one step")
+      ->type_name("N")
+      ->allow_extra_args(false);
   command->add_flag("--json", options->json, "As JSON");
 }
 
 template <typename Request>
-void Fill(const RunChoice& choice, Request* request) {
-  request->set_run(choice.run);
-  if (choice.attempt) request->set_attempt(*choice.attempt);
-  if (choice.rank) request->set_rank(*choice.rank);
+void Fill(const Options& options, Request* request) {
+  request->set_run(options.run);
+  if (options.attempt) request->set_attempt(*options.attempt);
+  for (const uint32_t rank : options.ranks) request->add_ranks(rank);
+}
+
+// A sentence a line: one for each rank.
+std::string Lines(const std::string& text) {
+  std::string lines;
+  for (size_t begin = 0; begin < text.size();) {
+    const size_t end = std::min(text.find('\n', begin), text.size());
+    lines += PlainText(text.substr(begin, end - begin)) + "\n";
+    begin = end + 1;
+  }
+  return lines;
 }
 
 template <typename Request, typename Method>
 Result<int> Send(Context& context, const Options& options, const Request& request, Method method) {
-  Result<std::unique_ptr<Client>> client = Client::Connect(context.connection);
+  Result<std::unique_ptr<Client>> client = context.ConnectToDaemon("control");
   if (!client) return client.error();
   auto response = (*client)->Call(method, request);
   if (!response) return response.error();
-  if (options.json) Print(JsonText(ToJson(*response)));
-  for (const std::string& text : response->texts()) {
-    if (!options.json) Print(PlainText(text) + "\n");
-  }
+  Print(options.json ? JsonText(ToJson(*response)) : Lines(response->text()));
   return kExitOk;
 }
 
@@ -51,7 +67,7 @@ void AddFreeze(CLI::App& app, Context& context, const char* name, const char* he
   command->callback([&context, options, method] {
     context.chosen = [&context, options, method] {
       Request request;
-      Fill(options->run, &request);
+      Fill(*options, &request);
       request.set_module(options->module);
       return Send(context, *options, request, method);
     };
@@ -68,11 +84,11 @@ void AddControlCommands(CLI::App& app, Context& context) {
   auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("stop", "Asks a trainer to end");
   AddOptions(command, options.get());
-  command->footer("Examples:\n  ikkuna stop\n  ikkuna stop --run fashion --rank 0");
+  command->footer("Examples:\n  ikkuna stop\n  ikkuna stop --run fashion --rank 0 --rank 1");
   command->callback([&context, options] {
     context.chosen = [&context, options] {
       v1::StopRequest request;
-      Fill(options->run, &request);
+      Fill(*options, &request);
       return Send(context, *options, request, &v1::Monitor::Stub::Stop);
     };
   });

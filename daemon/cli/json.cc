@@ -77,6 +77,14 @@ std::string EnumWord(const google::protobuf::EnumDescriptor& type, int value) {
   return word;
 }
 
+std::optional<int> ParseEnumWord(const google::protobuf::EnumDescriptor& type, const std::string& word) {
+  for (int i = 0; i < type.value_count(); ++i) {
+    const int value = type.value(i)->number();
+    if (value != 0 && EnumWord(type, value) == word) return value;
+  }
+  return std::nullopt;
+}
+
 Json ToJson(double value) {
   if (std::isnan(value)) return "NaN";
   if (std::isinf(value)) return value > 0 ? "Infinity" : "-Infinity";

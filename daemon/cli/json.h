@@ -4,9 +4,11 @@
 // Thread rule: functions without state.
 #pragma once
 
+#include <google/protobuf/generated_enum_reflection.h>
 #include <google/protobuf/message.h>
 
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 
 namespace ikkuna::cli {
@@ -18,6 +20,15 @@ Json ToJson(double value);
 
 // "running" of PRODUCER_STATE_RUNNING; "unknown" of the zero value and of values that this client does not know.
 std::string EnumWord(const google::protobuf::EnumDescriptor& type, int value);
+
+// The other way round; nothing: no such word.
+std::optional<int> ParseEnumWord(const google::protobuf::EnumDescriptor& type, const std::string& word);
+template <typename Enum>
+std::optional<Enum> ParseEnumWord(const std::string& word) {
+  const std::optional<int> value = ParseEnumWord(*google::protobuf::GetEnumDescriptor<Enum>(), word);
+  if (!value) return std::nullopt;
+  return static_cast<Enum>(*value);
+}
 
 template <typename Messages>
 Json ToJsonArray(const Messages& messages) {

@@ -39,7 +39,7 @@ using RowKey = std::tuple<std::string, std::string>;  // root, module
 
 LayerTable MakeLayerTable(const std::vector<v1::SeriesSummary>& series, const std::vector<v1::Module>& modules) {
   std::set<ColumnKey> columns;
-  std::map<RowKey, std::map<std::string, std::map<ColumnKey, v1::Sample>>> cells;  // row, param, column
+  std::map<RowKey, std::map<std::string, std::map<ColumnKey, LayerRow::Cell>>> cells;  // row, param, column
   std::map<RowKey, std::string> types;
   std::vector<RowKey> order;
   LayerTable table;
@@ -51,16 +51,16 @@ LayerTable MakeLayerTable(const std::vector<v1::SeriesSummary>& series, const st
     ColumnKey column{topic->kind, StatisticRank(topic->statistic), topic->statistic};
     RowKey row{key.root(), key.module()};
     columns.insert(column);
-    cells[row][key.param()][column] = summary.last();
+    cells[row][key.param()][column] = {summary.last_step(), summary.last()};
     types[row] = summary.series().module_type();
     order.push_back(row);
-    table.last_step = std::max(table.last_step, summary.last().step());
+    table.last_step = std::max(table.last_step, summary.last_step());
   }
   for (const auto& [kind, rank, statistic] : columns) table.columns.push_back({kKinds[kind], statistic});
   auto add_row = [&](const RowKey& key, const std::string& param, const std::vector<std::string>& params) {
     LayerRow row{std::get<0>(key), std::get<1>(key), types[key], param, {}};
     for (const ColumnKey& column : columns) {
-      std::optional<v1::Sample> cell;
+      std::optional<LayerRow::Cell> cell;
       for (const std::string& one : params) {
         auto found = cells[key][one].find(column);
         if (found != cells[key][one].end()) cell = found->second;
@@ -99,7 +99,7 @@ std::string LayerTableText(const LayerTable& table, const Terminal& terminal, si
     above = name;
     // The second and later parameters of a module stand below its name.
     std::vector<std::string> cells = {PlainText(again ? "  ." + row.param : name), again ? "" : PlainText(row.type)};
-    for (const std::optional<v1::Sample>& cell : row.cells) cells.push_back(cell ? ShortNumber(cell->value()) : "");
+    for (const std::optional<LayerRow::Cell>& cell : row.cells) cells.push_back(cell ? ShortNumber(cell->value) : "");
     text.Add(std::move(cells));
   }
   return text.Text(terminal, rows_max);
@@ -111,8 +111,8 @@ Json LayerTableJson(const LayerTable& table) {
     Json json = {{"root", row.root}, {"module", row.module}, {"type", row.type}, {"param", row.param}};
     for (size_t i = 0; i < row.cells.size(); ++i) {
       if (!row.cells[i]) continue;
-      json[table.columns[i].kind][table.columns[i].statistic] = {{"step", row.cells[i]->step()},
-                                                                 {"value", ToJson(row.cells[i]->value())}};
+      json[table.columns[i].kind][table.columns[i].statistic] = {{"step", row.cells[i]->step},
+                                                                 {"value", ToJson(row.cells[i]->value)}};
     }
     rows.push_back(std::move(json));
   }
@@ -126,9 +126,9 @@ Result<LayerTable> ReadLayerTable(Client& client, const v1::Run& run, const Seri
   request.set_run(run.key().run_id());
   request.set_attempt(run.key().attempt());
   request.set_rank(run.key().rank());
-  Result<v1::ListModulesResponse> modules = client.Call(&v1::Monitor::Stub::ListModules, request);
+  Result<std::vector<v1::Module>> modules = client.ListModules(request);
   if (!modules) return modules.error();
-  return MakeLayerTable(*series, {modules->modules().begin(), modules->modules().end()});
+  return MakeLayerTable(*series, *modules);
 }
 
 }  // namespace ikkuna::cli

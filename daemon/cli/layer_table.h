@@ -1,4 +1,4 @@
-// The layer table: modules down, kinds across, mean, std and norms of the latest samples.
+// The layer table: modules down, kinds across, mean, std and norms of the latest values.
 //
 // Thread rule: functions without state.
 #pragma once
@@ -13,9 +13,13 @@
 namespace ikkuna::cli {
 
 struct LayerRow {
+  struct Cell {
+    uint64_t step = 0;
+    double value = 0;
+  };
   std::string root, module, type, param;
-  // (kind, statistic) -> last sample, in the order of LayerTable::columns; empty: none.
-  std::vector<std::optional<v1::Sample>> cells;
+  // (kind, statistic) -> last value, in the order of LayerTable::columns; empty: none.
+  std::vector<std::optional<Cell>> cells;
 };
 
 struct LayerTable {

@@ -1,4 +1,4 @@
-// ikkuna runs, series, modules, events: what is recorded, as lists.
+// ikkuna series, modules, events: what is recorded of runs, as lists.
 #include <deque>
 
 #include "daemon/cli/commands.h"
@@ -13,86 +13,102 @@ std::string SizesText(const google::protobuf::RepeatedField<int64_t>& sizes) {
   return text.empty() ? "scalar" : text;
 }
 
-Result<int> ListRuns(Context& context, const std::string& run, bool json) {
-  Result<std::unique_ptr<Client>> client = Client::Connect(context.connection);
+struct SeriesOptions {
+  RunsChoice runs;
+  SeriesChoice series;
+  std::string topic;
+  bool json = false;
+};
+
+std::vector<std::string> SeriesCells(const v1::SeriesSummary& entry) {
+  const v1::SeriesKey& key = entry.series().key();
+  const std::string steps = entry.count() == 0 ? "-" : Count(entry.first_step()) + ".." + Count(entry.last_step());
+  std::string values = Count(entry.count());
+  if (entry.thinned() > 0) values += " of " + Count(entry.count() + entry.thinned());
+  const std::string last = entry.has_last() ? ShortNumber(entry.last())
+                           : entry.series().type() == v1::VALUE_TYPE_NUMBER
+                               ? "-"
+                               : EnumWord(*v1::ValueType_descriptor(), entry.series().type());
+  return {std::to_string(entry.series().id()),
+          PlainText(key.tag()),
+          PlainText(key.root()),
+          PlainText(key.module()),
+          PlainText(entry.series().module_type()),
+          PlainText(key.param()),
+          PlainText(key.topic()),
+          values,
+          steps,
+          last};
+}
+
+Result<int> ListSeries(Context& context, const SeriesOptions& options) {
+  Result<std::unique_ptr<Client>> client = context.Connect();
   if (!client) return client.error();
-  v1::ListRunsRequest request;
-  request.set_run(run);
-  Result<v1::ListRunsResponse> response = (*client)->Call(&v1::Monitor::Stub::ListRuns, request);
-  if (!response) return response.error();
-  if (json) {
-    Print(JsonText(ToJsonArray(response->runs())));
-    return kExitOk;
+  Result<std::vector<RunLine>> lines = ChooseLines(**client, options.runs);
+  if (!lines) return lines.error();
+  const bool runs = SeveralRuns(*lines), ranks = SeveralRanks(*lines);
+  std::vector<TextTable::Column> columns;
+  if (runs) columns.push_back({"run"});
+  if (ranks) columns.push_back({"rank", true});
+  for (const TextTable::Column& column : std::vector<TextTable::Column>{{"id", true},
+                                                                        {"tag"},
+                                                                        {"root"},
+                                                                        {"module"},
+                                                                        {"type"},
+                                                                        {"param"},
+                                                                        {"topic"},
+                                                                        {"values", true},
+                                                                        {"steps", true},
+                                                                        {"last", true}}) {
+    columns.push_back(column);
   }
-  TextTable table({{"run"},
-                   {"id"},
-                   {"attempt", true},
-                   {"rank", true},
-                   {"state"},
-                   {"started"},
-                   {"last step", true},
-                   {"series", true},
-                   {"samples", true}});
-  for (const v1::Run& entry : response->runs()) {
-    table.Add({RunName(entry), PlainText(entry.key().run_id()), std::to_string(entry.key().attempt()),
-               std::to_string(entry.key().rank()), EnumWord(*v1::ProducerState_descriptor(), entry.state()),
-               LocalTime(entry.start_unix_ns()), Count(entry.last_step()), Count(entry.series()),
-               Count(entry.samples())});
+  TextTable table(columns);
+  Json all = Json::array();
+  for (const RunLine& line : *lines) {
+    Result<std::vector<v1::SeriesSummary>> found =
+        (*client)->ListSeries(FilterOf(line.run, options.series, options.topic));
+    if (!found) return found.error();
+    for (const v1::SeriesSummary& entry : *found) {
+      if (options.json) {
+        all.push_back(ToJson(entry));
+        continue;
+      }
+      std::vector<std::string> cells;
+      if (runs) cells.push_back(PlainText(RunName(line.run)));
+      if (ranks) cells.push_back(line.run.key().rank() == kAllRanks ? "all" : std::to_string(line.run.key().rank()));
+      for (std::string& cell : SeriesCells(entry)) cells.push_back(std::move(cell));
+      table.Add(std::move(cells));
+    }
   }
-  Print(table.empty() ? "No run has been recorded yet.\n" : table.Text(context.terminal));
+  if (!options.json && table.empty()) return NoSeries(**client, lines->front().run, options.topic);
+  Print(options.json ? JsonText(all) : table.Text(context.terminal));
   return kExitOk;
 }
 
-Result<int> ListSeries(Context& context, const RunChoice& choice, const SeriesChoice& series, const std::string& topic,
-                       bool json) {
-  Result<std::unique_ptr<Client>> client = Client::Connect(context.connection);
+struct ModulesOptions {
+  RunChoice run;
+  std::string module;
+  bool json = false;
+};
+
+Result<int> ListModules(Context& context, const ModulesOptions& options) {
+  Result<std::unique_ptr<Client>> client = context.Connect();
   if (!client) return client.error();
-  Result<v1::Run> run = ChooseRun(**client, choice);
+  Result<v1::Run> run = ChooseRun(**client, options.run);
   if (!run) return run.error();
-  Result<std::vector<v1::SeriesSummary>> found = (*client)->ListSeries(FilterOf(*run, series, topic));
-  if (!found) return found.error();
-  if (json) {
-    Print(JsonText(ToJsonArray(*found)));
-    return kExitOk;
-  }
-  if (found->empty()) return NoSeries(*run, topic);
-  TextTable table({{"id", true},
-                   {"tag"},
-                   {"root"},
-                   {"module"},
-                   {"type"},
-                   {"param"},
-                   {"topic"},
-                   {"samples", true},
-                   {"steps", true},
-                   {"last", true}});
-  for (const v1::SeriesSummary& entry : *found) {
-    const v1::SeriesKey& key = entry.series().key();
-    std::string steps = entry.count() == 0 ? "-" : Count(entry.first_step()) + ".." + Count(entry.last_step());
-    table.Add({std::to_string(entry.series().id()), PlainText(key.tag()), PlainText(key.root()),
-               PlainText(key.module()), PlainText(entry.series().module_type()), PlainText(key.param()),
-               PlainText(key.topic()), Count(entry.count()), steps,
-               entry.has_last() ? ShortNumber(entry.last().value()) : "-"});
-  }
-  Print(table.Text(context.terminal));
-  return kExitOk;
-}
-
-Result<int> ListModules(Context& context, const RunChoice& choice, bool json) {
-  Result<std::unique_ptr<Client>> client = Client::Connect(context.connection);
-  if (!client) return client.error();
   v1::ListModulesRequest request;
-  request.set_run(choice.run);
-  if (choice.attempt) request.set_attempt(*choice.attempt);
-  if (choice.rank) request.set_rank(*choice.rank);
-  Result<v1::ListModulesResponse> response = (*client)->Call(&v1::Monitor::Stub::ListModules, request);
-  if (!response) return response.error();
-  if (json) {
-    Print(JsonText(ToJsonArray(response->modules())));
+  request.set_run(run->key().run_id());
+  request.set_attempt(run->key().attempt());
+  request.set_rank(run->key().rank());
+  request.set_module(options.module);
+  Result<std::vector<v1::Module>> modules = (*client)->ListModules(request);
+  if (!modules) return modules.error();
+  if (options.json) {
+    Print(JsonText(ToJsonArray(*modules)));
     return kExitOk;
   }
   TextTable table({{"root"}, {"module"}, {"type"}, {"parameters"}});
-  for (const v1::Module& module : response->modules()) {
+  for (const v1::Module& module : *modules) {
     std::string parameters;
     for (const v1::Parameter& parameter : module.parameters()) {
       parameters += (parameters.empty() ? "" : ", ") + PlainText(parameter.name()) + " " +
@@ -102,7 +118,9 @@ Result<int> ListModules(Context& context, const RunChoice& choice, bool json) {
     }
     table.Add({PlainText(module.root()), PlainText(module.name()), PlainText(module.type()), parameters});
   }
-  Print(table.empty() ? "The run has announced no modules.\n" : table.Text(context.terminal));
+  Print(!table.empty()           ? table.Text(context.terminal)
+        : options.module.empty() ? "The run has announced no modules.\n"
+                                 : "No module of the run matches.\n");
   return kExitOk;
 }
 
@@ -117,97 +135,80 @@ Colour SeverityColour(v1::Severity severity) {
   }
 }
 
-// The last `count` events after an id; 0: all.
-Result<std::deque<v1::Event>> ReadEvents(Client& client, const std::string& run, uint64_t after_id, size_t count) {
+struct EventOptions {
+  std::string run;
+  std::optional<uint32_t> attempt, rank;
+  std::optional<uint64_t> after_id;
+  uint64_t last = 50;
+  bool json = false;
+};
+
+// The last ones come in one answer; more than that, and those behind an id, in pages.
+Result<std::deque<v1::Event>> ReadEvents(Client& client, const EventOptions& options) {
+  constexpr uint64_t kLastMax = 1000;  // as the daemon has it
   v1::ListEventsRequest request;
-  request.set_run(run);
-  request.set_after_id(after_id);
+  request.set_run(options.run);
+  if (options.attempt) request.set_attempt(*options.attempt);
+  if (options.rank) request.set_rank(*options.rank);
+  const bool in_one = !options.after_id && options.last > 0 && options.last <= kLastMax;
+  if (in_one) request.set_last(static_cast<uint32_t>(options.last));
+  if (options.after_id) request.set_after_id(*options.after_id);
   std::deque<v1::Event> events;
   while (true) {
     Result<v1::ListEventsResponse> page = client.Call(&v1::Monitor::Stub::ListEvents, request);
+    if (!page && page.error().code == ErrorCode::kNotFound) return NoRun(client, options.run, page.error());
     if (!page) return page.error();
-    if (page->events().empty()) return events;
-    request.set_after_id(page->events(page->events_size() - 1).id());
     for (v1::Event& event : *page->mutable_events()) events.push_back(std::move(event));
-    while (count > 0 && events.size() > count) events.pop_front();
+    while (options.last > 0 && events.size() > options.last) events.pop_front();
+    if (in_one || !page->more() || events.empty()) return events;
+    request.set_after_id(events.back().id());
   }
 }
 
 }  // namespace
 
-void AddRunsCommand(CLI::App& app, Context& context) {
-  struct Options {
-    std::string run;
-    bool json = false;
-  };
-  auto options = std::make_shared<Options>();
-  CLI::App* command = app.add_subcommand("runs", "Runs in the store, the newest first");
-  command->add_option("--run", options->run, "Only this one: its name, its id, or 'latest'")->type_name("RUN");
-  command->add_flag("--json", options->json, "As JSON");
-  command->footer("Examples:\n  ikkuna runs\n  ikkuna runs --json | jq -r '.[].key.run_id'");
-  command->callback([&context, options] {
-    context.chosen = [&context, options] { return ListRuns(context, options->run, options->json); };
-  });
-}
-
 void AddSeriesCommand(CLI::App& app, Context& context) {
-  struct Options {
-    RunChoice run;
-    SeriesChoice series;
-    std::string topic;
-    bool json = false;
-  };
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<SeriesOptions>();
   CLI::App* command = app.add_subcommand("series", "Series of a run, with their last values");
-  command->add_option("TOPIC", options->topic, "Topics, as a pattern such as 'weights_*'; default: all");
+  command->add_option("TOPIC", options->topic, "Topics, as a pattern such as 'weights_*|loss'; default: all");
   AddSeriesOptions(command, &options->series);
-  AddRunOptions(command, &options->run);
+  AddRunsOptions(command, &options->runs);
   command->add_flag("--json", options->json, "As JSON");
   command->footer(
       "Examples:\n  ikkuna series\n  ikkuna series 'activations_*' --module 'features.*'\n  ikkuna series --run "
       "fashion --tag test --json");
-  command->callback([&context, options] {
-    context.chosen = [&context, options] {
-      return ListSeries(context, options->run, options->series, options->topic, options->json);
-    };
-  });
+  command->callback(
+      [&context, options] { context.chosen = [&context, options] { return ListSeries(context, *options); }; });
 }
 
 void AddModulesCommand(CLI::App& app, Context& context) {
-  struct Options {
-    RunChoice run;
-    bool json = false;
-  };
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<ModulesOptions>();
   CLI::App* command = app.add_subcommand("modules", "Modules of a run with their parameters");
   AddRunOptions(command, &options->run);
+  command->add_option("--module", options->module, "Modules, as a pattern such as 'features.*|fc'")
+      ->type_name("PATTERN");
   command->add_flag("--json", options->json, "As JSON");
-  command->footer("Example:\n  ikkuna modules --run fashion");
-  command->callback([&context, options] {
-    context.chosen = [&context, options] { return ListModules(context, options->run, options->json); };
-  });
+  command->footer("Examples:\n  ikkuna modules --run fashion\n  ikkuna modules --module 'features.*'");
+  command->callback(
+      [&context, options] { context.chosen = [&context, options] { return ListModules(context, *options); }; });
 }
 
 void AddEventsCommand(CLI::App& app, Context& context) {
-  struct Options {
-    std::string run;
-    uint64_t after_id = 0;
-    size_t last = 50;
-    bool json = false;
-  };
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<EventOptions>();
   CLI::App* command = app.add_subcommand("events", "What happened: runs that came and went, NaNs, quarantines");
   command->add_option("--run", options->run, "Only of this run: its name, its id, or 'latest'; default: all")
       ->type_name("RUN");
+  command->add_option("--attempt", options->attempt, "Only of this life of the run")->type_name("N");
+  command->add_option("--rank", options->rank, "Only of this rank")->type_name("N");
   command->add_option("--after", options->after_id, "Only events with a greater id")->type_name("ID");
   command->add_option("--last", options->last, "How many of the last; 0: all")->type_name("N")->capture_default_str();
   command->add_flag("--json", options->json, "As JSON");
   command->footer("Examples:\n  ikkuna events\n  ikkuna events --run latest --last 0 --json");
   command->callback([&context, options] {
     context.chosen = [&context, options]() -> Result<int> {
-      Result<std::unique_ptr<Client>> client = Client::Connect(context.connection);
+      Result<std::unique_ptr<Client>> client = context.Connect();
       if (!client) return client.error();
-      Result<std::deque<v1::Event>> events = ReadEvents(**client, options->run, options->after_id, options->last);
+      Result<std::deque<v1::Event>> events = ReadEvents(**client, *options);
       if (!events) return events.error();
       if (options->json) {
         Print(JsonText(ToJsonArray(*events)));
@@ -223,12 +224,15 @@ void AddEventsCommand(CLI::App& app, Context& context) {
 std::string EventLine(const Terminal& terminal, const v1::Event& event) {
   std::string word = EnumWord(*v1::Severity_descriptor(), event.severity());
   word.resize(std::max<size_t>(word.size(), 7), ' ');
-  std::string where = event.has_run()
-                          ? "run " + PlainText(event.run().run_id()) + " rank " + std::to_string(event.run().rank())
-                          : "daemon";
+  std::string where = "daemon";
+  if (event.has_run()) {
+    where = "run " + PlainText(event.run().run_id());
+    if (event.run().attempt() > 0) where += " attempt " + std::to_string(event.run().attempt());
+    where += " " + RankText(event.run().rank());
+  }
   if (event.step() > 0) where += " step " + Count(event.step());
   return LocalTime(event.unix_ns()) + "  " + Paint(terminal, SeverityColour(event.severity()), word) + "  " +
-         event.kind() + "  " + PlainText(event.text()) + "  (" + where + ")\n";
+         PlainText(event.kind()) + "  " + PlainText(event.text()) + "  (" + where + ")\n";
 }
 
 }  // namespace ikkuna::cli

@@ -28,7 +28,8 @@ Range Widened(Range range) {
   return {range.low - room, range.high + room};
 }
 
-// A grid of dots; each character has `across` x `down` of them, and belongs to the series that drew there last.
+// A grid of dots; each character has `across` x `down` of them, and belongs to the series that drew there last. A line
+// takes a character for itself that only had faint dots.
 class Canvas {
  public:
   Canvas(int columns, int rows, int across, int down)
@@ -37,15 +38,19 @@ class Canvas {
         across_(across),
         down_(down),
         dots_(static_cast<size_t>(columns * rows)),
-        owner_(static_cast<size_t>(columns * rows), -1) {}
+        owner_(static_cast<size_t>(columns * rows), -1),
+        faint_(static_cast<size_t>(columns * rows), false) {}
 
   int dot_columns() const { return columns_ * across_; }
   int dot_rows() const { return rows_ * down_; }
 
-  void Dot(int x, int y, int owner) {
+  void Dot(int x, int y, int owner, bool faint = false) {
     size_t cell = static_cast<size_t>(y / down_ * columns_ + x / across_);
+    if (faint && owner_[cell] >= 0 && !faint_[cell]) return;
+    if (!faint && faint_[cell]) dots_[cell] = 0;
     dots_[cell] |= static_cast<uint8_t>(1u << (y % down_ * across_ + x % across_));
     owner_[cell] = owner;
+    faint_[cell] = faint;
   }
 
   void Line(int x0, int y0, int x1, int y1, int owner) {
@@ -59,11 +64,13 @@ class Canvas {
 
   int owner(int column, int row) const { return owner_[static_cast<size_t>(row * columns_ + column)]; }
   uint8_t dots(int column, int row) const { return dots_[static_cast<size_t>(row * columns_ + column)]; }
+  bool faint(int column, int row) const { return faint_[static_cast<size_t>(row * columns_ + column)]; }
 
  private:
   const int columns_, rows_, across_, down_;
   std::vector<uint8_t> dots_;
   std::vector<int> owner_;
+  std::vector<bool> faint_;
 };
 
 // Bits of Canvas (row by row) in the order of Unicode's braille patterns.
@@ -96,10 +103,12 @@ class Plot {
         columns_(std::max(8, options.width)),
         rows_(std::max(2, options.height)) {
     for (const PlotSeries& one : series) {
-      for (const auto& [x, y] : one.points) {
-        if (!Drawable(y)) continue;
-        x_.Add(x);
-        y_.Add(Scaled(y));
+      for (const auto* points : {&one.points, &one.raw}) {
+        for (const auto& [x, y] : *points) {
+          if (!Drawable(y)) continue;
+          x_.Add(x);
+          y_.Add(Scaled(y));
+        }
       }
     }
   }
@@ -108,6 +117,11 @@ class Plot {
     if (x_.empty()) return "Nothing to draw.\n" + LeftOut() + Legend();
     x_ = Widened(x_);
     y_ = Widened(y_);
+    for (size_t n = 0; n < series_.size(); ++n) {
+      for (const auto& [x, y] : series_[n].raw) {
+        if (Drawable(y)) canvas_.Dot(DotX(x), DotY(y), static_cast<int>(n), true);
+      }
+    }
     for (size_t n = 0; n < series_.size(); ++n) Draw(n);
     std::string text = Rows();  // before Axis(): it finds the width of the labels
     return text + Axis() + LeftOut() + Legend();
@@ -116,6 +130,10 @@ class Plot {
  private:
   bool Drawable(double y) const { return std::isfinite(y) && (!options_.log || y > 0); }
   double Scaled(double y) const { return options_.log ? std::log10(y) : y; }
+  int DotX(double x) const { return static_cast<int>(std::lround(x_.Place(x) * (canvas_.dot_columns() - 1))); }
+  int DotY(double y) const {
+    return canvas_.dot_rows() - 1 - static_cast<int>(std::lround(y_.Place(Scaled(y)) * (canvas_.dot_rows() - 1)));
+  }
 
   void Draw(size_t n) {
     bool connected = false;
@@ -125,8 +143,7 @@ class Plot {
         connected = false;  // a gap, not a bridge
         continue;
       }
-      int at_x = static_cast<int>(std::lround(x_.Place(x) * (canvas_.dot_columns() - 1)));
-      int at_y = canvas_.dot_rows() - 1 - static_cast<int>(std::lround(y_.Place(Scaled(y)) * (canvas_.dot_rows() - 1)));
+      const int at_x = DotX(x), at_y = DotY(y);
       canvas_.Line(connected ? last_x : at_x, connected ? last_y : at_y, at_x, at_y, static_cast<int>(n));
       connected = true;
       last_x = at_x;
@@ -138,8 +155,10 @@ class Plot {
     int owner = canvas_.owner(column, row);
     if (owner < 0) return " ";
     size_t n = static_cast<size_t>(owner);
-    if (letters_) return Letter(n);
-    return Paint(terminal_, SeriesColour(n), dotted_ ? Braille(canvas_.dots(column, row)) : "*");
+    const bool faint = canvas_.faint(column, row);
+    if (letters_) return faint ? "." : Letter(n);
+    const std::string mark = dotted_ ? Braille(canvas_.dots(column, row)) : faint ? "." : "*";
+    return Paint(terminal_, faint ? Colour::kDim : SeriesColour(n), mark);
   }
 
   // The value that a row shows, where the axis has a label: top, bottom, and every fourth row between.
@@ -209,6 +228,7 @@ class Plot {
       std::string mark = letters_ ? Letter(n) : options_.ascii ? "*" : "━";
       std::string last =
           series_[n].points.empty() ? "no samples" : "last " + ShortNumber(series_[n].points.back().second);
+      if (!series_[n].raw.empty()) last += ", unsmoothed " + ShortNumber(series_[n].raw.back().second);
       text += Paint(terminal_, SeriesColour(n), mark) + " " + series_[n].name + "  " + last + "\n";
     }
     return text;

@@ -14,6 +14,8 @@ namespace ikkuna::cli {
 struct PlotSeries {
   std::string name;
   std::vector<std::pair<double, double>> points;  // x ascending; y may be NaN or infinite
+  // Drawn faintly beneath the line: what `points` is a smoothed form of. Empty: nothing.
+  std::vector<std::pair<double, double>> raw = {};
 };
 
 struct PlotOptions {
@@ -26,7 +28,7 @@ struct PlotOptions {
 };
 
 // Lines with axes and a legend, each ended by a newline. What cannot be drawn (NaN, infinities, <= 0 under `log`) is
-// left out and said below. With several series and no colours, letters tell them apart.
+// left out and said below. With several series and no colours, letters tell them apart; raw values are dots then.
 std::string DrawPlot(const std::vector<PlotSeries>& series, const PlotOptions& options, const Terminal& terminal);
 
 }  // namespace ikkuna::cli

@@ -1,9 +1,11 @@
 // ikkuna status
 #include <algorithm>
+#include <set>
 
 #include "daemon/cli/json.h"
 #include "daemon/cli/status_text.h"
 #include "shared/base/clock.h"
+#include "shared/base/suggestion.h"
 
 namespace ikkuna::cli {
 namespace {
@@ -71,6 +73,46 @@ std::string SubscribersText(const v1::ListSubscribersResponse& subscribers) {
          Percent(most->cpu_seconds() / seconds) + " of it";
 }
 
+std::string CountsText(const google::protobuf::RepeatedPtrField<v1::Count>& counts) {
+  std::string text;
+  for (const v1::Count& count : counts) {
+    text += (text.empty() ? "" : ", ") + PlainText(count.reason()) + " " + Count(count.count());
+  }
+  return text;
+}
+
+std::string StoreText(const v1::GetStatusResponse& status) {
+  const v1::StoreStatus& store = status.store();
+  std::string text = PlainText(status.data_directory()) + ", " + Bytes(store.bytes());
+  if (store.bytes_max() > 0) text += " of " + Bytes(store.bytes_max());
+  text += ", " + Count(store.runs()) + (store.runs() == 1 ? " file" : " files") + " of runs";
+  if (store.runs_open() > 0) text += " (" + Count(store.runs_open()) + " being written)";
+  if (!store.file_system().empty()) {
+    text += ", on " + PlainText(store.file_system()) + " with " + Bytes(store.free_bytes()) + " free";
+  }
+  return text;
+}
+
+std::string SinkText(const v1::Sink& sink) {
+  std::string text = PlainText(sink.name()) + ": " + Count(sink.offered()) + " values = " + Count(sink.written()) +
+                     " written + " + Count(sink.dropped()) + " dropped";
+  if (sink.waiting() > 0) {
+    text += " + " + Count(sink.waiting()) + " that wait (the oldest for " + Duration(sink.lag_seconds()) + ")";
+  }
+  if (sink.drops_size() > 0) text += "; dropped: " + CountsText(sink.drops());
+  if (sink.events_dropped() > 0) text += "; " + Count(sink.events_dropped()) + " events dropped";
+  if (sink.failures() > 0) text += "; failed " + Count(sink.failures()) + " times";
+  return text;
+}
+
+std::string QueueText(const v1::Queue& queue) {
+  std::string text = Count(queue.threads()) + (queue.threads() == 1 ? " thread" : " threads") + " at nice " +
+                     std::to_string(queue.nice()) + ", " + Count(queue.busy()) + " busy, " + Count(queue.waiting()) +
+                     " jobs wait; copies " + Bytes(queue.memory_bytes()) + " of " + Bytes(queue.memory_bytes_max());
+  if (queue.memory_refused() > 0) text += "; no room " + Count(queue.memory_refused()) + " times (--memory-mb)";
+  return text;
+}
+
 std::string ControlText(const v1::Producer& producer) {
   if (!producer.allow_control()) return "not allowed; the trainer sets allow_control in its options";
   return producer.allow_freeze() ? "freeze and stop are allowed" : "stop is allowed; this trainer cannot freeze";
@@ -93,22 +135,19 @@ std::string ProducerText(const Terminal& terminal, const v1::Producer& producer)
       Paint(terminal, Colour::kBold, PlainText(name)) + "  " +
       Paint(terminal, StateColour(producer.state()), EnumWord(*v1::ProducerState_descriptor(), producer.state()));
   head += "  (id " + PlainText(producer.run().run_id()) + ", attempt " + std::to_string(producer.run().attempt()) +
-          ", rank " + std::to_string(producer.run().rank()) + " of " +
-          std::to_string(std::max(1u, producer.world_size())) + ", pid " + std::to_string(producer.pid()) + ", since " +
-          LocalTime(producer.start_unix_ns()) + ")\n";
+          (producer.has_continues() ? " from step " + Count(producer.start_step()) + " on" : "") + ", rank " +
+          std::to_string(producer.run().rank()) + " of " + std::to_string(std::max(1u, producer.world_size())) +
+          ", pid " + std::to_string(producer.pid()) + ", since " + LocalTime(producer.start_unix_ns()) + ")\n";
   std::string text = head;
   for (const v1::RootStatus& root : producer.roots()) text += Line("model", RootText(root, producer));
   text += Line("coverage", Percent(producer.coverage()) + " of the steps (" + Count(producer.steps_while_connected()) +
                                " of " + Count(producer.steps_total()) + ")");
-  std::string drops;
-  for (const v1::DropCount& drop : producer.accounting().drops()) {
-    drops += (drops.empty() ? "" : ", ") + drop.reason() + " " + Count(drop.count());
-  }
+  const std::string drops = CountsText(producer.accounting().drops());
   text += Line("drops", drops.empty() ? "none" : Paint(terminal, Colour::kYellow, drops));
-  if (producer.incomplete_bundles() > 0)
-    text += Line("bundles", Count(producer.incomplete_bundles()) +
-                                " could not complete: of the messages that they combine some never came; 'ikkuna "
-                                "subscribers' counts them");
+  if (producer.missing_size() > 0) {
+    text += Line("missing",
+                 Paint(terminal, Colour::kYellow, CountsText(producer.missing())) + "; 'ikkuna why' says of what");
+  }
   // Of a producer of an earlier daemon's, what it shared is gone; what was counted stays.
   bool attached = producer.ring_slots() > 0;
   std::string cost = Percent(producer.probe_cost()) + " of the step time";
@@ -145,65 +184,110 @@ std::string DaemonText(const Terminal& terminal, const Health& health, const std
   double age_s = static_cast<double>(UnixNs() - status.start_unix_ns()) / 1e9;
   std::string text = Paint(terminal, Colour::kBold, "ikkuna-daemon " + status.version()) + "  pid " +
                      std::to_string(status.pid()) + ", up " + Duration(std::max(0.0, age_s)) + ", at " + address + "\n";
-  std::string store = PlainText(status.data_directory()) + ", " + Bytes(status.store_bytes());
-  if (status.store_bytes_max() > 0) store += " of " + Bytes(status.store_bytes_max());
-  store += ", " + Count(status.series()) + " series";
+  std::string store = StoreText(status);
+  store += "; " + Count(status.series()) + " series";
   if (status.series_refused() > 0) store += " (" + Count(status.series_refused()) + " refused: the maximum is reached)";
   text += Line("store", store);
-  if (!status.tensorboard_directory().empty()) text += Line("tensorboard", PlainText(status.tensorboard_directory()));
-  text += Line("memory", Bytes(status.resident_bytes()));
-  for (const v1::Sink& sink : status.sinks()) {
-    std::string line = sink.name() + ": " + Count(sink.offered()) + " samples = " + Count(sink.written()) +
-                       " written + " + Count(sink.dropped()) + " dropped";
-    if (sink.queued() > 0) {
-      line +=
-          " + those of " + Count(sink.queued()) + " batches that wait (oldest " + Duration(sink.lag_seconds()) + ")";
-    }
-    text += Line("sink", line);
+  if (status.store().paused()) {
+    text += Line(
+        "", Paint(terminal, Colour::kRed, "recording pauses: the disk is too full; what comes is dropped and counted"));
   }
+  if (status.store().dropped_size() > 0) {
+    text += Line("", Paint(terminal, Colour::kYellow, "not kept: " + CountsText(status.store().dropped())));
+  }
+  if (!status.tensorboard_directory().empty()) text += Line("tensorboard", PlainText(status.tensorboard_directory()));
+  const v1::Resources& resources = status.resources();
+  std::string takes = Bytes(resources.resident_bytes());
+  if (resources.threads() > 0) {
+    takes +=
+        ", " + Count(resources.threads()) + " threads, " + Duration(resources.cpu_seconds()) + " of processor time";
+  }
+  text += Line("memory", takes);
+  for (const v1::Sink& sink : status.sinks()) text += Line("sink", SinkText(sink));
+  if (status.queue().threads() > 0) text += Line("queue", QueueText(status.queue()));
   text += Line("subscribers", SubscribersText(health.subscribers));
   const std::string& run = status.health_run();
+  if (!status.caller().empty()) {
+    text += Line("you", PlainText(status.caller()) + ", may " +
+                            (status.role() == v1::ROLE_CONTROL ? "control everything"
+                                                               : "read everything and control what is yours"));
+  }
+  if (status.linger_seconds() > 0) {
+    text +=
+        Line("lingers", "ends by itself " + Duration(status.linger_seconds()) + " after the last trainer and client");
+  }
   text += Line("own health", run.empty() ? "not kept" : "kept as series: ikkuna series --run " + PlainText(run));
   return text;
 }
 
-void AddStatusCommand(CLI::App& app, Context& context) {
-  struct Options {
-    bool json = false;
-    std::string run;
+namespace {
+
+struct Options {
+  std::string run;
+  std::optional<uint32_t> attempt, rank;
+  bool json = false;
+};
+
+// Leaves the producers of one run, which may be named in any way that names a run.
+Status Narrow(Client& client, const Options& options, v1::GetStatusResponse* status) {
+  std::string run_id = options.run;
+  if (options.run == "latest") {
+    Result<v1::Run> run = ChooseRun(client, {});
+    if (!run) return run.error();
+    run_id = run->key().run_id();
+  }
+  std::set<std::string> names;
+  for (const v1::Producer& one : status->producers()) names.insert({one.run_name(), one.run().run_id()});
+  names.erase("");
+  auto* producers = status->mutable_producers();
+  const auto other = [&](const v1::Producer& one) {
+    if (options.attempt && one.run().attempt() != *options.attempt) return true;
+    if (options.rank && one.run().rank() != *options.rank) return true;
+    return !run_id.empty() && one.run().run_id() != run_id && one.run_name() != run_id;
   };
+  producers->erase(std::remove_if(producers->begin(), producers->end(), other), producers->end());
+  if (!producers->empty()) return {};
+  if (names.contains(run_id) || run_id.empty()) {
+    return Error{ErrorCode::kNotFound, "no producer has that run, attempt and rank"};
+  }
+  const std::string nearest = Suggestion(options.run, std::vector<std::string>(names.begin(), names.end()));
+  return Error{ErrorCode::kNotFound, "the daemon knows no producer of a run '" + options.run + "'" +
+                                         (nearest == "." ? "; 'ikkuna runs' lists what is recorded" : nearest)};
+}
+
+Result<int> RunStatus(Context& context, const Options& options) {
+  Result<std::unique_ptr<Client>> client = context.ConnectToDaemon("status");
+  if (!client) return client.error();
+  Result<Health> health = ReadHealth(**client);
+  if (!health) return health.error();
+  v1::GetStatusResponse* status = &health->status;
+  if (!options.run.empty() || options.attempt || options.rank) {
+    if (Status narrowed = Narrow(**client, options, status); !narrowed) return narrowed.error();
+  }
+  if (options.json) {
+    Print(JsonText(ToJson(*status)));
+    return kExitOk;
+  }
+  Print(DaemonText(context.terminal, *health, (*client)->address()));
+  if (status->producers().empty()) Print("\nNo trainer has connected yet.\n");
+  for (const v1::Producer& producer : status->producers()) Print("\n" + ProducerText(context.terminal, producer));
+  return kExitOk;
+}
+
+}  // namespace
+
+void AddStatusCommand(CLI::App& app, Context& context) {
   auto options = std::make_shared<Options>();
   CLI::App* command =
       app.add_subcommand("status", "State of the daemon and of every run it knows: coverage, drops, own cost");
+  command->add_option("--run", options->run, "Only this run: its name, its id, or 'latest'")->type_name("RUN");
+  command->add_option("--attempt", options->attempt, "Only this life of the run")->type_name("N");
+  command->add_option("--rank", options->rank, "Only this rank")->type_name("N");
   command->add_flag("--json", options->json, "As JSON");
-  command->add_option("--run", options->run, "Only this run, by name or id")->type_name("RUN");
-  command->footer("Examples:\n  ikkuna status\n  ikkuna status --json | jq '.producers[].coverage'");
-  command->callback([&context, options] {
-    context.chosen = [&context, options]() -> Result<int> {
-      Result<std::unique_ptr<Client>> client = Client::Connect(context.connection);
-      if (!client) return client.error();
-      Result<Health> health = ReadHealth(**client);
-      if (!health) return health.error();
-      v1::GetStatusResponse* status = &health->status;
-      if (!options->run.empty()) {
-        auto* producers = status->mutable_producers();
-        auto other = [&](const v1::Producer& producer) {
-          return producer.run().run_id() != options->run && producer.run_name() != options->run;
-        };
-        producers->erase(std::remove_if(producers->begin(), producers->end(), other), producers->end());
-        if (producers->empty())
-          return Error{ErrorCode::kNotFound, "the daemon knows no producer of a run '" + options->run + "'"};
-      }
-      if (options->json) {
-        Print(JsonText(ToJson(*status)));
-        return kExitOk;
-      }
-      Print(DaemonText(context.terminal, *health, (*client)->address()));
-      if (status->producers().empty()) Print("\nNo trainer has connected yet.\n");
-      for (const v1::Producer& producer : status->producers()) Print("\n" + ProducerText(context.terminal, producer));
-      return kExitOk;
-    };
-  });
+  command->footer(
+      "Examples:\n  ikkuna status\n  ikkuna status --run latest\n  ikkuna status --json | jq '.producers[].coverage'");
+  command->callback(
+      [&context, options] { context.chosen = [&context, options] { return RunStatus(context, *options); }; });
 }
 
 }  // namespace ikkuna::cli

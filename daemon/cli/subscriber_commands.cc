@@ -15,18 +15,35 @@ std::string Joined(const google::protobuf::RepeatedPtrField<std::string>& words)
   return PlainText(text);
 }
 
+// What came to nothing, by reason.
+std::string MissingText(const v1::Subscriber& one) {
+  std::string text;
+  for (const v1::Count& count : one.missing()) {
+    text += (text.empty() ? "" : ", ") + PlainText(count.reason()) + " " + Count(count.count());
+  }
+  return text.empty() ? "-" : text;
+}
+
+std::string SourceText(const v1::Subscriber& one) {
+  std::string text = EnumWord(*v1::SubscriberSource_descriptor(), one.source());
+  if (!one.owners().empty()) text += " (" + Joined(one.owners()) + ")";
+  if (one.off()) text += ", OFF: it failed";
+  return text;
+}
+
 std::string SubscriberTable(const Terminal& terminal, const Subscribers& subscribers) {
   TextTable table({{"id", true},
                    {"subscriber"},
                    {"source"},
                    {"publishes"},
+                   {"runs"},
                    {"results", true},
-                   {"incomplete", true},
-                   {"cpu", true}});
+                   {"cpu", true},
+                   {"missing"}});
   for (const v1::Subscriber& one : subscribers) {
-    table.Add({std::to_string(one.id()), PlainText(one.text()),
-               EnumWord(*v1::SubscriberSource_descriptor(), one.source()), Joined(one.topics()), Count(one.computed()),
-               Count(one.incomplete()), ShortNumber(one.cpu_seconds()) + " s"});
+    table.Add({std::to_string(one.id()), PlainText(one.text()), SourceText(one), Joined(one.topics()),
+               EnumWord(*v1::Runs_descriptor(), one.runs()), Count(one.computed()),
+               ShortNumber(one.cpu_seconds()) + " s", MissingText(one)});
   }
   return table.Text(terminal);
 }
@@ -34,18 +51,39 @@ std::string SubscriberTable(const Terminal& terminal, const Subscribers& subscri
 std::string MetricTable(const Terminal& terminal, const v1::ListMetricsResponse& response) {
   TextTable table({{"metric"}, {"parameters"}, {"publishes"}, {"cost"}, {"what it is"}});
   for (const v1::Metric& metric : response.metrics()) {
-    std::string parameters;
+    std::string parameters, outputs;
     for (const v1::MetricParameter& parameter : metric.parameters()) {
       parameters += (parameters.empty() ? "" : ", ") + parameter.name();
       if (!parameter.default_value().empty()) parameters += "=" + parameter.default_value();
     }
-    table.Add({metric.name(), parameters, metric.publishes(), metric.cost(), metric.help()});
+    for (const v1::MetricOutput& output : metric.outputs()) {
+      outputs += (outputs.empty() ? "" : ", ") + output.topic();
+      if (output.type() != v1::VALUE_TYPE_NUMBER) {
+        outputs += " (" + EnumWord(*v1::ValueType_descriptor(), output.type()) + ")";
+      }
+    }
+    table.Add({PlainText(metric.name()), PlainText(parameters), PlainText(outputs),
+               EnumWord(*v1::Cost_descriptor(), metric.cost()), PlainText(metric.help())});
   }
   return table.Text(terminal);
 }
 
+// An id, the written form, or a topic.
+v1::RemoveSubscribersRequest WhichOf(const std::string& word) {
+  v1::RemoveSubscribersRequest request;
+  uint64_t id = 0;
+  if (CLI::detail::lexical_cast(word, id) && word.find_first_not_of("0123456789") == std::string::npos) {
+    request.set_id(id);
+  } else if (word.find('(') != std::string::npos) {
+    request.set_text(word);
+  } else {
+    request.set_topic(word);
+  }
+  return request;
+}
+
 Result<int> Subscribe(Context& context, const std::vector<std::string>& texts, bool json) {
-  Result<std::unique_ptr<Client>> client = Client::Connect(context.connection);
+  Result<std::unique_ptr<Client>> client = context.ConnectToDaemon("subscribe");
   if (!client) return client.error();
   v1::AddSubscribersRequest request;
   std::string joined;
@@ -72,13 +110,12 @@ Result<int> Subscribe(Context& context, const std::vector<std::string>& texts, b
 }
 
 Result<int> Unsubscribe(Context& context, const std::vector<std::string>& whats, bool json) {
-  Result<std::unique_ptr<Client>> client = Client::Connect(context.connection);
+  Result<std::unique_ptr<Client>> client = context.ConnectToDaemon("unsubscribe");
   if (!client) return client.error();
   v1::RemoveSubscribersResponse all;
   for (const std::string& what : whats) {
-    v1::RemoveSubscribersRequest request;
-    request.set_what(what);
-    Result<v1::RemoveSubscribersResponse> response = (*client)->Call(&v1::Monitor::Stub::RemoveSubscribers, request);
+    Result<v1::RemoveSubscribersResponse> response =
+        (*client)->Call(&v1::Monitor::Stub::RemoveSubscribers, WhichOf(what));
     if (!response) {
       if (json && all.subscribers_size() > 0) Print(JsonText(ToJson(all)));
       return response.error();
@@ -90,29 +127,16 @@ Result<int> Unsubscribe(Context& context, const std::vector<std::string>& whats,
       if (!json)
         Print("  the default set's is back, " + std::to_string(one.id()) + ": " + PlainText(one.text()) + "\n");
     }
+    for (const v1::Subscriber& one : response->kept()) {
+      if (!json) {
+        Print("stays on, since " + Joined(one.owners()) + " asked for it too: " + std::to_string(one.id()) + ", " +
+              PlainText(one.text()) + "\n");
+      }
+    }
     all.MergeFrom(*response);
   }
   if (json) Print(JsonText(ToJson(all)));
   return kExitOk;
-}
-
-// A command without arguments of its own: asks, and prints a table or the elements as JSON.
-template <typename Ask>
-void AddListCommand(CLI::App& app, Context& context, const char* name, const char* help, const char* footer, Ask ask) {
-  auto json = std::make_shared<bool>(false);
-  CLI::App* command = app.add_subcommand(name, help);
-  command->add_flag("--json", *json, "As JSON");
-  command->footer(footer);
-  command->callback([&context, json, ask] {
-    context.chosen = [&context, json, ask]() -> Result<int> {
-      Result<std::unique_ptr<Client>> client = Client::Connect(context.connection);
-      if (!client) return client.error();
-      Result<std::string> text = ask(**client, context.terminal, *json);
-      if (!text) return text.error();
-      Print(*text);
-      return kExitOk;
-    };
-  });
 }
 
 }  // namespace
@@ -129,6 +153,8 @@ void AddSubscriberCommands(CLI::App& app, Context& context) {
   subscribe->footer(
       "Examples:\n  ikkuna subscribe 'norm(weights, order=3)'\n"
       "  ikkuna subscribe 'mean(activations, subsample=10, module=features.*)' 'ratio(weight_updates, weights)'\n"
+      "  ikkuna subscribe 'histogram(weights, subsample=100, run=fashion)'\n"
+      "It stays over restarts of the daemon, until it is unsubscribed. "
       "One of the default set that publishes the same topic gives way until this one is unsubscribed.");
   subscribe->callback(
       [&context, add] { context.chosen = [&context, add] { return Subscribe(context, add->words, add->json); }; });
@@ -142,22 +168,48 @@ void AddSubscriberCommands(CLI::App& app, Context& context) {
     context.chosen = [&context, remove] { return Unsubscribe(context, remove->words, remove->json); };
   });
 
-  AddListCommand(app, context, "subscribers", "What is subscribed now",
-                 "Example:\n  ikkuna subscribers --json | jq -r '.[].text'",
-                 [](Client& client, const Terminal& terminal, bool json) -> Result<std::string> {
-                   auto response = client.Call(&v1::Monitor::Stub::ListSubscribers, v1::ListSubscribersRequest());
-                   if (!response) return response.error();
-                   if (json) return JsonText(ToJsonArray(response->subscribers()));
-                   return response->subscribers().empty() ? "Nothing is subscribed.\n"
-                                                          : SubscriberTable(terminal, response->subscribers());
-                 });
-  AddListCommand(app, context, "metrics", "The metrics that can be subscribed, with their parameters",
-                 "Example:\n  ikkuna metrics",
-                 [](Client& client, const Terminal& terminal, bool json) -> Result<std::string> {
-                   auto response = client.Call(&v1::Monitor::Stub::ListMetrics, v1::ListMetricsRequest());
-                   if (!response) return response.error();
-                   return json ? JsonText(ToJsonArray(response->metrics())) : MetricTable(terminal, *response);
-                 });
+  struct ListOptions {
+    std::string run;
+    bool json = false;
+  };
+  auto list = std::make_shared<ListOptions>();
+  CLI::App* subscribers = app.add_subcommand("subscribers", "What is subscribed now, and what came of it");
+  subscribers->add_option("--run", list->run, "Only what sees this run: its name, its id, or 'latest'")
+      ->type_name("RUN");
+  subscribers->add_flag("--json", list->json, "As JSON");
+  subscribers->footer("Example:\n  ikkuna subscribers --json | jq -r '.[].text'");
+  subscribers->callback([&context, list] {
+    context.chosen = [&context, list]() -> Result<int> {
+      Result<std::unique_ptr<Client>> client = context.ConnectToDaemon("subscribers");
+      if (!client) return client.error();
+      v1::ListSubscribersRequest request;
+      request.set_run(list->run);
+      auto response = (*client)->Call(&v1::Monitor::Stub::ListSubscribers, request);
+      if (!response) return response.error();
+      if (list->json)
+        Print(JsonText(ToJsonArray(response->subscribers())));
+      else if (response->subscribers().empty())
+        Print("Nothing is subscribed.\n");
+      else
+        Print(SubscriberTable(context.terminal, response->subscribers()));
+      return kExitOk;
+    };
+  });
+
+  auto json = std::make_shared<bool>(false);
+  CLI::App* metrics = app.add_subcommand("metrics", "The metrics that can be subscribed, with their parameters");
+  metrics->add_flag("--json", *json, "As JSON");
+  metrics->footer("Example:\n  ikkuna metrics");
+  metrics->callback([&context, json] {
+    context.chosen = [&context, json]() -> Result<int> {
+      Result<std::unique_ptr<Client>> client = context.ConnectToDaemon("metrics");
+      if (!client) return client.error();
+      auto response = (*client)->Call(&v1::Monitor::Stub::ListMetrics, v1::ListMetricsRequest());
+      if (!response) return response.error();
+      Print(*json ? JsonText(ToJsonArray(response->metrics())) : MetricTable(context.terminal, *response));
+      return kExitOk;
+    };
+  });
 }
 
 }  // namespace ikkuna::cli

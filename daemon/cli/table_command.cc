@@ -11,14 +11,14 @@ void AddTableCommand(CLI::App& app, Context& context) {
   };
   auto options = std::make_shared<Options>();
   CLI::App* command =
-      app.add_subcommand("table", "Layers by kinds: mean, standard deviation and norms of the latest samples");
+      app.add_subcommand("table", "Layers by kinds: mean, standard deviation and norms of the latest values");
   AddSeriesOptions(command, &options->series);
   AddRunOptions(command, &options->run);
   command->add_flag("--json", options->json, "As JSON");
   command->footer("Examples:\n  ikkuna table\n  ikkuna table --module 'features.*' --tag test\n  ikkuna table --json");
   command->callback([&context, options] {
     context.chosen = [&context, options]() -> Result<int> {
-      Result<std::unique_ptr<Client>> client = Client::Connect(context.connection);
+      Result<std::unique_ptr<Client>> client = context.Connect();
       if (!client) return client.error();
       Result<v1::Run> run = ChooseRun(**client, options->run);
       if (!run) return run.error();
@@ -34,7 +34,8 @@ void AddTableCommand(CLI::App& app, Context& context) {
                          (options->series.tag.empty() ? "" : " under the tag '" + options->series.tag + "'") +
                          "; 'ikkuna series' lists what there is"};
       }
-      Print(Paint(context.terminal, Colour::kBold, RunName(*run)) + ", up to step " + Count(table->last_step) + "\n");
+      Print(Paint(context.terminal, Colour::kBold, PlainText(RunName(*run))) + ", up to step " +
+            Count(table->last_step) + "\n");
       Print(LayerTableText(*table, context.terminal, 0));
       return kExitOk;
     };

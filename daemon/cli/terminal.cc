@@ -10,6 +10,8 @@
 #include <cstdlib>
 #include <ctime>
 
+#include "shared/base/utf8.h"
+
 namespace ikkuna::cli {
 namespace {
 
@@ -42,6 +44,13 @@ std::string Padded(const std::string& text, size_t width, bool right) {
   size_t used = DisplayWidth(text);
   std::string blanks(width > used ? width - used : 0, ' ');
   return right ? blanks + text : text + blanks;
+}
+
+// What a terminal acts on instead of showing it, beyond ASCII: C1 controls, line separators, marks that turn the
+// direction of what follows (a name could pretend to be another).
+bool IsUnseen(uint32_t code) {
+  return (code >= 0x80 && code < 0xa0) || (code >= 0x200e && code <= 0x200f) || (code >= 0x2028 && code <= 0x202e) ||
+         (code >= 0x2066 && code <= 0x2069) || code == 0xfeff;
 }
 
 std::string WithoutTrailingBlanks(std::string line) {
@@ -140,9 +149,25 @@ std::string LocalTime(int64_t unix_ns) {
 }
 
 std::string PlainText(const std::string& text) {
-  std::string plain = text;
-  for (char& c : plain) {
-    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = '?';
+  const std::string clean = CleanUtf8(text, text.size());
+  std::string plain;
+  for (size_t at = 0; at < clean.size();) {
+    const auto first = static_cast<unsigned char>(clean[at]);
+    const size_t length = first < 0x80 ? 1 : first < 0xe0 ? 2 : first < 0xf0 ? 3 : 4;
+    uint32_t code = length == 1 ? first : first & (0x7fu >> length);
+    for (size_t i = 1; i < length; ++i) code = code << 6 | (static_cast<unsigned char>(clean[at + i]) & 0x3f);
+    char escaped[16] = "";
+    if (code == '\n') {
+      std::snprintf(escaped, sizeof escaped, "\\n");
+    } else if (code == '\t') {
+      std::snprintf(escaped, sizeof escaped, "\\t");
+    } else if (code < 0x20 || code == 0x7f) {
+      std::snprintf(escaped, sizeof escaped, "\\x%02x", code);
+    } else if (IsUnseen(code)) {
+      std::snprintf(escaped, sizeof escaped, "\\u%04x", code);
+    }
+    plain += *escaped != '\0' ? std::string(escaped) : clean.substr(at, length);
+    at += length;
   }
   return plain;
 }
@@ -163,12 +188,31 @@ std::string TextTable::GroupLine(const std::vector<size_t>& widths) const {
   return WithoutTrailingBlanks(line);
 }
 
-std::string TextTable::Text(const Terminal& terminal, size_t rows_max) const {
+std::vector<size_t> TextTable::Widths() const {
   std::vector<size_t> widths;
   for (const Column& column : columns_) widths.push_back(DisplayWidth(column.name));
   for (const auto& row : rows_) {
     for (size_t i = 0; i < row.size() && i < widths.size(); ++i) widths[i] = std::max(widths[i], DisplayWidth(row[i]));
   }
+  return widths;
+}
+
+std::string TextTable::Line(const std::vector<std::string>& cells, const std::vector<size_t>& widths) const {
+  std::string text;
+  for (size_t i = 0; i < columns_.size(); ++i) {
+    text += Padded(i < cells.size() ? cells[i] : std::string(), widths[i], columns_[i].right) + "  ";
+  }
+  return WithoutTrailingBlanks(text);
+}
+
+std::string TextTable::Heading(const Terminal& terminal, const std::vector<size_t>& widths) const {
+  std::vector<std::string> names;
+  for (const Column& column : columns_) names.push_back(column.name);
+  return Paint(terminal, Colour::kBold, Line(names, widths)) + "\n";
+}
+
+std::string TextTable::Text(const Terminal& terminal, size_t rows_max) const {
+  std::vector<size_t> widths = Widths();
   bool grouped =
       std::any_of(columns_.begin(), columns_.end(), [](const Column& column) { return !column.group.empty(); });
   // A heading that is wider than its columns widens the last of them.
@@ -180,19 +224,21 @@ std::string TextTable::Text(const Terminal& terminal, size_t rows_max) const {
     if (wanted > width) widths[end - 1] += wanted - width;
     i = end;
   }
-  auto line = [&](auto cell) {
-    std::string text;
-    for (size_t i = 0; i < columns_.size(); ++i) text += Padded(cell(i), widths[i], columns_[i].right) + "  ";
-    return WithoutTrailingBlanks(text);
-  };
   std::string text;
   if (grouped) text += Paint(terminal, Colour::kBold, GroupLine(widths)) + "\n";
-  text += Paint(terminal, Colour::kBold, line([&](size_t i) { return columns_[i].name; })) + "\n";
+  text += Heading(terminal, widths);
   size_t shown = rows_max == 0 ? rows_.size() : std::min(rows_max, rows_.size());
-  for (size_t r = 0; r < shown; ++r) {
-    text += line([&](size_t i) { return i < rows_[r].size() ? rows_[r][i] : std::string(); }) + "\n";
-  }
+  for (size_t r = 0; r < shown; ++r) text += Line(rows_[r], widths) + "\n";
   if (shown < rows_.size()) text += "... " + std::to_string(rows_.size() - shown) + " more\n";
+  return text;
+}
+
+std::string TextTable::Part(const Terminal& terminal, std::vector<size_t>* widths, bool heading) const {
+  std::vector<size_t> own = Widths();
+  widths->resize(own.size());
+  for (size_t i = 0; i < own.size(); ++i) (*widths)[i] = std::max((*widths)[i], own[i]);
+  std::string text = heading ? Heading(terminal, *widths) : "";
+  for (const auto& row : rows_) text += Line(row, *widths) + "\n";
   return text;
 }
 

@@ -28,12 +28,13 @@ Colour SeriesColour(size_t n);
 std::string ShortNumber(double value);
 // Enough digits to get the same double back.
 std::string ExactNumber(double value);
-std::string Count(uint64_t value);               // "1,234,567"
-std::string Percent(double share);               // "12.3%"
-std::string Bytes(uint64_t bytes);               // "1.5 MiB"
-std::string Duration(double seconds);            // "2 h 03 min", "4.2 s"
-std::string LocalTime(int64_t unix_ns);          // "2026-03-01 12:00:00"; "-" for 0
-std::string PlainText(const std::string& text);  // control characters of a peer's text as '?'
+std::string Count(uint64_t value);       // "1,234,567"
+std::string Percent(double share);       // "12.3%"
+std::string Bytes(uint64_t bytes);       // "1.5 MiB"
+std::string Duration(double seconds);    // "2 h 03 min", "4.2 s"
+std::string LocalTime(int64_t unix_ns);  // "2026-03-01 12:00:00"; "-" for 0
+// A peer's text as it may go to a terminal: control characters as \n, \t, \x1b, \u202e.
+std::string PlainText(const std::string& text);
 
 // Columns as wide as their widest cell. Cells may hold UTF-8 but no colours.
 class TextTable {
@@ -48,8 +49,13 @@ class TextTable {
   bool empty() const { return rows_.empty(); }
   // At most `rows_max` rows (0: all); says how many are left out.
   std::string Text(const Terminal& terminal, size_t rows_max = 0) const;
+  // A part of a table that comes in parts, in columns as wide as those of the parts before, which `widths` hands on.
+  std::string Part(const Terminal& terminal, std::vector<size_t>* widths, bool heading) const;
 
  private:
+  std::vector<size_t> Widths() const;
+  std::string Line(const std::vector<std::string>& cells, const std::vector<size_t>& widths) const;
+  std::string Heading(const Terminal& terminal, const std::vector<size_t>& widths) const;
   std::string GroupLine(const std::vector<size_t>& widths) const;
 
   std::vector<Column> columns_;

@@ -6,31 +6,39 @@
 
 #include "daemon/cli/layer_table.h"
 #include "daemon/cli/plot.h"
+#include "daemon/cli/samples.h"
 #include "daemon/cli/status_text.h"
 
 namespace ikkuna::cli {
 namespace {
 
 constexpr int kPlotHeight = 8;
-constexpr int kPlotPoints = 400;
+constexpr uint32_t kPlotPoints = 400;
 constexpr size_t kOtherLines = 28;  // of status, plot and headings: the layers get the rest of the screen
 
 volatile std::sig_atomic_t ended = 0;
 void End(int) { ended = 1; }
 
 Result<std::string> LossText(Context& context, Client& client, const v1::Run& run) {
-  Result<std::vector<v1::SeriesSummary>> found = client.ListSeries(FilterOf(run, {"default", "", "", ""}, "loss"));
-  if (!found) return found.error();
-  if (found->empty()) return std::string();
+  RunLine line;
+  line.run = run;
+  line.attempts = {run.key().attempt()};
+  SampleQuery query;
+  query.series.tag = "default";
+  query.topic = "loss";
+  query.points = kPlotPoints;
+  query.types = {v1::VALUE_TYPE_NUMBER};
   std::vector<PlotSeries> lines;
-  for (const v1::SeriesSummary& summary : *found) {
-    bool reduced = false;
-    Result<std::vector<v1::Sample>> samples = client.Read(summary, std::nullopt, std::nullopt, kPlotPoints, &reduced);
-    if (!samples) return samples.error();
-    lines.push_back({SeriesName(summary.series().key()), {}});
-    for (const v1::Sample& sample : *samples)
-      lines.back().points.emplace_back(static_cast<double>(sample.step()), sample.value());
-  }
+  Status done = ReadSamples(client, line, query, [&](const v1::Columns& columns) -> Result<bool> {
+    const std::string name = SeriesName(columns.series().key());
+    if (lines.empty() || lines.back().name != name) lines.push_back({name, {}});
+    for (size_t i = 0; i < SizeOf(columns); ++i) {
+      lines.back().points.emplace_back(static_cast<double>(At(columns.steps(), i)), At(columns.numbers(), i));
+    }
+    return true;
+  });
+  if (!done) return done.error();
+  if (lines.empty()) return std::string();
   PlotOptions plot;
   plot.width = std::max(20, std::min(context.terminal.columns - 14, 100));
   plot.height = kPlotHeight;
@@ -66,7 +74,7 @@ Result<std::string> Frame(Context& context, Client& client, const RunChoice& cho
 }
 
 Result<int> RunTop(Context& context, const RunChoice& choice, double interval_s, bool once) {
-  Result<std::unique_ptr<Client>> client = Client::Connect(context.connection);
+  Result<std::unique_ptr<Client>> client = context.ConnectToDaemon("top");
   if (!client) return client.error();
   if (once || !context.terminal.interactive) {
     Result<std::string> frame = Frame(context, **client, choice);

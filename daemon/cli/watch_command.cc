@@ -5,6 +5,7 @@
 
 #include "daemon/cli/commands.h"
 #include "daemon/cli/json.h"
+#include "daemon/cli/samples.h"
 
 namespace ikkuna::cli {
 namespace {
@@ -15,11 +16,13 @@ struct Options {
   std::string topic;
   SeriesChoice series;
   uint64_t count = 0;
+  bool events = false;
   bool json = false;
 };
 
-v1::SeriesFilter FilterOf(const Options& options) {
-  v1::SeriesFilter filter;
+v1::WatchRequest RequestOf(const Options& options) {
+  v1::WatchRequest request;
+  v1::SeriesFilter& filter = *request.mutable_filter();
   filter.set_run(options.run);
   if (options.attempt) filter.set_attempt(*options.attempt);
   if (options.rank) filter.set_rank(*options.rank);
@@ -28,22 +31,8 @@ v1::SeriesFilter FilterOf(const Options& options) {
   filter.set_module(options.series.module);
   filter.set_param(options.series.param);
   filter.set_topic(options.topic);
-  return filter;
-}
-
-std::string SampleJson(const v1::Series& series, const v1::Sample& sample) {
-  const v1::SeriesKey& key = series.key();
-  Json json = {{"type", "sample"},
-               {"run_id", key.run().run_id()},
-               {"attempt", key.run().attempt()},
-               {"rank", key.run().rank()},
-               {"tag", key.tag()},
-               {"root", key.root()},
-               {"module", key.module()},
-               {"param", key.param()},
-               {"topic", key.topic()}};
-  json.update(ToJson(sample));
-  return JsonLine(json);
+  if (options.events) request.add_parts(v1::WATCH_PART_EVENTS);
+  return request;
 }
 
 class Printer {
@@ -52,7 +41,12 @@ class Printer {
 
   // False: enough.
   bool Take(const v1::WatchResponse& response) {
-    for (const v1::Series& series : response.new_series()) series_[series.id()] = series;
+    for (const v1::Series& series : response.new_series()) {
+      const v1::RunKey& run = series.key().run();
+      series_[run.SerializeAsString()][series.id()] = series;
+      if (first_run_.empty()) first_run_ = run.SerializeAsString();
+      several_runs_ = several_runs_ || run.SerializeAsString() != first_run_;
+    }
     for (const v1::Event& event : response.events()) {
       if (options_.json) {
         Json json = {{"type", "event"}};
@@ -61,65 +55,121 @@ class Printer {
       } else {
         Print(EventLine(terminal_, event));
       }
+      if (options_.events && Enough()) return false;
     }
     bool more = true;
-    for (int i = 0; more && i < response.samples_size(); ++i) {
-      Show(response.samples(i));
-      more = options_.count == 0 || ++shown_ < options_.count;
-    }
+    for (int i = 0; more && i < response.steps_size(); ++i) more = Show(response.steps(i));
     std::fflush(stdout);
-    if (response.dropped() > dropped_) {
-      dropped_ = response.dropped();
-      std::cerr << "ikkuna: " << Count(dropped_)
-                << " samples were lost so far because this watch was read too slowly\n";
-    }
+    if (response.has_dropped()) Lost(response.dropped(), &dropped_, "values were");
+    if (response.has_events_dropped()) Lost(response.events_dropped(), &events_dropped_, "events were");
     // A reader that has gone (| head) ends the watch too.
-    return more && std::ferror(stdout) == 0;
+    return more && OutputGoesOn();
   }
 
  private:
-  void Show(const v1::Sample& sample) {
-    const v1::Series& series = series_[sample.series_id()];
+  bool Enough() { return options_.count != 0 && ++shown_ >= options_.count; }
+
+  static void Lost(uint64_t now, uint64_t* before, const char* what) {
+    if (now > *before) {
+      std::cerr << "ikkuna: " << Count(now) << " " << what << " lost so far because this watch was read too slowly\n";
+    }
+    *before = now;
+  }
+
+  bool Show(const v1::StepValues& step) {
+    const std::map<uint32_t, v1::Series>& of_run = series_[step.run().SerializeAsString()];
+    for (int i = 0; i < step.series_size(); ++i) {
+      v1::Value value;
+      value.set_number(At(step.numbers(), static_cast<size_t>(i)));
+      ShowValue(step, of_run, step.series(i), value, At(step.number_flags(), static_cast<size_t>(i)));
+      if (Enough()) return false;
+    }
+    for (int i = 0; i < step.value_series_size() && i < step.values_size(); ++i) {
+      ShowValue(step, of_run, step.value_series(i), step.values(i), At(step.value_flags(), static_cast<size_t>(i)));
+      if (Enough()) return false;
+    }
+    return true;
+  }
+
+  void ShowValue(const v1::StepValues& step, const std::map<uint32_t, v1::Series>& of_run, uint32_t id,
+                 const v1::Value& value, uint32_t flags) {
+    const auto found = of_run.find(id);
+    static const v1::Series kUnknown;
+    const v1::Series& series = found == of_run.end() ? kUnknown : found->second;
     if (options_.json) {
-      Print(SampleJson(series, sample));
+      Print(ValueJson(step, series, value, step.flags() | flags));
       return;
     }
-    Print(LocalTime(sample.unix_ns()).substr(11) + "  step " + Count(sample.step()) + "  " + SeriesName(series.key()) +
-          " = " + Paint(terminal_, Colour::kBold, ShortNumber(sample.value())) + "\n");
+    std::string where;
+    if (several_runs_) where = PlainText(step.run().run_id()) + " " + RankText(step.run().rank()) + "  ";
+    Print(LocalTime(step.unix_ns()).substr(11) + "  " + where + "step " + Count(step.step()) + "  " +
+          SeriesName(series.key()) + " = " + Paint(terminal_, Colour::kBold, ShortValue(value)) + "\n");
+  }
+
+  static std::string ValueJson(const v1::StepValues& step, const v1::Series& series, const v1::Value& value,
+                               uint32_t flags) {
+    const v1::SeriesKey& key = series.key();
+    Json json = {{"type", "sample"},
+                 {"run_id", step.run().run_id()},
+                 {"attempt", step.run().attempt()},
+                 {"rank", step.run().rank()},
+                 {"tag", key.tag()},
+                 {"root", key.root()},
+                 {"module", key.module()},
+                 {"param", key.param()},
+                 {"topic", key.topic()},
+                 {"step", step.step()},
+                 {"epoch", step.epoch()},
+                 {"unix_ns", step.unix_ns()},
+                 {"samples_seen", step.samples_seen()}};
+    if (value.has_histogram())
+      json["value"] = ToJson(value.histogram());
+    else if (value.has_tensor())
+      json["value"] = ToJson(value.tensor());
+    else if (value.has_text())
+      json["value"] = value.text();
+    else
+      json["value"] = ToJson(value.number());
+    json["flags"] = FlagWords(flags);
+    return JsonLine(json);
   }
 
   const Options& options_;
   const Terminal& terminal_;
-  std::map<uint64_t, v1::Series> series_;
+  std::map<std::string, std::map<uint32_t, v1::Series>> series_;  // by run, by id
+  std::string first_run_;
+  bool several_runs_ = false;
   uint64_t shown_ = 0;
-  uint64_t dropped_ = 0;
+  uint64_t dropped_ = 0, events_dropped_ = 0;
 };
 
 }  // namespace
 
 void AddWatchCommand(CLI::App& app, Context& context) {
   auto options = std::make_shared<Options>();
-  CLI::App* command = app.add_subcommand("watch", "Prints samples and events as they come, until Ctrl-C");
-  command->add_option("TOPIC", options->topic, "Topics, as a pattern such as 'weights_*'; default: all");
+  CLI::App* command = app.add_subcommand("watch", "Prints values and events as they come, until Ctrl-C");
+  command->add_option("TOPIC", options->topic, "Topics, as a pattern such as 'weights_*|loss'; default: all");
   AddSeriesOptions(command, &options->series);
   command->add_option("--run", options->run, "Run: its name (it may be yet to come), its id, or 'latest'; default: all")
       ->type_name("RUN");
-  command->add_option("--attempt", options->attempt, "Restart of the run; default: all")->type_name("N");
+  command->add_option("--attempt", options->attempt, "Life of the run; default: all")->type_name("N");
   command->add_option("--rank", options->rank, "Rank; default: all")->type_name("N");
-  command->add_option("--count", options->count, "End after so many samples; 0: never")
+  command->add_option("--count", options->count, "End after so many values; 0: never")
       ->type_name("N")
       ->capture_default_str();
+  command->add_flag("--events", options->events, "Only events; --count counts these");
   command->add_flag("--json", options->json, "One JSON object a line");
   command->footer(
       "Examples:\n  ikkuna watch loss\n  ikkuna watch 'activations_*' --module 'features.*'\n"
-      "  ikkuna watch loss --json --count 100 | jq .value");
+      "  ikkuna watch --events --run fashion\n  ikkuna watch loss --json --count 100 | jq .value");
   command->callback([&context, options] {
     context.chosen = [&context, options]() -> Result<int> {
-      Result<std::unique_ptr<Client>> client = Client::Connect(context.connection);
+      Result<std::unique_ptr<Client>> client = context.ConnectToDaemon("watch");
       if (!client) return client.error();
       Printer printer(*options, context.terminal);
-      Status status = (*client)->Watch(FilterOf(*options),
-                                       [&](const v1::WatchResponse& response) { return printer.Take(response); });
+      Status status = (*client)->Stream<v1::WatchRequest, v1::WatchResponse>(
+          &v1::Monitor::Stub::Watch, RequestOf(*options),
+          [&](v1::WatchResponse& response) -> Result<bool> { return printer.Take(response); });
       if (!status) return status.error();
       return kExitOk;
     };

@@ -6,7 +6,7 @@
 #include <numeric>
 #include <tuple>
 
-#include "daemon/graph/names.h"
+#include "daemon/model/names.h"
 
 namespace ikkuna::graph {
 

@@ -1,54 +1,30 @@
-// Frame: one open step of a (root, tag), from its batch_started to its batch_finished.
+// Frame: one step of a (root, tag), from its batch_started until all that is made of it is out.
 //
-// Owner: the Graph, on one thread. Frames are reused: what a step needs is allocated once and kept.
+// Owner: the graph, on one thread. Frames are reused: what a step needs is allocated once and kept.
 #pragma once
 
 #include <cstdint>
 #include <memory>
+#include <unordered_map>
 #include <vector>
 
+#include "daemon/graph/kept_input.h"
 #include "daemon/graph/plan.h"
+#include "daemon/model/batch.h"
 #include "shared/pub.h"
 
 namespace ikkuna::graph {
 
-// What a sample says of its origin.
-struct Origin {
-  uint64_t time_ns = 0;  // CLOCK_MONOTONIC of the last message
-  uint32_t epoch = 0;
-  uint16_t flags = 0;  // of all messages
-
-  void Add(const shm::Record& record) {
-    time_ns = record.time_ns;
-    epoch = record.epoch;
-    flags |= record.flags;
-  }
-  void Add(const Origin& other) {
-    if (other.time_ns >= time_ns) {
-      time_ns = other.time_ns;
-      epoch = other.epoch;
-    }
-    flags |= other.flags;
-  }
-};
-
-// While messages come nothing is published: the step may turn out not to be whole.
-class DiscardPublisher final : public metrics::Publisher {
- public:
-  void Publish(double) override {}
-  void PublishText(std::string_view) override {}
-  void PublishEvent(std::string) override {}
-  void Incomplete() override {}
-};
+class StepResults;  // step_results.h
 
 // What a step has brought of one series so far.
 struct Gathered {
   TensorStats stats;  // merged; only where GroupState::merges
-  Origin origin;
   uint32_t messages = 0;
   uint16_t micro = 0;  // of the last message
   uint16_t call = 0;
-  bool gap = false;  // a call is missing
+  uint16_t flags = 0;  // of all messages
+  bool gap = false;    // a call is missing, or has no statistics
 };
 
 struct GroupState {
@@ -59,27 +35,53 @@ struct GroupState {
   std::vector<uint32_t> touched;  // ordinals, in order of arrival
 };
 
-// A result that others take.
-struct TopicValue {
-  const Slot* slot = nullptr;  // null: of the whole step
-  double value = 0;
-  Origin origin;
+struct Gathering {
+  std::vector<GroupState> groups;  // by kind
 };
 
-// One subscriber at work on the messages of one series, or of the step.
-struct Instance {
-  std::unique_ptr<metrics::Subscriber> subscriber;
+// A result that others take.
+struct TopicValue {
   const Slot* slot = nullptr;
+  uint32_t output = 0;
+  uint16_t flags = 0;
+  bool wide = false;
+  double number = 0;
+  std::shared_ptr<const Value> value;  // that is no number
+};
+
+// What a result says of the messages that it was made of.
+struct Origin {
+  uint16_t flags = 0;
+  bool wide = false;  // Precision::kDouble
+};
+
+// One subscriber that is fed while the messages come.
+struct FedInstance {
+  std::unique_ptr<metrics::Subscriber> subscriber;
+  const Slot* slot = nullptr;  // of the series; of the module: without a parameter
+  uint32_t key = 0;            // ordinal of the series in its group (slot number of a topic's); id of the module
   Origin origin;
   bool spoiled = false;  // a message came without what it reads: nothing is published
+  uint64_t seen = 0;     // bits of inputs that it had something of
 };
 
 struct NodeState {
-  bool due = false;
-  bool partial = false;  // a value is missing that a message would have given
-  std::vector<Instance> instances;
-  std::vector<uint32_t> instance_of;  // by ordinal of the slot: index + 1; 0: none. Scope::kSeries
-  std::vector<TopicValue> values;     // when consumed
+  enum class Work : uint8_t {
+    kNone = 1,   // not due, or its subscriber ended
+    kWaits = 2,  // for the end of the step, or for what it takes
+    kRuns = 3,   // somebody holds its results
+    kDone = 4,
+  };
+  Work work = Work::kNone;
+  bool partial = false;                            // a value is missing that a message would have given
+  uint64_t unnamed = 0;                            // messages
+  std::vector<FedInstance> instances;              // Feeding::kAtOnce
+  std::vector<uint32_t> instance_of;               // by FedInstance::key: index + 1; 0: none
+  std::vector<KeptInput> kept;                     // Feeding::kKept
+  std::unordered_map<uint64_t, uint32_t> last_of;  // Delivery::kLast: by input and slot number: index in `kept`
+  std::vector<TopicValue> values;                  // of outputs that are consumed
+  std::unordered_map<uint32_t, Origin> origins;    // by slot number, where results come later
+  std::weak_ptr<StepResults> results;              // Work::kRuns
 };
 
 struct Frame {
@@ -91,22 +93,23 @@ struct Frame {
   bool whole = false;  // its batch_started was seen
   uint64_t first_seq = 0;
   uint64_t last_seq = 0;
-  uint64_t dropped_before = 0;     // messages that the producer had dropped when it began
-  uint64_t unnamed = 0;            // messages of ids without a name
-  std::vector<GroupState> groups;  // by kind
-  std::vector<NodeState> nodes;    // by index in the scene
+  uint64_t touched_ns = 0;      // of the last look at time before its last message
+  uint64_t dropped_before = 0;  // messages that the producer had dropped when it began
+  std::unique_ptr<Gathering> gathering;
+  std::vector<NodeState> nodes;  // by index in the scene
+
+  // Since it closed.
+  uint64_t id = 0;
+  bool again = false;          // a step of this number was closed before
+  uint64_t dropped_kinds = 0;  // of which messages were dropped within it
+  StepStamp stamp;
 
   // A step of `scene` begins.
   void Open(std::shared_ptr<Plan> with, Scene* of, const shm::Record& started);
-  // One message between the markers.
-  void Take(const shm::Message& message, const RegistryIndex& registry);
-  // A subscriber at work for node `index` on `slot` (null: on the step), new as if just made.
-  Instance& Rouse(uint32_t index, const Slot* slot);
-  // Forgets the step; the memory stays. Instances go back to rest in `opened_with`.
-  void Clear(Scene& opened_with);
-
- private:
-  void Feed(const Group::User& user, const Slot& slot, const shm::Message& message, const TensorStats* stats);
+  // Forgets what the messages brought; done when no node waits for it any more.
+  void ReleaseGathering();
+  // Forgets the step; the memory stays. Instances go back to rest.
+  void Clear();
 };
 
 }  // namespace ikkuna::graph

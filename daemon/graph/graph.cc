@@ -2,16 +2,29 @@
 
 #include <algorithm>
 #include <array>
+#include <map>
+#include <set>
 #include <utility>
 
+#include "daemon/graph/closed_steps.h"
 #include "daemon/graph/demand.h"
 #include "daemon/graph/frame.h"
+#include "daemon/graph/graph_context.h"
+#include "daemon/graph/intake.h"
+#include "daemon/graph/job_graph.h"
 #include "daemon/graph/step_runner.h"
 #include "daemon/graph/subscriber_set.h"
+#include "daemon/graph/work_queue.h"
+#include "shared/base/clock.h"
 
 namespace ikkuna::graph {
 
-class Graph::Impl {
+namespace {
+
+// What is true of the step as a whole, whenever its messages were published.
+constexpr uint16_t kStepFlags = kFlagStepInferred | kFlagStepSkipped;
+
+class Graph final : public MessageGraph {
  public:
   // Two are open at once in an ordinary loop, one a thread where several train one model.
   static constexpr size_t kMaxOpenFrames = 64;  // of a root: threads that train one model have a step open each
@@ -19,25 +32,37 @@ class Graph::Impl {
   // A step that has not ended when others are so far ahead never will. Until then its thread may merely not have run:
   // in a time slice of the kernel the others make hundreds of small steps.
   static constexpr uint64_t kStepsBehindMax = 1000;
+  // Steps that are closed and wait for results: a queue bounds its own; this bounds those of whoever never lets go.
+  static constexpr size_t kMaxClosing = 1024;
+  // An open step of which nothing came for so long has lost its end, or its root is gone.
+  static constexpr uint64_t kSilentNs = 300'000'000'000;
 
-  Impl(std::shared_ptr<const ProducerInfo> producer, SeriesCatalogue& catalogue, SubscriberSet& subscribers,
-       std::function<void(Batch)> emit)
-      : producer_(std::move(producer)),
-        subscribers_(subscribers),
-        emit_(std::move(emit)),
-        runner_(*producer_, catalogue) {
+  Graph(GraphParts parts, std::shared_ptr<Run> run, std::function<void(Batch)> emit)
+      : emit_(std::move(emit)), intake_(context_), runner_(context_, intake_) {
+    context_.run = std::move(run);
+    context_.parts = std::move(parts);
+    context_.mailbox = std::make_shared<Mailbox>();
+    if (context_.parts.queue != nullptr) context_.share = context_.parts.queue->OpenShare();
+    if (context_.parts.jobs != nullptr) context_.job = context_.parts.jobs->Join(*context_.run->info());
     MakePlan();
-    demand_ = FoldDemand(plan_->entries(), registry_);
+    demand_ = FoldDemand(plan_->entries(), context_.registry);
   }
 
-  void AddRegistry(const std::vector<shm::RegistryEntry>& entries) {
-    const RegistryIndex::Change change = registry_.Add(entries);
+  ~Graph() override {
+    if (!finished_) Finish(0);
+  }
+
+  void AddRegistry(const std::vector<shm::RegistryEntry>& entries) override {
+    const RegistryIndex::Change change = context_.registry.Add(entries);
     demand_stale_ |= change.added || change.renamed;
-    // Filters and series were found by the old names.
-    if (change.renamed) plan_ = std::make_shared<Plan>(plan_->entries());
+    if (!change.renamed) return;
+    // Filters, slots and series were found by the old names.
+    context_.memory.scenes.clear();
+    plan_ = std::make_shared<Plan>(plan_->entries(), *context_.run->info());
   }
 
-  void Handle(const shm::Message& message) {
+  void Handle(const shm::Message& message) override {
+    if (context_.mailbox->any()) TakeLetters();
     const shm::Record& record = message.record;
     last_seq_ = record.seq;
     switch (static_cast<Kind>(record.kind)) {
@@ -54,45 +79,87 @@ class Graph::Impl {
     Frame* frame = Find(record);
     if (frame == nullptr) frame = &OpenHeadless(record);
     frame->last_seq = record.seq;
-    if (frame->whole) frame->Take(message, registry_);
+    frame->touched_ns = now_ns_;
+    if (frame->whole) intake_.Take(*frame, message);
   }
 
-  bool Refresh() {
-    const bool changed = subscribers_.version() != version_;
+  bool Refresh() override {
+    if (context_.mailbox->any()) TakeLetters();
+    const bool changed = context_.parts.subscribers->version() != version_;
     if (changed) MakePlan();
     if (changed || demand_stale_) UpdateDemand();
+    if (!context_.events.empty()) EmitEvents();
     return std::exchange(demand_changed_, false);
   }
 
-  const std::vector<shm::DemandItem>& Demand() {
+  std::vector<shm::DemandItem> Demand() override {
     if (demand_stale_) UpdateDemand();
     return demand_;
   }
 
-  uint64_t done_seq() const {
+  void Tick(uint64_t monotonic_ns) override {
+    now_ns_ = monotonic_ns;
+    if (context_.parts.jobs != nullptr) context_.parts.jobs->Tick(monotonic_ns);
+    if (context_.mailbox->any()) TakeLetters();
+    for (size_t i = open_.size(); i-- > 0;) {
+      Frame& frame = *open_[i];
+      if (frame.touched_ns == 0) frame.touched_ns = now_ns_;
+      if (now_ns_ < frame.touched_ns || now_ns_ - frame.touched_ns < kSilentNs) continue;
+      if (frame.whole) context_.Count(MissReason::kSilent, 1);
+      Drop(i, !frame.whole);
+    }
+    if (!context_.events.empty()) EmitEvents();
+  }
+
+  uint64_t done_seq() const override {
     uint64_t done = last_seq_;
     for (const auto& frame : open_) {
       if (frame->whole) done = std::min(done, frame->first_seq - 1);
     }
+    for (const auto& [id, frame] : closing_) done = std::min(done, frame->first_seq - 1);
     return done;
   }
 
-  void Finish() {
-    while (!open_.empty()) Discard(0);
+  void Finish(uint64_t deadline_ns) override {
+    while (!open_.empty()) Drop(0, true);
+    context_.job.reset();  // nobody waits for this rank any more
+    TakeLetters();
+    while (!closing_.empty() && context_.mailbox->Wait(deadline_ns)) TakeLetters();
+    finished_ = true;
+    context_.mailbox->End();
+    while (!closing_.empty()) GiveUpOldest();
+    if (context_.share) context_.share->Cancel();
+    for (auto& [key, instances] : context_.memory.instances) instances->Retire();
+    if (!context_.events.empty()) EmitEvents();
   }
 
-  GraphCounters counters() const { return counters_; }
-  uint64_t steps_observed(uint16_t root) const { return root < steps_.size() ? steps_[root] : 0; }
+  std::vector<Count> Missing() const override { return CountsOf(context_.missing); }
+  uint64_t steps_observed(uint16_t root) const override { return root < steps_.size() ? steps_[root] : 0; }
 
  private:
   void MakePlan() {
-    version_ = subscribers_.version();  // before the snapshot: what changes meanwhile is seen the next time
-    plan_ = std::make_shared<Plan>(subscribers_.Snapshot());
+    version_ = context_.parts.subscribers->version();  // before the snapshot: what changes meanwhile is seen next time
+    plan_ = std::make_shared<Plan>(context_.parts.subscribers->Snapshot(), *context_.run->info());
+    ForgetRemoved();
+  }
+
+  // What is kept for subscribers that are gone.
+  void ForgetRemoved() {
+    std::set<uint64_t> ids;
+    for (const auto& entry : plan_->entries()) ids.insert(entry->id);
+    std::erase_if(context_.memory.instances, [&](const auto& item) {
+      if (ids.count(std::get<0>(item.first)) != 0) return false;
+      item.second->Retire();
+      return true;
+    });
+    for (auto& [where, scene] : context_.memory.scenes) {
+      std::erase_if(scene->names, [&](const auto& item) { return ids.count(item.first) == 0; });
+    }
   }
 
   void UpdateDemand() {
     demand_stale_ = false;
-    std::vector<shm::DemandItem> demand = FoldDemand(plan_->entries(), registry_);
+    std::vector<shm::DemandItem> demand = FoldDemand(plan_->entries(), context_.registry);
     if (demand == demand_) return;
     demand_ = std::move(demand);
     demand_changed_ = true;
@@ -112,6 +179,7 @@ class Graph::Impl {
   }
 
   Frame& Append(std::unique_ptr<Frame> frame) {
+    frame->touched_ns = now_ns_;
     open_.push_back(std::move(frame));
     Frame& fresh = *open_.back();
     size_t same_root = 0;
@@ -119,7 +187,7 @@ class Graph::Impl {
     if (same_root > kMaxOpenFrames) {
       for (size_t i = 0; i < open_.size(); ++i) {
         if (open_[i]->root != fresh.root) continue;
-        Discard(i);
+        Drop(i, true);
         break;
       }
     }
@@ -128,8 +196,9 @@ class Graph::Impl {
 
   void Start(const shm::Record& record) {
     // The same step again while it is open: its end was lost.
-    if (const size_t i = IndexOf(record); i != open_.size()) Discard(i);
-    Scene* scene = plan_->SceneOf(record.root, record.tag, registry_);
+    if (const size_t i = IndexOf(record); i != open_.size()) Drop(i, true);
+    Scene* scene = plan_->SceneOf(record.root, record.tag, context_.registry, context_.memory, *context_.run,
+                                  context_.share.get());
     std::unique_ptr<Frame> frame;
     if (scene != nullptr && !scene->idle_frames.empty()) {
       frame = std::move(scene->idle_frames.back());
@@ -154,83 +223,207 @@ class Graph::Impl {
   void Close(const shm::Record& record) {
     const size_t i = IndexOf(record);
     if (i == open_.size()) {
-      ++counters_.frames_discarded;  // neither beginning nor content was seen
+      context_.Count(MissReason::kDiscarded, 1);  // neither beginning nor content was seen
       return;
     }
-    Frame& frame = *open_[i];
-    if (!frame.whole) return Discard(i);
-    Batch batch;
-    if (frame.scene != nullptr) batch = runner_.Run(frame, record, counters_);
-    ++counters_.frames_closed;
-    if (record.tag == kTagDefault && record.root < steps_.size() && record.dropped_total == frame.dropped_before) {
-      ++steps_[record.root];
+    if (!open_[i]->whole) return Drop(i, true);
+    std::unique_ptr<Frame> frame = std::move(open_[i]);
+    open_.erase(open_.begin() + static_cast<std::ptrdiff_t>(i));
+    const uint64_t dropped = record.dropped_total - frame->dropped_before;
+    if (record.tag == kTagDefault && record.root < steps_.size() && dropped == 0) ++steps_[record.root];
+    ClosedSteps& closed = closed_[{frame->root, frame->tag}];
+    frame->again = closed.Again(frame->step);
+    closed.Close(frame->step);
+    const uint64_t began = frame->first_seq;
+    if (frame->scene == nullptr) {
+      Recycle(std::move(frame));
+    } else {
+      Stamp(*frame, record, dropped);
+      Run(std::move(frame));
     }
-    const uint64_t began = frame.first_seq;
-    Release(i);
     DiscardStragglers(record, began);
-    if (batch.samples.empty() && batch.texts.empty() && batch.events.empty()) return;
-    batch.producer = producer_;
+  }
+
+  void Stamp(Frame& frame, const shm::Record& finished, uint64_t dropped) {
+    const bool marker = finished.type == static_cast<uint8_t>(RecordType::kMarker);
+    // Added to a monotonic time it gives unix time. Unsigned: a peer's time may be anything.
+    const uint64_t unix_offset = static_cast<uint64_t>(UnixNs()) - MonotonicNs();
+    frame.id = ++last_id_;
+    frame.stamp = {};
+    frame.stamp.timeline = frame.scene->memory->timeline;
+    frame.stamp.step = frame.step;
+    frame.stamp.epoch = finished.epoch;
+    frame.stamp.unix_ns = static_cast<int64_t>(finished.time_ns + unix_offset);
+    frame.stamp.samples_seen = marker ? finished.marker.samples : 0;
+    frame.stamp.flags = finished.flags & kStepFlags;
+    // A producer that does not say which kinds it dropped may have dropped any.
+    const uint64_t kinds = marker && finished.marker.dropped_kinds != 0 ? finished.marker.dropped_kinds : ~uint64_t{0};
+    frame.dropped_kinds = dropped == 0 ? 0 : kinds;
+  }
+
+  Batch BatchOf(const Frame& frame) const {
+    Batch batch;
+    batch.run = context_.run;
+    batch.stamp = frame.stamp;
+    return batch;
+  }
+
+  // A step that has just closed.
+  void Run(std::unique_ptr<Frame> frame) {
+    Batch batch = BatchOf(*frame);
+    std::vector<bool> blocked;
+    for (const auto& [id, earlier] : closing_) AddWaiting(*earlier, *frame->scene, blocked);
+    runner_.Advance(*frame, blocked, batch);
+    SayRepeated(*frame);
+    Emit(std::move(batch));
+    if (IsDone(*frame)) return Recycle(std::move(frame));
+    if (closing_.size() >= kMaxClosing) GiveUpOldest();
+    closing_.emplace(frame->id, std::move(frame));
+  }
+
+  static bool IsDone(const Frame& frame) {
+    return std::none_of(frame.nodes.begin(), frame.nodes.end(), [](const NodeState& node) {
+      return node.work == NodeState::Work::kWaits || node.work == NodeState::Work::kRuns;
+    });
+  }
+
+  static void AddWaiting(const Frame& earlier, const Scene& scene, std::vector<bool>& blocked) {
+    if (earlier.scene != &scene) return;
+    blocked.resize(earlier.nodes.size(), false);
+    for (size_t i = 0; i < earlier.nodes.size(); ++i) {
+      if (earlier.nodes[i].work == NodeState::Work::kWaits) blocked[i] = true;
+    }
+  }
+
+  // What came from other threads, and what can run because of it.
+  void TakeLetters() {
+    std::set<Scene*> moved;
+    for (LateResults& late : context_.mailbox->Take()) {
+      const auto at = closing_.find(late.frame);
+      if (at == closing_.end()) continue;  // given up, and counted as that
+      Frame& frame = *at->second;
+      Batch batch = BatchOf(frame);
+      runner_.TakeLate(frame, std::move(late), batch);
+      SayRepeated(frame);
+      Emit(std::move(batch));
+      moved.insert(frame.scene);
+    }
+    for (Scene* scene : moved) AdvanceAll(*scene);
+    for (auto at = closing_.begin(); at != closing_.end();) {
+      if (!IsDone(*at->second)) {
+        ++at;
+        continue;
+      }
+      Recycle(std::move(at->second));
+      at = closing_.erase(at);
+    }
+  }
+
+  void AdvanceAll(Scene& scene) {
+    std::vector<bool> blocked;
+    for (auto& [id, frame] : closing_) {
+      if (frame->scene != &scene) continue;
+      Batch batch = BatchOf(*frame);
+      runner_.Advance(*frame, blocked, batch);
+      SayRepeated(*frame);
+      Emit(std::move(batch));
+    }
+  }
+
+  void Emit(Batch batch) {
+    for (Event& event : context_.events) batch.events.push_back(std::move(event));
+    context_.events.clear();
+    if (batch.values() == 0 && batch.events.empty()) return;
     emit_(std::move(batch));
   }
 
+  void EmitEvents() {
+    Batch batch;
+    batch.run = context_.run;
+    Emit(std::move(batch));
+  }
+
+  void SayRepeated(const Frame& frame) {
+    if (runner_.TakeRepeated() == 0) return;
+    ClosedSteps& closed = closed_[{frame.root, frame.tag}];
+    if (!closed.SetRewound()) return;
+    const SceneMemory& memory = *frame.scene->memory;
+    const std::string which = memory.root_name + ", tag " + memory.tag_name + ": step " + std::to_string(frame.step) +
+                              " came again after it was closed; its values are refused, as is all until step " +
+                              std::to_string(closed.last()) + " is passed. ";
+    context_.Say(
+        Severity::kWarning, "steps_repeated",
+        which + (frame.tag == kTagDefault
+                     ? "Let the trainer go on counting, attach it with a start step, or give it a run of its own"
+                     : "Give a second evaluation at one step a tag of its own"),
+        frame.step);
+  }
+
   // Earlier steps of which nothing came since this one began have lost their ends, if the producer lost anything since
-  // they began. Those of other threads that train the same model go on.
+  // they began. Those of other threads that train the same model go on. An evaluation is over as well when a training
+  // step of its root came and went since.
   void DiscardStragglers(const shm::Record& finished, uint64_t began) {
     for (size_t i = open_.size(); i-- > 0;) {
       const Frame& frame = *open_[i];
-      const bool earlier = frame.root == finished.root && frame.tag == finished.tag &&
-                           frame.step < finished.global_step && frame.last_seq < began;
-      if (!earlier) continue;
+      if (frame.root != finished.root || frame.last_seq >= began) continue;
+      const bool evaluation = frame.tag != kTagDefault && finished.tag == kTagDefault;
+      if (!evaluation && (frame.tag != finished.tag || frame.step >= finished.global_step)) continue;
       const bool lost = frame.dropped_before != finished.dropped_total;
-      if (lost || !frame.whole || finished.global_step - frame.step > kStepsBehindMax) Discard(i);
+      const bool behind = !evaluation && finished.global_step - frame.step > kStepsBehindMax;
+      if (lost || !frame.whole || behind) Drop(i, true);
     }
   }
 
-  void Discard(size_t i) {
-    ++counters_.frames_discarded;
-    Release(i);
-  }
-
-  void Release(size_t i) {
+  // An open step is given up.
+  void Drop(size_t i, bool count) {
+    if (count) context_.Count(MissReason::kDiscarded, 1);
     std::unique_ptr<Frame> frame = std::move(open_[i]);
     open_.erase(open_.begin() + static_cast<std::ptrdiff_t>(i));
+    Recycle(std::move(frame));
+  }
+
+  void GiveUpOldest() {
+    runner_.GiveUp(*closing_.begin()->second);
+    std::unique_ptr<Frame> frame = std::move(closing_.begin()->second);
+    closing_.erase(closing_.begin());
+    Recycle(std::move(frame));
+  }
+
+  void Recycle(std::unique_ptr<Frame> frame) {
     if (frame->scene == nullptr) return;
+    frame->Clear();
     const std::shared_ptr<Plan> plan = std::move(frame->plan);
     Scene* scene = std::exchange(frame->scene, nullptr);
-    frame->Clear(*scene);
     if (plan == plan_ && scene->idle_frames.size() < kMaxIdleFrames) scene->idle_frames.push_back(std::move(frame));
   }
 
   // Constant after construction.
-  const std::shared_ptr<const ProducerInfo> producer_;
-  SubscriberSet& subscribers_;
   const std::function<void(Batch)> emit_;
 
-  RegistryIndex registry_;
+  GraphContext context_;
+  Intake intake_;
   StepRunner runner_;
   std::shared_ptr<Plan> plan_;
   uint64_t version_ = 0;
   std::vector<shm::DemandItem> demand_;
   bool demand_stale_ = false;
-  bool demand_changed_ = true;                // nobody was told of the first
-  std::vector<std::unique_ptr<Frame>> open_;  // in order of their beginning
+  bool demand_changed_ = true;                          // nobody was told of the first
+  std::vector<std::unique_ptr<Frame>> open_;            // in order of their beginning
+  std::map<uint64_t, std::unique_ptr<Frame>> closing_;  // closed, not done; by id
+  std::map<std::pair<uint16_t, uint16_t>, ClosedSteps> closed_;
+  uint64_t last_id_ = 0;
   uint64_t last_seq_ = 0;
-  GraphCounters counters_;
+  uint64_t now_ns_ = 0;  // of the last Tick; 0: none so far
+  bool finished_ = false;
   std::array<uint64_t, kMaxRoots + 1> steps_{};
 };
 
-Graph::Graph(std::shared_ptr<const ProducerInfo> producer, SeriesCatalogue& catalogue, SubscriberSet& subscribers,
-             std::function<void(Batch)> emit)
-    : impl_(std::make_unique<Impl>(std::move(producer), catalogue, subscribers, std::move(emit))) {}
-Graph::~Graph() = default;
+}  // namespace
 
-void Graph::AddRegistry(const std::vector<shm::RegistryEntry>& entries) { impl_->AddRegistry(entries); }
-void Graph::Handle(const shm::Message& message) { impl_->Handle(message); }
-bool Graph::Refresh() { return impl_->Refresh(); }
-std::vector<shm::DemandItem> Graph::Demand() const { return impl_->Demand(); }
-uint64_t Graph::done_seq() const { return impl_->done_seq(); }
-void Graph::Finish() { impl_->Finish(); }
-GraphCounters Graph::counters() const { return impl_->counters(); }
-uint64_t Graph::steps_observed(uint16_t root) const { return impl_->steps_observed(root); }
+MakeMessageGraph MakeGraph(GraphParts parts) {
+  return [parts = std::move(parts)](std::shared_ptr<Run> run, std::function<void(Batch)> emit) {
+    return std::make_unique<Graph>(parts, std::move(run), std::move(emit));
+  };
+}
 
 }  // namespace ikkuna::graph

@@ -48,6 +48,7 @@ RegistryIndex::Change RegistryIndex::Add(const std::vector<shm::RegistryEntry>& 
 }
 
 const std::string* RegistryIndex::Root(uint16_t id) const { return Look(roots_, id); }
+const std::string* RegistryIndex::Tag(uint16_t id) const { return Look(tags_, id); }
 const RegistryIndex::Module* RegistryIndex::FindModule(uint32_t id) const { return Look(modules_, id); }
 const std::string* RegistryIndex::Param(uint32_t id) const { return Look(params_, id); }
 const std::string* RegistryIndex::Logged(uint32_t id) const { return Look(logged_, id); }

@@ -36,6 +36,7 @@ class RegistryIndex {
   const Module* FindModule(uint32_t id) const;
   const std::string* Param(uint32_t id) const;   // of a module
   const std::string* Logged(uint32_t id) const;  // of a scalar, text or parameter group
+  const std::string* Tag(uint16_t id) const;
   std::optional<uint16_t> TagId(const std::string& name) const;
 
   const std::map<uint16_t, std::string>& roots() const { return roots_; }

@@ -1,83 +1,83 @@
-// StepRunner: a whole step goes through its subscribers, in topological order, and leaves as one Batch.
+// StepRunner: a whole step goes through its subscribers, in topological order. What is there at once goes into a batch;
+// what a queue gives later comes back as letters (LateResults), and whoever takes that runs then.
 //
-// Owner: the Graph, on one thread. Nothing is published of a step in which messages were dropped where one of a kind
-// that was dropped could belong to it: series that have several messages a step, and what runs over the whole step.
+// Owner: the graph, on its one thread.
 #pragma once
 
 #include <cstdint>
-#include <map>
-#include <tuple>
+#include <memory>
+#include <string>
+#include <utility>
 #include <vector>
 
+#include "daemon/graph/closed_steps.h"
 #include "daemon/graph/frame.h"
-#include "daemon/graph/graph.h"
-#include "daemon/sample.h"
-#include "daemon/series_catalogue.h"
+#include "daemon/graph/graph_context.h"
+#include "daemon/graph/intake.h"
+#include "daemon/graph/node_work.h"
+#include "daemon/graph/step_results.h"
 
 namespace ikkuna::graph {
 
-class StepRunner {
+class StepRunner final : private ResultsTaker {
  public:
-  // An event of one rule comes at most once in so many steps of a root: a network full of NaN stays so.
-  static constexpr uint64_t kEventEverySteps = 100;
+  StepRunner(GraphContext& context, Intake& intake) : context_(context), intake_(intake) {}
 
-  StepRunner(const ProducerInfo& producer, SeriesCatalogue& catalogue)
-      : run_(producer.run_key), catalogue_(catalogue) {}
-
-  // `finished` is the step's batch_finished; `frame` has a scene.
-  Batch Run(Frame& frame, const shm::Record& finished, GraphCounters& counters);
+  // Runs the nodes of a closed frame that can run now, into `batch`. `blocked`: nodes (by index) that an earlier step
+  // of the scene still waits for, which come first; it gets those added that wait here.
+  void Advance(Frame& frame, std::vector<bool>& blocked, Batch& batch);
+  // What one node of it gave later; the node is done.
+  void TakeLate(Frame& frame, LateResults late, Batch& batch);
+  // Nobody waits for the frame any more: what still runs for it is cancelled and counted.
+  void GiveUp(Frame& frame);
+  // Values that a step brought again since the last call.
+  uint64_t TakeRepeated() { return std::exchange(repeated_, 0); }
 
  private:
-  class NodePublisher;
-
-  // A series of one input of a bundle.
-  struct Part {
-    uint32_t module = 0;
-    uint32_t param = 0;
-    uint32_t input = 0;
-    const Slot* slot = nullptr;  // null: of the whole step
-    TensorStats stats;
-    Origin origin;
-    bool withheld = false;
-  };
-
+  bool IsReady(const Frame& frame, uint32_t index) const;
   void RunNode();
   void RunSeries();
-  void RunBundles();
-  void RunModule(size_t begin, size_t end);
-  bool RunBundle(size_t begin, size_t end, uint32_t param, const std::vector<bool>& for_all);
-  void RunInstances();
-  void FeedTopics();
-  void CollectParts(uint32_t input);
-  bool MayMiss(Kind kind) const { return (dropped_kinds_ & KindBit(kind)) != 0 && IsPerCallKind(kind); }
-  uint64_t KindsRead(const SceneNode& node) const;
-  bool WithholdsInstance(const Instance& instance) const;
-  void CountWithheld(uint64_t count);
-  void CountIncomplete(uint64_t count);
+  void RunFed();
+  void RunCalls(NodeWork& work);
+  void RunQueued(NodeWork work);
+  void RunJob(NodeWork& work);
+  bool FeedTopics();
+  bool IsWithheld(const FedInstance& instance) const;
+  bool HasGap(const FedInstance& instance) const;
+  metrics::ResultsRef OpenResults();
+  void Settle(metrics::ResultsRef ref);
+  void Enter(Frame& frame, uint32_t index, Batch& batch);
+  void Apply(LateResults late);
+  void Count(MissReason reason, uint64_t count);
+  bool MayMiss(Kind kind) const { return IsPerCallKind(kind) && (frame_->dropped_kinds & KindBit(kind)) != 0; }
+  metrics::StepInfo InfoOf(const Frame& frame) const;
 
-  const RunKey run_;
-  SeriesCatalogue& catalogue_;
-  std::map<std::tuple<uint64_t, uint16_t, uint16_t>, uint64_t> event_steps_;  // by subscriber, root and tag
+  // ResultsTaker: of the node under way.
+  void TakeValue(uint32_t output, metrics::Subject subject, Value value) override;
+  void TakeEvent(Severity severity, std::string text, std::optional<Action> action) override;
+  void TakeMissing(MissReason reason, uint64_t count) override { Count(reason, count); }
+  uint32_t SeriesOf(const Slot& slot, uint32_t output, bool wide);
+  bool PutNumber(SeriesRef& ref, const Slot& slot, uint32_t output, double number, Origin origin);
+  bool Replace(uint32_t series, const Slot& slot, uint32_t output, double number);
+  void KeepForTakers(const Slot& slot, uint32_t output, const Value& value, Origin origin);
 
-  // The step under way.
-  Frame* frame_ = nullptr;
-  GraphCounters* counters_ = nullptr;
-  Batch batch_;
-  metrics::StepInfo step_;
-  uint64_t dropped_kinds_ = 0;        // of which a message of the step may be missing
-  std::vector<uint64_t> kinds_read_;  // by node, through topics as well; of a step with drops
-  uint16_t step_flags_ = 0;
-  uint64_t samples_seen_ = 0;
-  uint64_t unix_offset_ = 0;
+  GraphContext& context_;
+  Intake& intake_;
+  WorkBuilder builder_;
+  EventFilter filter_;
+  InputList list_;
+  uint64_t repeated_ = 0;
+  size_t samples_before_ = 0;
+
   // The node under way.
+  Frame* frame_ = nullptr;
   uint32_t index_ = 0;
   SceneNode* node_ = nullptr;
   NodeState* state_ = nullptr;
-
-  // Kept for the next step's sake.
-  std::vector<Part> parts_;
-  std::vector<metrics::Input> inputs_;
-  size_t samples_before_ = 0;
+  Batch* batch_ = nullptr;
+  const Slot* about_ = nullptr;  // of the call under way
+  Origin origin_;
+  uint64_t given_ = 0;  // values and events
 };
 
 }  // namespace ikkuna::graph

@@ -7,17 +7,17 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
-#include "daemon/monitor.h"
+#include "daemon/model/subscribers.h"
 #include "shared/base/result.h"
 
 namespace ikkuna::graph {
 
-enum class Source : uint8_t { kDefault = 1, kConfig = 2, kFlag = 3, kClient = 4 };
-
-struct SubscriberEntry;  // parsed text, descriptor, topics, counters; defined by the graph
+using Source = SubscriberSource;
+struct SubscriberEntry;  // subscriber_entry.h
 
 class SubscriberSet {
  public:
@@ -25,19 +25,25 @@ class SubscriberSet {
   static constexpr size_t kMaxSubscribers = 1024;
 
   // Parses one or more subscribers separated by ';', checks kinds, parameters, topics and cycles; all or nothing. An
-  // identical subscription is shared (its info comes back). An explicit one replaces a default of the same topic. The
-  // answer has no warnings: those need the runs.
-  Result<SubscribeAnswer> Add(const std::string& text, Source source);
-  // By decimal id, written form, or published topic. What is left of the default set where these stood is on again
-  // afterwards, with its id; so is a default that was also asked for as it is, until it is removed once more. Whatever
-  // takes a topic that nobody publishes any more goes too. kNotFound names the nearest topic.
-  Result<UnsubscribeAnswer> Remove(const std::string& what);
+  // identical subscription is shared (its info comes back), and has an owner more. An explicit one replaces a default
+  // of the same topic: of all runs, or of those that its run= names. `owner`: who may remove it; empty: the operator.
+  // The answer has no warnings: those need the runs.
+  Result<SubscribeAnswer> Add(const std::string& text, Source source, const std::string& owner = {});
+  // What is left of the default set where these stood is on again, with its old id and counters; a default that is
+  // removed while it is on stays away until it is removed once more. Whatever takes a topic that nobody publishes any
+  // more goes too. kNotFound names the nearest topic. With `owner` only what that client asked for:
+  // kPermissionDenied otherwise; what another asked for too stays on for that one.
+  Result<UnsubscribeAnswer> Remove(const SubscriberChoice& which, const std::optional<std::string>& owner = {});
   std::vector<SubscriberInfo> List() const;
   std::vector<MetricInfo> Metrics() const;
+  // What clients subscribed, one for each owner, so that Add with Source::kClient puts it back.
+  std::vector<SavedSubscription> Export() const;
 
-  // For graphs.
+  // For graphs. The version moves with what is subscribed, and when one is switched off.
   uint64_t version() const { return version_.load(std::memory_order_acquire); }
   std::vector<std::shared_ptr<SubscriberEntry>> Snapshot() const;
+  // It threw: no graph runs it any more. True for the first who says so.
+  bool SwitchOff(SubscriberEntry& entry);
 
  private:
   mutable std::mutex mutex_;

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <limits>
 
-#include "daemon/graph/names.h"
+#include "daemon/model/names.h"
 #include "metrics/number.h"
 #include "shared/base/suggestion.h"
 
@@ -13,7 +13,7 @@ namespace {
 
 using metrics::Descriptor;
 
-constexpr const char* kCommonOptions[] = {"tag", "subsample", "module", "root", "as"};
+constexpr const char* kCommonOptions[] = {"tag", "subsample", "module", "root", "run", "as"};
 
 // Kinds that carry numbers: tensors and scalars, no markers and no text.
 bool CarriesNumbers(Kind kind) { return kind >= Kind::kInputData && kind != Kind::kText; }
@@ -93,6 +93,8 @@ Status SettleCommonOption(const std::string& name, const std::string& value, Sub
     s.module = value;
   } else if (name == "root") {
     s.root = value;
+  } else if (name == "run") {
+    s.run = value;
   } else if (name == "subsample") {
     auto subsample = ParseSubsample(value);
     if (!subsample) return subsample.error();
@@ -143,6 +145,7 @@ std::string CompleteText(const Subscription& s, const std::string& as) {
   complete.options.emplace_back("subsample", std::to_string(s.subsample));
   if (!s.module.empty()) complete.options.emplace_back("module", s.module);
   if (!s.root.empty()) complete.options.emplace_back("root", s.root);
+  if (!s.run.empty()) complete.options.emplace_back("run", s.run);
   if (!as.empty()) complete.options.emplace_back("as", as);
   return FormatWritten(complete);
 }
@@ -150,16 +153,23 @@ std::string CompleteText(const Subscription& s, const std::string& as) {
 }  // namespace
 
 bool Subscription::CollidesWith(const Subscription& other) const {
-  if (topic != other.topic || tag != other.tag) return false;
-  return !(IsLiteral(root) && IsLiteral(other.root) && root != other.root);
+  if (tag != other.tag) return false;
+  const auto same = [&](const std::string& name) {
+    return name == other.topic || std::find(other.topics.begin(), other.topics.end(), name) != other.topics.end();
+  };
+  if (!same(topic) && std::none_of(topics.begin(), topics.end(), same)) return false;
+  const auto apart = [](const std::string& a, const std::string& b) { return IsLiteral(a) && IsLiteral(b) && a != b; };
+  return !apart(root, other.root) && !apart(run, other.run);
 }
 
-bool Subscription::TakesTopic(const std::string& name) const {
-  return std::any_of(inputs.begin(), inputs.end(), [&](const auto& input) { return input.topic == name; });
+std::optional<uint32_t> Subscription::OutputOf(const std::string& name) const {
+  const auto at = std::find(topics.begin(), topics.end(), name);
+  if (at == topics.end()) return std::nullopt;
+  return static_cast<uint32_t>(at - topics.begin());
 }
 
-bool Subscription::HasPerCallInput() const {
-  return std::any_of(inputs.begin(), inputs.end(), [](const auto& input) { return IsPerCallKind(input.kind); });
+bool Subscription::MatchesRun(const std::string& run_id, const std::string& display_name) const {
+  return run.empty() || MatchesPatterns(run, run_id) || MatchesPatterns(run, display_name);
 }
 
 Error UnknownInput(const std::string& subscriber, const std::string& input, bool topics_only,
@@ -197,11 +207,31 @@ Result<Subscription> Settle(const WrittenSubscriber& written, const std::vector<
   auto definition = s.descriptor->define(inputs, values);
   if (!definition) return definition.error();
   s.definition = std::move(definition).value();
-  s.topic = s.definition.topic;
-  if (const std::string& name = as.empty() ? inherited : as; !name.empty()) s.topic += "@" + name;
-  if (s.topic.size() > kMaxNameBytes) return Invalid("the topic " + s.topic + " is too long; give it a name with as=");
+  size_t topics_taken = 0;
+  for (const SubscriptionInput& input : s.inputs) topics_taken += input.is_topic();
+  if (auto checked = metrics::CheckDefinition(s.definition, {s.inputs.size() - topics_taken, topics_taken}); !checked) {
+    return checked.error();
+  }
+  const std::string& name = as.empty() ? inherited : as;
+  const std::string ending = name.empty() ? "" : "@" + name;
+  s.topic = s.definition.topic + ending;
+  for (const metrics::Output& output : s.definition.outputs) {
+    s.topics.push_back(s.definition.topic + output.suffix + ending);
+  }
+  size_t longest = s.topic.size();
+  for (const std::string& topic : s.topics) longest = std::max(longest, topic.size());
+  if (longest > kMaxNameBytes) return Invalid("the topic " + s.topic + " is too long; give it a name with as=");
   s.text = CompleteText(s, as);
   return s;
+}
+
+TopicNode TopicNodeOf(const Subscription& s) {
+  TopicNode node{s.text, {}, {}};
+  for (const std::string& topic : s.topics) node.topics.push_back(topic + "\n" + s.tag);
+  for (const SubscriptionInput& input : s.inputs) {
+    if (input.is_topic()) node.takes.push_back(input.topic + "\n" + s.tag);
+  }
+  return node;
 }
 
 Result<std::vector<size_t>> TopologicalOrder(const std::vector<TopicNode>& nodes) {
@@ -210,7 +240,8 @@ Result<std::vector<size_t>> TopologicalOrder(const std::vector<TopicNode>& nodes
   const auto waits = [&](const TopicNode& node) {
     for (const std::string& topic : node.takes) {
       for (size_t i = 0; i < nodes.size(); ++i) {
-        if (!placed[i] && nodes[i].topic == topic) return true;
+        const auto& topics = nodes[i].topics;
+        if (!placed[i] && std::find(topics.begin(), topics.end(), topic) != topics.end()) return true;
       }
     }
     return false;

@@ -2,10 +2,12 @@
 // comes out under which topic. Immutable; shared by all graphs.
 //
 // Options that every subscriber has: tag (exact name; the metric's default otherwise), subsample (steps that are
-// multiples of it), module and root (shell patterns separated by '|'), as (a name behind the topic's @).
+// multiples of it), module, root and run (shell patterns separated by '|'; a run's id or display name), as (a name
+// behind the @ of its topics).
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -27,18 +29,20 @@ struct Subscription {
   const metrics::Descriptor* descriptor = nullptr;
   metrics::Definition definition;
   std::vector<SubscriptionInput> inputs;
-  std::string topic;  // [a-z0-9_]+(@[a-z0-9_]+)?
+  std::string topic;                // [a-z0-9_]+(@[a-z0-9_]+)?: the subscriber's own
+  std::vector<std::string> topics;  // of its outputs, in their order; none: it publishes events only
   std::string tag;
   uint32_t subsample = 1;
   std::string module;  // patterns; empty: every module
   std::string root;    // patterns; empty: every root
+  std::string run;     // patterns; empty: every run
   std::string text;    // the written form, complete: the same subscription always has the same
 
-  // Both could publish to one series: same topic and tag, and roots that may be the same.
+  // Both could publish to one series: same topic and tag, and roots and runs that may be the same.
   bool CollidesWith(const Subscription& other) const;
-  bool TakesTopic(const std::string& name) const;
-  // Kinds of which a module or the loss function can give several messages a step flow in directly.
-  bool HasPerCallInput() const;
+  // Index of the output that is published as `name`.
+  std::optional<uint32_t> OutputOf(const std::string& name) const;
+  bool MatchesRun(const std::string& run_id, const std::string& display_name) const;
 };
 
 // Settles everything but whether the topics it takes exist: that depends on the others. Unknown metrics, kinds and
@@ -53,9 +57,10 @@ Error UnknownInput(const std::string& subscriber, const std::string& input, bool
 // comes after all that publish it; else the order stays. A cycle is kInvalidArgument and names its members.
 struct TopicNode {
   std::string name;
-  std::string topic;
+  std::vector<std::string> topics;
   std::vector<std::string> takes;
 };
+TopicNode TopicNodeOf(const Subscription& subscription);  // topics of one tag are apart from those of another
 Result<std::vector<size_t>> TopologicalOrder(const std::vector<TopicNode>& nodes);
 
 }  // namespace ikkuna::graph

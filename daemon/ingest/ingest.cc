@@ -1,9 +1,11 @@
 #include "daemon/ingest/ingest.h"
 
 #include <algorithm>
+#include <map>
 #include <utility>
 
 #include "daemon/ingest/process_age.h"
+#include "daemon/ingest/producer_session.h"
 #include "shared/base/clock.h"
 
 namespace ikkuna::ingest {
@@ -14,7 +16,7 @@ namespace {
 Ledger FromStore(const ProducerStatus& status) {
   Ledger ledger;
   ledger.steps_connected = status.steps_while_connected;
-  ledger.incomplete_bundles = status.incomplete_bundles;
+  for (const Count& count : status.missing) ledger.missing[count.reason] = count.count;
   for (const auto& root : status.roots) ledger.steps_observed[root.name] = root.steps_observed;
   return ledger;
 }
@@ -25,12 +27,56 @@ bool CloseIfDead(ProducerStatus& status) {
   const uint64_t accounted = status.handled + status.dropped_total + status.lost_in_daemon + status.killed;
   status.in_flight = status.attempted > accounted ? status.attempted - accounted : 0;
   if (ProcessLivesSince(status.info.pid, status.info.start_unix_ns)) return false;
-  status.state = "died";
+  status.state = RunState::kDied;
   status.lost_in_daemon += std::exchange(status.in_flight, 0);
   return true;
 }
 
-bool IsOpen(const std::string& state) { return state == "running" || state == "disconnected" || state.empty(); }
+// Of one whose probe said that it is through nothing more comes, whether its process lives or not.
+bool MayLive(RunState state) { return state != RunState::kFinished && state != RunState::kDied; }
+
+RunRegistry::Member MemberOf(const ProducerInfo& info, bool alive) {
+  RunRegistry::Member member;
+  member.uuid = info.uuid;
+  member.key = info.run_key;
+  member.job = info.job;
+  member.world_size = info.world_size;
+  member.continues = info.continues;
+  member.alive = alive;
+  member.parent = alive ? ParentOf(info.pid) : 0;
+  return member;
+}
+
+Applicant ApplicantOf(const Peer& peer) {
+  const shm::Hello& hello = peer.hello;
+  Applicant applicant;
+  applicant.uuid = hello.uuid;
+  applicant.name = hello.run_id;
+  if (hello.has_attempt) applicant.count = hello.attempt;
+  applicant.rank = hello.rank;
+  applicant.world_size = hello.world_size;
+  applicant.job = {hello.job_address, hello.job_port};
+  applicant.resume = hello.resume;
+  applicant.start_step = hello.start_step;
+  applicant.parent = ParentOf(peer.credentials.pid);
+  return applicant;
+}
+
+ProducerInfo InfoOf(const Peer& peer, const Placement& placement) {
+  ProducerInfo info;
+  info.uuid = peer.hello.uuid;
+  info.run_key = placement.key;
+  info.run = peer.hello.run.empty() ? placement.key.run_id : peer.hello.run;
+  info.world_size = peer.hello.world_size;
+  info.job = {peer.hello.job_address, peer.hello.job_port};
+  info.pid = peer.credentials.pid;
+  info.uid = peer.credentials.uid;
+  // The producer's own word, but a start in the future would sort before every other run for ever.
+  info.start_unix_ns = std::clamp<int64_t>(peer.view->header().start_unix_ns, 0, UnixNs());
+  info.continues = placement.continues;
+  info.start_step = peer.hello.start_step;
+  return info;
+}
 
 }  // namespace
 
@@ -38,26 +84,26 @@ Ingest::Ingest(IngestContext context) : context_(std::move(context)) { LoadPast(
 
 Ingest::~Ingest() { Stop(); }
 
+// Every key that is kept counts for the numbering of attempts; only the latest are shown.
 void Ingest::LoadPast() {
   auto stored = context_.store->LoadProducers();
   if (!stored) {
     OfferEvent(Severity::kWarning, "store_unreadable", stored.error().text);
     return;
   }
-  // Those that are not shown any more keep their attempts all the same.
-  for (const ProducerStatus& status : *stored) {
-    const bool alive = IsOpen(status.state) && ProcessLivesSince(status.info.pid, status.info.start_unix_ns);
-    registry_.Add({status.info.uuid, status.info.run_key, {}, status.info.world_size, std::nullopt, 0, alive});
-  }
   const size_t skip = stored->size() > kPastMax ? stored->size() - kPastMax : 0;
-  for (size_t i = skip; i < stored->size(); ++i) {
+  for (size_t i = 0; i < stored->size(); ++i) {
     Past past;
     past.status = std::move((*stored)[i]);
     if (IsOpen(past.status.state)) {
-      past.status.state = "disconnected";
+      past.status.state = RunState::kDisconnected;
       CloseIfDead(past.status);
       context_.store->SaveProducer(past.status);
     }
+    const bool alive = MayLive(past.status.state) &&
+                       ProcessLivesSince(past.status.info.pid, past.status.info.start_unix_ns);
+    registry_.Add(MemberOf(past.status.info, alive));
+    if (i < skip && !alive) continue;
     past.ledger = FromStore(past.status);
     past_.push_back(std::move(past));
   }
@@ -71,15 +117,13 @@ Ingest::Past* Ingest::FindPast(const Uuid& uuid) {
 }
 
 // Of a producer this daemon served, what its last session left; else what the store committed.
-Ledger Ingest::LedgerOf(const Uuid& uuid, bool& known) {
+Ledger Ingest::LedgerOf(const Uuid& uuid, const RunKey& run) {
   Ledger ledger;
   if (Past* past = FindPast(uuid)) {
     ledger = past->ledger;
-    known = true;
     if (ledger.done_seq != 0) return ledger;
   }
-  if (auto progress = context_.store->LoadProgress(uuid)) {
-    known = true;
+  if (auto progress = context_.store->LoadProgress(run)) {
     ledger.done_seq = progress->progress.done_seq;
     ledger.handled = progress->handled;
     ledger.lost_in_daemon = progress->progress.lost_in_daemon;
@@ -88,52 +132,16 @@ Ledger Ingest::LedgerOf(const Uuid& uuid, bool& known) {
   return ledger;
 }
 
-// Gives the peer the place where its values are kept: its own run, attempt and rank, which no other life has.
-Status Ingest::PlaceRun(Peer& peer) {
-  shm::Hello& hello = peer.hello;
-  if (IsDaemonRun({hello.run_id, 0, 0})) {
-    return Error{ErrorCode::kInvalidArgument,
-                 "the run id '" + hello.run_id + "' is that of the daemon's own series: give the run another"};
-  }
-  Applicant applicant;
-  applicant.uuid = hello.uuid;
-  applicant.name = hello.run_id;
-  if (hello.has_attempt) applicant.count = hello.attempt;
-  applicant.rank = hello.rank;
-  applicant.world_size = hello.world_size;
-  applicant.job = {hello.job_address, hello.job_port};
-  applicant.resume = hello.resume;
-  applicant.start_step = hello.start_step;
-  const Placement placement = registry_.Place(applicant);
-  hello.run_id = placement.key.run_id;
-  hello.attempt = placement.key.attempt;
-  if (!placement.known) {
-    registry_.Add({hello.uuid, placement.key, applicant.job, hello.world_size, placement.continues, 0, true});
-    for (const std::string& note : placement.notes) {
-      OfferEvent(Severity::kWarning, "note", note, placement.key);
-    }
-    if (placement.continues) {
-      OfferEvent(Severity::kInfo, "run_continues",
-                 "attempt " + std::to_string(placement.key.attempt) + " goes on with attempt " +
-                     std::to_string(*placement.continues) + " from step " + std::to_string(hello.start_step),
-                 placement.key);
-    }
-  }
-  return {};
-}
-
-Status Ingest::Admit(Peer& peer) {
-  std::lock_guard lock(mutex_);
-  if (stopping_.load()) return Error{ErrorCode::kUnavailable, "the daemon is ending"};
-  ReapLocked();
+// The producer is back on another socket: what the session before handled is kept first.
+Status Ingest::EndSessionOf(const Uuid& uuid) {
   for (size_t i = 0; i < sessions_.size(); ++i) {
-    if (sessions_[i]->uuid() != peer.hello.uuid) continue;
+    if (sessions_[i]->uuid() != uuid) continue;
     if (sessions_[i]->quarantined()) {
       return Error{ErrorCode::kPermissionDenied, "this producer broke the format before and is no longer read"};
     }
     if (!sessions_[i]->peer_gone()) {
       return Error{ErrorCode::kAlreadyExists,
-                   "this producer is connected already (pid " + std::to_string(sessions_[i]->status().info.pid) + ")"};
+                   "this producer is connected already (pid " + std::to_string(sessions_[i]->pid()) + ")"};
     }
     sessions_[i]->RequestEnd(true);
     sessions_[i]->Join();
@@ -141,23 +149,89 @@ Status Ingest::Admit(Peer& peer) {
     sessions_.erase(sessions_.begin() + static_cast<std::ptrdiff_t>(i));
     break;
   }
+  return {};
+}
+
+Status Ingest::MayEnter(const Peer& peer) {
+  if (stopping_.load()) return Error{ErrorCode::kUnavailable, "the daemon is ending"};
+  if (IsDaemonRun({peer.hello.run_id, 0, 0})) {
+    return Error{ErrorCode::kInvalidArgument,
+                 "the run id '" + peer.hello.run_id + "' is that of the daemon's own series: give the run another"};
+  }
+  if (peer.hello.rank == kAllRanks) {
+    return Error{ErrorCode::kInvalidArgument,
+                 "rank " + std::to_string(kAllRanks) + " stands for all ranks of a run: no process has it"};
+  }
+  if (auto ended = EndSessionOf(peer.hello.uuid); !ended) return ended;
   if (sessions_.size() >= kMaxProducers) {
     return Error{ErrorCode::kResourceExhausted,
                  "this daemon serves " + std::to_string(kMaxProducers) + " producers already, its maximum"};
   }
-  bool known = false;
-  const Ledger ledger = LedgerOf(peer.hello.uuid, known);
-  if (Past* past = FindPast(peer.hello.uuid); past != nullptr && past->status.state == "quarantined") {
+  const Past* past = FindPast(peer.hello.uuid);
+  if (past != nullptr && past->status.state == RunState::kQuarantined) {
     return Error{ErrorCode::kPermissionDenied, "this producer broke the format before and is no longer read"};
   }
-  if (auto placed = PlaceRun(peer); !placed) return placed;
-  const Uuid uuid = peer.hello.uuid;
-  auto session = ProducerSession::Start(context_, std::move(peer), ledger, known);
-  if (!session) {
-    registry_.SetAlive(uuid, false);
-    return session.error();
+  if (past != nullptr && past->paused_until_ns > MonotonicNs()) {
+    return Error{ErrorCode::kUnavailable, "the daemon failed while it read this producer; it is read again in a minute"};
   }
-  registry_.SetAlive(uuid, true);
+  return {};
+}
+
+// A process has one probe at a time: whoever was it before is through, whether we have noticed or not.
+void Ingest::SeeWhoLives(pid_t applicant) {
+  std::map<pid_t, const ProducerSession*> latest;
+  for (const auto& session : sessions_) latest[session->pid()] = session.get();
+  for (const auto& session : sessions_) {
+    const bool superseded = session->pid() == applicant || latest[session->pid()] != session.get();
+    registry_.SetAlive(session->uuid(), !superseded && session->alive());
+  }
+  for (const Past& past : past_) {
+    const ProducerInfo& info = past.status.info;
+    const bool superseded = info.pid == applicant || latest.contains(info.pid);
+    registry_.SetAlive(info.uuid, !superseded && MayLive(past.status.state) &&
+                                      ProcessLivesSince(info.pid, info.start_unix_ns));
+  }
+}
+
+Result<std::shared_ptr<Run>> Ingest::BeginRun(const Peer& peer, Placement& placement) {
+  constexpr int kTriesMax = 16;  // files that nobody could list, one after another
+  const Applicant applicant = ApplicantOf(peer);
+  for (int i = 0;; ++i) {
+    placement = registry_.Place(applicant);
+    const ProducerInfo info = InfoOf(peer, placement);
+    auto run = context_.store->Begin(info);
+    if (run) {
+      RunRegistry::Member member = MemberOf(info, true);
+      member.parent = applicant.parent;
+      registry_.Add(member);
+      return run;
+    }
+    if (run.error().code != ErrorCode::kAlreadyExists || placement.known || i == kTriesMax) return run.error();
+    // The key is another's whom we did not know of. Now we do.
+    RunRegistry::Member other;
+    for (size_t byte = 0; byte < sizeof(int); ++byte) other.uuid[byte] = static_cast<unsigned char>(strangers_ >> 8 * byte);
+    ++strangers_;
+    other.key = placement.key;
+    registry_.Add(other);
+  }
+}
+
+Status Ingest::Admit(Peer& peer) {
+  std::lock_guard lock(mutex_);
+  ReapLocked();
+  if (auto may = MayEnter(peer); !may) return may;
+  SeeWhoLives(peer.credentials.pid);
+  Placement placement;
+  auto run = BeginRun(peer, placement);
+  if (!run) return run.error();
+  const Uuid uuid = peer.hello.uuid;
+  Seat seat;
+  seat.run = std::move(run).value();
+  seat.known = placement.known;
+  if (placement.known) seat.before = LedgerOf(uuid, placement.key);
+  seat.notes = placement.notes;
+  auto session = ProducerSession::Start(context_, std::move(peer), std::move(seat));
+  if (!session) return session.error();
   std::erase_if(past_, [&](const Past& past) { return past.status.info.uuid == uuid; });
   sessions_.push_back(std::move(session).value());
   admitted_.fetch_add(1, std::memory_order_relaxed);
@@ -165,8 +239,7 @@ Status Ingest::Admit(Peer& peer) {
 }
 
 void Ingest::Keep(const ProducerSession& session) {
-  Past past{session.status(), session.ledger()};
-  registry_.SetAlive(past.status.info.uuid, IsOpen(past.status.state));
+  Past past{session.status(), session.ledger(), session.failed() ? MonotonicNs() + kFailedPauseNs : 0};
   std::erase_if(past_, [&](const Past& other) { return other.status.info.uuid == past.status.info.uuid; });
   past_.push_back(std::move(past));
   if (past_.size() > kPastMax) past_.pop_front();
@@ -192,9 +265,7 @@ void Ingest::Reap() {
   if (now - past_checked_ns_ < kPastCheckNs) return;
   past_checked_ns_ = now;
   for (Past& past : past_) {
-    if (past.status.state != "disconnected" || !CloseIfDead(past.status)) continue;
-    registry_.SetAlive(past.status.info.uuid, false);
-    context_.store->SaveProducer(past.status);
+    if (past.status.state == RunState::kDisconnected && CloseIfDead(past.status)) context_.store->SaveProducer(past.status);
   }
 }
 
@@ -210,7 +281,7 @@ std::vector<ProducerStatus> Ingest::Producers() const {
   std::lock_guard lock(mutex_);
   for (const auto& session : sessions_) result.push_back(session->status());
   const auto connected = std::stable_partition(result.begin(), result.end(),
-                                               [](const ProducerStatus& status) { return status.state == "running"; });
+                                               [](const ProducerStatus& status) { return status.state == RunState::kRunning; });
   const auto by_start = [](const ProducerStatus& a, const ProducerStatus& b) {
     return a.info.start_unix_ns < b.info.start_unix_ns;
   };
@@ -221,20 +292,32 @@ std::vector<ProducerStatus> Ingest::Producers() const {
   return result;
 }
 
-std::shared_ptr<ProducerSession> Ingest::FindLive(const RunKey& run) const {
+std::optional<std::vector<ModuleInfo>> Ingest::Modules(const RunKey& run) const {
   std::lock_guard lock(mutex_);
   for (const auto& session : sessions_) {
-    if (session->run_key() == run && !session->ended()) return session;
+    if (session->run_key() == run && !session->ended()) return session->Modules();
   }
-  return nullptr;
+  return std::nullopt;
 }
 
-void Ingest::OnCommitted(const Uuid& producer, uint64_t done_seq) {
+std::vector<std::shared_ptr<ProducerSession>> Ingest::FindLive(const std::string& run_id, uint32_t attempt) const {
+  std::vector<std::shared_ptr<ProducerSession>> found;
+  std::lock_guard lock(mutex_);
+  for (const auto& session : sessions_) {
+    const RunKey& key = session->run_key();
+    if (key.run_id == run_id && key.attempt == attempt && !session->ended()) found.push_back(session);
+  }
+  std::sort(found.begin(), found.end(),
+            [](const auto& a, const auto& b) { return a->run_key().rank < b->run_key().rank; });
+  return found;
+}
+
+void Ingest::OnCommitted(const RunKey& run, uint64_t done_seq) {
   // The store's thread must not wait for an Admit that waits for a session: then this one is told at the next commit.
   std::unique_lock lock(mutex_, std::try_to_lock);
   if (!lock) return;
   for (const auto& session : sessions_) {
-    if (session->uuid() == producer) session->SetCommitted(done_seq);
+    if (session->run_key() == run) session->SetCommitted(done_seq);
   }
 }
 
@@ -252,7 +335,7 @@ void Ingest::OfferEvent(Severity severity, const std::string& kind, const std::s
   event.kind = kind;
   event.text = text;
   batch->events.push_back(std::move(event));
-  for (SampleSink* sink : context_.sinks) sink->Offer(batch);
+  for (Sink* sink : context_.sinks) sink->Offer(batch);
 }
 
 size_t Ingest::live() const {

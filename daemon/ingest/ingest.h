@@ -1,7 +1,7 @@
 // Ingest: every producer of this daemon, the connected ones and those that were.
 //
 // Owner: the daemon's main. Thread rule: public methods from any thread. Stop order: the Acceptor first (it admits),
-// then Stop(), then the store is flushed, then the object goes, which closes the producers' sockets.
+// then Stop(), then the sinks are flushed, then the object goes, which closes the producers' sockets.
 #pragma once
 
 #include <atomic>
@@ -9,18 +9,38 @@
 #include <deque>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
-#include "daemon/ingest/producer_session.h"
+#include "daemon/ingest/ingest_context.h"
 #include "daemon/ingest/run_registry.h"
+#include "daemon/ingest/session_report.h"
+#include "daemon/model/batch.h"
+#include "daemon/model/run.h"
+#include "daemon/model/status.h"
+#include "shared/base/result.h"
+#include "shared/base/unique_fd.h"
+#include "shared/handshake.h"
+#include "shared/pub.h"
 
 namespace ikkuna::ingest {
+
+class ProducerSession;
+
+// A producer that said HELLO.
+struct Peer {
+  UniqueFd socket;
+  shm::PeerCredentials credentials;
+  shm::Hello hello;
+  std::unique_ptr<shm::PubView> view;
+};
 
 class Ingest {
  public:
   static constexpr size_t kPastMax = 256;  // producers that ended and are still shown; the store has all of them
   static constexpr uint64_t kPastCheckNs = 5'000'000'000;  // how late the death of one that never came back is noticed
+  static constexpr uint64_t kFailedPauseNs = 60'000'000'000;  // a producer at which we failed is read again after this
 
   // Looks up in the store whom an earlier daemon served: they may come back, or have died meanwhile.
   explicit Ingest(IngestContext context);
@@ -37,10 +57,12 @@ class Ingest {
 
   // Connected first, each group by start time.
   std::vector<ProducerStatus> Producers() const;
-  // The session of a run that is connected now; null: none.
-  std::shared_ptr<ProducerSession> FindLive(const RunKey& run) const;
-  // For the store's commit callback.
-  void OnCommitted(const Uuid& producer, uint64_t done_seq);
+  // The modules of a run that is connected now; none: it is not.
+  std::optional<std::vector<ModuleInfo>> Modules(const RunKey& run) const;
+  // The sessions of a run's attempt that are connected now, by rank.
+  std::vector<std::shared_ptr<ProducerSession>> FindLive(const std::string& run_id, uint32_t attempt) const;
+  // For the store's commit callback: every record up to `done_seq` is safe.
+  void OnCommitted(const RunKey& run, uint64_t done_seq);
   // Subscriptions changed.
   void WakeAll();
   // An event of the daemon itself (`run` empty) or about a run, to every sink.
@@ -55,13 +77,18 @@ class Ingest {
   struct Past {
     ProducerStatus status;
     Ledger ledger;
+    uint64_t paused_until_ns = 0;  // CLOCK_MONOTONIC
   };
+  void LoadPast();
   void ReapLocked();
   void Keep(const ProducerSession& session);
   Past* FindPast(const Uuid& uuid);
-  Ledger LedgerOf(const Uuid& uuid, bool& known);
-  void LoadPast();
-  Status PlaceRun(Peer& peer);
+  Ledger LedgerOf(const Uuid& uuid, const RunKey& run);
+  Status MayEnter(const Peer& peer);
+  Status EndSessionOf(const Uuid& uuid);
+  void SeeWhoLives(pid_t applicant);
+  // The run that the peer's values are kept under, with its placement.
+  Result<std::shared_ptr<Run>> BeginRun(const Peer& peer, Placement& placement);
 
   // Constant after construction.
   const IngestContext context_;
@@ -74,6 +101,7 @@ class Ingest {
   std::deque<Past> past_;
   RunRegistry registry_;
   uint64_t past_checked_ns_ = 0;
+  uint32_t strangers_ = 1;  // keys that the store has and could not list
 };
 
 }  // namespace ikkuna::ingest

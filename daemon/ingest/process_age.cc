@@ -5,7 +5,9 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <cstdlib>
 #include <fstream>
 #include <sstream>
 #include <string>
@@ -20,21 +22,26 @@ constexpr int64_t kNsPerSecond = 1'000'000'000;
 // The kernel's start time is in clock ticks and relative to boot; suspended machines and clock steps add to it.
 constexpr int64_t kSlackNs = 5 * kNsPerSecond;
 
-// Nanoseconds since boot at which the process began; -1: unknown.
-int64_t StartSinceBoot(pid_t pid) {
+// A number in /proc/<pid>/stat, counted from the field behind the name, from 1; -1: unknown.
+int64_t StatField(pid_t pid, int number) {
   std::ifstream file("/proc/" + std::to_string(pid) + "/stat");
   std::string line;
   if (!std::getline(file, line)) return -1;
-  // The name, in parentheses, may hold anything; the 20th field behind it is the start time.
+  // The name, in parentheses, may hold anything.
   const size_t name_end = line.rfind(')');
   if (name_end == std::string::npos) return -1;
   std::istringstream fields(line.substr(name_end + 1));
   std::string field;
-  for (int i = 0; i < 20; ++i) {
+  for (int i = 0; i < number; ++i) {
     if (!(fields >> field)) return -1;
   }
-  const int64_t ticks = std::strtoll(field.c_str(), nullptr, 10);
-  return ticks * (kNsPerSecond / ::sysconf(_SC_CLK_TCK));
+  return std::strtoll(field.c_str(), nullptr, 10);
+}
+
+// Nanoseconds since boot at which the process began; -1: unknown.
+int64_t StartSinceBoot(pid_t pid) {
+  const int64_t ticks = StatField(pid, 20);
+  return ticks < 0 ? -1 : ticks * (kNsPerSecond / ::sysconf(_SC_CLK_TCK));
 }
 
 }  // namespace
@@ -46,5 +53,7 @@ bool ProcessLivesSince(pid_t pid, int64_t unix_ns) {
   const int64_t began = UnixNs() - ClockNs(CLOCK_BOOTTIME) + since_boot;
   return began <= unix_ns + kSlackNs;
 }
+
+pid_t ParentOf(pid_t pid) { return pid <= 0 ? 0 : static_cast<pid_t>(std::max<int64_t>(StatField(pid, 2), 0)); }
 
 }  // namespace ikkuna::ingest

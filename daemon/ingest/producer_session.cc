@@ -10,7 +10,7 @@
 #include <exception>
 #include <utility>
 
-#include "daemon/graph/names.h"
+#include "daemon/model/names.h"
 #include "shared/base/clock.h"
 
 namespace ikkuna::ingest {
@@ -23,29 +23,15 @@ uint64_t RandomId() {
   return id;
 }
 
-std::shared_ptr<const ProducerInfo> MakeInfo(const Peer& peer, const RunKey& key) {
-  auto info = std::make_shared<ProducerInfo>();
-  info->uuid = peer.hello.uuid;
-  info->run_key = key;
-  info->run = peer.hello.run.empty() ? key.run_id : peer.hello.run;
-  info->world_size = peer.hello.world_size;
-  info->pid = peer.credentials.pid;
-  info->uid = peer.credentials.uid;
-  // The producer's own word, but a start in the future would sort before every other run for ever.
-  info->start_unix_ns = std::clamp<int64_t>(peer.view->header().start_unix_ns, 0, UnixNs());
-  return info;
-}
-
 }  // namespace
 
-Result<std::unique_ptr<ProducerSession>> ProducerSession::Start(const IngestContext& context, Peer peer,
-                                                                const Ledger& before, bool resumed) {
+Result<std::unique_ptr<ProducerSession>> ProducerSession::Start(const IngestContext& context, Peer peer, Seat seat) {
   const shm::Heads heads = peer.hello.heads;
   if (auto started = peer.view->StartAt(heads); !started) return started.error();
-  if (peer.view->reserved() < before.done_seq) {
+  if (peer.view->reserved() < seat.before.done_seq) {
     return Error{ErrorCode::kCorrupt, "this producer has published less than an earlier daemon kept of it"};
   }
-  std::unique_ptr<ProducerSession> session(new ProducerSession(context, std::move(peer), before, resumed));
+  std::unique_ptr<ProducerSession> session(new ProducerSession(context, std::move(peer), std::move(seat)));
   session->session_id_ = RandomId();
   session->wake_ = UniqueFd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!session->wake_) return PosixError("cannot make an eventfd for a producer", errno);
@@ -56,19 +42,19 @@ Result<std::unique_ptr<ProducerSession>> ProducerSession::Start(const IngestCont
   if (!ctl) return ctl.error();
   session->ctl_ = std::move(ctl).value();
   ProducerSession* self = session.get();
-  session->thread_ = std::thread([self] { self->Run(); });
+  session->thread_ = std::thread([self] { self->Serve(); });
   return session;
 }
 
-ProducerSession::ProducerSession(const IngestContext& context, Peer peer, const Ledger& before, bool resumed)
+ProducerSession::ProducerSession(const IngestContext& context, Peer peer, Seat seat)
     : context_(context),
       uuid_(peer.hello.uuid),
-      run_key_{peer.hello.run_id, peer.hello.attempt, peer.hello.rank},
-      resumed_(resumed),
-      working_(before),
-      meter_(before.steps_connected) {
-  info_working_ = MakeInfo(peer, run_key_);
-  info_ = info_working_;
+      run_(std::move(seat.run)),
+      publisher_(std::make_shared<Publisher>(run_, context.sinks)),
+      known_(seat.known),
+      working_(std::move(seat.before)),
+      place_notes_(std::move(seat.notes)),
+      meter_(working_.steps_connected) {
   socket_ = std::move(peer.socket);
   credentials_ = std::move(peer.credentials);
   view_ = std::move(peer.view);
@@ -80,8 +66,8 @@ ProducerSession::ProducerSession(const IngestContext& context, Peer peer, const 
     working_.done_seq = view_->ring_position();
   }
   handled_before_ = working_.handled;
-  incomplete_before_ = working_.incomplete_bundles;
   numbers_.ledger = working_;
+  own_notes_ = place_notes_;
   if (!credentials_.pidfd) {
     own_notes_.push_back("no pidfd on this kernel: the end of the process is seen as the end of its socket");
   }
@@ -116,9 +102,17 @@ bool ProducerSession::peer_gone() const {
   return ::poll(&fd, 1, 0) > 0 && (fd.revents & (POLLHUP | POLLRDHUP | POLLERR)) != 0;
 }
 
+bool ProducerSession::alive() const {
+  if (ended()) return false;
+  pollfd died{credentials_.pidfd.get(), POLLIN, 0};
+  if (credentials_.pidfd ? ::poll(&died, 1, 0) > 0 : peer_gone()) return false;
+  std::lock_guard lock(mutex_);
+  return static_cast<shm::ProducerState>(numbers_.pub.status.state) != shm::ProducerState::kFinished;
+}
+
 ProducerStatus ProducerSession::status() const {
   std::lock_guard lock(mutex_);
-  ProducerStatus status = MakeReport(*info_, state_, numbers_, names_, meter_, view_->header().ring_slots);
+  ProducerStatus status = MakeReport(*run_->info(), state_, numbers_, names_, meter_, view_->header().ring_slots);
   status.notes.insert(status.notes.end(), own_notes_.begin(), own_notes_.end());
   return status;
 }
@@ -130,6 +124,7 @@ Ledger ProducerSession::ledger() const {
   for (const auto& [id, name] : names_.roots()) {
     if (id >= 1 && id <= kMaxRoots) ledger.steps_observed[name] += numbers_.steps_observed[id - 1u];
   }
+  for (const Count& count : numbers_.missing) ledger.missing[count.reason] += count.count;
   return ledger;
 }
 
@@ -143,53 +138,54 @@ Result<std::vector<RegistryNames::Target>> ProducerSession::FindTargets(const st
   return names_.FindTargets(pattern);
 }
 
-Status ProducerSession::PushCommands(const std::vector<shm::Command>& commands) {
-  {
-    std::lock_guard lock(mutex_);
-    if (commands_.size() + commands.size() > kCommandsWaitingMax) {
-      return Error{
-          ErrorCode::kResourceExhausted,
-          std::to_string(commands_.size()) + " commands wait for this run already; it takes them at its steps"};
-    }
-    commands_.insert(commands_.end(), commands.begin(), commands.end());
+std::vector<ProducerSession::Root> ProducerSession::Roots() const {
+  std::lock_guard lock(mutex_);
+  std::vector<Root> roots;
+  for (const auto& [id, name] : names_.roots()) {
+    if (id < 1 || id > kMaxRoots) continue;
+    roots.push_back({id, name, std::min(numbers_.pub.status.roots[id - 1u].step, kMaxStep),
+                     meter_.StepsPerSecond(id - 1u)});
   }
-  Wake();
-  return {};
+  return roots;
+}
+
+Result<uint64_t> ProducerSession::PushCommands(const std::vector<shm::Command>& commands, const std::string& what) {
+  auto ticket = commands_.Push(commands, what);
+  if (ticket) Wake();
+  return ticket;
 }
 
 // ---------------------------------------------------------------------------------------------------------------
 // Ingest thread
 
-void ProducerSession::Run() {
+void ProducerSession::Serve() {
   ::pthread_setname_np(::pthread_self(), "ikkuna-ingest");
+  publisher_->BindThread();
   try {
-    if (Begin()) {
-      while (end_ == End::kNone) {
-        Wait(MonotonicNs() - last_record_ns_ < kBusyForNs);
-        Turn();
-      }
+    Begin();
+    while (end_ == End::kNone) {
+      const bool busy = MonotonicNs() - last_record_ns_ < kBusyForNs && !quarantined();
+      LookAtPeer(more_ ? 0 : (busy ? kBusyPollMs : kIdlePollMs));
+      Turn();
     }
   } catch (const std::exception& error) {
-    Quarantine(std::string("internal error while reading it: ") + error.what());
-    end_ = End::kFailed;
+    Fail(error.what());
   }
   try {
     FinishLast();
   } catch (const std::exception& error) {
-    ShowState(StateText());
-    std::lock_guard lock(mutex_);
-    own_notes_.push_back(std::string("internal error at its end: ") + error.what());
+    ShowState(StateNow());
+    AddNote(std::string("internal error at its end: ") + error.what());
   }
   ended_.store(true, std::memory_order_release);
 }
 
-bool ProducerSession::Begin() {
+void ProducerSession::Begin() {
   {
     std::lock_guard lock(mutex_);
     meter_.Begin(view_->ReadStatus().status);
   }
-  graph_ = std::make_unique<graph::Graph>(info_working_, *context_.catalogue, *context_.subscribers,
-                                          [this](Batch batch) { emitted_.push_back(std::move(batch)); });
+  graph_ = context_.make_graph(run_, [publisher = publisher_](Batch batch) { publisher->Emit(std::move(batch)); });
   std::vector<std::unique_ptr<PayloadSource>> sources;
   if (context_.make_sources) {
     sources = context_.make_sources();
@@ -199,37 +195,34 @@ bool ProducerSession::Begin() {
   drain_ = std::make_unique<Drain>(*view_, *ctl_, std::move(sources), working_.done_seq,
                                    [this](const shm::Message& message) {
                                      graph_->Handle(message);
-                                     if (!emitted_.empty()) OfferEmitted();
+                                     if (publisher_->waits()) publisher_->OfferEmitted(CurrentProgress());
                                    });
   const auto registry = TakeRegistry();
   graph_->Refresh();
   UpdateDemand();
-  context_.store->UpsertRun(*info_working_, "running");
   if (!registry) {
     static_cast<void>(shm::SendReject(socket_.get(), {registry.error().text}));
     Quarantine(registry.error().text);
   } else if (auto sent = shm::SendWelcome(socket_.get(), {session_id_, feature_bits_, context_.version}, ctl_->fd());
              !sent) {
-    socket_closed_ = true;  // it is gone already; Wait() learns how
+    socket_closed_ = true;  // it is gone already; LookAtPeer() learns how
   }
-  OfferEvent(Severity::kInfo, resumed_ ? "run_resumed" : "run_started",
-             "run '" + info_working_->run + "' (pid " + std::to_string(info_working_->pid) + ") " +
-                 (resumed_ ? "is connected again" : "is connected"));
+  publisher_->OfferEvent(Severity::kInfo, known_ ? "run_resumed" : "run_started",
+                         "run '" + run_->info()->run + "' (pid " + std::to_string(credentials_.pid) + ") " +
+                             (known_ ? "is connected again" : "is connected as " + Describe(run_->key())));
+  for (const std::string& note : place_notes_) publisher_->OfferEvent(Severity::kWarning, "run_placed", note);
   if (lost_at_start_ > 0) {
-    OfferEvent(
+    publisher_->OfferEvent(
         Severity::kWarning, "records_lost",
         std::to_string(lost_at_start_) + " records were read by a daemon that ended before it kept their results");
   }
   // Of a producer that comes back most of it has been told, and status has it all.
-  if (resumed_) news_ = {};
+  if (known_) news_ = {};
   TellNews();
-  OfferProgress(true);
+  publisher_->OfferProgress(CurrentProgress(), true);
   Snapshot();
   last_record_ns_ = MonotonicNs();  // a producer that comes is about to train
-  return true;
 }
-
-void ProducerSession::Wait(bool busy) { LookAtPeer(more_ ? 0 : (busy && !quarantined() ? kBusyPollMs : kIdlePollMs)); }
 
 // Waits for a wake-up or for news of the peer; true: it has died or closed its socket since the last look.
 bool ProducerSession::LookAtPeer(int timeout_ms) {
@@ -266,7 +259,6 @@ void ProducerSession::Turn() {
       last_record_ns_ = MonotonicNs();
       more_ = *pumped >= kRecordsPerTurn;
     }
-    SendCommands();
   }
   const uint64_t committed = committed_.load(std::memory_order_relaxed);
   if (committed != committed_told_) {
@@ -275,7 +267,8 @@ void ProducerSession::Turn() {
   }
   ctl_->Beat(MonotonicNs());
   Snapshot();
-  OfferProgress(false);
+  if (!quarantined()) ServeCommands();
+  publisher_->OfferProgress(CurrentProgress(), false);
   SaveSometimes();
 
   // A trainer's end and the daemon's often come together: what the peer did goes before the wish to stop.
@@ -299,7 +292,11 @@ Result<uint64_t> ProducerSession::Pump(uint64_t records_max, uint64_t end) {
   const bool grew = view_->registry_read() != entries;
   if (graph_->Refresh() || grew) UpdateDemand();
   auto done = drain_->Run(records_max, end);
-  if (!emitted_.empty()) OfferEmitted();
+  if (const uint64_t now = MonotonicNs(); now - ticked_ns_ >= kTickNs) {
+    ticked_ns_ = now;
+    graph_->Tick(now);
+  }
+  if (publisher_->waits()) publisher_->OfferEmitted(CurrentProgress());
   return done;
 }
 
@@ -313,10 +310,9 @@ Status ProducerSession::TakeRegistry() {
   const uint64_t facts = names_.facts_version();
   news_ = names_.Add(*entries);
   if (names_.facts_version() != facts) {
-    auto info = std::make_shared<ProducerInfo>(*info_);
-    info->facts = names_.Facts();
-    info_ = info;
-    info_working_ = info;
+    ProducerInfo info = *run_->info();
+    info.facts = names_.Facts();
+    run_->SetInfo(std::move(info));
   }
   return {};
 }
@@ -326,11 +322,11 @@ void ProducerSession::TellNews() {
   constexpr size_t kNamed = 8;
   const RegistryNames::News news = std::exchange(news_, {});
   if (!news.frozen.empty())
-    OfferEvent(Severity::kInfo, "frozen", "does not train any more: " + graph::Listed(news.frozen, kNamed));
+    publisher_->OfferEvent(Severity::kInfo, "frozen", "does not train any more: " + Listed(news.frozen, kNamed));
   if (!news.thawed.empty())
-    OfferEvent(Severity::kInfo, "thawed", "trains again: " + graph::Listed(news.thawed, kNamed));
+    publisher_->OfferEvent(Severity::kInfo, "thawed", "trains again: " + Listed(news.thawed, kNamed));
   for (const std::string& note : news.notes) {
-    if (notes_told_++ < kNotesToldMax) OfferEvent(Severity::kWarning, "note", note);
+    if (notes_told_++ < kNotesToldMax) publisher_->OfferEvent(Severity::kWarning, "note", note);
   }
 }
 
@@ -340,19 +336,16 @@ void ProducerSession::UpdateDemand() {
     demand_full_told_ = false;
   } else if (!demand_full_told_) {
     demand_full_told_ = true;
-    OfferEvent(Severity::kError, "demand_refused", set.error().text + "; what was asked before stays in force");
+    publisher_->OfferEvent(Severity::kError, "demand_refused", set.error().text + "; what was asked before stays in force");
   }
 }
 
-void ProducerSession::SendCommands() {
-  std::lock_guard lock(mutex_);
-  while (!commands_.empty()) {
-    uint64_t done = numbers_.pub.status.command_done;
-    if (command_last_ != 0) done = std::min(done, command_last_);  // the producer's word
-    auto pushed = ctl_->Push(commands_.front(), done);
-    if (!pushed) return;
-    command_last_ = *pushed;
-    commands_.pop_front();
+void ProducerSession::ServeCommands() {
+  commands_.Send(*ctl_, numbers_.pub.status);
+  if (const std::string late = commands_.TakeLate(numbers_.pub.status); !late.empty()) {
+    publisher_->OfferEvent(Severity::kError, "split",
+                           Describe(run_->key()) + " learned too late of " + late +
+                               ": it did nothing while others acted; ask again, or for this rank alone");
   }
 }
 

@@ -9,6 +9,7 @@
 //   died                     its pidfd says so; what it committed is handled, the rest is counted as killed
 //   disconnected             its socket closed while it lives: the session lingers until it dies or comes back
 //   quarantined              it broke the format: nothing more is read; the session lingers until it dies
+//   failed                   we could not go on reading it, for reasons of our own: it is not blamed, and may come back
 //   stop                     the daemon ends: it stops reading first; the socket closes with the object. A producer
 //                            that ended before that is finished or died all the same
 // Owner: Ingest. Thread rule: public methods from any thread, except where noted.
@@ -16,48 +17,29 @@
 
 #include <atomic>
 #include <cstdint>
-#include <deque>
-#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
 #include <thread>
 #include <vector>
 
-#include "daemon/graph/graph.h"
-#include "daemon/graph/subscriber_set.h"
+#include "daemon/ingest/command_queue.h"
 #include "daemon/ingest/drain.h"
+#include "daemon/ingest/ingest.h"
+#include "daemon/ingest/publisher.h"
 #include "daemon/ingest/registry_names.h"
 #include "daemon/ingest/session_report.h"
 #include "daemon/ingest/step_meter.h"
-#include "daemon/monitor.h"
-#include "daemon/sample.h"
-#include "daemon/series_catalogue.h"
-#include "daemon/sinks/store.h"
 #include "shared/ctl.h"
-#include "shared/handshake.h"
-#include "shared/pub.h"
 
 namespace ikkuna::ingest {
 
-// What every session works with. The objects outlive Ingest.
-struct IngestContext {
-  SeriesCatalogue* catalogue = nullptr;
-  graph::SubscriberSet* subscribers = nullptr;
-  sinks::Store* store = nullptr;  // one of `sinks`
-  std::vector<SampleSink*> sinks;
-  uint32_t budget_ppm = 10'000;  // share of the step time that a probe may cost; 0: no budget
-  std::string version;           // told to the producer
-  // Payload sources of a new session; empty: the host arena alone.
-  std::function<std::vector<std::unique_ptr<PayloadSource>>()> make_sources;
-};
-
-// A producer that said HELLO.
-struct Peer {
-  UniqueFd socket;
-  shm::PeerCredentials credentials;
-  shm::Hello hello;
-  std::unique_ptr<shm::PubView> view;
+// Where a producer's session goes on.
+struct Seat {
+  std::shared_ptr<Run> run;
+  Ledger before;                   // what earlier sessions of this producer did
+  bool known = false;              // there were some
+  std::vector<std::string> notes;  // of the choice of its place, for status and as events
 };
 
 class ProducerSession {
@@ -65,17 +47,16 @@ class ProducerSession {
   static constexpr int kBusyPollMs = 2;                      // a step's results are on their way within this
   static constexpr int kIdlePollMs = 50;                     // 20 looks a second cost next to nothing
   static constexpr uint64_t kBusyForNs = 10'000'000'000;     // after the last record
-  static constexpr uint64_t kProgressNs = 250'000'000;       // how late the store may learn of progress without samples
+  static constexpr uint64_t kTickNs = 50'000'000;            // how often the graph looks at the time
   static constexpr uint64_t kSaveNs = 1'000'000'000;         // how old the stored counters of a live producer may be
   static constexpr uint64_t kRecordsPerTurn = 4096;          // between two looks at demand and peer
   static constexpr uint64_t kPayloadWaitNs = 1'000'000'000;  // how long a dead producer's payloads may become ready
+  static constexpr uint64_t kFinishNs = 2'000'000'000;       // what is still computed at the end has so long
   static constexpr size_t kNotesToldMax = 50;                // events of one session; status has them all
-  static constexpr size_t kCommandsWaitingMax = 65'536;      // a freeze of every module of the largest model
 
   // Decides where to go on from what earlier sessions did, makes CTL, and starts the thread, which sends WELCOME. An
   // error's text is for the REJECT.
-  static Result<std::unique_ptr<ProducerSession>> Start(const IngestContext& context, Peer peer, const Ledger& before,
-                                                        bool resumed);
+  static Result<std::unique_ptr<ProducerSession>> Start(const IngestContext& context, Peer peer, Seat seat);
   // Ends the thread if it still runs; closes the socket.
   ~ProducerSession();
   ProducerSession(const ProducerSession&) = delete;
@@ -87,18 +68,38 @@ class ProducerSession {
   void Join();
   bool ended() const { return ended_.load(std::memory_order_acquire); }
   bool quarantined() const { return quarantined_.load(std::memory_order_acquire); }
+  // It ended by a failure of ours.
+  bool failed() const { return failed_.load(std::memory_order_acquire); }
   // The peer's end of the socket is closed.
   bool peer_gone() const;
+  // Its process lives and has not said that it is through.
+  bool alive() const;
 
   const Uuid& uuid() const { return uuid_; }
-  const RunKey& run_key() const { return run_key_; }
+  const RunKey& run_key() const { return run_->key(); }
+  const std::shared_ptr<Run>& run() const { return run_; }
+  pid_t pid() const { return credentials_.pid; }
+  uid_t uid() const { return credentials_.uid; }
   ProducerStatus status() const;
   Ledger ledger() const;  // after the end: what the next session of this producer begins with
   std::vector<ModuleInfo> Modules() const;
   Result<std::vector<RegistryNames::Target>> FindTargets(const std::string& pattern) const;
+  // An attached model and where it stands.
+  struct Root {
+    uint16_t id = 0;
+    std::string name;
+    uint64_t step = 0;
+    double steps_per_second = 0;
+  };
+  std::vector<Root> Roots() const;
 
-  // All or none; sent in order as the producer takes them.
-  Status PushCommands(const std::vector<shm::Command>& commands);
+  // All or none; sent in order as the producer takes them. Returns the ticket of the last.
+  Result<uint64_t> PushCommands(const std::vector<shm::Command>& commands, const std::string& what);
+  // The producer has taken the commands up to this ticket.
+  uint64_t commands_taken() const { return commands_.taken(); }
+  void OfferEvent(Severity severity, const std::string& kind, const std::string& text) {
+    publisher_->OfferEvent(severity, kind, text);
+  }
   // From the store's thread: everything up to `seq` is safe.
   void SetCommitted(uint64_t seq) { committed_.store(seq, std::memory_order_relaxed); }
   // Have a look now: subscriptions or commands changed.
@@ -107,12 +108,11 @@ class ProducerSession {
  private:
   enum class End { kNone, kStop, kReplaced, kClosed, kDied, kFailed };
 
-  ProducerSession(const IngestContext& context, Peer peer, const Ledger& before, bool resumed);
+  ProducerSession(const IngestContext& context, Peer peer, Seat seat);
 
-  // Ingest thread.
-  void Run();
-  bool Begin();
-  void Wait(bool busy);
+  // Ingest thread: its life (producer_session.cc).
+  void Serve();
+  void Begin();
   bool LookAtPeer(int timeout_ms);
   bool LeftInOrder();
   void Turn();
@@ -120,28 +120,32 @@ class ProducerSession {
   Status TakeRegistry();
   void TellNews();
   void UpdateDemand();
-  void SendCommands();
-  void OfferEmitted();
-  void OfferProgress(bool even_if_unmoved);
-  void OfferEvent(Severity severity, const std::string& kind, const std::string& text);
-  void OfferRunEnded(const std::string& state);
+  void ServeCommands();
+  // What is shown and kept of it (producer_session_state.cc).
+  Progress CurrentProgress();
   void TakeNumbers();
-  void ShowState(const std::string& state);
+  void ShowState(RunState state);
   void Snapshot();
-  void SaveNow(const std::string& state);
+  void SaveNow(RunState state);
   void SaveSometimes();
+  RunState StateNow() const;
+  void AddNote(const std::string& note);
+  // Its ends (producer_session_ends.cc).
   void Quarantine(const std::string& why);
+  void Fail(const std::string& why);
+  void FinishGraph();
   void DrainTo(uint64_t end);
   void DrainLast();
   void CountKilled();
   void FinishLast();
-  std::string StateText() const;
+  void OfferRunEnded(RunState state);
 
   // Constant after construction.
   const IngestContext context_;
   const Uuid uuid_;
-  RunKey run_key_;
-  const bool resumed_;
+  const std::shared_ptr<Run> run_;
+  const std::shared_ptr<Publisher> publisher_;
+  const bool known_;
   UniqueFd socket_;
   shm::PeerCredentials credentials_;
   UniqueFd wake_;  // eventfd
@@ -152,27 +156,23 @@ class ProducerSession {
   uint64_t lost_at_start_ = 0;  // records that an earlier daemon lost, found at the start
 
   // Ingest thread only.
-  std::shared_ptr<const ProducerInfo> info_working_;
-  std::unique_ptr<graph::Graph> graph_;
+  std::unique_ptr<MessageGraph> graph_;
   std::unique_ptr<Drain> drain_;
-  std::vector<Batch> emitted_;
   Ledger working_;
   uint64_t handled_before_ = 0;
-  uint64_t incomplete_before_ = 0;
-  uint64_t progress_offered_seq_ = 0;
-  uint64_t progress_offered_ns_ = 0;
   uint64_t last_record_ns_ = 0;
+  uint64_t ticked_ns_ = 0;
   uint64_t committed_told_ = 0;
-  uint64_t command_last_ = 0;  // number of the last command sent; 0: none
   uint64_t saved_ns_ = 0;
   uint64_t saved_steps_ = 0;
-  std::string saved_state_;
+  RunState saved_state_ = RunState::kRunning;
   uint64_t saved_attempted_ = 0;
   uint64_t saved_handled_ = 0;
-  uint64_t modules_saved_ = 0;  // RegistryNames versions
-  uint64_t facts_saved_ = 0;
+  uint64_t modules_saved_ = 0;  // RegistryNames version
   bool demand_full_told_ = false;
+  bool graph_finished_ = false;
   RegistryNames::News news_;
+  std::vector<std::string> place_notes_;
   size_t notes_told_ = 0;
   bool socket_closed_ = false;
   bool peer_died_ = false;
@@ -184,16 +184,16 @@ class ProducerSession {
   std::atomic<int> requested_{0};  // End that another thread asks for
   std::atomic<bool> ended_{false};
   std::atomic<bool> quarantined_{false};
+  std::atomic<bool> failed_{false};
+  CommandQueue commands_;
 
   mutable std::mutex mutex_;
   // Guarded by mutex_.
-  std::shared_ptr<const ProducerInfo> info_;
-  std::string state_ = "running";
+  RunState state_ = RunState::kRunning;
   SessionNumbers numbers_;
   RegistryNames names_;
   StepMeter meter_;
-  std::vector<std::string> own_notes_;  // weaker guarantees of this kernel
-  std::deque<shm::Command> commands_;
+  std::vector<std::string> own_notes_;  // weaker guarantees of this kernel; how its place was chosen
 
   std::thread thread_;
 };

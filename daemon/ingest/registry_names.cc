@@ -3,8 +3,7 @@
 #include <algorithm>
 #include <string_view>
 
-#include "daemon/graph/names.h"
-#include "daemon/sinks/sample_filter.h"
+#include "daemon/model/names.h"
 #include "shared/base/suggestion.h"
 
 namespace ikkuna::ingest {
@@ -121,13 +120,13 @@ Result<std::vector<RegistryNames::Target>> RegistryNames::FindTargets(const std:
                                   [&](const auto& placed) { return !params_.at(placed.second).buffer; });
     if (!owns) continue;
     owners.push_back(module.name);
-    if (sinks::MatchesPattern(pattern, module.name)) targets.push_back({id, module.root, module.name});
+    if (MatchesPatterns(pattern, module.name)) targets.push_back({id, module.root, module.name});
   }
   if (targets.empty()) {
     if (owners.empty()) return Error{ErrorCode::kNotFound, "this run has no module with parameters yet"};
     constexpr size_t kNamed = 8;
     return Error{ErrorCode::kNotFound, "no module with parameters matches '" + pattern + "'" +
-                                           Suggestion(pattern, owners) + " There are " + graph::Listed(owners, kNamed)};
+                                           Suggestion(pattern, owners) + " There are " + Listed(owners, kNamed)};
   }
   return targets;
 }

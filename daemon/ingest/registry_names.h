@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-#include "daemon/monitor.h"
+#include "daemon/model/status.h"
 #include "shared/base/result.h"
 #include "shared/pub.h"
 

@@ -19,9 +19,7 @@ std::string NameOf(const std::string& name, uint32_t copy) {
 
 // Members of one job have its address in common. Where nobody knows one, only their parent process is left.
 bool OneJob(const Applicant& applicant, const RunRegistry::Member& member) {
-  if (applicant.world_size != member.world_size) return false;
-  // Of what an earlier daemon served the address is not kept.
-  if (applicant.job != member.job && member.job != JobKey()) return false;
+  if (applicant.job != member.job || applicant.world_size != member.world_size) return false;
   const bool addressed = !applicant.job.address.empty() || !applicant.job.port.empty();
   return addressed || applicant.parent == 0 || member.parent == 0 || applicant.parent == member.parent;
 }
@@ -59,8 +57,9 @@ bool RunRegistry::Joins(const Applicant& applicant, const Attempts& attempts) co
   const auto& [number, newest] = *attempts.rbegin();
   if (newest.ranks.contains(applicant.rank)) return false;
   if (applicant.count && *applicant.count > number) return false;  // its scheduler has started the job anew since
-  return std::any_of(newest.ranks.begin(), newest.ranks.end(),
-                     [&](const auto& rank) { return rank.second.alive && OneJob(applicant, rank.second); });
+  return std::any_of(newest.ranks.begin(), newest.ranks.end(), [&](const auto& rank) {
+    return rank.second.alive && OneJob(applicant, rank.second);
+  });
 }
 
 std::optional<Placement> RunRegistry::Join(const Applicant& applicant) const {
@@ -70,8 +69,7 @@ std::optional<Placement> RunRegistry::Join(const Applicant& applicant) const {
     if (run == runs_.end() || !Joins(applicant, run->second)) continue;
     if (placement) {
       placement->notes.push_back("rank " + std::to_string(applicant.rank) + " fits '" + placement->key.run_id +
-                                 "' and '" + run->first +
-                                 "' and went to the first: set MASTER_ADDR and MASTER_PORT, "
+                                 "' and '" + run->first + "' and went to the first: set MASTER_ADDR and MASTER_PORT, "
                                  "or give each job an id of its own");
       return placement;
     }
@@ -128,8 +126,7 @@ Placement RunRegistry::Place(const Applicant& applicant) const {
     Placement placement;
     placement.key = known->second;
     placement.known = true;
-    placement.continues =
-        runs_.at(known->second.run_id).at(known->second.attempt).ranks.at(known->second.rank).continues;
+    placement.continues = runs_.at(known->second.run_id).at(known->second.attempt).ranks.at(known->second.rank).continues;
     return placement;
   }
   if (auto joined = Join(applicant)) return *std::move(joined);

@@ -4,35 +4,26 @@
 // this order:
 //   1. A uuid that is known takes its old place again (a daemon that restarts, a connection that was lost).
 //   2. A rank joins the newest attempt of its job if a member of that lives and the rank's own slot was never taken
-//      (ranks that start seconds apart). Members of one job agree in name, MASTER_ADDR, MASTER_PORT and world size;
-//      where the address is unknown, also in their parent process, where that is known. It takes over whether the
-//      attempt continues another.
+//      (ranks that start seconds apart). Members of one job agree in name, MASTER_ADDR, MASTER_PORT and world size; where
+//      the address is unknown, also in their parent process, where that is known. It takes over whether the attempt
+//      continues another.
 //   3. Where a member of the name lives otherwise, this is another job under the same name: `name~2`, `name~3`, ...,
 //      the first of which nobody lives, with a note.
-//   4. Else a new attempt begins: the scheduler's restart count if it is above all that are kept, else the highest plus
-//   one.
+//   4. Else a new attempt begins: the scheduler's restart count if it is above all that are kept, else the highest plus one.
 //   5. An attempt continues the one before if its trainer says so. One that fits several of `name`, `name~2`, ...
 //      stands alone, with a note: nobody knows which it is.
 // Owner: Ingest, under its mutex. No clock, no file, no process is looked at here: who lives is the caller's word.
 #pragma once
 
-#include <compare>
 #include <cstdint>
 #include <map>
 #include <optional>
 #include <string>
 #include <vector>
 
-#include "daemon/sample.h"
+#include "daemon/model/run.h"
 
 namespace ikkuna::ingest {
-
-// What several ranks of one job have in common beside the run's id; empty fields: not known.
-struct JobKey {
-  std::string address;  // MASTER_ADDR
-  std::string port;     // MASTER_PORT
-  auto operator<=>(const JobKey&) const = default;
-};
 
 // Who asks for a place.
 struct Applicant {

@@ -8,16 +8,19 @@ namespace {
 
 uint64_t Above(uint64_t value, uint64_t floor) { return value > floor ? value - floor : 0; }
 
-const char* PhaseName(uint32_t phase) {
+RootPhase PhaseOf(uint32_t phase) {
   switch (static_cast<shm::Phase>(phase)) {
     case shm::Phase::kTrain:
-      return "train";
+      return RootPhase::kTrain;
     case shm::Phase::kEvaluate:
-      return "evaluate";
+      return RootPhase::kEvaluate;
     default:
-      return "idle";
+      return RootPhase::kIdle;
   }
 }
+
+// Whoever keeps these has signed numbers.
+uint64_t Bounded(uint64_t value) { return std::min(value, kMaxStep); }
 
 uint32_t Factor(uint32_t shift) { return 1u << std::min(shift, 31u); }
 
@@ -25,11 +28,11 @@ RootStatusInfo MakeRoot(const shm::RootStatus& root, const std::string& name, co
                         size_t index, const StepMeter& meter) {
   RootStatusInfo info;
   info.name = name;
-  info.phase = PhaseName(root.phase);
-  info.step = root.step;
+  info.phase = PhaseOf(root.phase);
+  info.step = Bounded(root.step);
   info.epoch = root.epoch;
-  info.samples_seen = root.samples_seen;
-  info.steps_due = root.steps_due;
+  info.samples_seen = Bounded(root.samples_seen);
+  info.steps_due = Bounded(root.steps_due);
   info.steps_observed = numbers.steps_observed[index];
   if (auto before = numbers.ledger.steps_observed.find(name); before != numbers.ledger.steps_observed.end()) {
     info.steps_observed += before->second;
@@ -43,30 +46,32 @@ RootStatusInfo MakeRoot(const shm::RootStatus& root, const std::string& name, co
 
 }  // namespace
 
-ProducerStatus MakeReport(const ProducerInfo& info, const std::string& state, const SessionNumbers& numbers,
+ProducerStatus MakeReport(const ProducerInfo& info, RunState state, const SessionNumbers& numbers,
                           const RegistryNames& names, const StepMeter& meter, uint32_t ring_slots) {
   const shm::PubStatus& pub = numbers.pub.status;
   ProducerStatus status;
   status.info = info;
   status.state = state;
-  status.attempted = pub.attempted;
+  status.attempted = Bounded(pub.attempted);
   status.handled = numbers.ledger.handled;
   for (size_t i = 0; i < kDropReasonCount; ++i) {
-    status.dropped_total += pub.dropped[i];
     if (pub.dropped[i] == 0) continue;
-    status.drops.push_back({std::string(DropReasonName(static_cast<DropReason>(i))), pub.dropped[i]});
+    status.drops.push_back({std::string(DropReasonName(static_cast<DropReason>(i))), Bounded(pub.dropped[i])});
+    status.dropped_total = Bounded(status.dropped_total + status.drops.back().count);
   }
   status.lost_in_daemon = numbers.ledger.lost_in_daemon;
   status.killed = numbers.ledger.killed;
   // What is under way has no counter of its own: it is what the others leave of `attempted`, which PubView reads last.
   status.in_flight =
       Above(status.attempted, status.handled + status.dropped_total + status.lost_in_daemon + status.killed);
-  status.steps_total = StepMeter::StepsTotal(pub);
+  status.steps_total = Bounded(StepMeter::StepsTotal(pub));
   status.steps_while_connected = std::min(meter.steps_connected(), status.steps_total);
   status.coverage = status.steps_total == 0
                         ? 0
                         : static_cast<double>(status.steps_while_connected) / static_cast<double>(status.steps_total);
-  status.incomplete_bundles = numbers.ledger.incomplete_bundles;
+  std::map<std::string, uint64_t> missing = numbers.ledger.missing;
+  for (const Count& count : numbers.missing) missing[count.reason] += count.count;
+  for (const auto& [reason, count] : missing) status.missing.push_back({reason, count});
   if (pub.step_ns != 0) {
     status.probe_cost = static_cast<double>(pub.probe_ns) / static_cast<double>(pub.step_ns);
     status.probe_cost_fixed = static_cast<double>(pub.fixed_ns) / static_cast<double>(pub.step_ns);
@@ -88,6 +93,10 @@ ProducerStatus MakeReport(const ProducerInfo& info, const std::string& state, co
     status.roots.push_back(MakeRoot(pub.roots[index], name, numbers, index, meter));
   }
   status.notes = names.Notes();
+  if (pub.registry_rejected != 0) {
+    status.notes.push_back(std::to_string(pub.registry_rejected) +
+                           " names found the registry full: what they would have named is not recorded");
+  }
   return status;
 }
 

@@ -7,10 +7,11 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <vector>
 
 #include "daemon/ingest/registry_names.h"
 #include "daemon/ingest/step_meter.h"
-#include "daemon/monitor.h"
+#include "daemon/model/status.h"
 #include "shared/pub.h"
 
 namespace ikkuna::ingest {
@@ -23,8 +24,8 @@ struct Ledger {
   uint64_t lost_in_daemon = 0;
   uint64_t killed = 0;
   uint64_t steps_connected = 0;
-  uint64_t incomplete_bundles = 0;
   std::map<std::string, uint64_t> steps_observed;  // by name of the root
+  std::map<std::string, uint64_t> missing;         // by reason: see MessageGraph::Missing
 };
 
 // Where a session stands, as its ingest thread last saw it.
@@ -32,12 +33,13 @@ struct SessionNumbers {
   shm::StatusSnapshot pub;
   Ledger ledger;                                     // earlier sessions and this one
   std::array<uint64_t, kMaxRoots> steps_observed{};  // by root id - 1
+  std::vector<Count> missing;                        // of this session
   uint64_t ring_position = 0;
   uint64_t arena_position = 0;
   uint64_t now_ns = 0;  // CLOCK_MONOTONIC of the snapshot
 };
 
-ProducerStatus MakeReport(const ProducerInfo& info, const std::string& state, const SessionNumbers& numbers,
+ProducerStatus MakeReport(const ProducerInfo& info, RunState state, const SessionNumbers& numbers,
                           const RegistryNames& names, const StepMeter& meter, uint32_t ring_slots);
 
 }  // namespace ikkuna::ingest

@@ -5,92 +5,72 @@
 #include <utility>
 
 namespace ikkuna::sinks {
-namespace {
-
-constexpr size_t kPointsMin = 4;
-
-bool ByStep(const Sample& a, const Sample& b) { return a.step < b.step; }
-
-}  // namespace
 
 Extremes::Extremes(uint64_t step_min, uint64_t step_max, size_t points_max)
     : step_min_(step_min), points_max_(std::max(points_max, kPointsMin)) {
-  const size_t buckets = points_max_ / 2;
+  const size_t buckets = points_max_ / kPointsMin;
+  steps_per_bucket_ = (step_max - step_min) / buckets + 1;
   buckets_.resize(buckets);
-  steps_per_bucket_ = (static_cast<double>(step_max - step_min) + 1) / static_cast<double>(buckets);
 }
 
-void Extremes::Put(const Sample& sample, Bucket& bucket) {
-  if (std::isnan(sample.value)) {
-    if (!bucket.nan) bucket.nan = sample;
+size_t Extremes::BucketOf(uint64_t step) const {
+  const uint64_t index = step < step_min_ ? 0 : (step - step_min_) / steps_per_bucket_;
+  return static_cast<size_t>(std::min<uint64_t>(index, buckets_.size() - 1));
+}
+
+void Extremes::Put(const Point& point, Bucket& bucket) {
+  if (!bucket.first) bucket.first = point;
+  bucket.last = point;
+  if (std::isnan(point.value)) {
+    if (!bucket.nan) bucket.nan = point;
     return;
   }
-  if (!bucket.smallest || sample.value < bucket.smallest->value) bucket.smallest = sample;
-  if (!bucket.largest || sample.value > bucket.largest->value) bucket.largest = sample;
+  if (!bucket.least || point.value < bucket.least->value) bucket.least = point;
+  if (!bucket.greatest || point.value > bucket.greatest->value) bucket.greatest = point;
 }
 
-void Extremes::Merge(const Bucket& from, Bucket& to) {
-  for (const auto& sample : {from.smallest, from.largest, from.nan}) {
-    if (sample) Put(*sample, to);
+void Extremes::AddTogether(const std::vector<Point>& points) {
+  if (points.empty()) return;
+  Bucket& bucket = buckets_[BucketOf(points.front().step)];
+  for (const Point& point : points) Put(point, bucket);
+}
+
+std::vector<Point> Extremes::PointsOf(const Bucket& bucket) {
+  std::vector<Point> points;
+  for (const auto& point : {bucket.first, bucket.last, bucket.least, bucket.greatest, bucket.nan}) {
+    if (point) points.push_back(*point);
   }
+  std::sort(points.begin(), points.end(), [](const Point& a, const Point& b) { return a.step < b.step; });
+  points.erase(std::unique(points.begin(), points.end(), [](const Point& a, const Point& b) { return a.step == b.step; }),
+               points.end());
+  return points;
 }
 
-size_t Extremes::Emit(const Bucket& bucket, std::vector<Sample>* samples) {
-  std::vector<Sample> kept;
-  if (bucket.smallest) kept.push_back(*bucket.smallest);
-  if (bucket.largest && bucket.largest->step != bucket.smallest->step) kept.push_back(*bucket.largest);
-  if (bucket.nan) kept.push_back(*bucket.nan);
-  std::sort(kept.begin(), kept.end(), ByStep);
-  if (samples) samples->insert(samples->end(), kept.begin(), kept.end());
-  return kept.size();
-}
-
-void Extremes::Add(const Sample& sample) {
-  const double index = static_cast<double>(sample.step - step_min_) / steps_per_bucket_;
-  Put(sample, buckets_[std::min(static_cast<size_t>(index), buckets_.size() - 1)]);
-}
-
-std::vector<Sample> Extremes::Take() && {
-  auto points = [this] {
-    size_t sum = 0;
-    for (const Bucket& bucket : buckets_) sum += Emit(bucket, nullptr);
-    return sum;
-  };
-  // Only NaNs beside the two extremes make it too many; then neighbours are joined.
-  while (points() > points_max_ && buckets_.size() > 1) {
+std::vector<Point> Extremes::Take() && {
+  for (;;) {
+    std::vector<Point> points;
+    for (const Bucket& bucket : buckets_) {
+      const std::vector<Point> some = PointsOf(bucket);
+      points.insert(points.end(), some.begin(), some.end());
+    }
+    if (points.size() <= points_max_) return points;
+    // Only NaNs beside the others make it too many; then neighbours are joined.
+    if (buckets_.size() == 1) {
+      buckets_[0].nan.reset();
+      continue;
+    }
     const size_t half = (buckets_.size() + 1) / 2;
     for (size_t i = 0; i < half; ++i) {
-      Bucket joined = buckets_[2 * i];
-      if (2 * i + 1 < buckets_.size()) Merge(buckets_[2 * i + 1], joined);
-      buckets_[i] = std::move(joined);
+      std::vector<Point> both = PointsOf(buckets_[2 * i]);
+      if (2 * i + 1 < buckets_.size()) {
+        const std::vector<Point> more = PointsOf(buckets_[2 * i + 1]);
+        both.insert(both.end(), more.begin(), more.end());
+      }
+      buckets_[i] = {};
+      for (const Point& point : both) Put(point, buckets_[i]);
     }
     buckets_.resize(half);
   }
-  std::vector<Sample> samples;
-  for (const Bucket& bucket : buckets_) Emit(bucket, &samples);
-  return samples;
-}
-
-std::vector<Sample> Halve(const std::vector<Sample>& samples) {
-  std::vector<Sample> kept;
-  kept.reserve(samples.size() / 2 + 2);
-  for (size_t begin = 0; begin < samples.size(); begin += 4) {
-    const size_t end = std::min(begin + 4, samples.size());
-    // A NaN is the rarest news of all: it outranks the extreme that it displaces.
-    auto rank_high = [](const Sample& s) { return std::isnan(s.value) ? INFINITY : s.value; };
-    size_t high = begin, low = begin;
-    for (size_t i = begin + 1; i < end; ++i) {
-      const bool first_nan = std::isnan(samples[i].value) && !std::isnan(samples[high].value);
-      if (first_nan || (!std::isnan(samples[high].value) && rank_high(samples[i]) > rank_high(samples[high]))) high = i;
-    }
-    for (size_t i = begin; i < end; ++i) {
-      if (i == high) continue;
-      if (low == high || samples[i].value < samples[low].value) low = i;
-    }
-    kept.push_back(samples[std::min(low, high)]);
-    if (low != high) kept.push_back(samples[std::max(low, high)]);
-  }
-  return kept;
 }
 
 }  // namespace ikkuna::sinks

@@ -1,5 +1,5 @@
-// Extremes: a long series made short so that spikes survive: of each bucket of steps the smallest and the largest value
-// and, if there is one, the first NaN. Used for reading with max_points and for thinning the store.
+// Extremes: a long series made short so that its shape and its spikes survive: of each bucket of steps the first, the
+// last, the least and the greatest point and, if there is one, the first NaN.
 //
 // Thread rule: as a value.
 #pragma once
@@ -9,36 +9,37 @@
 #include <optional>
 #include <vector>
 
-#include "daemon/sample.h"
+#include "daemon/sinks/store_chunk.h"
 
 namespace ikkuna::sinks {
 
 class Extremes {
  public:
-  // Samples from step_min to step_max, in ascending steps, are reduced to at most `points_max` (at least 4).
+  static constexpr size_t kPointsMin = 4;
+  // Points from step_min to step_max are reduced to at most `points_max` (at least kPointsMin).
   Extremes(uint64_t step_min, uint64_t step_max, size_t points_max);
 
-  void Add(const Sample& sample);
   // In ascending steps.
-  std::vector<Sample> Take() &&;
+  void Add(const Point& point) { Put(point, buckets_[BucketOf(point.step)]); }
+  // Several points in a row as if all were where the first is: for a chunk of which only these matter.
+  void AddTogether(const std::vector<Point>& points);
+  uint64_t steps_per_bucket() const { return steps_per_bucket_; }
+  std::vector<Point> Take() &&;
 
  private:
   struct Bucket {
-    std::optional<Sample> smallest, largest, nan;
+    std::optional<Point> first, last, least, greatest, nan;
   };
-  static void Put(const Sample& sample, Bucket& bucket);
-  static void Merge(const Bucket& from, Bucket& to);
-  static size_t Emit(const Bucket& bucket, std::vector<Sample>* samples);
+  size_t BucketOf(uint64_t step) const;
+  static void Put(const Point& point, Bucket& bucket);
+  static std::vector<Point> PointsOf(const Bucket& bucket);
 
   // Constant after construction.
   uint64_t step_min_;
   size_t points_max_;
-  double steps_per_bucket_;
+  uint64_t steps_per_bucket_;
 
   std::vector<Bucket> buckets_;
 };
-
-// Half of the samples: of each four in a row the two extremes.
-std::vector<Sample> Halve(const std::vector<Sample>& samples);
 
 }  // namespace ikkuna::sinks

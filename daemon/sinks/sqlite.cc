@@ -1,8 +1,6 @@
 #include "daemon/sinks/sqlite.h"
 
-#include <algorithm>
 #include <cstring>
-#include <limits>
 
 namespace ikkuna::sinks {
 namespace {
@@ -11,7 +9,6 @@ ErrorCode CodeOf(int sqlite_code) {
   switch (sqlite_code & 0xff) {
     case SQLITE_FULL:
     case SQLITE_NOMEM:
-    case SQLITE_TOOBIG:
       return ErrorCode::kResourceExhausted;
     case SQLITE_READONLY:
     case SQLITE_PERM:
@@ -20,16 +17,21 @@ ErrorCode CodeOf(int sqlite_code) {
     case SQLITE_BUSY:
     case SQLITE_LOCKED:
       return ErrorCode::kUnavailable;
+    case SQLITE_TOOBIG:
+    case SQLITE_CONSTRAINT:
+    case SQLITE_MISMATCH:
+      return ErrorCode::kInvalidArgument;
     case SQLITE_CORRUPT:
     case SQLITE_NOTADB:
+    case SQLITE_ERROR:  // a table that is not as it must be: our statements are right
       return ErrorCode::kCorrupt;
     default:
       return ErrorCode::kSystem;
   }
 }
 
-// Readers never wait for the writer in WAL mode; this is for a person's sqlite3 shell holding the write lock.
-constexpr int kBusyTimeoutMs = 2'000;
+// In WAL mode readers and the writer of one process do not wait for each other; this is for what is short.
+constexpr int kBusyTimeoutMs = 500;
 
 }  // namespace
 
@@ -50,10 +52,7 @@ Statement& Statement::Bind(int index, int64_t value) {
   return *this;
 }
 
-Statement& Statement::Bind(int index, uint64_t value) {
-  constexpr uint64_t kLargest = std::numeric_limits<int64_t>::max();
-  return Bind(index, static_cast<int64_t>(std::min(value, kLargest)));
-}
+Statement& Statement::Bind(int index, uint64_t value) { return Bind(index, static_cast<int64_t>(value)); }
 
 Statement& Statement::Bind(int index, double value) {
   sqlite3_bind_double(handle_, index, value);
@@ -67,12 +66,7 @@ Statement& Statement::Bind(int index, std::string_view text) {
 }
 
 Statement& Statement::BindBlob(int index, const void* bytes, size_t size) {
-  sqlite3_bind_blob64(handle_, index, bytes, size, SQLITE_TRANSIENT);
-  return *this;
-}
-
-Statement& Statement::BindNull(int index) {
-  sqlite3_bind_null(handle_, index);
+  sqlite3_bind_blob64(handle_, index, size > 0 ? bytes : "", size, SQLITE_STATIC);
   return *this;
 }
 
@@ -91,11 +85,18 @@ std::string Statement::Text(int column) {
   return bytes ? std::string(bytes, static_cast<size_t>(size)) : std::string();
 }
 
+std::string_view Statement::Blob(int column) {
+  const auto* bytes = static_cast<const char*>(sqlite3_column_blob(handle_, column));
+  const int size = sqlite3_column_bytes(handle_, column);
+  return bytes ? std::string_view(bytes, static_cast<size_t>(size)) : std::string_view();
+}
+
 Result<Database> Database::Open(const std::string& path, Mode mode) {
   int flags = SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE;
-  flags |= mode == Mode::kReadOnly ? SQLITE_OPEN_READONLY : SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE;
+  flags |= mode == Mode::kAtRest ? SQLITE_OPEN_READONLY : SQLITE_OPEN_READWRITE;
+  if (mode == Mode::kCreate) flags |= SQLITE_OPEN_CREATE;
   sqlite3* handle = nullptr;
-  int code = sqlite3_open_v2(path.c_str(), &handle, flags, nullptr);
+  int code = sqlite3_open_v2(path.c_str(), &handle, flags, mode == Mode::kAtRest ? "unix" : "unix-excl");
   Database database(handle);
   if (code != SQLITE_OK) {
     if (!handle) return Error{ErrorCode::kResourceExhausted, "out of memory"};
@@ -111,6 +112,13 @@ Result<Statement> Database::Prepare(std::string_view sql) {
                                 &statement, nullptr);
   if (code != SQLITE_OK) return SqliteError("", handle_);
   return Statement(statement);
+}
+
+Result<Statement*> Database::Prepared(const char* sql) {
+  if (const auto found = prepared_.find(sql); found != prepared_.end()) return &found->second;
+  Result<Statement> statement = Prepare(sql);
+  if (!statement) return statement.error();
+  return &prepared_.emplace(sql, *std::move(statement)).first->second;
 }
 
 Status Database::Execute(const char* sql) {
@@ -134,6 +142,22 @@ Result<std::string> Database::QueryText(std::string_view sql) {
   if (code == SQLITE_ROW) return statement->Text(0);
   if (code == SQLITE_DONE) return std::string();
   return SqliteError("", handle_);
+}
+
+Transaction::~Transaction() {
+  if (open_) (void)database_.Execute("ROLLBACK");  // fails where SQLite has done it already
+}
+
+Status Transaction::Begin() {
+  Status begun = database_.Execute("BEGIN IMMEDIATE");
+  open_ = begun.ok();
+  return begun;
+}
+
+Status Transaction::Commit() {
+  Status committed = database_.Execute("COMMIT");
+  if (committed) open_ = false;
+  return committed;
 }
 
 }  // namespace ikkuna::sinks

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <utility>
 
 #include "shared/base/result.h"
@@ -16,6 +17,10 @@ namespace ikkuna::sinks {
 
 // "what: message of the last error of `db`", with the code that fits.
 Error SqliteError(std::string what, sqlite3* db);
+
+struct BlobView {
+  std::string_view bytes;
+};
 
 class Statement {
  public:
@@ -27,13 +32,13 @@ class Statement {
     return *this;
   }
 
-  // Parameters count from 1. Texts are copied.
+  // Parameters count from 1. Texts are copied, blobs are not: they stay until the statement is reset.
   Statement& Bind(int index, int64_t value);
-  Statement& Bind(int index, uint64_t value);  // values above the largest int64 are held at it
+  Statement& Bind(int index, uint64_t value);  // the same 64 bits: Unsigned() gives them back
   Statement& Bind(int index, double value);
   Statement& Bind(int index, std::string_view text);
   Statement& BindBlob(int index, const void* bytes, size_t size);
-  Statement& BindNull(int index);
+  Statement& Bind(int index, BlobView blob) { return BindBlob(index, blob.bytes.data(), blob.bytes.size()); }
 
   // SQLITE_ROW, SQLITE_DONE or an error code.
   int Step() { return sqlite3_step(handle_); }
@@ -46,6 +51,7 @@ class Statement {
   uint64_t Unsigned(int column) { return static_cast<uint64_t>(Int(column)); }
   double Double(int column) { return sqlite3_column_double(handle_, column); }
   std::string Text(int column);
+  std::string_view Blob(int column);  // until the next step
   bool IsNull(int column) { return sqlite3_column_type(handle_, column) == SQLITE_NULL; }
 
  private:
@@ -56,15 +62,52 @@ class Statement {
 
 class Database {
  public:
-  enum class Mode { kReadWrite, kReadOnly };
+  enum class Mode {
+    kCreate,     // VFS unix-excl: several connections of one process, none of another; no shared memory beside the file
+    kReadWrite,  // the same, of a file that is there
+    kAtRest,     // read-only, of a file that nobody writes
+  };
 
-  // Creates the file in kReadWrite. The error's text is the reason alone: the caller names the object.
+  // The error's text is the reason alone: the caller names the object.
   static Result<Database> Open(const std::string& path, Mode mode);
-  ~Database() { sqlite3_close_v2(handle_); }
-  Database(Database&& other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
+  ~Database() {
+    prepared_.clear();
+    sqlite3_close_v2(handle_);
+  }
+  Database(Database&& other) noexcept
+      : handle_(std::exchange(other.handle_, nullptr)), prepared_(std::move(other.prepared_)) {}
   Database& operator=(Database&& other) noexcept {
     std::swap(handle_, other.handle_);
+    std::swap(prepared_, other.prepared_);
     return *this;
+  }
+
+  // Prepares the literal `sql` once, binds, runs to the end.
+  template <typename... Values>
+  Status Run(const char* sql, const Values&... values) {
+    Result<Statement*> statement = Prepared(sql);
+    if (!statement) return statement.error();
+    int index = 0;
+    ((*statement)->Bind(++index, values), ...);
+    if ((*statement)->Run() != SQLITE_DONE) return SqliteError("", handle_);
+    return {};
+  }
+  // Calls row(Statement&) for each row, until it gives false.
+  template <typename Row, typename... Values>
+  Status Each(const char* sql, Row&& row, const Values&... values) {
+    Result<Statement*> prepared = Prepared(sql);
+    if (!prepared) return prepared.error();
+    Statement& statement = **prepared;
+    int index = 0;
+    (statement.Bind(++index, values), ...);
+    int code;
+    while ((code = statement.Step()) == SQLITE_ROW) {
+      if (!row(statement)) break;
+    }
+    Status status;
+    if (code != SQLITE_ROW && code != SQLITE_DONE) status = SqliteError("", handle_);
+    statement.Reset();
+    return status;
   }
 
   Result<Statement> Prepare(std::string_view sql);
@@ -74,11 +117,27 @@ class Database {
   Result<std::string> QueryText(std::string_view sql);
 
   sqlite3* handle() const { return handle_; }
-  bool read_only() const { return sqlite3_db_readonly(handle_, "main") == 1; }
 
  private:
   explicit Database(sqlite3* handle) : handle_(handle) {}
+  Result<Statement*> Prepared(const char* sql);
   sqlite3* handle_ = nullptr;
+  std::unordered_map<const char*, Statement> prepared_;  // by the address of a literal
+};
+
+// BEGIN ... COMMIT, or ROLLBACK where Commit() was not reached.
+class Transaction {
+ public:
+  explicit Transaction(Database& database) : database_(database) {}
+  ~Transaction();
+  Transaction(const Transaction&) = delete;
+  Transaction& operator=(const Transaction&) = delete;
+  Status Begin();
+  Status Commit();
+
+ private:
+  Database& database_;
+  bool open_ = false;
 };
 
 }  // namespace ikkuna::sinks

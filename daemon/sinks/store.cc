@@ -1,335 +1,332 @@
 #include "daemon/sinks/store.h"
 
-#include <algorithm>
-#include <atomic>
-#include <filesystem>
-#include <future>
-#include <mutex>
-#include <thread>
-#include <utility>
+#include <sys/statfs.h>
+#include <sys/statvfs.h>
 
-#include "daemon/sinks/sqlite.h"
-#include "daemon/sinks/store_index.h"
-#include "daemon/sinks/store_open.h"
-#include "daemon/sinks/store_queue.h"
-#include "daemon/sinks/store_reader.h"
-#include "daemon/sinks/store_schema.h"
-#include "daemon/sinks/store_upkeep.h"
-#include "daemon/sinks/store_writer.h"
+#include <algorithm>
+
+#include "daemon/sinks/store_impl.h"
 #include "shared/base/clock.h"
 
 namespace ikkuna::sinks {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
-constexpr std::chrono::milliseconds kFreshWait{250};      // a query waits so long for what was offered before it
-constexpr std::chrono::milliseconds kRetryAfter{1'000};   // a full disk is not asked more often
-constexpr std::chrono::milliseconds kUpkeepEvery{1'000};  // the cap may be passed by what one second brings
-
-// What to do about a store that does not open, where the reason does not say so itself.
-std::string WithAdvice(const Error& reason) {
-  if (reason.text.find("--data-dir") != std::string::npos) return reason.text;
-  switch (reason.code) {
-    case ErrorCode::kCorrupt:
-      return reason.text + "; move it away or pass --data-dir";
-    case ErrorCode::kResourceExhausted:
-      return reason.text + "; free some space or pass --data-dir";
-    case ErrorCode::kUnavailable:
-      return reason.text + "; close the program that uses it or pass --data-dir";
+const char* FileSystemName(const std::string& path) {
+  struct statfs found {};
+  if (::statfs(path.c_str(), &found) != 0) return "unknown";
+  switch (static_cast<uint32_t>(found.f_type)) {
+    case 0xef53:
+      return "ext4";
+    case 0x58465342:
+      return "xfs";
+    case 0x9123683e:
+      return "btrfs";
+    case 0x01021994:
+      return "tmpfs";
+    case 0x794c7630:
+      return "overlayfs";
+    case 0x6969:
+      return "nfs";
+    case 0xff534d42:
+    case 0xfe534d42:
+      return "cifs";
+    case 0x0bd00bd0:
+      return "lustre";
+    case 0x47504653:
+      return "gpfs";
+    case 0x65735546:
+      return "fuse";
+    case 0x2fc12fc1:
+      return "zfs";
     default:
-      return reason.text + "; pass --data-dir";
+      return "other";
   }
-}
-
-uint64_t FileBytes(const std::string& path) {
-  std::error_code code;
-  const uintmax_t bytes = std::filesystem::file_size(path, code);
-  return code ? 0 : bytes;
 }
 
 }  // namespace
 
-class Store::Impl {
- public:
-  Impl(const StoreOptions& options, SeriesCatalogue& catalogue, UniqueFd lock, Database db)
-      : options_(options),
-        path_(options.data_dir + "/ikkuna.db"),
-        lock_(std::move(lock)),
-        catalogue_(catalogue),
-        db_(std::move(db)),
-        reader_(path_, index_),
-        upkeep_(db_, index_, options.bytes_max, [this](Severity severity, std::string kind, std::string text) {
-          Raise(severity, std::move(kind), std::move(text));
-        }) {}
-  ~Impl() { Close(); }
-
-  Status Start();
-  void Close();
-  Status Flush();
-  // For a query: what was offered before is committed, or kFreshWait has passed, or the disk refuses.
-  void Freshen();
-  Status DeleteRun(const RunKey& run);
-
-  StoreQueue& queue() { return queue_; }
-  const StoreQueue& queue() const { return queue_; }
-  StoreReader& reader() { return reader_; }
-  const StoreIndex& index() const { return index_; }
-  const StoreOptions& options() const { return options_; }
-  const std::string& path() const { return path_; }
-  uint64_t bytes() const { return bytes_.load(std::memory_order_relaxed); }
-
- private:
-  void Run();
-  bool WriteChunk(StoreChunk& chunk);
-  void OnFailure(const Error& error);
-  void OnRecovery();
-  void Upkeep();
-  void TakeDeletions();
-  void Raise(Severity severity, std::string kind, std::string text);
-  void MeasureBytes();
-
-  // Constant after construction.
-  const StoreOptions options_;
-  const std::string path_;
-  UniqueFd lock_;  // until Close()
-
-  SeriesCatalogue& catalogue_;
-  StoreIndex index_;
-  StoreQueue queue_;
-  std::atomic<uint64_t> bytes_{0};  // relaxed: a figure for people
-  std::thread thread_;
-  std::once_flag closed_;
-
-  std::mutex deletions_mutex_;
-  // Guarded by deletions_mutex_.
-  std::vector<std::pair<RunKey, std::shared_ptr<std::promise<Status>>>> deletions_;
-  bool deletions_closed_ = false;
-
-  // The writer thread's own, after Start().
-  Database db_;
-  std::unique_ptr<StoreWriter> writer_;
-  StoreReader reader_;
-  StoreUpkeep upkeep_;
-  Clock::time_point upkeep_due_{};
-  std::optional<Clock::time_point> failing_since_;
-  uint64_t dropped_before_failure_ = 0;
-};
-
-Status Store::Impl::Start() {
-  if (Status status = PrepareSchema(db_, options_.bytes_max); !status) return status;
-  if (Status status = LoadStore(db_, catalogue_, index_); !status) return status;
-  auto writer = StoreWriter::Make(db_, catalogue_, index_);
-  if (!writer) return writer.error();
-  writer_ = *std::move(writer);
-  MeasureBytes();
-  thread_ = std::thread([this] { Run(); });
-  return {};
-}
-
-void Store::Impl::Run() {
-  std::optional<StoreChunk> chunk;
-  while (true) {
-    if (!chunk) {
-      StoreQueue::Taken taken = queue_.Take(upkeep_due_);
-      if (taken.ended) break;
-      chunk = std::move(taken.chunk);
-    }
-    if (chunk) {
-      if (WriteChunk(*chunk)) {
-        chunk.reset();
-      } else if (queue_.closing()) {
-        queue_.GivenUp(*chunk);
-        chunk.reset();
-      } else {
-        queue_.WaitToRetry(Clock::now() + kRetryAfter);
-      }
-    }
-    TakeDeletions();
-    if (Clock::now() >= upkeep_due_) Upkeep();
+void Store::Impl::DropLocked(RunEntry* entry, std::string_view reason, uint64_t values) {
+  if (values == 0) return;
+  dropped_ += values;
+  const auto found = drops_.find(reason);
+  if (found != drops_.end()) {
+    found->second += values;
+  } else {
+    drops_.emplace(reason, values);
   }
+  if (!entry) return;
+  entry->dropped += values;
+  entry->drops_untold += values;
 }
 
-bool Store::Impl::WriteChunk(StoreChunk& chunk) {
-  Result<WriteOutcome> outcome = writer_->Write(chunk, upkeep_.refuse_samples());
-  if (!outcome) {
-    OnFailure(outcome.error());
-    return false;
-  }
-  index_.Add(outcome->gains);
-  for (const Progress& progress : outcome->progress) index_.PutProgress(progress);
-  queue_.Committed(chunk, outcome->dropped);
-  if (options_.on_committed) {
-    for (const Progress& progress : outcome->progress) options_.on_committed(progress.producer, progress.done_seq);
-  }
-  if (failing_since_) OnRecovery();
-  return true;
+Store::Impl::EntryPtr Store::Impl::FindLocked(const RunKey& run) const {
+  const auto found = entries_.find(run);
+  return found == entries_.end() ? nullptr : found->second;
 }
 
-void Store::Impl::OnFailure(const Error& error) {
-  queue_.Failed(Error{error.code, "cannot write run store '" + path_ + "': " + error.text});
-  if (failing_since_) return;
-  failing_since_ = Clock::now();
-  dropped_before_failure_ = queue_.counters().dropped;
-  Raise(Severity::kError, "store_failed",
-        "cannot write run store '" + path_ + "': " + error.text +
-            "; samples wait in memory, then are dropped, until it can be written again");
+Store::Impl::EntryPtr Store::Impl::Find(const RunKey& run) const {
+  std::lock_guard lock(mutex_);
+  return FindLocked(run);
 }
 
-void Store::Impl::OnRecovery() {
-  const double seconds = std::chrono::duration<double>(Clock::now() - *failing_since_).count();
-  failing_since_.reset();
-  const uint64_t dropped = queue_.counters().dropped - dropped_before_failure_;
-  Raise(Severity::kInfo, "store_recovered",
-        "run store is written again after " + std::to_string(static_cast<int64_t>(seconds + 0.5)) + " s; " +
-            std::to_string(dropped) + " samples were dropped meanwhile");
+std::vector<Store::Impl::EntryPtr> Store::Impl::Entries() const {
+  std::lock_guard lock(mutex_);
+  std::vector<EntryPtr> entries{own_};
+  for (const auto& [key, entry] : entries_) entries.push_back(entry);
+  return entries;
 }
 
-void Store::Impl::Upkeep() {
-  Result<bool> more = failing_since_ ? Result<bool>(false) : upkeep_.Slice();
-  if (upkeep_.TakeRunDeleted()) writer_->Forget();
-  // While there is work it is done between chunks, one slice each time.
-  upkeep_due_ = more && *more ? Clock::now() : Clock::now() + kUpkeepEvery;
-  MeasureBytes();
-}
-
-void Store::Impl::TakeDeletions() {
-  std::lock_guard lock(deletions_mutex_);
-  for (auto& [run, promise] : deletions_) {
-    upkeep_.DeleteRun(run, [promise = promise](Status status) { promise->set_value(std::move(status)); });
-    upkeep_due_ = Clock::now();
-  }
-  deletions_.clear();
-}
-
-Status Store::Impl::DeleteRun(const RunKey& run) {
-  auto promise = std::make_shared<std::promise<Status>>();
-  std::future<Status> done = promise->get_future();
-  // What waits in the queue belongs to the run, too.
-  if (Status status = Flush(); !status) return status;
-  {
-    std::lock_guard lock(deletions_mutex_);
-    if (deletions_closed_) return Error{ErrorCode::kUnavailable, "the run store is closed"};
-    deletions_.emplace_back(run, std::move(promise));
-  }
-  queue_.Wake();
-  return done.get();
-}
-
-void Store::Impl::Raise(Severity severity, std::string kind, std::string text) {
+void Store::Impl::Raise(Severity severity, std::string kind, std::string text, const RunKey& run) {
+  auto batch = std::make_shared<Batch>();
   Event event;
+  event.id = TakeEventId();
   event.unix_ns = UnixNs();
   event.severity = severity;
+  event.run = run;
   event.kind = std::move(kind);
   event.text = std::move(text);
+  batch->events.push_back(event);
   if (options_.on_event) options_.on_event(event);
-  queue_.Push(std::move(event));
+  std::lock_guard lock(mutex_);
+  EntryPtr entry = FindLocked(run);
+  PushLocked(entry ? entry : own_, std::move(batch));
 }
 
-void Store::Impl::MeasureBytes() {
-  bytes_.store(FileBytes(path_) + FileBytes(path_ + "-wal"), std::memory_order_relaxed);
+void Store::Impl::PushLocked(const EntryPtr& entry, std::shared_ptr<const Batch> batch) {
+  const uint64_t events = batch->events.size();
+  if (events > 0 && events_queued_ + events > kEventsQueuedMax) {
+    events_dropped_ += events;
+    auto light = std::make_shared<Batch>(*batch);
+    light->events.clear();
+    batch = std::move(light);
+    if (batch->values() == 0 && !batch->progress) return;
+  }
+  events_queued_ += batch->events.size();
+  // Progress alone takes the place of progress alone.
+  auto is_progress = [](const Batch& one) { return one.values() == 0 && one.events.empty(); };
+  if (is_progress(*batch) && entry->pending.size() > entry->staged && is_progress(*entry->pending.back().batch)) {
+    entry->pending.back().batch = std::move(batch);
+    entry->pending.back().ticket = ++ticket_;
+    return;
+  }
+  const size_t bytes = BytesOf(*batch);
+  const uint64_t values = batch->values();
+  const bool first = entry->pending.empty();
+  entry->pending.push_back({std::move(batch), ++ticket_, bytes, Clock::now()});
+  entry->values_pending += values;
+  bytes_queued_ += bytes;
+  ++batches_queued_;
+  const bool full = entry->values_pending >= kValuesPerCommit || bytes_queued_ > kBytesQueuedMax / 2;
+  if (sleeping_ && (first || full)) wake_.notify_one();
 }
 
-Status Store::Impl::Flush() {
-  Result<bool> committed = queue_.WaitCommitted(queue_.Nudge(), std::nullopt);
-  if (!committed) return committed.error();
+void Store::Impl::Offer(std::shared_ptr<const Batch> batch) {
+  const uint64_t values = batch->values();
+  const bool needs_ids =
+      std::any_of(batch->events.begin(), batch->events.end(), [](const Event& event) { return event.id == 0; });
+  if (needs_ids) {
+    auto copy = std::make_shared<Batch>(*batch);
+    for (Event& event : copy->events) {
+      if (event.id == 0) event.id = TakeEventId();
+    }
+    batch = std::move(copy);
+  }
+  const size_t bytes = values > 0 ? BytesOf(*batch) : 0;
+  std::lock_guard lock(mutex_);
+  offered_ += values;
+  if (closing_) {
+    DropLocked(nullptr, "closed", values);
+    events_dropped_ += batch->events.size();
+    return;
+  }
+  if (!batch->run) {
+    DropLocked(nullptr, "no_run", values);
+    for (const Event& event : batch->events) {
+      auto one = std::make_shared<Batch>();
+      one->events.push_back(event);
+      EntryPtr entry = FindLocked(event.run);
+      PushLocked(entry ? entry : own_, std::move(one));
+    }
+    return;
+  }
+  EntryPtr entry = FindLocked(batch->run->key());
+  if (!entry) {
+    DropLocked(nullptr, "no_run", values);
+    events_dropped_ += batch->events.size();
+    return;
+  }
+  entry->offered += values;
+  const bool full = bytes_queued_ + bytes > kBytesQueuedMax || batches_queued_ >= kBatchesQueuedMax;
+  if (values > 0 && full) {
+    DropLocked(entry.get(), entry->failing.empty() ? "queue_full" : "disk", values);
+    if (batch->events.empty() && !batch->progress) return;
+    auto light = std::make_shared<Batch>();
+    light->run = batch->run;
+    light->stamp = batch->stamp;
+    light->events = batch->events;
+    light->progress = batch->progress;
+    batch = std::move(light);
+  }
+  PushLocked(entry, std::move(batch));
+}
+
+SinkCounters Store::Impl::Counters() const {
+  std::lock_guard lock(mutex_);
+  SinkCounters counters;
+  counters.name = "store";
+  counters.offered = offered_;
+  counters.written = written_;
+  counters.dropped = dropped_;
+  counters.waiting = offered_ - written_ - dropped_;
+  counters.events_dropped = events_dropped_;
+  counters.failures = failures_;
+  const auto now = Clock::now();
+  auto look = [&](const RunEntry& entry) {
+    if (entry.pending.empty()) return;
+    counters.lag_seconds = std::max(counters.lag_seconds,
+                                    std::chrono::duration<double>(now - entry.pending.front().since).count());
+  };
+  look(*own_);
+  for (const auto& [key, entry] : entries_) look(*entry);
+  for (const auto& [reason, count] : drops_) counters.drops.push_back({reason, count});
+  return counters;
+}
+
+std::optional<SinkCounters> Store::Impl::CountersOf(const RunKey& run) const {
+  std::lock_guard lock(mutex_);
+  const EntryPtr entry = FindLocked(run);
+  if (!entry) return std::nullopt;
+  SinkCounters counters;
+  counters.name = "store";
+  counters.offered = entry->offered;
+  counters.written = entry->written;
+  counters.dropped = entry->dropped;
+  counters.waiting = entry->offered - entry->written - entry->dropped;
+  return counters;
+}
+
+Status Store::Impl::Flush(Clock::time_point deadline) {
+  std::unique_lock lock(mutex_);
+  const uint64_t target = ticket_;
+  std::string failing;
+  auto done = [&] {
+    auto waits = [&](const RunEntry& entry) {
+      return !entry.pending.empty() && entry.pending.front().ticket <= target;
+    };
+    auto saves = [&](const RunEntry& entry) {
+      return entry.status_to_save.has_value() || entry.modules_to_save || entry.tags_to_save;
+    };
+    failing.clear();
+    bool all = true;
+    auto look = [&](const RunEntry& entry) {
+      if (!waits(entry) && !saves(entry)) return;
+      all = false;
+      if (!entry.failing.empty()) failing = entry.failing;
+    };
+    look(*own_);
+    for (const auto& [key, entry] : entries_) look(*entry);
+    return all;
+  };
+  if (closed_) return {};
+  const uint64_t round = flushes_;
+  flush_wanted_ = true;
+  wake_.notify_one();
+  while (!done()) {
+    flush_wanted_ = true;
+    // It was tried once more, for this call.
+    if (!failing.empty() && flushes_ >= round + 2) {
+      return Error{ErrorCode::kUnavailable, "cannot write to run store '" + folder_ + "': " + failing};
+    }
+    if (flushed_.wait_until(lock, deadline) == std::cv_status::timeout && !done()) {
+      return Error{ErrorCode::kUnavailable,
+                   "run store '" + folder_ + "': not all was written in time" + (failing.empty() ? "" : ": " + failing)};
+    }
+  }
   return {};
-}
-
-void Store::Impl::Freshen() {
-  // An error or a timeout: the query answers with what there is.
-  (void)queue_.WaitCommitted(queue_.Nudge(), Clock::now() + kFreshWait);
 }
 
 void Store::Impl::Close() {
-  std::call_once(closed_, [this] {
-    if (!thread_.joinable()) return;
-    queue_.Close();
-    thread_.join();
+  std::call_once(close_once_, [this] {
     {
-      std::lock_guard lock(deletions_mutex_);
-      deletions_closed_ = true;
+      std::lock_guard lock(mutex_);
+      closing_ = true;
+      wake_.notify_one();
     }
-    TakeDeletions();
-    upkeep_.Abandon();
-    reader_.Close();
-    // Should it fail, the next opening counts by itself.
-    if (!SaveCounts(db_, index_) && !sqlite3_get_autocommit(db_.handle())) (void)db_.Execute("ROLLBACK");
-    (void)db_.Execute("PRAGMA wal_checkpoint(TRUNCATE)");
-    writer_.reset();
-    { Database closing = std::move(db_); }
-    MeasureBytes();
+    if (thread_.joinable()) thread_.join();
+    std::lock_guard lock(mutex_);
+    closed_ = true;
+    auto drop = [this](RunEntry& entry) {
+      for (const Pending& one : entry.pending) {
+        DropLocked(&entry, entry.failing.empty() ? "closed" : "disk", one.batch->values());
+        events_dropped_ += one.batch->events.size();
+      }
+      entry.pending.clear();
+      entry.staged = 0;
+    };
+    if (own_) drop(*own_);
+    for (const auto& [key, entry] : entries_) drop(*entry);
+    flushed_.notify_all();
     lock_.reset();
   });
 }
 
-Result<std::unique_ptr<Store>> Store::Open(const StoreOptions& options, SeriesCatalogue& catalogue) {
-  const std::string path = options.data_dir + "/ikkuna.db";
-  auto fail = [&path](const Error& reason) {
-    return Error{reason.code, "cannot open run store '" + path + "': " + WithAdvice(reason)};
-  };
-  Result<UniqueFd> lock = LockDataDirectory(options.data_dir);
-  if (!lock) return fail(lock.error());
-  Result<Database> db = Database::Open(path, Database::Mode::kReadWrite);
-  if (!db) return fail(db.error());
-  auto impl = std::make_unique<Impl>(options, catalogue, *std::move(lock), *std::move(db));
-  if (Status status = impl->Start(); !status) return fail(status.error());
-  return std::unique_ptr<Store>(new Store(std::move(impl)));
+uint64_t Store::Impl::store_bytes() const {
+  uint64_t bytes = 0;
+  for (const EntryPtr& entry : Entries()) bytes += FileBytes(entry->path);
+  return bytes;
+}
+
+StoreStatus Store::Impl::GetStatus() const {
+  StoreStatus status;
+  status.folder = folder_;
+  status.file_system = FileSystemName(folder_);
+  status.bytes_max = bytes_max_;
+  struct statvfs found {};
+  if (::statvfs(folder_.c_str(), &found) == 0) status.free_bytes = uint64_t{found.f_bavail} * found.f_frsize;
+  for (const EntryPtr& entry : Entries()) {
+    status.bytes += FileBytes(entry->path);
+    if (entry != own_) ++status.runs;
+    std::lock_guard lock(entry->mutex);
+    if (!entry->loaded) continue;
+    status.tail_bytes += entry->loaded->open.bytes + (entry->loaded->sealed ? entry->loaded->sealed->bytes : 0);
+    if (entry != own_ && IsOpen(entry->head.producer.state)) ++status.runs_open;
+  }
+  status.threads = 1;
+  status.nice = kNice;
+  std::lock_guard lock(mutex_);
+  for (const auto& [reason, count] : drops_) status.dropped.push_back({reason, count});
+  return status;
 }
 
 Store::Store(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Store::~Store() = default;
-
-void Store::Offer(std::shared_ptr<const Batch> batch) { impl_->queue().Offer(*batch); }
-void Store::Nudge() { impl_->queue().Nudge(); }
-Status Store::Flush() { return impl_->Flush(); }
+void Store::Offer(std::shared_ptr<const Batch> batch) { impl_->Offer(std::move(batch)); }
+SinkCounters Store::Counters() const { return impl_->Counters(); }
+Status Store::Flush(std::chrono::steady_clock::time_point deadline) { return impl_->Flush(deadline); }
 void Store::Close() { impl_->Close(); }
-
-void Store::UpsertRun(const ProducerInfo& producer, const std::string& state) {
-  impl_->queue().Push(RunUpsert{producer, state});
-}
-void Store::SaveProducer(const ProducerStatus& status) { impl_->queue().Push(RunWrite(status)); }
+uint64_t Store::TakeEventId() { return impl_->TakeEventId(); }
+Result<std::vector<ProducerStatus>> Store::LoadProducers() { return impl_->LoadProducers(); }
+std::optional<StoredProgress> Store::LoadProgress(const RunKey& run) { return impl_->LoadProgress(run); }
+Result<std::shared_ptr<Run>> Store::Begin(const ProducerInfo& producer) { return impl_->Begin(producer); }
+void Store::SaveProducer(const ProducerStatus& status) { impl_->SaveProducer(status); }
 void Store::SaveModules(const RunKey& run, std::vector<ModuleInfo> modules) {
-  impl_->queue().Push(RunModules{run, std::move(modules)});
+  impl_->SaveModules(run, std::move(modules));
 }
+Result<std::vector<RunInfo>> Store::ListRuns() { return impl_->ListRuns(nullptr); }
+Result<std::vector<RunInfo>> Store::FindRuns(const std::string& name) { return impl_->ListRuns(&name); }
+Result<std::vector<ModuleInfo>> Store::ListModules(const RunKey& run) { return impl_->ListModules(run); }
+Result<SeriesPage> Store::ListSeries(const SeriesQuery& query) { return impl_->ListSeries(query); }
+Result<std::unique_ptr<SeriesReader>> Store::Read(const ReadQuery& query) { return impl_->Read(query); }
+Result<std::vector<Event>> Store::ListEvents(const EventQuery& query) { return impl_->ListEvents(query); }
 Status Store::DeleteRun(const RunKey& run) { return impl_->DeleteRun(run); }
-
-std::optional<StoredProgress> Store::LoadProgress(const Uuid& producer) const {
-  std::optional<Progress> progress = impl_->index().FindProgress(producer);
-  if (!progress) return std::nullopt;
-  return StoredProgress{*progress, progress->done_seq - std::min(progress->done_seq, progress->lost_in_daemon)};
+Status Store::TagRun(const RunKey& run, const std::vector<std::string>& add, const std::vector<std::string>& remove) {
+  return impl_->TagRun(run, add, remove);
 }
-
-Result<std::vector<ProducerStatus>> Store::LoadProducers() const { return impl_->reader().ListProducers(); }
-
-Result<std::vector<RunInfo>> Store::ListRuns() {
-  impl_->Freshen();
-  return impl_->reader().ListRuns();
-}
-Result<std::vector<ModuleInfo>> Store::ListModules(const RunKey& run) {
-  impl_->Freshen();
-  return impl_->reader().ListModules(run);
-}
-Result<std::vector<SeriesInfo>> Store::ListSeries(const SeriesFilter& filter) {
-  impl_->Freshen();
-  return impl_->reader().ListSeries(filter);
-}
-Result<ReadAnswer> Store::Read(const ReadQuery& query) {
-  impl_->Freshen();
-  return impl_->reader().Read(query);
-}
-Result<std::vector<TextSample>> Store::ReadTexts(uint64_t series_id) {
-  impl_->Freshen();
-  return impl_->reader().ReadTexts(series_id);
-}
-Result<std::vector<Event>> Store::ListEvents(const EventQuery& query) {
-  impl_->Freshen();
-  return impl_->reader().ListEvents(query);
-}
-
-SinkCounters Store::counters() const { return impl_->queue().counters(); }
-uint64_t Store::store_bytes() const { return impl_->bytes(); }
-uint64_t Store::bytes_max() const { return impl_->options().bytes_max; }
-const std::string& Store::path() const { return impl_->path(); }
+Status Store::ExportFile(const RunKey& run, const std::string& path) { return impl_->ExportFile(run, path); }
+Result<RunKey> Store::ImportFile(const std::string& path) { return impl_->ImportFile(path); }
+std::optional<SinkCounters> Store::CountersOf(const RunKey& run) const { return impl_->CountersOf(run); }
+StoreStatus Store::GetStatus() const { return impl_->GetStatus(); }
+uint64_t Store::store_bytes() const { return impl_->store_bytes(); }
+uint64_t Store::bytes_max() const { return impl_->bytes_max(); }
 
 }  // namespace ikkuna::sinks

@@ -1,13 +1,14 @@
-// Store: the run store, an SQLite file `ikkuna.db` under the data directory.
+// Store: the runs of this host under a data directory, one SQLite file for each run, attempt and rank (STORE.md says
+// what is in a file), and a catalogue of them, which is a cache.
 //
-// Owner: the daemon's core, which opens it first and closes it last. Thread rule: every method from any thread; one
-// thread of its own writes, queries use read connections of their own. `Offer` and the other writes only queue.
+// Owner: the daemon, which opens it first and closes it last. Thread rule: every method from any thread; one thread of
+// its own, of low priority, writes and compacts; those who read do so on their own thread. `Offer` only queues.
 //
-// Samples are committed in transactions of kRowsPerCommit rows or kCommitAfter, whichever comes first, together with
-// the Progress of their batches: after a crash the file holds exactly the samples of the records up to done_seq. A
-// later sample of the same series and step replaces the earlier one. When the disk is full or slow the queue fills,
-// then samples are dropped and counted; events, progress and facts of runs are kept longer. Nothing here ends the
-// daemon.
+// A commit is one transaction of one run: the values of some batches with the Progress of the last. Whatever kills the
+// daemon, a file holds exactly what the records up to its done_seq came to. What waits in the queue is part of every
+// answer. A series of anything but texts has one value a step: one that comes again for a step is refused, and counted.
+// A disk that is full or fails is tried again, and the queue fills meanwhile; a run whose file breaks loses what was
+// in it, with an event, and goes on in a new one; nothing else that happens to one run concerns another.
 #pragma once
 
 #include <chrono>
@@ -19,82 +20,104 @@
 #include <string>
 #include <vector>
 
-#include "daemon/monitor.h"
-#include "daemon/sample.h"
-#include "daemon/series_catalogue.h"
+#include "daemon/model/recorded.h"
+#include "daemon/model/run_store.h"
+#include "daemon/model/sink.h"
 #include "shared/base/result.h"
 
 namespace ikkuna::sinks {
 
 struct StoreOptions {
-  std::string data_dir;                       // created when missing
-  uint64_t bytes_max = uint64_t{2048} << 20;  // above it the longest series are thinned; 0: no cap
-  // After a commit, on the writer's thread: everything of this producer up to done_seq is safe.
-  std::function<void(const Uuid& producer, uint64_t done_seq)> on_committed;
-  // Events that the store raises itself (thinned, disk full, space is back), on the writer's thread. They are stored
-  // too, as soon as that is possible.
-  std::function<void(const Event& event)> on_event;
+  std::string data_dir;    // created when missing, 0700
+  std::string host = {};   // folder of the runs written here; empty: this machine's name
+  std::optional<uint64_t> bytes_max = {};  // of all runs of this host; 0: no cap; none: BytesMaxDefault()
+  uint64_t free_bytes_min = uint64_t{2} << 30;  // what stays free of the file system; 0: not looked at
+  std::chrono::hours age_max{0};                // finished runs that ended before leave; 0: none
+  uint64_t tail_bytes_max = uint64_t{160} << 20;  // memory of what is not compacted yet, all runs together
+  // After a commit, on the store's thread: everything of this run up to done_seq is safe.
+  std::function<void(const RunKey& run, uint64_t done_seq)> on_committed = {};
+  // Events that the store raises itself, with their id, on its thread or on that of Open, Begin and the like. They are
+  // stored too, as soon as that is possible. Neither calls the store back.
+  std::function<void(const Event& event)> on_event = {};
 };
 
-// What a daemon must know to go on with a producer that an earlier daemon served.
-struct StoredProgress {
-  Progress progress;
-  uint64_t handled = 0;  // records handled by all daemons so far: done_seq - lost_in_daemon
+// What the store is and does, for `status`.
+struct StoreStatus {
+  std::string folder;       // data_dir/runs/host
+  std::string file_system;  // "ext4", "nfs", ...
+  uint64_t bytes = 0;       // of all runs of this host, with their write-ahead logs
+  uint64_t bytes_max = 0;   // 0: no cap
+  uint64_t free_bytes = 0;
+  uint32_t runs = 0;
+  uint32_t runs_open = 0;   // being written
+  uint64_t tail_bytes = 0;  // memory of what is not compacted
+  uint32_t threads = 0;     // of its own
+  int nice = 0;
+  bool paused = false;      // the disk is too full to record; what comes is dropped and counted
+  std::vector<Count> dropped;  // values, by reason: queue_full, repeated, no_series, disk, corrupt, ...
 };
 
-class Store : public SampleSink {
+class Store : public Sink, public RunStore, public Recorded {
  public:
-  static constexpr size_t kRowsPerCommit = 10'000;  // measured: twice the rows a second of 1,000
+  static constexpr size_t kValuesPerCommit = 16'384;  // or kCommitAfter, whichever comes first
   static constexpr std::chrono::milliseconds kCommitAfter{250};
   static constexpr size_t kBatchesQueuedMax = 65'536;     // one batch a step: half a minute of the fastest trainers
-  static constexpr size_t kSamplesQueuedMax = 1'000'000;  // 56 MB: five seconds at the rate the store can write
+  static constexpr size_t kBytesQueuedMax = 64 << 20;     // 4,000,000 numbers: some seconds at the rate of the writer
   static constexpr size_t kEventsQueuedMax = 10'000;      // beyond it events are dropped too, and counted
-  static constexpr size_t kRunWritesQueuedMax = 4'096;    // UpsertRun, SaveProducer, SaveModules waiting
-  static constexpr size_t kEventsKeptMax = 100'000;       // the oldest leave the store beyond it
+  static constexpr size_t kEventsKeptMax = 100'000;       // a run; the oldest leave beyond it
+  static constexpr uint64_t kOthersBytesMax = 256 << 20;  // texts, histograms, tensors of a run; the oldest leave
+  static constexpr int kNice = 10;
 
-  // Loads what is stored into the catalogue. Refuses a store that another process has open, one written by a newer
-  // version, and anything unreadable, with a text that says what to do.
-  static Result<std::unique_ptr<Store>> Open(const StoreOptions& options, SeriesCatalogue& catalogue);
+  // 16 GiB or a tenth of the file system that `folder` is on, whichever is less.
+  static uint64_t BytesMaxDefault(const std::string& folder);
+
+  // Refuses a folder that another daemon of this host has open, and one that cannot be written, with a text that says
+  // what to do. Scans no values: the catalogue, or the head of each file that it does not know.
+  static Result<std::unique_ptr<Store>> Open(StoreOptions options);
   ~Store() override;  // closes
   Store(const Store&) = delete;
   Store& operator=(const Store&) = delete;
 
-  void Offer(std::shared_ptr<const Batch> batch) override;
-  // Asks the writer to commit now instead of waiting for kCommitAfter.
-  void Nudge();
-  // Waits until everything offered before is committed. An error says why it cannot be: the disk refuses.
-  Status Flush();
-  // Drains, commits, folds the write-ahead log into the file and closes. What cannot be written is counted as dropped.
-  void Close();
+  // Sink
+  std::string name() const override { return "store"; }
+  void Offer(std::shared_ptr<const Batch> batch) override;  // batch->run is one that Begin gave
+  SinkCounters Counters() const override;
+  Status Flush(std::chrono::steady_clock::time_point deadline) override;
+  void Close() override;  // commits what waits where the disk allows, and leaves finished runs as one file each
 
-  // A producer came (or came back) in this state: makes or updates its run and itself.
-  void UpsertRun(const ProducerInfo& producer, const std::string& state);
-  // The last known counters of a producer; its state becomes the run's. Call it now and then and at the end.
-  void SaveProducer(const ProducerStatus& status);
-  // Replaces what was stored of the run's modules.
-  void SaveModules(const RunKey& run, std::vector<ModuleInfo> modules);
-  // Removes the run with its series, samples, texts, events, modules. Refused while it runs. Waits for the writer.
+  // The id of an event that is about to be offered, so that all sinks show the same; one without gets its id here.
+  uint64_t TakeEventId();
+
+  // RunStore
+  Result<std::vector<ProducerStatus>> LoadProducers() override;
+  std::optional<StoredProgress> LoadProgress(const RunKey& run) override;
+  Result<std::shared_ptr<Run>> Begin(const ProducerInfo& producer) override;
+  // A state that is not open lets the run's file become one, at rest.
+  void SaveProducer(const ProducerStatus& status) override;
+  void SaveModules(const RunKey& run, std::vector<ModuleInfo> modules) override;
+
+  // Recorded
+  Result<std::vector<RunInfo>> ListRuns() override;
+  Result<std::vector<RunInfo>> FindRuns(const std::string& name) override;
+  Result<std::vector<ModuleInfo>> ListModules(const RunKey& run) override;
+  Result<SeriesPage> ListSeries(const SeriesQuery& query) override;
+  Result<std::unique_ptr<SeriesReader>> Read(const ReadQuery& query) override;
+  Result<std::vector<Event>> ListEvents(const EventQuery& query) override;
+
+  // Removes the run for good. kFailedPrecondition: it is open.
   Status DeleteRun(const RunKey& run);
+  // Tags that users give: at most 64 a run, of 255 bytes.
+  Status TagRun(const RunKey& run, const std::vector<std::string>& add, const std::vector<std::string>& remove);
+  // A copy of the run as it is now, in one file that must not exist; also of a run that goes on.
+  Status ExportFile(const RunKey& run, const std::string& path);
+  // Takes in a run's file. kAlreadyExists: its key is taken.
+  Result<RunKey> ImportFile(const std::string& path);
 
-  // Of the last commit (or of the store as it was opened).
-  std::optional<StoredProgress> LoadProgress(const Uuid& producer) const;
-  // Every producer ever stored, by start time; counters as last saved. The record counts of one that was running or
-  // disconnected are those committed with its samples.
-  Result<std::vector<ProducerStatus>> LoadProducers() const;
-
-  // Queries see everything offered before, unless the writer is more than 250 ms behind.
-  Result<std::vector<RunInfo>> ListRuns();  // by start time, latest last
-  Result<std::vector<ModuleInfo>> ListModules(const RunKey& run);
-  Result<std::vector<SeriesInfo>> ListSeries(const SeriesFilter& filter);
-  Result<ReadAnswer> Read(const ReadQuery& query);  // max_points below 4 counts as 4
-  Result<std::vector<TextSample>> ReadTexts(uint64_t series_id);
-  Result<std::vector<Event>> ListEvents(const EventQuery& query);
-
-  // Texts count as samples. offered == written + dropped once the queue is empty.
-  SinkCounters counters() const;
-  uint64_t store_bytes() const;  // the file and its write-ahead log
+  // Values of one run: offered == written + dropped + waiting.
+  std::optional<SinkCounters> CountersOf(const RunKey& run) const;
+  StoreStatus GetStatus() const;
+  uint64_t store_bytes() const;
   uint64_t bytes_max() const;
-  const std::string& path() const;
 
  private:
   class Impl;

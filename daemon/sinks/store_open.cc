@@ -1,184 +1,127 @@
-#include "daemon/sinks/store_open.h"
-
 #include <fcntl.h>
 #include <sys/file.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <cctype>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
-#include <optional>
-#include <system_error>
-#include <unordered_map>
-#include <utility>
-#include <vector>
 
-#include "daemon/sinks/store_schema.h"
+#include "daemon/sinks/store_impl.h"
+#include "shared/base/clock.h"
+#include "shared/places.h"
 
 namespace ikkuna::sinks {
 namespace {
 
-// The reason alone; the caller names the store and says what to do.
-Error OpenError(int errno_value) {
-  Error error = PosixError("", errno_value);
-  error.text = std::strerror(errno_value);
-  error.text[0] = static_cast<char>(std::tolower(static_cast<unsigned char>(error.text[0])));
-  return error;
-}
-
 std::string HolderText(int fd) {
   char text[32] = {};
-  ssize_t size = pread(fd, text, sizeof(text) - 1, 0);
+  const ssize_t size = ::pread(fd, text, sizeof(text) - 1, 0);
   std::string pid(text, size > 0 ? static_cast<size_t>(size) : 0);
   pid.erase(std::find_if(pid.begin(), pid.end(), [](char c) { return c < '0' || c > '9'; }), pid.end());
   return pid.empty() ? "" : " (pid " + pid + ")";
 }
 
-Status CountRows(Database& db, const char* sql, std::unordered_map<uint64_t, uint64_t>& counts) {
-  Result<Statement> statement = db.Prepare(sql);
-  if (!statement) return statement.error();
-  int code;
-  while ((code = statement->Step()) == SQLITE_ROW) counts[statement->Unsigned(0)] += statement->Unsigned(1);
-  if (code != SQLITE_DONE) return SqliteError("", db.handle());
-  return {};
-}
-
-// The numbers of one series, by two seeks.
-class StatsFinder {
- public:
-  static Result<StatsFinder> Make(Database& db) {
-    StatsFinder finder;
-    const std::pair<Statement*, const char*> list[] = {
-        {&finder.first_, "SELECT step FROM samples WHERE series = ?1 ORDER BY step LIMIT 1"},
-        {&finder.last_, "SELECT * FROM samples WHERE series = ?1 ORDER BY step DESC LIMIT 1"},
-        {&finder.text_, "SELECT min(step), max(step) FROM texts WHERE series = ?1"},
-    };
-    for (const auto& [statement, sql] : list) {
-      Result<Statement> prepared = db.Prepare(sql);
-      if (!prepared) return prepared.error();
-      *statement = *std::move(prepared);
-    }
-    return finder;
-  }
-
-  SeriesStats Find(uint64_t series_id) {
-    SeriesStats stats;
-    first_.Bind(1, series_id);
-    if (first_.Step() == SQLITE_ROW) stats.first_step = first_.Unsigned(0);
-    first_.Reset();
-    last_.Bind(1, series_id);
-    if (last_.Step() == SQLITE_ROW) stats.last = SampleOfRow(last_);
-    last_.Reset();
-    if (stats.last) {
-      stats.last_step = stats.last->step;
-      return stats;
-    }
-    text_.Bind(1, series_id);
-    if (text_.Step() == SQLITE_ROW && !text_.IsNull(0)) {
-      stats.first_step = text_.Unsigned(0);
-      stats.last_step = text_.Unsigned(1);
-    }
-    text_.Reset();
-    return stats;
-  }
-
- private:
-  Statement first_, last_, text_;
-};
-
-Status LoadSeries(Database& db, SeriesCatalogue& catalogue, StoreIndex& index) {
-  Result<int64_t> valid = db.QueryInt("SELECT value FROM meta WHERE name = 'counts_valid'");
-  if (!valid) return valid.error();
-  std::unordered_map<uint64_t, uint64_t> counts;
-  if (*valid == 0) {
-    Status counted = CountRows(db,
-                               "SELECT series, count(*) FROM samples GROUP BY series "
-                               "UNION ALL SELECT series, count(*) FROM texts GROUP BY series",
-                               counts);
-    if (!counted) return counted;
-  }
-  Result<StatsFinder> finder = StatsFinder::Make(db);
-  if (!finder) return finder.error();
-  Result<Statement> rows = db.Prepare(
-      "SELECT s.id, r.run_id, r.attempt, r.rank, s.tag, s.root, s.module, s.param, s.topic, s.module_type, s.unit, "
-      "s.run, s.count FROM series s JOIN runs r ON r.id = s.run ORDER BY s.id");
-  if (!rows) return rows.error();
-  std::vector<Series> series;
-  int code;
-  while ((code = rows->Step()) == SQLITE_ROW) {
-    SeriesGain gain;
-    gain.series_id = rows->Unsigned(0);
-    gain.stats = finder->Find(gain.series_id);
-    gain.stats.run = rows->Int(11);
-    gain.stats.count = *valid != 0 ? rows->Unsigned(12) : counts[gain.series_id];
-    index.Add(gain);
-    RunKey run{rows->Text(1), static_cast<uint32_t>(rows->Int(2)), static_cast<uint32_t>(rows->Int(3))};
-    SeriesKey key{std::move(run), rows->Text(4), rows->Text(5), rows->Text(6), rows->Text(7), rows->Text(8)};
-    series.push_back({gain.series_id, std::move(key), rows->Text(9), rows->Text(10)});
-  }
-  if (code != SQLITE_DONE) return SqliteError("", db.handle());
-  catalogue.Load(std::move(series));
-  return {};
-}
-
-Status LoadProgress(Database& db, StoreIndex& index) {
-  Result<Statement> rows = db.Prepare("SELECT uuid, done_seq, lost_in_daemon, killed FROM producers");
-  if (!rows) return rows.error();
-  int code;
-  while ((code = rows->Step()) == SQLITE_ROW) {
-    Progress progress;
-    const std::string uuid = rows->Text(0);
-    std::memcpy(progress.producer.data(), uuid.data(), std::min(uuid.size(), progress.producer.size()));
-    progress.done_seq = rows->Unsigned(1);
-    progress.lost_in_daemon = rows->Unsigned(2);
-    progress.killed = rows->Unsigned(3);
-    index.PutProgress(progress);
-  }
-  if (code != SQLITE_DONE) return SqliteError("", db.handle());
-  return {};
-}
-
 }  // namespace
 
-Result<UniqueFd> LockDataDirectory(const std::string& data_dir) {
+uint64_t Store::BytesMaxDefault(const std::string& folder) {
+  constexpr uint64_t kMost = uint64_t{16} << 30;
+  struct statvfs found {};
+  if (::statvfs(folder.c_str(), &found) != 0) return kMost;
+  return std::min<uint64_t>(kMost, uint64_t{found.f_blocks} * found.f_frsize / 10);
+}
+
+Result<std::unique_ptr<Store>> Store::Open(StoreOptions options) {
+  auto impl = std::make_unique<Impl>(std::move(options));
+  if (Status opened = impl->Open(); !opened) return opened.error();
+  return std::unique_ptr<Store>(new Store(std::move(impl)));
+}
+
+Status Store::Impl::Open() {
+  host_ = options_.host.empty() ? HostName() : options_.host;
+  folder_ = options_.data_dir + "/runs/" + host_;
+  auto refused = [&](const std::string& why) {
+    return "cannot open run store '" + folder_ + "': " + why + "; pass --data-dir";
+  };
+  if (Status made = MakePrivateDirectories(folder_); !made) return Error{made.error().code, refused(made.error().text)};
+  if (Status locked = LockFolder(); !locked) return Error{locked.error().code, refused(locked.error().text)};
+  bytes_max_ = options_.bytes_max ? *options_.bytes_max : BytesMaxDefault(folder_);
+
+  own_ = std::make_shared<RunEntry>(RunKey{}, folder_ + "/events.db");
+  own_->head.host = host_;
+  Scan();
+  thread_ = std::thread([this] { Loop(); });
+  return {};
+}
+
+Status Store::Impl::LockFolder() {
+  const std::string path = folder_ + "/lock";
+  UniqueFd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  if (!fd) return PosixError("", errno);
+  if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
+    if (errno == EWOULDBLOCK) {
+      return Error{ErrorCode::kAlreadyExists, "another daemon" + HolderText(fd.get()) + " has it open"};
+    }
+    // A file system without locks: two daemons of one host are kept apart by the directory of their sockets.
+  }
+  const std::string pid = std::to_string(::getpid()) + "\n";
+  if (::ftruncate(fd.get(), 0) != 0 || ::pwrite(fd.get(), pid.data(), pid.size(), 0) < 0) return PosixError("", errno);
+  lock_ = std::move(fd);
+  return {};
+}
+
+void Store::Impl::Scan() {
+  struct Unread {
+    std::string path, why;
+  };
+  std::vector<Unread> unread;
+  uint64_t event_last = 0;
+  auto load = [&](const std::string& path) -> std::optional<RunHead> {
+    Result<std::unique_ptr<RunFile>> file = RunFile::Open(path, Database::Mode::kReadWrite, false);
+    if (!file) {
+      unread.push_back({path, file.error().text});
+      return std::nullopt;
+    }
+    Result<RunHead> head = (*file)->LoadHead();
+    if (!head) {
+      unread.push_back({path, head.error().text});
+      return std::nullopt;
+    }
+    event_last = std::max(event_last, head->event_last);
+    Result<int64_t> mark = (*file)->database().QueryInt("SELECT value FROM meta WHERE name = 'event_last'");
+    if (mark) event_last = std::max(event_last, static_cast<uint64_t>(*mark));
+    return *std::move(head);
+  };
   std::error_code code;
-  std::filesystem::create_directories(data_dir, code);
-  if (code) return OpenError(code.value());
-  const std::string path = data_dir + "/ikkuna.lock";
-  UniqueFd fd(open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666));
-  if (!fd) return OpenError(errno);
-  if (flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
-    if (errno != EWOULDBLOCK) return OpenError(errno);
-    return Error{ErrorCode::kAlreadyExists, "another ikkuna-daemon" + HolderText(fd.get()) +
-                                                " has it open; stop that one or pass another --data-dir"};
+  if (std::filesystem::exists(own_->path, code)) {
+    if (std::optional<RunHead> head = load(own_->path)) {
+      own_->head = std::move(*head);
+      own_->head.host = host_;
+    }
   }
-  // For the text above alone: that it fails on a full disk must not keep the store from being read.
-  const std::string pid = std::to_string(getpid()) + "\n";
-  if (ftruncate(fd.get(), 0) == 0 && pwrite(fd.get(), pid.data(), pid.size(), 0) < 0) errno = 0;
-  return fd;
-}
-
-Status LoadStore(Database& db, SeriesCatalogue& catalogue, StoreIndex& index) {
-  if (Status status = LoadSeries(db, catalogue, index); !status) return status;
-  if (Status status = LoadProgress(db, index); !status) return status;
-  return db.Execute(
-      "BEGIN IMMEDIATE; UPDATE meta SET value = 0 WHERE name = 'counts_valid';"
-      "UPDATE runs SET state = 'disconnected' WHERE state = 'running';"
-      "UPDATE producers SET state = 'disconnected' WHERE state = 'running'; COMMIT");
-}
-
-Status SaveCounts(Database& db, const StoreIndex& index) {
-  Status status = db.Execute("BEGIN IMMEDIATE");
-  if (!status) return status;
-  Result<Statement> update = db.Prepare("UPDATE series SET count = ?2 WHERE id = ?1");
-  if (!update) return update.error();
-  for (uint64_t series_id : index.Longest(0)) {
-    update->Bind(1, series_id).Bind(2, index.Find(series_id)->count);
-    if (update->Run() != SQLITE_DONE) return SqliteError("", db.handle());
+  for (const auto& item : std::filesystem::directory_iterator(folder_, code)) {
+    const std::string path = item.path().string();
+    if (item.path().extension() != ".run") continue;
+    std::optional<RunHead> head = load(path);
+    if (!head) continue;
+    const RunKey key = head->producer.info.run_key;
+    // Nobody has told this daemon that its process lives.
+    if (head->producer.state == RunState::kRunning) head->producer.state = RunState::kDisconnected;
+    auto entry = std::make_shared<RunEntry>(key, path);
+    entry->head = std::move(*head);
+    if (!entries_.emplace(key, entry).second) {
+      unread.push_back({path, "another file there is of the same run"});
+      continue;
+    }
+    // One that ended and could not be put at rest.
+    entry->wants_rest = !IsOpen(entry->head.producer.state) && std::filesystem::exists(path + "-wal", code);
   }
-  return db.Execute("UPDATE meta SET value = 1 WHERE name = 'counts_valid'; COMMIT");
+  next_event_id_ = event_last + 1;
+  for (const Unread& one : unread) {
+    Raise(Severity::kError, "run_unreadable",
+          "The run's file '" + one.path + "' is left as it is and not shown: " + one.why + ".", {});
+  }
 }
 
 }  // namespace ikkuna::sinks

@@ -1,208 +1,141 @@
 #include "daemon/sinks/watch_hub.h"
 
-#include <algorithm>
-#include <deque>
+#include <sys/random.h>
+#include <unistd.h>
+
 #include <functional>
-#include <optional>
 #include <string>
-#include <string_view>
 #include <utility>
 
-#include "daemon/sinks/sample_filter.h"
+#include "daemon/sinks/queued_sink.h"
+#include "daemon/sinks/watch_groups.h"
+#include "shared/base/clock.h"
 
 namespace ikkuna::sinks {
+namespace {
 
-// What one watcher has not taken yet. The hub offers, the watcher takes.
-class WatchQueue {
+Uuid NewUuid() {
+  Uuid uuid{};
+  if (getrandom(uuid.data(), uuid.size(), 0) != static_cast<ssize_t>(uuid.size())) {
+    // Two daemons of one host never share both.
+    const int64_t parts[2] = {UnixNs(), getpid()};
+    static_assert(sizeof(parts) == sizeof(uuid));
+    std::copy_n(reinterpret_cast<const unsigned char*>(parts), uuid.size(), uuid.begin());
+  }
+  return uuid;
+}
+
+class HubWriter : public BatchWriter {
  public:
-  explicit WatchQueue(const SeriesFilter& filter) : filter_(filter) {}
+  explicit HubWriter(std::shared_ptr<WatchGroups> groups) : groups_(std::move(groups)) {}
+  // Before the first batch.
+  void SetQueue(const QueuedSink* queue) { queue_ = queue; }
 
-  void Offer(const Batch& batch, const SeriesCatalogue& catalogue);
-  WatchUpdate Take(size_t samples_max);
-  void SetWakeUp(std::function<void()> wake_up);
-  void AddCounts(SinkCounters& counters) const;
-  // The watcher has gone; the hub forgets this queue at its next look.
-  void Leave() { gone_.store(true, std::memory_order_relaxed); }
-  bool gone() const { return gone_.load(std::memory_order_relaxed); }
+  void Write(const std::shared_ptr<const Batch>& batch, uint64_t ticket, Tally& tally) override {
+    // Tickets that are left out are batches for which the queue had no room.
+    const Lost lost = ticket != ticket_ + 1 ? LostSince() : Lost{};
+    ticket_ = ticket;
+    groups_->Accept(batch, ticket, lost.values, lost.events);
+    tally.written += batch->values();
+  }
+  void Commit(Tally&) override {}
+  void End() override {
+    const Lost lost = LostSince();
+    groups_->End(lost.values, lost.events);
+  }
 
  private:
-  enum class Verdict : unsigned char { kUnknown = 0, kRefused, kAnnounced };
+  struct Lost {
+    uint64_t values = 0;
+    uint64_t events = 0;
+  };
+  Lost LostSince() {
+    const SinkCounters now = queue_->Counters();
+    const Lost lost{now.dropped - lost_.values, now.events_dropped - lost_.events};
+    lost_ = {now.dropped, now.events_dropped};
+    return lost;
+  }
 
-  bool Passes(uint64_t series_id, std::string_view run, const SeriesCatalogue& catalogue);
-  void PushLocked(const Sample& sample);
-
-  // Constant after construction.
-  const SampleFilter filter_;
-  std::atomic<bool> gone_{false};  // relaxed: it guards nothing, a batch more or less does not matter
-
-  mutable std::mutex mutex_;
-  // Guarded by mutex_.
-  std::vector<Verdict> verdicts_;  // by series id
-  std::vector<Series> new_series_;
-  std::deque<Sample> samples_;
-  std::deque<Event> events_;
-  uint64_t offered_ = 0;
-  uint64_t dropped_ = 0;
-  bool armed_ = true;  // the next thing queued wakes the watcher up
-
-  std::mutex wake_mutex_;  // held while the callback runs; taken without mutex_
-  // Guarded by wake_mutex_.
-  std::function<void()> wake_up_;
+  const std::shared_ptr<WatchGroups> groups_;
+  const QueuedSink* queue_ = nullptr;
+  uint64_t ticket_ = 0;
+  Lost lost_;
 };
-
-bool WatchQueue::Passes(uint64_t series_id, std::string_view run, const SeriesCatalogue& catalogue) {
-  if (series_id < verdicts_.size() && verdicts_[series_id] != Verdict::kUnknown) {
-    return verdicts_[series_id] == Verdict::kAnnounced;
-  }
-  std::optional<Series> series = catalogue.Find(series_id);
-  if (!series) return false;
-  if (series_id >= verdicts_.size()) verdicts_.resize(series_id + 1, Verdict::kUnknown);
-  Verdict& verdict = verdicts_[series_id];
-  if (!filter_.Matches(series->key, run)) {
-    verdict = Verdict::kRefused;
-    return false;
-  }
-  if (new_series_.size() >= WatchHub::kSeriesQueuedMax) {
-    // It cannot be announced yet, so it cannot be shown yet.
-    ++offered_;
-    ++dropped_;
-    return false;
-  }
-  new_series_.push_back(*std::move(series));
-  verdict = Verdict::kAnnounced;
-  return true;
-}
-
-void WatchQueue::PushLocked(const Sample& sample) {
-  ++offered_;
-  if (samples_.size() >= WatchHub::kSamplesQueuedMax) {
-    samples_.pop_front();
-    ++dropped_;
-  }
-  samples_.push_back(sample);
-}
-
-void WatchQueue::Offer(const Batch& batch, const SeriesCatalogue& catalogue) {
-  const std::string_view run = batch.producer ? std::string_view(batch.producer->run) : std::string_view();
-  bool wake;
-  {
-    std::lock_guard lock(mutex_);
-    for (const Sample& sample : batch.samples) {
-      if (Passes(sample.series_id, run, catalogue)) PushLocked(sample);
-    }
-    for (const Event& event : batch.events) {
-      if (!event.run.run_id.empty() && !filter_.MatchesRun(event.run, run)) continue;
-      if (events_.size() >= WatchHub::kEventsQueuedMax) events_.pop_front();
-      events_.push_back(event);
-    }
-    wake = armed_ && !(samples_.empty() && events_.empty());
-    if (wake) armed_ = false;
-  }
-  if (!wake) return;
-  std::lock_guard lock(wake_mutex_);
-  if (wake_up_) wake_up_();
-}
-
-WatchUpdate WatchQueue::Take(size_t samples_max) {
-  std::lock_guard lock(mutex_);
-  WatchUpdate update;
-  update.new_series = std::exchange(new_series_, {});
-  const auto count = static_cast<std::ptrdiff_t>(std::min(samples_max, samples_.size()));
-  update.samples.assign(samples_.begin(), samples_.begin() + count);
-  samples_.erase(samples_.begin(), samples_.begin() + count);
-  update.events.assign(events_.begin(), events_.end());
-  events_.clear();
-  update.dropped = dropped_;
-  if (update.new_series.empty() && update.samples.empty() && update.events.empty() && samples_.empty()) armed_ = true;
-  return update;
-}
-
-void WatchQueue::SetWakeUp(std::function<void()> wake_up) {
-  {
-    std::lock_guard lock(wake_mutex_);
-    wake_up_ = std::move(wake_up);
-  }
-  // What was queued before had nobody to wake.
-  std::lock_guard lock(mutex_);
-  armed_ = true;
-}
-
-void WatchQueue::AddCounts(SinkCounters& counters) const {
-  std::lock_guard lock(mutex_);
-  counters.offered += offered_;
-  counters.dropped += dropped_;
-  counters.queued += samples_.size();
-}
-
-namespace {
 
 class HubWatcher : public Watcher {
  public:
-  explicit HubWatcher(std::shared_ptr<WatchQueue> queue) : queue_(std::move(queue)) {}
+  HubWatcher(std::shared_ptr<WatchGroups> groups, std::shared_ptr<WatchMember> member)
+      : groups_(std::move(groups)), member_(std::move(member)) {}
   ~HubWatcher() override {
-    queue_->SetWakeUp(nullptr);
-    queue_->Leave();
+    SetWakeUp(nullptr);
+    groups_->Leave(*member_);
   }
-  WatchUpdate Take(size_t samples_max) override { return queue_->Take(samples_max); }
-  void SetWakeUp(std::function<void()> wake_up) override { queue_->SetWakeUp(std::move(wake_up)); }
+  WatchTaken Take(size_t values_max) override { return groups_->Take(*member_, values_max); }
+  void SetWakeUp(std::function<void()> wake_up) override { groups_->SetWakeUp(*member_, std::move(wake_up)); }
 
  private:
-  const std::shared_ptr<WatchQueue> queue_;
+  const std::shared_ptr<WatchGroups> groups_;
+  const std::shared_ptr<WatchMember> member_;
 };
+
+QueueOptions QueueOptionsOf(const WatchOptions& options) {
+  QueueOptions queue;
+  queue.name = "watch";
+  queue.drop = DropPolicy::kOldest;
+  queue.takes_events = true;
+  queue.report = options.report;
+  return queue;
+}
 
 }  // namespace
 
-void WatchHub::Offer(std::shared_ptr<const Batch> batch) {
-  if (watcher_count_.load(std::memory_order_relaxed) == 0) return;
-  std::vector<std::shared_ptr<WatchQueue>> queues;
-  {
-    std::lock_guard lock(mutex_);
-    PruneLocked();
-    queues = queues_;
+class WatchHub::Impl {
+ public:
+  explicit Impl(const WatchOptions& options)
+      : groups(std::make_shared<WatchGroups>(options.past_bytes_max, options.waiting_bytes_max)),
+        uuid(NewUuid()),
+        writer(new HubWriter(groups)),
+        queue(QueueOptionsOf(options), std::unique_ptr<BatchWriter>(writer)) {
+    writer->SetQueue(&queue);
   }
-  for (const auto& queue : queues) queue->Offer(*batch, catalogue_);
-}
 
-void WatchHub::PruneLocked() {
-  std::erase_if(queues_, [this](const auto& queue) {
-    if (!queue->gone()) return false;
-    // What still waited nobody will take.
-    SinkCounters left;
-    queue->AddCounts(left);
-    departed_.offered += left.offered;
-    departed_.dropped += left.dropped + left.queued;
-    return true;
-  });
-  watcher_count_.store(queues_.size(), std::memory_order_relaxed);
-}
+  const std::shared_ptr<WatchGroups> groups;
+  const Uuid uuid;
+  HubWriter* const writer;  // the queue's
+  QueuedSink queue;
+};
 
-size_t WatchHub::watchers() {
-  std::lock_guard lock(mutex_);
-  PruneLocked();
-  return queues_.size();
-}
+WatchHub::WatchHub(const WatchOptions& options) : impl_(std::make_unique<Impl>(options)) {}
+WatchHub::~WatchHub() { Close(); }
 
-SinkCounters WatchHub::counters() {
-  std::lock_guard lock(mutex_);
-  PruneLocked();
-  SinkCounters counters = departed_;
-  for (const auto& queue : queues_) queue->AddCounts(counters);
-  counters.name = "watch";
-  counters.written = counters.offered - counters.dropped - counters.queued;
+void WatchHub::Offer(std::shared_ptr<const Batch> batch) { impl_->queue.Offer(std::move(batch)); }
+Status WatchHub::Flush(std::chrono::steady_clock::time_point deadline) { return impl_->queue.Flush(deadline); }
+void WatchHub::Close() { impl_->queue.Close(); }
+WatchCursor WatchHub::Cursor() const { return {impl_->uuid, impl_->queue.ticket()}; }
+size_t WatchHub::watchers() const { return impl_->groups->members(); }
+
+SinkCounters WatchHub::Counters() const {
+  const SinkCounters queue = impl_->queue.Counters();
+  SinkCounters counters;
+  counters.name = queue.name;
+  counters.failures = queue.failures;
+  counters.lag_seconds = queue.lag_seconds;
+  impl_->groups->AddCounts(counters);
+  counters.offered = counters.written + counters.dropped + counters.waiting;
   return counters;
 }
 
-Result<std::unique_ptr<Watcher>> WatchHub::Watch(const SeriesFilter& filter) {
-  std::lock_guard lock(mutex_);
-  PruneLocked();
-  if (queues_.size() >= kWatchersMax) {
-    return Error{ErrorCode::kResourceExhausted, "cannot watch: " + std::to_string(kWatchersMax) +
-                                                    " clients watch already, which is the most; close one of them"};
+Result<std::unique_ptr<Watcher>> WatchHub::Watch(const SeriesFilter& filter, const std::optional<WatchCursor>& from) {
+  const WatchCursor now = Cursor();
+  if (from && (from->daemon != now.daemon || from->position > now.position)) {
+    return Error{ErrorCode::kFailedPrecondition,
+                 "cannot watch from there: the cursor is of another daemon (" + UuidText(from->daemon) +
+                     ") than this one, which was started since; read again, and watch from where that read ends"};
   }
-  auto queue = std::make_shared<WatchQueue>(filter);
-  queues_.push_back(queue);
-  watcher_count_.store(queues_.size(), std::memory_order_relaxed);
-  return std::unique_ptr<Watcher>(std::make_unique<HubWatcher>(std::move(queue)));
+  Result<std::shared_ptr<WatchMember>> member =
+      impl_->groups->Join(filter, from ? from->position : now.position, from.has_value());
+  if (!member) return member.error();
+  return std::unique_ptr<Watcher>(std::make_unique<HubWatcher>(impl_->groups, *std::move(member)));
 }
 
 }  // namespace ikkuna::sinks

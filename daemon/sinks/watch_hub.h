@@ -1,59 +1,58 @@
-// WatchHub: hands fresh samples and events to those who watch, each through a bounded queue of its own.
+// WatchHub: hands fresh values and events to those who watch.
 //
-// Owner: the daemon's core; watchers may outlive the hub. Thread rule: Offer from any ingest thread, Watch and counters
-// from any thread, one caller at a time per Watcher. A slow watcher loses its oldest samples, counted in its updates;
-// it never holds up an Offer. Without watchers an Offer costs one atomic load.
+// Owner: the daemon's list of sinks, as its last: what a cursor leaves out every other sink has been offered. Watchers
+// may outlive it. Thread rule: every method from any thread; one caller at a time per Watcher.
 //
-// Watcher: call SetWakeUp, then Take. Take: call it again until an update is empty; only then is the wake-up armed
-// again. The wake-up runs on the offering thread, may call Take, but not SetWakeUp. After SetWakeUp(nullptr) or the
-// destructor it is not running.
+// Offer queues a pointer. The hub's thread keeps the batches of the last while (a ring, so that a watch can begin where
+// a read ended) and filters them: watchers of equal filters are one group, which matches once and has one update for
+// all. A group keeps what its slowest watcher has not taken, up to a maximum; then the oldest go, counted for each
+// watcher that had not taken them. Announcements of series are never dropped.
 #pragma once
 
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
-#include <mutex>
-#include <vector>
+#include <optional>
 
-#include "daemon/monitor.h"
-#include "daemon/sample.h"
-#include "daemon/series_catalogue.h"
+#include "daemon/model/filter.h"
+#include "daemon/model/sink.h"
+#include "daemon/model/watch.h"
 #include "shared/base/result.h"
 
 namespace ikkuna::sinks {
 
-class WatchQueue;
+struct WatchOptions {
+  size_t past_bytes_max = size_t{64} << 20;  // of batches that a cursor may reach back over
+  // Of what watchers have not taken, with the encodings that the service makes of it; the group that has most pays.
+  size_t waiting_bytes_max = size_t{128} << 20;
+  std::function<void(Event)> report = {};  // see queued_sink.h
+};
 
-class WatchHub : public SampleSink {
+class WatchHub : public Sink {
  public:
-  static constexpr size_t kWatchersMax = 64;           // a page each for a whole team; every one costs a pass a batch
-  static constexpr size_t kSamplesQueuedMax = 65'536;  // 3.5 MB a watcher: seconds of the fullest stream
-  static constexpr size_t kEventsQueuedMax = 1'024;    // events are rare, and the store has them all
-  static constexpr size_t kSeriesQueuedMax = 65'536;   // announcements waiting; a sample not announced is dropped
+  static constexpr size_t kWatchersMax = 256;  // a page each for a large team; a watch costs a stream and some memory
 
-  explicit WatchHub(const SeriesCatalogue& catalogue) : catalogue_(catalogue) {}
+  explicit WatchHub(const WatchOptions& options = {});
+  ~WatchHub() override;  // closes
 
+  std::string name() const override { return "watch"; }
   void Offer(std::shared_ptr<const Batch> batch) override;
-  // From now on; the past is read from the store.
-  Result<std::unique_ptr<Watcher>> Watch(const SeriesFilter& filter);
+  // Values once for each watcher whose filter they pass; written: taken by a watcher. What a watcher leaves when it
+  // goes is dropped ("left").
+  SinkCounters Counters() const override;
+  Status Flush(std::chrono::steady_clock::time_point deadline) override;  // until all offered before can be taken
+  void Close() override;  // watchers may take what is there, then they see the end
 
-  size_t watchers();  // without those that left
-  // Over all watchers that there were: offered counts a sample once for each watcher whose filter it passes.
-  // written: taken by a watcher. queued: samples that wait. What waited when a watcher left is dropped.
-  SinkCounters counters();
+  // Behind everything offered so far.
+  WatchCursor Cursor() const;
+  // From the cursor on; without one, from now on. kFailedPrecondition: the cursor is of another daemon or too old.
+  Result<std::unique_ptr<Watcher>> Watch(const SeriesFilter& filter, const std::optional<WatchCursor>& from = {});
+  size_t watchers() const;
 
  private:
-  void PruneLocked();
-
-  // Constant after construction.
-  const SeriesCatalogue& catalogue_;
-  // Relaxed: a watcher that is just arriving may miss a batch, as if it had come a moment later.
-  std::atomic<size_t> watcher_count_{0};
-  std::mutex mutex_;
-  // Guarded by mutex_.
-  std::vector<std::shared_ptr<WatchQueue>> queues_;
-  SinkCounters departed_;  // sums of the watchers that left
+  class Impl;
+  const std::unique_ptr<Impl> impl_;
 };
 
 }  // namespace ikkuna::sinks

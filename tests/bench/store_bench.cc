@@ -1,159 +1,275 @@
-// How many samples a second the run store takes, sustained: batches of one step of all series are offered as fast as
-// the store commits them, and the clock stops when the last is committed. Beside it the least that SQLite needs for the
-// same rows: a table without a key, in transactions of the same size, so that a busy machine slows both.
+// What the run store costs: samples a second, bytes written and at rest, memory, opening, reading. Values are noise, which
+// does not compress: what a real run has is smaller. Batches of one step of all series are offered as fast as the store
+// commits them; the clock stops when the last is committed. Every part runs in a process of its own.
 //
-//   store_bench [SERIES [SAMPLES]]      default: 2000 series, 4,000,000 samples
+//   store_bench [--part NAME] [--scale PERCENT]      parts: float20000 double20000 float2000 double2000 open
 //
-// Last line: samples_per_s=
-#include <sqlite3.h>
+// Last line: key=value figures, those of 20,000 series without a number in their name.
+#include <signal.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <ctime>
 #include <filesystem>
+#include <fstream>
+#include <map>
 #include <memory>
 #include <string>
 #include <thread>
 #include <vector>
 
-#include "daemon/series_catalogue.h"
 #include "daemon/sinks/store.h"
 
 namespace ikkuna::sinks {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+using Figures = std::map<std::string, double>;
 
-// Wall time for people, processor time for comparing on a machine that does other things as well.
-struct Cost {
-  double wall = 0;
-  double cpu = 0;
-};
+double Seconds(Clock::time_point since) { return std::chrono::duration<double>(Clock::now() - since).count(); }
 
-class Stopwatch {
+double CpuSeconds() {
+  timespec t;
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+  return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
+}
+
+double Proc(const char* file, const char* name) {
+  std::ifstream in(std::string("/proc/self/") + file);
+  std::string word;
+  double value = 0;
+  while (in >> word) {
+    if (word == name) in >> value;
+  }
+  return value;
+}
+
+[[noreturn]] void Fail(const std::string& what) {
+  std::fprintf(stderr, "store_bench: %s\n", what.c_str());
+  std::exit(1);
+}
+
+// Numbers that no coder shrinks but for their exponents.
+class Noise {
  public:
-  Cost Elapsed() const {
-    return {std::chrono::duration<double>(Clock::now() - start_).count(), CpuSeconds() - cpu_start_};
+  explicit Noise(bool single) : values_(size_t{1} << 20) {
+    uint64_t state = 0x9e3779b97f4a7c15;
+    for (double& value : values_) {
+      state ^= state << 13;
+      state ^= state >> 7;
+      state ^= state << 17;
+      value = (static_cast<double>(state >> 11) * 0x1p-53 - 0.5) * 4;
+      if (single) value = static_cast<double>(static_cast<float>(value));
+    }
+  }
+  double At(uint64_t step, uint64_t series) const {
+    return values_[(step * 48'271 + series * 16'807 + (step * series) % 8191) & (values_.size() - 1)];
   }
 
  private:
-  static double CpuSeconds() {
-    timespec t;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
-    return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
-  }
-  const Clock::time_point start_ = Clock::now();
-  const double cpu_start_ = CpuSeconds();
+  std::vector<double> values_;
 };
 
-Sample At(uint64_t series_id, uint64_t step) {
-  Sample sample;
-  sample.series_id = series_id;
-  sample.step = step;
-  sample.unix_ns = 1'700'000'000'000'000'000 + static_cast<int64_t>(step) * 25'000'000;
-  sample.samples_seen = step * 128;
-  sample.value = static_cast<double>((step * 2654435761u + series_id) % 1'000'003) * 1.7e-4;
-  return sample;
+ProducerInfo Producer() {
+  ProducerInfo producer;
+  producer.uuid[0] = 1;
+  producer.run_key.run_id = "bench";
+  producer.start_unix_ns = 1'700'000'000'000'000'000;
+  return producer;
 }
 
-Cost StoreCost(const std::string& folder, uint64_t series, uint64_t samples) {
-  SeriesCatalogue catalogue;
+std::unique_ptr<Store> Open(const std::string& folder) {
   StoreOptions options;
   options.data_dir = folder;
   options.bytes_max = 0;
-  auto store = Store::Open(options, catalogue);
-  if (!store) {
-    std::fprintf(stderr, "store_bench: %s\n", store.error().text.c_str());
-    std::exit(1);
-  }
-  auto producer = std::make_shared<ProducerInfo>();
-  producer->uuid[0] = 1;
-  producer->run_key.run_id = "bench";
-  std::vector<uint64_t> ids;
-  for (uint64_t i = 0; i < series; ++i) {
-    ids.push_back(catalogue.Intern(
-        {producer->run_key, "default", "model", "layer" + std::to_string(i), "weight", "weights_norm2"}, "Linear", ""));
-  }
-  const Stopwatch stopwatch;
-  for (uint64_t step = 0, offered = 0; offered < samples; ++step) {
-    auto batch = std::make_shared<Batch>();
-    batch->producer = producer;
-    batch->samples.reserve(series);
-    for (uint64_t id : ids) batch->samples.push_back(At(id, step));
-    batch->progress.producer = producer->uuid;
-    batch->progress.done_seq = step + 1;
-    offered += series;
-    (*store)->Offer(std::move(batch));
-    // As fast as it goes without loss.
-    while ((*store)->counters().offered - (*store)->counters().written > Store::kSamplesQueuedMax / 2) {
-      std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    }
-  }
-  if (Status status = (*store)->Flush(); !status) {
-    std::fprintf(stderr, "store_bench: %s\n", status.error().text.c_str());
-    std::exit(1);
-  }
-  const Cost cost = stopwatch.Elapsed();
-  if ((*store)->counters().dropped != 0) std::exit(1);
-  std::printf("file: %.1f bytes a sample\n",
-              static_cast<double>((*store)->store_bytes()) / static_cast<double>(samples));
-  return cost;
+  auto store = Store::Open(options);
+  if (!store) Fail(store.error().text);
+  return *std::move(store);
 }
 
-Cost PlainCost(const std::string& folder, uint64_t series, uint64_t samples) {
-  sqlite3* db = nullptr;
-  sqlite3_stmt* insert = nullptr;
-  sqlite3_open((folder + "/plain.db").c_str(), &db);
-  sqlite3_exec(db,
-               "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; CREATE TABLE s (series INTEGER, step INTEGER, "
-               "epoch INTEGER, flags INTEGER, unix_ns INTEGER, samples_seen INTEGER, class INTEGER, value)",
-               nullptr, nullptr, nullptr);
-  sqlite3_prepare_v2(db, "INSERT INTO s VALUES (?, ?, ?, ?, ?, ?, ?, ?)", -1, &insert, nullptr);
-  const Stopwatch stopwatch;
-  for (uint64_t i = 0; i < samples; ++i) {
-    if (i % Store::kRowsPerCommit == 0) sqlite3_exec(db, i == 0 ? "BEGIN" : "COMMIT; BEGIN", nullptr, nullptr, nullptr);
-    const Sample sample = At(1 + i % series, i / series);
-    sqlite3_bind_int64(insert, 1, static_cast<int64_t>(sample.series_id));
-    sqlite3_bind_int64(insert, 2, static_cast<int64_t>(sample.step));
-    sqlite3_bind_int64(insert, 3, sample.epoch);
-    sqlite3_bind_int64(insert, 4, sample.flags);
-    sqlite3_bind_int64(insert, 5, sample.unix_ns);
-    sqlite3_bind_int64(insert, 6, static_cast<int64_t>(sample.samples_seen));
-    sqlite3_bind_int64(insert, 7, 0);
-    sqlite3_bind_double(insert, 8, sample.value);
-    sqlite3_step(insert);
-    sqlite3_reset(insert);
+void Write(Store& store, uint64_t series, uint64_t steps, Precision precision, Figures& figures) {
+  auto run = store.Begin(Producer());
+  if (!run) Fail(run.error().text);
+  SeriesTraits traits;
+  traits.precision = precision;
+  std::vector<uint32_t> ids;
+  for (uint64_t i = 0; i < series; ++i) {
+    ids.push_back((*run)->series().Intern(
+        {{"model", "default"}, "layer" + std::to_string(i), "weight", "weights_norm2"}, traits));
   }
-  sqlite3_exec(db, "COMMIT", nullptr, nullptr, nullptr);
-  const Cost cost = stopwatch.Elapsed();
-  sqlite3_finalize(insert);
-  sqlite3_close(db);
-  return cost;
+  const Noise noise(precision == Precision::kSingle);
+  const double written_before = Proc("io", "wchar:");
+  const auto start = Clock::now();
+  const double cpu_start = CpuSeconds();
+  double memory = 0;
+  for (uint64_t step = 0; step < steps; ++step) {
+    auto batch = std::make_shared<Batch>();
+    batch->run = *run;
+    batch->stamp.timeline = 1;
+    batch->stamp.step = step;
+    batch->stamp.unix_ns = 1'700'000'000'000'000'000 + static_cast<int64_t>(step * 25'000'000 + noise.At(step, 7) * 1e5);
+    batch->stamp.samples_seen = step * 128;
+    batch->samples.reserve(series);
+    for (uint64_t i = 0; i < series; ++i) batch->samples.push_back({ids[i], 0, noise.At(step, i)});
+    batch->progress = Progress{step + 1, 0, 0};
+    store.Offer(std::move(batch));
+    // As fast as it goes without loss.
+    if (step % 16 == 0) {
+      while (store.Counters().waiting > Store::kValuesPerCommit * 16) {
+        std::this_thread::sleep_for(std::chrono::microseconds(200));
+      }
+      if (step % 256 == 0) memory = std::max(memory, Proc("status", "VmRSS:") / 1024);
+    }
+  }
+  if (Status flushed = store.Flush(Clock::now() + std::chrono::minutes(10)); !flushed) Fail(flushed.error().text);
+  const double samples = static_cast<double>(series * steps);
+  figures["samples_per_s"] = samples / Seconds(start);
+  figures["samples_per_cpu_s"] = samples / (CpuSeconds() - cpu_start);
+  figures["memory_mb"] = memory;
+  if (store.Counters().dropped != 0) Fail("values were dropped");
+  figures["written_bytes"] = written_before;  // the caller takes the difference at the end
+}
+
+void EndRun(Store& store) {
+  ProducerStatus status;
+  status.info = Producer();
+  status.state = RunState::kFinished;
+  store.SaveProducer(status);
+}
+
+Figures WritePart(const std::string& folder, uint64_t series, uint64_t steps, Precision precision) {
+  Figures figures;
+  auto store = Open(folder);
+  Write(*store, series, steps, precision, figures);
+  EndRun(*store);
+  store->Close();
+  const double samples = static_cast<double>(series * steps);
+  figures["written_bytes"] = (Proc("io", "wchar:") - figures["written_bytes"]) / samples;
+  figures["rest_bytes"] = static_cast<double>(store->store_bytes()) / samples;
+  figures["threads"] = store->GetStatus().threads;
+  figures["nice"] = store->GetStatus().nice;
+  return figures;
+}
+
+double OpenMs(const std::string& folder, std::unique_ptr<Store>* store) {
+  const auto start = Clock::now();
+  *store = Open(folder);
+  return Seconds(start) * 1000;
+}
+
+double ReadMs(Store& store) {
+  ReadQuery query;
+  query.filter.module = "layer17";
+  query.max_points = 1000;
+  double best = 1e9;
+  for (int i = 0; i < 7; ++i) {
+    const auto start = Clock::now();
+    auto reader = store.Read(query);
+    if (!reader) Fail(reader.error().text);
+    size_t points = 0;
+    for (;;) {
+      auto part = (*reader)->Next();
+      if (!part) Fail(part.error().text);
+      if (!*part) break;
+      points += (*part)->steps.size();
+    }
+    if (points == 0 || points > 1000) Fail("a read gave " + std::to_string(points) + " points");
+    best = std::min(best, Seconds(start) * 1000);
+  }
+  return best;
+}
+
+Figures OpenPart(const std::string& folder, uint64_t steps) {
+  Figures figures;
+  const pid_t child = fork();
+  if (child == 0) {
+    auto store = Open(folder);
+    Figures unused;
+    Write(*store, 100, steps, Precision::kSingle, unused);
+    kill(getpid(), SIGKILL);
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  if (!WIFSIGNALED(status)) Fail("the writer of many samples failed");
+  std::unique_ptr<Store> store;
+  figures["open_killed_ms"] = OpenMs(folder, &store);
+  if (store->ListRuns()->front().values != 100 * steps) Fail("samples are missing after SIGKILL");
+  const auto start = Clock::now();
+  if (!store->Begin(Producer())) Fail("cannot go on");
+  figures["begin_killed_ms"] = Seconds(start) * 1000;
+  figures["read_ms"] = ReadMs(*store);
+  EndRun(*store);
+  store->Close();
+  figures["open_ms"] = OpenMs(folder, &store);
+  figures["read_rest_ms"] = ReadMs(*store);
+  return figures;
 }
 
 int Main(int argc, char** argv) {
-  const uint64_t series = argc > 1 ? std::strtoull(argv[1], nullptr, 10) : 2'000;
-  const uint64_t samples = argc > 2 ? std::strtoull(argv[2], nullptr, 10) : 4'000'000;
-  if (series == 0 || samples == 0) {
-    std::fprintf(stderr, "usage: store_bench [SERIES [SAMPLES]]\n");
-    return 2;
+  std::string only;
+  uint64_t scale = 100;
+  for (int i = 1; i < argc; ++i) {
+    if (std::strcmp(argv[i], "--part") == 0 && i + 1 < argc) {
+      only = argv[++i];
+    } else if (std::strcmp(argv[i], "--scale") == 0 && i + 1 < argc) {
+      scale = std::strtoull(argv[++i], nullptr, 10);
+    } else if (std::strcmp(argv[i], "--check") != 0) {
+      std::fprintf(stderr, "usage: store_bench [--part NAME] [--scale PERCENT]\n");
+      return 2;
+    }
   }
-  std::string folder = "/tmp/ikkuna-store-bench-XXXXXX";
-  if (!mkdtemp(folder.data())) {
-    std::perror("store_bench: cannot make a folder in /tmp");
-    return 1;
+  struct Part {
+    const char* name;
+    const char* prefix;
+    uint64_t series, steps;
+    Precision precision;
+  };
+  const Part parts[] = {{"float20000", "float_", 20'000, 2'000, Precision::kSingle},
+                        {"double20000", "double_", 20'000, 2'000, Precision::kDouble},
+                        {"float2000", "float2000_", 2'000, 15'000, Precision::kSingle},
+                        {"double2000", "double2000_", 2'000, 15'000, Precision::kDouble},
+                        {"open", "", 100, 1'000'000, Precision::kSingle}};
+  std::string line;
+  for (const Part& part : parts) {
+    if (!only.empty() && only != part.name) continue;
+    const char* base = std::getenv("TMPDIR");
+    std::string folder = std::string(base ? base : "/tmp") + "/ikkuna-store-bench-XXXXXX";
+    if (!mkdtemp(folder.data())) Fail("cannot make a folder in TMPDIR");
+    int fds[2];
+    if (pipe(fds) != 0) Fail("pipe");
+    const pid_t child = fork();
+    if (child == 0) {
+      const uint64_t steps = std::max<uint64_t>(part.steps * scale / 100, 1);
+      const Figures figures = part.series == 100 ? OpenPart(folder, steps)
+                                                 : WritePart(folder, part.series, steps, part.precision);
+      std::string text;
+      for (const auto& [name, value] : figures) {
+        char one[96];
+        std::snprintf(one, sizeof(one), value >= 1000 ? "%s%s=%.0f " : "%s%s=%.2f ", part.prefix, name.c_str(), value);
+        text += one;
+      }
+      if (write(fds[1], text.data(), text.size()) < 0) _exit(1);
+      _exit(0);
+    }
+    close(fds[1]);
+    std::string text;
+    char buffer[4096];
+    for (ssize_t n; (n = read(fds[0], buffer, sizeof(buffer))) > 0;) text.append(buffer, static_cast<size_t>(n));
+    close(fds[0]);
+    int status = 0;
+    waitpid(child, &status, 0);
+    std::error_code code;
+    std::filesystem::remove_all(folder, code);
+    if (status != 0) return 1;
+    std::printf("%s: %s\n", part.name, text.c_str());
+    std::fflush(stdout);
+    line += text;
   }
-  const Cost plain = PlainCost(folder, series, samples);
-  const Cost store = StoreCost(folder, series, samples);
-  std::error_code code;
-  std::filesystem::remove_all(folder, code);
-  std::printf("series: %llu\nsamples: %llu\n", static_cast<unsigned long long>(series),
-              static_cast<unsigned long long>(samples));
-  std::printf("of_plain_table: %.2f of its processor time\n", plain.cpu / store.cpu);
-  std::printf("samples_per_cpu_s: %.0f\n", static_cast<double>(samples) / store.cpu);
-  std::printf("samples_per_s=%.0f\n", static_cast<double>(samples) / store.wall);
+  std::printf("%s\n", line.c_str());
   return 0;
 }
 

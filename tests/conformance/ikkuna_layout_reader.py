@@ -21,6 +21,7 @@ KINDS = {
     26: "exp_avg_sq", 27: "buffers",
 }
 TENSOR, SUMMARY, SCALAR, TEXT, MARKER = 1, 2, 3, 4, 5
+BATCH_FINISHED = 2  # a kind
 INLINE, HOST_ARENA, DEVICE_POOL = 1, 2, 3
 ELEMENT_BYTES = {1: 4, 2: 8, 3: 2, 4: 2, 5: 1, 6: 1, 7: 2, 8: 4, 9: 8, 10: 1}
 DROP_REASONS = ["ring_full", "arena_full", "pool_full", "oversize", "contended", "reentrant", "failed"]
@@ -81,6 +82,7 @@ class Pub:
             "clock": [monotonic, unix] if generation % 2 == 0 else None,
             "state": self.word(24, "I"),
             "attempt": self.word(28, "I"),
+            "commands": [self.word(32), self.word(40)],
             "reserved": self.word(128),
             "arena_tail": self.word(136),
             "attempted": self.word(192),
@@ -148,6 +150,7 @@ class Pub:
          kind, dtype, ndim, space, layout, flags) = struct.unpack_from("<QQQQIIIIHHHHBBBBBBH", self.data, start)
         sizes = struct.unpack_from("<8q", self.data, start + 64)
         check(kind_of in (TENSOR, SUMMARY, SCALAR, TEXT, MARKER) and kind in KINDS, "type or kind")
+        check(global_step < 1 << 63, "step")
         check(flags < 1 << 7 and root <= 16 and tag < 256 and module < 65536 and param <= 262144, "flags or ids")
         check((module != 0) == (kind >= 16), "module")
         check(ndim <= 8 and all(s == 0 for s in sizes[ndim:]) and all(s >= 0 for s in sizes), "sizes")
@@ -170,6 +173,11 @@ class Pub:
             result["stats"] = [number(value) for value in stats]
         elif kind_of == SCALAR:
             result["scalar"] = number(struct.unpack_from("<d", self.data, start + 128)[0])
+        elif kind_of == MARKER:
+            samples, dropped_kinds = struct.unpack_from("<QQ", self.data, start + 128)
+            check(samples < 1 << 63, "samples")
+            if kind == BATCH_FINISHED:
+                result["samples"], result["dropped_kinds"] = samples, dropped_kinds
         elif kind_of == TEXT:
             length = struct.unpack_from("<I", self.data, start + 128)[0]
             check(length <= 124, "text length")

@@ -5,6 +5,7 @@ own, with IKKUNA_DIR in the test's folder; by that folder in its environment a p
 """
 
 import atexit
+import collections
 import ctypes
 import importlib
 import os
@@ -31,8 +32,9 @@ def load_stubs():
     from grpc_tools import protoc
 
     proto = SOURCE / "proto"
-    code = protoc.main(["protoc", f"-I{proto}", f"--python_out={folder}", f"--grpc_python_out={folder}",
-                        str(proto / "ikkuna/v1/monitor.proto")])
+    google = pathlib.Path(protoc.__file__).parent / "_proto"  # what `python -m grpc_tools.protoc` adds by itself
+    code = protoc.main(["protoc", f"-I{proto}", f"-I{google}", f"--python_out={folder}", f"--grpc_python_out={folder}",
+                        *map(str, sorted((proto / "ikkuna/v1").glob("*.proto")))])
     if code != 0:
         raise RuntimeError(f"protoc ended with {code}")
     sys.path.insert(0, folder)
@@ -105,12 +107,14 @@ class Process:
         self.popen.wait()
 
 
+Sample = collections.namedtuple("Sample", "step value unix_ns samples_seen flags")
+
+
 class Client:
     """ikkuna.v1.Monitor over the Unix socket of the test's daemon."""
 
     def __init__(self, directory):
-        self.channel = grpc.insecure_channel(f"unix:{directory}/grpc.sock",
-                                             options=[("grpc.max_receive_message_length", 256 << 20)])
+        self.channel = grpc.insecure_channel(f"unix:{directory}/grpc.sock")  # answers fit the limits that a client has
         self.stub = pb_grpc.MonitorStub(self.channel)
 
     def close(self):
@@ -127,36 +131,71 @@ class Client:
 
     def series(self, **filters):
         """Every series that passes the filter, as SeriesSummary."""
-        found, after = [], 0
+        found, page = [], ""
         while True:
-            answer = self.stub.ListSeries(pb.ListSeriesRequest(filter=pb.SeriesFilter(**filters), after_id=after),
+            answer = self.stub.ListSeries(pb.ListSeriesRequest(filter=pb.SeriesFilter(**filters), page=page),
                                           timeout=WATCHDOG_S)
             found += answer.series
-            if not answer.more:
+            if not answer.next_page:
                 return found
-            after = answer.series[-1].series.id
+            page = answer.next_page
 
-    def samples(self, series_id):
-        return self.stub.ReadSeries(pb.ReadSeriesRequest(series_id=series_id), timeout=WATCHDOG_S).samples
+    def runs(self, **request):
+        """Every recorded run, the one that started last first."""
+        found, page = [], ""
+        while True:
+            answer = self.stub.ListRuns(pb.ListRunsRequest(page=page, **request), timeout=WATCHDOG_S)
+            found += answer.runs
+            if not answer.next_page:
+                return found
+            page = answer.next_page
+
+    def columns(self, step_min=None, step_max=None, max_points=0, merge_attempts=False, **filters):
+        """The parts of all series that pass the filter, as Columns."""
+        request = pb.ReadSamplesRequest(filter=pb.SeriesFilter(**filters), step_min=step_min, step_max=step_max,
+                                        max_points=max_points, merge_attempts=merge_attempts)
+        for answer in self.stub.ReadSamples(request, timeout=WATCHDOG_S):
+            yield from answer.columns
+
+    def samples(self, series):
+        """The values of one series of numbers, given as SeriesSummary."""
+        key = series.series.key
+        found = []
+        for part in self.columns(run=key.run.run_id, attempt=key.run.attempt, rank=key.run.rank, tag=key.tag, root=key.root,
+                                 module=key.module, param=key.param, topic=key.topic):
+            if part.series.id == series.series.id:
+                found += [Sample(*values) for values in zip(part.steps, part.numbers, part.unix_ns, part.samples_seen, part.flags)]
+        return found
 
     def everything(self, **filters):
-        """{(tag, root, module, param, topic): {step: value}} of all series that pass the filter."""
-        result = {}
-        for summary in self.series(**filters):
-            key = summary.series.key
+        """{(tag, root, module, param, topic): {step: value}} of all series of numbers that pass the filter."""
+        result, owners = {}, {}
+        for part in self.columns(**filters):
+            if part.series.type != pb.VALUE_TYPE_NUMBER:
+                continue
+            key = part.series.key
             name = (key.tag, key.root, key.module, key.param, key.topic)
-            assert name not in result, f"two series are called {name}"
-            result[name] = {sample.step: sample.value for sample in self.samples(summary.series.id)}
+            owner = (key.run.run_id, key.run.attempt, key.run.rank, part.series.id)
+            assert owners.setdefault(name, owner) == owner, f"two series are called {name}"
+            result.setdefault(name, {}).update(zip(part.steps, part.numbers))
         return result
 
-    def events(self):
-        return self.stub.ListEvents(pb.ListEventsRequest(), timeout=WATCHDOG_S).events
+    def events(self, **request):
+        found, after = [], 0
+        while True:
+            answer = self.stub.ListEvents(pb.ListEventsRequest(after_id=after, **request), timeout=WATCHDOG_S)
+            found += answer.events
+            if not answer.more:
+                return found
+            after = answer.events[-1].id
 
     def subscribe(self, text):
         return self.stub.AddSubscribers(pb.AddSubscribersRequest(text=text), timeout=WATCHDOG_S).subscribers
 
     def unsubscribe(self, what):
-        return self.stub.RemoveSubscribers(pb.RemoveSubscribersRequest(what=what), timeout=WATCHDOG_S).subscribers
+        """An id, or a topic."""
+        which = {"id": int(what)} if str(what).isdigit() else {"topic": what}
+        return self.stub.RemoveSubscribers(pb.RemoveSubscribersRequest(**which), timeout=WATCHDOG_S).subscribers
 
     def subscribers(self):
         return self.stub.ListSubscribers(pb.ListSubscribersRequest(), timeout=WATCHDOG_S).subscribers
@@ -238,14 +277,16 @@ class Site(unittest.TestCase):
         self.assertEqual(sum(drop.count for drop in a.drops), a.dropped, str(a))
 
     def assert_sinks_account(self):
-        """Once a sink is at rest (a batch in its hands counts as neither written nor waiting) its samples add up."""
+        """The values of every sink add up, and in the end none waits."""
         sinks = []
 
         def at_rest():  # for a moment at least: the daemon's own health comes once a second
             sinks[:] = self.client.status().sinks
-            return all(sink.offered == sink.written + sink.dropped for sink in sinks)
+            for sink in sinks:  # at any time
+                self.assertEqual(sink.offered, sink.written + sink.dropped + sink.waiting, str(sink))
+            return all(sink.waiting == 0 for sink in sinks)
 
-        wait_until(at_rest, lambda: f"a sink does not add up: {sinks}", 60)
+        wait_until(at_rest, lambda: f"a sink does not come to rest: {sinks}", 60)
 
     def leftovers(self):
         """Processes of this test that still run, with the memory objects they hold, and sockets in its folder."""

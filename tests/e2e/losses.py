@@ -95,9 +95,11 @@ class LossSite(harness.Site):
         self.assert_store_is_sound(self.data)
 
     def assert_store_is_sound(self, data):
-        [path] = data.rglob("*.db")
-        with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as store:
-            self.assertEqual(store.execute("PRAGMA integrity_check").fetchall(), [("ok",)])
+        paths = [path for path in data.rglob("*") if path.is_file() and path.read_bytes()[:16] == b"SQLite format 3\0"]
+        self.assertTrue(paths)
+        for path in paths:  # one for each run, attempt and rank, and what is a cache of them
+            with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as store:
+                self.assertEqual(store.execute("PRAGMA integrity_check").fetchall(), [("ok",)], path)
 
     def memory_until_the_end(self):
         """Follows the trainer to its end: {"VmHWM": [...], "RssAnon": [...]} in kB, as time went by."""

@@ -44,7 +44,7 @@ class Steady(losses.LossSite):
         late, largest_store = early, 0
         while trainer.running():  # ctest is its watchdog
             late = tuple(now or before for now, before in zip(memory(), late))
-            largest_store = max(largest_store, self.client.status().store_bytes)
+            largest_store = max(largest_store, self.client.status().store.bytes)
             time.sleep(0.2)
         trainer.expect_success()
         producer = self.settled_producer()
@@ -61,12 +61,12 @@ class Steady(losses.LossSite):
         if producer.accounting.dropped == 0:
             self.assertEqual(producer.roots[0].steps_observed, steps)
             self.assertEqual(store.offered, SERIES * steps)
-        print(f"memory kB early {early}, late {late}; store {status.store_bytes} of {status.store_bytes_max} bytes, at most "
+        print(f"memory kB early {early}, late {late}; store {status.store.bytes} of {status.store.bytes_max} bytes, at most "
               f"{largest_store}; dropped {producer.accounting.dropped} of {producer.accounting.attempted}")
         self.assertLess(late[0], early[0] + TRAINER_SLACK_KB, "the trainer's memory grows")
         self.assertLess(late[1], early[1] + DAEMON_SLACK_KB, "the daemon's memory grows")
-        self.assertEqual(status.store_bytes_max, STORE_MAX_MB << 20)
-        self.assertLess(largest_store, status.store_bytes_max + (LOG_MB << 20))
+        self.assertEqual(status.store.bytes_max, STORE_MAX_MB << 20)
+        self.assertLess(largest_store, status.store.bytes_max + (LOG_MB << 20))
         for summary in self.client.series():
             self.assertGreaterEqual(summary.last_step, steps - 1 - producer.accounting.dropped)
         self.finish()

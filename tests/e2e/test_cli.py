@@ -62,6 +62,11 @@ class CommandLineTest(harness.Site):
         self.assertTrue({"mean", "variance", "sum", "norm", "ratio", "loss", "train_accuracy", "message_mean"} <= metrics)
         self.assertIn("run_started", {event["kind"] for event in self.json("events")})
         self.assertIn("night shift", self.ikkuna("events"))
+        self.assertIn("night shift", self.ikkuna("status", "--run", "latest"))
+        self.ikkuna("tag", "night shift", "+keep", "+draft")
+        self.ikkuna("tag", "night shift", "-draft")
+        self.assertEqual([run["tags"] for run in self.json("runs", "--tagged", "keep")], [["keep"]])
+        self.json("why")
 
     def test_numbers(self):
         topics = {row["series"]["key"]["topic"] for row in self.json("series")}
@@ -85,9 +90,10 @@ class CommandLineTest(harness.Site):
         self.assertEqual([float(line["value"]) for line in lines], [s["value"] for s in series[0]["samples"]])
         [stored] = self.client.everything(topic="loss", tag="default").values()
         self.assertEqual([s["value"] for s in series[0]["samples"]], [stored[step] for step in range(100)])
-        table = self.ikkuna("read", "loss", "--tag", "default", "--to-step", "99", "--max-points", "10")
+        table = self.ikkuna("read", "loss", "--tag", "default", "--to-step", "99", "--points", "10")
         self.assertLess(len(table.splitlines()), 20)
 
+        self.assertIn("smoothed over 20", self.ikkuna("plot", "loss", "--tag", "default", "--smooth", "20", "--ascii"))
         watched = self.ikkuna("watch", "loss", "--json", "--count", "5").splitlines()
         samples = [line for line in map(json.loads, watched) if line["type"] == "sample"]
         self.assertEqual(len(samples), 5)
@@ -111,7 +117,7 @@ class CommandLineTest(harness.Site):
             return {s.series.key.module: s.count for s in self.client.series(topic="weight_gradients_norm2")}
 
         self.assertGreater(gradients()["layers.0"], 0)
-        self.assertTrue(self.json("freeze", "layers.0")["texts"])
+        self.assertTrue(self.json("freeze", "layers.0")["text"])
 
         def only_the_other_grows():
             before = gradients()
@@ -126,7 +132,7 @@ class CommandLineTest(harness.Site):
         count = gradients()["layers.0"]
         self.ikkuna("unfreeze", "layers.0")
         wait_until(lambda: gradients()["layers.0"] > count, "the layer does not train again")
-        self.assertTrue(self.json("stop")["texts"])
+        self.assertTrue(self.json("stop")["text"])
         self.trainer.expect_success()
         self.assert_accounts(self.settled_producer())
         kinds = {event["kind"] for event in self.json("events", "--run", "latest", "--last", "0")}
@@ -134,13 +140,16 @@ class CommandLineTest(harness.Site):
 
     def test_failures(self):
         self.ikkuna("read", "loss", "--run", "nobody", code=1)
+        self.ikkuna("delete", "night shift", code=1)  # nobody to ask
+        self.ikkuna("delete", "night shift", "--yes", code=1)  # it goes on
         self.ikkuna("plot", "nothing_at_all", code=1)
         self.ikkuna("bake", code=2)
         self.ikkuna("plot", code=2)
         nowhere = {**self.environment, "IKKUNA_DIR": str(self.root / "nowhere")}
         self.ikkuna("status", code=3, environment=nowhere)
         for command in ("status", "runs", "series", "modules", "table", "top", "watch", "plot", "read", "subscribe",
-                        "unsubscribe", "subscribers", "metrics", "events", "freeze", "unfreeze", "stop", "run"):
+                        "unsubscribe", "subscribers", "metrics", "events", "freeze", "unfreeze", "stop", "run", "texts",
+                        "histogram", "export", "import", "delete", "tag", "why", "publish"):
             self.assertRegex(self.ikkuna(command, "--help"), r"\nExamples?:\n")
 
 
@@ -151,7 +160,7 @@ class RunTest(harness.Site):
         self.start(client, IKKUNA_WAIT_MS="10000").expect_success()
         self.assert_nothing_left()
         self.start_daemon()
-        self.assertEqual([(run.name, run.last_step) for run in self.client.stub.ListRuns(harness.pb.ListRunsRequest()).runs],
+        self.assertEqual([(run.name, run.last_step) for run in self.client.runs()],
                          [("tiny", 299)])
         self.stop_daemon()
 

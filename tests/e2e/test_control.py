@@ -123,7 +123,7 @@ class ControlTest(harness.Site):
         self.wait_for_steps(50)  # momentum has gathered: it alone would move the weights on
 
         answer = self.client.stub.Freeze(pb.FreezeRequest(module="f2"), timeout=harness.WATCHDOG_S)
-        self.assertEqual(len(answer.texts), 1)
+        self.assertTrue(answer.text)
         frozen_at = self.wait_for_frozen("f2")
         still = self.wait_for_steps(100)
         self.client.stub.Unfreeze(pb.UnfreezeRequest(module="f2"), timeout=harness.WATCHDOG_S)

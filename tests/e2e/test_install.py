@@ -128,7 +128,7 @@ class InstallTest(harness.Site):
         losses = self.client.everything(topic="loss")
         self.assertEqual(list(losses.values()), [{step: 1 / (step + 1) for step in range(40)}])
         [loss] = self.client.series(topic="loss")
-        self.assertEqual({sample.step: sample.samples_seen for sample in self.client.samples(loss.series.id)},
+        self.assertEqual({sample.step: sample.samples_seen for sample in self.client.samples(loss)},
                          {step: 32 * (step + 1) for step in range(40)})
         self.assertEqual(producer.roots[0].samples_seen, 32 * 40)
         (norms,) = self.client.everything(topic="weights_norm3").values()

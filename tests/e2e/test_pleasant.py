@@ -43,7 +43,8 @@ class CommandLineTest(PleasantSite):
     def test_a_typo_in_each_flag_is_answered_with_the_flag(self):
         commands = [[DAEMON], [TRAINER]] + [[CLIENT, name] for name in (
             "status", "runs", "series", "modules", "table", "top", "watch", "plot", "read", "subscribe", "unsubscribe",
-            "subscribers", "metrics", "events", "freeze", "unfreeze", "stop", "run")]
+            "subscribers", "metrics", "events", "freeze", "unfreeze", "stop", "run", "texts", "histogram", "export", "import",
+            "delete", "tag", "why", "publish")]
         tried = 0
         for command in commands:
             flags = self.flags(*command)
@@ -219,12 +220,12 @@ class FullDiskTest(PleasantSite):
         self.train("--model", "tiny", "--max-steps", "500", "--test-images", "0", "--budget", "off", IKKUNA_WAIT_MS="10000")
 
         def events(kind):
-            return [e for e in self.client.stub.ListEvents(pb.ListEventsRequest(limit=1000)).events if e.kind == kind]
+            return [e for e in self.client.events() if e.kind == kind]
 
         # The store cannot keep an event of its own now: the log has it, and status says that samples wait.
         wait_until(lambda: "cannot write run store" in self.daemon.log(), lambda: self.daemon.log(), 60)
         self.assertRegex(self.daemon.log(), r"cannot write run store '.*ikkuna\.db': .*full.*samples wait in memory")
-        wait_until(lambda: [s for s in self.client.status().sinks if s.name == "store" and s.queued > 0 and s.lag_seconds > 3],
+        wait_until(lambda: [s for s in self.client.status().sinks if s.name == "store" and s.waiting > 0 and s.lag_seconds > 3],
                    lambda: str(self.client.status()), 60)
         self.assertIn("that wait", subprocess.run([CLIENT, "status"], env=self.environment, capture_output=True, text=True,
                                                   timeout=harness.WATCHDOG_S).stdout)
@@ -237,7 +238,7 @@ class FullDiskTest(PleasantSite):
         self.assertEqual(sorted(loss), list(range(500)))
         # And what it took is in the daemon's own series.
         lags = {value for series in self.client.series(run="ikkuna-daemon", topic="daemon_lag", module="store")
-                for value in (sample.value for sample in self.client.samples(series.series.id))}
+                for value in (sample.value for sample in self.client.samples(series))}
         self.assertGreater(max(lags), 1)
 
 

@@ -184,7 +184,7 @@ class Trainer {
     }
   }
 
-  // As Session::HandleCommands.
+  // As Session::TakeCommands.
   void LookAtCommands() {
     if (!ctl_) return;
     for (size_t i = 0; i < shm::kCommandSlots; ++i) {

@@ -6,7 +6,10 @@
 #include <vector>
 
 #include "daemon/graph/graph.h"
+#include "daemon/graph/memory_budget.h"
 #include "daemon/graph/subscriber_set.h"
+#include "daemon/graph/work_queue.h"
+#include "daemon/ingest/command_queue.h"
 #include "daemon/ingest/drain.h"
 #include "daemon/ingest/registry_names.h"
 #include "daemon/ingest/session_report.h"
@@ -22,8 +25,10 @@ using ingest::Drain;
 struct Shared {
   EvilProducer producer;
   graph::SubscriberSet subscribers;
+  graph::WorkQueue queue{1};
+  graph::MemoryBudget memory{1 << 20};
   std::unique_ptr<shm::CtlWriter> ctl;
-  std::shared_ptr<ProducerInfo> info = std::make_shared<ProducerInfo>();
+  std::shared_ptr<Run> run;
 
   Shared() {
     std::string all;
@@ -37,8 +42,11 @@ struct Shared {
     auto made = shm::CtlWriter::Create(1, {0, 0}, 10'000);
     FUZZ_CHECK(made.ok());
     ctl = std::move(made).value();
-    info->run_key = {"run", 0, 0};
+    ProducerInfo info;
+    info.run_key = {"run", 0, 0};
+    run = std::make_shared<Run>(std::move(info));
   }
+  graph::GraphParts Parts() { return {.subscribers = &subscribers, .queue = &queue, .memory = &memory}; }
 };
 
 class Session {
@@ -54,7 +62,7 @@ class Session {
   void Pump(uint64_t records_max, uint64_t end) {
     if (quarantined_) return;
     if (!TakeRegistry()) return Quarantine();
-    if (graph_.Refresh()) FUZZ_CHECK(shared_.ctl->SetDemand(graph_.Demand(), view_->registry_read()).ok());
+    if (graph_->Refresh()) FUZZ_CHECK(shared_.ctl->SetDemand(graph_->Demand(), view_->registry_read()).ok());
     const uint64_t before = drain_.position();
     auto done = drain_.Run(records_max, end);
     FUZZ_CHECK(drain_.position() - before <= view_->header().ring_slots + records_max);
@@ -76,7 +84,7 @@ class Session {
       if (skipped == 0) break;
     }
     FUZZ_CHECK(holes <= slots);
-    graph_.Finish();
+    graph_->Finish(0);
   }
 
   void Report() {
@@ -86,7 +94,10 @@ class Session {
     numbers_.now_ns = ++now_ns_ * 1'000'000'000;
     numbers_.ledger.handled = drain_.handled();
     meter_.Update(numbers_.pub.status, numbers_.now_ns);
-    const auto status = MakeReport(*shared_.info, "running", numbers_, names_, meter_, view_->header().ring_slots);
+    numbers_.missing = graph_->Missing();
+    commands_.Send(*shared_.ctl, numbers_.pub.status);
+    static_cast<void>(commands_.TakeLate(numbers_.pub.status));
+    const auto status = MakeReport(*shared_.run->info(), RunState::kRunning, numbers_, names_, meter_, view_->header().ring_slots);
     FUZZ_CHECK(status.ring_used <= status.ring_slots && status.arena_used <= status.arena_bytes);
     static_cast<void>(names_.Modules());
     static_cast<void>(names_.Facts());
@@ -97,7 +108,7 @@ class Session {
   Session(Shared& shared, std::unique_ptr<shm::PubView> view)
       : shared_(shared),
         view_(std::move(view)),
-        graph_(shared.info, catalogue_, shared.subscribers, [](Batch) {}),
+        graph_(graph::MakeGraph(shared.Parts())(shared.run, [](Batch) {})),
         drain_(*view_, *shared.ctl, Sources(), 0, [this](const shm::Message& message) { Handle(message); }),
         meter_(0),
         first_position_(view_->ring_position()) {
@@ -119,30 +130,30 @@ class Session {
       FUZZ_CHECK(extent == 0 || message.record.payload.position % extent + message.payload_bytes <= extent);
       consumed_ = sum;
     }
-    graph_.Handle(message);
-    FUZZ_CHECK(graph_.done_seq() <= message.record.seq);
+    graph_->Handle(message);
+    FUZZ_CHECK(graph_->done_seq() <= message.record.seq);
   }
   bool TakeRegistry() {
     auto entries = view_->ReadRegistry();
     if (!entries) return false;
     if (!drain_.AddEntries(*entries)) return false;
-    graph_.AddRegistry(*entries);
+    graph_->AddRegistry(*entries);
     names_.Add(*entries);
     return true;
   }
   void Quarantine() {
     quarantined_ = true;
-    graph_.Finish();
+    graph_->Finish(0);
   }
 
   Shared& shared_;
   std::unique_ptr<shm::PubView> view_;
-  SeriesCatalogue catalogue_;
-  graph::Graph graph_;
+  std::unique_ptr<MessageGraph> graph_;
   Drain drain_;
   ingest::RegistryNames names_;
   ingest::StepMeter meter_;
   ingest::SessionNumbers numbers_;
+  ingest::CommandQueue commands_;
   const uint64_t first_position_;
   uint64_t handled_ = 0;
   volatile unsigned consumed_ = 0;  // keeps the reads above

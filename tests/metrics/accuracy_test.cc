@@ -19,12 +19,12 @@ class AccuracyTest : public testing::Test {
   void Labels(const TestTensor& tensor, uint16_t micro = 0, uint16_t call = 0) { Give(1, tensor, micro, call); }
   // The step's result; NaN where 0 rows counted, and nothing at all as a failure.
   double Close() {
-    Recorder recorder;
-    subscriber_->StepClosed({}, recorder);
+    const auto recorder = std::make_shared<Recorder>();
+    subscriber_->OnStep({}, {}, recorder);
     subscriber_->Reset();
-    incomplete_ = recorder.incomplete;
-    published_ = recorder.values.size();
-    return recorder.values.size() == 1 ? recorder.values[0] : -1;
+    incomplete_ = recorder->incomplete;
+    published_ = recorder->values.size();
+    return recorder->values.size() == 1 ? recorder->values[0] : -1;
   }
 
   Definition definition_;
@@ -34,15 +34,12 @@ class AccuracyTest : public testing::Test {
 
  private:
   void Give(size_t index, const TestTensor& tensor, uint16_t micro, uint16_t call) {
-    const TensorView view = tensor.view();
+    const Payload payload{tensor.view()};
     Input input;
     input.index = index;
-    input.tensor = &view;
     input.micro = micro;
     input.call = call;
-    Recorder nobody;
-    subscriber_->Compute({&input, 1}, nobody);
-    EXPECT_TRUE(nobody.values.empty());
+    subscriber_->OnMessage(input, &payload);
   }
 };
 

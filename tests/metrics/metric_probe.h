@@ -7,6 +7,8 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,13 +21,19 @@ namespace ikkuna::metrics {
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 constexpr double kInf = std::numeric_limits<double>::infinity();
 
-class Recorder final : public Publisher {
+class Recorder final : public Results {
  public:
-  void Publish(double value) override { values.push_back(value); }
-  void PublishText(std::string_view text) override { texts.emplace_back(text); }
-  void PublishEvent(std::string text) override { events.push_back(std::move(text)); }
+  void Put(uint32_t output, Subject subject, Value value) override {
+    EXPECT_EQ(output, 0u);
+    subjects.push_back(subject);
+    if (const auto* number = std::get_if<double>(&value)) values.push_back(*number);
+    if (const auto* text = std::get_if<Text>(&value)) texts.push_back(text->text);
+  }
+  void Raise(Severity, std::string text, std::optional<Action>) override { events.push_back(std::move(text)); }
   void Incomplete() override { ++incomplete; }
+  bool cancelled() const override { return false; }
 
+  std::vector<Subject> subjects;
   std::vector<double> values;
   std::vector<std::string> texts;
   std::vector<std::string> events;
@@ -127,7 +135,9 @@ inline Definition Define(const std::string& name, const std::vector<std::string>
 // What one series with these messages publishes in one step.
 inline std::vector<double> RunSeries(const Definition& definition, Subscriber& subscriber,
                                      const std::vector<TestTensor>& messages) {
-  Recorder recorder;
+  const auto recorder = std::make_shared<Recorder>();
+  Input input;
+  input.subject = {3, 4};
   if (definition.delivery == Delivery::kMerged) {
     TensorStats stats;
     for (size_t i = 0; i < messages.size(); ++i) {
@@ -135,20 +145,18 @@ inline std::vector<double> RunSeries(const Definition& definition, Subscriber& s
       const TensorStats one = ComputeStats(view.data, view.dtype, view.elements);
       stats = i == 0 ? one : MergeStats(stats, one);
     }
-    Input input;
     input.stats = &stats;
-    subscriber.Compute({&input, 1}, recorder);
+    subscriber.OnStep({}, {&input, 1}, recorder);
   } else {
     for (const TestTensor& message : messages) {
-      const TensorView view = message.view();
-      Input input;
-      input.tensor = &view;
-      subscriber.Compute({&input, 1}, recorder);
+      const Payload payload{message.view()};
+      subscriber.OnMessage(input, &payload);
     }
-    subscriber.StepClosed({}, recorder);
+    subscriber.OnStep({}, {&input, 1}, recorder);
     subscriber.Reset();
   }
-  return recorder.values;
+  for (const Subject subject : recorder->subjects) EXPECT_EQ(subject, input.subject);
+  return recorder->values;
 }
 
 inline double RunOnce(const std::string& name, const std::vector<std::string>& values,

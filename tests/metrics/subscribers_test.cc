@@ -16,10 +16,11 @@ double RatioOf(const std::vector<double>& a, const std::vector<double>& b) {
   Input inputs[2];
   inputs[0].stats = &stats[0];
   inputs[1].stats = &stats[1];
-  Recorder recorder;
-  definition.create()->Compute(inputs, recorder);
-  EXPECT_EQ(recorder.values.size(), 1u);
-  return recorder.values.at(0);
+  inputs[0].subject = inputs[1].subject = {1, 2};  // a pair has one
+  const auto recorder = std::make_shared<Recorder>();
+  definition.create()->OnStep({}, inputs, recorder);
+  EXPECT_EQ(recorder->subjects, (std::vector<Subject>{{1, 2}}));
+  return recorder->values.at(0);
 }
 
 TEST(Ratio, OfNorms) {
@@ -34,17 +35,18 @@ TEST(Ratio, OfNorms) {
 // What a subscriber that is fed scalars publishes.
 std::vector<double> FeedScalars(const Definition& definition, Subscriber& subscriber,
                                 const std::vector<double>& scalars) {
-  Recorder recorder;
-  for (const double scalar : scalars) {
-    Input input;
-    input.scalar = scalar;
-    subscriber.Compute({&input, 1}, recorder);
-  }
-  EXPECT_TRUE(recorder.values.empty());
+  const auto recorder = std::make_shared<Recorder>();
   EXPECT_EQ(definition.content, Content::kScalar);
-  subscriber.StepClosed({}, recorder);
+  std::vector<Input> inputs(scalars.size());
+  for (size_t i = 0; i < scalars.size(); ++i) inputs[i].scalar = scalars[i];
+  if (definition.delivery == Delivery::kLast) {
+    subscriber.OnStep({}, {&inputs.back(), 1}, recorder);
+    return recorder->values;
+  }
+  for (const Input& input : inputs) subscriber.OnMessage(input, nullptr);
+  subscriber.OnStep({}, {}, recorder);
   subscriber.Reset();
-  return recorder.values;
+  return recorder->values;
 }
 
 TEST(Scalars, LossIsTheMean) {
@@ -75,31 +77,32 @@ TEST(Scalars, OfWhatIsLoggedTheLastCounts) {
 
 TEST(Texts, AllStay) {
   const Definition definition = Define("text", {});
-  EXPECT_FALSE(definition.numbers);
+  ASSERT_EQ(definition.outputs.size(), 1u);
+  EXPECT_EQ(definition.outputs[0].type, ValueType::kText);
   const auto text = definition.create();
-  Recorder recorder;
+  const auto recorder = std::make_shared<Recorder>();
+  Input input;
   for (const char* said : {"one", "", "three"}) {
-    Input input;
     input.text = said;
-    text->Compute({&input, 1}, recorder);
+    text->OnMessage(input, nullptr);
   }
-  text->StepClosed({}, recorder);
-  EXPECT_EQ(recorder.texts, (std::vector<std::string>{"one", "", "three"}));
+  text->OnStep({}, {&input, 1}, recorder);
+  EXPECT_EQ(recorder->texts, (std::vector<std::string>{"one", "", "three"}));
   text->Reset();
-  Recorder nothing;
-  text->StepClosed({}, nothing);
-  EXPECT_TRUE(nothing.texts.empty());
+  const auto nothing = std::make_shared<Recorder>();
+  text->OnStep({}, {&input, 1}, nothing);
+  EXPECT_TRUE(nothing->texts.empty());
 }
 
 TEST(Texts, ThatAreTooManyAreCounted) {
   const auto text = Define("text", {}).create();
-  Recorder recorder;
+  const auto recorder = std::make_shared<Recorder>();
   Input input;
   input.text = "again";
-  for (int i = 0; i < 1003; ++i) text->Compute({&input, 1}, recorder);
-  text->StepClosed({}, recorder);
-  EXPECT_EQ(recorder.texts.size(), 1000u);
-  EXPECT_EQ(recorder.incomplete, 3);
+  for (int i = 0; i < 1003; ++i) text->OnMessage(input, nullptr);
+  text->OnStep({}, {&input, 1}, recorder);
+  EXPECT_EQ(recorder->texts.size(), 1000u);
+  EXPECT_EQ(recorder->incomplete, 3);
 }
 
 class NonFiniteTest : public testing::Test {
@@ -110,15 +113,16 @@ class NonFiniteTest : public testing::Test {
     input.kind = kind;
     input.module = module;
     input.stats = &stats;
-    Recorder nobody;
-    rule_->Compute({&input, 1}, nobody);
+    rule_->OnMessage(input, nullptr);
   }
   std::vector<std::string> Close() {
-    Recorder recorder;
-    rule_->StepClosed({7, 0}, recorder);
+    const auto recorder = std::make_shared<Recorder>();
+    StepInfo step;
+    step.global_step = 7;
+    rule_->OnStep(step, {}, recorder);
     rule_->Reset();
-    EXPECT_TRUE(recorder.values.empty());
-    return recorder.events;
+    EXPECT_TRUE(recorder->values.empty());
+    return recorder->events;
   }
   std::unique_ptr<Subscriber> rule_ = Define("non_finite", {}).create();
 };
@@ -205,6 +209,10 @@ TEST(Catalogue, EveryMetricIsDescribed) {
     const Definition definition = Define(std::string(descriptor->name), inputs);
     EXPECT_EQ(definition.values.size(), descriptor->parameters.size()) << descriptor->name;
     EXPECT_NE(definition.create(), nullptr) << descriptor->name;
+    const size_t count = descriptor->inputs_max == 0 ? descriptor->default_inputs.size() : descriptor->inputs_max;
+    const bool topics = descriptor->accepts == Inputs::kTopics;
+    const Status checked = CheckDefinition(definition, {topics ? 0 : count, topics ? count : 0});
+    EXPECT_TRUE(checked.ok()) << checked.error().text;
   }
   for (const char* name :
        {"mean",           "variance",      "sum",           "norm",          "ratio",     "loss",

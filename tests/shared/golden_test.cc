@@ -233,7 +233,12 @@ class Golden {
     for (int i = 0; i < 3; ++i) Publish(0, Kind::kBatchStarted, AsMarker);
     PublishFloats(std::vector<float>(900, 1.0f), {30, 30});  // position 3: 3600 bytes, so that the next but one wraps
     ASSERT_TRUE(writer_->AcceptHeads({4, 3648}));
-    Publish(0, Kind::kEpochStarted, AsMarker);
+    // The end of a step of which losses and activations were dropped.
+    Publish(0, Kind::kBatchFinished, [](const auto&, Record& record, Json& json) {
+      record.type = static_cast<uint8_t>(RecordType::kMarker);
+      record.marker = {640, KindBit(Kind::kLoss) | KindBit(Kind::kActivations)};
+      json = {{"samples", record.marker.samples}, {"dropped_kinds", record.marker.dropped_kinds}};
+    });
     Publish(0, Kind::kLearningRate, [](const auto&, Record& record, Json& json) {
       record.param = 1;
       record.scalar = 0.125;
@@ -276,6 +281,8 @@ class Golden {
     status.clock_monotonic_ns = 223456789;
     status.clock_unix_ns = 1700000000100000000;
     status.attempt = 1;
+    status.command_done = 9;
+    status.command_late = 8;
     RootStatus& root = status.roots[0];
     root.phase = static_cast<uint32_t>(Phase::kTrain);
     root.epoch = 3;
@@ -296,6 +303,7 @@ class Golden {
         {"clock", {status.clock_monotonic_ns, status.clock_unix_ns}},
         {"state", status.state},
         {"attempt", status.attempt},
+        {"commands", {9, 8}},
         {"reserved", 12},
         {"arena_tail", status.arena_tail},
         {"attempted", 14},

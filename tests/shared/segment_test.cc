@@ -2,6 +2,8 @@
 #include "shared/segment.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
+#include <sys/resource.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 
@@ -107,6 +109,23 @@ TEST(Segment, ChildDoesNotTouchWhatStandsAtItsAddresses) {
   ASSERT_TRUE(WIFEXITED(state)) << "died of signal " << WTERMSIG(state);
   EXPECT_EQ(WEXITSTATUS(state), 0);
   EXPECT_TRUE(made->in_owner());
+}
+
+// Beyond the limit the kernel would end the process by SIGXFSZ.
+TEST(Segment, ALimitOfTheSizeOfFilesIsAnErrorAndNoSignal) {
+  const pid_t child = fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    const rlimit limit{1 << 20, 1 << 20};
+    if (setrlimit(RLIMIT_FSIZE, &limit) != 0) _exit(2);
+    auto refused = Segment::Create("large", 2 << 20);
+    if (refused.ok() || refused.error().text.find("ulimit -f") == std::string::npos) _exit(3);
+    if (!Segment::Create("small", 1 << 20).ok()) _exit(4);
+    _exit(0);
+  }
+  int state = 0;
+  ASSERT_EQ(waitpid(child, &state, 0), child);
+  EXPECT_TRUE(WIFEXITED(state) && WEXITSTATUS(state) == 0) << state;
 }
 
 }  // namespace

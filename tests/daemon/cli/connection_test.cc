@@ -3,12 +3,14 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 
+#include <algorithm>
 #include <cstring>
+#include <functional>
 #include <regex>
 #include <set>
 
 #include "shared/base/unique_fd.h"
-#include "tests/daemon/cli/cli_fixture.h"
+#include "tests/daemon/cli/recorded_fixture.h"
 #include "tests/daemon/service/test_certificate.h"
 
 namespace ikkuna::test {
@@ -18,9 +20,10 @@ using ::testing::HasSubstr;
 using ::testing::Not;
 
 const std::string kToken = "0123456789abcdef0123456789abcdef";
-const char* const kCommands[] = {"status",  "runs",   "series", "modules",   "table",       "top",
-                                 "watch",   "plot",   "read",   "subscribe", "unsubscribe", "subscribers",
-                                 "metrics", "events", "freeze", "unfreeze",  "stop",        "run"};
+const char* const kCommands[] = {"status",  "runs",   "series",   "modules", "table",     "top",         "watch",
+                                 "plot",    "read",   "texts",    "export",  "import",    "histogram",   "why",
+                                 "tag",     "delete", "publish",  "events",  "subscribe", "unsubscribe", "subscribers",
+                                 "metrics", "freeze", "unfreeze", "stop",    "run"};
 
 class ConnectionTest : public CliTest {};
 
@@ -33,22 +36,31 @@ TEST_F(ConnectionTest, NoDaemonIsSaidWithWhatToDo) {
 }
 
 TEST_F(ConnectionTest, EveryCommandSaysItAlike) {
+  const std::string file = dir_.Write("file", "x");
   const std::vector<std::vector<std::string>> commands = {{"runs"},
                                                           {"series"},
                                                           {"modules"},
                                                           {"table"},
                                                           {"top", "--once"},
                                                           {"watch"},
-                                                          {"plot", "loss"},
-                                                          {"read", "loss"},
-                                                          {"subscribe", "loss"},
-                                                          {"unsubscribe", "loss"},
-                                                          {"subscribers"},
-                                                          {"metrics"},
                                                           {"events"},
+                                                          {"plot", "l"},
+                                                          {"read", "l"},
+                                                          {"texts"},
+                                                          {"histogram"},
+                                                          {"why"},
+                                                          {"metrics"},
+                                                          {"subscribe", "l"},
+                                                          {"unsubscribe", "l"},
+                                                          {"subscribers"},
                                                           {"freeze", "m"},
                                                           {"unfreeze", "m"},
-                                                          {"stop"}};
+                                                          {"stop"},
+                                                          {"export", "r"},
+                                                          {"import", file},
+                                                          {"tag", "r", "+x"},
+                                                          {"delete", "r", "--yes"},
+                                                          {"publish", "t", "1", "--step", "1"}};
   for (const auto& command : commands) {
     Outcome outcome = Run(command);
     EXPECT_EQ(outcome.code, 3) << command[0];
@@ -57,43 +69,88 @@ TEST_F(ConnectionTest, EveryCommandSaysItAlike) {
 }
 
 TEST_F(ConnectionTest, AddressesAreTakenInEachForm) {
-  StartServer();
+  StartDaemon();
   environment_["IKKUNA_DIR"] = dir_.path() + "/elsewhere";
-  std::string path = server_->socket_path();
+  std::string path = socket_path();
   EXPECT_EQ(Run({"runs"}).code, 3);
   EXPECT_EQ(Run({"--address", "unix:" + path, "runs"}).code, 0);
   EXPECT_EQ(Run({"runs", "--address", path}).code, 0);
   EXPECT_EQ(Run({"runs", "--address", "127.0.0.1:1"}).code, 3);
 }
 
-TEST_F(ConnectionTest, TcpTakesATokenAndTls) {
-  service::ServerOptions options;
-  options.listen = "localhost:0";
-  options.token_file = dir_.Write("token", kToken);
-  options.tls_cert_file = dir_.Write("cert.pem", kTestCertificate);
-  options.tls_key_file = dir_.Write("key.pem", kTestKey);
-  auto tls = service::Server::Start(options, monitor_);
-  ASSERT_TRUE(tls.ok()) << tls.error().text;
-  options.tls_cert_file = options.tls_key_file = "";
-  auto plain = service::Server::Start(options, monitor_);
-  ASSERT_TRUE(plain.ok()) << plain.error().text;
-  std::string plain_address = "localhost:" + std::to_string((*plain)->tcp_port());
-  std::string tls_address = "localhost:" + std::to_string((*tls)->tcp_port());
-  std::string wrong = dir_.Write("wrong", "ffffffffffffffffffffffffffffffff");
+std::shared_ptr<grpc::ServerCredentials> TlsCredentials(bool of_clients_too) {
+  grpc::SslServerCredentialsOptions options(of_clients_too ? GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY
+                                                           : GRPC_SSL_DONT_REQUEST_CLIENT_CERTIFICATE);
+  options.pem_root_certs = kTestCertificate;
+  options.pem_key_cert_pairs.push_back({kTestKey, kTestCertificate});
+  return grpc::SslServerCredentials(options);
+}
 
-  EXPECT_EQ(Run({"runs", "--address", plain_address, "--token-file", options.token_file}).code, 0);
-  EXPECT_EQ(
-      Run({"runs", "--address", tls_address, "--token-file", options.token_file, "--tls-ca", dir_.path() + "/cert.pem"})
-          .code,
-      0);
+TEST_F(ConnectionTest, TcpTakesATokenAndTls) {
+  ScriptedDaemon tls;
+  scripted_.token = tls.token = kToken;
+  scripted_.Start("localhost:0");
+  tls.Start("localhost:0", TlsCredentials(false));
+  std::string plain_address = "localhost:" + std::to_string(scripted_.port());
+  std::string tls_address = "localhost:" + std::to_string(tls.port());
+  std::string token = dir_.Write("token", kToken + "\n");
+  std::string wrong = dir_.Write("wrong", "ffffffffffffffffffffffffffffffff");
+  std::string certificate = dir_.Write("cert.pem", kTestCertificate);
+
+  EXPECT_EQ(Run({"runs", "--address", plain_address, "--token-file", token}).code, 0);
+  EXPECT_EQ(Run({"runs", "--address", tls_address, "--token-file", token, "--tls-ca", certificate}).code, 0);
   Outcome outcome = Run({"runs", "--address", plain_address});
   EXPECT_EQ(outcome.code, 1);
-  EXPECT_THAT(outcome.err, HasSubstr("no token"));
-  EXPECT_THAT(outcome.err, HasSubstr("pass --token-file"));
+  EXPECT_EQ(outcome.err, "ikkuna: no token; pass --token-file\n");
   outcome = Run({"runs", "--address", plain_address, "--token-file", wrong});
   EXPECT_EQ(outcome.code, 1);
   EXPECT_THAT(outcome.err, HasSubstr("the token is not that of this daemon"));
-  EXPECT_EQ(Run({"runs", "--address", tls_address, "--token-file", options.token_file}).code, 3);
+  EXPECT_EQ(Run({"runs", "--address", tls_address, "--token-file", token}).code, 3);
+}
+
+TEST_F(ConnectionTest, ACertificateOfOnesOwnIsShown) {
+  scripted_.Start("localhost:0", TlsCredentials(true));
+  std::string address = "localhost:" + std::to_string(scripted_.port());
+  std::string certificate = dir_.Write("cert.pem", kTestCertificate), key = dir_.Write("key.pem", kTestKey);
+  EXPECT_EQ(
+      Run({"runs", "--address", address, "--tls-ca", certificate, "--tls-cert", certificate, "--tls-key", key}).code,
+      0);
+  EXPECT_EQ(Run({"runs", "--address", address, "--tls-ca", certificate}).code, 3);
+  EXPECT_EQ(Run({"runs", "--address", address, "--tls-cert", certificate}).err,
+            "ikkuna: --tls-cert and --tls-key go together; pass both\n");
+}
+
+TEST_F(ConnectionTest, APathOfASocketThatIsTooLongIsOneClearLine) {
+  environment_["IKKUNA_DIR"] = dir_.path() + "/" + std::string(120, 'd');
+  Outcome outcome = Run({"status"});
+  EXPECT_EQ(outcome.code, 1);
+  EXPECT_THAT(outcome.err, HasSubstr("bytes, and a system takes 107 at most; set IKKUNA_DIR to a shorter directory"));
+  EXPECT_EQ(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 1);
+}
+
+TEST_F(ConnectionTest, WhatADaemonAddsForProgramsIsSaidToo) {
+  StartDaemon();
+  scripted_.failure = Refusal(grpc::StatusCode::FAILED_PRECONDITION, "run 'a' goes on", v1::ERROR_REASON_RUN_OPEN, "a",
+                              "stop it first");
+  EXPECT_EQ(Run({"runs"}).err, "ikkuna: run 'a' goes on; stop it first\n");
+  scripted_.failure = Refusal(grpc::StatusCode::FAILED_PRECONDITION, "run 'a' goes on: stop it first",
+                              v1::ERROR_REASON_RUN_OPEN, "a", "stop it first");
+  EXPECT_EQ(Run({"runs"}).err, "ikkuna: run 'a' goes on: stop it first\n");
+  // Details that are none do no harm.
+  scripted_.failure = {grpc::StatusCode::INTERNAL, "broken", "\x01\xff no details"};
+  EXPECT_EQ(Run({"runs"}).err, "ikkuna: broken\n");
+}
+
+TEST_F(ConnectionTest, WithoutADaemonOnlyWhatIsRecordedCanBeAsked) {
+  for (const std::vector<std::string>& command : std::vector<std::vector<std::string>>{
+           {"status"}, {"watch"}, {"top", "--once"}, {"subscribe", "loss"}, {"stop"}, {"delete", "a", "--yes"}}) {
+    std::vector<std::string> words = command;
+    words.insert(words.begin(), {"--data-dir", dir_.path()});
+    Outcome outcome = Run(words);
+    EXPECT_EQ(outcome.code, 1) << command[0];
+    EXPECT_THAT(outcome.err, HasSubstr("needs a daemon: leave out --data-dir")) << command[0];
+  }
+  EXPECT_THAT(Run({"--data-dir", dir_.path(), "--address", "x:1", "runs"}).err, HasSubstr("leave out"));
 }
 
 TEST_F(ConnectionTest, FlagsThatDoNotGoTogetherAreRefused) {
@@ -110,11 +167,11 @@ TEST_F(ConnectionTest, FlagsThatDoNotGoTogetherAreRefused) {
 }
 
 TEST_F(ConnectionTest, ARefusalIsShownAsTheDaemonSaidIt) {
-  monitor_.failure = Error{ErrorCode::kFailedPrecondition, "the store is \x1b[31mread-only"};
-  StartServer();
+  scripted_.failure = {grpc::StatusCode::FAILED_PRECONDITION, "the store is \x1b[31mread-only"};
+  StartDaemon();
   Outcome outcome = Run({"runs"});
   EXPECT_EQ(outcome.code, 1);
-  EXPECT_EQ(outcome.err, "ikkuna: the store is ?[31mread-only\n");
+  EXPECT_EQ(outcome.err, "ikkuna: the store is \\x1b[31mread-only\n");
 }
 
 TEST_F(ConnectionTest, AnotherProgramOnTheSocketIsNoDaemon) {
@@ -164,7 +221,7 @@ TEST_F(ConnectionTest, ATypoInAnyFlagIsAnErrorThatNamesIt) {
     EXPECT_THAT(outcome.err, HasSubstr("there is no flag '--nosuchflag'.")) << command;
     EXPECT_THAT(outcome.err, HasSubstr(std::string("'ikkuna ") + command + " --help' shows what it takes.")) << command;
   }
-  EXPECT_GT(checked, 60u);
+  EXPECT_GT(checked, 120u);
 }
 
 TEST_F(ConnectionTest, WrongValuesAndCommandsAreUsageErrors) {
@@ -180,11 +237,16 @@ TEST_F(ConnectionTest, WrongValuesAndCommandsAreUsageErrors) {
   EXPECT_EQ(Run({"top", "--interval", "0"}).code, 2);
   EXPECT_EQ(Run({"freeze"}).code, 2);
   EXPECT_EQ(Run({"subscribe"}).code, 2);
+  EXPECT_EQ(Run({"read", "loss", "--points", "1"}).code, 2);
+  EXPECT_EQ(Run({"read", "loss", "--max-points", "9"}).code, 2);
+  EXPECT_EQ(Run({"plot", "loss", "--smooth", "-1"}).code, 2);
+  EXPECT_EQ(Run({"export"}).code, 2);
+  EXPECT_EQ(Run({"delete", "--yes"}).code, 2);
   EXPECT_EQ(Run({"run"}).code, 2);
 }
 
 TEST_F(ConnectionTest, AFullDiskIsNoSuccess) {
-  StartServer();
+  StartDaemon();
   std::unique_ptr<Program> program = Spawn({"runs"}, "/dev/full");
   EXPECT_EQ(program->Wait(), 1);
   EXPECT_THAT(program->err(), HasSubstr("cannot write to standard output"));
@@ -220,8 +282,8 @@ std::string OnTerminal(const std::function<std::unique_ptr<Program>(const std::s
 
 TEST_F(ConnectionTest, ColoursOnATerminalUnlessToldOtherwise) {
   if (!HasTerminals()) GTEST_SKIP() << "this system gives no pseudo-terminal: mount /dev/pts";
-  monitor_.status.version = "9.9";
-  StartServer();
+  scripted_.status.set_version("9.9");
+  StartDaemon();
   auto spawn = [&](const std::string& tty) { return Spawn({"top", "--once"}, tty); };
   environment_["TERM"] = "xterm";
   EXPECT_THAT(OnTerminal(spawn, 0), HasSubstr("\x1b[1mikkuna-daemon 9.9\x1b[0m"));
@@ -234,7 +296,7 @@ TEST_F(ConnectionTest, ColoursOnATerminalUnlessToldOtherwise) {
 
 TEST_F(ConnectionTest, TopGivesTheScreenBackAtItsEnd) {
   if (!HasTerminals()) GTEST_SKIP() << "this system gives no pseudo-terminal: mount /dev/pts";
-  StartServer();
+  StartDaemon();
   environment_["TERM"] = "xterm";
   std::string text = OnTerminal(
       [&](const std::string& tty) {

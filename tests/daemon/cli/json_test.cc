@@ -10,15 +10,13 @@ namespace ikkuna::cli {
 namespace {
 
 TEST(JsonTest, NumbersThatJsonLacksAreTexts) {
-  v1::Sample sample;
-  sample.set_series_id(18446744073709551615u);
-  sample.set_unix_ns(-1);
-  sample.set_value(std::numeric_limits<double>::quiet_NaN());
-  sample.add_flags(v1::SAMPLE_FLAG_STEP_SKIPPED);
-  EXPECT_EQ(
-      JsonLine(ToJson(sample)),
-      "{\"series_id\":18446744073709551615,\"step\":0,\"epoch\":0,\"unix_ns\":-1,\"samples_seen\":0,\"value\":\"NaN\","
-      "\"flags\":[\"step_skipped\"]}\n");
+  v1::Value value;
+  value.mutable_histogram()->set_n(18446744073709551615u);
+  value.mutable_histogram()->set_sum(std::numeric_limits<double>::quiet_NaN());
+  value.mutable_histogram()->add_counts(1);
+  EXPECT_EQ(JsonLine(ToJson(value)),
+            "{\"histogram\":{\"min\":0.0,\"max\":0.0,\"n\":18446744073709551615,\"sum\":\"NaN\",\"sum_squares\":0.0,"
+            "\"nans\":0,\"positive_infinities\":0,\"negative_infinities\":0,\"counts\":[1]}}\n");
   EXPECT_EQ(ToJson(-std::numeric_limits<double>::infinity()).dump(), "\"-Infinity\"");
   EXPECT_EQ(ToJson(std::numeric_limits<double>::infinity()).dump(), "\"Infinity\"");
   EXPECT_EQ(ToJson(0.1).dump(), "0.1");
@@ -39,6 +37,12 @@ TEST(JsonTest, AbsentMessagesAreLeftOutAndEnumsAreWords) {
   EXPECT_EQ(ToJson(producer)["state"], "unknown");
   producer.set_state(v1::PRODUCER_STATE_SWITCHED_OFF);
   EXPECT_EQ(ToJson(producer)["state"], "switched_off");
+}
+
+TEST(JsonTest, EnumWordsAreReadBack) {
+  EXPECT_EQ(ParseEnumWord<v1::ProducerState>("switched_off"), v1::PRODUCER_STATE_SWITCHED_OFF);
+  EXPECT_EQ(ParseEnumWord<v1::ProducerState>("unspecified"), std::nullopt);
+  EXPECT_EQ(ParseEnumWord<v1::ProducerState>(""), std::nullopt);
 }
 
 }  // namespace

@@ -14,8 +14,8 @@ v1::SeriesSummary Summary(const std::string& module, const std::string& param, c
   key->set_module(module);
   key->set_param(param);
   key->set_topic(topic);
-  summary.mutable_last()->set_value(value);
-  summary.mutable_last()->set_step(7);
+  summary.set_last(value);
+  summary.set_last_step(7);
   return summary;
 }
 

@@ -153,6 +153,27 @@ TEST(PlotTest, ColoursOnlyOnATerminalThatTakesThem) {
   EXPECT_THAT(DrawPlot({{"x", {{0, 0}, {9, 4}}}}, Small(false), Plain()), Not(HasSubstr("\x1b")));
 }
 
+TEST(PlotTest, WhatWasSmoothedLiesBeneathTheLine) {
+  PlotSeries line{"loss", {{0, 2}, {9, 2}}, {{0, 0}, {3, 4}, {6, 2}, {9, 3}}};
+  EXPECT_EQ(DrawPlot({line}, Small(true), Plain()),
+            "4 +   .\n"
+            "  |         .\n"
+            "  |**********\n"
+            "  |\n"
+            "0 +.\n"
+            "  +----------\n"
+            "   0  step  9\n"
+            "* loss  last 2, unsmoothed 3\n");
+  // With colours the dots are dim, and a character of the line is all the line's.
+  Terminal colours;
+  colours.colour = true;
+  EXPECT_THAT(DrawPlot({line}, Small(false), colours), HasSubstr("\x1b[2m⠁\x1b[0m"));
+  // Two at once: letters for the lines, dots beneath.
+  std::string two = DrawPlot({line, {"other", {{0, 1}, {9, 1}}, {{4, 4}}}}, Small(true), Plain());
+  EXPECT_THAT(two, HasSubstr("4 +   ..\n"));
+  EXPECT_THAT(two, HasSubstr("|aaaaaaaaaa\n"));
+}
+
 TEST(PlotTest, AsciiIsAscii) {
   for (char c : DrawPlot({{"x", {{0, 0}, {3, 1}, {9, 4}}}}, Small(true), Plain())) EXPECT_EQ(c & 0x80, 0);
 }

@@ -110,24 +110,23 @@ TEST_F(RunCommandTest, AJobThatCannotStartEndsTheDaemonToo) {
 }
 
 TEST_F(RunCommandTest, ADaemonThatRunsIsUsedAndLeftAlone) {
-  StartServer();
+  StartDaemon();
   auto door = shm::ListenForProducers(dir_.path(), false);
   ASSERT_TRUE(door.ok()) << door.error().text;
   Outcome outcome = Run(Shell("exit 3"));
   EXPECT_EQ(outcome.code, 3);
   EXPECT_FALSE(Exists("pid"));
-  v1::GetStatusResponse status;
-  EXPECT_TRUE(Call(&v1::Monitor::Stub::GetStatus, v1::GetStatusRequest(), &status).ok());
+  EXPECT_EQ(Run({"status"}).code, 0);
 }
 
 // Its clients' socket lives on while it ends, and its trainers' is gone.
 TEST_F(RunCommandTest, ADaemonThatIsEndingIsWaitedForAndFollowed) {
   auto lock = shm::DirectoryLock::Take(dir_.path());
   ASSERT_TRUE(lock.ok()) << lock.error().text;
-  StartServer();
+  StartDaemon();
   auto program = Spawn(Shell("test -S \"$IKKUNA_DIR/probe.sock\" && echo met"));
   ASSERT_TRUE(Eventually([&] { return Exists("arguments"); })) << program->err();
-  server_.reset();
+  scripted_.End();
   { auto released = std::move(lock); }
   EXPECT_EQ(program->Wait(), 0) << program->err();
   EXPECT_EQ(program->out(), "met\n");
@@ -138,7 +137,7 @@ TEST_F(RunCommandTest, ADaemonThatIsEndingIsWaitedForAndFollowed) {
 TEST_F(RunCommandTest, ADaemonThatIsStartingIsWaitedForAndUsed) {
   auto lock = shm::DirectoryLock::Take(dir_.path());
   ASSERT_TRUE(lock.ok()) << lock.error().text;
-  StartServer();
+  StartDaemon();
   auto program = Spawn(Shell("test -S \"$IKKUNA_DIR/probe.sock\" && echo met"));
   ASSERT_TRUE(Eventually([&] { return Exists("arguments"); })) << program->err();
   auto door = shm::ListenForProducers(dir_.path(), false);

@@ -39,7 +39,13 @@ TEST(NumbersTest, CountsSharesBytesAndTimes) {
 }
 
 TEST(TextTest, ControlCharactersOfOthersDoNotReachTheTerminal) {
-  EXPECT_EQ(PlainText("a\x1b[31mb\nc\x7f"), "a?[31mb?c?");
+  EXPECT_EQ(PlainText("a\x1b[31mb\nc\td\x7f"), "a\\x1b[31mb\\nc\\td\\x7f");
+  EXPECT_EQ(PlainText(std::string("nul\0", 4)), "nul\\x00");
+  // A C1 control (CSI in one character), a mark that turns the direction, and bytes that are no text.
+  EXPECT_EQ(PlainText("a\u009b31m"), "a\\u009b31m");
+  EXPECT_EQ(PlainText("loss\u202egnp"), "loss\\u202egnp");
+  EXPECT_EQ(PlainText("a\xff\xc3"), "a??");
+  EXPECT_EQ(PlainText("層😀"), "層😀");
   EXPECT_EQ(PlainText("größe"), "größe");
   EXPECT_EQ(DisplayWidth("größe"), 5u);
 }

@@ -118,7 +118,7 @@ TEST(Demand, FollowsSubscriptionsWhileRunning) {
   EXPECT_TRUE(site.graph->Refresh());
   EXPECT_EQ(site.graph->Demand(), std::vector<DemandItem>{Item(kW | kG, Level::kSummary)});
   for (const char* topic : {"weights_mean", "weights_max", "layer_gradients_mean"}) {
-    ASSERT_TRUE(site.set.Remove(topic).ok());
+    ASSERT_TRUE(site.set.Remove({SubscriberChoice::By::kTopic, 0, topic}).ok());
   }
   EXPECT_TRUE(site.graph->Refresh());
   EXPECT_TRUE(site.graph->Demand().empty());

@@ -3,6 +3,8 @@
 
 #include <time.h>
 
+#include <gmock/gmock.h>
+
 #include "tests/daemon/graph/site.h"
 
 namespace ikkuna::graph {
@@ -18,7 +20,6 @@ TEST(Graph, StatisticsOfOneMessage) {
                                          {"fc1.weight/weights_norm1", {{0, 7}}},
                                          {"fc1.weight/weights_max", {{0, 4}}}}));
   EXPECT_EQ(site.batches.size(), 1u);
-  EXPECT_EQ(site.graph->counters().frames_closed, 1u);
   EXPECT_EQ(site.graph->steps_observed(1), 1u);
   EXPECT_EQ(site.graph->steps_observed(2), 0u);
 }
@@ -142,7 +143,7 @@ TEST(Graph, MessageMeanAndTopicsOfTopics) {
   EXPECT_DOUBLE_EQ(site.value("fc2.weight_hh/weights_norm2_norm3", 0), 6);
   EXPECT_DOUBLE_EQ(site.value("fc1.weight/weights_norm2_biases_sum_ratio", 0), 1.25);
   // Of fc2 there are no biases.
-  EXPECT_EQ(site.graph->counters().incomplete_bundles, 2u);
+  EXPECT_EQ(site.missing(MissReason::kIncomplete), 2u);
 }
 
 TEST(Graph, TopicsFollowTheirPublisherWhateverTheOrderOfTheTexts) {
@@ -169,8 +170,8 @@ class Bundles : public testing::Test {
   }
   uint64_t incomplete() {
     uint64_t sum = 0;
-    for (const SubscriberInfo& info : site.set.List()) sum += info.incomplete;
-    EXPECT_EQ(site.graph->counters().incomplete_bundles, sum);
+    for (const SubscriberInfo& info : site.set.List()) sum += info.count(MissReason::kIncomplete);
+    EXPECT_EQ(site.missing(MissReason::kIncomplete), sum);
     return sum;
   }
   Site site{{"ratio(weight_updates, weights)", "ratio(layer_gradients, weights)"}};
@@ -206,8 +207,8 @@ TEST_F(Bundles, AMissingSideIsCounted) {
   site.Finish({});
   EXPECT_DOUBLE_EQ(site.value("fc2.weight/weight_updates_weights_ratio", 0), 0.25);
   EXPECT_EQ(site.published().size(), 1u);
-  EXPECT_EQ(site.set.List()[0].incomplete, 2u);
-  EXPECT_EQ(site.set.List()[1].incomplete, 3u);
+  EXPECT_EQ(site.set.List()[0].count(MissReason::kIncomplete), 2u);
+  EXPECT_EQ(site.set.List()[1].count(MissReason::kIncomplete), 3u);
   EXPECT_EQ(incomplete(), 5u);
 }
 
@@ -302,17 +303,18 @@ TEST(Graph, SamplesCarryTimeEpochAndFlags) {
   site.Handle(Site::At(site.Summary(Kind::kActivations, {1, 0, 8}, Site::kFc1, 0, {1}), 0, 1));
   site.flags = kFlagStepSkipped | kFlagWeightsChangedOutside;  // of the step, and of its updates alone
   shm::Message finish = site.Marker(Kind::kBatchFinished, {1, 0, 8});
-  finish.record.marker.samples = 1152;
+  finish.record.marker = {1152, 0};
   site.Handle(finish);
   ASSERT_EQ(site.batches.size(), 1u);
   ASSERT_EQ(site.batches[0].samples.size(), 2u);
-  for (const Sample& sample : site.batches[0].samples) {
-    EXPECT_EQ(sample.flags, kFlagGradScaled | kFlagFlattened | kFlagStepSkipped);
-    EXPECT_EQ(sample.epoch, 3u);
-    EXPECT_EQ(sample.step, 8u);
-    EXPECT_EQ(sample.samples_seen, 1152u);
-    EXPECT_NEAR(static_cast<double>(sample.unix_ns - ns(real)), 3000, 5e6);
-  }
+  for (const Sample& sample : site.batches[0].samples) EXPECT_EQ(sample.flags, kFlagGradScaled | kFlagFlattened);
+  const StepStamp& stamp = site.batches[0].stamp;
+  EXPECT_EQ(stamp.flags, kFlagStepSkipped);
+  EXPECT_EQ(stamp.epoch, 3u);
+  EXPECT_EQ(stamp.step, 8u);
+  EXPECT_EQ(stamp.samples_seen, 1152u);
+  EXPECT_EQ(site.run->series().FindTimeline(stamp.timeline), (Timeline{"model", "default"}));
+  EXPECT_NEAR(static_cast<double>(stamp.unix_ns - ns(real)), 4000, 5e6);
 }
 
 TEST(Graph, SeriesCarryTheirNames) {
@@ -320,14 +322,11 @@ TEST(Graph, SeriesCarryTheirNames) {
   site.Start({});
   site.Handle(site.Summary(Kind::kWeights, {}, Site::kFc1, Site::kW1, {1}));
   site.Finish({});
-  const auto series = site.catalogue.Find(1);
+  const auto series = site.run->series().Find(1);
   ASSERT_TRUE(series);
-  EXPECT_EQ(series->module_type, "Linear");
-  EXPECT_EQ(series->key.module, "fc1");
-  EXPECT_EQ(series->key.param, "weight");
-  EXPECT_EQ(series->key.topic, "weights_mean");
-  EXPECT_EQ(series->key.tag, "default");
-  EXPECT_EQ(series->key.root, "model");
+  EXPECT_EQ(series->traits.module_type, "Linear");
+  EXPECT_EQ(series->traits.type, ValueType::kNumber);
+  EXPECT_EQ(series->name, (SeriesName{{"model", "default"}, "fc1", "weight", "weights_mean"}));
 }
 
 TEST(Graph, NonFiniteIsOneEventAStepAndOneAHundredSteps) {
@@ -362,6 +361,9 @@ TEST(Graph, NonFiniteIsOneEventAStepAndOneAHundredSteps) {
   EXPECT_EQ(site.events.size(), 3u);
   EXPECT_TRUE(site.published().empty());
   EXPECT_EQ(site.set.List()[0].computed, 3u);
+  EXPECT_EQ(site.missing(MissReason::kSuppressed), 99u);
+  EXPECT_EQ(site.info(1).count(MissReason::kSuppressed), 99u);
+  EXPECT_THAT(site.events[2].text, testing::EndsWith("(99 more since the last of these were not shown)"));
   step(0, 1, kNan);  // the trainer counts anew
   EXPECT_EQ(site.events.size(), 4u);
 }
@@ -385,7 +387,7 @@ TEST(Graph, MarkersBetweenStepsAreNoFrames) {
   site.Start({});
   site.Finish({});
   site.Handle(site.Marker(Kind::kEpochFinished, {1, 0, 1}));
-  EXPECT_EQ(site.graph->counters().frames_discarded, 0u);
+  EXPECT_EQ(site.missing(MissReason::kDiscarded), 0u);
   EXPECT_EQ(site.graph->done_seq(), 4u);
 }
 
@@ -397,7 +399,7 @@ TEST(Graph, MessagesWithoutANameAreWithheldAndCounted) {
   site.Handle(site.Summary(Kind::kWeights, {}, Site::kFc1, Site::kW1, {1}));
   site.Finish({});
   EXPECT_EQ(site.published().size(), 1u);
-  EXPECT_EQ(site.graph->counters().series_withheld, 2u);
+  EXPECT_EQ(site.missing(MissReason::kUnnamed), 2u);
 }
 
 TEST(Graph, ARootWithoutANamePublishesNothing) {

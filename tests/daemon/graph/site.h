@@ -2,6 +2,7 @@
 #pragma once
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cmath>
 #include <cstring>
@@ -10,11 +11,15 @@
 #include <map>
 #include <memory>
 #include <string>
-#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "daemon/graph/graph.h"
+#include "daemon/graph/memory_budget.h"
 #include "daemon/graph/subscriber_set.h"
+#include "daemon/graph/work_queue.h"
+#include "daemon/model/missing.h"
+#include "shared/base/clock.h"
 #include "shared/stats/stats_pass.h"
 
 namespace ikkuna::graph {
@@ -37,12 +42,18 @@ class Site {
   static constexpr uint32_t kAlpha = 1, kBeta = 2;                  // logged names
 
   // `texts`: subscribed before the graph is made. The registry has two modules of root 1 and one of root 2.
-  explicit Site(const std::vector<std::string>& texts = {}) {
+  explicit Site(const std::vector<std::string>& texts = {}, uint64_t memory_bytes = 1 << 20) : memory(memory_bytes) {
     for (const std::string& text : texts) Subscribe(text);
-    auto info = std::make_shared<ProducerInfo>();
-    info->run_key = {"run", 0, 0};
-    producer = info;
-    graph = std::make_unique<Graph>(producer, catalogue, set, [this](Batch batch) { Keep(std::move(batch)); });
+    ProducerInfo info;
+    info.run_key = {"run", 0, 0};
+    info.run = "fashion";
+    run = std::make_shared<Run>(info);
+    MakeGraphs();
+  }
+  // A graph with `parts`, in the place of the one before.
+  void MakeGraphs(std::function<void(const Run&, const Event&, const Action&)> act = nullptr) {
+    GraphParts parts{&set, &queue, &memory, nullptr, std::move(act)};
+    graph = MakeGraph(parts)(run, [this](Batch batch) { Keep(std::move(batch)); });
     graph->AddRegistry({Root(1, "model"), Root(2, "model1"), Module(kFc1, 1, "fc1", "Linear"),
                         Module(kFc2, 1, "fc2", "Linear"), Module(kOther, 2, "other", "Conv2d"),
                         Param(kW1, kFc1, "weight"), Param(kB1, kFc1, "bias"), Param(kW2, kFc2, "weight"),
@@ -54,6 +65,38 @@ class Site {
     auto added = set.Add(text, source);
     EXPECT_TRUE(added.ok()) << (added.ok() ? "" : added.error().text);
     return added.ok() ? std::move(added->subscribers) : std::vector<SubscriberInfo>{};
+  }
+
+  // --- What came to nothing.
+  uint64_t missing(MissReason reason) const {
+    for (const Count& count : graph->Missing()) {
+      if (count.reason == MissReasonName(reason)) return count.count;
+    }
+    return 0;
+  }
+  // Of the subscriber that was added as the `number`-th, from 1.
+  SubscriberInfo info(uint64_t number) const {
+    for (const SubscriberInfo& one : set.List()) {
+      if (one.id == number) return one;
+    }
+    ADD_FAILURE() << "no subscriber " << number;
+    return {};
+  }
+  void RemoveTopic(const std::string& topic) {
+    const auto removed = set.Remove({SubscriberChoice::By::kTopic, 0, topic});
+    EXPECT_TRUE(removed.ok()) << (removed.ok() ? "" : removed.error().text);
+  }
+  // Waits until `done`; a watchdog, no figure.
+  template <typename Done>
+  bool WaitUntil(Done done) {
+    for (const uint64_t end = MonotonicNs() + 20'000'000'000; MonotonicNs() < end; ::usleep(1000)) {
+      graph->Tick(MonotonicNs());
+      if (done()) return true;
+    }
+    return false;
+  }
+  bool Settled() {
+    return WaitUntil([this] { return graph->done_seq() == seq; });
   }
 
   // --- Registry entries.
@@ -139,11 +182,7 @@ class Site {
 
   void Handle(const shm::Message& message) { graph->Handle(message); }
   void Start(const Where& where) { Handle(Marker(Kind::kBatchStarted, where)); }
-  void Finish(const Where& where, uint64_t dropped_kinds = 0) {
-    shm::Message message = Marker(Kind::kBatchFinished, where);
-    message.record.marker.dropped_kinds = dropped_kinds;
-    Handle(message);
-  }
+  void Finish(const Where& where) { Handle(Marker(Kind::kBatchFinished, where)); }
 
   // Everything emitted so far, of root "model" and tag "default" unless the name says otherwise: "test:loss",
   // "model1:loss".
@@ -166,13 +205,16 @@ class Site {
     events.clear();
   }
 
-  SeriesCatalogue catalogue;
+  // In the order in which they must end: the graph first.
   SubscriberSet set;
-  std::shared_ptr<const ProducerInfo> producer;
-  std::unique_ptr<Graph> graph;
+  MemoryBudget memory;
+  WorkQueue queue{2, 0};
+  std::shared_ptr<Run> run;
+  std::unique_ptr<MessageGraph> graph;
   std::vector<Batch> batches;
   std::vector<Event> events;
   std::vector<std::string> texts;
+  std::vector<std::pair<std::string, Value>> others;
   uint64_t seq = 0;
   uint64_t dropped = 0;
   uint64_t time_ns = 1'000'000;
@@ -211,27 +253,36 @@ class Site {
     message.payload_bytes = bytes;
     return message;
   }
-  std::string NameOf(uint64_t series_id) const {
-    const auto series = catalogue.Find(series_id);
-    EXPECT_TRUE(series.has_value()) << series_id;
+  // Checks that the series is of the step's timeline.
+  std::string NameOf(uint32_t id, const Batch& batch) const {
+    const auto series = run->series().Find(id);
+    EXPECT_NE(series, nullptr) << id;
     if (!series) return "";
-    const SeriesKey& key = series->key;
-    EXPECT_EQ(key.run.run_id, "run");
+    EXPECT_EQ(series->timeline, batch.stamp.timeline);
+    const SeriesName& key = series->name;
     std::string name;
-    if (key.tag != "default") name += key.tag + ":";
-    if (key.root != "model") name += key.root + ":";
+    if (key.timeline.tag != "default") name += key.timeline.tag + ":";
+    if (key.timeline.root != "model") name += key.timeline.root + ":";
     if (!key.module.empty() || !key.param.empty()) name += key.module;
     if (!key.param.empty()) name += "." + key.param;
     return name + (name.empty() || name.back() == ':' ? "" : "/") + key.topic;
   }
   void Keep(Batch batch) {
-    EXPECT_EQ(batch.producer, producer);
+    EXPECT_EQ(batch.run, run);
+    EXPECT_FALSE(batch.progress.has_value());
     for (const Sample& sample : batch.samples) {
-      const std::string name = NameOf(sample.series_id);
-      EXPECT_TRUE(published_[name].emplace(sample.step, sample.value).second)
-          << name << " twice at step " << sample.step;
+      const std::string name = NameOf(sample.series, batch);
+      EXPECT_TRUE(published_[name].emplace(batch.stamp.step, sample.value).second)
+          << name << " twice at step " << batch.stamp.step;
     }
-    for (const TextSample& text : batch.texts) texts.push_back(NameOf(text.series_id) + "=" + text.text);
+    for (const OtherValue& other : batch.others) {
+      const std::string name = NameOf(other.series, batch);
+      if (const ikkuna::Text* text = std::get_if<ikkuna::Text>(&other.value)) {
+        texts.push_back(name + "=" + text->text);
+      } else {
+        others.emplace_back(name, other.value);
+      }
+    }
     for (const Event& event : batch.events) events.push_back(event);
     batches.push_back(std::move(batch));
   }

@@ -15,6 +15,18 @@ using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::StartsWith;
 
+// An id, a written form or a topic, by its looks.
+SubscriberChoice Choice(const std::string& what) {
+  SubscriberChoice choice;
+  choice.text = what;
+  const bool digits = !what.empty() && what.find_first_not_of("0123456789") == std::string::npos;
+  choice.by = digits                                ? SubscriberChoice::By::kId
+              : what.find('(') != std::string::npos ? SubscriberChoice::By::kText
+                                                    : SubscriberChoice::By::kTopic;
+  if (digits) choice.id = std::stoull(what);
+  return choice;
+}
+
 class Set : public testing::Test {
  protected:
   std::vector<SubscriberInfo> Add(const std::string& text, Source source = Source::kClient) {
@@ -51,7 +63,7 @@ class Set : public testing::Test {
     return texts;
   }
   std::vector<uint64_t> Removed(const std::string& what) {
-    const auto removed = set.Remove(what);
+    const auto removed = set.Remove(Choice(what));
     EXPECT_TRUE(removed.ok()) << (removed.ok() ? "" : removed.error().text);
     std::vector<uint64_t> ids;
     if (removed.ok()) {
@@ -106,7 +118,7 @@ TEST_F(Set, UnknownNamesAreNamedListedAndCorrected) {
             "message_mean: there is no topic 'weights_norm'; did you mean 'weights_norm2'? Topics: weights_norm2");
   EXPECT_EQ(Refused("message_mean(weights)"), "message_mean: there is no topic 'weights'. Topics: weights_norm2");
   EXPECT_EQ(Refused("norm(weights, ordr=2)"),
-            "norm has no option 'ordr'; did you mean 'order'? There are: order, tag, subsample, module, root, as");
+            "norm has no option 'ordr'; did you mean 'order'? There are: order, tag, subsample, module, root, run, as");
 }
 
 TEST_F(Set, BadInputsAndOptions) {
@@ -141,7 +153,7 @@ TEST_F(Set, IdenticalSubscriptionsShareOne) {
   EXPECT_EQ(second[0].id, first[0].id);
   EXPECT_EQ(second[1].id, first[0].id);
   EXPECT_EQ(set.List().size(), 1u);
-  EXPECT_EQ(set.List()[0].source, "config");
+  EXPECT_EQ(set.List()[0].source, Source::kConfig);
 }
 
 TEST_F(Set, TwoDifferentOnesOfOneTopicAreAnError) {
@@ -164,7 +176,7 @@ TEST_F(Set, AnExplicitOneReplacesADefault) {
   EXPECT_THAT(Texts(), ElementsAre("message_mean(weights_norm2, tag=default, subsample=1)",
                                    "mean(activations, tag=default, subsample=1)",
                                    "norm(weights, order=2, tag=default, subsample=1)"));
-  EXPECT_EQ(added[0].source, "client");
+  EXPECT_EQ(added[0].source, Source::kClient);
   // A default that comes later gives way.
   EXPECT_EQ(Add("norm(weights, subsample=10)", Source::kDefault)[0].id, added[0].id);
   EXPECT_EQ(set.List().size(), 3u);
@@ -187,7 +199,7 @@ TEST_F(Set, AReplacedDefaultIsBackWhenWhatReplacedItGoes) {
   EXPECT_EQ(added->replaced[0].text, was);
   EXPECT_EQ(added->replaced[0].id, 2u);
 
-  const auto removed = set.Remove("weights_norm2");
+  const auto removed = set.Remove(Choice("weights_norm2"));
   ASSERT_TRUE(removed.ok());
   // What takes the topic stays: it never went without.
   ASSERT_EQ(removed->removed.size(), 1u);
@@ -195,7 +207,7 @@ TEST_F(Set, AReplacedDefaultIsBackWhenWhatReplacedItGoes) {
   ASSERT_EQ(removed->restored.size(), 1u);
   EXPECT_EQ(removed->restored[0].text, was);
   EXPECT_EQ(removed->restored[0].id, 2u);
-  EXPECT_EQ(removed->restored[0].source, "default");
+  EXPECT_EQ(removed->restored[0].source, Source::kDefault);
   // Steps that were open when it was replaced go on without it.
   for (const auto& entry : taken) EXPECT_EQ(entry->removed, entry->id == 2u || entry->id == 4u);
   for (const auto& entry : set.Snapshot()) EXPECT_FALSE(entry->removed);
@@ -211,8 +223,8 @@ TEST_F(Set, AReplacedDefaultIsBackWhenWhatReplacedItGoes) {
 TEST_F(Set, AReplacedDefaultWaitsForAllThatStandInItsPlace) {
   Add("max(weights)", Source::kDefault);
   Add("max(weights, root=model); max(weights, root=model1)");
-  EXPECT_TRUE(set.Remove("2")->restored.empty());
-  EXPECT_EQ(set.Remove("3")->restored.size(), 1u);
+  EXPECT_TRUE(set.Remove(Choice("2"))->restored.empty());
+  EXPECT_EQ(set.Remove(Choice("3"))->restored.size(), 1u);
 }
 
 TEST_F(Set, AReplacedDefaultWaitsForWhatItTakes) {
@@ -226,21 +238,21 @@ TEST_F(Set, AReplacedDefaultWaitsForWhatItTakes) {
 
 TEST_F(Set, ADefaultThatWasAskedForTooIsADefaultAgain) {
   Add("loss", Source::kDefault);
-  EXPECT_EQ(Add("loss")[0].source, "client");
-  const auto removed = set.Remove("loss");
+  EXPECT_EQ(Add("loss")[0].source, Source::kClient);
+  const auto removed = set.Remove(Choice("loss"));
   ASSERT_TRUE(removed.ok());
   ASSERT_EQ(removed->restored.size(), 1u);
-  EXPECT_EQ(removed->restored[0].source, "default");
+  EXPECT_EQ(removed->restored[0].source, Source::kDefault);
   EXPECT_EQ(removed->restored[0].id, removed->removed[0].id);
   EXPECT_EQ(set.List().size(), 1u);
-  EXPECT_TRUE(set.Remove("loss")->restored.empty());
+  EXPECT_TRUE(set.Remove(Choice("loss"))->restored.empty());
   EXPECT_TRUE(set.List().empty());
 }
 
 TEST_F(Set, OneTextDoesNotAskForTwoOfATopic) {
   Add("norm(weights, subsample=10)", Source::kDefault);
   Refused("norm(weights, subsample=10); norm(weights)", ErrorCode::kAlreadyExists);
-  EXPECT_EQ(set.List()[0].source, "default");
+  EXPECT_EQ(set.List()[0].source, Source::kDefault);
 }
 
 TEST_F(Set, TopicsBelongToTheirTag) {
@@ -259,9 +271,9 @@ TEST_F(Set, RemovesByIdWrittenFormAndTopic) {
   EXPECT_THAT(Removed("max(weights)"), ElementsAre(4));
   EXPECT_THAT(Removed("min(weights, tag=default, subsample=1)"), ElementsAre(5));
   EXPECT_THAT(Removed("weights_sum"), ElementsAre(6));
-  EXPECT_THAT(Removed("loss"), ElementsAre(1));  // the written form; under tag test there is another
-  EXPECT_THAT(Removed("loss"), ElementsAre(2));  // now the topic
-  const auto none = set.Remove("loss");
+  EXPECT_THAT(Removed("loss()"), ElementsAre(1));  // the written form; under tag test there is another
+  EXPECT_THAT(Removed("loss"), ElementsAre(2));    // the topic
+  const auto none = set.Remove(Choice("loss"));
   ASSERT_FALSE(none.ok());
   EXPECT_EQ(none.error().code, ErrorCode::kNotFound);
   EXPECT_EQ(none.error().text, "there are no subscribers");
@@ -270,12 +282,12 @@ TEST_F(Set, RemovesByIdWrittenFormAndTopic) {
 TEST_F(Set, RemovingAnUnknownOneSaysWhatIsMeantAndWhereTheyAre) {
   Add("mean(weights)");
   for (const char* what : {"7", "weights_maen", "max(weights)", "", "mean(", "mean(weights, subsample=3)"}) {
-    const auto removed = set.Remove(what);
+    const auto removed = set.Remove(Choice(what));
     ASSERT_FALSE(removed.ok()) << what;
     EXPECT_EQ(removed.error().code, ErrorCode::kNotFound);
     EXPECT_THAT(removed.error().text, HasSubstr("one of the 1 that 'ikkuna subscribers' lists"));
   }
-  EXPECT_THAT(set.Remove("weights_maen").error().text, HasSubstr("did you mean 'weights_mean'?"));
+  EXPECT_THAT(set.Remove(Choice("weights_maen")).error().text, HasSubstr("did you mean 'weights_mean'?"));
   EXPECT_EQ(set.List().size(), 1u);
 }
 
@@ -290,6 +302,65 @@ TEST_F(Set, RemovingTheSameTwiceInOneTextIsOnce) {
   EXPECT_THAT(Removed("mean(weights); mean(weights)"), ElementsAre(1));
 }
 
+TEST_F(Set, WhatClientsSubscribedHasOwners) {
+  Add("loss", Source::kConfig);
+  const auto by = [&](const std::string& text, const std::string& owner) {
+    const auto added = set.Add(text, Source::kClient, owner);
+    EXPECT_TRUE(added.ok());
+  };
+  by("mean(weights); loss", "uid:1");
+  by("mean(weights)", "uid:2");
+  by("max(weights, run=a|b)", "uid:2");
+  EXPECT_THAT(set.List()[1].owners, ElementsAre("uid:1", "uid:2"));
+  EXPECT_EQ(set.List()[2].run, "a|b");
+  const std::vector<SavedSubscription> saved = set.Export();
+  EXPECT_EQ(saved, (std::vector<SavedSubscription>{{Complete("loss"), "uid:1"},
+                                                   {Complete("mean(weights)"), "uid:1"},
+                                                   {Complete("mean(weights)"), "uid:2"},
+                                                   {Complete("max(weights, run=a|b)"), "uid:2"}}));
+  // Put back after a restart it is the same.
+  SubscriberSet later;
+  ASSERT_TRUE(later.Add("loss", Source::kConfig).ok());
+  for (const SavedSubscription& one : saved) ASSERT_TRUE(later.Add(one.text, Source::kClient, one.owner).ok());
+  EXPECT_EQ(later.Export(), saved);
+  EXPECT_EQ(later.List().size(), 3u);
+
+  // One may remove what is theirs.
+  const auto refused = set.Remove(Choice("weights_max"), "uid:1");
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.error().code, ErrorCode::kPermissionDenied);
+  EXPECT_THAT(refused.error().text, HasSubstr("(subscriber 3) was not subscribed by uid:1 but by uid:2;"));
+  const auto kept = set.Remove(Choice("weights_mean"), "uid:1");
+  ASSERT_TRUE(kept.ok());
+  EXPECT_TRUE(kept->removed.empty());
+  ASSERT_EQ(kept->kept.size(), 1u);
+  EXPECT_THAT(kept->kept[0].owners, ElementsAre("uid:2"));
+  EXPECT_THAT(set.Remove(Choice("loss"), "uid:2").error().text, HasSubstr("but by uid:1;"));
+  EXPECT_EQ(set.Remove(Choice("loss"), "uid:1")->kept.size(), 1u);  // the configuration wants it
+  EXPECT_THAT(set.Remove(Choice("loss"), "uid:1").error().text, HasSubstr("but by the daemon's operator;"));
+  EXPECT_EQ(set.Remove(Choice("weights_mean"), "uid:2")->removed.size(), 1u);
+  // Who may control removes anything.
+  EXPECT_EQ(set.Remove(Choice("weights_max"))->removed.size(), 1u);
+  EXPECT_EQ(set.Remove(Choice("loss"))->removed.size(), 1u);
+  EXPECT_TRUE(set.Export().empty());
+}
+
+TEST_F(Set, OneOwnerOfADefaultLeavesItADefault) {
+  Add("loss", Source::kDefault);
+  ASSERT_TRUE(set.Add("loss", Source::kClient, "uid:1").ok());
+  const auto removed = set.Remove(Choice("loss"), "uid:1");
+  ASSERT_TRUE(removed.ok());
+  EXPECT_EQ(removed->restored.size(), 1u);
+  EXPECT_EQ(set.List().at(0).source, Source::kDefault);
+  EXPECT_TRUE(set.Export().empty());
+}
+
+TEST_F(Set, OneOfADifferentRunIsNoOtherOfItsTopic) {
+  Add("max(weights, run=a); max(weights, run=b)");
+  EXPECT_THAT(Refused("max(weights)", ErrorCode::kAlreadyExists), HasSubstr("weights_max"));
+  EXPECT_THAT(Refused("max(weights, run=a*)", ErrorCode::kAlreadyExists), HasSubstr("weights_max"));
+}
+
 TEST_F(Set, HasAMaximum) {
   std::string text;
   for (size_t i = 0; i < SubscriberSet::kMaxSubscribers; ++i) text += "mean(weights, as=n" + std::to_string(i) + ");";
@@ -301,8 +372,12 @@ TEST_F(Set, ListsMetrics) {
   const auto metrics = set.Metrics();
   const auto norm = std::find_if(metrics.begin(), metrics.end(), [](const auto& m) { return m.name == "norm"; });
   ASSERT_NE(norm, metrics.end());
-  EXPECT_EQ(norm->publishes, "{kind}_norm{order}");
-  EXPECT_EQ(norm->cost, "cheap");
+  ASSERT_EQ(norm->outputs.size(), 1u);
+  EXPECT_EQ(norm->outputs[0].topic, "{kind}_norm{order}");
+  EXPECT_EQ(norm->outputs[0].type, ValueType::kNumber);
+  EXPECT_EQ(norm->cost, metrics::Cost::kCheap);
+  EXPECT_EQ(norm->runs, metrics::Runs::kInline);
+  EXPECT_EQ(norm->scope, metrics::Scope::kSeries);
   ASSERT_EQ(norm->parameters.size(), 1u);
   EXPECT_EQ(norm->parameters[0].name, "order");
   EXPECT_EQ(norm->parameters[0].default_value, "2");
@@ -312,7 +387,7 @@ TEST_F(Set, ListsMetrics) {
 TEST_F(Set, TheDefaultSetIsWhole) {
   for (const std::string& text : DefaultSubscribers()) Add(text, Source::kDefault);
   EXPECT_EQ(set.List().size(), DefaultSubscribers().size());
-  for (const SubscriberInfo& info : set.List()) EXPECT_EQ(info.source, "default");
+  for (const SubscriberInfo& info : set.List()) EXPECT_EQ(info.source, Source::kDefault);
 }
 
 TEST_F(Set, IsUsedFromManyThreads) {
@@ -324,7 +399,7 @@ TEST_F(Set, IsUsedFromManyThreads) {
         EXPECT_TRUE(set.Add("mean(weights, as=" + name + ")", Source::kClient).ok());
         EXPECT_FALSE(set.Snapshot().empty());
         EXPECT_FALSE(set.List().empty());
-        EXPECT_TRUE(set.Remove("weights_mean@" + name).ok());
+        EXPECT_TRUE(set.Remove(Choice("weights_mean@" + name)).ok());
       }
     });
   }
@@ -335,17 +410,17 @@ TEST_F(Set, IsUsedFromManyThreads) {
 
 TEST(TopologicalOrder, TakersComeAfterPublishersElseTheOrderStays) {
   const auto order =
-      TopologicalOrder({{"a", "ta", {"tb", "tc"}}, {"b", "tb", {}}, {"c", "tc", {"tb"}}, {"d", "td", {}}});
+      TopologicalOrder({{"a", {"ta"}, {"tb", "tc"}}, {"b", {"tb"}, {}}, {"c", {"tc"}, {"tb"}}, {"d", {"td"}, {}}});
   ASSERT_TRUE(order.ok());
   EXPECT_THAT(order.value(), ElementsAre(1, 2, 3, 0));
 }
 
 TEST(TopologicalOrder, ACycleIsNamed) {
-  const auto order = TopologicalOrder({{"a", "ta", {"tb"}}, {"b", "tb", {"ta"}}, {"c", "tc", {}}});
+  const auto order = TopologicalOrder({{"a", {"ta"}, {"tb"}}, {"b", {"tb"}, {"ta"}}, {"c", {"tc"}, {}}});
   ASSERT_FALSE(order.ok());
   EXPECT_EQ(order.error().code, ErrorCode::kInvalidArgument);
   EXPECT_EQ(order.error().text, "these wait for each other's topics for ever: a, b");
-  EXPECT_FALSE(TopologicalOrder({{"self", "t", {"t"}}}).ok());
+  EXPECT_FALSE(TopologicalOrder({{"self", {"t"}, {"t"}}}).ok());
 }
 
 }  // namespace

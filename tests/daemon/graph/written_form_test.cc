@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 
-#include "daemon/graph/names.h"
+#include "daemon/model/names.h"
 
 namespace ikkuna::graph {
 namespace {

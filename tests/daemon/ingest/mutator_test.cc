@@ -189,8 +189,7 @@ std::vector<Liar> ForkLiars(const std::string& directory, uint32_t rounds) {
 TEST(Malicious_Mutator, AnInnocentProducerLosesNothing) {
   TempDirectory temp;
   std::vector<Liar> liars = ForkLiars(temp.sub("dir"), 4);
-  TestCore core(temp.sub("dir"), temp.sub("data"), {},
-                "loss(); mean(weights); norm(activations, order=3); mean(activations); non_finite(activations)");
+  TestCore core(temp.sub("dir"));
   // Room for half a minute of its steps, during which the session may not get a turn on a loaded machine.
   shm::PubSizes sizes = TestProducer::SmallSizes();
   sizes.ring_slots = 131'072;
@@ -216,21 +215,21 @@ TEST(Malicious_Mutator, AnInnocentProducerLosesNothing) {
     ASSERT_TRUE(Eventually([&] { return core.StatusOf(uuid).handled == step * TestProducer::kRecordsPerStep; }));
     const auto status = core.StatusOf(uuid);
     EXPECT_EQ(status.attempted, step * TestProducer::kRecordsPerStep);
-    EXPECT_EQ(status.state, "running");
+    EXPECT_EQ(status.state, RunState::kRunning);
     ExpectBalanced(status);
   }
   // Neither is every lie found out at once, nor none.
   uint64_t quarantined = 0, read_to_the_end = 0;
   for (const ProducerStatus& status : core.ingest().Producers()) {
-    quarantined += status.state == "quarantined";
-    read_to_the_end += status.state == "died";
+    quarantined += status.state == RunState::kQuarantined;
+    read_to_the_end += status.state == RunState::kDied;
   }
   RecordProperty("quarantined", std::to_string(quarantined));
   RecordProperty("read_to_the_end", std::to_string(read_to_the_end));
   EXPECT_GT(quarantined, 0u);
   EXPECT_GT(read_to_the_end, 0u);
   innocent.Finish();
-  ASSERT_TRUE(Eventually([&] { return core.StatusOf(uuid).state == "finished"; }));
+  ASSERT_TRUE(Eventually([&] { return core.StatusOf(uuid).state == RunState::kFinished; }));
 }
 
 }  // namespace

@@ -1,112 +1,243 @@
+// Under which key a producer's values are kept: no two lives share a series, the ranks of a job agree.
 #include "daemon/ingest/run_registry.h"
 
 #include <gtest/gtest.h>
 
+#include <string>
+#include <vector>
+
 namespace ikkuna::ingest {
 namespace {
 
-Applicant Who(unsigned char uuid, const std::string& name, uint32_t rank = 0, uint32_t world_size = 1) {
-  Applicant applicant;
-  applicant.uuid[0] = uuid;
-  applicant.name = name;
-  applicant.rank = rank;
-  applicant.world_size = world_size;
-  return applicant;
-}
+class RunRegistryTest : public testing::Test {
+ protected:
+  static Uuid UuidOf(unsigned char number) {
+    Uuid uuid{};
+    uuid[0] = number;
+    return uuid;
+  }
+  Applicant Of(const std::string& name = "job", uint32_t rank = 0, uint32_t world_size = 1) {
+    Applicant applicant;
+    applicant.uuid = UuidOf(++count_);
+    applicant.name = name;
+    applicant.rank = rank;
+    applicant.world_size = world_size;
+    return applicant;
+  }
+  // As ingest does: places it, and it lives from then on.
+  Placement Enter(const Applicant& applicant) {
+    Placement placement = registry_.Place(applicant);
+    RunRegistry::Member member;
+    member.uuid = applicant.uuid;
+    member.key = placement.key;
+    member.job = applicant.job;
+    member.world_size = applicant.world_size;
+    member.continues = placement.continues;
+    member.parent = applicant.parent;
+    member.alive = true;
+    registry_.Add(member);
+    return placement;
+  }
+  void Die(const Applicant& applicant) { registry_.SetAlive(applicant.uuid, false); }
 
-// Places the applicant and lets it live there.
-Placement Come(RunRegistry& registry, const Applicant& applicant) {
-  Placement placement = registry.Place(applicant);
-  registry.Add({applicant.uuid, placement.key, applicant.job, applicant.world_size, placement.continues,
-                applicant.parent, true});
-  return placement;
-}
+  RunRegistry registry_;
+  unsigned char count_ = 0;
+};
 
-TEST(RunRegistry, EachLifeOfARunIsAnAttempt) {
-  RunRegistry registry;
-  for (unsigned char life = 0; life < 3; ++life) {
-    const Applicant job = Who(life, "job");
-    EXPECT_EQ(Come(registry, job).key, (RunKey{"job", life, 0}));
-    registry.SetAlive(job.uuid, false);
+TEST_F(RunRegistryTest, EachLifeIsAnAttempt) {
+  for (uint32_t attempt = 0; attempt < 4; ++attempt) {
+    const Applicant life = Of();
+    const Placement placement = Enter(life);
+    EXPECT_EQ(placement.key, (RunKey{"job", attempt, 0}));
+    EXPECT_FALSE(placement.continues);
+    EXPECT_TRUE(placement.notes.empty());
+    Die(life);
   }
 }
 
-TEST(RunRegistry, TheSchedulersCountIsTheAttemptWhereItIsAboveAllThatAreKept) {
-  RunRegistry registry;
-  Applicant job = Who(1, "job");
-  job.count = 3;
-  EXPECT_EQ(Come(registry, job).key.attempt, 3u);
-  registry.SetAlive(job.uuid, false);
-  job = Who(2, "job");
-  job.count = 3;
-  EXPECT_EQ(Come(registry, job).key.attempt, 4u);
-}
-
-TEST(RunRegistry, AUuidThatIsKnownTakesItsOldPlace) {
-  RunRegistry registry;
-  Come(registry, Who(1, "job"));
-  registry.SetAlive(Who(1, "").uuid, false);
-  Come(registry, Who(2, "job"));
-  const Placement back = registry.Place(Who(1, "job"));
+TEST_F(RunRegistryTest, AKnownUuidTakesItsOldPlace) {
+  const Applicant first = Of();
+  Enter(first);
+  Die(first);
+  const Applicant second = Of();
+  Enter(second);
+  const Placement back = registry_.Place(first);
   EXPECT_TRUE(back.known);
   EXPECT_EQ(back.key, (RunKey{"job", 0, 0}));
 }
 
-TEST(RunRegistry, TwoJobsAtOnceUnderOneNameAreTwoRuns) {
-  RunRegistry registry;
-  EXPECT_EQ(Come(registry, Who(1, "same")).key.run_id, "same");
-  const Placement second = Come(registry, Who(2, "same"));
-  EXPECT_EQ(second.key, (RunKey{"same~2", 0, 0}));
-  ASSERT_FALSE(second.notes.empty());
-  EXPECT_NE(second.notes.front().find("same~2"), std::string::npos);
-  EXPECT_EQ(Come(registry, Who(3, "same")).key.run_id, "same~3");
+TEST_F(RunRegistryTest, ARequeueWithACheckpointContinuesTheAttemptBefore) {
+  const Applicant before = Of();
+  Enter(before);
+  Die(before);
+  Applicant after = Of();
+  after.count = 1;  // Slurm says so from the first restart on
+  after.start_step = 500;
+  const Placement placement = Enter(after);
+  EXPECT_EQ(placement.key, (RunKey{"job", 1, 0}));
+  EXPECT_EQ(placement.continues, 0u);
+  Die(after);
+  Applicant resumed = Of();  // by hand, without a scheduler
+  resumed.resume = true;
+  const Placement third = Enter(resumed);
+  EXPECT_EQ(third.key, (RunKey{"job", 2, 0}));
+  EXPECT_EQ(third.continues, 1u);
 }
 
-TEST(RunRegistry, RanksThatComeLaterJoinTheirJobsAttempt) {
-  RunRegistry registry;
-  Applicant first = Who(1, "job", 0, 2);
-  first.job = {"host", "29500"};
-  EXPECT_EQ(Come(registry, first).key, (RunKey{"job", 0, 0}));
-  Applicant second = Who(2, "job", 1, 2);
-  second.job = {"host", "29500"};
-  EXPECT_EQ(Come(registry, second).key, (RunKey{"job", 0, 1}));
-  Applicant other = Who(3, "job", 1, 2);
-  other.job = {"host", "29501"};
-  EXPECT_EQ(registry.Place(other).key.run_id, "job~2");
+TEST_F(RunRegistryTest, TheSchedulersCountIsTakenIfItIsAboveAllKept) {
+  Applicant first = Of();
+  first.count = 3;
+  EXPECT_EQ(Enter(first).key.attempt, 3u);
+  Die(first);
+  Applicant second = Of();
+  second.count = 0;  // torchrun begins at 0 in each of its lives
+  EXPECT_EQ(Enter(second).key.attempt, 4u);
+  Die(second);
+  Applicant third = Of();
+  third.count = 9;
+  EXPECT_EQ(Enter(third).key.attempt, 9u);
 }
 
-TEST(RunRegistry, ARankJoinsWhomAnEarlierDaemonServed) {
-  RunRegistry registry;
-  Applicant first = Who(1, "job", 0, 2);
-  registry.Add({first.uuid, {"job", 4, 0}, {}, 2, std::nullopt, 0, true});
-  Applicant second = Who(2, "job", 1, 2);
-  second.job = {"host", "29500"};
-  EXPECT_EQ(registry.Place(second).key, (RunKey{"job", 4, 1}));
+TEST_F(RunRegistryTest, TwoJobsAtOnceUnderOneId) {
+  const Applicant one = Of();
+  const Applicant two = Of();
+  const Applicant three = Of();
+  EXPECT_EQ(Enter(one).key, (RunKey{"job", 0, 0}));
+  const Placement second = Enter(two);
+  EXPECT_EQ(second.key, (RunKey{"job~2", 0, 0}));
+  ASSERT_EQ(second.notes.size(), 1u);
+  EXPECT_NE(second.notes[0].find("another job lives under the name 'job'"), std::string::npos) << second.notes[0];
+  EXPECT_EQ(Enter(three).key, (RunKey{"job~3", 0, 0}));
+  Die(two);
+  EXPECT_EQ(Enter(Of()).key, (RunKey{"job~2", 1, 0})) << "the first name that nobody lives";
 }
 
-TEST(RunRegistry, AnAttemptContinuesTheOneBeforeIfItsTrainerSaysSo) {
-  RunRegistry registry;
-  Come(registry, Who(1, "job"));
-  registry.SetAlive(Who(1, "").uuid, false);
-  EXPECT_FALSE(registry.Place(Who(2, "job")).continues);
-  Applicant resumed = Who(2, "job");
-  resumed.start_step = 5;
-  const Placement placement = Come(registry, resumed);
-  EXPECT_EQ(placement.key.attempt, 1u);
+TEST_F(RunRegistryTest, ARequeueOfOneOfTwoJobsIsNoLineOfTheOther) {
+  const Applicant one = Of();
+  const Applicant two = Of();
+  Enter(one);
+  Enter(two);
+  Die(two);
+  Applicant again = Of();
+  again.count = 1;
+  again.start_step = 10;
+  const Placement placement = Enter(again);
+  EXPECT_EQ(placement.key, (RunKey{"job~2", 1, 0}));
   EXPECT_EQ(placement.continues, 0u);
 }
 
-TEST(RunRegistry, AContinuationThatFitsTwoRunsStandsAlone) {
-  RunRegistry registry;
-  Come(registry, Who(1, "same"));
-  Come(registry, Who(2, "same"));
-  registry.SetAlive(Who(1, "").uuid, false);
-  registry.SetAlive(Who(2, "").uuid, false);
-  Applicant resumed = Who(3, "same");
-  resumed.resume = true;
-  const Placement placement = registry.Place(resumed);
+TEST_F(RunRegistryTest, AContinuationThatFitsTwoRunsStandsAlone) {
+  const Applicant one = Of();
+  const Applicant two = Of();
+  Enter(one);
+  Enter(two);
+  Die(one);
+  Die(two);
+  Applicant again = Of();
+  again.resume = true;
+  const Placement placement = Enter(again);
+  EXPECT_EQ(placement.key, (RunKey{"job", 1, 0}));
   EXPECT_FALSE(placement.continues);
-  EXPECT_FALSE(placement.notes.empty());
+  ASSERT_EQ(placement.notes.size(), 1u);
+  EXPECT_NE(placement.notes[0].find("'job', 'job~2'"), std::string::npos) << placement.notes[0];
+}
+
+TEST_F(RunRegistryTest, RanksThatStartSecondsApartAgree) {
+  const Applicant before = Of("job", 0, 4);
+  Enter(before);
+  Die(before);
+  std::vector<Applicant> ranks;
+  for (const uint32_t rank : {2u, 0u, 3u, 1u}) {
+    Applicant applicant = Of("job", rank, 4);
+    applicant.resume = rank == 2;  // the first says it for all
+    const Placement placement = Enter(applicant);
+    EXPECT_EQ(placement.key, (RunKey{"job", 1, rank}));
+    EXPECT_EQ(placement.continues, 0u) << rank;
+    ranks.push_back(applicant);
+  }
+  // One dies and is started anew by hand: its slot was taken, and the others live.
+  Die(ranks[0]);
+  const Placement again = Enter(Of("job", 2, 4));
+  EXPECT_EQ(again.key, (RunKey{"job~2", 0, 2}));
+}
+
+TEST_F(RunRegistryTest, ARankOfARestartedJobDoesNotJoinTheLifeBefore) {
+  Applicant old = Of("job", 1, 2);
+  old.count = 0;
+  Enter(old);
+  Die(old);
+  Applicant leader = Of("job", 0, 2);
+  leader.count = 1;
+  EXPECT_EQ(Enter(leader).key.attempt, 1u);
+  Applicant follower = Of("job", 1, 2);
+  follower.count = 1;
+  EXPECT_EQ(Enter(follower).key, (RunKey{"job", 1, 1}));
+  EXPECT_EQ(Enter(follower).key.attempt, 1u);
+  // Nor where a member of that life hangs on, and the slot was never taken.
+  Applicant hung = Of("hung", 0, 2);
+  hung.count = 0;
+  Enter(hung);
+  Applicant anew = Of("hung", 1, 2);
+  anew.count = 1;
+  EXPECT_NE(Enter(anew).key, (RunKey{"hung", 0, 1}));
+}
+
+TEST_F(RunRegistryTest, TwoJobsOfTwoRanksUnderOneIdAreNotMixed) {
+  std::vector<std::string> ports = {"29500", "29501"};
+  std::vector<Placement> placements;
+  for (const auto& [job, rank] : std::vector<std::pair<int, uint32_t>>{{0, 0}, {1, 1}, {0, 1}, {1, 0}}) {
+    Applicant applicant = Of("job", rank, 2);
+    applicant.job = {"localhost", ports[static_cast<size_t>(job)]};
+    EXPECT_EQ(Enter(applicant).key, (RunKey{job == 0 ? "job" : "job~2", 0, rank}));
+  }
+  // Where no address is known, the parent process tells them apart.
+  for (const auto& [job, rank] : std::vector<std::pair<int, uint32_t>>{{0, 0}, {1, 1}, {0, 1}, {1, 0}}) {
+    Applicant applicant = Of("other", rank, 2);
+    applicant.parent = 100 + job;
+    EXPECT_EQ(Enter(applicant).key, (RunKey{job == 0 ? "other" : "other~2", 0, rank}));
+  }
+}
+
+TEST_F(RunRegistryTest, ARankThatFitsTwoRunsIsTold) {
+  Enter(Of("job", 0, 2));
+  Enter(Of("job", 0, 2));
+  const Placement placement = Enter(Of("job", 1, 2));
+  EXPECT_EQ(placement.key, (RunKey{"job", 0, 1}));
+  ASSERT_FALSE(placement.notes.empty());
+  EXPECT_NE(placement.notes[0].find("MASTER_ADDR"), std::string::npos);
+}
+
+TEST_F(RunRegistryTest, ADaemonThatRestartsBetweenRanks) {
+  const Applicant rank0 = Of("job", 0, 2);
+  RunRegistry::Member kept;  // as the store has it: nothing of its parent
+  kept.uuid = rank0.uuid;
+  kept.key = {"job", 7, 0};
+  kept.world_size = 2;
+  kept.continues = 6;
+  kept.alive = true;
+  registry_.Add(kept);
+  Applicant rank1 = Of("job", 1, 2);
+  rank1.parent = 42;
+  const Placement placement = Enter(rank1);
+  EXPECT_EQ(placement.key, (RunKey{"job", 7, 1}));
+  EXPECT_EQ(placement.continues, 6u);
+  EXPECT_EQ(registry_.Place(rank0).key, kept.key);
+}
+
+TEST_F(RunRegistryTest, WithoutACountThisHostNumbersAloneAndSaysSo) {
+  const Placement placement = Enter(Of("job", 0, 8));
+  ASSERT_EQ(placement.notes.size(), 1u);
+  EXPECT_NE(placement.notes[0].find("this host alone"), std::string::npos);
+  Applicant counted = Of("counted", 0, 8);
+  counted.count = 0;
+  EXPECT_TRUE(Enter(counted).notes.empty());
+}
+
+TEST_F(RunRegistryTest, ANameOfTheLongestStaysWithinItsLimit) {
+  const std::string name(255, 'n');
+  Enter(Of(name));
+  const Placement second = Enter(Of(name));
+  EXPECT_EQ(second.key.run_id, std::string(253, 'n') + "~2");
 }
 
 }  // namespace

@@ -1,9 +1,8 @@
-// TestCore: the daemon from probe socket to store, without service and TensorBoard.
+// TestCore: ingest from the probe socket to its sinks, with a graph and a store of the tests.
 #pragma once
 
 #include <gtest/gtest.h>
 
-#include <atomic>
 #include <map>
 #include <memory>
 #include <optional>
@@ -11,45 +10,33 @@
 #include <utility>
 #include <vector>
 
-#include "daemon/graph/subscriber_set.h"
 #include "daemon/ingest/acceptor.h"
 #include "daemon/ingest/ingest.h"
-#include "daemon/series_catalogue.h"
-#include "daemon/sinks/store.h"
+#include "tests/daemon/ingest/memory_store.h"
+#include "tests/daemon/ingest/step_graph.h"
 #include "tests/daemon/ingest/test_producer.h"
 
 namespace ikkuna::ingest {
 
 class TestCore {
  public:
-  TestCore(const std::string& directory, const std::string& data, AcceptorOptions options = {},
-           const std::string& subscribers = "loss(); mean(weights)",
-           decltype(IngestContext::make_sources) make_sources = {}, SampleSink* witness = nullptr)
-      : directory_(directory) {
+  // The store outlives the core where a daemon is to follow.
+  explicit TestCore(const std::string& directory, std::shared_ptr<MemoryStore> store = std::make_shared<MemoryStore>(),
+                    AcceptorOptions options = {}, decltype(IngestContext::make_sources) make_sources = {})
+      : store_(std::move(store)) {
     EXPECT_TRUE(shm::PrepareDirectory(directory, false).ok());
     auto lock = shm::DirectoryLock::Take(directory);
     EXPECT_TRUE(lock.ok()) << lock.error().text;
     if (lock) lock_.emplace(std::move(lock).value());
-    sinks::StoreOptions store_options;
-    store_options.data_dir = data;
-    store_options.on_committed = [this](const Uuid& uuid, uint64_t seq) {
-      if (auto* ingest = ingest_pointer_.load()) ingest->OnCommitted(uuid, seq);
-    };
-    auto store = sinks::Store::Open(store_options, catalogue_);
-    EXPECT_TRUE(store.ok()) << store.error().text;
-    store_ = std::move(store).value();
-    auto added = subscribers_.Add(subscribers, graph::Source::kFlag);
-    EXPECT_TRUE(added.ok()) << added.error().text;
     IngestContext context;
-    context.catalogue = &catalogue_;
-    context.subscribers = &subscribers_;
+    context.make_graph = [knobs = knobs_](std::shared_ptr<Run> run, std::function<void(Batch)> emit) {
+      return std::make_unique<StepGraph>(std::move(run), std::move(emit), knobs);
+    };
     context.store = store_.get();
     context.sinks = {store_.get()};
-    if (witness != nullptr) context.sinks.push_back(witness);
     context.version = "test";
     context.make_sources = std::move(make_sources);
     ingest_ = std::make_unique<Ingest>(context);
-    ingest_pointer_.store(ingest_.get());
     options.directory = directory;
     auto acceptor = Acceptor::Start(options, *ingest_);
     EXPECT_TRUE(acceptor.ok()) << acceptor.error().text;
@@ -61,20 +48,14 @@ class TestCore {
   void Stop() {
     acceptor_.reset();
     if (ingest_) ingest_->Stop();
-    if (store_) {
-      auto flushed = store_->Flush();
-      EXPECT_TRUE(flushed.ok()) << flushed.error().text;
-    }
-    ingest_pointer_.store(nullptr);
     ingest_.reset();
-    store_.reset();
     lock_.reset();
   }
 
   Ingest& ingest() { return *ingest_; }
   Acceptor& acceptor() { return *acceptor_; }
-  sinks::Store& store() { return *store_; }
-  graph::SubscriberSet& subscribers() { return subscribers_; }
+  MemoryStore& store() { return *store_; }
+  GraphKnobs& knobs() { return *knobs_; }
 
   ProducerStatus StatusOf(const std::array<unsigned char, 16>& uuid) {
     for (const auto& status : ingest_->Producers()) {
@@ -83,42 +64,13 @@ class TestCore {
     ADD_FAILURE() << "the producer is not listed";
     return {};
   }
-  // Value by step of the one series with this topic; empty: there is none.
-  std::map<uint64_t, double> Values(const std::string& topic) {
-    EXPECT_TRUE(store_->Flush().ok());
-    SeriesFilter filter;
-    filter.topic = topic;
-    auto series = store_->ListSeries(filter);
-    EXPECT_TRUE(series.ok()) << series.error().text;
-    std::map<uint64_t, double> values;
-    if (!series || series->empty()) return values;
-    EXPECT_EQ(series->size(), 1u);
-    auto answer = store_->Read({series->front().series.id, {}, {}, 0});
-    EXPECT_TRUE(answer.ok()) << answer.error().text;
-    if (!answer) return values;
-    for (const Sample& sample : answer->samples) values[sample.step] = sample.value;
-    return values;
-  }
-  // Events of a kind so far.
-  std::vector<Event> Events(const std::string& kind) {
-    EXPECT_TRUE(store_->Flush().ok());
-    auto events = store_->ListEvents({});
-    EXPECT_TRUE(events.ok()) << events.error().text;
-    std::vector<Event> found;
-    if (!events) return found;
-    for (const Event& event : *events) {
-      if (event.kind == kind) found.push_back(event);
-    }
-    return found;
-  }
+  std::map<uint64_t, double> Values(const std::string& topic) { return store_->Values(topic); }
+  std::vector<Event> Events(const std::string& kind) { return store_->Events(kind); }
 
  private:
-  const std::string directory_;
+  std::shared_ptr<MemoryStore> store_;
+  std::shared_ptr<GraphKnobs> knobs_ = std::make_shared<GraphKnobs>();
   std::optional<shm::DirectoryLock> lock_;
-  SeriesCatalogue catalogue_;
-  graph::SubscriberSet subscribers_;
-  std::unique_ptr<sinks::Store> store_;
-  std::atomic<Ingest*> ingest_pointer_{nullptr};
   std::unique_ptr<Ingest> ingest_;
   std::unique_ptr<Acceptor> acceptor_;
 };

@@ -1,4 +1,4 @@
-// What the tests of the sinks share: a folder that goes away, a catalogue with series, batches.
+// What the tests of the sinks share: a folder that goes away, runs with series, batches.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -15,9 +15,8 @@
 #include <utility>
 #include <vector>
 
-#include "daemon/sample.h"
-#include "daemon/series_catalogue.h"
-#include "daemon/sinks/store.h"
+#include "daemon/model/batch.h"
+#include "daemon/model/sink.h"
 
 namespace ikkuna::sinks {
 
@@ -41,53 +40,59 @@ class TempDir {
   std::string path_;
 };
 
-inline const RunKey kRun{"run-1", 0, 0};
+// Within a test fixture `Run` is GoogleTest's.
+using RunPtr = std::shared_ptr<Run>;
 
-inline SeriesKey Key(const std::string& topic, const std::string& module = "features.0",
-                     const std::string& param = "weight", const RunKey& run = kRun) {
-  return {run, "default", "model", module, param, topic};
-}
+inline constexpr int64_t kStartNs = 1'700'000'000'000'000'000;
 
-inline std::shared_ptr<ProducerInfo> Producer(unsigned char uuid = 7, const RunKey& run = kRun) {
-  auto producer = std::make_shared<ProducerInfo>();
-  producer->uuid[0] = uuid;
-  producer->run_key = run;
-  producer->run = "fashion";
-  producer->world_size = 2;
-  producer->pid = 4711;
-  producer->uid = 1000;
-  producer->start_unix_ns = 1'700'000'000'000'000'000;
-  producer->facts = {{"command", "ikkuna-train --model fc | tee log"}, {"lr", "0.01"}};
+inline ProducerInfo Producer(const RunKey& run = {"run-1", 0, 0}, unsigned char uuid = 7) {
+  ProducerInfo producer;
+  producer.uuid[0] = uuid;
+  producer.run_key = run;
+  producer.run = "fashion";
+  producer.world_size = 2;
+  producer.pid = 4711;
+  producer.uid = 1000;
+  producer.start_unix_ns = kStartNs;
+  producer.facts = {{"command", "ikkuna-train --model fc | tee log"}, {"lr", "0.01"}};
   return producer;
 }
 
-inline Sample At(uint64_t series_id, uint64_t step, double value) {
-  Sample sample;
-  sample.series_id = series_id;
-  sample.step = step;
-  sample.epoch = static_cast<uint32_t>(step / 100);
-  // Steps up to 2^64 - 1 are tested; the time may wrap, which only unsigned arithmetic is allowed to.
-  sample.unix_ns = static_cast<int64_t>(1'700'000'000'000'000'000 + step * 1'000'000);
-  sample.samples_seen = step * 128;
-  sample.value = value;
-  return sample;
+inline std::shared_ptr<Run> NewRun(const RunKey& run = {"run-1", 0, 0}) { return std::make_shared<Run>(Producer(run)); }
+
+inline SeriesName Name(const std::string& topic, const std::string& module = "", const std::string& param = "",
+                       const std::string& tag = "default", const std::string& root = "model") {
+  return {{root, tag}, module, param, topic};
 }
 
-inline std::shared_ptr<Batch> BatchOf(std::vector<Sample> samples, uint64_t done_seq = 0,
-                                      std::shared_ptr<const ProducerInfo> producer = Producer()) {
+inline uint32_t Intern(Run& run, const SeriesName& name, ValueType type = ValueType::kNumber) {
+  SeriesTraits traits;
+  traits.type = type;
+  return run.series().Intern(name, traits);
+}
+
+// Values of one step; the timeline is that of the first series.
+inline std::shared_ptr<Batch> BatchOf(const std::shared_ptr<Run>& run, uint64_t step, std::vector<Sample> samples,
+                                      std::vector<OtherValue> others = {}) {
   auto batch = std::make_shared<Batch>();
+  batch->run = run;
+  const uint32_t series = !samples.empty() ? samples[0].series : !others.empty() ? others[0].series : 0;
+  if (const auto found = run ? run->series().Find(series) : nullptr) batch->stamp.timeline = found->timeline;
+  batch->stamp.step = step;
+  batch->stamp.epoch = static_cast<uint32_t>(step / 100);
+  // Steps up to 2^64 - 1 are tested; the time may wrap, which only unsigned arithmetic is allowed to.
+  batch->stamp.unix_ns = static_cast<int64_t>(uint64_t{kStartNs} + step * 1'000'000);
+  batch->stamp.samples_seen = step * 128;
   batch->samples = std::move(samples);
-  if (done_seq > 0) {
-    batch->progress.producer = producer->uuid;
-    batch->progress.done_seq = done_seq;
-  }
-  batch->producer = std::move(producer);
+  batch->others = std::move(others);
   return batch;
 }
 
-inline Event EventOf(const std::string& kind, const RunKey& run = kRun) {
+inline Sample Number(uint32_t series, double value) { return {series, 0, value}; }
+
+inline Event EventOf(const std::string& kind, const RunKey& run = {"run-1", 0, 0}) {
   Event event;
-  event.unix_ns = 1'700'000'000'000'000'000;
+  event.unix_ns = kStartNs;
   event.severity = Severity::kWarning;
   event.run = run;
   event.kind = kind;
@@ -101,50 +106,28 @@ inline bool Eventually(const std::function<bool()>& condition) {
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(60);
   while (!condition()) {
     if (std::chrono::steady_clock::now() > deadline) return false;
-    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
   }
   return true;
 }
 
-// A store in a folder of its own, with its catalogue.
-class StoreTest : public ::testing::Test {
- protected:
-  void Open() {
-    catalogue_ = std::make_unique<SeriesCatalogue>();
-    options_.data_dir = dir_.path() + "/data";
-    auto store = Store::Open(options_, *catalogue_);
-    ASSERT_TRUE(store.ok()) << store.error().text;
-    store_ = std::move(store).value();
-  }
-  void Reopen() {
-    store_.reset();
-    Open();
-  }
-  uint64_t Intern(const SeriesKey& key) { return catalogue_->Intern(key, "Linear", "1"); }
-  void Flush() {
-    Status status = store_->Flush();
-    ASSERT_TRUE(status.ok()) << status.error().text;
-  }
-  std::vector<Sample> ReadAll(uint64_t series_id) {
-    (void)store_->Flush();
-    auto answer = store_->Read({.series_id = series_id, .step_min = {}, .step_max = {}, .max_points = 0});
-    EXPECT_TRUE(answer.ok()) << answer.error().text;
-    return answer ? answer->samples : std::vector<Sample>();
-  }
-  SeriesInfo Info(uint64_t series_id) {
-    (void)store_->Flush();
-    auto list = store_->ListSeries({});
-    EXPECT_TRUE(list.ok());
-    for (const SeriesInfo& info : *list) {
-      if (info.series.id == series_id) return info;
-    }
-    return {};
-  }
+// A deadline that only a hang reaches.
+inline std::chrono::steady_clock::time_point Watchdog() {
+  return std::chrono::steady_clock::now() + std::chrono::seconds(60);
+}
 
-  TempDir dir_;
-  StoreOptions options_;
-  std::unique_ptr<SeriesCatalogue> catalogue_;
-  std::unique_ptr<Store> store_;
-};
+inline void ExpectIdentity(const SinkCounters& counters) {
+  EXPECT_EQ(counters.offered, counters.written + counters.dropped + counters.waiting);
+  uint64_t dropped = 0;
+  for (const Count& drop : counters.drops) dropped += drop.count;
+  EXPECT_EQ(counters.dropped, dropped);
+}
+
+inline uint64_t DropsFor(const SinkCounters& counters, const std::string& reason) {
+  for (const Count& drop : counters.drops) {
+    if (drop.reason == reason) return drop.count;
+  }
+  return 0;
+}
 
 }  // namespace ikkuna::sinks

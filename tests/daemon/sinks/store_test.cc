@@ -1,486 +1,629 @@
-#include "daemon/sinks/store.h"
+// What is given to the store comes back: from the queue, from the tail, from chunks, from another process's file.
+#include <sqlite3.h>
+#include <sys/stat.h>
 
-#include <gmock/gmock.h>
-
-#include <atomic>
-#include <cmath>
-#include <cstring>
 #include <limits>
-#include <mutex>
+#include <random>
 
-#include "daemon/sinks/store_queue.h"
-#include "tests/daemon/sinks/sinks_fixture.h"
+#include "tests/daemon/sinks/store_fixture.h"
 
 namespace ikkuna::sinks {
 namespace {
 
-using ::testing::ElementsAre;
-using ::testing::HasSubstr;
+constexpr double kInf = std::numeric_limits<double>::infinity();
+constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
-uint64_t Bits(double value) {
-  uint64_t bits;
-  std::memcpy(&bits, &value, sizeof(bits));
-  return bits;
-}
-
-TEST_F(StoreTest, EveryClassOfValueComesBackAsItWas) {
-  Open();
-  const uint64_t id = Intern(Key("weights_norm2"));
-  const std::vector<double> values = {1.5,
-                                      -0.0,
-                                      0.0,
-                                      std::numeric_limits<double>::quiet_NaN(),
-                                      std::numeric_limits<double>::infinity(),
-                                      -std::numeric_limits<double>::infinity(),
-                                      std::numeric_limits<double>::denorm_min(),
-                                      -std::numeric_limits<double>::max(),
-                                      3.0,
-                                      0.1};
-  std::vector<Sample> samples;
-  for (size_t i = 0; i < values.size(); ++i) {
-    samples.push_back(At(id, 10 * i, values[i]));
-    samples.back().flags = static_cast<uint16_t>(i);
+TEST_F(StoreTest, EveryClassOfNumberComesBackFromEachPlaceItMayBe) {
+  OpenAndBegin();
+  const std::vector<double> values = {0.0,   -0.0, 1.5,  kNan, kInf, -kInf, 1e-45, 1e-40, 1e300, -1e300, 3.5e38,
+                                      1e-308, 4.9e-324, 0.1,  -7,   1e10,  123456789.123};
+  const uint32_t wide = Series("wide");
+  const uint32_t narrow = Series("narrow", ValueType::kNumber, Precision::kSingle);
+  for (uint64_t step = 0; step < values.size(); ++step) {
+    store_->Offer(BatchOf(run_, step, {{wide, 0, values[step]}, {narrow, 0, values[step]}}));
   }
-  store_->Offer(BatchOf(samples));
-  for (int pass = 0; pass < 2; ++pass) {
-    const std::vector<Sample> read = ReadAll(id);
-    ASSERT_EQ(read.size(), values.size());
+  auto expect = [&](Recorded& recorded, const char* where) {
+    SCOPED_TRACE(where);
+    const SeriesColumns w = ReadOne(recorded, "wide"), n = ReadOne(recorded, "narrow");
+    ASSERT_EQ(w.numbers.size(), values.size());
+    ASSERT_EQ(n.numbers.size(), values.size());
     for (size_t i = 0; i < values.size(); ++i) {
-      EXPECT_EQ(read[i].series_id, id);
-      EXPECT_EQ(read[i].step, 10 * i);
-      EXPECT_EQ(read[i].epoch, samples[i].epoch);
-      EXPECT_EQ(read[i].flags, i);
-      EXPECT_EQ(read[i].unix_ns, samples[i].unix_ns);
-      EXPECT_EQ(read[i].samples_seen, samples[i].samples_seen);
+      EXPECT_EQ(w.steps[i], i);
       if (std::isnan(values[i])) {
-        EXPECT_TRUE(std::isnan(read[i].value));
-      } else {
-        EXPECT_EQ(Bits(read[i].value), Bits(values[i])) << values[i];
+        EXPECT_TRUE(std::isnan(w.numbers[i]) && std::isnan(n.numbers[i]));
+        continue;
       }
+      EXPECT_EQ(w.numbers[i], values[i]);
+      EXPECT_EQ(std::signbit(w.numbers[i]), std::signbit(values[i]));
+      // What a float cannot hold stays a double.
+      const float single = static_cast<float>(values[i]);
+      const bool fits = values[i] == 0 || std::isinf(values[i]) || (std::isfinite(single) && std::fabs(single) >= 1.17549435e-38f);
+      EXPECT_EQ(n.numbers[i], fits ? static_cast<double>(single) : values[i]) << values[i];
     }
-    Reopen();
+  };
+  expect(*store_, "queue or tail");
+  Flush();
+  expect(*store_, "tail");
+  Reopen();
+  expect(*store_, "tail of another life");
+  EndRun();
+  expect(*store_, "chunks");
+  store_.reset();
+  auto stored = StoredRuns::Open(dir_.path() + "/data");
+  ASSERT_TRUE(stored.ok()) << stored.error().text;
+  EXPECT_TRUE((*stored)->unread().empty());
+  expect(**stored, "without a daemon");
+  auto one = StoredRuns::Open(file());
+  ASSERT_TRUE(one.ok()) << one.error().text;
+  expect(**one, "one file");
+}
+
+TEST_F(StoreTest, WhatBelongsToAStepStandsBesideEachOfItsNumbers) {
+  OpenAndBegin();
+  const uint32_t a = Series("a");
+  for (uint64_t step = 0; step < 3000; ++step) {
+    auto batch = BatchOf(run_, step * 3, {{a, static_cast<uint16_t>(step % 100 == 0 ? 2 : 0), double(step)}});
+    batch->stamp.epoch = static_cast<uint32_t>(step / 1000);
+    batch->stamp.unix_ns = kStartNs + static_cast<int64_t>(step * 1'000'003 + (step % 7) * 11);
+    batch->stamp.samples_seen = step * 128;
+    batch->stamp.flags = step == 17 ? 8 : 0;
+    store_->Offer(batch);
+  }
+  Flush();
+  for (const bool rested : {false, true}) {
+    if (rested) EndRun();
+    const SeriesColumns read = ReadOne("a");
+    ASSERT_EQ(read.steps.size(), 3000u);
+    for (uint64_t i = 0; i < 3000; ++i) {
+      ASSERT_EQ(read.steps[i], i * 3);
+      ASSERT_EQ(read.epochs[i], i / 1000);
+      ASSERT_EQ(read.unix_ns[i], kStartNs + static_cast<int64_t>(i * 1'000'003 + (i % 7) * 11));
+      ASSERT_EQ(read.samples_seen[i], i * 128);
+      ASSERT_EQ(read.flags[i], (i % 100 == 0 ? 2 : 0) | (i == 17 ? 8 : 0));
+      ASSERT_EQ(read.numbers[i], double(i));
+    }
   }
 }
 
-TEST_F(StoreTest, ALaterSampleOfAStepReplacesTheEarlier) {
-  Open();
-  const uint64_t id = Intern(Key("loss", "", ""));
-  store_->Offer(BatchOf({At(id, 1, 1.0), At(id, 2, 2.0), At(id, 2, 2.5)}));
+TEST_F(StoreTest, StepsUpToTheGreatestAreKept) {
+  OpenAndBegin();
+  const uint32_t a = Series("a"), t = Series("t", ValueType::kText);
+  const std::vector<uint64_t> steps = {0, 1, uint64_t{1} << 62, (uint64_t{1} << 63) - 1, uint64_t{1} << 63, UINT64_MAX - 1, UINT64_MAX};
+  for (uint64_t step : steps) store_->Offer(BatchOf(run_, step, {{a, 0, 1}}, {{t, 0, Text{std::to_string(step)}}}));
   Flush();
-  store_->Offer(BatchOf({At(id, 1, 1.5)}));
-  const std::vector<Sample> read = ReadAll(id);
-  ASSERT_EQ(read.size(), 2u);
-  EXPECT_EQ(read[0].value, 1.5);
-  EXPECT_EQ(read[1].value, 2.5);
-  const SeriesInfo info = Info(id);
-  EXPECT_EQ(info.count, 2u);
-  EXPECT_EQ(info.first_step, 1u);
-  EXPECT_EQ(info.last_step, 2u);
-  ASSERT_TRUE(info.last.has_value());
-  EXPECT_EQ(info.last->value, 2.5);
-  const SinkCounters counters = store_->counters();
-  EXPECT_EQ(counters.offered, 4u);
-  EXPECT_EQ(counters.written, 4u);
-  EXPECT_EQ(counters.dropped, 0u);
-}
-
-TEST_F(StoreTest, RangesAndBuckets) {
-  Open();
-  const uint64_t id = Intern(Key("activations_mean"));
-  std::vector<Sample> samples;
-  for (uint64_t step = 0; step < 10'000; ++step) samples.push_back(At(id, step, std::sin(0.01 * double(step))));
-  samples[4321].value = 1e9;
-  samples[7777].value = -1e9;
-  samples[5000].value = std::numeric_limits<double>::quiet_NaN();
-  samples[6000].value = std::numeric_limits<double>::infinity();
-  store_->Offer(BatchOf(samples));
-  Flush();
-
-  auto part = store_->Read({.series_id = id, .step_min = 100, .step_max = 199, .max_points = 0});
-  ASSERT_TRUE(part.ok());
-  EXPECT_EQ(part->samples.size(), 100u);
-  EXPECT_EQ(part->samples.front().step, 100u);
-  EXPECT_FALSE(part->reduced);
-
-  auto all = store_->Read({.series_id = id, .step_min = {}, .step_max = {}, .max_points = 100});
-  ASSERT_TRUE(all.ok());
-  EXPECT_TRUE(all->reduced);
-  EXPECT_LE(all->samples.size(), 100u);
-  EXPECT_GE(all->samples.size(), 50u);
-  std::vector<uint64_t> spikes;
-  for (size_t i = 0; i < all->samples.size(); ++i) {
-    const Sample& sample = all->samples[i];
-    if (i > 0) {
-      EXPECT_GT(sample.step, all->samples[i - 1].step);
-    }
-    if (!std::isfinite(sample.value) || std::fabs(sample.value) > 2) spikes.push_back(sample.step);
+  for (const bool rested : {false, true}) {
+    if (rested) EndRun();
+    EXPECT_EQ(ReadOne("a").steps, steps);
+    const SeriesColumns texts = ReadOne("t");
+    ASSERT_EQ(texts.steps, steps);
+    for (size_t i = 0; i < steps.size(); ++i) EXPECT_EQ(std::get<Text>(texts.others[i]).text, std::to_string(steps[i]));
+    ReadQuery high;
+    high.step_min = uint64_t{1} << 63;
+    EXPECT_EQ(ReadOne("a", high).steps.size(), 3u);
+    EXPECT_EQ(ReadOne("t", high).steps.size(), 3u);
+    EXPECT_EQ(Info("a")->last_step, UINT64_MAX);
   }
-  EXPECT_THAT(spikes, ElementsAre(4321u, 5000u, 6000u, 7777u));
-
-  auto enough = store_->Read({.series_id = id, .step_min = {}, .step_max = {}, .max_points = 10'000});
-  ASSERT_TRUE(enough.ok());
-  EXPECT_FALSE(enough->reduced);
-  EXPECT_EQ(enough->samples.size(), 10'000u);
-
-  auto nobody = store_->Read({.series_id = 999, .step_min = {}, .step_max = {}, .max_points = 0});
-  ASSERT_FALSE(nobody.ok());
-  EXPECT_EQ(nobody.error().code, ErrorCode::kNotFound);
 }
 
-TEST_F(StoreTest, ProgressIsReportedAfterItsSamplesAreReadable) {
+TEST_F(StoreTest, ANumberForAStepThatHasOneIsRefusedAndCounted) {
+  OpenAndBegin();
+  const uint32_t a = Series("a");
+  for (uint64_t step : {5, 7, 9}) Put(a, step, double(step));
+  Flush();
+  Put(a, 7, 100);  // in the tail
+  Put(a, 9, 100);  // the last
+  Put(a, 8, 8);    // late, but its first
+  store_->Offer(BatchOf(run_, 10, {{a, 0, 10}, {a, 0, 11}}));  // twice in one batch
+  Flush();
+  EndRun();
+  RunPtr old = run_;
+  Begin();
+  EXPECT_EQ(run_, old);
+  Put(a, 5, 100);  // in a chunk
+  Put(a, 6, 6);
+  Flush();
+  const SeriesColumns read = ReadOne("a");
+  EXPECT_EQ(read.steps, (std::vector<uint64_t>{5, 6, 7, 8, 9, 10}));
+  EXPECT_EQ(read.numbers, (std::vector<double>{5, 6, 7, 8, 9, 10}));
+  EXPECT_EQ(Info("a")->count, 6u);
+  const SinkCounters counters = store_->Counters();
+  EXPECT_EQ(counters.offered, 10u);
+  EXPECT_EQ(counters.written, 6u);
+  EXPECT_EQ(counters.dropped, 4u);
+  EXPECT_EQ(counters.drops, (std::vector<Count>{{"repeated", 4}}));
+  auto events = store_->ListEvents({});
+  ASSERT_TRUE(events.ok());
+  EXPECT_TRUE(std::any_of(events->begin(), events->end(), [](const Event& e) { return e.kind == "values_dropped"; }));
+}
+
+TEST_F(StoreTest, TextsOfOneStepAllStayInTheirOrder) {
+  OpenAndBegin();
+  const uint32_t t = Series("t", ValueType::kText);
+  store_->Offer(BatchOf(run_, 1, {}, {{t, 0, Text{"a"}}, {t, 0, Text{"b"}}}));
+  store_->Offer(BatchOf(run_, 1, {}, {{t, 0, Text{""}}}));
+  Flush();
+  store_->Offer(BatchOf(run_, 1, {}, {{t, 0, Text{"d"}}}));
+  store_->Offer(BatchOf(run_, 0, {}, {{t, 0, Text{"late"}}}));
+  auto texts = [&] {
+    std::vector<std::string> list;
+    for (const Value& value : ReadOne("t").others) list.push_back(std::get<Text>(value).text);
+    return list;
+  };
+  const std::vector<std::string> expected = {"late", "a", "b", "", "d"};
+  EXPECT_EQ(texts(), expected);
+  Flush();
+  EXPECT_EQ(texts(), expected);
+  EXPECT_EQ(Info("t")->count, 5u);
+  Reopen();
+  EXPECT_EQ(texts(), expected);
+  EXPECT_EQ(Info("t")->count, 5u);
+}
+
+TEST_F(StoreTest, HistogramsAndTensorsComeBackAndAreOfOneAStep) {
+  OpenAndBegin();
+  const uint32_t h = Series("h", ValueType::kHistogram), m = Series("m", ValueType::kTensor);
+  Histogram histogram{-1.5, kInf, 7, 3.25, 9, 1, 2, 3, {1, 2, 0, uint64_t{1} << 40}};
+  TensorValue tensor{TensorValue::Form::kImage, {2, 2, 1}, {0.0f, 0.25f, 0.5f, 1.0f}};
+  store_->Offer(BatchOf(run_, 3, {}, {{h, 4, histogram}, {m, 0, tensor}}));
+  store_->Offer(BatchOf(run_, 3, {}, {{h, 0, Histogram{}}}));
+  store_->Offer(BatchOf(run_, 4, {}, {{h, 0, Text{"no histogram"}}}));
+  for (int i = 0; i < 2; ++i) {
+    const SeriesColumns hs = ReadOne("h"), ms = ReadOne("m");
+    ASSERT_GE(hs.others.size(), 1u);
+    EXPECT_EQ(std::get<Histogram>(hs.others[0]), histogram);
+    EXPECT_EQ(hs.flags[0], 4);
+    ASSERT_EQ(ms.others.size(), 1u);
+    EXPECT_EQ(std::get<TensorValue>(ms.others[0]), tensor);
+    Flush();
+  }
+  EXPECT_EQ(Info("h")->count, 1u);
+  EXPECT_EQ(store_->Counters().drops, (std::vector<Count>{{"no_series", 1}, {"repeated", 1}}));
+}
+
+TEST_F(StoreTest, ManySeriesOfManyStepsAreCompactedAndReadTheSame) {
+  options_.tail_bytes_max = 8 << 20;
+  OpenAndBegin();
+  constexpr uint32_t kSeries = 600;
+  constexpr uint64_t kSteps = 2600;
+  std::vector<uint32_t> ids;
+  for (uint32_t i = 0; i < kSeries; ++i) {
+    ids.push_back(Series("s" + std::to_string(i), ValueType::kNumber, i % 2 ? Precision::kSingle : Precision::kDouble));
+  }
+  auto value = [](uint32_t series, uint64_t step) { return double(series) + double(step % 97) / 128; };
+  for (uint64_t step = 0; step < kSteps; ++step) {
+    std::vector<Sample> samples;
+    // One in seven comes each tenth step only.
+    for (uint32_t i = 0; i < kSeries; ++i) {
+      if (i % 7 != 0 || step % 10 == 0) samples.push_back({ids[i], 0, value(i, step)});
+    }
+    store_->Offer(BatchOf(run_, step, std::move(samples)));
+  }
+  Flush();
+  auto check = [&](const char* where) {
+    SCOPED_TRACE(where);
+    for (uint32_t i : {0u, 1u, 6u, 7u, 300u, 301u, 599u}) {
+      const SeriesColumns read = ReadOne("s" + std::to_string(i));
+      const uint64_t every = i % 7 != 0 ? 1 : 10;
+      ASSERT_EQ(read.steps.size(), kSteps / every) << i;
+      for (size_t n = 0; n < read.steps.size(); ++n) {
+        ASSERT_EQ(read.steps[n], n * every);
+        ASSERT_EQ(read.numbers[n], value(i, n * every));
+      }
+      const auto info = Info("s" + std::to_string(i));
+      ASSERT_TRUE(info);
+      EXPECT_EQ(info->count, kSteps / every);
+      EXPECT_EQ(info->last, value(i, read.steps.back()));
+    }
+    ReadQuery range;
+    range.step_min = 1000;
+    range.step_max = 1010;
+    EXPECT_EQ(ReadOne("s1", range).steps.size(), 11u);
+  };
+  check("while it is written");
+  EXPECT_LT(store_->GetStatus().tail_bytes, size_t{30} << 20);
+  Reopen();
+  check("opened again");
+  Begin();
+  for (uint64_t step = kSteps; step < kSteps + 5; ++step) Put(Series("s1", ValueType::kNumber, Precision::kSingle), step, 1);
+  Flush();
+  EXPECT_EQ(ReadOne("s1").steps.size(), kSteps + 5);
+  EndRun();
+  EXPECT_EQ(ReadOne("s1").steps.size(), kSteps + 5);
+  EXPECT_EQ(ReadOne("s300").steps.size(), kSteps);
+}
+
+TEST_F(StoreTest, AShortenedSeriesKeepsWhatStandsOut) {
+  OpenAndBegin();
+  const uint32_t a = Series("a");
+  constexpr uint64_t kSteps = 50'000;
+  auto value = [](uint64_t step) {
+    if (step == 12'345) return 1000.0;
+    if (step == 30'001) return -1000.0;
+    if (step == 40'000) return kNan;
+    return std::sin(double(step) / 1000);
+  };
+  for (uint64_t step = 0; step < kSteps; ++step) Put(a, step, value(step));
+  Flush();
+  for (const bool rested : {false, true}) {
+    if (rested) EndRun();
+    ReadQuery query;
+    query.max_points = 200;
+    const SeriesColumns read = ReadOne("a", query);
+    EXPECT_TRUE(read.reduced);
+    EXPECT_LE(read.steps.size(), 200u);
+    EXPECT_GE(read.steps.size(), 50u);
+    EXPECT_EQ(read.steps.front(), 0u);
+    EXPECT_EQ(read.steps.back(), kSteps - 1);
+    bool high = false, low = false, nan = false;
+    for (size_t i = 0; i < read.steps.size(); ++i) {
+      if (i > 0) { ASSERT_LT(read.steps[i - 1], read.steps[i]); }
+      const double expected = value(read.steps[i]);
+      if (std::isnan(expected)) {
+        nan = std::isnan(read.numbers[i]);
+      } else {
+        ASSERT_EQ(read.numbers[i], expected);
+      }
+      high = high || expected == 1000;
+      low = low || expected == -1000;
+    }
+    EXPECT_TRUE(high && low && nan);
+    query.max_points = kSteps;
+    EXPECT_FALSE(ReadOne("a", query).reduced);
+    EXPECT_EQ(ReadOne("a", query).steps.size(), kSteps);
+    query.max_points = 1;
+    EXPECT_LE(ReadOne("a", query).steps.size(), 4u);
+    query.max_points = 500;
+    query.step_min = 12'000;
+    query.step_max = 12'400;
+    EXPECT_EQ(ReadOne("a", query).steps.size(), 401u);
+  }
+}
+
+TEST_F(StoreTest, ProgressIsCommittedWithItsValuesAndSaidAfterwards) {
   std::mutex mutex;
-  std::vector<uint64_t> committed;
-  Uuid uuid{};
-  options_.on_committed = [&](const Uuid& producer, uint64_t done_seq) {
+  std::vector<uint64_t> said;
+  options_.on_committed = [&](const RunKey& run, uint64_t done_seq) {
     std::lock_guard lock(mutex);
-    uuid = producer;
-    committed.push_back(done_seq);
+    if (run == kRun) said.push_back(done_seq);
   };
-  Open();
-  const uint64_t id = Intern(Key("loss", "", ""));
-  EXPECT_FALSE(store_->LoadProgress(Producer()->uuid).has_value());
-  store_->Offer(BatchOf({At(id, 1, 1)}, 10));
-  store_->Offer(BatchOf({At(id, 2, 1)}, 20));
+  OpenAndBegin();
+  const uint32_t a = Series("a");
+  EXPECT_EQ(store_->LoadProgress(kRun)->progress.done_seq, 0u);
+  EXPECT_FALSE(store_->LoadProgress({"nobody", 0, 0}));
+  Put(a, 1, 1, 10);
+  auto only = std::make_shared<Batch>();
+  only->run = run_;
+  only->progress = Progress{25, 3, 2};
+  store_->Offer(only);
   Flush();
-  ASSERT_TRUE(Eventually([&] {
+  {
     std::lock_guard lock(mutex);
-    return !committed.empty() && committed.back() == 20;
-  }));
-  EXPECT_EQ(uuid, Producer()->uuid);
-  ASSERT_TRUE(store_->LoadProgress(uuid).has_value());
-  EXPECT_EQ(store_->LoadProgress(uuid)->progress.done_seq, 20u);
-  auto batch = BatchOf({}, 15);  // an old one never takes progress back
-  batch->progress.lost_in_daemon = 5;
-  batch->progress.killed = 1;
-  store_->Offer(batch);
-  Flush();
+    ASSERT_FALSE(said.empty());
+    EXPECT_EQ(said.back(), 25u);
+  }
   Reopen();
-  const auto stored = store_->LoadProgress(uuid);
-  ASSERT_TRUE(stored.has_value());
-  EXPECT_EQ(stored->progress.done_seq, 20u);
-  EXPECT_EQ(stored->progress.lost_in_daemon, 5u);
-  EXPECT_EQ(stored->progress.killed, 1u);
-  EXPECT_EQ(stored->handled, 15u);
+  const auto progress = store_->LoadProgress(kRun);
+  ASSERT_TRUE(progress);
+  EXPECT_EQ(progress->progress, (Progress{25, 3, 2}));
+  EXPECT_EQ(progress->handled, 22u);
 }
 
-TEST_F(StoreTest, WithoutAnyoneAskingABatchIsCommittedByItself) {
-  std::atomic<uint64_t> committed{0};
-  options_.on_committed = [&](const Uuid&, uint64_t done_seq) { committed = done_seq; };
-  Open();
-  store_->Offer(BatchOf({At(Intern(Key("loss", "", "")), 1, 1)}, 3));
-  EXPECT_TRUE(Eventually([&] { return committed == 3; }));
-}
-
-TEST_F(StoreTest, SeriesKeepTheirIdsAndNumbersOverARestart) {
-  Open();
-  const uint64_t loss = Intern(Key("loss", "", ""));
-  const uint64_t norm = Intern(Key("weights_norm2"));
-  store_->Offer(BatchOf({At(loss, 5, 1), At(loss, 6, 2), At(norm, 7, 3)}));
-  Reopen();
-  EXPECT_EQ(catalogue_->FindId(Key("loss", "", "")), loss);
-  EXPECT_EQ(catalogue_->FindId(Key("weights_norm2")), norm);
-  EXPECT_EQ(catalogue_->Find(norm)->module_type, "Linear");
-  EXPECT_EQ(catalogue_->Find(norm)->unit, "1");
-  EXPECT_EQ(Info(loss).count, 2u);
-  EXPECT_EQ(Info(loss).first_step, 5u);
-  EXPECT_EQ(Info(loss).last_step, 6u);
-  ASSERT_TRUE(Info(norm).last.has_value());
-  EXPECT_EQ(Info(norm).last->value, 3);
-  EXPECT_GT(Intern(Key("another")), norm);
-}
-
-TEST_F(StoreTest, WhatBelongsNowhereIsDroppedAndCounted) {
-  Open();
-  const uint64_t id = Intern(Key("loss", "", ""));
-  store_->Offer(BatchOf({At(id, 1, 1), At(id + 1000, 1, 1), At(0, 1, 1), At(id, uint64_t{1} << 63, 1)}));
-  Flush();
-  EXPECT_EQ(ReadAll(id).size(), 1u);
-  const SinkCounters counters = store_->counters();
-  EXPECT_EQ(counters.offered, 4u);
-  EXPECT_EQ(counters.written, 1u);
-  EXPECT_EQ(counters.dropped, 3u);
-  EXPECT_EQ(counters.queued, 0u);
-}
-
-TEST_F(StoreTest, FiltersTakeShellPatterns) {
-  Open();
-  const RunKey other{"run-2", 1, 3};
-  const uint64_t a = Intern(Key("weights_norm2", "features.0"));
-  const uint64_t b = Intern(Key("weights_norm2", "features.10"));
-  const uint64_t c = Intern(Key("loss", "", "", other));
-  store_->UpsertRun(*Producer(), "running");
-  store_->Offer(BatchOf({At(a, 1, 1), At(b, 1, 1), At(c, 1, 1)}));
-  auto ids = [&](const SeriesFilter& filter) {
-    std::vector<uint64_t> found;
-    auto list = store_->ListSeries(filter);
-    EXPECT_TRUE(list.ok());
-    for (const SeriesInfo& info : *list) found.push_back(info.series.id);
-    return found;
-  };
-  SeriesFilter filter;
-  EXPECT_THAT(ids(filter), ElementsAre(a, b, c));
-  filter.module = "features.?";
-  EXPECT_THAT(ids(filter), ElementsAre(a));
-  filter.module = "features.*";
-  EXPECT_THAT(ids(filter), ElementsAre(a, b));
-  filter = {};
-  filter.run_id = "fashion";
-  EXPECT_THAT(ids(filter), ElementsAre(a, b));
-  filter.run_id = "run-2";
-  EXPECT_THAT(ids(filter), ElementsAre(c));
-  filter = {};
-  filter.rank = 3;
-  filter.attempt = 1;
-  EXPECT_THAT(ids(filter), ElementsAre(c));
-}
-
-TEST_F(StoreTest, RunsProducersAndModules) {
-  Open();
-  auto producer = Producer();
-  store_->UpsertRun(*producer, "running");
-  ModuleInfo module{.root = "model", .name = "features.0", .type = "Conv2d", .functional = true, .params = {}};
-  module.params.push_back({.name = "weight", .dtype = "float32", .sizes = {4, 1, 3, 3}});
-  module.params.push_back({.name = "bias", .dtype = "float32", .sizes = {}, .bias = true, .trainable = false});
-  store_->SaveModules(kRun, {ModuleInfo{.root = "model", .name = "old", .type = "Linear", .params = {}}});
-  store_->SaveModules(kRun, {module, ModuleInfo{.root = "model", .name = "relu", .type = "ReLU", .params = {}}});
-  const uint64_t id = Intern(Key("loss", "", ""));
-  store_->Offer(BatchOf({At(id, 41, 1), At(id, 42, 1)}, 9));
-
-  auto runs = store_->ListRuns();
-  ASSERT_TRUE(runs.ok());
-  ASSERT_EQ(runs->size(), 1u);
-  const RunInfo& run = runs->front();
-  EXPECT_EQ(run.key, kRun);
-  EXPECT_EQ(run.run, "fashion");
-  EXPECT_EQ(run.state, "running");
-  EXPECT_EQ(run.start_unix_ns, producer->start_unix_ns);
-  EXPECT_EQ(run.last_step, 42u);
-  EXPECT_EQ(run.last_unix_ns, At(id, 42, 1).unix_ns);
-  EXPECT_EQ(run.series, 1u);
-  EXPECT_EQ(run.samples, 2u);
-  EXPECT_EQ(run.facts, producer->facts);
-
-  auto modules = store_->ListModules(kRun);
-  ASSERT_TRUE(modules.ok());
-  ASSERT_EQ(modules->size(), 2u);
-  EXPECT_EQ(modules->at(0).type, "Conv2d");
-  EXPECT_TRUE(modules->at(0).functional);
-  ASSERT_EQ(modules->at(0).params.size(), 2u);
-  EXPECT_THAT(modules->at(0).params[0].sizes, ElementsAre(4, 1, 3, 3));
-  EXPECT_TRUE(modules->at(0).params[0].trainable);
-  EXPECT_TRUE(modules->at(0).params[1].sizes.empty());
-  EXPECT_TRUE(modules->at(0).params[1].bias);
-  EXPECT_FALSE(modules->at(0).params[1].trainable);
-  EXPECT_EQ(modules->at(1).name, "relu");
-  EXPECT_TRUE(store_->ListModules({"nobody", 0, 0})->empty());
-
+TEST_F(StoreTest, RunsComeBackWithWhatIsKnownOfThem) {
+  OpenStore();
+  ProducerInfo info = Producer();
+  info.continues = 3;
+  info.start_step = 77;
+  info.job = {"10.0.0.1", "29500"};
+  auto run = store_->Begin(info);
+  ASSERT_TRUE(run.ok());
+  EXPECT_EQ(store_->Begin(Producer(kRun, 8)).error().code, ErrorCode::kAlreadyExists);
+  EXPECT_TRUE(store_->Begin(info).ok());
   ProducerStatus status;
-  status.info = *producer;
+  status.info = info;
+  status.state = RunState::kDied;
   status.attempted = 100;
-  status.dropped_total = 4;
-  status.drops = {{"ring_full", 3}, {"arena_full", 1}};
-  status.steps_total = 50;
-  status.steps_while_connected = 40;
-  status.coverage = 0.8;
-  status.incomplete_bundles = 2;
-  status.probe_cost = 0.003;
-  status.handled = 8;
-  status.lost_in_daemon = 87;
-  status.killed = 1;
-  status.notes = {"no pidfd", "two\nlines"};
-  status.roots.push_back({.name = "model", .phase = "train", .step = 42, .epoch = 2, .samples_seen = 5376});
-  status.roots.back().steps_due = 5;
-  status.roots.back().steps_observed = 4;
-  status.state = "disconnected";
+  status.handled = 90;
+  status.dropped_total = 10;
+  status.drops = {{"ring_full", 10}};
+  status.missing = {{"withheld", 4}};
+  status.notes = {"a note", "another"};
+  status.coverage = 0.125;
+  RootStatusInfo root;
+  root.name = "model";
+  root.phase = RootPhase::kTrain;
+  root.step = 12;
+  status.roots = {root};
   store_->SaveProducer(status);
+  ModuleInfo module{"model", "fc", "Linear", false, {{"weight", "float32", {3, 4}, false, true, false}}};
+  store_->SaveModules(kRun, {module});
+  auto modules = store_->ListModules(kRun);
+  ASSERT_TRUE(modules.ok() && modules->size() == 1);  // at once
+  ASSERT_TRUE(store_->TagRun(kRun, {"good", "x"}, {}).ok());
+  ASSERT_TRUE(store_->TagRun(kRun, {}, {"x"}).ok());
+  EXPECT_FALSE(store_->TagRun(kRun, {""}, {}).ok());
   Flush();
-  // It may go on: what was committed with its samples counts.
-  EXPECT_EQ(store_->LoadProducers()->front().handled, 9u);
-  EXPECT_EQ(store_->LoadProducers()->front().lost_in_daemon, 0u);
-  status.state = "died";
-  store_->SaveProducer(status);
-  Flush();
+  Reopen();
   auto producers = store_->LoadProducers();
   ASSERT_TRUE(producers.ok());
   ASSERT_EQ(producers->size(), 1u);
-  const ProducerStatus& stored = producers->front();
-  EXPECT_EQ(stored.info.uuid, producer->uuid);
-  EXPECT_EQ(stored.info.run_key, kRun);
-  EXPECT_EQ(stored.info.world_size, 2u);
-  EXPECT_EQ(stored.info.pid, 4711);
-  EXPECT_EQ(stored.state, "died");
-  EXPECT_EQ(stored.attempted, 100u);
-  EXPECT_EQ(stored.handled, 8u);
-  EXPECT_EQ(stored.lost_in_daemon, 87u);
-  EXPECT_EQ(stored.killed, 1u);
-  EXPECT_THAT(stored.notes, ElementsAre("no pidfd", "two lines"));
-  ASSERT_EQ(stored.roots.size(), 1u);
-  EXPECT_EQ(stored.roots[0].name, "model");
-  EXPECT_EQ(stored.roots[0].phase, "train");
-  EXPECT_EQ(stored.roots[0].step, 42u);
-  EXPECT_EQ(stored.roots[0].epoch, 2u);
-  EXPECT_EQ(stored.roots[0].samples_seen, 5376u);
-  EXPECT_EQ(stored.roots[0].steps_due, 5u);
-  EXPECT_EQ(stored.roots[0].steps_observed, 4u);
-  ASSERT_EQ(stored.drops.size(), 2u);
-  EXPECT_EQ(stored.drops[1].reason, "arena_full");
-  EXPECT_EQ(stored.drops[1].count, 1u);
-  EXPECT_EQ(stored.steps_while_connected, 40u);
-  EXPECT_EQ(stored.coverage, 0.8);
-  EXPECT_EQ(stored.probe_cost, 0.003);
-  EXPECT_EQ(store_->ListRuns()->front().state, "died");
+  const ProducerStatus& back = producers->front();
+  EXPECT_EQ(back.info.uuid, info.uuid);
+  EXPECT_EQ(back.info.run_key, kRun);
+  EXPECT_EQ(back.info.run, "fashion");
+  EXPECT_EQ(back.info.continues, info.continues);
+  EXPECT_EQ(back.info.start_step, 77u);
+  EXPECT_EQ(back.info.job, info.job);
+  EXPECT_EQ(back.info.facts, info.facts);
+  EXPECT_EQ(back.state, RunState::kDied);
+  EXPECT_EQ(back.handled, 90u);
+  EXPECT_EQ(back.drops, status.drops);
+  EXPECT_EQ(back.missing, status.missing);
+  EXPECT_EQ(back.notes, status.notes);
+  EXPECT_EQ(back.coverage, 0.125);
+  ASSERT_EQ(back.roots.size(), 1u);
+  EXPECT_EQ(back.roots[0].step, 12u);
+  modules = store_->ListModules(kRun);
+  ASSERT_TRUE(modules.ok() && modules->size() == 1);
+  EXPECT_EQ((*modules)[0].params[0].sizes, (std::vector<int64_t>{3, 4}));
+  auto runs = store_->FindRuns("fashion");
+  ASSERT_TRUE(runs.ok() && runs->size() == 1);
+  EXPECT_EQ((*runs)[0].host, "here");
+  EXPECT_EQ((*runs)[0].tags, std::vector<std::string>{"good"});
+  EXPECT_TRUE(store_->FindRuns("nobody")->empty());
 }
 
 TEST_F(StoreTest, ARunThatADeadDaemonLeftRunningIsDisconnected) {
-  Open();
-  store_->UpsertRun(*Producer(), "running");
-  store_->UpsertRun(*Producer(8, {"run-2", 0, 0}), "finished");
+  OpenAndBegin();
+  Put(Series("a"), 1, 1, 5);
+  Flush();
   Reopen();
-  auto runs = store_->ListRuns();
-  ASSERT_TRUE(runs.ok());
-  ASSERT_EQ(runs->size(), 2u);
-  EXPECT_EQ(runs->at(0).state, "disconnected");
-  EXPECT_EQ(runs->at(1).state, "finished");
+  EXPECT_EQ(store_->LoadProducers()->front().state, RunState::kDisconnected);
+  EXPECT_EQ(store_->LoadProducers()->front().handled, 5u);
 }
 
-// The writer may find the queue empty and come back to one that was filled and closed meanwhile.
-TEST(StoreQueueTest, WhatCameBetweenAnEmptyTakeAndTheCloseIsTakenBeforeTheEnd) {
-  StoreQueue queue;
-  StoreQueue::Taken taken = queue.Take(StoreQueue::Clock::now());
-  EXPECT_FALSE(taken.chunk.has_value());
-  EXPECT_FALSE(taken.ended);
-  queue.Push(RunUpsert{*Producer(), "running"});
-  queue.Close();
-  taken = queue.Take(StoreQueue::Clock::now());
-  ASSERT_TRUE(taken.chunk.has_value());
-  EXPECT_EQ(taken.chunk->run_writes.size(), 1u);
-  EXPECT_FALSE(taken.ended);
-  taken = queue.Take(StoreQueue::Clock::now());
-  EXPECT_FALSE(taken.chunk.has_value());
-  EXPECT_TRUE(taken.ended);
-}
-
-TEST_F(StoreTest, EventsHaveRisingIdsAndFilters) {
-  Open();
-  store_->UpsertRun(*Producer(), "running");
-  auto batch = BatchOf({});
-  batch->events = {EventOf("run_started"), EventOf("non_finite", {"run-2", 0, 0}), EventOf("quarantined")};
-  store_->Offer(batch);
-  auto events = store_->ListEvents({.run_id = "", .after_id = 0, .limit = 1000});
-  ASSERT_TRUE(events.ok());
-  ASSERT_EQ(events->size(), 3u);
-  EXPECT_EQ(events->at(0).id, 1u);
-  EXPECT_EQ(events->at(0).kind, "run_started");
-  EXPECT_EQ(events->at(0).severity, Severity::kWarning);
-  EXPECT_EQ(events->at(0).text, "text of run_started");
-  EXPECT_EQ(events->at(0).step, 3u);
-  EXPECT_EQ(events->at(2).run, kRun);
-  auto later = store_->ListEvents({.run_id = "", .after_id = 1, .limit = 1});
-  ASSERT_EQ(later->size(), 1u);
-  EXPECT_EQ(later->at(0).id, 2u);
-  EXPECT_EQ(store_->ListEvents({.run_id = "fashion", .after_id = 0, .limit = 9})->size(), 2u);
-  EXPECT_EQ(store_->ListEvents({.run_id = "run-2", .after_id = 0, .limit = 9})->size(), 1u);
-}
-
-TEST_F(StoreTest, TextsAreKept) {
-  Open();
-  const uint64_t id = Intern(Key("text", "", "note"));
-  auto batch = BatchOf({});
-  batch->texts = {{id, 1, 11, "first"}, {id, 2, 22, std::string("with\0nul", 8)}};
-  store_->Offer(batch);
-  auto texts = store_->ReadTexts(id);
-  ASSERT_TRUE(texts.ok());
-  ASSERT_EQ(texts->size(), 2u);
-  EXPECT_EQ(texts->at(0).text, "first");
-  EXPECT_EQ(texts->at(1).text, std::string("with\0nul", 8));
-  EXPECT_EQ(texts->at(1).unix_ns, 22);
-  EXPECT_EQ(store_->counters().written, 2u);
+TEST_F(StoreTest, SeriesKeepTheirIdsOverARestart) {
+  OpenAndBegin();
+  const uint32_t a = Series("a"), b = Series("b");
+  Put(a, 1, 1);
+  Put(b, 1, 2);
+  Flush();
   Reopen();
-  EXPECT_EQ(Info(id).count, 2u);
-  EXPECT_EQ(Info(id).last_step, 2u);
+  Begin();
+  EXPECT_EQ(Series("b"), b);
+  EXPECT_EQ(Series("c"), b + 1);
+  EXPECT_EQ(run_->series().Find(a)->traits.module_type, "Linear");
+  Put(b, 2, 3);
+  EXPECT_EQ(ReadOne("b").numbers, (std::vector<double>{2, 3}));
+}
+
+TEST_F(StoreTest, SeriesComeInPagesNewestRunFirst) {
+  OpenStore();
+  for (int r = 0; r < 3; ++r) {
+    ProducerInfo info = Producer({"run-" + std::to_string(r), 0, 0});
+    info.start_unix_ns += r;
+    run_ = *store_->Begin(info);
+    for (int i = 0; i < 5; ++i) Put(Series("s" + std::to_string(i)), 1, i);
+  }
+  SeriesQuery query;
+  query.limit = 4;
+  std::vector<std::string> seen;
+  for (int pages = 0; pages < 10; ++pages) {
+    auto page = store_->ListSeries(query);
+    ASSERT_TRUE(page.ok()) << page.error().text;
+    EXPECT_LE(page->series.size(), 4u);
+    for (const SeriesInfo& one : page->series) seen.push_back(one.run->run_key.run_id + one.series->name.topic);
+    if (page->next.empty()) break;
+    query.page = page->next;
+  }
+  ASSERT_EQ(seen.size(), 15u);
+  EXPECT_EQ(seen.front(), "run-2s0");
+  EXPECT_EQ(seen[5], "run-1s0");
+  EXPECT_EQ(seen.back(), "run-0s4");
+  query.page = "nonsense";
+  EXPECT_EQ(store_->ListSeries(query).error().code, ErrorCode::kInvalidArgument);
+  query = {};
+  query.filter.run = "run-1";
+  query.filter.topic = "s1|s2";
+  EXPECT_EQ(store_->ListSeries(query)->series.size(), 2u);
+}
+
+TEST_F(StoreTest, EventsHaveRisingIdsOverAllRunsAndRestarts) {
+  OpenStore();
+  auto event = [&](const RunKey& key, const std::string& kind) {
+    auto batch = std::make_shared<Batch>();
+    Event one;
+    one.run = key;
+    one.kind = kind;
+    one.text = "text of " + kind;
+    batch->events.push_back(one);
+    store_->Offer(batch);
+  };
+  Begin({"a", 0, 0});
+  Begin({"b", 0, 0}, 9);
+  event({"a", 0, 0}, "one");
+  event({"b", 0, 0}, "two");
+  event({}, "three");
+  auto kinds = [&](EventQuery query) {
+    std::string text;
+    auto events = store_->ListEvents(query);
+    EXPECT_TRUE(events.ok());
+    uint64_t before = 0;
+    for (const Event& one : *events) {
+      EXPECT_GT(one.id, before);
+      before = one.id;
+      text += one.kind + " ";
+    }
+    return text;
+  };
+  EXPECT_EQ(kinds({}), "one two three ");  // waiting
+  Flush();
+  EXPECT_EQ(kinds({}), "one two three ");
+  Reopen();
+  event({"a", 0, 0}, "four");
+  Flush();
+  EXPECT_EQ(kinds({}), "one two three four ");
+  EventQuery last;
+  last.last = 2;
+  EXPECT_EQ(kinds(last), "three four ");
+  EventQuery run;
+  run.filter.run = "a";
+  EXPECT_EQ(kinds(run), "one four ");
+  EventQuery after;
+  after.after_id = store_->ListEvents({})->at(1).id;
+  after.limit = 1;
+  EXPECT_EQ(kinds(after), "three ");
+}
+
+TEST_F(StoreTest, FilesAreForTheirOwnerAlone) {
+  OpenAndBegin();
+  Put(Series("a"), 1, 1);
+  Flush();
+  for (const auto& item : std::filesystem::recursive_directory_iterator(dir_.path() + "/data")) {
+    struct stat found {};
+    ASSERT_EQ(::stat(item.path().c_str(), &found), 0);
+    EXPECT_EQ(found.st_mode & 077, 0u) << item.path();
+  }
+}
+
+TEST_F(StoreTest, AFinishedRunIsOneFileOfDeleteJournal) {
+  OpenAndBegin();
+  const uint32_t a = Series("a");
+  for (uint64_t step = 0; step < 5000; ++step) Put(a, step, double(step));
+  Flush();
+  EndRun();
+  EXPECT_FALSE(std::filesystem::exists(file() + "-shm"));
+  sqlite3* db = nullptr;
+  ASSERT_EQ(sqlite3_open_v2(file().c_str(), &db, SQLITE_OPEN_READONLY, nullptr), SQLITE_OK);
+  sqlite3_stmt* statement = nullptr;
+  sqlite3_prepare_v2(db, "PRAGMA journal_mode", -1, &statement, nullptr);
+  ASSERT_EQ(sqlite3_step(statement), SQLITE_ROW);
+  EXPECT_STREQ(reinterpret_cast<const char*>(sqlite3_column_text(statement, 0)), "delete");
+  sqlite3_finalize(statement);
+  for (const char* nothing : {"SELECT count(*) FROM log", "PRAGMA freelist_count"}) {
+    sqlite3_prepare_v2(db, nothing, -1, &statement, nullptr);
+    ASSERT_EQ(sqlite3_step(statement), SQLITE_ROW);
+    EXPECT_EQ(sqlite3_column_int(statement, 0), 0) << nothing;
+    sqlite3_finalize(statement);
+  }
+  sqlite3_close(db);
+  // A last word opens it once more.
+  auto batch = std::make_shared<Batch>();
+  batch->run = run_;
+  batch->events.push_back(Event{});
+  batch->events[0].kind = "late";
+  store_->Offer(batch);
+  Flush();
+  EXPECT_EQ(store_->ListEvents({})->back().kind, "late");
 }
 
 TEST_F(StoreTest, ADeletedRunIsGoneAndMayComeAgain) {
-  Open();
-  const RunKey other{"run-2", 0, 0};
-  const uint64_t gone = Intern(Key("loss", "", ""));
-  const uint64_t kept = Intern(Key("loss", "", "", other));
-  store_->UpsertRun(*Producer(), "running");
-  std::vector<Sample> samples;
-  for (uint64_t step = 0; step < 120'000; ++step) samples.push_back(At(gone, step, 1));
-  samples.push_back(At(kept, 1, 1));
-  auto batch = BatchOf(samples, 5);
-  batch->events = {EventOf("run_started"), EventOf("run_started", other)};
+  OpenAndBegin();
+  Put(Series("a"), 1, 1);
+  Flush();
+  EXPECT_EQ(store_->DeleteRun(kRun).error().code, ErrorCode::kFailedPrecondition);
+  EXPECT_EQ(store_->DeleteRun({"nobody", 0, 0}).error().code, ErrorCode::kNotFound);
+  auto batch = std::make_shared<Batch>();
+  batch->run = run_;
+  batch->events.push_back(Event{});
   store_->Offer(batch);
+  Flush();
+  const uint64_t id = store_->ListEvents({})->back().id;
+  EndRun();
+  ASSERT_TRUE(store_->DeleteRun(kRun).ok());
+  EXPECT_FALSE(std::filesystem::exists(file()));
+  EXPECT_TRUE(store_->ListRuns()->empty());
+  Reopen();
+  EXPECT_TRUE(store_->ListRuns()->empty());
+  EXPECT_GT(store_->TakeEventId(), id);
+  Begin(kRun, 11);
+  Put(Series("a"), 1, 5);
+  EXPECT_EQ(ReadOne("a").numbers, std::vector<double>{5});
+}
 
-  Status running = store_->DeleteRun(kRun);
-  ASSERT_FALSE(running.ok());
-  EXPECT_EQ(running.error().code, ErrorCode::kFailedPrecondition);
-  store_->UpsertRun(*Producer(), "finished");
-  Status deleted = store_->DeleteRun(kRun);
-  ASSERT_TRUE(deleted.ok()) << deleted.error().text;
-  EXPECT_EQ(store_->DeleteRun(kRun).error().code, ErrorCode::kNotFound);
+TEST_F(StoreTest, ARunIsCopiedWhileItGoesOnAndTakenInElsewhere) {
+  OpenAndBegin();
+  const uint32_t a = Series("a");
+  for (uint64_t step = 0; step < 2000; ++step) Put(a, step, double(step));
+  auto batch = std::make_shared<Batch>();
+  batch->run = run_;
+  batch->events.push_back(Event{});
+  batch->events[0].kind = "seen";
+  store_->Offer(batch);
+  const std::string copy = dir_.path() + "/copy.run";
+  ASSERT_TRUE(store_->ExportFile(kRun, copy).ok());
+  EXPECT_FALSE(store_->ExportFile(kRun, copy).ok());  // it is there
+  auto alone = StoredRuns::Open(copy);
+  ASSERT_TRUE(alone.ok()) << alone.error().text;
+  EXPECT_EQ(ReadOne(**alone, "a").steps.size(), 2000u);
+  EXPECT_EQ(store_->ImportFile(copy).error().code, ErrorCode::kAlreadyExists);
+  EndRun();
+  ASSERT_TRUE(store_->DeleteRun(kRun).ok());
+  const uint64_t before = store_->TakeEventId();
+  auto key = store_->ImportFile(copy);
+  ASSERT_TRUE(key.ok()) << key.error().text;
+  EXPECT_EQ(*key, kRun);
+  EXPECT_EQ(ReadOne("a").steps.size(), 2000u);
+  EXPECT_EQ(store_->ListEvents({})->back().kind, "seen");
+  EXPECT_GT(store_->ListEvents({})->back().id, before);
+  EXPECT_FALSE(store_->ImportFile("/etc/passwd").ok());
+  Reopen();
+  EXPECT_EQ(ReadOne("a").steps.size(), 2000u);
+}
 
-  EXPECT_EQ(store_->ListRuns()->size(), 1u);
-  EXPECT_EQ(store_->ListSeries({})->size(), 1u);
-  EXPECT_EQ(store_->ListEvents({.run_id = "", .after_id = 0, .limit = 9})->size(), 1u);
-  EXPECT_FALSE(store_->Read({.series_id = gone, .step_min = {}, .step_max = {}, .max_points = 0}).ok());
-
-  // The catalogue still knows the series: a new sample brings both back.
-  store_->Offer(BatchOf({At(gone, 7, 2)}));
-  EXPECT_EQ(ReadAll(gone).size(), 1u);
-  EXPECT_EQ(Info(gone).count, 1u);
+TEST_F(StoreTest, WhatWaitsIsReadWithoutACommit) {
+  OpenAndBegin();
+  const uint32_t a = Series("a");
+  Put(a, 1, 1);
+  Put(a, 2, 2);
+  EXPECT_EQ(ReadOne("a").numbers, (std::vector<double>{1, 2}));
+  EXPECT_EQ(Info("a")->count, 2u);
+  EXPECT_EQ(store_->ListRuns()->front().values, 2u);
 }
 
 TEST_F(StoreTest, AfterCloseNothingHangsAndOffersCountAsDropped) {
-  Open();
-  const uint64_t id = Intern(Key("loss", "", ""));
-  store_->Offer(BatchOf({At(id, 1, 1)}));
+  OpenAndBegin();
+  const uint32_t a = Series("a");
+  Put(a, 1, 1);
   store_->Close();
-  store_->Close();
-  EXPECT_FALSE(std::filesystem::exists(store_->path() + "-wal"));
-  store_->Offer(BatchOf({At(id, 2, 1)}));
-  EXPECT_TRUE(store_->Flush().ok());
-  auto read = store_->Read({.series_id = id, .step_min = {}, .step_max = {}, .max_points = 0});
-  ASSERT_FALSE(read.ok());
-  EXPECT_THAT(read.error().text, HasSubstr("closed"));
-  EXPECT_EQ(store_->DeleteRun(kRun).error().code, ErrorCode::kUnavailable);
-  const SinkCounters counters = store_->counters();
-  EXPECT_EQ(counters.offered, 2u);
+  Put(a, 2, 2);
+  const SinkCounters counters = store_->Counters();
   EXPECT_EQ(counters.written, 1u);
   EXPECT_EQ(counters.dropped, 1u);
+  EXPECT_EQ(counters.waiting, 0u);
+  EXPECT_TRUE(store_->Flush(Soon()).ok());
+  EXPECT_FALSE(store_->Begin(Producer({"other", 0, 0})).ok());
 }
 
-TEST_F(StoreTest, ManyThreadsOfferAndReadAtOnce) {
-  Open();
-  constexpr int kThreads = 4;
-  constexpr uint64_t kSteps = 500;
-  std::vector<uint64_t> ids;
-  for (int i = 0; i < kThreads; ++i) ids.push_back(Intern(Key("m" + std::to_string(i))));
-  for (uint64_t id : ids) store_->Offer(BatchOf({At(id, 0, 0)}));
+TEST_F(StoreTest, ManyThreadsOfferAndReadAtOnceAndEveryAnswerIsWhole) {
+  options_.tail_bytes_max = 4 << 20;
+  OpenAndBegin();
+  std::vector<uint32_t> ids;
+  for (int i = 0; i < 300; ++i) ids.push_back(Series("s" + std::to_string(i)));
+  std::atomic<bool> stop{false};
+  std::atomic<uint64_t> offered{0};
+  std::thread writer([&] {
+    for (uint64_t step = 0; step < 6000; ++step) {
+      std::vector<Sample> samples;
+      for (uint32_t id : ids) samples.push_back({id, 0, double(step)});
+      store_->Offer(BatchOf(run_, step, std::move(samples)));
+      offered = step + 1;
+      if (step % 50 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    stop = true;
+  });
+  uint64_t reads = 0;
+  while (!stop) {
+    const uint64_t at_least = offered;
+    const SeriesColumns read = ReadOne("s" + std::to_string(reads++ % 300));
+    ASSERT_GE(read.steps.size(), at_least);
+    for (size_t i = 0; i < read.steps.size(); ++i) ASSERT_EQ(read.steps[i], i);
+    ASSERT_GE(Info("s0")->count, at_least);
+  }
+  writer.join();
   Flush();
-  std::atomic<bool> done{false};
-  std::vector<std::thread> readers, writers;
-  for (int i = 0; i < 6; ++i) {
-    readers.emplace_back([&, i] {
-      while (!done) {
-        (void)ReadAll(ids[i % kThreads]);
-        (void)store_->ListRuns();
-        (void)store_->counters();
-      }
-    });
-  }
-  for (int i = 0; i < kThreads; ++i) {
-    writers.emplace_back([&, i] {
-      for (uint64_t step = 1; step < kSteps; ++step) store_->Offer(BatchOf({At(ids[i], step, double(step))}));
-    });
-  }
-  for (auto& thread : writers) thread.join();
-  // Each thread's own writes are seen by its reads at once.
-  for (uint64_t id : ids) EXPECT_EQ(ReadAll(id).size(), kSteps);
-  done = true;
-  for (auto& thread : readers) thread.join();
-  EXPECT_EQ(store_->counters().written, kThreads * kSteps);
+  EXPECT_EQ(store_->Counters().dropped, 0u);
+  EXPECT_EQ(ReadOne("s299").steps.size(), 6000u);
+  EXPECT_GT(reads, 3u);
 }
 
 }  // namespace

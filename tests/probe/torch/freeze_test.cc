@@ -47,9 +47,11 @@ class Freeze : public ::testing::Test {
     optimizer_ = std::make_unique<torch::optim::SGD>(Distinct(), torch::optim::SGDOptions(.1).momentum(.9));
     TrainUntilHeard(daemon_.Command(CommandType::kUnfreeze));
   }
-  // The step at whose end the trainer heard of the command is the last.
+  // The step at whose end the trainer heard of the command is the last. A thread of the probe may take it before.
   void TrainUntilHeard(uint64_t number) {
-    while (daemon_.view().ReadStatus().status.command_done < number) Train();
+    do {
+      Train();
+    } while (daemon_.view().ReadStatus().status.command_done < number);
   }
   std::vector<torch::Tensor> Distinct() {
     std::vector<torch::Tensor> distinct;
@@ -141,6 +143,24 @@ TEST_F(Freeze, TiedWeightsAreOneAndTheLastThatTrainsIsKept) {
   for (int i = 0; i < 3; ++i) Train();
   EXPECT_TRUE(net_->first->weight.requires_grad());
   EXPECT_TRUE(probe_->active());
+}
+
+TEST_F(Freeze, ActsAtTheStepThatWasAgreedOnOrNotAtAll) {
+  Start();
+  const uint64_t made = daemon_.view().ReadStatus().status.roots[0].step;
+  const uint64_t late = daemon_.Command(CommandType::kFreeze, 1, ModuleId("first"), 0, made);  // of the step before
+  TrainUntilHeard(late);
+  Train();
+  EXPECT_TRUE(net_->first->weight.requires_grad());
+  EXPECT_EQ(daemon_.view().ReadStatus().status.command_late, late);
+  const uint64_t now = daemon_.view().ReadStatus().status.roots[0].step;
+  daemon_.Command(CommandType::kStop, 1, 0, 0, now + 3 + 1);
+  Train();
+  Train();
+  EXPECT_FALSE(probe_->StopRequested());
+  Train();
+  EXPECT_TRUE(probe_->StopRequested()) << "three steps are finished: the one agreed on would begin";
+  EXPECT_EQ(daemon_.view().ReadStatus().status.command_late, late);
 }
 
 }  // namespace

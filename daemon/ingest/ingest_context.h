@@ -1,0 +1,29 @@
+// IngestContext: what every session works with.
+//
+// A plain value; what it refers to outlives Ingest.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "daemon/ingest/payload_source.h"
+#include "daemon/model/message_graph.h"
+#include "daemon/model/run_store.h"
+#include "daemon/model/sink.h"
+
+namespace ikkuna::ingest {
+
+struct IngestContext {
+  MakeMessageGraph make_graph;
+  RunStore* store = nullptr;
+  std::vector<Sink*> sinks;      // the store's own among them: it learns of progress as the others do
+  uint32_t budget_ppm = 10'000;  // share of the step time that a probe may cost; 0: no budget
+  std::string version;           // told to the producer
+  // Payload sources of a new session; empty: the host arena alone.
+  std::function<std::vector<std::unique_ptr<PayloadSource>>()> make_sources;
+};
+
+}  // namespace ikkuna::ingest

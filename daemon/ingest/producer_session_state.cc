@@ -1,0 +1,82 @@
+// What is shown and kept of a session.
+#include "daemon/ingest/producer_session.h"
+
+#include <algorithm>
+
+#include "shared/base/clock.h"
+
+namespace ikkuna::ingest {
+
+Progress ProducerSession::CurrentProgress() {
+  if (graph_) working_.done_seq = std::max(working_.done_seq, graph_->done_seq());
+  return {working_.done_seq, working_.lost_in_daemon, working_.killed};
+}
+
+void ProducerSession::AddNote(const std::string& note) {
+  std::lock_guard lock(mutex_);
+  own_notes_.push_back(note);
+}
+
+void ProducerSession::Snapshot() {
+  TakeNumbers();
+  ShowState(StateNow());
+}
+
+void ProducerSession::ShowState(RunState state) {
+  std::lock_guard lock(mutex_);
+  state_ = state;
+}
+
+// `handled` is taken before the producer's counters, so that no record is handled that they do not count.
+void ProducerSession::TakeNumbers() {
+  if (!graph_ || !drain_) return;  // it failed before it had them: there is nothing to number
+  working_.handled = handled_before_ + drain_->handled();
+  std::lock_guard lock(mutex_);
+  numbers_.ledger = working_;
+  numbers_.missing = graph_->Missing();
+  if (!quarantined()) numbers_.pub = view_->ReadStatus();
+  numbers_.ring_position = drain_->position();
+  numbers_.arena_position = view_->arena_position();
+  numbers_.now_ns = MonotonicNs();
+  for (const auto& [id, name] : names_.roots()) {
+    if (id >= 1 && id <= kMaxRoots) numbers_.steps_observed[id - 1u] = graph_->steps_observed(id);
+  }
+  // Once more when the socket is found closed: the steps up to then were made with us there.
+  if (!meter_ended_) meter_.Update(numbers_.pub.status, numbers_.now_ns);
+  meter_ended_ = socket_closed_;
+}
+
+RunState ProducerSession::StateNow() const {
+  if (quarantined()) return RunState::kQuarantined;
+  const auto said = static_cast<shm::ProducerState>(numbers_.pub.status.state);
+  if (said == shm::ProducerState::kSwitchedOff) return RunState::kSwitchedOff;
+  if (end_ == End::kDied || end_ == End::kClosed) {
+    return said == shm::ProducerState::kFinished ? RunState::kFinished : RunState::kDied;
+  }
+  return socket_closed_ || end_ == End::kStop || end_ == End::kReplaced || end_ == End::kFailed ? RunState::kDisconnected : RunState::kRunning;
+}
+
+void ProducerSession::SaveSometimes() {
+  const uint64_t now = MonotonicNs();
+  if (now - saved_ns_ < kSaveNs) return;
+  const bool moved = numbers_.pub.status.attempted != saved_attempted_ || working_.handled != saved_handled_ ||
+                     numbers_.pub.status.steps_timed != saved_steps_ || names_.modules_version() != modules_saved_ || state_ != saved_state_;
+  if (moved) SaveNow(state_);
+}
+
+void ProducerSession::SaveNow(RunState state) {
+  saved_ns_ = MonotonicNs();
+  saved_attempted_ = numbers_.pub.status.attempted;
+  saved_handled_ = working_.handled;
+  saved_steps_ = numbers_.pub.status.steps_timed;
+  saved_state_ = state;
+  ProducerStatus saved = status();
+  saved.state = state;
+  context_.store->SaveProducer(saved);
+  if (names_.modules_version() != modules_saved_) {
+    modules_saved_ = names_.modules_version();
+    context_.store->SaveModules(run_->key(), Modules());
+  }
+}
+
+}  // namespace ikkuna::ingest

@@ -1,0 +1,76 @@
+// Batch: what leaves a graph at one time, on its way to every sink: the values of one step of one timeline, events, and
+// how far the graph is.
+//
+// Plain values; immutable once offered, shared by the sinks.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "daemon/model/run.h"
+#include "daemon/model/series.h"
+#include "metrics/event.h"
+#include "metrics/value.h"
+
+namespace ikkuna {
+
+// What belongs to a step as a whole. Stored once for a step, whatever the number of its values.
+struct StepStamp {
+  TimelineId timeline = 0;
+  uint64_t step = 0;  // global_step
+  uint32_t epoch = 0;
+  int64_t unix_ns = 0;        // when it ended
+  uint64_t samples_seen = 0;  // training samples up to it; 0: unknown
+  uint16_t flags = 0;         // RecordFlag of shared/codes.h, of the step as a whole
+};
+
+// A number. NaN and infinities are data.
+struct Sample {
+  uint32_t series = 0;  // id in the run's catalogue
+  uint16_t flags = 0;   // RecordFlag, of the messages it was made of; those of the step are not repeated
+  double value = 0;
+};
+
+// Anything else. Of texts a series may have several a step: all stay, in their order.
+struct OtherValue {
+  uint32_t series = 0;
+  uint16_t flags = 0;
+  Value value;
+};
+
+struct Event {
+  uint64_t id = 0;  // set by the store, from 1, ascending over all runs of one daemon; 0: not stored yet
+  int64_t unix_ns = 0;
+  Severity severity = Severity::kInfo;
+  RunKey run;        // empty run_id: the daemon's own
+  std::string kind;  // run_started, run_ended, quarantined, non_finite, uncaptured, subscription_failed, ...
+  std::string text;  // one sentence for a person
+  uint64_t step = 0;
+};
+
+// How far the graph is with a producer's records. The store commits it in the transaction of the samples.
+struct Progress {
+  uint64_t done_seq = 0;        // every record up to here has left all its results in this or an earlier batch
+  uint64_t lost_in_daemon = 0;  // records released by an earlier daemon but never committed
+  uint64_t killed = 0;          // reserved, never committed by a trainer that died
+  bool operator==(const Progress&) const = default;
+};
+
+struct Batch {
+  std::shared_ptr<Run> run;  // null: only events of the daemon itself
+  StepStamp stamp;           // where samples or others are
+  std::vector<Sample> samples;
+  std::vector<OtherValue> others;
+  std::vector<Event> events;
+  std::optional<Progress> progress;
+
+  uint64_t values() const { return samples.size() + others.size(); }
+};
+// What it takes in memory, roughly: what queues bound.
+size_t BytesOf(const Batch& batch);
+
+}  // namespace ikkuna

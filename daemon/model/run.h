@@ -1,0 +1,76 @@
+// Runs: who produces, under which key, in which state.
+//
+// Plain values. Thread rule: none.
+#pragma once
+
+#include <array>
+#include <compare>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace ikkuna {
+
+using Uuid = std::array<unsigned char, 16>;
+std::string UuidText(const Uuid& uuid);  // 32 hexadecimal digits
+std::optional<Uuid> ParseUuid(std::string_view text);
+
+// One life of one process of a run. A run that the scheduler starts again, or that its user resumes, has an attempt for
+// each life.
+struct RunKey {
+  std::string run_id;
+  uint32_t attempt = 0;
+  uint32_t rank = 0;
+  auto operator<=>(const RunKey&) const = default;
+};
+std::string Describe(const RunKey& run);  // "'job-17' (attempt 0, rank 3)"
+
+// Of a series over all ranks of a run: its run has this rank, which no process has.
+inline constexpr uint32_t kAllRanks = 0xffff'ffff;
+
+// The run of the daemon's own series (daemon/health.h). No trainer gets this id. "Every run" means every training: this
+// one is meant only where it is named.
+inline constexpr char kDaemonRunId[] = "ikkuna-daemon";
+inline constexpr char kDaemonTag[] = "daemon";
+inline bool IsDaemonRun(const RunKey& run) { return run.run_id == kDaemonRunId; }
+
+enum class RunState : uint8_t {
+  kRunning = 1,
+  kFinished = 2,      // ended by itself
+  kDied = 3,          // its process ended without saying so
+  kDisconnected = 4,  // its process lives, but is not connected
+  kQuarantined = 5,   // it broke the format; nothing more is read from it
+  kSwitchedOff = 6,   // its probe switched itself off
+};
+std::string_view RunStateName(RunState state);  // "running", ..., "switched_off"
+std::optional<RunState> ParseRunState(std::string_view name);
+// Running or disconnected: its process may still publish.
+inline bool IsOpen(RunState state) { return state == RunState::kRunning || state == RunState::kDisconnected; }
+
+// What several ranks of one job have in common beside the run's id; empty fields: not known.
+struct JobKey {
+  std::string address;  // MASTER_ADDR
+  std::string port;     // MASTER_PORT
+  auto operator<=>(const JobKey&) const = default;
+};
+
+// What is known of a producer; identity (pid, uid) is the kernel's.
+struct ProducerInfo {
+  Uuid uuid{};
+  RunKey run_key;
+  std::string run;  // display name
+  uint32_t world_size = 1;
+  JobKey job;
+  int32_t pid = 0;
+  uint32_t uid = 0;
+  int64_t start_unix_ns = 0;
+  // The attempt whose line this one goes on with (it was resumed, or begins above step 0), and its own first step.
+  std::optional<uint32_t> continues;
+  uint64_t start_step = 0;
+  std::vector<std::pair<std::string, std::string>> facts;  // command line, hyperparameters, host, ...
+};
+
+}  // namespace ikkuna

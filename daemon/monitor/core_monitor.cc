@@ -1,0 +1,17 @@
+#include "daemon/monitor/core_monitor.h"
+
+#include <utility>
+
+namespace ikkuna {
+
+CoreMonitor::CoreMonitor(CoreParts parts)
+    : parts_(std::move(parts)),
+      status_(parts_),
+      runs_(parts_),
+      series_(parts_),
+      subscribers_(parts_),
+      events_(parts_),
+      control_(parts_),
+      monitor_{status_, runs_, series_, subscribers_, events_, control_, activity_} {}
+
+}  // namespace ikkuna

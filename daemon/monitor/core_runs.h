@@ -1,0 +1,35 @@
+// CoreRuns: recorded runs, from the store and, where they go on, from ingest.
+//
+// Owner: CoreMonitor. Thread rule: as RunMonitor.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "daemon/monitor/core_parts.h"
+#include "daemon/monitor/run_monitor.h"
+
+namespace ikkuna {
+
+class CoreRuns : public RunMonitor {
+ public:
+  explicit CoreRuns(const CoreParts& parts);
+  Answer<RunPage> ListRuns(const RunQuery& query) override;
+  Answer<std::vector<RunInfo>> FindRuns(const RunChoice& choice) override;
+  Answer<ModulePage> ListModules(const ModuleQuery& query) override;
+  Answer<WhyAnswer> Why(const WhyQuery& query) override;
+  Answer<DeletedRuns> DeleteRun(const Caller& caller, const RunChoice& choice) override;
+  Answer<RunTags> TagRun(const Caller& caller, const std::string& run, const std::vector<std::string>& add,
+                         const std::vector<std::string>& remove) override;
+  Answer<std::unique_ptr<RunFiles>> ExportRun(const RunChoice& choice) override;
+  Answer<std::unique_ptr<RunImport>> ImportRun(const Caller& caller) override;
+
+ private:
+  Answer<std::vector<RunInfo>> OfLastAttempt(const RunChoice& choice) const;
+  Answer<std::vector<ModuleInfo>> ModulesOf(const RunKey& run) const;
+
+  const CoreParts& parts_;
+};
+
+}  // namespace ikkuna

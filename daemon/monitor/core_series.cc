@@ -1,0 +1,64 @@
+#include "daemon/monitor/core_series.h"
+
+#include <utility>
+
+#include "daemon/monitor/line_reader.h"
+#include "daemon/monitor/run_names.h"
+
+namespace ikkuna {
+
+Answer<SeriesFilter> CoreSeries::Resolved(const SeriesFilter& filter) const {
+  SeriesFilter resolved = filter;
+  if (filter.run.empty()) return resolved;
+  Answer<std::vector<RunInfo>> runs = FindRun(*parts_.recorded, filter.run);
+  if (!runs) return runs.failure();
+  resolved.run = runs->front().info.run_key.run_id;
+  return resolved;
+}
+
+Answer<SeriesPage> CoreSeries::ListSeries(const SeriesQuery& query) {
+  Answer<SeriesFilter> filter = Resolved(query.filter);
+  if (!filter) return filter.failure();
+  SeriesQuery resolved = query;
+  resolved.filter = *std::move(filter);
+  return parts_.recorded->ListSeries(resolved);
+}
+
+Answer<ReadAnswer> CoreSeries::ReadSamples(const ReadOptions& options) {
+  Answer<SeriesFilter> filter = Resolved(options.query.filter);
+  if (!filter) return filter.failure();
+  ReadQuery query = options.query;
+  query.filter = *std::move(filter);
+  ReadAnswer answer;
+  // Before the read: what comes while it goes on is told twice rather than never.
+  answer.cursor = parts_.watch_hub->Cursor();
+  std::map<RunKey, uint64_t> overtaken_from;
+  if (options.merge_attempts) {
+    Result<std::vector<RunInfo>> runs = parts_.recorded->FindRuns(query.filter.run);
+    if (!runs) return runs.error();
+    overtaken_from = OvertakenFrom(*runs);
+  }
+  Result<std::unique_ptr<SeriesReader>> reader = parts_.recorded->Read(query);
+  if (!reader) return reader.error();
+  answer.reader = std::make_unique<LineReader>(*std::move(reader), options.types, std::move(overtaken_from));
+  return answer;
+}
+
+Answer<std::unique_ptr<Watcher>> CoreSeries::Watch(const SeriesFilter& filter,
+                                                   const std::optional<WatchCursor>& cursor) {
+  Answer<SeriesFilter> resolved = Resolved(filter);
+  if (!resolved) return resolved.failure();
+  Result<std::unique_ptr<Watcher>> watcher = parts_.watch_hub->Watch(*resolved, cursor);
+  if (watcher) return *std::move(watcher);
+  const bool bad_cursor = watcher.error().code == ErrorCode::kFailedPrecondition;
+  Failure failure(watcher.error());
+  if (bad_cursor) failure.reason = Reason::kBadCursor;
+  if (watcher.error().code == ErrorCode::kResourceExhausted) failure.subject = "watches";
+  return failure;
+}
+
+Answer<PublishAnswer> CoreSeries::Publish(const Caller& caller, const PublishRequest& request) {
+  return publisher_.Publish(caller, request);
+}
+
+}  // namespace ikkuna

@@ -1,0 +1,32 @@
+// CoreSubscribers: what is computed, and who may change it.
+//
+// Owner: CoreMonitor. Thread rule: as SubscriberMonitor.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "daemon/monitor/core_parts.h"
+#include "daemon/monitor/subscriber_monitor.h"
+
+namespace ikkuna {
+
+class CoreSubscribers : public SubscriberMonitor {
+ public:
+  explicit CoreSubscribers(const CoreParts& parts) : parts_(parts) {}
+  std::vector<MetricInfo> ListMetrics() override;
+  Answer<std::vector<SubscriberInfo>> ListSubscribers(const std::string& run) override;
+  Answer<SubscribeAnswer> AddSubscribers(const Caller& caller, const std::string& text) override;
+  Answer<UnsubscribeAnswer> RemoveSubscribers(const Caller& caller, const SubscriberChoice& choice) override;
+
+ private:
+  // Nothing, or why the caller may not subscribe this.
+  std::optional<Failure> Refusal(const Caller& caller, const std::string& text) const;
+  std::vector<std::string> Warnings(const std::vector<SubscriberInfo>& subscribers) const;
+  void Changed() const;
+
+  const CoreParts& parts_;
+};
+
+}  // namespace ikkuna

@@ -1,0 +1,21 @@
+// EventMonitor: what happened.
+//
+// Thread rule: every method from any thread; they may read files.
+#pragma once
+
+#include <vector>
+
+#include "daemon/model/batch.h"
+#include "daemon/model/query.h"
+#include "daemon/monitor/answer.h"
+
+namespace ikkuna {
+
+class EventMonitor {
+ public:
+  virtual ~EventMonitor() = default;
+  // Ascending by id. The run of the filter is a run_id, a display name or `latest`.
+  virtual Answer<std::vector<Event>> ListEvents(const EventQuery& query) = 0;
+};
+
+}  // namespace ikkuna

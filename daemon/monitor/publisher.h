@@ -1,0 +1,64 @@
+// Publisher: values of clients' own, on their way to every sink like those of the graph: of a run that is connected, or
+// of a run that is the client's.
+//
+// A topic is its first publisher's as long as the daemon lives, within a run; what a subscriber publishes is never a
+// client's. An event says who publishes what. A client's own run begins with its first values, goes on over restarts of
+// the daemon for the same client, and has finished when the client says so, when nothing came for kIdleNs, or when the
+// daemon ends. Owner: CoreSeries. Thread rule: any thread. Lifetime: the destructor finishes the runs, before the store
+// closes.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "daemon/model/series.h"
+#include "daemon/monitor/core_parts.h"
+#include "daemon/monitor/series_monitor.h"
+
+namespace ikkuna {
+
+class Publisher {
+ public:
+  static constexpr size_t kOwnRunsMax = 64;          // open at one time: as many as producers
+  static constexpr size_t kValueBytesMax = 1 << 20;  // one value; a larger tensor is not one to be looked at
+  static constexpr size_t kTopicsMax = 4096;         // that clients publish, over all runs
+  static constexpr uint64_t kIdleNs = 600'000'000'000;
+
+  explicit Publisher(const CoreParts& parts) : parts_(parts) {}
+  ~Publisher();
+  Publisher(const Publisher&) = delete;
+  Publisher& operator=(const Publisher&) = delete;
+
+  // All or nothing.
+  Answer<PublishAnswer> Publish(const Caller& caller, const PublishRequest& request);
+
+ private:
+  struct OwnRun {
+    std::shared_ptr<Run> run;
+    std::string owner;
+    uint64_t last_ns = 0;  // CLOCK_MONOTONIC
+  };
+
+  Answer<std::shared_ptr<Run>> LiveRun(const Caller& caller, const PublishRequest& request) const;
+  Answer<std::shared_ptr<Run>> OwnRunLocked(const Caller& caller, const std::string& name);
+  std::optional<Failure> CheckTopicsLocked(const Caller& caller, const RunKey& run, const PublishRequest& request,
+                                           std::vector<std::string>* fresh) const;
+  void Offer(const std::shared_ptr<Run>& run, const Caller& caller, const PublishRequest& request,
+             const std::vector<std::string>& fresh) const;
+  void FinishLocked(const OwnRun& own) const;
+  void FinishIdleLocked();
+
+  const CoreParts& parts_;
+  std::mutex mutex_;
+  // Guarded by mutex_.
+  std::map<std::string, OwnRun> own_runs_;                        // by run_id
+  std::map<std::pair<RunKey, std::string>, std::string> topics_;  // whose a topic of a run is
+};
+
+}  // namespace ikkuna

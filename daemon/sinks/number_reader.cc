@@ -1,0 +1,254 @@
+#include "daemon/sinks/number_reader.h"
+
+#include <algorithm>
+
+#include "daemon/sinks/extremes.h"
+
+namespace ikkuna::sinks {
+namespace {
+
+constexpr size_t kStampsBytesMax = 32 << 20;  // kept for the next series of the same timeline
+
+Error Broken(const RunSnapshot& run) {
+  return {ErrorCode::kCorrupt, "the file of " + Describe(run.info->run_key) + ", '" + run.entry->path + "', is broken"};
+}
+
+bool ByStep(const Point& a, const Point& b) { return a.step < b.step; }
+
+}  // namespace
+
+Status NumberReader::Start(std::shared_ptr<const Series> series) {
+  series_ = std::move(series);
+  pieces_.clear();
+  memory_.clear();
+  piece_ = 0;
+  reduced_ = thinned_ = false;
+  if (!run_->segments.empty()) {
+    if (Status gathered = GatherChunks(); !gathered) return gathered;
+  }
+  GatherMemory();
+  // Pieces come in the order in which they were written, which is that of steps but for what came late.
+  std::stable_sort(pieces_.begin(), pieces_.end(),
+                   [](const Piece& a, const Piece& b) { return a.first_step < b.first_step; });
+  return {};
+}
+
+Result<std::shared_ptr<const StampColumns>> NumberReader::StampsOf(uint64_t segment) {
+  const StampsKey key{segment, series_->timeline};
+  if (const auto found = stamps_.find(key); found != stamps_.end()) return found->second;
+  auto columns = std::make_shared<StampColumns>();
+  bool good = false;
+  size_t bytes = 0;
+  Status read = (*file_)->database().Each(
+      "SELECT stamps FROM step WHERE id = ?1",
+      [&](Statement& row) {
+        bytes = row.Blob(0).size();
+        good = StampColumns::Parse(std::string(row.Blob(0)), series_->timeline, columns.get());
+        return false;
+      },
+      (segment << 16) | series_->timeline);
+  if (!read) return read.error();
+  if (!good) return Broken(*run_);
+  if (stamps_bytes_ + bytes > kStampsBytesMax) {
+    stamps_.clear();
+    stamps_bytes_ = 0;
+  }
+  stamps_bytes_ += bytes;
+  stamps_[key] = columns;
+  return std::shared_ptr<const StampColumns>(std::move(columns));
+}
+
+Status NumberReader::GatherChunks() {
+  if (!file_) {
+    Result<BorrowedFile> file = BorrowedFile::Borrow(run_->entry, mode_);
+    if (!file) return file.error();
+    file_ = *std::move(file);
+  }
+  std::vector<ChunkHead> heads;
+  for (const auto& segment : run_->segments) {
+    const auto range = std::lower_bound(
+        segment->ranges.begin(), segment->ranges.end(), series_->timeline,
+        [](const StampRange& one, TimelineId timeline) { return one.timeline < timeline; });
+    if (range == segment->ranges.end() || range->timeline != series_->timeline) continue;
+    if (range->last_step < step_min() || range->first_step > step_max()) continue;
+    heads.clear();
+    bool good = true;
+    Status read = (*file_)->database().Each(
+        "SELECT heads FROM chunk WHERE id = ?1",
+        [&](Statement& row) {
+          good = ParseHeads(row.Blob(0), &heads);
+          return false;
+        },
+        segment->id * RunFile::kGroupsMax + GroupOf(series_->id));
+    if (!read) return read;
+    if (!good) return Broken(*run_);
+    std::shared_ptr<const StampColumns> stamps;
+    for (const ChunkHead& head : heads) {
+      if (head.series != series_->id) continue;
+      if (!stamps) {
+        Result<std::shared_ptr<const StampColumns>> found = StampsOf(segment->id);
+        if (!found) return found.error();
+        stamps = *found;
+      }
+      if (head.last_at >= stamps->size()) return Broken(*run_);
+      Piece piece{stamps->step(head.first_at), stamps->step(head.last_at), segment->id, head};
+      if (piece.last_step < step_min() || piece.first_step > step_max()) continue;
+      thinned_ = thinned_ || head.coarsened > 0 || head.thinned > 0;
+      pieces_.push_back(piece);
+    }
+  }
+  return {};
+}
+
+void NumberReader::GatherMemory() {
+  const uint32_t id = series_->id;
+  const Layout* layout = nullptr;
+  std::optional<size_t> position;
+  for (const auto& frame : run_->frames) {
+    if (frame->stamp.timeline != series_->timeline) continue;
+    if (frame->layout.get() != layout) {
+      layout = frame->layout.get();
+      position = Frame::PositionOf(*layout, id);
+    }
+    if (!position || !InRange(frame->stamp.step)) continue;
+    memory_.push_back(PointOf(frame->stamp, frame->At(*position, id), frame->FlagsAt(id)));
+  }
+  size_t guess = 0;  // the next batch nearly always has it where the last had
+  for (const auto& batch : run_->batches) {
+    if (batch->stamp.timeline != series_->timeline || !InRange(batch->stamp.step)) continue;
+    const std::vector<Sample>& samples = batch->samples;
+    size_t at = guess;
+    if (at >= samples.size() || samples[at].series != id) {
+      for (at = 0; at < samples.size() && samples[at].series != id; ++at) {
+      }
+    }
+    if (at >= samples.size()) continue;
+    guess = at;
+    double value = samples[at].value;
+    if (series_->traits.precision == Precision::kSingle && FitsSingle(value)) {
+      value = static_cast<double>(static_cast<float>(value));
+    }
+    memory_.push_back(PointOf(batch->stamp, value, samples[at].flags));
+  }
+  std::stable_sort(memory_.begin(), memory_.end(), ByStep);
+  if (!memory_.empty()) pieces_.push_back({memory_.front().step, memory_.back().step, 0, {}});
+}
+
+size_t NumberReader::EndOfOverlap(size_t begin) const {
+  uint64_t last = pieces_[begin].last_step;
+  size_t end = begin + 1;
+  while (end < pieces_.size() && pieces_[end].first_step <= last) last = std::max(last, pieces_[end++].last_step);
+  return end;
+}
+
+Result<std::vector<Point>> NumberReader::PointsOf(size_t begin, size_t end) {
+  std::vector<Point> points;
+  SeriesNumbers numbers;
+  std::string data;
+  for (size_t i = begin; i < end; ++i) {
+    const Piece& piece = pieces_[i];
+    if (piece.segment == 0) {
+      points.insert(points.end(), memory_.begin(), memory_.end());
+      continue;
+    }
+    Result<std::shared_ptr<const StampColumns>> stamps = StampsOf(piece.segment);
+    if (!stamps) return stamps.error();
+    bool found = false;
+    Status read = (*file_)->database().Each(
+        "SELECT substr(data, ?2, ?3) FROM chunk WHERE id = ?1",
+        [&](Statement& row) {
+          data.assign(row.Blob(0));
+          found = true;
+          return false;
+        },
+        piece.segment * RunFile::kGroupsMax + GroupOf(series_->id), int64_t{piece.head.offset} + 1,
+        int64_t{piece.head.bytes});
+    if (!read) return read.error();
+    if (!found || !DecodeChunk(piece.head, data, coder_, &numbers)) return Broken(*run_);
+    for (size_t n = 0; n < numbers.at.size(); ++n) {
+      const StepStamp stamp = (*stamps)->at(numbers.at[n]);
+      if (InRange(stamp.step)) points.push_back(PointOf(stamp, numbers.values[n], numbers.flags[n]));
+    }
+  }
+  if (end - begin > 1) std::stable_sort(points.begin(), points.end(), ByStep);
+  // What came first for a step stands.
+  points.erase(
+      std::unique(points.begin(), points.end(), [](const Point& a, const Point& b) { return a.step == b.step; }),
+      points.end());
+  return points;
+}
+
+bool NumberReader::HeadSuffices(const Piece& piece, uint64_t steps_per_bucket) const {
+  return piece.segment != 0 && !piece.head.has_flags && InRange(piece.first_step) && InRange(piece.last_step) &&
+         piece.last_step - piece.first_step < steps_per_bucket;
+}
+
+Result<std::vector<Point>> NumberReader::Reduce() {
+  reduced_ = true;
+  uint64_t last = 0;
+  for (const Piece& piece : pieces_) last = std::max(last, piece.last_step);
+  Extremes extremes(std::max(step_min(), pieces_.front().first_step), std::min(step_max(), last), query_.max_points);
+  std::vector<std::pair<uint16_t, double>> chosen;
+  std::vector<Point> few;
+  while (piece_ < pieces_.size()) {
+    const size_t begin = piece_;
+    piece_ = EndOfOverlap(begin);
+    const Piece& piece = pieces_[begin];
+    if (piece_ - begin > 1 || !HeadSuffices(piece, extremes.steps_per_bucket())) {
+      Result<std::vector<Point>> points = PointsOf(begin, piece_);
+      if (!points) return points.error();
+      for (const Point& point : *points) extremes.Add(point);
+      continue;
+    }
+    Result<std::shared_ptr<const StampColumns>> stamps = StampsOf(piece.segment);
+    if (!stamps) return stamps.error();
+    const ChunkHead& head = piece.head;
+    chosen = {{head.first_at, head.first}, {head.last_at, head.last}};
+    if (head.least_at != ChunkHead::kNone) chosen.emplace_back(head.least_at, head.least);
+    if (head.greatest_at != ChunkHead::kNone) chosen.emplace_back(head.greatest_at, head.greatest);
+    if (head.nan_at != ChunkHead::kNone) chosen.emplace_back(head.nan_at, std::numeric_limits<double>::quiet_NaN());
+    std::sort(chosen.begin(), chosen.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+    few.clear();
+    for (const auto& [at, value] : chosen) {
+      if (at >= (*stamps)->size()) return Broken(*run_);
+      few.push_back(PointOf((*stamps)->at(at), value, 0));
+    }
+    extremes.AddTogether(few);
+  }
+  return std::move(extremes).Take();
+}
+
+Result<std::vector<Point>> NumberReader::Next() {
+  if (piece_ == 0 && query_.max_points > 0 && !pieces_.empty()) {
+    uint64_t count = 0;
+    for (const Piece& piece : pieces_) count += piece.segment == 0 ? memory_.size() : piece.head.count;
+    if (count > std::max<uint64_t>(query_.max_points, Extremes::kPointsMin)) {
+      const bool whole = std::all_of(pieces_.begin(), pieces_.end(), [this](const Piece& piece) {
+        return InRange(piece.first_step) && InRange(piece.last_step);
+      });
+      if (whole || count > 2 * kNumbersPerChunk + query_.max_points) return Reduce();
+      // A range that cuts chunks may hold few enough points.
+      Result<std::vector<Point>> points = PointsOf(0, pieces_.size());
+      if (!points || points->size() <= std::max<size_t>(query_.max_points, Extremes::kPointsMin)) {
+        piece_ = pieces_.size();
+        return points;
+      }
+      return Reduce();
+    }
+  }
+  std::vector<Point> points;
+  while (piece_ < pieces_.size() && points.size() + kNumbersPerChunk <= SeriesReader::kPointsMax) {
+    const size_t begin = piece_;
+    piece_ = EndOfOverlap(begin);
+    Result<std::vector<Point>> some = PointsOf(begin, piece_);
+    if (!some) return some.error();
+    if (points.empty()) {
+      points = *std::move(some);
+    } else {
+      points.insert(points.end(), some->begin(), some->end());
+    }
+  }
+  return points;
+}
+
+}  // namespace ikkuna::sinks

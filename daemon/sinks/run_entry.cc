@@ -1,0 +1,192 @@
+#include "daemon/sinks/run_entry.h"
+
+#include <sys/stat.h>
+
+#include <algorithm>
+
+#include "daemon/sinks/run_writer.h"
+
+namespace ikkuna::sinks {
+namespace {
+
+constexpr size_t kIdleMax = 2;  // connections kept for the next reader of a run
+
+uint64_t Fnv(std::string_view text) {
+  uint64_t hash = 0xcbf29ce484222325;
+  for (char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3;
+  return hash;
+}
+
+bool HasLog(const std::string& path) {
+  struct stat found {};
+  return ::stat((path + "-wal").c_str(), &found) == 0 && found.st_size > 0;
+}
+
+}  // namespace
+
+// A run that was left in the middle is read with its log, which only a connection that could write can do; it is kept
+// from folding the log into the file when it closes.
+Result<std::unique_ptr<RunFile>> OpenStored(const std::string& path) {
+  const bool log = HasLog(path);
+  auto file = RunFile::Open(path, log ? Database::Mode::kReadWrite : Database::Mode::kAtRest, false);
+  if (file && log) sqlite3_db_config((*file)->database().handle(), SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, nullptr);
+  if (!file && file.error().code == ErrorCode::kUnavailable) {
+    return Error{ErrorCode::kUnavailable, "a daemon has it open: read it through its daemon"};
+  }
+  return file;
+}
+
+RunEntry::RunEntry(RunKey run_key, std::string file) : key(std::move(run_key)), path(std::move(file)) {}
+RunEntry::~RunEntry() = default;
+
+void CountValue(uint32_t series, uint64_t step, double value, std::vector<SeriesTally>& tallies) {
+  if (series == 0) return;
+  if (tallies.size() < series) tallies.resize(series);
+  SeriesTally& tally = tallies[series - 1];
+  if (tally.count == 0 || step < tally.first_step) tally.first_step = step;
+  if (tally.count == 0 || step >= tally.last_step) {
+    tally.last_step = step;
+    tally.last = value;
+  }
+  ++tally.count;
+}
+
+void CountFrame(const Frame& frame, std::vector<SeriesTally>& tallies) {
+  const auto& [singles, doubles] = *frame.layout;
+  for (size_t i = 0; i < singles.size(); ++i) {
+    CountValue(singles[i], frame.stamp.step, static_cast<double>(frame.singles[i]), tallies);
+  }
+  for (size_t i = 0; i < doubles.size(); ++i) CountValue(doubles[i], frame.stamp.step, frame.doubles[i], tallies);
+  for (const auto& [series, value] : frame.exact) {
+    SeriesTally& tally = tallies[series - 1];
+    if (tally.last_step == frame.stamp.step) tally.last = value;
+  }
+}
+
+Result<std::shared_ptr<LoadedRun>> LoadRun(RunFile& file, const ProducerInfo& info, std::shared_ptr<Run> run) {
+  auto loaded = std::make_shared<LoadedRun>();
+  loaded->run = std::move(run);
+  if (!loaded->run) {
+    std::vector<Timeline> timelines;
+    std::vector<Series> series;
+    if (Status read = file.LoadSeries(&timelines, &series); !read) return read.error();
+    loaded->run = std::make_shared<Run>(info);
+    loaded->run->series().Load(std::move(timelines), std::move(series));
+  }
+  Result<std::vector<Segment>> segments = file.LoadSegments();
+  if (!segments) return segments.error();
+  for (Segment& segment : *segments) loaded->segments.push_back(std::make_shared<const Segment>(std::move(segment)));
+  if (Status read = file.LoadTallies(&loaded->tallies); !read) return read.error();
+  PlaneCoder coder;
+  if (Status read = file.LoadTail(coder, &loaded->open); !read) return read.error();
+  for (const auto& frame : loaded->open.frames) CountFrame(*frame, loaded->tallies);
+  Result<int64_t> last = file.database().QueryInt("SELECT coalesce(max(id), 0) FROM value");
+  if (!last) return last.error();
+  loaded->value_last = static_cast<uint64_t>(*last);
+  return loaded;
+}
+
+Result<BorrowedFile> BorrowedFile::Borrow(std::shared_ptr<RunEntry> entry, Database::Mode mode) {
+  {
+    std::lock_guard lock(entry->mutex);
+    if (!entry->idle.empty()) {
+      std::unique_ptr<RunFile> file = std::move(entry->idle.back());
+      entry->idle.pop_back();
+      return BorrowedFile(std::move(entry), std::move(file));
+    }
+  }
+  Result<std::unique_ptr<RunFile>> file =
+      mode == Database::Mode::kAtRest ? OpenStored(entry->path) : RunFile::Open(entry->path, mode, false);
+  if (!file) {
+    return Error{file.error().code, "cannot read " + Describe(entry->key) + " from '" + entry->path +
+                                        "': " + file.error().text};
+  }
+  return BorrowedFile(std::move(entry), *std::move(file));
+}
+
+BorrowedFile::~BorrowedFile() {
+  if (!entry_ || !file_) return;
+  std::lock_guard lock(entry_->mutex);
+  // Nobody's connection keeps a run that is over from becoming one file.
+  if (entry_->loaded && entry_->idle.size() < kIdleMax && IsOpen(entry_->head.producer.state)) {
+    entry_->idle.push_back(std::move(file_));
+  }
+}
+
+std::vector<SeriesInfo> MatchSeries(const RunSnapshot& snapshot, std::vector<SeriesTally> tallies,
+                                    const SeriesFilter& filter, uint32_t after, size_t limit) {
+  std::vector<SeriesInfo> found;
+  if (!filter.MatchesRun(snapshot.info->run_key, snapshot.info->run)) return found;
+  for (const auto& batch : snapshot.batches) {
+    for (const Sample& sample : batch->samples) {
+      if (sample.series <= SeriesCatalogue::kMaxSeries) {
+        CountValue(sample.series, batch->stamp.step, sample.value, tallies);
+      }
+    }
+    for (const OtherValue& other : batch->others) {
+      if (other.series <= SeriesCatalogue::kMaxSeries) CountValue(other.series, batch->stamp.step, 0, tallies);
+    }
+  }
+  for (const auto& series : snapshot.run->series().Since(after)) {
+    if (found.size() >= limit) break;
+    // A name that nothing came for is no series yet.
+    if (series->id > tallies.size() || tallies[series->id - 1].count + tallies[series->id - 1].thinned == 0) continue;
+    if (!filter.MatchesSeries(series->name)) continue;
+    const SeriesTally& tally = tallies[series->id - 1];
+    SeriesInfo info;
+    info.run = snapshot.info;
+    info.series = series;
+    info.count = tally.count;
+    info.thinned = tally.thinned;
+    info.first_step = tally.first_step;
+    info.last_step = tally.last_step;
+    if (series->traits.type == ValueType::kNumber) info.last = tally.last;
+    found.push_back(std::move(info));
+  }
+  return found;
+}
+
+RunInfo InfoOf(const RunHead& head, uint64_t bytes) {
+  RunInfo info;
+  info.info = head.producer.info;
+  info.state = head.producer.state;
+  info.host = head.host;
+  info.last_unix_ns = std::max(head.totals.last_unix_ns, head.producer.info.start_unix_ns);
+  info.last_step = head.totals.last_step;
+  info.series = head.series;
+  info.values = head.totals.values;
+  info.thinned = head.totals.thinned;
+  info.bytes = bytes;
+  info.tags = head.tags;
+  return info;
+}
+
+std::string RunFileName(const RunKey& key) {
+  constexpr size_t kNameMax = 100;
+  std::string name;
+  bool plain = !key.run_id.empty() && key.run_id.size() <= kNameMax;
+  for (char c : key.run_id.substr(0, kNameMax)) {
+    const bool kept = (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-' || c == '_' || c == '~';
+    plain = plain && kept;  // capital letters, too, are not told apart everywhere
+    name += kept || (c >= 'A' && c <= 'Z') ? c : '_';
+  }
+  if (!plain) {
+    char hash[24];
+    std::snprintf(hash, sizeof(hash), ".%016llx", static_cast<unsigned long long>(Fnv(key.run_id)));
+    name += hash;
+  }
+  name += ".a" + std::to_string(key.attempt);
+  name += key.rank == kAllRanks ? ".rall" : ".r" + std::to_string(key.rank);
+  return name + ".run";
+}
+
+uint64_t FileBytes(const std::string& path) {
+  uint64_t bytes = 0;
+  for (const char* suffix : {"", "-wal"}) {
+    struct stat found {};
+    if (::stat((path + suffix).c_str(), &found) == 0) bytes += static_cast<uint64_t>(found.st_size);
+  }
+  return bytes;
+}
+
+}  // namespace ikkuna::sinks

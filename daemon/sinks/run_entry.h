@@ -1,0 +1,140 @@
+// RunEntry: one run in the store: what listings show of it, what is in memory of its values, and its file's connections.
+//
+// Owner: the store or StoredRuns, shared with those who read. Thread rule: as each group of members says. Lock order:
+// writer_mutex, mutex, the store's own.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "daemon/model/batch.h"
+#include "daemon/model/query.h"
+#include "daemon/model/series.h"
+#include "daemon/model/status.h"
+#include "daemon/sinks/run_file.h"
+
+namespace ikkuna::sinks {
+
+// What is in memory of a run that is written, or was read a moment ago.
+struct LoadedRun {
+  std::shared_ptr<Run> run;          // its catalogue
+  std::vector<SeriesTally> tallies;  // of what is committed; [id - 1]
+  std::vector<std::shared_ptr<const Segment>> segments;
+  std::shared_ptr<const Tail> sealed;  // committed before what is in `open`, and being compacted
+  Tail open;
+  uint64_t value_last = 0;  // the last committed row of `value`
+};
+
+// A batch that waits for the writer.
+struct Pending {
+  std::shared_ptr<const Batch> batch;
+  uint64_t ticket = 0;
+  size_t bytes = 0;
+  std::chrono::steady_clock::time_point since;
+};
+
+class RunWriter;
+
+struct RunEntry {
+  RunEntry(RunKey run_key, std::string file);
+  ~RunEntry();
+
+  // Constant after construction.
+  const RunKey key;
+  const std::string path;
+
+  std::mutex writer_mutex;  // held while the file is written
+  // Guarded by writer_mutex.
+  std::unique_ptr<RunWriter> writer;  // null: at rest
+
+  mutable std::mutex mutex;
+  // Guarded by mutex.
+  RunHead head;
+  std::shared_ptr<LoadedRun> loaded;
+  std::vector<std::unique_ptr<RunFile>> idle;  // connections for reading
+  std::optional<std::vector<ModuleInfo>> modules;  // newer than the file's
+  std::weak_ptr<Run> run;                          // as its producer's part of the daemon has it
+
+  // Guarded by the store's mutex.
+  std::deque<Pending> pending;
+  size_t staged = 0;          // of `pending`, from its front, with the writer
+  uint64_t values_pending = 0;
+  std::optional<ProducerStatus> status_to_save;
+  uint64_t status_version = 0;
+  bool modules_to_save = false;
+  bool tags_to_save = false;
+  bool wants_rest = false;    // not open any more: one file as soon as nothing waits
+  bool deleted = false;
+  uint64_t offered = 0, written = 0, dropped = 0;  // values, of this daemon
+  uint64_t drops_untold = 0;                       // no event spoke of them yet
+  uint32_t failures = 0;                           // commits that failed in a row
+  std::chrono::steady_clock::time_point retry_at{};
+  std::chrono::steady_clock::time_point idle_since{};
+  std::chrono::steady_clock::time_point tell_at{};  // no event of drops before
+  std::string failing;  // why the last commit failed; empty: it did not
+};
+
+// One look at a run: later commits and compaction do not change it.
+struct RunSnapshot {
+  std::shared_ptr<RunEntry> entry;
+  std::shared_ptr<const ProducerInfo> info;
+  std::shared_ptr<Run> run;
+  std::vector<std::shared_ptr<const Segment>> segments;
+  std::vector<std::shared_ptr<const Frame>> frames;   // committed, not compacted, in the order of commits
+  std::vector<std::shared_ptr<const Batch>> batches;  // not committed
+  uint64_t value_last = 0;
+};
+
+// Loads counts, segments, tail and, where there is no `run` that has them already, the series from the file.
+Result<std::shared_ptr<LoadedRun>> LoadRun(RunFile& file, const ProducerInfo& info, std::shared_ptr<Run> run);
+
+// Numbers and others of series, over runs. `most`: as ReadQuery says.
+struct SeriesToRead {
+  std::shared_ptr<const RunSnapshot> run;
+  std::vector<std::shared_ptr<const Series>> series;
+};
+// `mode`: how connections to files are opened.
+std::unique_ptr<SeriesReader> MakeReader(std::vector<SeriesToRead> what, const ReadQuery& query, Database::Mode mode);
+
+// A file that no daemon of this process writes, for reading; nothing in its folder changes.
+Result<std::unique_ptr<RunFile>> OpenStored(const std::string& path);
+
+// A connection for reading, given back at the end of its life.
+class BorrowedFile {
+ public:
+  static Result<BorrowedFile> Borrow(std::shared_ptr<RunEntry> entry, Database::Mode mode);
+  ~BorrowedFile();
+  BorrowedFile(BorrowedFile&&) noexcept = default;
+  BorrowedFile& operator=(BorrowedFile&&) noexcept = default;
+  RunFile* operator->() { return file_.get(); }
+  RunFile& operator*() { return *file_; }
+
+ private:
+  BorrowedFile(std::shared_ptr<RunEntry> entry, std::unique_ptr<RunFile> file)
+      : entry_(std::move(entry)), file_(std::move(file)) {}
+  std::shared_ptr<RunEntry> entry_;
+  std::unique_ptr<RunFile> file_;
+};
+
+// Adds what is in `frames` and `batches` to counts.
+void CountFrame(const Frame& frame, std::vector<SeriesTally>& tallies);
+void CountValue(uint32_t series, uint64_t step, double value, std::vector<SeriesTally>& tallies);
+
+// Series of a run that the filter matches, from `after` on, with their counts, at most `limit`.
+std::vector<SeriesInfo> MatchSeries(const RunSnapshot& snapshot, std::vector<SeriesTally> tallies,
+                                    const SeriesFilter& filter, uint32_t after, size_t limit);
+
+RunInfo InfoOf(const RunHead& head, uint64_t bytes);
+// "the run's name" in a path: letters that any file system takes, short, and its own for each key.
+std::string RunFileName(const RunKey& key);
+// Of the file and its write-ahead log.
+uint64_t FileBytes(const std::string& path);
+
+}  // namespace ikkuna::sinks

@@ -1,0 +1,136 @@
+// RunFile: the SQLite file of one run, attempt and rank, as it is written. STORE.md says what is in it.
+//
+// Owner: the run's entry in the store. Thread rule: one thread at a time. Errors give the reason alone; kInvalidArgument
+// means that a row, kCorrupt that the file, any other code that the disk is at fault.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "daemon/model/batch.h"
+#include "daemon/model/series.h"
+#include "daemon/model/status.h"
+#include "daemon/sinks/sqlite.h"
+#include "daemon/sinks/store_chunk.h"
+#include "daemon/sinks/store_tail.h"
+
+namespace ikkuna::sinks {
+
+constexpr int kRunFileVersion = 1;                  // PRAGMA user_version
+constexpr int kRunFileApplication = 0x494b524e;     // PRAGMA application_id: "IKRN"
+
+// What a run has come to, as of a commit.
+struct Totals {
+  Progress progress;
+  uint64_t written = 0;  // values
+  uint64_t dropped = 0;  // values
+  uint64_t values = 0;   // kept
+  uint64_t thinned = 0;
+  uint64_t last_step = 0;
+  int64_t last_unix_ns = 0;
+  uint64_t others_bytes = 0;  // of texts, histograms, tensors
+};
+
+// What is known of one series' values.
+struct SeriesTally {
+  uint64_t count = 0;
+  uint64_t thinned = 0;
+  uint64_t first_step = 0;
+  uint64_t last_step = 0;
+  double last = 0;
+};
+
+// All that a listing shows of a run.
+struct RunHead {
+  ProducerStatus producer;
+  std::string host;
+  std::vector<std::string> tags;
+  Totals totals;
+  uint64_t series = 0;
+  uint64_t events = 0, event_first = 0, event_last = 0;  // ids
+};
+
+// Stamps of one timeline in one segment, without reading them.
+struct StampRange {
+  TimelineId timeline = 0;
+  uint64_t first_step = 0, last_step = 0;
+};
+struct Segment {
+  uint64_t id = 0;
+  std::vector<StampRange> ranges;  // ascending by timeline
+};
+
+class RunFile {
+ public:
+  static constexpr uint64_t kGroupsMax = uint64_t{1} << 20;  // of a chunk's row id: segment * kGroupsMax + group
+
+  // Makes the tables where there are none. Refuses a newer version with kFailedPrecondition, and a file of another
+  // program. kReadWrite and kCreate: puts it in WAL mode, removes what an unfinished compaction left.
+  static Result<std::unique_ptr<RunFile>> Open(const std::string& path, Database::Mode mode, bool to_write);
+
+  // Reading what is small.
+  Result<RunHead> LoadHead();
+  Status LoadSeries(std::vector<Timeline>* timelines, std::vector<Series>* series);
+  Result<std::vector<Segment>> LoadSegments();
+  // Of what was compacted and, for others, of all rows; [id - 1].
+  Status LoadTallies(std::vector<SeriesTally>* tallies);
+  Status LoadTail(PlaneCoder& coder, Tail* tail);
+  Result<std::vector<ModuleInfo>> LoadModules();
+
+  // Writing. Each within a transaction of database().
+  Status SaveProducer(const ProducerStatus& status, const std::string& host);
+  Status SaveModules(const std::vector<ModuleInfo>& modules);
+  Status SaveTags(const std::vector<std::string>& tags);
+  Status AddTimelines(std::span<const Timeline> timelines, TimelineId from);
+  Status AddSeries(std::span<const std::shared_ptr<const Series>> series);
+  Status AddEvent(const Event& event);
+  Status AddOther(const StepStamp& stamp, const OtherValue& other, uint64_t* bytes);
+  // The commit itself; `seq` above all before.
+  Status AddLog(uint64_t seq, const Totals& totals, std::string_view blob);
+  Result<bool> HasOther(uint32_t series, uint64_t step);
+
+  // Compaction: rows of a segment that does not count until FinishSegment.
+  Status AddChunks(uint64_t segment, uint32_t group, ChunkRow& row);
+  struct Stamps {
+    TimelineId timeline;
+    uint64_t first_step, last_step;
+    std::string columns;
+  };
+  Status FinishSegment(uint64_t segment, uint64_t log_last, const std::vector<Stamps>& stamps,
+                       std::span<const SeriesTally> tallies, const Totals& totals);
+
+  Status SaveTallies(std::span<const SeriesTally> tallies);
+
+  // The oldest events beyond `most`, and the oldest others until their bytes are below `bytes_max`; a slice of each a
+  // call. `gone` gets series and step count of each that left.
+  Status TrimEvents(size_t most);
+  Status TrimOthers(uint64_t bytes_max, Totals* totals, std::vector<std::pair<uint32_t, uint64_t>>* gone);
+
+  // Gives up to `pages` free pages back. True: there may be more.
+  Result<bool> Shrink(int pages);
+  // One file, at rest. kUnavailable: somebody reads it now; try again.
+  Status Rest();
+  Status CopyTo(const std::string& path);
+
+  Database& database() { return database_; }
+  const std::string& path() const { return path_; }
+
+ private:
+  RunFile(std::string path, Database database) : path_(std::move(path)), database_(std::move(database)) {}
+  Status MakeTables();
+  Status LoadTotals(Totals* totals);
+
+  const std::string path_;
+  Database database_;
+};
+
+// A value that is no number, as a blob, and back. Texts stand as they are.
+std::string EncodeOther(const Value& value);
+bool DecodeOther(ValueType type, std::string_view bytes, Value* value);
+
+}  // namespace ikkuna::sinks

@@ -1,0 +1,351 @@
+// What a run's file says of its producer: identity, counters, modules; and the values that are no numbers.
+#include <algorithm>
+#include <cstdlib>
+#include <map>
+
+#include "daemon/sinks/run_file.h"
+
+namespace ikkuna::sinks {
+namespace {
+
+constexpr size_t kOtherBytesMax = 256 << 20;
+
+class Meta {
+ public:
+  static Result<Meta> Load(Database& db) {
+    Meta meta;
+    Status read = db.Each("SELECT name, value FROM meta WHERE name != 'totals'", [&](Statement& row) {
+      meta.values_[row.Text(0)] = row.Text(1);
+      return true;
+    });
+    if (!read) return read.error();
+    return meta;
+  }
+  std::string Get(const std::string& name) const {
+    const auto found = values_.find(name);
+    return found == values_.end() ? "" : found->second;
+  }
+  bool Has(const std::string& name) const { return values_.count(name) > 0; }
+  uint64_t Unsigned(const std::string& name) const { return std::strtoull(Get(name).c_str(), nullptr, 10); }
+  int64_t Int(const std::string& name) const { return std::strtoll(Get(name).c_str(), nullptr, 10); }
+  double Number(const std::string& name) const { return std::strtod(Get(name).c_str(), nullptr); }
+
+ private:
+  std::map<std::string, std::string> values_;
+};
+
+std::string NumberText(double value) {
+  char text[40];
+  std::snprintf(text, sizeof(text), "%.17g", value);
+  return text;
+}
+
+Status SaveCounts(Database& db, std::string_view kind, const std::vector<Count>& counts) {
+  for (const Count& count : counts) {
+    Status saved = db.Run("INSERT OR REPLACE INTO count VALUES (?1, ?2, ?3)", kind, std::string_view(count.reason),
+                          count.count);
+    if (!saved) return saved;
+  }
+  return {};
+}
+
+std::string SizesText(const std::vector<int64_t>& sizes) {
+  std::string text;
+  for (int64_t size : sizes) text += (text.empty() ? "" : ",") + std::to_string(size);
+  return text;
+}
+
+std::vector<int64_t> ParseSizes(const std::string& text) {
+  std::vector<int64_t> sizes;
+  const char* at = text.c_str();
+  while (*at != '\0') {
+    char* end = nullptr;
+    sizes.push_back(std::strtoll(at, &end, 10));
+    if (end == at) break;
+    at = *end == ',' ? end + 1 : end;
+  }
+  return sizes;
+}
+
+}  // namespace
+
+Result<RunHead> RunFile::LoadHead() {
+  Result<Meta> loaded = Meta::Load(database_);
+  if (!loaded) return loaded.error();
+  const Meta& meta = *loaded;
+  RunHead head;
+  ProducerStatus& producer = head.producer;
+  ProducerInfo& info = producer.info;
+  const std::optional<Uuid> uuid = ParseUuid(meta.Get("uuid"));
+  const std::optional<RunState> state = ParseRunState(meta.Get("state"));
+  if (!uuid || !state || !meta.Has("run_id")) return Error{ErrorCode::kCorrupt, "it does not say which run it is of"};
+  info.uuid = *uuid;
+  info.run_key = {meta.Get("run_id"), static_cast<uint32_t>(meta.Unsigned("attempt")),
+                  static_cast<uint32_t>(meta.Unsigned("rank"))};
+  info.run = meta.Get("run");
+  info.world_size = static_cast<uint32_t>(meta.Unsigned("world_size"));
+  info.job = {meta.Get("master_address"), meta.Get("master_port")};
+  info.pid = static_cast<int32_t>(meta.Int("pid"));
+  info.uid = static_cast<uint32_t>(meta.Unsigned("uid"));
+  info.start_unix_ns = meta.Int("start_unix_ns");
+  if (meta.Has("continues")) info.continues = static_cast<uint32_t>(meta.Unsigned("continues"));
+  info.start_step = meta.Unsigned("start_step");
+  producer.state = *state;
+  producer.attempted = meta.Unsigned("attempted");
+  producer.handled = meta.Unsigned("handled");
+  producer.dropped_total = meta.Unsigned("dropped_total");
+  producer.lost_in_daemon = meta.Unsigned("lost_in_daemon");
+  producer.killed = meta.Unsigned("killed");
+  producer.steps_total = meta.Unsigned("steps_total");
+  producer.steps_while_connected = meta.Unsigned("steps_while_connected");
+  producer.coverage = meta.Number("coverage");
+  producer.probe_cost = meta.Number("probe_cost");
+  producer.budget = meta.Number("budget");
+  head.host = meta.Get("host");
+
+  Status read = database_.Each("SELECT name, value FROM fact ORDER BY position", [&](Statement& row) {
+    info.facts.emplace_back(row.Text(0), row.Text(1));
+    return true;
+  });
+  if (read) {
+    read = database_.Each("SELECT kind, reason, count FROM count", [&](Statement& row) {
+      (row.Text(0) == "drop" ? producer.drops : producer.missing).push_back({row.Text(1), row.Unsigned(2)});
+      return true;
+    });
+  }
+  if (read) {
+    read = database_.Each("SELECT text FROM note ORDER BY position", [&](Statement& row) {
+      producer.notes.push_back(row.Text(0));
+      return true;
+    });
+  }
+  if (read) {
+    read = database_.Each(
+        "SELECT name, phase, step, epoch, samples_seen, steps_due, steps_observed FROM root", [&](Statement& row) {
+          RootStatusInfo root;
+          root.name = row.Text(0);
+          root.phase = row.Int(1) >= 1 && row.Int(1) <= 3 ? static_cast<RootPhase>(row.Int(1)) : RootPhase::kIdle;
+          root.step = row.Unsigned(2);
+          root.epoch = static_cast<uint32_t>(row.Int(3));
+          root.samples_seen = row.Unsigned(4);
+          root.steps_due = row.Unsigned(5);
+          root.steps_observed = row.Unsigned(6);
+          producer.roots.push_back(std::move(root));
+          return true;
+        });
+  }
+  if (read) {
+    read = database_.Each("SELECT name FROM tag", [&](Statement& row) {
+      head.tags.push_back(row.Text(0));
+      return true;
+    });
+  }
+  if (read) {
+    read = database_.Each("SELECT count(*), coalesce(min(id), 0), coalesce(max(id), 0) FROM event", [&](Statement& row) {
+      head.events = row.Unsigned(0);
+      head.event_first = row.Unsigned(1);
+      head.event_last = row.Unsigned(2);
+      return false;
+    });
+  }
+  if (read) {
+    read = database_.Each("SELECT count(*) FROM series", [&](Statement& row) {
+      head.series = row.Unsigned(0);
+      return false;
+    });
+  }
+  if (read) read = LoadTotals(&head.totals);
+  if (!read) return read.error();
+  if (IsOpen(producer.state)) {
+    producer.lost_in_daemon = head.totals.progress.lost_in_daemon;
+    producer.killed = head.totals.progress.killed;
+    producer.handled = head.totals.progress.done_seq - producer.lost_in_daemon;
+  }
+  return head;
+}
+
+Status RunFile::SaveProducer(const ProducerStatus& status, const std::string& host) {
+  const ProducerInfo& info = status.info;
+  const std::pair<const char*, std::string> values[] = {
+      {"uuid", UuidText(info.uuid)},
+      {"run_id", info.run_key.run_id},
+      {"attempt", std::to_string(info.run_key.attempt)},
+      {"rank", std::to_string(info.run_key.rank)},
+      {"run", info.run},
+      {"world_size", std::to_string(info.world_size)},
+      {"master_address", info.job.address},
+      {"master_port", info.job.port},
+      {"pid", std::to_string(info.pid)},
+      {"uid", std::to_string(info.uid)},
+      {"start_unix_ns", std::to_string(info.start_unix_ns)},
+      {"start_step", std::to_string(info.start_step)},
+      {"host", host},
+      {"state", std::string(RunStateName(status.state))},
+      {"attempted", std::to_string(status.attempted)},
+      {"handled", std::to_string(status.handled)},
+      {"dropped_total", std::to_string(status.dropped_total)},
+      {"lost_in_daemon", std::to_string(status.lost_in_daemon)},
+      {"killed", std::to_string(status.killed)},
+      {"steps_total", std::to_string(status.steps_total)},
+      {"steps_while_connected", std::to_string(status.steps_while_connected)},
+      {"coverage", NumberText(status.coverage)},
+      {"probe_cost", NumberText(status.probe_cost)},
+      {"budget", NumberText(status.budget)},
+  };
+  constexpr char kSet[] = "INSERT OR REPLACE INTO meta VALUES (?1, ?2)";
+  for (const auto& [name, value] : values) {
+    if (Status saved = database_.Run(kSet, std::string_view(name), std::string_view(value)); !saved) return saved;
+  }
+  Status saved;
+  if (info.continues) saved = database_.Run(kSet, std::string_view("continues"), int64_t{*info.continues});
+  if (saved) saved = database_.Run("DELETE FROM fact");
+  for (const auto& [name, value] : info.facts) {
+    if (!saved) break;
+    saved = database_.Run("INSERT INTO fact (name, value) VALUES (?1, ?2)", std::string_view(name),
+                          std::string_view(value));
+  }
+  if (saved) saved = database_.Run("DELETE FROM count");
+  if (saved) saved = SaveCounts(database_, "drop", status.drops);
+  if (saved) saved = SaveCounts(database_, "missing", status.missing);
+  if (saved) saved = database_.Run("DELETE FROM note");
+  for (const std::string& note : status.notes) {
+    if (saved) saved = database_.Run("INSERT INTO note (text) VALUES (?1)", std::string_view(note));
+  }
+  if (saved) saved = database_.Run("DELETE FROM root");
+  for (const RootStatusInfo& root : status.roots) {
+    if (!saved) break;
+    saved = database_.Run("INSERT OR REPLACE INTO root VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                          std::string_view(root.name), static_cast<int64_t>(root.phase), root.step,
+                          int64_t{root.epoch}, root.samples_seen, root.steps_due, root.steps_observed);
+  }
+  return saved;
+}
+
+Status RunFile::SaveTags(const std::vector<std::string>& tags) {
+  Status saved = database_.Run("DELETE FROM tag");
+  for (const std::string& tag : tags) {
+    if (saved) saved = database_.Run("INSERT OR REPLACE INTO tag VALUES (?1)", std::string_view(tag));
+  }
+  return saved;
+}
+
+Status RunFile::SaveModules(const std::vector<ModuleInfo>& modules) {
+  Status saved = database_.Run("DELETE FROM module");
+  if (saved) saved = database_.Run("DELETE FROM param");
+  for (size_t m = 0; m < modules.size() && saved; ++m) {
+    const ModuleInfo& module = modules[m];
+    saved = database_.Run("INSERT INTO module VALUES (?1, ?2, ?3, ?4, ?5)", static_cast<int64_t>(m),
+                          std::string_view(module.root), std::string_view(module.name), std::string_view(module.type),
+                          int64_t{module.functional});
+    for (size_t p = 0; p < module.params.size() && saved; ++p) {
+      const ModuleInfo::Param& param = module.params[p];
+      saved = database_.Run("INSERT INTO param VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)", static_cast<int64_t>(m),
+                            static_cast<int64_t>(p), std::string_view(param.name), std::string_view(param.dtype),
+                            std::string_view(SizesText(param.sizes)), int64_t{param.bias}, int64_t{param.trainable},
+                            int64_t{param.buffer});
+    }
+  }
+  return saved;
+}
+
+Result<std::vector<ModuleInfo>> RunFile::LoadModules() {
+  std::vector<ModuleInfo> modules;
+  Status read =
+      database_.Each("SELECT root, name, type, functional FROM module ORDER BY position", [&](Statement& row) {
+        modules.push_back({row.Text(0), row.Text(1), row.Text(2), row.Int(3) != 0, {}});
+        return true;
+      });
+  if (!read) return read.error();
+  read = database_.Each(
+      "SELECT module, name, dtype, sizes, bias, trainable, buffer FROM param ORDER BY module, position",
+      [&](Statement& row) {
+        if (row.Unsigned(0) >= modules.size()) return true;
+        modules[row.Unsigned(0)].params.push_back({row.Text(1), row.Text(2), ParseSizes(row.Text(3)), row.Int(4) != 0,
+                                                   row.Int(5) != 0, row.Int(6) != 0});
+        return true;
+      });
+  if (!read) return read.error();
+  return modules;
+}
+
+Status RunFile::TrimEvents(size_t most) {
+  return database_.Run(
+      "DELETE FROM event WHERE id <= coalesce((SELECT id FROM event ORDER BY id DESC LIMIT 1 OFFSET ?1), -1)",
+      static_cast<int64_t>(most));
+}
+
+Status RunFile::TrimOthers(uint64_t bytes_max, Totals* totals, std::vector<std::pair<uint32_t, uint64_t>>* gone) {
+  if (totals->others_bytes <= bytes_max) return {};
+  uint64_t last = 0;
+  Status read = database_.Each("SELECT id, series, length(value) FROM value ORDER BY id LIMIT 4096",
+                               [&](Statement& row) {
+                                 last = row.Unsigned(0);
+                                 const uint64_t bytes = row.Unsigned(2) + 64;
+                                 totals->others_bytes -= std::min(totals->others_bytes, bytes);
+                                 gone->emplace_back(static_cast<uint32_t>(row.Unsigned(1)), 1);
+                                 return totals->others_bytes > bytes_max;
+                               });
+  if (!read) return read;
+  return database_.Run("DELETE FROM value WHERE id <= ?1", last);
+}
+
+std::string EncodeOther(const Value& value) {
+  ByteWriter out;
+  if (const auto* histogram = std::get_if<Histogram>(&value)) {
+    for (double number : {histogram->min, histogram->max, histogram->sum, histogram->sum_squares}) out.Put(number);
+    for (uint64_t number :
+         {histogram->n, histogram->nans, histogram->positive_infinities, histogram->negative_infinities}) {
+      out.PutVarint(number);
+    }
+    out.PutVarint(histogram->counts.size());
+    for (uint64_t count : histogram->counts) out.PutVarint(count);
+  } else if (const auto* tensor = std::get_if<TensorValue>(&value)) {
+    out.Put(static_cast<uint8_t>(tensor->form));
+    out.PutVarint(tensor->sizes.size());
+    for (int64_t size : tensor->sizes) out.Put(size);
+    out.PutVarint(tensor->values.size());
+    PlaneCoder coder;
+    coder.Encode<float>(tensor->values, out);
+  }
+  return Pack(out.bytes());
+}
+
+bool DecodeOther(ValueType type, std::string_view bytes, Value* value) {
+  if (type == ValueType::kText) {
+    *value = Text{std::string(bytes)};
+    return true;
+  }
+  std::string unpacked;
+  if (!Unpack(bytes, kOtherBytesMax, &unpacked)) return false;
+  ByteReader in(unpacked);
+  if (type == ValueType::kHistogram) {
+    Histogram histogram;
+    for (double* number : {&histogram.min, &histogram.max, &histogram.sum, &histogram.sum_squares}) {
+      *number = in.Get<double>();
+    }
+    for (uint64_t* number :
+         {&histogram.n, &histogram.nans, &histogram.positive_infinities, &histogram.negative_infinities}) {
+      *number = in.GetVarint();
+    }
+    const uint64_t bins = in.GetVarint();
+    if (!in.ok() || bins > in.left()) return false;
+    for (uint64_t i = 0; i < bins; ++i) histogram.counts.push_back(in.GetVarint());
+    *value = std::move(histogram);
+    return in.ok();
+  }
+  if (type != ValueType::kTensor) return false;
+  TensorValue tensor;
+  const auto form = in.Get<uint8_t>();
+  if (form < 1 || form > 2) return false;
+  tensor.form = static_cast<TensorValue::Form>(form);
+  for (uint64_t n = in.GetVarint(); n > 0 && in.ok(); --n) tensor.sizes.push_back(in.Get<int64_t>());
+  const uint64_t elements = in.GetVarint();
+  if (!in.ok() || elements > TensorValue::kMaxElements) return false;
+  tensor.values.resize(elements);
+  PlaneCoder coder;
+  if (!coder.Decode<float>(in, tensor.values)) return false;
+  *value = std::move(tensor);
+  return true;
+}
+
+}  // namespace ikkuna::sinks

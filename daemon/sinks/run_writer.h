@@ -1,0 +1,94 @@
+// RunWriter: commits and compacts one run. What it is given it stages: a batch is looked at once, and what it staged is
+// tried until it is committed.
+//
+// Owner: the run's entry. Thread rule: under the entry's writer_mutex.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "daemon/sinks/run_entry.h"
+
+namespace ikkuna::sinks {
+
+// What became of the batches of a commit.
+struct CommitReport {
+  uint64_t written = 0;  // values
+  uint64_t repeated = 0;   // a value for a step that has one already
+  uint64_t no_series = 0;  // of no series of the run, or of another type
+  uint64_t refused = 0;    // the file takes them never
+  uint64_t events_dropped = 0;
+  std::string refusal;     // the last reason
+  uint64_t dropped() const { return repeated + no_series + refused; }
+};
+
+class RunWriter {
+ public:
+  // Opens or makes the file of the entry. `entry.loaded` is filled, or taken over where it is not in the file yet.
+  static Result<std::unique_ptr<RunWriter>> Open(RunEntry& entry);
+
+  // Staging, then one commit of all that is staged; its errors are the file's, and what is staged stays.
+  void Stage(const std::shared_ptr<const Batch>& batch);
+  uint64_t staged_values() const { return staged_values_; }
+  Status Commit(const ProducerStatus* status, const std::vector<ModuleInfo>* modules,
+                const std::vector<std::string>* tags, CommitReport* report);
+
+  // Seals the tail where it is long enough (or at all, `whole`); true: there is something to compact.
+  bool Seal(bool whole);
+  bool compacting() const { return sealed_ != nullptr; }
+  // A slice of work, in one transaction. True: there is more to do.
+  Result<bool> Compact();
+
+  size_t tail_bytes() const { return entry_.loaded->open.bytes; }
+  RunFile& file() { return *file_; }
+
+ private:
+  struct Admitted {
+    uint64_t last_step = 0;
+    uint32_t batch = 0;    // the last batch that had it
+    uint32_t segment = 0;  // the last segment that has it
+    ValueType type{};
+    Precision precision{};
+    bool known = false, any = false;
+  };
+  struct Order {  // frames of one timeline, by step
+    TimelineId timeline;
+    std::vector<std::pair<const Frame*, uint16_t>> frames;  // with the index of their stamp
+    std::vector<StepStamp> stamps;
+  };
+
+  RunWriter(RunEntry& entry, std::unique_ptr<RunFile> file);
+  Admitted* Find(uint32_t series);
+  bool IsRepeated(uint32_t series, Admitted& admitted, uint64_t step);
+  void OrderSealed();
+
+  RunEntry& entry_;
+  std::unique_ptr<RunFile> file_;
+  PlaneCoder coder_;
+  FrameMaker maker_;
+  std::vector<Admitted> admitted_;  // [id - 1]
+  uint32_t batch_ = 0;
+  uint64_t log_seq_ = 0;
+  TimelineId timelines_saved_ = 0;
+  uint32_t series_saved_ = 0;
+
+  std::vector<std::shared_ptr<const Frame>> frames_;  // staged
+  std::vector<std::pair<StepStamp, const OtherValue*>> others_;
+  std::vector<const Event*> events_;
+  std::vector<std::shared_ptr<const Batch>> batches_;  // keep them
+  std::optional<Progress> progress_;
+  uint64_t staged_values_ = 0;
+  CommitReport staged_;
+
+  uint32_t segment_ = 1;       // of what is committed now
+  uint64_t series_in_tail_ = 0;
+  std::shared_ptr<const Tail> sealed_;
+  std::vector<Order> order_;
+  uint32_t group_ = 0;         // the next to compact
+  std::vector<SeriesTally> compacted_;  // of numbers in segments
+};
+
+}  // namespace ikkuna::sinks

@@ -1,0 +1,207 @@
+// The SeriesReader of the store: run after run, series after series, in parts.
+#include <algorithm>
+
+#include "daemon/sinks/number_reader.h"
+#include "daemon/sinks/run_entry.h"
+
+namespace ikkuna::sinks {
+namespace {
+
+constexpr size_t kOthersPerPart = 1'024;
+constexpr size_t kOtherBytesPerPart = 4 << 20;
+
+class Reader : public SeriesReader {
+ public:
+  Reader(std::vector<SeriesToRead> what, const ReadQuery& query, Database::Mode mode)
+      : what_(std::move(what)), query_(query), mode_(mode) {}
+
+  Result<std::optional<SeriesColumns>> Next() override {
+    for (;;) {
+      if (!series_) {
+        if (!Advance()) return std::optional<SeriesColumns>();
+        if (series_->traits.type == ValueType::kNumber) {
+          if (!numbers_) numbers_.emplace(run(), query_, mode_);
+          if (Status started = numbers_->Start(series_); !started) return started.error();
+          waiting_.clear();
+          given_ = 0;
+        } else {
+          StartOthers();
+        }
+      }
+      SeriesColumns part;
+      part.run = run()->info;
+      part.series = series_;
+      Status filled = series_->traits.type == ValueType::kNumber ? FillNumbers(&part) : FillOthers(&part);
+      if (!filled) return filled.error();
+      if (!part.steps.empty()) return std::optional<SeriesColumns>(std::move(part));
+      series_.reset();
+    }
+  }
+
+ private:
+  const std::shared_ptr<const RunSnapshot>& run() const { return what_[run_].run; }
+
+  bool Advance() {
+    while (run_ < what_.size()) {
+      if (next_ < what_[run_].series.size()) {
+        series_ = what_[run_].series[next_++];
+        return true;
+      }
+      numbers_.reset();
+      file_.reset();
+      what_[run_].run.reset();  // its tail may go
+      ++run_;
+      next_ = 0;
+    }
+    return false;
+  }
+
+  Status FillNumbers(SeriesColumns* part) {
+    if (given_ >= waiting_.size()) {
+      Result<std::vector<Point>> points = numbers_->Next();
+      if (!points) return points.error();
+      waiting_ = *std::move(points);
+      given_ = 0;
+    }
+    const size_t end = std::min(given_ + kPointsMax, waiting_.size());
+    for (; given_ < end; ++given_) {
+      const Point& point = waiting_[given_];
+      part->steps.push_back(point.step);
+      part->epochs.push_back(point.epoch);
+      part->unix_ns.push_back(point.unix_ns);
+      part->samples_seen.push_back(point.samples_seen);
+      part->flags.push_back(point.flags);
+      part->numbers.push_back(point.value);
+    }
+    part->reduced = numbers_->reduced();
+    part->thinned = numbers_->thinned();
+    return {};
+  }
+
+  struct Other {
+    StepStamp stamp;
+    uint16_t flags;
+    Value value;
+  };
+
+  void StartOthers() {
+    queued_.clear();
+    queued_given_ = 0;
+    high_ = false;
+    after_step_.reset();
+    for (const auto& batch : run()->batches) {
+      if (!InRange(batch->stamp.step)) continue;
+      for (const OtherValue& other : batch->others) {
+        if (other.series == series_->id) queued_.push_back({batch->stamp, other.flags, other.value});
+      }
+    }
+    std::stable_sort(queued_.begin(), queued_.end(),
+                     [](const Other& a, const Other& b) { return a.stamp.step < b.stamp.step; });
+  }
+
+  bool InRange(uint64_t step) const {
+    return step >= query_.step_min.value_or(0) && step <= query_.step_max.value_or(UINT64_MAX);
+  }
+
+  // Whether a value of this series and step is in the part, or was in an earlier one.
+  static bool Has(const SeriesColumns& part, uint64_t step) { return !part.steps.empty() && part.steps.back() == step; }
+
+  void Append(const StepStamp& stamp, uint16_t flags, Value value, SeriesColumns* part) {
+    if (series_->traits.type != ValueType::kText && (Has(*part, stamp.step) || last_given_ == stamp.step)) return;
+    last_given_ = stamp.step;
+    part->steps.push_back(stamp.step);
+    part->epochs.push_back(stamp.epoch);
+    part->unix_ns.push_back(stamp.unix_ns);
+    part->samples_seen.push_back(stamp.samples_seen);
+    part->flags.push_back(static_cast<uint16_t>(stamp.flags | flags));
+    part->others.push_back(std::move(value));
+  }
+
+  // Steps from 2^63 on are negative numbers in the file: those of the lower half come first.
+  Status FillOthers(SeriesColumns* part) {
+    if (!after_step_) last_given_.reset();
+    size_t bytes = 0;
+    bool more = true;
+    while (more && run()->value_last > 0) {
+      if (!file_) {
+        Result<BorrowedFile> file = BorrowedFile::Borrow(run()->entry, mode_);
+        if (!file) return file.error();
+        file_ = *std::move(file);
+      }
+      const int64_t low = high_ ? INT64_MIN : 0, high = high_ ? -1 : INT64_MAX;
+      bool broken = false, full = false;
+      Status read = (*file_)->database().Each(
+          "SELECT step, id, epoch, unix_ns, samples_seen, flags, value FROM value WHERE series = ?1 AND "
+          "(step, id) > (?2, ?3) AND step <= ?4 AND id <= ?5 ORDER BY step, id",
+          [&](Statement& row) {
+            StepStamp stamp;
+            stamp.timeline = series_->timeline;
+            stamp.step = row.Unsigned(0);
+            after_step_ = row.Int(0);
+            after_id_ = row.Int(1);
+            if (!InRange(stamp.step)) return true;
+            stamp.epoch = static_cast<uint32_t>(row.Int(2));
+            stamp.unix_ns = row.Int(3);
+            stamp.samples_seen = row.Unsigned(4);
+            Value value;
+            if (!DecodeOther(series_->traits.type, row.Blob(6), &value)) {
+              broken = true;
+              return false;
+            }
+            bytes += row.Blob(6).size();
+            while (queued_given_ < queued_.size() && queued_[queued_given_].stamp.step < stamp.step) GiveQueued(part);
+            Append(stamp, static_cast<uint16_t>(row.Int(5)), std::move(value), part);
+            full = part->steps.size() >= kOthersPerPart || bytes >= kOtherBytesPerPart;
+            return !full;
+          },
+          static_cast<int64_t>(series_->id), after_step_.value_or(low), after_step_ ? after_id_ : int64_t{0}, high,
+          run()->value_last);
+      if (!read) return read;
+      if (broken) {
+        return Error{ErrorCode::kCorrupt, "a value of " + Describe(run()->info->run_key) + " in '" +
+                                              run()->entry->path + "' is broken"};
+      }
+      if (full) return {};
+      if (!high_) {
+        high_ = true;
+        after_step_ = INT64_MIN;
+        after_id_ = 0;
+      } else {
+        more = false;
+      }
+    }
+    while (queued_given_ < queued_.size() && part->steps.size() < kOthersPerPart) GiveQueued(part);
+    return {};
+  }
+
+  void GiveQueued(SeriesColumns* part) {
+    Other& other = queued_[queued_given_++];
+    Append(other.stamp, other.flags, std::move(other.value), part);
+  }
+
+  std::vector<SeriesToRead> what_;
+  const ReadQuery query_;
+  const Database::Mode mode_;
+  size_t run_ = 0, next_ = 0;
+  std::shared_ptr<const Series> series_;  // being read
+
+  std::optional<NumberReader> numbers_;
+  std::vector<Point> waiting_;
+  size_t given_ = 0;
+
+  std::optional<BorrowedFile> file_;
+  std::vector<Other> queued_;
+  size_t queued_given_ = 0;
+  bool high_ = false;
+  std::optional<int64_t> after_step_;
+  int64_t after_id_ = 0;
+  std::optional<uint64_t> last_given_;
+};
+
+}  // namespace
+
+std::unique_ptr<SeriesReader> MakeReader(std::vector<SeriesToRead> what, const ReadQuery& query, Database::Mode mode) {
+  return std::make_unique<Reader>(std::move(what), query, mode);
+}
+
+}  // namespace ikkuna::sinks

@@ -1,0 +1,109 @@
+// Store::Impl: the store's parts, which are in several files: opening (store_open.cc), the queue and its counters
+// (store.cc), the thread (store_loop.cc), answers (store_query.cc), what is done to whole runs (store_runs.cc).
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <map>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <thread>
+
+#include "daemon/sinks/run_entry.h"
+#include "daemon/sinks/run_writer.h"
+#include "daemon/sinks/store.h"
+#include "shared/base/unique_fd.h"
+
+namespace ikkuna::sinks {
+
+class Store::Impl {
+ public:
+  using Clock = std::chrono::steady_clock;
+  using EntryPtr = std::shared_ptr<RunEntry>;
+
+  explicit Impl(StoreOptions options) : options_(std::move(options)) {}
+  ~Impl() { Close(); }
+
+  // store_open.cc
+  Status Open();
+  // store.cc
+  void Offer(std::shared_ptr<const Batch> batch);
+  SinkCounters Counters() const;
+  std::optional<SinkCounters> CountersOf(const RunKey& run) const;
+  Status Flush(Clock::time_point deadline);
+  void Close();
+  uint64_t TakeEventId() { return next_event_id_.fetch_add(1, std::memory_order_relaxed); }
+  StoreStatus GetStatus() const;
+  uint64_t store_bytes() const;
+  uint64_t bytes_max() const { return bytes_max_; }
+  // store_runs.cc
+  Result<std::vector<ProducerStatus>> LoadProducers();
+  std::optional<StoredProgress> LoadProgress(const RunKey& run);
+  Result<std::shared_ptr<Run>> Begin(const ProducerInfo& producer);
+  void SaveProducer(const ProducerStatus& status);
+  void SaveModules(const RunKey& run, std::vector<ModuleInfo> modules);
+  Status DeleteRun(const RunKey& run);
+  Status TagRun(const RunKey& run, const std::vector<std::string>& add, const std::vector<std::string>& remove);
+  Status ExportFile(const RunKey& run, const std::string& path);
+  Result<RunKey> ImportFile(const std::string& path);
+  // store_query.cc
+  Result<std::vector<RunInfo>> ListRuns(const std::string* name);
+  Result<std::vector<ModuleInfo>> ListModules(const RunKey& run);
+  Result<SeriesPage> ListSeries(const SeriesQuery& query);
+  Result<std::unique_ptr<SeriesReader>> Read(const ReadQuery& query);
+  Result<std::vector<Event>> ListEvents(const EventQuery& query);
+
+ private:
+  // store_open.cc
+  Status LockFolder();
+  void Scan();
+  // store.cc
+  void DropLocked(RunEntry* entry, std::string_view reason, uint64_t values);
+  void PushLocked(const EntryPtr& entry, std::shared_ptr<const Batch> batch);
+  EntryPtr FindLocked(const RunKey& run) const;
+  EntryPtr Find(const RunKey& run) const;
+  void Raise(Severity severity, std::string kind, std::string text, const RunKey& run);
+  std::vector<EntryPtr> Entries() const;  // with own_
+  // store_loop.cc
+  void Loop();
+  void Guarded(const EntryPtr& entry);
+  void Commit(const EntryPtr& entry);
+  void Settle(const EntryPtr& entry, const CommitReport& report);
+  void Failed(const EntryPtr& entry, const Error& error);
+  void SetAside(const EntryPtr& entry, const std::string& reason);
+  // A slice of what makes one file of a run that is over. True: there is more to do.
+  bool Rest(const EntryPtr& entry, bool closing);
+  Status EnsureWriter(const EntryPtr& entry);  // under its writer_mutex
+  // store_runs.cc
+  void SaveState(const EntryPtr& entry, bool is_over);
+  // store_query.cc
+  Result<std::shared_ptr<const RunSnapshot>> Snapshot(const EntryPtr& entry, std::vector<SeriesTally>* tallies);
+  std::vector<EntryPtr> Matching(const SeriesFilter& filter) const;  // newest first
+
+  // Constant after Open.
+  const StoreOptions options_;
+  std::string folder_, host_;
+  uint64_t bytes_max_ = 0;
+  UniqueFd lock_;
+  EntryPtr own_;  // events of the daemon itself; has no run
+
+  std::atomic<uint64_t> next_event_id_{1};
+
+  mutable std::mutex mutex_;
+  std::condition_variable wake_, flushed_;
+  // Guarded by mutex_.
+  std::map<RunKey, EntryPtr> entries_;
+  std::vector<EntryPtr> recent_;  // at rest and loaded for a reader, the latest last
+  size_t bytes_queued_ = 0, batches_queued_ = 0, events_queued_ = 0;
+  uint64_t ticket_ = 0;
+  uint64_t offered_ = 0, written_ = 0, dropped_ = 0, events_dropped_ = 0, failures_ = 0;
+  std::map<std::string, uint64_t, std::less<>> drops_;
+  bool sleeping_ = false, flush_wanted_ = false, closing_ = false, closed_ = false;
+  uint64_t flushes_ = 0;  // rounds of the thread that began with flush_wanted_
+
+  std::once_flag close_once_;
+  std::thread thread_;
+};
+
+}  // namespace ikkuna::sinks

@@ -1,0 +1,346 @@
+// The store's thread: commits what is due, compacts a slice between commits, puts finished runs at rest.
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <exception>
+
+#include "daemon/sinks/store_impl.h"
+
+namespace ikkuna::sinks {
+namespace {
+
+using namespace std::chrono_literals;
+
+constexpr auto kRetryAfter = 1s;
+constexpr auto kRestAfter = 1s;  // last words of a run come a moment after its end
+constexpr uint32_t kFailuresMax = 5;  // exceptions in a row, of one run, before what causes them is dropped
+constexpr auto kTellEvery = 10s;
+constexpr int kShrinkPages = 512;
+
+}  // namespace
+
+Status Store::Impl::EnsureWriter(const EntryPtr& entry) {
+  if (entry->writer) return {};
+  Result<std::unique_ptr<RunWriter>> writer = RunWriter::Open(*entry);
+  if (!writer) {
+    return Error{writer.error().code, "cannot open '" + entry->path + "': " + writer.error().text};
+  }
+  entry->writer = *std::move(writer);
+  return {};
+}
+
+void Store::Impl::Loop() {
+  // Linux: of this thread alone. It never takes a trainer's processor while another would do.
+  (void)::setpriority(PRIO_PROCESS, static_cast<id_t>(::syscall(SYS_gettid)), kNice);
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    const bool closing = closing_;
+    const bool flush = flush_wanted_ || closing;
+    flush_wanted_ = false;
+    if (flush) ++flushes_;
+    const auto now = Clock::now();
+    auto next = now + 1s;
+    std::vector<EntryPtr> due;
+    auto look = [&](const EntryPtr& entry) {
+      const bool saves = entry->status_to_save || entry->modules_to_save || entry->tags_to_save;
+      if (!entry->pending.empty() || saves) {
+        auto at = entry->pending.empty() ? now : entry->pending.front().since + kCommitAfter;
+        if (entry->values_pending >= kValuesPerCommit || flush) at = now;
+        if (!flush) at = std::max(at, entry->retry_at);
+        if (at <= now) due.push_back(entry);
+        next = std::min(next, at);
+      }
+      if (entry->wants_rest) next = std::min(next, std::max(entry->idle_since + kRestAfter, entry->retry_at));
+    };
+    look(own_);
+    for (const auto& [key, entry] : entries_) look(entry);
+    lock.unlock();
+
+    for (const EntryPtr& entry : due) Guarded(entry);
+    // A slice of work for each run that has some.
+    bool more = false;
+    for (const EntryPtr& entry : Entries()) {
+      try {
+        more = Rest(entry, closing) || more;
+      } catch (const std::exception& error) {
+        Failed(entry, {ErrorCode::kSystem, error.what()});
+      }
+    }
+
+    lock.lock();
+    if (flush) flushed_.notify_all();
+    if (closing && due.empty() && !more) break;
+    // What cannot be written now is not waited for.
+    if (closing && !more && std::all_of(due.begin(), due.end(), [](const EntryPtr& e) { return !e->failing.empty(); })) break;
+    if (more || flush_wanted_ || closing_ || !due.empty()) continue;
+    sleeping_ = true;
+    wake_.wait_until(lock, next);
+    sleeping_ = false;
+  }
+  lock.unlock();
+  for (const EntryPtr& entry : Entries()) {
+    std::lock_guard writing(entry->writer_mutex);
+    {
+      std::lock_guard reading(entry->mutex);
+      entry->idle.clear();
+    }
+    entry->writer.reset();  // closing the last connection folds the write-ahead log into the file
+  }
+}
+
+void Store::Impl::Guarded(const EntryPtr& entry) {
+  try {
+    Commit(entry);
+    return;
+  } catch (const std::exception& error) {
+    Failed(entry, {ErrorCode::kSystem, error.what()});
+  }
+  std::unique_lock lock(mutex_);
+  ++failures_;
+  if (++entry->failures < kFailuresMax) return;
+  // Whatever it is in them, others shall not wait for it.
+  entry->failures = 0;
+  for (; !entry->pending.empty(); entry->pending.pop_front()) {
+    const Pending& one = entry->pending.front();
+    DropLocked(entry.get(), "failed", one.batch->values());
+    entry->values_pending -= one.batch->values();
+    events_dropped_ += one.batch->events.size();
+    events_queued_ -= one.batch->events.size();
+    bytes_queued_ -= one.bytes;
+    --batches_queued_;
+  }
+  entry->staged = 0;
+  lock.unlock();
+  std::lock_guard writing(entry->writer_mutex);
+  entry->writer.reset();
+}
+
+void Store::Impl::Commit(const EntryPtr& entry) {
+  std::lock_guard writing(entry->writer_mutex);
+  {
+    std::lock_guard lock(mutex_);
+    if (entry->deleted) return;
+  }
+  if (Status opened = EnsureWriter(entry); !opened) {
+    if (opened.error().code == ErrorCode::kCorrupt) {
+      SetAside(entry, opened.error().text);
+    } else {
+      Failed(entry, opened.error());
+    }
+    return;
+  }
+  RunWriter& writer = *entry->writer;
+  std::vector<std::shared_ptr<const Batch>> batches;
+  std::optional<ProducerStatus> status;
+  uint64_t status_version = 0;
+  bool modules_to_save = false, tags_to_save = false;
+  {
+    std::lock_guard lock(mutex_);
+    uint64_t values = writer.staged_values();
+    while (entry->staged < entry->pending.size() && values < kValuesPerCommit) {
+      batches.push_back(entry->pending[entry->staged++].batch);
+      values += batches.back()->values();
+    }
+    status = entry->status_to_save;
+    status_version = entry->status_version;
+    modules_to_save = std::exchange(entry->modules_to_save, false);
+    tags_to_save = std::exchange(entry->tags_to_save, false);
+  }
+  std::optional<std::vector<ModuleInfo>> modules;
+  std::vector<std::string> tags;
+  {
+    std::lock_guard lock(entry->mutex);
+    if (modules_to_save) modules = entry->modules;
+    tags = entry->head.tags;
+  }
+  for (const auto& batch : batches) writer.Stage(batch);
+  CommitReport report;
+  Status committed = writer.Commit(status ? &*status : nullptr, modules ? &*modules : nullptr,
+                                   tags_to_save ? &tags : nullptr, &report);
+  if (!committed) {
+    {
+      std::lock_guard lock(mutex_);
+      entry->modules_to_save = entry->modules_to_save || modules_to_save;
+      entry->tags_to_save = entry->tags_to_save || tags_to_save;
+    }
+    if (committed.error().code == ErrorCode::kCorrupt) {
+      SetAside(entry, committed.error().text);
+    } else {
+      Failed(entry, Error{committed.error().code, "cannot write '" + entry->path + "': " + committed.error().text});
+    }
+    return;
+  }
+  {
+    std::lock_guard lock(mutex_);
+    // Another may have come meanwhile.
+    if (entry->status_version == status_version) entry->status_to_save.reset();
+  }
+  Settle(entry, report);
+}
+
+void Store::Impl::Settle(const EntryPtr& entry, const CommitReport& report) {
+  uint64_t done_seq = 0;
+  {
+    std::lock_guard reading(entry->mutex);
+    done_seq = entry->head.totals.progress.done_seq;
+  }
+  bool progressed = false;
+  {
+    std::lock_guard lock(mutex_);
+    for (size_t i = 0; i < entry->staged; ++i) progressed = progressed || entry->pending[i].batch->progress.has_value();
+  }
+  // Before a Flush that waits for it returns.
+  if (progressed && options_.on_committed && entry != own_) options_.on_committed(entry->key, done_seq);
+  uint64_t untold = 0;
+  std::string recovered;
+  {
+    std::lock_guard lock(mutex_);
+    for (; entry->staged > 0; --entry->staged) {
+      const Pending& one = entry->pending.front();
+      entry->values_pending -= one.batch->values();
+      bytes_queued_ -= one.bytes;
+      events_queued_ -= one.batch->events.size();
+      --batches_queued_;
+      entry->pending.pop_front();
+    }
+    entry->written += report.written;
+    written_ += report.written;
+    DropLocked(entry.get(), "repeated", report.repeated);
+    DropLocked(entry.get(), "no_series", report.no_series);
+    DropLocked(entry.get(), "refused", report.refused);
+    events_dropped_ += report.events_dropped;
+    entry->failures = 0;
+    entry->idle_since = Clock::now();
+    recovered.swap(entry->failing);
+    if (entry->drops_untold > 0 && entry->idle_since >= entry->tell_at) {
+      untold = std::exchange(entry->drops_untold, 0);
+      entry->tell_at = entry->idle_since + kTellEvery;
+    }
+    if (entry->pending.empty() || flush_wanted_) flushed_.notify_all();
+  }
+  if (!recovered.empty()) {
+    Raise(Severity::kInfo, "store_recovered", "What is recorded of this run is written again.", entry->key);
+  }
+  if (untold > 0) {
+    std::string text = std::to_string(untold) + " values of this run were not recorded:";
+    if (report.repeated > 0) text += " " + std::to_string(report.repeated) + " for steps that have a value already,";
+    if (report.no_series > 0) text += " " + std::to_string(report.no_series) + " of no series of their type,";
+    if (report.refused > 0) text += " " + std::to_string(report.refused) + " refused (" + report.refusal + "),";
+    const uint64_t rest = untold - std::min(untold, report.dropped());
+    if (rest > 0) text += " " + std::to_string(rest) + " came faster than they could be written,";
+    text.back() = '.';
+    Raise(Severity::kWarning, "values_dropped", text, entry->key);
+  }
+}
+
+void Store::Impl::Failed(const EntryPtr& entry, const Error& error) {
+  bool first = false;
+  {
+    std::lock_guard lock(mutex_);
+    first = entry->failing.empty();
+    entry->failing = error.text;
+    entry->retry_at = Clock::now() + kRetryAfter;
+  }
+  if (first) {
+    Raise(Severity::kError, "store_failing",
+          "What is recorded of this run waits, then is dropped, until this is over: " + error.text + ".", entry->key);
+  }
+}
+
+void Store::Impl::SetAside(const EntryPtr& entry, const std::string& reason) {
+  entry->writer.reset();
+  std::string aside;
+  for (int i = 1; i < 1000; ++i) {
+    aside = entry->path + ".broken-" + std::to_string(i);
+    if (::access(aside.c_str(), F_OK) != 0) break;
+  }
+  {
+    std::lock_guard lock(entry->mutex);
+    entry->idle.clear();
+    auto fresh = std::make_shared<LoadedRun>();
+    if (entry->loaded) fresh->run = entry->loaded->run;
+    if (!fresh->run) fresh->run = entry->run.lock();
+    if (!fresh->run) fresh->run = std::make_shared<Run>(entry->head.producer.info);
+    entry->loaded = std::move(fresh);
+    const Progress progress = entry->head.totals.progress;
+    entry->head.totals = {};
+    entry->head.totals.progress = progress;
+    entry->head.events = 0;
+  }
+  const bool moved = std::rename(entry->path.c_str(), aside.c_str()) == 0;
+  (void)std::rename((entry->path + "-wal").c_str(), (aside + "-wal").c_str());
+  {
+    std::lock_guard lock(mutex_);
+    entry->staged = 0;
+    if (!moved) entry->retry_at = Clock::now() + kRetryAfter;
+  }
+  Raise(Severity::kError, "run_file_broken",
+        "The file of this run is broken and what was in it is not shown any more; it goes on in a new one. The old one "
+        "is kept as '" + aside + "': " + reason + ".",
+        entry->key);
+}
+
+bool Store::Impl::Rest(const EntryPtr& entry, bool closing) {
+  bool wants_rest = false;
+  {
+    std::lock_guard lock(mutex_);
+    const auto now = Clock::now();
+    wants_rest = entry->wants_rest && entry->pending.empty() && !entry->status_to_save && entry->retry_at <= now &&
+                 (closing || entry->idle_since + kRestAfter <= now);
+  }
+  std::lock_guard writing(entry->writer_mutex);
+  if (!entry->writer && !wants_rest) return false;
+  {
+    std::lock_guard lock(mutex_);
+    if (entry->deleted) return false;
+  }
+  if (Status opened = EnsureWriter(entry); !opened) {
+    Failed(entry, opened.error());
+    return false;
+  }
+  RunWriter& writer = *entry->writer;
+  if (writer.Seal(wants_rest)) {
+    Result<bool> more = writer.Compact();
+    if (!more) {
+      if (more.error().code == ErrorCode::kCorrupt) {
+        SetAside(entry, more.error().text);
+      } else {
+        Failed(entry, more.error());
+      }
+      return false;
+    }
+    return true;
+  }
+  if (!wants_rest) return false;
+  Result<bool> more = writer.file().Shrink(kShrinkPages);
+  if (!more) {
+    Failed(entry, more.error());
+    return false;
+  }
+  if (*more) return true;
+  {
+    std::lock_guard reading(entry->mutex);
+    entry->idle.clear();
+  }
+  Status rested = writer.file().Rest();
+  if (!rested) {
+    // Somebody reads it.
+    std::lock_guard lock(mutex_);
+    entry->retry_at = Clock::now() + kRetryAfter;
+    return false;
+  }
+  entry->writer.reset();
+  {
+    std::lock_guard reading(entry->mutex);
+    entry->loaded.reset();
+    entry->idle.clear();
+  }
+  std::lock_guard lock(mutex_);
+  entry->wants_rest = false;
+  return false;
+}
+
+}  // namespace ikkuna::sinks

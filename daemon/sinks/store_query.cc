@@ -1,0 +1,263 @@
+#include <algorithm>
+#include <charconv>
+
+#include "daemon/sinks/store_impl.h"
+
+namespace ikkuna::sinks {
+namespace {
+
+constexpr size_t kRecentMax = 16;  // runs at rest of which catalogue and counts stay in memory
+constexpr uint32_t kEventsMost = 100'000;
+
+bool Newer(const RunEntry& a, int64_t a_start, const RunEntry& b, int64_t b_start) {
+  return a_start != b_start ? a_start > b_start : b.key < a.key;
+}
+
+}  // namespace
+
+std::vector<Store::Impl::EntryPtr> Store::Impl::Matching(const SeriesFilter& filter) const {
+  std::vector<std::pair<int64_t, EntryPtr>> found;
+  for (const EntryPtr& entry : Entries()) {
+    if (entry == own_) continue;
+    std::lock_guard lock(entry->mutex);
+    const ProducerInfo& info = entry->head.producer.info;
+    if (filter.MatchesRun(entry->key, info.run)) found.emplace_back(info.start_unix_ns, entry);
+  }
+  std::sort(found.begin(), found.end(),
+            [](const auto& a, const auto& b) { return Newer(*a.second, a.first, *b.second, b.first); });
+  std::vector<EntryPtr> entries;
+  for (auto& [start, entry] : found) entries.push_back(std::move(entry));
+  return entries;
+}
+
+Result<std::shared_ptr<const RunSnapshot>> Store::Impl::Snapshot(const EntryPtr& entry,
+                                                                 std::vector<SeriesTally>* tallies) {
+  auto snapshot = std::make_shared<RunSnapshot>();
+  snapshot->entry = entry;
+  for (int attempt = 0; attempt < 2; ++attempt) {
+    {
+      std::lock_guard reading(entry->mutex);
+      if (entry->loaded) {
+        const LoadedRun& loaded = *entry->loaded;
+        snapshot->info = std::make_shared<const ProducerInfo>(entry->head.producer.info);
+        snapshot->run = loaded.run;
+        snapshot->segments = loaded.segments;
+        if (loaded.sealed) snapshot->frames = loaded.sealed->frames;
+        snapshot->frames.insert(snapshot->frames.end(), loaded.open.frames.begin(), loaded.open.frames.end());
+        snapshot->value_last = loaded.value_last;
+        if (tallies) *tallies = loaded.tallies;
+        std::lock_guard lock(mutex_);
+        for (const Pending& one : entry->pending) {
+          if (one.batch->values() > 0) snapshot->batches.push_back(one.batch);
+        }
+        return std::shared_ptr<const RunSnapshot>(std::move(snapshot));
+      }
+    }
+    // At rest: what is small is loaded, and stays for the next who asks. The file may be put to use meanwhile.
+    std::lock_guard writing(entry->writer_mutex);
+    {
+      std::lock_guard reading(entry->mutex);
+      if (entry->loaded) continue;
+    }
+    Result<std::unique_ptr<RunFile>> file = RunFile::Open(entry->path, Database::Mode::kReadWrite, false);
+    Result<std::shared_ptr<LoadedRun>> loaded = Error{ErrorCode::kSystem, ""};
+    if (file) {
+      loaded = LoadRun(**file, entry->head.producer.info, entry->run.lock());
+    } else {
+      loaded = file.error();
+    }
+    if (!loaded) {
+      return Error{loaded.error().code,
+                   "cannot read " + Describe(entry->key) + " from '" + entry->path + "': " + loaded.error().text};
+    }
+    {
+      std::lock_guard reading(entry->mutex);
+      entry->loaded = *loaded;
+    }
+    std::vector<EntryPtr> leave;
+    {
+      std::lock_guard lock(mutex_);
+      recent_.erase(std::remove(recent_.begin(), recent_.end(), entry), recent_.end());
+      recent_.push_back(entry);
+      while (recent_.size() > kRecentMax) {
+        leave.push_back(recent_.front());
+        recent_.erase(recent_.begin());
+      }
+    }
+    for (const EntryPtr& other : leave) {
+      std::unique_lock other_writing(other->writer_mutex, std::try_to_lock);
+      if (!other_writing || other->writer) continue;
+      std::lock_guard reading(other->mutex);
+      other->loaded.reset();
+      other->idle.clear();
+    }
+  }
+  return Error{ErrorCode::kUnavailable, Describe(entry->key) + " is just being put away; ask again"};
+}
+
+Result<std::vector<RunInfo>> Store::Impl::ListRuns(const std::string* name) {
+  std::vector<RunInfo> runs;
+  for (const EntryPtr& entry : Entries()) {
+    if (entry == own_) continue;
+    const uint64_t bytes = FileBytes(entry->path);
+    std::lock_guard reading(entry->mutex);
+    RunInfo info = InfoOf(entry->head, bytes);
+    if (name && (name->empty() ? IsDaemonRun(entry->key) : *name != entry->key.run_id && *name != info.info.run)) {
+      continue;
+    }
+    if (entry->loaded) info.series = entry->loaded->run->series().size();
+    std::lock_guard lock(mutex_);
+    for (const Pending& one : entry->pending) {
+      if (one.batch->values() == 0) continue;
+      info.values += one.batch->values();
+      info.last_step = std::max(info.last_step, one.batch->stamp.step);
+      info.last_unix_ns = std::max(info.last_unix_ns, one.batch->stamp.unix_ns);
+    }
+    runs.push_back(std::move(info));
+  }
+  std::sort(runs.begin(), runs.end(), [](const RunInfo& a, const RunInfo& b) {
+    return a.info.start_unix_ns != b.info.start_unix_ns ? a.info.start_unix_ns > b.info.start_unix_ns
+                                                        : b.info.run_key < a.info.run_key;
+  });
+  return runs;
+}
+
+Result<std::vector<ModuleInfo>> Store::Impl::ListModules(const RunKey& run) {
+  const EntryPtr entry = Find(run);
+  if (!entry) return Error{ErrorCode::kNotFound, "there is no run " + Describe(run)};
+  {
+    std::lock_guard reading(entry->mutex);
+    if (entry->modules) return *entry->modules;
+  }
+  Result<BorrowedFile> file = BorrowedFile::Borrow(entry, Database::Mode::kReadWrite);
+  if (!file) return file.error();
+  return (*file)->LoadModules();
+}
+
+// A page is "<series id> <attempt> <rank> <run id>" of the last series before it.
+Result<SeriesPage> Store::Impl::ListSeries(const SeriesQuery& query) {
+  SeriesPage page;
+  RunKey from;
+  uint32_t after = 0;
+  if (!query.page.empty()) {
+    uint32_t numbers[3] = {};
+    const char* at = query.page.data();
+    const char* end = at + query.page.size();
+    for (uint32_t& number : numbers) {
+      const auto parsed = std::from_chars(at, end, number);
+      if (parsed.ec != std::errc() || parsed.ptr == end || *parsed.ptr != ' ') {
+        return Error{ErrorCode::kInvalidArgument, "'" + query.page + "' is no page of a list of series"};
+      }
+      at = parsed.ptr + 1;
+    }
+    after = numbers[0];
+    from = {std::string(at, end), numbers[1], numbers[2]};
+  }
+  bool begun = query.page.empty();
+  for (const EntryPtr& entry : Matching(query.filter)) {
+    if (!begun && entry->key != from) continue;
+    const uint32_t begin = begun ? 0 : after;
+    begun = true;
+    if (page.series.size() >= query.limit) {
+      page.next = "0 " + std::to_string(entry->key.attempt) + " " + std::to_string(entry->key.rank) + " " +
+                  entry->key.run_id;
+      break;
+    }
+    std::vector<SeriesTally> tallies;
+    Result<std::shared_ptr<const RunSnapshot>> snapshot = Snapshot(entry, &tallies);
+    if (!snapshot) continue;  // its event said so; others are shown
+    // One more than fits tells whether there is a next page.
+    const size_t room = query.limit - page.series.size();
+    std::vector<SeriesInfo> found = MatchSeries(**snapshot, std::move(tallies), query.filter, begin, room + 1);
+    const bool more = found.size() > room;
+    if (more) found.pop_back();
+    page.series.insert(page.series.end(), found.begin(), found.end());
+    if (more) {
+      page.next = std::to_string(found.empty() ? begin : found.back().series->id) + " " +
+                  std::to_string(entry->key.attempt) + " " + std::to_string(entry->key.rank) + " " + entry->key.run_id;
+      break;
+    }
+  }
+  if (!begun) return Error{ErrorCode::kInvalidArgument, "the run of page '" + query.page + "' is gone; begin again"};
+  return page;
+}
+
+Result<std::unique_ptr<SeriesReader>> Store::Impl::Read(const ReadQuery& query) {
+  std::vector<SeriesToRead> what;
+  for (const EntryPtr& entry : Matching(query.filter)) {
+    std::vector<SeriesTally> tallies;
+    Result<std::shared_ptr<const RunSnapshot>> snapshot = Snapshot(entry, &tallies);
+    if (!snapshot) return snapshot.error();
+    SeriesToRead one{*snapshot, {}};
+    for (SeriesInfo& info : MatchSeries(**snapshot, std::move(tallies), query.filter, 0, SIZE_MAX)) {
+      one.series.push_back(std::move(info.series));
+    }
+    if (!one.series.empty()) what.push_back(std::move(one));
+  }
+  return MakeReader(std::move(what), query, Database::Mode::kReadWrite);
+}
+
+Result<std::vector<Event>> Store::Impl::ListEvents(const EventQuery& query) {
+  struct Source {
+    EntryPtr entry;
+    uint64_t last = 0;
+  };
+  std::vector<Source> sources;
+  std::map<uint64_t, Event> found;
+  const size_t most = std::min<uint32_t>(query.last.value_or(query.limit), kEventsMost);
+  if (most == 0) return std::vector<Event>();
+  for (const EntryPtr& entry : Entries()) {
+    std::lock_guard reading(entry->mutex);
+    const bool all = query.filter.run.empty() && !query.filter.attempt && !query.filter.rank;
+    if (!all && (entry == own_ || !query.filter.MatchesRun(entry->key, entry->head.producer.info.run))) continue;
+    if (entry->head.events > 0 && entry->head.event_last > query.after_id) {
+      sources.push_back({entry, entry->head.event_last});
+    }
+    std::lock_guard lock(mutex_);
+    for (const Pending& one : entry->pending) {
+      for (const Event& event : one.batch->events) {
+        if (event.id > query.after_id) found.emplace(event.id, event);
+      }
+    }
+  }
+  std::sort(sources.begin(), sources.end(), [](const Source& a, const Source& b) { return a.last > b.last; });
+  auto cut = [&] {
+    while (found.size() > most) found.erase(query.last ? found.begin() : std::prev(found.end()));
+  };
+  for (const Source& source : sources) {
+    cut();
+    if (query.last && found.size() == most && source.last < found.begin()->first) break;
+    Result<BorrowedFile> file = BorrowedFile::Borrow(source.entry, Database::Mode::kReadWrite);
+    if (!file) continue;
+    auto row = [&](Statement& statement) {
+      Event event;
+      event.id = statement.Unsigned(0);
+      event.unix_ns = statement.Int(1);
+      const int64_t severity = statement.Int(2);
+      event.severity = severity >= 1 && severity <= 3 ? static_cast<Severity>(severity) : Severity::kInfo;
+      event.run = source.entry->key;
+      event.kind = statement.Text(3);
+      event.text = statement.Text(4);
+      event.step = statement.Unsigned(5);
+      found.emplace(event.id, std::move(event));
+      return true;
+    };
+    const auto limit = static_cast<int64_t>(most);
+    Status read = query.last
+                      ? (*file)->database().Each(
+                            "SELECT id, unix_ns, severity, kind, text, step FROM event WHERE id > ?1 ORDER BY id DESC "
+                            "LIMIT ?2",
+                            row, query.after_id, limit)
+                      : (*file)->database().Each(
+                            "SELECT id, unix_ns, severity, kind, text, step FROM event WHERE id > ?1 ORDER BY id "
+                            "LIMIT ?2",
+                            row, query.after_id, limit);
+    if (!read) return read.error();
+  }
+  cut();
+  std::vector<Event> events;
+  for (auto& [id, event] : found) events.push_back(std::move(event));
+  return events;
+}
+
+}  // namespace ikkuna::sinks

@@ -1,0 +1,318 @@
+// Runs as a whole: who produces, what was saved of them, and what is done to a run's file.
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <filesystem>
+
+#include "daemon/sinks/store_impl.h"
+#include "shared/base/utf8.h"
+
+namespace ikkuna::sinks {
+namespace {
+
+constexpr size_t kTagsMax = 64;
+constexpr size_t kTagBytesMax = 255;
+
+Error NoRun(const RunKey& run) { return {ErrorCode::kNotFound, "there is no run " + Describe(run)}; }
+
+}  // namespace
+
+Result<std::vector<ProducerStatus>> Store::Impl::LoadProducers() {
+  std::vector<ProducerStatus> producers;
+  for (const EntryPtr& entry : Entries()) {
+    if (entry == own_) continue;
+    std::lock_guard reading(entry->mutex);
+    producers.push_back(entry->head.producer);
+    if (!IsOpen(entry->head.producer.state)) continue;
+    const Progress& progress = entry->head.totals.progress;
+    producers.back().lost_in_daemon = progress.lost_in_daemon;
+    producers.back().killed = progress.killed;
+    producers.back().handled = progress.done_seq - progress.lost_in_daemon;
+  }
+  std::stable_sort(producers.begin(), producers.end(), [](const ProducerStatus& a, const ProducerStatus& b) {
+    return a.info.start_unix_ns < b.info.start_unix_ns;
+  });
+  return producers;
+}
+
+std::optional<StoredProgress> Store::Impl::LoadProgress(const RunKey& run) {
+  const EntryPtr entry = Find(run);
+  if (!entry) return std::nullopt;
+  std::lock_guard reading(entry->mutex);
+  const Progress& progress = entry->head.totals.progress;
+  return StoredProgress{progress, progress.done_seq - progress.lost_in_daemon};
+}
+
+Result<std::shared_ptr<Run>> Store::Impl::Begin(const ProducerInfo& producer) {
+  const RunKey& key = producer.run_key;
+  EntryPtr entry;
+  bool made = false;
+  {
+    std::lock_guard lock(mutex_);
+    if (closing_) return Error{ErrorCode::kUnavailable, "the run store is closed"};
+    entry = FindLocked(key);
+    if (!entry) {
+      made = true;
+      entry = std::make_shared<RunEntry>(key, folder_ + "/" + RunFileName(key));
+      entry->head.producer.info = producer;
+      entry->head.host = host_;
+      entries_.emplace(key, entry);
+    }
+  }
+  std::lock_guard writing(entry->writer_mutex);
+  auto run = std::shared_ptr<Run>();
+  {
+    std::lock_guard reading(entry->mutex);
+    if (entry->head.producer.info.uuid != producer.uuid) {
+      return Error{ErrorCode::kAlreadyExists, "run " + Describe(key) + " is that of another producer"};
+    }
+    run = entry->run.lock();
+    if (made) {
+      run = std::make_shared<Run>(producer);
+      entry->run = run;
+      entry->loaded = std::make_shared<LoadedRun>();
+      entry->loaded->run = run;
+    }
+  }
+  Status opened = EnsureWriter(entry);
+  if (!opened && opened.error().code == ErrorCode::kCorrupt) {
+    SetAside(entry, opened.error().text);
+    opened = EnsureWriter(entry);
+  }
+  if (!opened && opened.error().code == ErrorCode::kFailedPrecondition) {
+    std::lock_guard lock(mutex_);
+    if (made) entries_.erase(key);
+    return opened.error();
+  }
+  if (!opened) Failed(entry, opened.error());  // it is recorded as soon as that is possible
+  {
+    std::lock_guard reading(entry->mutex);
+    if (!entry->loaded) {
+      entry->loaded = std::make_shared<LoadedRun>();
+      entry->loaded->run = run ? run : std::make_shared<Run>(producer);
+    }
+    run = entry->loaded->run;
+    entry->run = run;
+    entry->head.producer.info = producer;
+    entry->head.producer.state = RunState::kRunning;
+    run->SetInfo(producer);
+  }
+  SaveState(entry, false);
+  return run;
+}
+
+void Store::Impl::SaveProducer(const ProducerStatus& status) {
+  const EntryPtr entry = Find(status.info.run_key);
+  if (!entry) return;
+  {
+    std::lock_guard reading(entry->mutex);
+    entry->head.producer = status;
+  }
+  SaveState(entry, !IsOpen(status.state));
+}
+
+void Store::Impl::SaveState(const EntryPtr& entry, bool is_over) {
+  std::lock_guard reading(entry->mutex);
+  std::lock_guard lock(mutex_);
+  if (closing_) return;
+  entry->status_to_save = entry->head.producer;
+  ++entry->status_version;
+  entry->wants_rest = is_over;
+  entry->idle_since = Clock::now();
+  if (sleeping_) wake_.notify_one();
+}
+
+void Store::Impl::SaveModules(const RunKey& run, std::vector<ModuleInfo> modules) {
+  const EntryPtr entry = Find(run);
+  if (!entry) return;
+  {
+    std::lock_guard reading(entry->mutex);
+    entry->modules = std::move(modules);
+  }
+  std::lock_guard lock(mutex_);
+  if (closing_) return;
+  entry->modules_to_save = true;
+  if (sleeping_) wake_.notify_one();
+}
+
+Status Store::Impl::DeleteRun(const RunKey& run) {
+  const EntryPtr entry = Find(run);
+  if (!entry) return NoRun(run);
+  std::lock_guard writing(entry->writer_mutex);
+  {
+    std::lock_guard reading(entry->mutex);
+    if (IsOpen(entry->head.producer.state)) {
+      return Error{ErrorCode::kFailedPrecondition, "cannot delete run " + Describe(run) + ": it goes on"};
+    }
+  }
+  // Ids of events never come again, whatever goes.
+  {
+    std::lock_guard own_writing(own_->writer_mutex);
+    if (Status opened = EnsureWriter(own_); !opened) return opened;
+    Status marked = own_->writer->file().database().Run("INSERT OR REPLACE INTO meta VALUES ('event_last', ?1)",
+                                                        next_event_id_.load(std::memory_order_relaxed) - 1);
+    if (!marked) return Error{marked.error().code, "cannot write '" + own_->path + "': " + marked.error().text};
+  }
+  {
+    std::lock_guard reading(entry->mutex);
+    entry->idle.clear();
+    entry->loaded.reset();
+  }
+  entry->writer.reset();
+  // The log before the file: what is left after a crash in between is the run, or nothing.
+  (void)::unlink((entry->path + "-wal").c_str());
+  (void)::unlink((entry->path + "-journal").c_str());
+  if (::unlink(entry->path.c_str()) != 0 && errno != ENOENT) {
+    return PosixError("cannot delete '" + entry->path + "'", errno);
+  }
+  std::lock_guard lock(mutex_);
+  for (const Pending& one : entry->pending) {
+    DropLocked(nullptr, "deleted", one.batch->values());
+    events_queued_ -= one.batch->events.size();
+    bytes_queued_ -= one.bytes;
+    --batches_queued_;
+  }
+  entry->pending.clear();
+  entry->staged = 0;
+  entry->values_pending = 0;
+  entry->status_to_save.reset();
+  entry->modules_to_save = entry->tags_to_save = entry->wants_rest = false;
+  entry->deleted = true;
+  entries_.erase(run);
+  recent_.erase(std::remove(recent_.begin(), recent_.end(), entry), recent_.end());
+  flushed_.notify_all();
+  return {};
+}
+
+Status Store::Impl::TagRun(const RunKey& run, const std::vector<std::string>& add,
+                           const std::vector<std::string>& remove) {
+  const EntryPtr entry = Find(run);
+  if (!entry) return NoRun(run);
+  for (const std::string& tag : add) {
+    if (tag.empty() || tag.size() > kTagBytesMax || !IsValidUtf8(tag)) {
+      return Error{ErrorCode::kInvalidArgument, "a tag is UTF-8 text of 1 to 255 bytes"};
+    }
+  }
+  std::lock_guard writing(entry->writer_mutex);
+  std::vector<std::string> tags;
+  {
+    std::lock_guard reading(entry->mutex);
+    tags = entry->head.tags;
+  }
+  for (const std::string& tag : remove) tags.erase(std::remove(tags.begin(), tags.end(), tag), tags.end());
+  for (const std::string& tag : add) {
+    if (std::find(tags.begin(), tags.end(), tag) == tags.end()) tags.push_back(tag);
+  }
+  std::sort(tags.begin(), tags.end());
+  if (tags.size() > kTagsMax) return Error{ErrorCode::kResourceExhausted, "a run has at most 64 tags"};
+  const bool rested = !entry->writer;
+  Status saved = EnsureWriter(entry);
+  if (saved) {
+    Database& db = entry->writer->file().database();
+    Transaction transaction(db);
+    saved = transaction.Begin();
+    if (saved) saved = entry->writer->file().SaveTags(tags);
+    if (saved) saved = transaction.Commit();
+  }
+  if (!saved) {
+    return Error{saved.error().code, "cannot tag run " + Describe(run) + ": " + saved.error().text};
+  }
+  {
+    std::lock_guard reading(entry->mutex);
+    entry->head.tags = tags;
+  }
+  std::lock_guard lock(mutex_);
+  if (rested) entry->wants_rest = true;
+  return {};
+}
+
+Status Store::Impl::ExportFile(const RunKey& run, const std::string& path) {
+  const EntryPtr entry = Find(run);
+  if (!entry) return NoRun(run);
+  const int fd = ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+  if (fd < 0) return PosixError("cannot make '" + path + "'", errno);
+  ::close(fd);  // empty: SQLite takes it as its own
+  // What waits is in the copy where the disk allows.
+  (void)Flush(Clock::now() + std::chrono::seconds(5));
+  Result<BorrowedFile> file = BorrowedFile::Borrow(entry, Database::Mode::kReadWrite);
+  Status copied = file ? (*file)->CopyTo(path) : Status(file.error());
+  if (!copied) {
+    (void)::unlink(path.c_str());
+    return Error{copied.error().code, "cannot copy run " + Describe(run) + " to '" + path + "': " + copied.error().text};
+  }
+  return {};
+}
+
+Result<RunKey> Store::Impl::ImportFile(const std::string& path) {
+  auto refused = [&](const Error& error) {
+    return Error{error.code, "cannot import '" + path + "': " + error.text};
+  };
+  RunHead head;
+  {
+    Result<std::unique_ptr<RunFile>> file = RunFile::Open(path, Database::Mode::kAtRest, false);
+    if (!file) return refused(file.error());
+    Result<RunHead> loaded = (*file)->LoadHead();
+    if (!loaded) return refused(loaded.error());
+    head = *std::move(loaded);
+  }
+  const RunKey key = head.producer.info.run_key;
+  if (key.run_id.empty()) return refused({ErrorCode::kInvalidArgument, "it is no run"});
+  const std::string target = folder_ + "/" + RunFileName(key);
+  const std::string part = target + ".part";
+  if (Find(key) || std::filesystem::exists(target)) {
+    return refused({ErrorCode::kAlreadyExists, "there is a run " + Describe(key) + " already"});
+  }
+  std::error_code code;
+  std::filesystem::copy_file(path, part, std::filesystem::copy_options::overwrite_existing, code);
+  if (code) return refused({ErrorCode::kSystem, code.message()});
+  (void)::chmod(part.c_str(), 0600);
+  {
+    // Its events get ids of this daemon, above all before; a run that went on when it was copied is over here.
+    Result<std::unique_ptr<RunFile>> file = RunFile::Open(part, Database::Mode::kReadWrite, true);
+    Status done = file ? Status() : Status(file.error());
+    if (done) {
+      const uint64_t shift = next_event_id_.fetch_add(head.events + 1);
+      Database& db = (*file)->database();
+      Transaction transaction(db);
+      done = transaction.Begin();
+      std::vector<uint64_t> ids;
+      if (done) {
+        done = db.Each("SELECT id FROM event ORDER BY id", [&](Statement& row) {
+          ids.push_back(row.Unsigned(0));
+          return true;
+        });
+      }
+      // By way of negative ones, so that no two are the same meanwhile.
+      for (size_t i = 0; i < ids.size() && done; ++i) {
+        done = db.Run("UPDATE event SET id = ?2 WHERE id = ?1", ids[i], -static_cast<int64_t>(shift + i));
+      }
+      if (done) done = db.Run("UPDATE event SET id = -id WHERE id < 0");
+      if (IsOpen(head.producer.state)) head.producer.state = RunState::kDisconnected;
+      if (done) done = (*file)->SaveProducer(head.producer, head.host);
+      if (done) done = transaction.Commit();
+      if (done) done = (*file)->Rest();
+      if (done) {
+        Result<RunHead> again = (*file)->LoadHead();
+        if (again) head = *std::move(again);
+      }
+    }
+    if (!done) {
+      (void)::unlink(part.c_str());
+      (void)::unlink((part + "-wal").c_str());
+      return refused(done.error());
+    }
+  }
+  std::lock_guard lock(mutex_);
+  if (entries_.count(key) > 0) return refused({ErrorCode::kAlreadyExists, "there is a run " + Describe(key) + " already"});
+  if (::rename(part.c_str(), target.c_str()) != 0) return refused(PosixError("", errno));
+  auto entry = std::make_shared<RunEntry>(key, target);
+  entry->head = std::move(head);
+  entries_.emplace(key, std::move(entry));
+  return key;
+}
+
+}  // namespace ikkuna::sinks

@@ -1,0 +1,221 @@
+#include "daemon/sinks/stored_runs.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <mutex>
+
+#include "daemon/sinks/run_entry.h"
+
+namespace ikkuna::sinks {
+class StoredRuns::Impl {
+ public:
+  struct One {
+    std::shared_ptr<RunEntry> entry;
+    std::shared_ptr<const RunSnapshot> snapshot;  // once it was asked for
+    std::vector<SeriesTally> tallies;
+  };
+
+  Status Open(const std::string& path) {
+    std::error_code code;
+    if (!std::filesystem::exists(path, code)) return Error{ErrorCode::kNotFound, "there is no '" + path + "'"};
+    if (!std::filesystem::is_directory(path, code)) {
+      Add(path);
+      if (runs_.empty()) {
+        return Error{ErrorCode::kFailedPrecondition, unread_.empty() ? "'" + path + "' holds no run" : unread_.front()};
+      }
+      return {};
+    }
+    const std::string folder = std::filesystem::exists(path + "/runs", code) ? path + "/runs" : path;
+    for (auto item = std::filesystem::recursive_directory_iterator(
+             folder, std::filesystem::directory_options::skip_permission_denied, code);
+         item != std::filesystem::recursive_directory_iterator(); item.increment(code)) {
+      if (code) return Error{ErrorCode::kPermissionDenied, "cannot list '" + folder + "': " + code.message()};
+      if (item->path().extension() == ".run" || item->path().filename() == "events.db") Add(item->path().string());
+    }
+    if (code) return Error{ErrorCode::kPermissionDenied, "cannot list '" + folder + "': " + code.message()};
+    std::sort(runs_.begin(), runs_.end(), [](const One& a, const One& b) {
+      const int64_t a_start = a.entry->head.producer.info.start_unix_ns;
+      const int64_t b_start = b.entry->head.producer.info.start_unix_ns;
+      return a_start != b_start ? a_start > b_start : b.entry->key < a.entry->key;
+    });
+    return {};
+  }
+
+  Status Load(One& one) {
+    if (one.snapshot) return {};
+    Result<std::unique_ptr<RunFile>> file = OpenStored(one.entry->path);
+    if (!file) return file.error();
+    Result<std::shared_ptr<LoadedRun>> loaded = LoadRun(**file, one.entry->head.producer.info, nullptr);
+    if (!loaded) return Error{loaded.error().code, "cannot read '" + one.entry->path + "': " + loaded.error().text};
+    auto snapshot = std::make_shared<RunSnapshot>();
+    snapshot->entry = one.entry;
+    snapshot->info = std::make_shared<const ProducerInfo>(one.entry->head.producer.info);
+    snapshot->run = (*loaded)->run;
+    snapshot->segments = (*loaded)->segments;
+    snapshot->frames = (*loaded)->open.frames;
+    snapshot->value_last = (*loaded)->value_last;
+    one.tallies = (*loaded)->tallies;
+    one.snapshot = std::move(snapshot);
+    // The connection waits for the reader that comes, set up as it must be.
+    std::lock_guard lock(one.entry->mutex);
+    one.entry->loaded = *loaded;
+    one.entry->idle.push_back(*std::move(file));
+    return {};
+  }
+
+  bool Matches(const One& one, const SeriesFilter& filter) const {
+    return !one.entry->key.run_id.empty() &&
+           filter.MatchesRun(one.entry->key, one.entry->head.producer.info.run);
+  }
+
+  std::mutex mutex_;
+  // Guarded by mutex_.
+  std::vector<One> runs_;  // newest first
+  std::vector<std::string> unread_;
+
+ private:
+  void Add(const std::string& path) {
+    Result<std::unique_ptr<RunFile>> file = OpenStored(path);
+    Result<RunHead> head = file ? (*file)->LoadHead() : Result<RunHead>(file.error());
+    if (!head) {
+      const bool busy = head.error().code == ErrorCode::kUnavailable;
+      unread_.push_back("'" + path + "' is not read: " +
+                        (busy ? "a daemon has it open, read it through that" : head.error().text) + ".");
+      return;
+    }
+    One one;
+    one.entry = std::make_shared<RunEntry>(head->producer.info.run_key, path);
+    if (head->producer.state == RunState::kRunning) head->producer.state = RunState::kDisconnected;
+    one.entry->head = *std::move(head);
+    runs_.push_back(std::move(one));
+  }
+};
+
+StoredRuns::StoredRuns(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+StoredRuns::~StoredRuns() = default;
+
+Result<std::unique_ptr<StoredRuns>> StoredRuns::Open(const std::string& path) {
+  auto impl = std::make_unique<Impl>();
+  if (Status opened = impl->Open(path); !opened) {
+    return Error{opened.error().code, "cannot read recorded runs: " + opened.error().text};
+  }
+  return std::unique_ptr<StoredRuns>(new StoredRuns(std::move(impl)));
+}
+
+const std::vector<std::string>& StoredRuns::unread() const { return impl_->unread_; }
+
+Result<std::vector<RunInfo>> StoredRuns::ListRuns() {
+  std::lock_guard lock(impl_->mutex_);
+  std::vector<RunInfo> runs;
+  for (const Impl::One& one : impl_->runs_) {
+    if (!one.entry->key.run_id.empty()) runs.push_back(InfoOf(one.entry->head, FileBytes(one.entry->path)));
+  }
+  return runs;
+}
+
+Result<std::vector<RunInfo>> StoredRuns::FindRuns(const std::string& name) {
+  Result<std::vector<RunInfo>> runs = ListRuns();
+  if (!runs) return runs;
+  runs->erase(std::remove_if(runs->begin(), runs->end(),
+                             [&](const RunInfo& run) {
+                               const RunKey& key = run.info.run_key;
+                               return name.empty() ? IsDaemonRun(key) : name != key.run_id && name != run.info.run;
+                             }),
+              runs->end());
+  return runs;
+}
+
+Result<std::vector<ModuleInfo>> StoredRuns::ListModules(const RunKey& run) {
+  std::lock_guard lock(impl_->mutex_);
+  for (const Impl::One& one : impl_->runs_) {
+    if (one.entry->key != run) continue;
+    Result<std::unique_ptr<RunFile>> file = OpenStored(one.entry->path);
+    if (!file) return file.error();
+    return (*file)->LoadModules();
+  }
+  return Error{ErrorCode::kNotFound, "there is no run " + Describe(run)};
+}
+
+// A page is the number of series before it: nothing here changes.
+Result<SeriesPage> StoredRuns::ListSeries(const SeriesQuery& query) {
+  std::lock_guard lock(impl_->mutex_);
+  uint64_t skip = 0;
+  if (!query.page.empty()) {
+    if (query.page.size() > 12 || query.page.find_first_not_of("0123456789") != std::string::npos) {
+      return Error{ErrorCode::kInvalidArgument, "'" + query.page + "' is no page of a list of series"};
+    }
+    skip = std::stoull(query.page);
+  }
+  const uint64_t begin = skip;
+  SeriesPage page;
+  for (Impl::One& one : impl_->runs_) {
+    if (!impl_->Matches(one, query.filter)) continue;
+    if (Status loaded = impl_->Load(one); !loaded) return loaded.error();
+    for (SeriesInfo& info : MatchSeries(*one.snapshot, one.tallies, query.filter, 0, SIZE_MAX)) {
+      if (skip > 0) {
+        --skip;
+        continue;
+      }
+      if (page.series.size() >= query.limit) {
+        page.next = std::to_string(begin + page.series.size());
+        return page;
+      }
+      page.series.push_back(std::move(info));
+    }
+  }
+  return page;
+}
+
+Result<std::unique_ptr<SeriesReader>> StoredRuns::Read(const ReadQuery& query) {
+  std::lock_guard lock(impl_->mutex_);
+  std::vector<SeriesToRead> what;
+  for (Impl::One& one : impl_->runs_) {
+    if (!impl_->Matches(one, query.filter)) continue;
+    if (Status loaded = impl_->Load(one); !loaded) return loaded.error();
+    SeriesToRead to_read{one.snapshot, {}};
+    for (SeriesInfo& info : MatchSeries(*one.snapshot, one.tallies, query.filter, 0, SIZE_MAX)) {
+      to_read.series.push_back(std::move(info.series));
+    }
+    if (!to_read.series.empty()) what.push_back(std::move(to_read));
+  }
+  return MakeReader(std::move(what), query, Database::Mode::kAtRest);
+}
+
+Result<std::vector<Event>> StoredRuns::ListEvents(const EventQuery& query) {
+  std::lock_guard lock(impl_->mutex_);
+  std::vector<Event> events;
+  const bool all = query.filter.run.empty() && !query.filter.attempt && !query.filter.rank;
+  for (const Impl::One& one : impl_->runs_) {
+    if (!all && !impl_->Matches(one, query.filter)) continue;
+    Result<std::unique_ptr<RunFile>> file = OpenStored(one.entry->path);
+    if (!file) return file.error();
+    Status read = (*file)->database().Each(
+        "SELECT id, unix_ns, severity, kind, text, step FROM event WHERE id > ?1 ORDER BY id",
+        [&](Statement& row) {
+          Event event;
+          event.id = row.Unsigned(0);
+          event.unix_ns = row.Int(1);
+          event.severity = row.Int(2) >= 1 && row.Int(2) <= 3 ? static_cast<Severity>(row.Int(2)) : Severity::kInfo;
+          event.run = one.entry->key;
+          event.kind = row.Text(3);
+          event.text = row.Text(4);
+          event.step = row.Unsigned(5);
+          events.push_back(std::move(event));
+          return true;
+        },
+        query.after_id);
+    if (!read) return read.error();
+  }
+  std::sort(events.begin(), events.end(), [](const Event& a, const Event& b) { return a.id < b.id; });
+  const size_t most = query.last.value_or(query.limit);
+  if (events.size() > most) {
+    if (query.last) {
+      events.erase(events.begin(), events.end() - static_cast<ptrdiff_t>(most));
+    } else {
+      events.resize(most);
+    }
+  }
+  return events;
+}
+
+}  // namespace ikkuna::sinks

@@ -1,0 +1,133 @@
+// MemoryStore: what ingest needs of a store and of a sink, in memory; outlives daemons, as files do.
+//
+// Thread rule: any thread. A kill of the daemon is played by Crash(): what was offered since the last Commit() is gone.
+#pragma once
+
+#include <algorithm>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "daemon/model/run_store.h"
+#include "daemon/model/sink.h"
+
+namespace ikkuna::ingest {
+
+class MemoryStore : public RunStore, public Sink {
+ public:
+  Result<std::vector<ProducerStatus>> LoadProducers() override {
+    std::lock_guard lock(mutex_);
+    std::vector<ProducerStatus> all;
+    for (const auto& [key, file] : files_) {
+      ProducerStatus status = file.status;
+      status.handled = file.handled();
+      status.lost_in_daemon = file.progress.lost_in_daemon;
+      status.killed = file.progress.killed;
+      all.push_back(status);
+    }
+    std::sort(all.begin(), all.end(),
+              [](const auto& a, const auto& b) { return a.info.start_unix_ns < b.info.start_unix_ns; });
+    return all;
+  }
+  std::optional<StoredProgress> LoadProgress(const RunKey& run) override {
+    std::lock_guard lock(mutex_);
+    const auto file = files_.find(run);
+    if (file == files_.end()) return std::nullopt;
+    return StoredProgress{file->second.progress, file->second.handled()};
+  }
+  Result<std::shared_ptr<Run>> Begin(const ProducerInfo& producer) override {
+    std::lock_guard lock(mutex_);
+    const auto [file, fresh] = files_.try_emplace(producer.run_key);
+    if (!fresh && file->second.status.info.uuid != producer.uuid) {
+      return Error{ErrorCode::kAlreadyExists, "the file is another's"};
+    }
+    file->second.status.info = producer;
+    return std::make_shared<Run>(producer);
+  }
+  void SaveProducer(const ProducerStatus& status) override {
+    std::lock_guard lock(mutex_);
+    files_[status.info.run_key].status = status;
+  }
+  void SaveModules(const RunKey& run, std::vector<ModuleInfo> modules) override {
+    std::lock_guard lock(mutex_);
+    files_[run].modules = std::move(modules);
+  }
+
+  std::string name() const override { return "memory"; }
+  void Offer(std::shared_ptr<const Batch> batch) override {
+    std::lock_guard lock(mutex_);
+    if (crashed_) return;
+    for (const Event& event : batch->events) events_.push_back(event);
+    if (!batch->run) return;
+    File& file = files_[batch->run->key()];
+    for (const Sample& sample : batch->samples) {
+      const auto series = batch->run->series().Find(sample.series);
+      file.values[series->name.topic][batch->stamp.step] = sample.value;
+    }
+    if (batch->progress) file.progress = *batch->progress;
+  }
+  SinkCounters Counters() const override { return {}; }
+  Status Flush(std::chrono::steady_clock::time_point) override { return {}; }
+  void Close() override {}
+
+  // Nothing that is offered from now on is kept, until Revive().
+  void Crash() {
+    std::lock_guard lock(mutex_);
+    crashed_ = true;
+  }
+  void Revive() {
+    std::lock_guard lock(mutex_);
+    crashed_ = false;
+  }
+
+  std::map<uint64_t, double> Values(const std::string& topic) {
+    std::lock_guard lock(mutex_);
+    std::map<uint64_t, double> all;
+    for (const auto& [key, file] : files_) {
+      const auto values = file.values.find(topic);
+      if (values != file.values.end()) all.insert(values->second.begin(), values->second.end());
+    }
+    return all;
+  }
+  std::map<uint64_t, double> Values(const RunKey& run, const std::string& topic) {
+    std::lock_guard lock(mutex_);
+    return files_[run].values[topic];
+  }
+  std::vector<Event> Events(const std::string& kind) {
+    std::lock_guard lock(mutex_);
+    std::vector<Event> found;
+    for (const Event& event : events_) {
+      if (event.kind == kind) found.push_back(event);
+    }
+    return found;
+  }
+  std::vector<ModuleInfo> Modules(const RunKey& run) {
+    std::lock_guard lock(mutex_);
+    return files_[run].modules;
+  }
+  std::vector<RunKey> Keys() {
+    std::lock_guard lock(mutex_);
+    std::vector<RunKey> keys;
+    for (const auto& [key, file] : files_) keys.push_back(key);
+    return keys;
+  }
+
+ private:
+  struct File {
+    ProducerStatus status;
+    Progress progress;
+    std::vector<ModuleInfo> modules;
+    std::map<std::string, std::map<uint64_t, double>> values;  // by topic, by step
+    uint64_t handled() const { return progress.done_seq - progress.lost_in_daemon - progress.killed; }
+  };
+  std::mutex mutex_;
+  // Guarded by mutex_.
+  std::map<RunKey, File> files_;
+  std::vector<Event> events_;
+  bool crashed_ = false;
+};
+
+}  // namespace ikkuna::ingest

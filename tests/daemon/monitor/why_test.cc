@@ -1,0 +1,196 @@
+#include "daemon/monitor/why.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "daemon/graph/subscriber_set.h"
+
+namespace ikkuna {
+namespace {
+
+class WhyTest : public testing::Test {
+ public:
+  WhyTest() {
+    input_.status.state = RunState::kRunning;
+    input_.status.info.run_key = {"job-1", 0, 0};
+    input_.status.roots.emplace_back();
+    input_.status.roots[0].name = "model";
+    input_.status.roots[0].steps_observed = 5;
+    AddModule("fc1", true);
+    AddModule("fc2", true);
+    AddModule("fc10", false);
+  }
+
+  void AddModule(const std::string& name, bool trainable) {
+    ModuleInfo module;
+    module.root = "model";
+    module.name = name;
+    module.type = "Linear";
+    for (const char* name_of : {"weight", "bias"}) {
+      ModuleInfo::Param param;
+      param.name = name_of;
+      param.bias = param.name == "bias";
+      param.trainable = trainable;
+      module.params.push_back(std::move(param));
+    }
+    input_.modules.push_back(std::move(module));
+  }
+  void Subscribe(const std::string& text) {
+    ASSERT_TRUE(set_.Add(text, SubscriberSource::kFlag).ok()) << text;
+    input_.asked = AskedOf(set_.Snapshot(), input_.status.info);
+  }
+  void Keep(const std::string& topic, const std::string& module, uint64_t count = 1) {
+    auto series = std::make_shared<Series>();
+    series->name.topic = topic;
+    series->name.module = module;
+    SeriesInfo info;
+    info.series = series;
+    info.count = count;
+    input_.series.push_back(std::move(info));
+  }
+  // "reason module kind", in order.
+  std::vector<std::string> Lines(const std::string& module = {}, const std::string& kind = {}) {
+    std::vector<std::string> lines;
+    for (const WhyLine& line : ExplainMissing(input_, module, kind)) {
+      EXPECT_FALSE(line.text.empty());
+      lines.push_back(std::string(WhyReasonName(line.reason)) + " " + line.module + " " + line.kind);
+    }
+    return lines;
+  }
+
+  WhyInput input_;
+  graph::SubscriberSet set_;
+};
+using List = std::vector<std::string>;
+
+TEST_F(WhyTest, WhatIsThereIsNotExplained) {
+  Subscribe("mean(weights)");
+  for (const char* module : {"fc1", "fc2", "fc10"}) Keep("weights_mean", module);
+  EXPECT_EQ(Lines("", "weights"), List());
+  EXPECT_EQ(Lines("fc1", "weights"), List());
+}
+
+TEST_F(WhyTest, NotAsked) {
+  Subscribe("mean(weights, module=fc1)");
+  Keep("weights_mean", "fc1");
+  EXPECT_EQ(Lines("", "activations"), List{"not_asked  activations"});
+  EXPECT_EQ(Lines("", "weights"), (List{"not_asked fc2 weights", "not_asked fc10 weights"}));
+  EXPECT_EQ(Lines("fc2", "weights"), List{"not_asked fc2 weights"});
+  // Without a question about it, one line tells of all that nobody reads.
+  EXPECT_EQ(Lines(), List{"not_asked  "});
+}
+
+TEST_F(WhyTest, ASubscriberOfAnotherRunAsksNothingOfThisOne) {
+  Subscribe("mean(weights, run=other)");
+  EXPECT_EQ(Lines("", "weights"), List{"not_asked  weights"});
+}
+
+TEST_F(WhyTest, Thinned) {
+  Subscribe("mean(weights)");
+  for (const char* module : {"fc1", "fc2", "fc10"}) Keep("weights_mean", module);
+  input_.status.budget = 0.01;
+  input_.status.period_factor_summary = 4;
+  input_.status.period_factor_tensor = 8;  // nobody asks for whole tensors
+  EXPECT_EQ(Lines("", "weights"), List{"thinned  "});
+  EXPECT_NE(ExplainMissing(input_, "", "weights")[0].text.find("every 4th"), std::string::npos);
+  EXPECT_NE(ExplainMissing(input_, "", "weights")[0].text.find("1.00 %"), std::string::npos);
+  input_.status.period_factor_summary = 1;
+  EXPECT_EQ(Lines("", "weights"), List());
+}
+
+TEST_F(WhyTest, DroppedLostAndUnseen) {
+  input_.status.drops = {{"ring_full", 0}, {"arena_full", 7}, {"something_new", 1}};
+  input_.status.lost_in_daemon = 3;
+  input_.status.steps_total = 100;
+  input_.status.steps_while_connected = 60;
+  const std::vector<WhyLine> lines = ExplainMissing(input_, "fc1", "weights");
+  ASSERT_GE(lines.size(), 4u);
+  EXPECT_EQ(lines[0].reason, WhyReason::kNoDaemon);
+  EXPECT_EQ(lines[0].count, 40u);
+  EXPECT_EQ(lines[1].reason, WhyReason::kDropped);
+  EXPECT_EQ(lines[1].count, 7u);
+  EXPECT_NE(lines[1].text.find("IKKUNA_ARENA_MB"), std::string::npos);
+  EXPECT_EQ(lines[2].reason, WhyReason::kDropped);
+  EXPECT_EQ(lines[3].reason, WhyReason::kLost);
+}
+
+TEST_F(WhyTest, EveryReasonOfTheGraphIsNamedForTheRunAndForTheSubscriber) {
+  for (size_t i = 0; i < kMissReasonCount; ++i) {
+    const auto reason = static_cast<MissReason>(i);
+    input_ = {};
+    Subscribe("mean(weights)");
+    input_.status.missing = {{std::string(MissReasonName(reason)), 11}};
+    input_.asked.back().missing[i] = 5;
+    const std::vector<WhyLine> lines = ExplainMissing(input_, "", "weights");
+    ASSERT_GE(lines.size(), 2u) << i;
+    EXPECT_EQ(WhyReasonName(lines[0].reason), MissReasonName(reason));
+    EXPECT_EQ(lines[0].count, 11u);
+    EXPECT_EQ(WhyReasonName(lines[1].reason), MissReasonName(reason));
+    EXPECT_EQ(lines[1].count, 5u);
+    EXPECT_EQ(lines[1].subscriber, input_.asked.back().text);
+    EXPECT_EQ(lines[0].text.find("were missing"), std::string::npos) << "a sentence for it is lacking";
+  }
+}
+
+TEST_F(WhyTest, NoGradient) {
+  Subscribe("mean(weight_gradients)");
+  Keep("weight_gradients_mean", "fc1");
+  EXPECT_EQ(Lines("", "weight_gradients"),
+            (List{"no_gradient fc2 weight_gradients", "no_gradient fc10 weight_gradients"}));
+  const std::vector<WhyLine> frozen = ExplainMissing(input_, "fc10", "weight_gradients");
+  ASSERT_EQ(frozen.size(), 1u);
+  EXPECT_NE(frozen[0].text.find("frozen"), std::string::npos);
+  EXPECT_EQ(ExplainMissing(input_, "fc2", "weight_gradients")[0].text.find("frozen"), std::string::npos);
+}
+
+TEST_F(WhyTest, NeverCalled) {
+  Subscribe("mean(activations); loss");
+  Keep("activations_mean", "fc1");
+  EXPECT_EQ(Lines("", "activations"), (List{"never_called fc2 activations", "never_called fc10 activations"}));
+  EXPECT_EQ(Lines("", "loss"), List{"never_called  loss"});
+  Keep("loss", "");
+  EXPECT_EQ(Lines("", "loss"), List());
+}
+
+TEST_F(WhyTest, NotYet) {
+  Subscribe("mean(weights, subsample=50)");
+  input_.status.roots[0].steps_observed = 0;
+  EXPECT_EQ(Lines("", "weights"), List{"not_yet  weights"});
+  EXPECT_NE(ExplainMissing(input_, "", "weights")[0].text.find("50"), std::string::npos);
+}
+
+TEST_F(WhyTest, UncapturedGoesToTheModuleThatTheNoteNames) {
+  Subscribe("mean(weights)");
+  Keep("weights_mean", "fc2");
+  Keep("weights_mean", "fc10");
+  input_.status.notes = {"weights of fc1 are not captured: a sparse tensor",
+                         "this kernel cannot seal against later writers"};
+  EXPECT_EQ(Lines("", "weights"), List{"uncaptured fc1 weights"});
+  EXPECT_EQ(Lines("fc10", "weights"), List()) << "fc1 is no part of fc10";
+  EXPECT_EQ(Lines("fc1", "biases"), List{"not_asked  biases"});
+  input_.status.notes = {"more than 16 models were attached; the last ones are not watched"};
+  Keep("weights_mean", "fc1");
+  EXPECT_EQ(Lines("fc2", "weights"), List{"uncaptured  "});
+}
+
+TEST_F(WhyTest, OneThatWasSwitchedOffSaysSo) {
+  Subscribe("mean(weights)");
+  Keep("weights_mean", "fc1");
+  input_.asked.back().off = true;
+  const List lines = Lines("", "weights");
+  ASSERT_FALSE(lines.empty());
+  EXPECT_EQ(lines[0], "threw  ");
+}
+
+TEST_F(WhyTest, AnEmptyRunAndOddPatternsAreNoTrouble) {
+  input_ = {};
+  EXPECT_EQ(Lines("nothing|", "no*such?"), List());
+  EXPECT_EQ(Lines(), List{"not_asked  "});
+  input_.status.state = RunState::kQuarantined;
+  EXPECT_EQ(Lines("", "nothing"), List{"uncaptured  "});
+  EXPECT_EQ(WhyReasonName(static_cast<WhyReason>(200)), "invalid");
+}
+
+}  // namespace
+}  // namespace ikkuna

@@ -1,0 +1,63 @@
+"""What clients and machines with limits meet: messages of a default size, files that may not grow, names that are not
+printable."""
+
+import pathlib
+import resource
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "e2e"))
+from harness import BIN, SOURCE, Site, main, pb, pb_grpc, wait_until, WATCHDOG_S  # noqa: E402
+
+import os  # noqa: E402
+
+import grpc  # noqa: E402
+
+TEST_BIN = pathlib.Path(os.environ.get("IKKUNA_TEST_BIN_DIR", SOURCE / "build/release/tests"))
+
+
+class ClientLimits(Site):
+    def test_a_client_with_its_default_limits_reads_a_quarter_of_a_million_losses(self):
+        self.start_daemon("--budget", "off", "--subscribe", "loss")
+        self.start([TEST_BIN / "c_job", "--steps", "250000", "--us", "0"], IKKUNA_WAIT_MS="20000").expect_success()
+        producer = self.settled_producer()
+        self.assert_accounts(producer)
+        with grpc.insecure_channel(f"unix:{self.meeting}/grpc.sock") as channel:
+            stub = pb_grpc.MonitorStub(channel)
+            steps, values = [], []
+            request = pb.ReadSamplesRequest(filter=pb.SeriesFilter(run="latest", topic="loss"))
+            for answer in stub.ReadSamples(request, timeout=WATCHDOG_S):
+                for columns in answer.columns:
+                    steps += columns.steps
+                    values += columns.numbers
+        self.assertEqual(steps, sorted(set(steps)))
+        self.assertEqual(values, [1.0 + step for step in steps])
+        # A full ring may cost this fastest of trainers some: then they are counted.
+        lost = sum(count.count for count in producer.accounting.drops) + sum(count.count for count in producer.missing)
+        self.assertGreaterEqual(len(steps) + lost, 250000)
+
+    def test_a_daemon_whose_files_may_not_grow_says_so_and_goes_on(self):
+        limit = 300 * 1024
+        hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+        try:
+            self.start_daemon("--budget", "off", "--subscribe", "loss; mean(weights); std(weights); norm(weights)")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+        self.start([TEST_BIN / "c_job", "--steps", "60000", "--us", "50"], IKKUNA_WAIT_MS="20000").expect_success()
+        self.settled_producer()
+        self.assertTrue(self.daemon.running())
+        wait_until(lambda: "file too large" in self.daemon.log().lower(),
+                   lambda: f"nothing is said of the limit:\n{self.daemon.log()[-2000:]}", 60)
+
+    def test_names_cannot_write_to_the_log(self):
+        self.start_daemon()
+        self.start([TEST_BIN / "c_job", "--steps", "5", "--run", "evil\nname\x1b[31m"],
+                   IKKUNA_WAIT_MS="20000").expect_success()
+        self.settled_producer()
+        wait_until(lambda: "evil" in self.daemon.log(), "the run is not in the log", 60)
+        self.assertNotIn("\x1b", self.daemon.log())
+        self.assertFalse(any(line.startswith("name") for line in self.daemon.log().splitlines()))
+
+
+if __name__ == "__main__":
+    main()
