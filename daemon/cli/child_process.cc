@@ -1,10 +1,12 @@
 #include "daemon/cli/child_process.h"
 
 #include <fcntl.h>
-#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <thread>
 #include <utility>
@@ -14,22 +16,39 @@
 namespace ikkuna::cli {
 namespace {
 
-// Between fork and exec: only what is allowed there. Returns the errno of what failed.
-int BecomeProgram(const ChildOptions& options, char* const* arguments, int log_fd, pid_t parent) {
-  if (options.ends_with_us) {
-    ::prctl(PR_SET_PDEATHSIG, SIGTERM);
-    if (::getppid() != parent) ::_exit(1);
+constexpr long kDescriptorsMax = 1 << 16;  // looked at where the kernel cannot close them by itself
+
+// Between fork and exec: only what is allowed there. What they return is the errno of what failed.
+
+void CloseAllAtExec() {
+  constexpr unsigned kCloseAtExec = 1u << 2;  // CLOSE_RANGE_CLOEXEC, of Linux 5.11
+  if (::syscall(SYS_close_range, STDERR_FILENO + 1, ~0u, kCloseAtExec) == 0) return;
+  const long most = ::sysconf(_SC_OPEN_MAX);
+  for (int fd = STDERR_FILENO + 1; fd < std::min(most, kDescriptorsMax); ++fd) ::fcntl(fd, F_SETFD, FD_CLOEXEC);
+}
+
+int Detach(int log_fd) {
+  ::setsid();
+  ::umask(077);
+  const int null_fd = ::open("/dev/null", O_RDONLY);
+  if (null_fd < 0 || ::dup2(null_fd, STDIN_FILENO) < 0 || ::dup2(log_fd, STDOUT_FILENO) < 0 ||
+      ::dup2(log_fd, STDERR_FILENO) < 0) {
+    return errno;
   }
-  if (options.own_session) ::setsid();
-  if (log_fd >= 0) {
-    int null_fd = ::open("/dev/null", O_RDONLY);
-    if (null_fd < 0 || ::dup2(null_fd, STDIN_FILENO) < 0 || ::dup2(log_fd, STDOUT_FILENO) < 0 ||
-        ::dup2(log_fd, STDERR_FILENO) < 0) {
-      return errno;
-    }
-    if (null_fd > STDERR_FILENO) ::close(null_fd);
+  CloseAllAtExec();
+  for (int number = 1; number < NSIG; ++number) ::signal(number, SIG_DFL);
+  sigset_t none;
+  ::sigemptyset(&none);
+  ::sigprocmask(SIG_SETMASK, &none, nullptr);
+  return 0;
+}
+
+int BecomeProgram(const ChildOptions& options, char* const* arguments, int log_fd) {
+  if (options.detached) {
+    if (const int error = Detach(log_fd); error != 0) return error;
+  } else {
+    ::sigprocmask(SIG_SETMASK, &options.signal_mask, nullptr);
   }
-  ::sigprocmask(SIG_SETMASK, &options.signal_mask, nullptr);
   ::execvp(arguments[0], arguments);
   return errno;
 }
@@ -41,19 +60,18 @@ Result<ChildProcess> ChildProcess::Start(const ChildOptions& options) {
   for (const std::string& word : options.command) arguments.push_back(const_cast<char*>(word.c_str()));
   arguments.push_back(nullptr);
   UniqueFd log;
-  if (!options.log_file.empty()) {
-    log.reset(::open(options.log_file.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644));
+  if (options.detached) {
+    log.reset(::open(options.log_file.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600));
     if (!log) return PosixError("cannot write the log '" + options.log_file + "'", errno);
   }
   // The error of exec comes back through a pipe that a success closes.
   int ends[2];
   if (::pipe2(ends, O_CLOEXEC) != 0) return PosixError("cannot start '" + options.command.front() + "'", errno);
   UniqueFd read_end(ends[0]), write_end(ends[1]);
-  pid_t parent = ::getpid();
   pid_t pid = ::fork();
   if (pid < 0) return PosixError("cannot start '" + options.command.front() + "'", errno);
   if (pid == 0) {
-    int error = BecomeProgram(options, arguments.data(), log.get(), parent);
+    int error = BecomeProgram(options, arguments.data(), log.get());
     [[maybe_unused]] ssize_t written = ::write(write_end.get(), &error, sizeof error);
     ::_exit(127);
   }

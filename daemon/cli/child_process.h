@@ -1,6 +1,7 @@
-// ChildProcess: a program that is started, signalled and waited for. Nothing of it outlives Kill().
+// ChildProcess: a program that is started, signalled and waited for. Nothing of it outlives Kill(), unless it was let
+// go.
 //
-// Owner: the `run` command. Thread rule: one thread, in a process without others (it forks).
+// Owner: the `run` and `up` commands. Thread rule: one thread, in a process without others (it forks).
 #pragma once
 
 #include <signal.h>
@@ -17,10 +18,11 @@ namespace ikkuna::cli {
 
 struct ChildOptions {
   std::vector<std::string> command;
-  std::string log_file;       // both outputs go there, and nothing comes in; empty: those of this process
-  bool own_session = false;   // out of reach of the terminal's Ctrl-C
-  bool ends_with_us = false;  // gets SIGTERM when this process dies
-  sigset_t signal_mask;       // of the child
+  // A daemon: a session of its own, out of reach of the terminal; no descriptor of ours but the log, which takes both
+  // outputs; no signal blocked or ignored; files for nobody else to read.
+  bool detached = false;
+  std::string log_file;   // of a detached one
+  sigset_t signal_mask;  // of one that is not
 };
 
 class ChildProcess {
@@ -38,6 +40,8 @@ class ChildProcess {
   void Signal(int number);
   // SIGTERM, then after `grace` SIGKILL; returns when it is gone.
   void End(std::chrono::milliseconds grace);
+  // From here on it lives on its own.
+  void LetGo() { pid_ = -1; }
   // As a shell gives it: 128 + the signal that killed it.
   std::optional<int> exit_code() const { return exit_code_; }
   pid_t pid() const { return pid_; }

@@ -96,7 +96,7 @@ int RunCli(int argc, char** argv, const char* version) {
       "  ikkuna read loss --format csv > loss.csv\n"
       "  ikkuna why                           what is missing, and why\n"
       "  ikkuna --data-dir DIR plot loss      without a daemon\n"
-      "  ikkuna run -- ./train --epochs 3     a daemon for the time of one job\n\n"
+      "  ikkuna run -- ./train --epochs 3     a trainer, and a daemon beside it\n\n"
       "Exit codes: 0 done, 1 refused or failed, 2 wrong arguments, 3 no daemon answers; 'run' has its job's.");
   AddStatusCommand(app, context);
   AddRunsCommand(app, context);
@@ -119,6 +119,7 @@ int RunCli(int argc, char** argv, const char* version) {
   AddImportCommand(app, context);
   AddControlCommands(app, context);
   AddRunCommand(app, context);
+  AddUpCommands(app, context);
   for (CLI::App* command : app.get_subcommands([](CLI::App*) { return true; })) command->fallthrough();
   // gRPC's own log is for those who work on it.
   ::setenv("GRPC_VERBOSITY", "NONE", 0);

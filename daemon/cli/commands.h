@@ -59,6 +59,7 @@ void AddSubscriberCommands(CLI::App& app, Context& context);  // subscribe, unsu
 void AddEventsCommand(CLI::App& app, Context& context);
 void AddControlCommands(CLI::App& app, Context& context);  // freeze, unfreeze, stop
 void AddRunCommand(CLI::App& app, Context& context);
+void AddUpCommands(CLI::App& app, Context& context);  // up, down
 
 // ---- Shared by the commands ----
 
