@@ -25,6 +25,8 @@ std::string Line(std::string text) {
   return text + "\n";
 }
 
+std::string UsersPath(const std::string& directory) { return directory + "/users"; }
+
 int Flock(int fd, int how) {
   int locked;
   do {
@@ -90,6 +92,21 @@ uint64_t UpLock::wanted_ns() const {
   if (::pread(fd_.get(), text, sizeof text - 1, 0) <= 0) return 0;
   const uint64_t wanted = std::strtoull(text, nullptr, 10);
   return wanted > MonotonicNs() ? 0 : wanted;
+}
+
+Result<DaemonUse> DaemonUse::Hold(const std::string& directory) {
+  const std::string path = UsersPath(directory);
+  UniqueFd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
+  if (!fd) return PosixError("cannot open lock '" + path + "'", errno);
+  // Waits for the moment that a daemon looks (IsInUse()).
+  if (Flock(fd.get(), LOCK_SH) != 0) return PosixError("cannot lock '" + path + "'", errno);
+  return DaemonUse(std::move(fd));
+}
+
+bool IsInUse(const std::string& directory) {
+  const UniqueFd fd(::open(UsersPath(directory).c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
+  if (!fd) return false;
+  return Flock(fd.get(), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
 }
 
 }  // namespace ikkuna::shm

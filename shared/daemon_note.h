@@ -6,6 +6,7 @@
 //   up.lock  held by `ikkuna up` and `ikkuna down` while they work, and by a daemon that ends because nobody came, from
 //            its decision to its end; the file holds the time at which somebody last wanted a daemon, so that one that
 //            was just found does not end before its trainer comes
+//   users    held, shared, by every `ikkuna run` while its job lives: a trainer may take an hour before it comes
 //
 // Thread rule: none; the locks are the kernel's.
 #pragma once
@@ -56,5 +57,17 @@ class UpLock {
   explicit UpLock(UniqueFd fd) : fd_(std::move(fd)) {}
   UniqueFd fd_;
 };
+
+// Keeps a daemon that ends when nobody comes, for as long as this lives; for our own directories only.
+class DaemonUse {
+ public:
+  static Result<DaemonUse> Hold(const std::string& directory);
+
+ private:
+  explicit DaemonUse(UniqueFd fd) : fd_(std::move(fd)) {}
+  UniqueFd fd_;
+};
+// Whether anybody holds a DaemonUse.
+bool IsInUse(const std::string& directory);
 
 }  // namespace ikkuna::shm

@@ -114,6 +114,17 @@ TEST_F(DaemonNoteTest, OneHoldsTheLockOfUpAndSaysWhenItWasWanted) {
   EXPECT_EQ((*again)->wanted_ns(), 0u);
 }
 
+TEST_F(DaemonNoteTest, UsersAreSeenWhileTheyLive) {
+  EXPECT_FALSE(IsInUse(directory_));
+  {
+    const auto one = DaemonUse::Hold(directory_);
+    const auto other = DaemonUse::Hold(directory_);
+    ASSERT_TRUE(one.ok() && other.ok());
+    EXPECT_TRUE(IsInUse(directory_));
+  }
+  EXPECT_FALSE(IsInUse(directory_));
+}
+
 TEST_F(DaemonNoteTest, ADeadHolderHoldsNothing) {
   const pid_t child = ::fork();
   if (child == 0) {
