@@ -5,6 +5,7 @@
 
 #include "daemon/cli/bring_up.h"
 #include "daemon/cli/commands.h"
+#include "shared/base/usage.h"
 
 namespace ikkuna::cli {
 namespace {
