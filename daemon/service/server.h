@@ -4,39 +4,15 @@
 // one thread that is no signal handler. No gRPC type shows here, so that whoever includes it needs none.
 #pragma once
 
-#include <sys/types.h>
-
-#include <chrono>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "daemon/monitor.h"
+#include "daemon/service/server_options.h"
 #include "shared/base/result.h"
 
 namespace ikkuna::service {
-
-struct ServerOptions {
-  // "<directory>/grpc.sock" is served. The directory exists and its lock is held; empty: no Unix socket.
-  std::string directory;
-  // Users that may connect to the Unix socket besides our own.
-  std::vector<uid_t> allow_uids;
-
-  // "host:port" or "[v6 address]:port"; port 0 picks a free one; empty: no TCP. Needs a token or TLS.
-  std::string listen;
-  // File whose first line is the token that clients send as `authorization: Bearer <token>`. Without TLS only for a
-  // loopback address, since it would cross the network readable.
-  std::string token_file;
-  // PEM files, both or none.
-  std::string tls_cert_file;
-  std::string tls_key_file;
-
-  // How long Stop() waits for readers that are slow to take what they are still to get; then they are cut off.
-  std::chrono::milliseconds stop_grace{2'000};
-  // How long connections stay open after the last word of a watch: a client that writes to a closed one, if only that
-  // its window is open again, throws away what it has not read.
-  std::chrono::milliseconds stop_linger{200};
-};
 
 class Server {
  public:
