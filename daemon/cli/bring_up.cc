@@ -42,9 +42,7 @@ bool Pause(const sigset_t* stop) {
   return number <= 0 || number == SIGCHLD;
 }
 
-Error Interrupted() {
-  return Error{ErrorCode::kFailedPrecondition, "ended by a signal before there was a daemon"};
-}
+Error Interrupted() { return Error{ErrorCode::kFailedPrecondition, "ended by a signal before there was a daemon"}; }
 
 bool IsOurs(const std::string& directory) {
   struct stat found {};
@@ -103,6 +101,15 @@ Result<Start> StartDaemon(const UpOptions& options, const std::string& data_dire
   return Start{std::move(*started), child.log_file, log_begin};
 }
 
+// Whether it was stopped (SIGSTOP, a debugger): it takes connections then, and nobody answers.
+bool IsStopped(pid_t pid) {
+  std::ifstream file("/proc/" + std::to_string(pid) + "/stat");
+  const std::string stat((std::istreambuf_iterator<char>(file)), {});
+  const size_t name_end = stat.rfind(')');  // the name may hold any character
+  if (name_end == std::string::npos || name_end + 2 >= stat.size()) return false;
+  return stat[name_end + 2] == 'T' || stat[name_end + 2] == 't';
+}
+
 // One that serves: where it keeps its data, and whether that is where it was asked to.
 Result<Served> Meet(const UpOptions& options, const std::string& directory) {
   Served served;
@@ -110,6 +117,12 @@ Result<Served> Meet(const UpOptions& options, const std::string& directory) {
   if (auto note = shm::ReadDaemonNote(directory)) {
     served.pid = note->pid;
     served.data_directory = note->data_directory;
+    if (IsStopped(note->pid)) {
+      const std::string pid = std::to_string(note->pid);
+      return Error{ErrorCode::kUnavailable, "ikkuna-daemon (process " + pid +
+                                                ") is stopped and answers nobody; 'kill -CONT " + pid +
+                                                "' lets it go on, 'ikkuna down' ends it"};
+    }
   }
   if (options.data_dir.empty() || served.data_directory.empty()) return served;
   auto wanted = DataDirectory(options.data_dir);
@@ -125,10 +138,9 @@ Result<Served> Meet(const UpOptions& options, const std::string& directory) {
 }
 
 Error EndedAtStart(const Start& start) {
-  return Error{ErrorCode::kFailedPrecondition, "ikkuna-daemon ended at its start with code " +
-                                                   std::to_string(start.child.exit_code().value_or(-1)) +
-                                                   "; its log '" + start.log_file + "' ends so:" +
-                                                   LogTail(start.log_file, start.log_begin)};
+  return Error{ErrorCode::kFailedPrecondition,
+               "ikkuna-daemon ended at its start with code " + std::to_string(start.child.exit_code().value_or(-1)) +
+                   "; its log '" + start.log_file + "' ends so:" + LogTail(start.log_file, start.log_begin)};
 }
 
 // With the lock of `up`.
@@ -211,6 +223,11 @@ void AddUpOptions(CLI::App* command, UpOptions* options) {
       ->take_all();
 }
 
+UpOptions OptionsOf(UpOptions options, const Context& context) {
+  if (options.data_dir.empty()) options.data_dir = context.connection.data_dir;
+  return options;
+}
+
 Result<Served> BringUp(const UpOptions& options, const sigset_t* stop) {
   const std::string directory = shm::DefaultDirectory();
   // Somebody else's daemon lets us in or not; its directory is none of our business.
@@ -259,8 +276,9 @@ Result<std::string> BringDown(double timeout_seconds) {
     ended = ::poll(&end, 1, static_cast<int>(std::clamp<int64_t>(left, 0, INT32_MAX)));
   } while (ended < 0 && errno == EINTR);
   if (ended <= 0) {
-    return Error{ErrorCode::kUnavailable, name + " has been asked to end, and still writes what it has; 'ikkuna down' "
-                                                 "again waits on"};
+    return Error{ErrorCode::kUnavailable, name +
+                                              " has been asked to end, and still writes what it has; 'ikkuna down' "
+                                              "again waits on"};
   }
   const auto last = shm::ReadDaemonNote(directory);
   if (last && last->pid == note->pid && last->state == shm::DaemonState::kEnded) {
@@ -270,8 +288,7 @@ Result<std::string> BringDown(double timeout_seconds) {
     return Error{ErrorCode::kFailedPrecondition,
                  name + " has ended, and not everything that was read is kept: " + last->text};
   }
-  return Error{ErrorCode::kFailedPrecondition,
-               name + " has ended, but not in order; what it had committed is kept"};
+  return Error{ErrorCode::kFailedPrecondition, name + " has ended, but not in order; what it had committed is kept"};
 }
 
 }  // namespace ikkuna::cli

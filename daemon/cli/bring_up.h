@@ -4,15 +4,16 @@
 // Thread rule: one thread, in a process without others (it forks).
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <signal.h>
 #include <sys/types.h>
+#include <CLI/CLI.hpp>
 
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "daemon/cli/child_process.h"
+#include "daemon/cli/commands.h"
 #include "shared/base/result.h"
 
 namespace ikkuna::cli {
@@ -24,12 +25,14 @@ struct UpOptions {
   std::vector<std::string> daemon_args;
 };
 void AddUpOptions(CLI::App* command, UpOptions* options);
+// With the --data-dir that may stand before the command.
+UpOptions OptionsOf(UpOptions options, const Context& context);
 
 struct Served {
-  std::string directory;       // of the sockets
-  std::string data_directory;  // empty: one that serves another's directory does not say
-  std::string log_file;        // of one that was started here
-  pid_t pid = 0;               // 0: not known
+  std::string directory;                // of the sockets
+  std::string data_directory;           // empty: one that serves another's directory does not say
+  std::string log_file;                 // of one that was started here
+  pid_t pid = 0;                        // 0: not known
   std::optional<ChildProcess> started;  // by this call; ended with it unless it is let go
 };
 // A daemon that takes trainers in the default directory: the one that is there, else one that is started. One that is

@@ -28,7 +28,7 @@ bool IsLoopback(const std::string& address) {
 }
 
 Error NobodyAnswers(const std::string& address) {
-  std::string text = "no ikkuna-daemon answers at " + address + "; start one with 'ikkuna-daemon' or pass --address";
+  std::string text = "no ikkuna-daemon answers at " + address + "; start one with 'ikkuna up' or pass --address";
   struct stat info {};
   if (IsUnix(address) && ::stat(address.c_str() + sizeof kUnixScheme - 1, &info) == 0 && info.st_uid != ::geteuid()) {
     text += " (the socket belongs to user " + std::to_string(info.st_uid) +

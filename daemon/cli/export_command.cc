@@ -294,7 +294,7 @@ void AddExportCommand(CLI::App& app, Context& context) {
   command->footer(
       "A file can be read without a daemon (ikkuna --data-dir FILE read ...), and be taken in by 'ikkuna import'.\n\n"
       "Examples:\n  ikkuna export fashion > fashion.csv\n  ikkuna export latest --format json --output fashion.json\n"
-      "  ikkuna export fashion --file fashion.db");
+      "  ikkuna export fashion --file fashion.run");
   command->callback(
       [&context, options] { context.chosen = [&context, options] { return RunExport(context, *options); }; });
 }
@@ -309,7 +309,7 @@ void AddImportCommand(CLI::App& app, Context& context) {
   command->add_option("FILE", options->paths, "Files of runs that 'ikkuna export' copied, or of another daemon's data")
       ->required();
   command->add_flag("--json", options->json, "As JSON");
-  command->footer("Example:\n  ikkuna import fashion.db");
+  command->footer("Example:\n  ikkuna import fashion.run");
   command->callback([&context, options] {
     context.chosen = [&context, options] { return RunImport(context, options->paths, options->json); };
   });

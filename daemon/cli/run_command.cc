@@ -54,7 +54,7 @@ Result<int> RunJob(Context& context, const Options& options) {
   // A parent may have left it ignored, and then no child can be waited for.
   std::signal(SIGCHLD, SIG_DFL);
   ::sigprocmask(SIG_BLOCK, &ours, &before);
-  Result<Served> served = BringUp(options.up, &ours);
+  Result<Served> served = BringUp(OptionsOf(options.up, context), &ours);
   if (!served) return served.error();
   std::optional<ChildProcess>& daemon = served->started;
   // The trainer may take an hour before it comes. Of somebody else's daemon it cannot be had, nor needs to be.
@@ -73,8 +73,8 @@ Result<int> RunJob(Context& context, const Options& options) {
     }
   }
   if (daemon && daemon->HasEnded()) {
-    std::cerr << "ikkuna: ikkuna-daemon ended before the job did, with code " << *daemon->exit_code() << "; its log is '"
-              << served->log_file << "'\n";
+    std::cerr << "ikkuna: ikkuna-daemon ended before the job did, with code " << *daemon->exit_code()
+              << "; its log is '" << served->log_file << "'\n";
   } else if (daemon) {
     std::cerr << "ikkuna: what was recorded is in '" << served->data_directory
               << "'; 'ikkuna runs' and 'ikkuna plot' show it, 'ikkuna down' ends the daemon now\n";

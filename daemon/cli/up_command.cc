@@ -21,7 +21,7 @@ Status RefuseAddress(const Context& context, const char* command) {
 
 Result<int> Up(const Context& context, const UpOptions& options) {
   if (auto right = RefuseAddress(context, "up"); !right) return right.error();
-  auto served = BringUp(options, nullptr);
+  auto served = BringUp(OptionsOf(options, context), nullptr);
   if (!served) return served.error();
   std::string text = "ikkuna-daemon";
   if (served->pid > 0) text += " (process " + std::to_string(served->pid) + ")";

@@ -34,7 +34,7 @@ std::string FileName(const RunKey& run) {
     name += plain ? c : '_';
   }
   name += "-attempt" + std::to_string(run.attempt);
-  return name + (run.rank == kAllRanks ? "-all" : "-rank" + std::to_string(run.rank)) + ".ikkuna";
+  return name + (run.rank == kAllRanks ? "-all" : "-rank" + std::to_string(run.rank)) + ".run";
 }
 
 }  // namespace

@@ -23,7 +23,7 @@ const std::string kToken = "0123456789abcdef0123456789abcdef";
 const char* const kCommands[] = {"status",  "runs",   "series",   "modules", "table",     "top",         "watch",
                                  "plot",    "read",   "texts",    "export",  "import",    "histogram",   "why",
                                  "tag",     "delete", "publish",  "events",  "subscribe", "unsubscribe", "subscribers",
-                                 "metrics", "freeze", "unfreeze", "stop",    "run"};
+                                 "metrics", "freeze", "unfreeze", "stop",    "run",      "up",        "down"};
 
 class ConnectionTest : public CliTest {};
 
@@ -32,7 +32,7 @@ TEST_F(ConnectionTest, NoDaemonIsSaidWithWhatToDo) {
   EXPECT_EQ(outcome.code, 3);
   EXPECT_EQ(outcome.out, "");
   EXPECT_EQ(outcome.err, "ikkuna: no ikkuna-daemon answers at unix:" + dir_.path() +
-                             "/grpc.sock; start one with 'ikkuna-daemon' or pass --address\n");
+                             "/grpc.sock; start one with 'ikkuna up' or pass --address\n");
 }
 
 TEST_F(ConnectionTest, EveryCommandSaysItAlike) {
