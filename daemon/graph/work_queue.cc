@@ -97,7 +97,8 @@ class WorkQueue::State {
     const auto thread = static_cast<id_t>(::gettid());
     ::pthread_setname_np(::pthread_self(), "ikkuna-work");
     // Higher than ours is always granted; whatever it came to is shown.
-    ::setpriority(PRIO_PROCESS, thread, nice_wanted);
+    // Never above the daemon's own, which a privileged user's threads could be.
+    if (::getpriority(PRIO_PROCESS, thread) < nice_wanted) ::setpriority(PRIO_PROCESS, thread, nice_wanted);
     nice.store(::getpriority(PRIO_PROCESS, thread), std::memory_order_relaxed);
     std::unique_lock lock(mutex);
     while (true) {
