@@ -37,16 +37,18 @@ Result<std::shared_ptr<const StampColumns>> NumberReader::StampsOf(uint64_t segm
   const StampsKey key{segment, series_->timeline};
   if (const auto found = stamps_.find(key); found != stamps_.end()) return found->second;
   auto columns = std::make_shared<StampColumns>();
+  const uint64_t row_id = (segment << 16) | series_->timeline;
   bool good = false;
   size_t bytes = 0;
   Status read = (*file_)->database().Each(
       "SELECT stamps FROM step WHERE id = ?1",
       [&](Statement& row) {
         bytes = row.Blob(0).size();
-        good = StampColumns::Parse(std::string(row.Blob(0)), series_->timeline, columns.get());
+        std::string_view blob = row.Blob(0);
+        good = CheckSigned(&blob, row_id) && StampColumns::Parse(std::string(blob), series_->timeline, columns.get());
         return false;
       },
-      (segment << 16) | series_->timeline);
+      row_id);
   if (!read) return read.error();
   if (!good) return Broken(*run_);
   if (stamps_bytes_ + bytes > kStampsBytesMax) {
@@ -72,14 +74,16 @@ Status NumberReader::GatherChunks() {
     if (range == segment->ranges.end() || range->timeline != series_->timeline) continue;
     if (range->last_step < step_min() || range->first_step > step_max()) continue;
     heads.clear();
+    const uint64_t row_id = segment->id * RunFile::kGroupsMax + GroupOf(series_->id);
     bool good = true;
     Status read = (*file_)->database().Each(
         "SELECT heads FROM chunk WHERE id = ?1",
         [&](Statement& row) {
-          good = ParseHeads(row.Blob(0), &heads);
+          std::string_view blob = row.Blob(0);
+          good = CheckSigned(&blob, row_id) && ParseHeads(blob, &heads);
           return false;
         },
-        segment->id * RunFile::kGroupsMax + GroupOf(series_->id));
+        row_id);
     if (!read) return read;
     if (!good) return Broken(*run_);
     std::shared_ptr<const StampColumns> stamps;

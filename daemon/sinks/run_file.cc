@@ -21,20 +21,21 @@ CREATE TABLE module (position INTEGER PRIMARY KEY, root TEXT NOT NULL, name TEXT
 CREATE TABLE param (module INTEGER NOT NULL, position INTEGER NOT NULL, name TEXT NOT NULL, dtype TEXT NOT NULL,
   sizes TEXT NOT NULL, bias INTEGER NOT NULL, trainable INTEGER NOT NULL, buffer INTEGER NOT NULL,
   PRIMARY KEY (module, position)) WITHOUT ROWID;
-CREATE TABLE timeline (id INTEGER PRIMARY KEY, root TEXT NOT NULL, tag TEXT NOT NULL);
+CREATE TABLE timeline (id INTEGER PRIMARY KEY, root TEXT NOT NULL, tag TEXT NOT NULL, sum INTEGER NOT NULL);
 CREATE TABLE series (id INTEGER PRIMARY KEY, timeline INTEGER NOT NULL, module TEXT NOT NULL, param TEXT NOT NULL,
   topic TEXT NOT NULL, type INTEGER NOT NULL, precision INTEGER NOT NULL, module_type TEXT NOT NULL,
-  unit TEXT NOT NULL);
+  unit TEXT NOT NULL, sum INTEGER NOT NULL);
 CREATE TABLE log (seq INTEGER PRIMARY KEY, totals BLOB NOT NULL, frames BLOB NOT NULL);
-CREATE TABLE segment (id INTEGER PRIMARY KEY, log_last INTEGER NOT NULL);
+CREATE TABLE segment (id INTEGER PRIMARY KEY, place INTEGER NOT NULL, level INTEGER NOT NULL);
+CREATE TABLE garbage (segment INTEGER PRIMARY KEY);
 CREATE TABLE step (id INTEGER PRIMARY KEY, first INTEGER NOT NULL, last INTEGER NOT NULL, stamps BLOB NOT NULL);
 CREATE TABLE chunk (id INTEGER PRIMARY KEY, heads BLOB NOT NULL, data BLOB NOT NULL);
 CREATE TABLE tally (grp INTEGER PRIMARY KEY, tallies BLOB NOT NULL);
 CREATE TABLE value (id INTEGER PRIMARY KEY, series INTEGER NOT NULL, step INTEGER NOT NULL, epoch INTEGER NOT NULL,
-  unix_ns INTEGER NOT NULL, samples_seen INTEGER NOT NULL, flags INTEGER NOT NULL, value);
+  unix_ns INTEGER NOT NULL, samples_seen INTEGER NOT NULL, flags INTEGER NOT NULL, value, sum INTEGER NOT NULL);
 CREATE INDEX value_by_series ON value (series, step);
 CREATE TABLE event (id INTEGER PRIMARY KEY, unix_ns INTEGER NOT NULL, severity INTEGER NOT NULL, kind TEXT NOT NULL,
-  text TEXT NOT NULL, step INTEGER NOT NULL);
+  text TEXT NOT NULL, step INTEGER NOT NULL, sum INTEGER NOT NULL);
 )sql";
 
 constexpr uint32_t kSeriesPerTally = 256;
@@ -50,7 +51,8 @@ std::string EncodeTotals(const Totals& totals) {
   return std::move(out.bytes());
 }
 
-bool DecodeTotals(std::string_view bytes, Totals* totals) {
+bool DecodeTotals(std::string_view bytes, uint64_t seed, Totals* totals) {
+  if (!CheckSigned(&bytes, seed)) return false;
   ByteReader in(bytes);
   for (uint64_t* value : {&totals->progress.done_seq, &totals->progress.lost_in_daemon, &totals->progress.killed,
                           &totals->written, &totals->dropped, &totals->values, &totals->thinned, &totals->last_step}) {
@@ -61,7 +63,46 @@ bool DecodeTotals(std::string_view bytes, Totals* totals) {
   return in.ok();
 }
 
+uint64_t SumOf(uint64_t id, const Timeline& timeline) {
+  ByteWriter out;
+  out.PutText(timeline.root);
+  out.PutText(timeline.tag);
+  return ChecksumOf(out.bytes(), id);
+}
+
+uint64_t SumOf(const Series& series) {
+  ByteWriter out;
+  out.Put(series.timeline);
+  for (const std::string* text : {&series.name.module, &series.name.param, &series.name.topic,
+                                  &series.traits.module_type, &series.traits.unit}) {
+    out.PutText(*text);
+  }
+  out.Put(static_cast<uint8_t>(series.traits.type));
+  out.Put(static_cast<uint8_t>(series.traits.precision));
+  return ChecksumOf(out.bytes(), series.id);
+}
+
 }  // namespace
+
+uint64_t SumOf(const Event& event) {
+  ByteWriter out;
+  out.Put(event.unix_ns);
+  out.Put(event.step);
+  out.Put(static_cast<uint8_t>(event.severity));
+  out.PutText(event.kind);
+  return ChecksumOf(event.text, ChecksumOf(out.bytes(), 0));
+}
+
+uint64_t SumOfOther(uint32_t series, const StepStamp& stamp, std::string_view value) {
+  ByteWriter out;
+  out.Put(series);
+  out.Put(stamp.step);
+  out.Put(stamp.epoch);
+  out.Put(stamp.unix_ns);
+  out.Put(stamp.samples_seen);
+  out.Put(stamp.flags);
+  return ChecksumOf(value, ChecksumOf(out.bytes(), 0));
+}
 
 Result<std::unique_ptr<RunFile>> RunFile::Open(const std::string& path, Database::Mode mode, bool to_write) {
   Result<Database> database = Database::Open(path, mode);
@@ -99,9 +140,15 @@ Result<std::unique_ptr<RunFile>> RunFile::Open(const std::string& path, Database
   if (empty) {
     if (Status made = file->MakeTables(); !made) return made.error();
   } else {
-    Status cleaned = db.Run("DELETE FROM chunk WHERE id >= (SELECT coalesce(max(id), 0) + 1 FROM segment) * ?1",
-                            static_cast<int64_t>(kGroupsMax));
-    if (!cleaned) return cleaned.error();
+    std::vector<uint64_t> garbage;
+    Status listed = db.Each("SELECT segment FROM garbage", [&](Statement& row) {
+      garbage.push_back(row.Unsigned(0));
+      return true;
+    });
+    if (!listed) return listed.error();
+    for (const uint64_t segment : garbage) {
+      if (Result<bool> dropped = file->DropGarbage(segment, INT32_MAX); !dropped) return dropped.error();
+    }
   }
   return file;
 }
@@ -118,14 +165,14 @@ Status RunFile::MakeTables() {
 
 Status RunFile::LoadTotals(Totals* totals) {
   bool found = false, good = true;
-  Status read = database_.Each("SELECT totals FROM log ORDER BY seq DESC LIMIT 1", [&](Statement& row) {
+  Status read = database_.Each("SELECT totals, seq FROM log ORDER BY seq DESC LIMIT 1", [&](Statement& row) {
     found = true;
-    good = DecodeTotals(row.Blob(0), totals);
+    good = DecodeTotals(row.Blob(0), row.Unsigned(1), totals);
     return false;
   });
   if (read && !found) {
     read = database_.Each("SELECT value FROM meta WHERE name = 'totals'", [&](Statement& row) {
-      good = DecodeTotals(row.Blob(0), totals);
+      good = DecodeTotals(row.Blob(0), 0, totals);
       return false;
     });
   }
@@ -134,14 +181,16 @@ Status RunFile::LoadTotals(Totals* totals) {
 }
 
 Status RunFile::LoadSeries(std::vector<Timeline>* timelines, std::vector<Series>* series) {
-  Status read = database_.Each("SELECT root, tag FROM timeline ORDER BY id", [&](Statement& row) {
-    timelines->push_back({row.Text(0), row.Text(1)});
-    return true;
-  });
-  if (!read) return read;
   bool good = true;
+  Status read = database_.Each("SELECT id, root, tag, sum FROM timeline ORDER BY id", [&](Statement& row) {
+    timelines->push_back({row.Text(1), row.Text(2)});
+    good = row.Unsigned(0) == timelines->size() && row.Unsigned(3) == SumOf(row.Unsigned(0), timelines->back());
+    return good;
+  });
+  if (read && !good) return Error{ErrorCode::kCorrupt, "its list of timelines is broken"};
+  if (!read) return read;
   read = database_.Each(
-      "SELECT id, timeline, module, param, topic, type, precision, module_type, unit FROM series ORDER BY id",
+      "SELECT id, timeline, module, param, topic, type, precision, module_type, unit, sum FROM series ORDER BY id",
       [&](Statement& row) {
         Series one;
         one.id = static_cast<uint32_t>(row.Int(0));
@@ -155,8 +204,9 @@ Status RunFile::LoadSeries(std::vector<Timeline>* timelines, std::vector<Series>
         one.traits.precision = row.Int(6) == 1 ? Precision::kSingle : Precision::kDouble;
         one.traits.module_type = row.Text(7);
         one.traits.unit = row.Text(8);
+        good = row.Unsigned(9) == SumOf(one);
         series->push_back(std::move(one));
-        return true;
+        return good;
       });
   if (read && !good) return Error{ErrorCode::kCorrupt, "its list of series is broken"};
   return read;
@@ -164,8 +214,8 @@ Status RunFile::LoadSeries(std::vector<Timeline>* timelines, std::vector<Series>
 
 Result<std::vector<Segment>> RunFile::LoadSegments() {
   std::map<uint64_t, Segment> segments;
-  Status read = database_.Each("SELECT id FROM segment", [&](Statement& row) {
-    segments[row.Unsigned(0)].id = row.Unsigned(0);
+  Status read = database_.Each("SELECT id, place, level FROM segment", [&](Statement& row) {
+    segments[row.Unsigned(0)] = {row.Unsigned(0), row.Unsigned(1), static_cast<uint32_t>(row.Int(2)), {}};
     return true;
   });
   if (!read) return read.error();
@@ -179,6 +229,7 @@ Result<std::vector<Segment>> RunFile::LoadSegments() {
   if (!read) return read.error();
   std::vector<Segment> list;
   for (auto& [id, segment] : segments) list.push_back(std::move(segment));
+  std::sort(list.begin(), list.end(), [](const Segment& a, const Segment& b) { return a.place < b.place; });
   return list;
 }
 
@@ -187,8 +238,9 @@ Status RunFile::LoadTallies(std::vector<SeriesTally>* tallies) {
   Status read = database_.Each("SELECT grp, tallies FROM tally", [&](Statement& row) {
     std::string bytes;
     const uint64_t group = row.Unsigned(0);
+    std::string_view blob = row.Blob(1);
     good = group < SeriesCatalogue::kMaxSeries / kSeriesPerTally + 1 &&
-           Unpack(row.Blob(1), kSeriesPerTally * kTallyBytes, &bytes) && bytes.size() % kTallyBytes == 0;
+           CheckSigned(&blob, group) && Unpack(blob, kSeriesPerTally * kTallyBytes, &bytes) && bytes.size() % kTallyBytes == 0;
     if (!good) return false;
     ByteReader in(bytes);
     size_t at = group * kSeriesPerTally;
@@ -226,8 +278,13 @@ Status RunFile::LoadTail(PlaneCoder& coder, Tail* tail) {
   std::shared_ptr<const Layout> layout;
   Status read = database_.Each("SELECT seq, frames FROM log ORDER BY seq", [&](Statement& row) {
     tail->log_last = row.Unsigned(0);
-    if (row.Blob(1).empty()) return true;
-    Result<std::vector<std::shared_ptr<const Frame>>> frames = DecodeFrames(row.Blob(1), coder, layout);
+    std::string_view blob = row.Blob(1);
+    if (blob.empty()) return true;
+    if (!CheckSigned(&blob, row.Unsigned(0))) {
+      decoded = Error{ErrorCode::kCorrupt, "a commit's blob is broken"};
+      return false;
+    }
+    Result<std::vector<std::shared_ptr<const Frame>>> frames = DecodeFrames(blob, coder, layout);
     if (!frames) {
       decoded = frames.error();
       return false;
@@ -236,7 +293,7 @@ Status RunFile::LoadTail(PlaneCoder& coder, Tail* tail) {
     return true;
   });
   if (!read || !decoded) return read ? decoded : read;
-  return database_.Each("SELECT coalesce(max(log_last), 0) FROM segment", [&](Statement& row) {
+  return database_.Each("SELECT value FROM meta WHERE name = 'log_last'", [&](Statement& row) {
     tail->log_last = std::max(tail->log_last, row.Unsigned(0));
     return false;
   });
@@ -244,8 +301,9 @@ Status RunFile::LoadTail(PlaneCoder& coder, Tail* tail) {
 
 Status RunFile::AddTimelines(std::span<const Timeline> timelines, TimelineId from) {
   for (size_t i = from; i < timelines.size(); ++i) {
-    Status added = database_.Run("INSERT OR REPLACE INTO timeline VALUES (?1, ?2, ?3)", static_cast<int64_t>(i + 1),
-                                 std::string_view(timelines[i].root), std::string_view(timelines[i].tag));
+    Status added = database_.Run("INSERT OR REPLACE INTO timeline VALUES (?1, ?2, ?3, ?4)", static_cast<int64_t>(i + 1),
+                                 std::string_view(timelines[i].root), std::string_view(timelines[i].tag),
+                                 SumOf(i + 1, timelines[i]));
     if (!added) return added;
   }
   return {};
@@ -255,46 +313,51 @@ Status RunFile::AddSeries(std::span<const std::shared_ptr<const Series>> series)
   for (const auto& one : series) {
     const SeriesTraits& traits = one->traits;
     Status added = database_.Run(
-        "INSERT OR REPLACE INTO series VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)", static_cast<int64_t>(one->id),
+        "INSERT OR REPLACE INTO series VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)", static_cast<int64_t>(one->id),
         static_cast<int64_t>(one->timeline), std::string_view(one->name.module), std::string_view(one->name.param),
         std::string_view(one->name.topic), static_cast<int64_t>(traits.type), static_cast<int64_t>(traits.precision),
-        std::string_view(traits.module_type), std::string_view(traits.unit));
+        std::string_view(traits.module_type), std::string_view(traits.unit), SumOf(*one));
     if (!added) return added;
   }
   return {};
 }
 
 Status RunFile::AddEvent(const Event& event) {
-  return database_.Run("INSERT INTO event VALUES (?1, ?2, ?3, ?4, ?5, ?6)", event.id, event.unix_ns,
+  return database_.Run("INSERT INTO event VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)", event.id, event.unix_ns,
                        static_cast<int64_t>(event.severity), std::string_view(event.kind),
-                       std::string_view(event.text), event.step);
+                       std::string_view(event.text), event.step, SumOf(event));
 }
 
 Status RunFile::AddOther(const StepStamp& stamp, const OtherValue& other, uint64_t* bytes) {
   constexpr char kInsert[] =
-      "INSERT INTO value (series, step, epoch, unix_ns, samples_seen, flags, value) VALUES (?1, ?2, ?3, ?4, ?5, ?6, "
-      "?7)";
+      "INSERT INTO value (series, step, epoch, unix_ns, samples_seen, flags, value, sum) VALUES (?1, ?2, ?3, ?4, "
+      "?5, ?6, ?7, ?8)";
   const auto flags = static_cast<int64_t>(other.flags | stamp.flags);
   const auto series = static_cast<int64_t>(other.series);
   const auto epoch = static_cast<int64_t>(stamp.epoch);
+  StepStamp row_stamp = stamp;
+  row_stamp.flags = static_cast<uint16_t>(flags);
   if (const auto* text = std::get_if<Text>(&other.value)) {
     *bytes = text->text.size() + 64;
     return database_.Run(kInsert, series, stamp.step, epoch, stamp.unix_ns, stamp.samples_seen, flags,
-                         std::string_view(text->text));
+                         std::string_view(text->text), SumOfOther(other.series, row_stamp, text->text));
   }
   const std::string blob = EncodeOther(other.value);
   *bytes = blob.size() + 64;
-  return database_.Run(kInsert, series, stamp.step, epoch, stamp.unix_ns, stamp.samples_seen, flags, BlobView{blob});
+  return database_.Run(kInsert, series, stamp.step, epoch, stamp.unix_ns, stamp.samples_seen, flags, BlobView{blob},
+                       SumOfOther(other.series, row_stamp, blob));
 }
 
 Status RunFile::AddLog(uint64_t seq, const Totals& totals, std::string_view blob) {
-  const std::string bytes = EncodeTotals(totals);
+  const std::string bytes = Signed(EncodeTotals(totals), seq);
   // Rows of progress alone do not gather.
   if (blob.empty()) {
     Status removed = database_.Run("DELETE FROM log WHERE seq = ?1 AND length(frames) = 0", seq - 1);
     if (!removed) return removed;
   }
-  return database_.Run("INSERT INTO log VALUES (?1, ?2, ?3)", seq, BlobView{bytes}, BlobView{blob});
+  const std::string frames = blob.empty() ? std::string() : Signed(blob, seq);
+  return database_.Run("INSERT INTO log VALUES (?1, ?2, ?3)", seq, BlobView{bytes},
+                       BlobView{blob.empty() ? blob : std::string_view(frames)});
 }
 
 Result<bool> RunFile::HasOther(uint32_t series, uint64_t step) {
@@ -311,8 +374,9 @@ Result<bool> RunFile::HasOther(uint32_t series, uint64_t step) {
 }
 
 Status RunFile::AddChunks(uint64_t segment, uint32_t group, ChunkRow& row) {
-  return database_.Run("INSERT OR REPLACE INTO chunk VALUES (?1, ?2, ?3)", segment * kGroupsMax + group,
-                       BlobView{row.heads()}, BlobView{row.data()});
+  const uint64_t id = segment * kGroupsMax + group;
+  return database_.Run("INSERT OR REPLACE INTO chunk VALUES (?1, ?2, ?3)", id, BlobView{Signed(row.heads(), id)},
+                       BlobView{row.data()});
 }
 
 Status RunFile::SaveTallies(std::span<const SeriesTally> tallies) {
@@ -324,26 +388,65 @@ Status RunFile::SaveTallies(std::span<const SeriesTally> tallies) {
       out.Put(tally.last);
     }
     Status saved = database_.Run("INSERT OR REPLACE INTO tally VALUES (?1, ?2)",
-                                 static_cast<int64_t>(begin / kSeriesPerTally), BlobView{Pack(out.bytes())});
+                                 static_cast<int64_t>(begin / kSeriesPerTally), BlobView{Signed(Pack(out.bytes()), begin / kSeriesPerTally)});
     if (!saved) return saved;
   }
   return database_.Run(
       "INSERT OR REPLACE INTO meta VALUES ('value_tallied', (SELECT coalesce(max(id), 0) FROM value))");
 }
 
-Status RunFile::FinishSegment(uint64_t segment, uint64_t log_last, const std::vector<Stamps>& stamps,
-                              std::span<const SeriesTally> tallies, const Totals& totals) {
+Status RunFile::AddStamps(uint64_t segment, const std::vector<Stamps>& stamps) {
   for (const Stamps& one : stamps) {
-    Status added = database_.Run("INSERT OR REPLACE INTO step VALUES (?1, ?2, ?3, ?4)", (segment << 16) | one.timeline,
-                                 one.first_step, one.last_step, BlobView{one.columns});
+    const uint64_t id = (segment << 16) | one.timeline;
+    Status added = database_.Run("INSERT OR REPLACE INTO step VALUES (?1, ?2, ?3, ?4)", id, one.first_step,
+                                 one.last_step, BlobView{Signed(one.columns, id)});
     if (!added) return added;
   }
+  return {};
+}
+
+Status RunFile::FinishSegment(uint64_t segment, uint64_t log_last, const std::vector<Stamps>& stamps,
+                              std::span<const SeriesTally> tallies, const Totals& totals) {
+  if (Status added = AddStamps(segment, stamps); !added) return added;
   if (Status saved = SaveTallies(tallies); !saved) return saved;
-  const std::string bytes = EncodeTotals(totals);
+  const std::string bytes = Signed(EncodeTotals(totals), 0);
   Status saved = database_.Run("INSERT OR REPLACE INTO meta VALUES ('totals', ?1)", BlobView{bytes});
-  if (saved) saved = database_.Run("INSERT INTO segment VALUES (?1, ?2)", segment, log_last);
+  if (saved) saved = database_.Run("INSERT OR REPLACE INTO meta VALUES ('log_last', ?1)", log_last);
+  if (saved) saved = database_.Run("INSERT INTO segment VALUES (?1, ?1, 0)", segment);
   if (saved) saved = database_.Run("DELETE FROM log WHERE seq <= ?1", log_last);
+  if (saved) saved = database_.Run("DELETE FROM garbage WHERE segment = ?1", segment);
   return saved;
+}
+
+Status RunFile::ReplaceSegments(const Segment& segment, std::span<const uint64_t> old,
+                                const std::vector<Stamps>& stamps, std::span<const SeriesTally> tallies) {
+  Status done = AddStamps(segment.id, stamps);
+  if (done) done = SaveTallies(tallies);
+  for (const uint64_t id : old) {
+    if (done) done = database_.Run("DELETE FROM segment WHERE id = ?1", id);
+    if (done) done = AddGarbage(id);
+  }
+  if (done) {
+    done = database_.Run("INSERT INTO segment VALUES (?1, ?2, ?3)", segment.id, segment.place, int64_t{segment.level});
+  }
+  if (done) done = database_.Run("DELETE FROM garbage WHERE segment = ?1", segment.id);
+  return done;
+}
+
+Status RunFile::AddGarbage(uint64_t segment) {
+  return database_.Run("INSERT OR REPLACE INTO garbage VALUES (?1)", segment);
+}
+
+Result<bool> RunFile::DropGarbage(uint64_t segment, int rows) {
+  Status done = database_.Run(
+      "DELETE FROM chunk WHERE id IN (SELECT id FROM chunk WHERE id >= ?1 AND id < ?2 LIMIT ?3)", segment * kGroupsMax,
+      (segment + 1) * kGroupsMax, static_cast<int64_t>(rows));
+  if (!done) return done.error();
+  if (sqlite3_changes(database_.handle()) >= rows) return true;
+  done = database_.Run("DELETE FROM step WHERE id >= ?1 AND id < ?2", segment << 16, (segment + 1) << 16);
+  if (done) done = database_.Run("DELETE FROM garbage WHERE segment = ?1", segment);
+  if (!done) return done.error();
+  return false;
 }
 
 Result<bool> RunFile::Shrink(int pages) {

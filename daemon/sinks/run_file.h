@@ -61,7 +61,9 @@ struct StampRange {
   uint64_t first_step = 0, last_step = 0;
 };
 struct Segment {
-  uint64_t id = 0;
+  uint64_t id = 0;     // of its rows
+  uint64_t place = 0;  // among the others, oldest first
+  uint32_t level = 0;  // how often it was coarsened, each time together with its neighbour
   std::vector<StampRange> ranges;  // ascending by timeline
 };
 
@@ -70,7 +72,7 @@ class RunFile {
   static constexpr uint64_t kGroupsMax = uint64_t{1} << 20;  // of a chunk's row id: segment * kGroupsMax + group
 
   // Makes the tables where there are none. Refuses a newer version with kFailedPrecondition, and a file of another
-  // program. kReadWrite and kCreate: puts it in WAL mode, removes what an unfinished compaction left.
+  // program. `to_write`: puts it in WAL mode, removes garbage.
   static Result<std::unique_ptr<RunFile>> Open(const std::string& path, Database::Mode mode, bool to_write);
 
   // Reading what is small.
@@ -103,6 +105,14 @@ class RunFile {
   };
   Status FinishSegment(uint64_t segment, uint64_t log_last, const std::vector<Stamps>& stamps,
                        std::span<const SeriesTally> tallies, const Totals& totals);
+  // One segment in the place of others, whose rows become garbage.
+  Status ReplaceSegments(const Segment& segment, std::span<const uint64_t> old, const std::vector<Stamps>& stamps,
+                         std::span<const SeriesTally> tallies);
+  // Rows of a segment that is not finished, or that nobody should read any more: they go when the file is next opened
+  // for writing, or by DropGarbage.
+  Status AddGarbage(uint64_t segment);
+  // Removes up to `rows` rows. True: there are more.
+  Result<bool> DropGarbage(uint64_t segment, int rows);
 
   Status SaveTallies(std::span<const SeriesTally> tallies);
 
@@ -123,11 +133,17 @@ class RunFile {
  private:
   RunFile(std::string path, Database database) : path_(std::move(path)), database_(std::move(database)) {}
   Status MakeTables();
+  Status AddStamps(uint64_t segment, const std::vector<Stamps>& stamps);
   Status LoadTotals(Totals* totals);
 
   const std::string path_;
   Database database_;
 };
+
+// Of a row of `event` and of `value`, with the flags of both step and sample: whether they are what was written. The id
+// of an event is not part of it: one that is imported gets another.
+uint64_t SumOf(const Event& event);
+uint64_t SumOfOther(uint32_t series, const StepStamp& stamp, std::string_view value);
 
 // A value that is no number, as a blob, and back. Texts stand as they are.
 std::string EncodeOther(const Value& value);

@@ -18,10 +18,11 @@ constexpr size_t kSliceBytes = 1 << 20;
 
 bool ConcernsRow(const Status& status) { return !status && status.error().code == ErrorCode::kInvalidArgument; }
 
-// Private from its first byte on; SQLite gives the files beside it the same rights.
+// Private from its first byte on; SQLite gives the files beside it the same rights. One that is there is not opened: to
+// close it would give up the locks that this process has on it.
 Status MakeFile(const std::string& path) {
-  const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-  if (fd < 0) return PosixError("", errno);
+  const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+  if (fd < 0) return errno == EEXIST ? Status() : PosixError("", errno);
   ::close(fd);
   return {};
 }
@@ -66,7 +67,9 @@ Result<std::unique_ptr<RunWriter>> RunWriter::Open(RunEntry& entry) {
   loaded = *read;
   std::vector<SeriesTally>& compacted = writer->compacted_;
   if (Status counted = writer->file_->LoadTallies(&compacted); !counted) return counted.error();
-  writer->segment_ = loaded->segments.empty() ? 1 : static_cast<uint32_t>(loaded->segments.back()->id + 1);
+  for (const auto& segment : loaded->segments) {
+    writer->segment_next_ = std::max(writer->segment_next_, segment->id + 1);
+  }
   writer->log_seq_ = loaded->open.log_last;
   Result<int64_t> timelines = db.QueryInt("SELECT count(*) FROM timeline");
   if (!timelines) return timelines.error();
@@ -306,6 +309,7 @@ bool RunWriter::Seal(bool whole) {
     loaded.sealed = sealed_;
   }
   group_ = 0;
+  sealed_id_ = segment_next_++;
   series_in_tail_ = 0;
   OrderSealed();
   // Marks of what comes now are of the next segment.
@@ -336,7 +340,7 @@ void RunWriter::OrderSealed() {
 
 Result<bool> RunWriter::Compact() {
   if (!sealed_) return false;
-  const uint64_t segment = segment_ - 1;
+  const uint64_t segment = sealed_id_;
   uint32_t series_last = 0;
   for (const auto& frame : sealed_->frames) {
     if (!frame->layout->singles.empty()) series_last = std::max(series_last, frame->layout->singles.back());
@@ -345,6 +349,9 @@ Result<bool> RunWriter::Compact() {
   const uint32_t groups = series_last == 0 ? 0 : GroupOf(series_last) + 1;
   Transaction transaction(file_->database());
   if (Status begun = transaction.Begin(); !begun) return begun.error();
+  if (group_ == 0) {
+    if (Status marked = file_->AddGarbage(segment); !marked) return marked.error();
+  }
   uint32_t group = group_;
   size_t bytes = 0;
   std::array<SeriesNumbers, kSeriesPerGroup> numbers;
@@ -404,7 +411,7 @@ Result<bool> RunWriter::Compact() {
   }
   std::vector<RunFile::Stamps> stamps;
   auto done = std::make_shared<Segment>();
-  done->id = segment;
+  done->id = done->place = segment;
   for (const Order& order : order_) {
     const uint64_t first_step = order.stamps.front().step, last_step = order.stamps.back().step;
     stamps.push_back({order.timeline, first_step, last_step, StampColumns::Encode(order.stamps)});

@@ -83,10 +83,12 @@ class RunWriter {
   uint64_t staged_values_ = 0;
   CommitReport staged_;
 
-  uint32_t segment_ = 1;       // of what is committed now
+  uint64_t segment_next_ = 1;  // the id that the next segment gets: above all before, so that none ever comes again
+  uint32_t segment_ = 1;       // counts tails: marks of the one that is committed now
   uint64_t series_in_tail_ = 0;
   std::shared_ptr<const Tail> sealed_;
   std::vector<Order> order_;
+  uint64_t sealed_id_ = 0;     // the segment that `sealed_` becomes
   uint32_t group_ = 0;         // the next to compact
   std::vector<SeriesTally> compacted_;  // of numbers in segments
 };

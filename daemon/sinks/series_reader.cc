@@ -131,7 +131,7 @@ class Reader : public SeriesReader {
       const int64_t low = high_ ? INT64_MIN : 0, high = high_ ? -1 : INT64_MAX;
       bool broken = false, full = false;
       Status read = (*file_)->database().Each(
-          "SELECT step, id, epoch, unix_ns, samples_seen, flags, value FROM value WHERE series = ?1 AND "
+          "SELECT step, id, epoch, unix_ns, samples_seen, flags, value, sum FROM value WHERE series = ?1 AND "
           "(step, id) > (?2, ?3) AND step <= ?4 AND id <= ?5 ORDER BY step, id",
           [&](Statement& row) {
             StepStamp stamp;
@@ -143,14 +143,16 @@ class Reader : public SeriesReader {
             stamp.epoch = static_cast<uint32_t>(row.Int(2));
             stamp.unix_ns = row.Int(3);
             stamp.samples_seen = row.Unsigned(4);
+            stamp.flags = static_cast<uint16_t>(row.Int(5));
             Value value;
-            if (!DecodeOther(series_->traits.type, row.Blob(6), &value)) {
+            if (row.Unsigned(7) != SumOfOther(series_->id, stamp, row.Blob(6)) ||
+                !DecodeOther(series_->traits.type, row.Blob(6), &value)) {
               broken = true;
               return false;
             }
             bytes += row.Blob(6).size();
             while (queued_given_ < queued_.size() && queued_[queued_given_].stamp.step < stamp.step) GiveQueued(part);
-            Append(stamp, static_cast<uint16_t>(row.Int(5)), std::move(value), part);
+            Append(stamp, 0, std::move(value), part);
             full = part->steps.size() >= kOthersPerPart || bytes >= kOtherBytesPerPart;
             return !full;
           },

@@ -26,10 +26,11 @@ void PutHead(const ChunkHead& head, ByteWriter& out) {
   out.Put(head.bytes);
   for (uint16_t at : {head.first_at, head.last_at, head.least_at, head.greatest_at, head.nan_at, head.nans}) out.Put(at);
   out.Put(head.thinned);
+  out.Put(head.sum);
   // Infinities and NaNs too, bit by bit.
   for (double value : {head.first, head.last, head.least, head.greatest}) out.Put(value);
 }
-static_assert(ChunkHead::kBytes == 4 + 2 + 1 + 1 + 4 + 4 + 6 * 2 + 4 + 4 * 8);
+static_assert(ChunkHead::kBytes == 4 + 2 + 1 + 1 + 4 + 4 + 6 * 2 + 4 + 4 + 4 * 8);
 
 bool ParseHeads(std::string_view heads, std::vector<ChunkHead>* parsed) {
   if (heads.size() % ChunkHead::kBytes != 0) return false;
@@ -49,6 +50,7 @@ bool ParseHeads(std::string_view heads, std::vector<ChunkHead>* parsed) {
       *at = in.Get<uint16_t>();
     }
     head.thinned = in.Get<uint32_t>();
+    head.sum = in.Get<uint32_t>();
     for (double* value : {&head.first, &head.last, &head.least, &head.greatest}) *value = in.Get<double>();
     if (!in.ok() || head.count == 0 || head.count > kNumbersPerChunk || head.first_at > head.last_at) return false;
     if (head.precision != Precision::kSingle && head.precision != Precision::kDouble) return false;
@@ -139,13 +141,15 @@ void ChunkRow::AddChunk(uint32_t series, Precision precision, const SeriesNumber
 void ChunkRow::AddEncoded(ChunkHead head, std::string_view data) {
   head.offset = static_cast<uint32_t>(data_.size());
   head.bytes = static_cast<uint32_t>(data.size());
+  head.sum = ChecksumOf(data, head.series);
   PutHead(head, heads_);
   data_.PutBytes(data.data(), data.size());
 }
 
 bool DecodeChunk(const ChunkHead& head, std::string_view data, PlaneCoder& coder, SeriesNumbers* numbers) {
-  ByteReader in(data);
   numbers->Clear();
+  if (data.size() != head.bytes || ChecksumOf(data, head.series) != head.sum) return false;
+  ByteReader in(data);
   uint64_t at = head.first_at;
   const auto form = in.Get<uint8_t>();
   if (!in.ok() || form > kListed) return false;

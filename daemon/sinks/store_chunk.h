@@ -33,7 +33,7 @@ Point PointOf(const StepStamp& stamp, double value, uint16_t flags);
 
 struct ChunkHead {
   static constexpr uint16_t kNone = 0xffff;
-  static constexpr size_t kBytes = 64;
+  static constexpr size_t kBytes = 68;
 
   uint32_t series = 0;
   uint16_t count = 0;       // numbers in it
@@ -42,6 +42,7 @@ struct ChunkHead {
   uint32_t offset = 0;      // of its bytes in the row's data
   uint32_t bytes = 0;
   uint32_t thinned = 0;     // numbers that are gone
+  uint32_t sum = 0;         // ChecksumOf its bytes, seeded with the series
   bool has_flags = false;   // some of its samples have flags of their own
   uint16_t nans = 0;
   // Indices into the stamps of the segment, ascending from first to last. least, greatest: kNone if all are NaN.

@@ -494,6 +494,7 @@ TEST_F(StoreTest, AFinishedRunIsOneFileOfDeleteJournal) {
   EXPECT_FALSE(std::filesystem::exists(file() + "-shm"));
   sqlite3* db = nullptr;
   ASSERT_EQ(sqlite3_open_v2(file().c_str(), &db, SQLITE_OPEN_READONLY, nullptr), SQLITE_OK);
+  sqlite3_busy_timeout(db, 60'000);  // the log is gone a moment before the store lets go
   sqlite3_stmt* statement = nullptr;
   sqlite3_prepare_v2(db, "PRAGMA journal_mode", -1, &statement, nullptr);
   ASSERT_EQ(sqlite3_step(statement), SQLITE_ROW);
