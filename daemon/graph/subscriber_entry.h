@@ -46,4 +46,12 @@ struct SubscriberEntry {
   bool ended() const { return removed.load(std::memory_order_relaxed) || off.load(std::memory_order_relaxed); }
 };
 
+using EntryPtr = std::shared_ptr<SubscriberEntry>;
+
+// With the set's mutex held.
+SubscriberInfo InfoOf(const SubscriberEntry& entry);
+std::vector<SubscriberInfo> InfosOf(const std::vector<EntryPtr>& entries);
+// Everything that is published, by name, once.
+std::vector<std::string> TopicsOf(const std::vector<EntryPtr>& entries);
+
 }  // namespace ikkuna::graph

@@ -36,8 +36,15 @@ class SubscriberSet {
   Result<UnsubscribeAnswer> Remove(const SubscriberChoice& which, const std::optional<std::string>& owner = {});
   std::vector<SubscriberInfo> List() const;
   std::vector<MetricInfo> Metrics() const;
-  // What clients subscribed, one for each owner, so that Add with Source::kClient puts it back.
+  // What clients subscribed, one for each owner, for Restore of another process.
   std::vector<SavedSubscription> Export() const;
+  // Puts back what Export gave, after the defaults and those of the operator: with its owners, under its numbers where
+  // these are free, whatever the order. What cannot be put back any more is returned; the rest is there.
+  struct NotRestored {
+    SavedSubscription saved;
+    std::string why;
+  };
+  std::vector<NotRestored> Restore(std::vector<SavedSubscription> saved);
 
   // For graphs. The version moves with what is subscribed, and when one is switched off.
   uint64_t version() const { return version_.load(std::memory_order_acquire); }
@@ -46,6 +53,10 @@ class SubscriberSet {
   bool SwitchOff(SubscriberEntry& entry);
 
  private:
+  // The first new one gets the number `id`, where that is not 0.
+  Result<SubscribeAnswer> AddLocked(const std::string& text, Source source, const std::string& owner, uint64_t id);
+  bool IsFreeLocked(uint64_t id) const;
+
   mutable std::mutex mutex_;
   std::atomic<uint64_t> version_{1};
   // Guarded by mutex_.

@@ -5,7 +5,11 @@
 namespace ikkuna {
 
 bool SeriesFilter::MatchesRun(const RunKey& key, const std::string& display) const {
-  if (run.empty() ? IsDaemonRun(key) : run != key.run_id && run != display) return false;
+  if (run.empty()) {
+    if (IsDaemonRun(key)) return false;
+  } else if (run != key.run_id && (run_is_id || run != display)) {
+    return false;
+  }
   if (attempt && *attempt != key.attempt) return false;
   return !rank || *rank == key.rank;
 }

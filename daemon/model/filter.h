@@ -16,6 +16,7 @@ namespace ikkuna {
 // or a display name, as it is ("latest" is resolved by the service). Empty: every run but the daemon's own.
 struct SeriesFilter {
   std::string run;
+  bool run_is_id = false;  // `run` is a run_id and nothing else: another run may have it as its display name
   std::optional<uint32_t> attempt;
   std::optional<uint32_t> rank;
   std::string tag;

@@ -77,6 +77,7 @@ struct SubscriberChoice {
 
 // What a client subscribed, to be put back after a restart.
 struct SavedSubscription {
+  uint64_t id = 0;   // 0: any
   std::string text;  // complete
   std::string owner;
   bool operator==(const SavedSubscription&) const = default;

@@ -314,14 +314,14 @@ TEST_F(Set, WhatClientsSubscribedHasOwners) {
   EXPECT_THAT(set.List()[1].owners, ElementsAre("uid:1", "uid:2"));
   EXPECT_EQ(set.List()[2].run, "a|b");
   const std::vector<SavedSubscription> saved = set.Export();
-  EXPECT_EQ(saved, (std::vector<SavedSubscription>{{Complete("loss"), "uid:1"},
-                                                   {Complete("mean(weights)"), "uid:1"},
-                                                   {Complete("mean(weights)"), "uid:2"},
-                                                   {Complete("max(weights, run=a|b)"), "uid:2"}}));
+  EXPECT_EQ(saved, (std::vector<SavedSubscription>{{1, Complete("loss"), "uid:1"},
+                                                   {2, Complete("mean(weights)"), "uid:1"},
+                                                   {2, Complete("mean(weights)"), "uid:2"},
+                                                   {3, Complete("max(weights, run=a|b)"), "uid:2"}}));
   // Put back after a restart it is the same.
   SubscriberSet later;
   ASSERT_TRUE(later.Add("loss", Source::kConfig).ok());
-  for (const SavedSubscription& one : saved) ASSERT_TRUE(later.Add(one.text, Source::kClient, one.owner).ok());
+  EXPECT_TRUE(later.Restore(saved).empty());
   EXPECT_EQ(later.Export(), saved);
   EXPECT_EQ(later.List().size(), 3u);
 
@@ -343,6 +343,41 @@ TEST_F(Set, WhatClientsSubscribedHasOwners) {
   EXPECT_EQ(set.Remove(Choice("weights_max"))->removed.size(), 1u);
   EXPECT_EQ(set.Remove(Choice("loss"))->removed.size(), 1u);
   EXPECT_TRUE(set.Export().empty());
+}
+
+TEST_F(Set, WhatIsPutBackKeepsItsNumberWhereThatIsFreeAndNoOtherEverGetsIt) {
+  const std::vector<SavedSubscription> saved{{2, "mean(weights)", "uid:1"},
+                                             {7, "max(weights)", "uid:1"},
+                                             {7, "max(weights)", "uid:2"},
+                                             {40, "no_such_metric", "uid:2"},
+                                             {UINT64_MAX, "min(weights)", ""}};
+  Add("loss; learning_rate", Source::kFlag);  // 1 and 2 are the operator's now
+  const auto failed = set.Restore(saved);
+  ASSERT_EQ(failed.size(), 1u);
+  EXPECT_EQ(failed[0].saved, saved[3]);
+  EXPECT_THAT(failed[0].why, HasSubstr("no_such_metric"));
+  std::vector<std::pair<std::string, uint64_t>> ids;
+  for (const SubscriberInfo& info : set.List()) ids.emplace_back(info.topics[0], info.id);
+  EXPECT_THAT(ids, ElementsAre(std::pair("loss", 1), std::pair("learning_rate", 2), std::pair("weights_mean", 41),
+                               std::pair("weights_max", 7), std::pair("weights_min", 42)));
+  EXPECT_THAT(set.List()[3].owners, ElementsAre("uid:1", "uid:2"));
+  EXPECT_EQ(set.List()[4].source, Source::kClient);
+  EXPECT_EQ(set.Add("std(weights)", Source::kClient, "uid:1")->subscribers[0].id, 43u);
+  EXPECT_TRUE(set.Restore({}).empty());
+}
+
+TEST_F(Set, WhatIsPutBackMayTakeWhatStandsBehindIt) {
+  const auto failed = set.Restore({{3, "message_mean(weights_norm2_message_mean@y, as=z)", "uid:1"},
+                                   {2, "message_mean(weights_norm2@x, as=y)", "uid:1"},
+                                   {1, "norm(weights, as=x)", "uid:1"},
+                                   {9, "message_mean(weights_mean)", "uid:1"}});
+  ASSERT_EQ(failed.size(), 1u) << failed[0].why;
+  EXPECT_EQ(failed[0].saved.id, 9u);
+  EXPECT_EQ(set.List().size(), 3u);
+  // And once more, in the order that it has now.
+  SubscriberSet later;
+  EXPECT_TRUE(later.Restore(set.Export()).empty());
+  EXPECT_EQ(later.Export(), set.Export());
 }
 
 TEST_F(Set, OneOwnerOfADefaultLeavesItADefault) {

@@ -18,6 +18,14 @@ TEST(SeriesFilter, EveryPartCounts) {
   EXPECT_TRUE(passes([](SeriesFilter&) {}));
   EXPECT_TRUE(passes([](SeriesFilter& f) { f.run = "run-1"; }));
   EXPECT_TRUE(passes([](SeriesFilter& f) { f.run = "fashion"; }));
+  const auto by_id = [](const char* id) {
+    return [id](SeriesFilter& f) {
+      f.run = id;
+      f.run_is_id = true;
+    };
+  };
+  EXPECT_TRUE(passes(by_id("run-1")));
+  EXPECT_FALSE(passes(by_id("fashion")));
   EXPECT_FALSE(passes([](SeriesFilter& f) { f.run = "run-*"; }));  // a run is named, not matched
   EXPECT_TRUE(passes([](SeriesFilter& f) { f.attempt = 2; }));
   EXPECT_FALSE(passes([](SeriesFilter& f) { f.attempt = 0; }));
