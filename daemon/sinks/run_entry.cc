@@ -22,6 +22,14 @@ bool HasLog(const std::string& path) {
   return ::stat((path + "-wal").c_str(), &found) == 0 && found.st_size > 0;
 }
 
+// Whether ids mean in the file what they mean in memory, where there may be more.
+bool Agrees(const SeriesCatalogue& catalogue, const std::vector<Series>& series) {
+  return std::all_of(series.begin(), series.end(), [&](const Series& one) {
+    const auto found = catalogue.Find(one.id);
+    return found && found->name == one.name && found->traits.type == one.traits.type;
+  });
+}
+
 }  // namespace
 
 // A run that was left in the middle is read with its log, which only a connection that could write can do; it is kept
@@ -65,13 +73,14 @@ void CountFrame(const Frame& frame, std::vector<SeriesTally>& tallies) {
 
 Result<std::shared_ptr<LoadedRun>> LoadRun(RunFile& file, const ProducerInfo& info, std::shared_ptr<Run> run) {
   auto loaded = std::make_shared<LoadedRun>();
-  loaded->run = std::move(run);
-  if (!loaded->run) {
-    std::vector<Timeline> timelines;
-    std::vector<Series> series;
-    if (Status read = file.LoadSeries(&timelines, &series); !read) return read.error();
-    loaded->run = std::make_shared<Run>(info);
+  loaded->run = run ? std::move(run) : std::make_shared<Run>(info);
+  std::vector<Timeline> timelines;
+  std::vector<Series> series;
+  if (Status read = file.LoadSeries(&timelines, &series); !read) return read.error();
+  if (loaded->run->series().size() == 0) {
     loaded->run->series().Load(std::move(timelines), std::move(series));
+  } else if (!Agrees(loaded->run->series(), series)) {
+    return Error{ErrorCode::kCorrupt, "its series are others than those of the run that goes on"};
   }
   Result<std::vector<Segment>> segments = file.LoadSegments();
   if (!segments) return segments.error();

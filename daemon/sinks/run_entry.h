@@ -35,7 +35,8 @@ struct LoadedRun {
 // A batch that waits for the writer.
 struct Pending {
   std::shared_ptr<const Batch> batch;
-  uint64_t ticket = 0;
+  uint64_t ticket = 0;        // when it was offered, among all batches of all runs
+  uint64_t first_ticket = 0;  // of the first progress whose place it took; else `ticket`
   size_t bytes = 0;
   std::chrono::steady_clock::time_point since;
 };
@@ -61,8 +62,9 @@ struct RunEntry {
   std::vector<std::unique_ptr<RunFile>> idle;  // connections for reading
   std::optional<std::vector<ModuleInfo>> modules;  // newer than the file's
   std::weak_ptr<Run> run;                          // as its producer's part of the daemon has it
+  size_t published = 0;  // of `pending`, from its front: committed and in `loaded` already
 
-  // Guarded by the store's mutex.
+  // Guarded by the store's mutex. What leaves the front of `pending` does so under `mutex` too.
   std::deque<Pending> pending;
   size_t staged = 0;          // of `pending`, from its front, with the writer
   uint64_t values_pending = 0;

@@ -275,7 +275,7 @@ Status RunFile::LoadTallies(std::vector<SeriesTally>* tallies) {
 
 Status RunFile::LoadTail(PlaneCoder& coder, Tail* tail) {
   Status decoded;
-  std::shared_ptr<const Layout> layout;
+  Layouts layouts;
   Status read = database_.Each("SELECT seq, frames FROM log ORDER BY seq", [&](Statement& row) {
     tail->log_last = row.Unsigned(0);
     std::string_view blob = row.Blob(1);
@@ -284,12 +284,12 @@ Status RunFile::LoadTail(PlaneCoder& coder, Tail* tail) {
       decoded = Error{ErrorCode::kCorrupt, "a commit's blob is broken"};
       return false;
     }
-    Result<std::vector<std::shared_ptr<const Frame>>> frames = DecodeFrames(blob, coder, layout);
+    Result<std::vector<std::shared_ptr<const Frame>>> frames = DecodeFrames(blob, coder, layouts);
     if (!frames) {
       decoded = frames.error();
       return false;
     }
-    for (auto& frame : *frames) tail->Add(std::move(frame));
+    for (auto& frame : *frames) tail->Add(std::move(frame), tail->log_last);
     return true;
   });
   if (!read || !decoded) return read ? decoded : read;

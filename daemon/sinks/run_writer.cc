@@ -13,7 +13,8 @@ namespace {
 constexpr size_t kTailBytesMin = 1 << 20;   // of a run with few series: longer segments, so that fewer rows are read
 constexpr size_t kTailBytesMost = 96 << 20;
 constexpr size_t kFramesMax = 8'192;        // of a segment; its stamps are read whole
-constexpr size_t kFramesMost = 60'000;      // an index of a stamp has 16 bits
+constexpr size_t kFramesMost = 56'000;      // an index of a stamp has 16 bits, and a commit is not cut in two
+static_assert(kFramesMost + kFramesPerCommit <= StampColumns::kStampsMax);
 constexpr size_t kSliceBytes = 1 << 20;
 
 bool ConcernsRow(const Status& status) { return !status && status.error().code == ErrorCode::kInvalidArgument; }
@@ -61,6 +62,11 @@ Result<std::unique_ptr<RunWriter>> RunWriter::Open(RunEntry& entry) {
     entry.loaded = std::move(fresh);
     return writer;
   }
+  Result<std::string> uuid = db.QueryText("SELECT value FROM meta WHERE name = 'uuid'");
+  if (!uuid) return uuid.error();
+  if (*uuid != UuidText(head.producer.info.uuid)) {
+    return Error{ErrorCode::kFailedPrecondition, "it is of another producer (" + *uuid + ")"};
+  }
   Result<std::shared_ptr<LoadedRun>> read =
       LoadRun(*writer->file_, head.producer.info, run);
   if (!read) return read.error();
@@ -88,20 +94,33 @@ Result<std::unique_ptr<RunWriter>> RunWriter::Open(RunEntry& entry) {
     admitted->any = true;
     admitted->last_step = loaded->tallies[one->id - 1].last_step;
   }
+  writer->MarkTail();
+  return writer;
+}
+
+// Which series are in the tail.
+void RunWriter::MarkTail() {
+  series_in_tail_ = 0;
   const Layout* layout = nullptr;
-  for (const auto& frame : loaded->open.frames) {
+  for (const auto& frame : entry_.loaded->open.frames) {
     if (frame->layout.get() == layout) continue;
     layout = frame->layout.get();
     for (const auto* ids : {&layout->singles, &layout->doubles}) {
       for (uint32_t id : *ids) {
-        Admitted* admitted = writer->Find(id);
-        if (!admitted || admitted->segment == writer->segment_) continue;
-        admitted->segment = writer->segment_;
-        ++writer->series_in_tail_;
+        Admitted* admitted = Find(id);
+        if (!admitted || admitted->segment == segment_) continue;
+        admitted->segment = segment_;
+        ++series_in_tail_;
       }
     }
   }
-  return writer;
+}
+
+size_t RunWriter::room() const {
+  const size_t kept = entry_.loaded->open.frames.size() + frames_.size();
+  const size_t most = std::min(kFramesPerCommit - std::min(kFramesPerCommit, batches_.size()),
+                               kFramesMost - std::min(kFramesMost, kept));
+  return entry_.loaded->open.bytes < 2 * kTailBytesMost ? most : 0;
 }
 
 RunWriter::Admitted* RunWriter::Find(uint32_t series) {
@@ -113,13 +132,31 @@ RunWriter::Admitted* RunWriter::Find(uint32_t series) {
     if (!found) return nullptr;
     admitted.known = true;
     admitted.type = found->traits.type;
+    admitted.timeline = found->timeline;
     admitted.precision = found->traits.precision;
   }
   return &admitted;
 }
 
+// Whether numbers of any series stand beside this step: one look for a whole batch.
+bool RunWriter::HasStep(const StepStamp& stamp) {
+  auto has = [&](const std::vector<std::shared_ptr<const Frame>>& frames) {
+    return std::any_of(frames.begin(), frames.end(), [&](const auto& frame) {
+      return frame->stamp.step == stamp.step && frame->stamp.timeline == stamp.timeline;
+    });
+  };
+  const LoadedRun& loaded = *entry_.loaded;
+  if (has(frames_) || has(loaded.open.frames) || (loaded.sealed && has(loaded.sealed->frames))) return true;
+  return std::any_of(loaded.segments.begin(), loaded.segments.end(), [&](const auto& segment) {
+    return std::any_of(segment->ranges.begin(), segment->ranges.end(), [&](const StampRange& range) {
+      return range.timeline == stamp.timeline && range.first_step <= stamp.step && stamp.step <= range.last_step;
+    });
+  });
+}
+
 // Steps nearly always ascend. One that does not is looked for, wherever it may be.
-bool RunWriter::IsRepeated(uint32_t series, Admitted& admitted, uint64_t step) {
+bool RunWriter::IsRepeated(uint32_t series, Admitted& admitted, const StepStamp& stamp) {
+  const uint64_t step = stamp.step;
   if (!admitted.any || step > admitted.last_step) return false;
   if (step == admitted.last_step) return true;
   for (const auto& [stamp, other] : others_) {
@@ -129,6 +166,8 @@ bool RunWriter::IsRepeated(uint32_t series, Admitted& admitted, uint64_t step) {
     const Result<bool> found = file_->HasOther(series, step);
     return found && *found;
   }
+  if (!step_kept_) step_kept_ = HasStep(stamp);
+  if (!*step_kept_) return false;
   auto has = [&](const std::vector<std::shared_ptr<const Frame>>& frames) {
     return std::any_of(frames.begin(), frames.end(), [&](const auto& frame) {
       return frame->stamp.step == step && Frame::PositionOf(*frame->layout, series);
@@ -149,14 +188,16 @@ bool RunWriter::IsRepeated(uint32_t series, Admitted& admitted, uint64_t step) {
 
 void RunWriter::Stage(const std::shared_ptr<const Batch>& batch) {
   ++batch_;
+  step_kept_.reset();
   const StepStamp& stamp = batch->stamp;
   std::vector<FrameMaker::Number> numbers;
   numbers.reserve(batch->samples.size());
   for (const Sample& sample : batch->samples) {
     Admitted* admitted = Find(sample.series);
-    if (!admitted || admitted->type != ValueType::kNumber) {
+    // Steps are those of a timeline: under another one they would be other steps.
+    if (!admitted || admitted->type != ValueType::kNumber || admitted->timeline != stamp.timeline) {
       ++staged_.no_series;
-    } else if (admitted->batch == batch_ || IsRepeated(sample.series, *admitted, stamp.step)) {
+    } else if (admitted->batch == batch_ || IsRepeated(sample.series, *admitted, stamp)) {
       ++staged_.repeated;
     } else {
       admitted->batch = batch_;
@@ -175,9 +216,10 @@ void RunWriter::Stage(const std::shared_ptr<const Batch>& batch) {
   if (!numbers.empty()) frames_.push_back(maker_.Make(stamp, numbers));
   for (const OtherValue& other : batch->others) {
     Admitted* admitted = Find(other.series);
-    if (!admitted || admitted->type != TypeOf(other.value) || admitted->type == ValueType::kNumber) {
+    if (!admitted || admitted->type != TypeOf(other.value) || admitted->type == ValueType::kNumber ||
+        admitted->timeline != stamp.timeline) {
       ++staged_.no_series;
-    } else if (admitted->type != ValueType::kText && IsRepeated(other.series, *admitted, stamp.step)) {
+    } else if (admitted->type != ValueType::kText && IsRepeated(other.series, *admitted, stamp)) {
       ++staged_.repeated;
     } else {
       admitted->last_step = admitted->any ? std::max(admitted->last_step, stamp.step) : stamp.step;
@@ -265,11 +307,12 @@ Status RunWriter::Commit(const ProducerStatus* status, const std::vector<ModuleI
 
   std::lock_guard lock(entry_.mutex);
   if (!batches_.empty()) loaded.open.log_last = ++log_seq_;
+  entry_.published = batches_.size();
   timelines_saved_ = static_cast<TimelineId>(timelines.size());
   if (!series.empty()) series_saved_ = series.back()->id;
   for (auto& frame : frames_) {
     CountFrame(*frame, loaded.tallies);
-    loaded.open.Add(std::move(frame));
+    loaded.open.Add(std::move(frame), log_seq_);
   }
   for (const auto& [stamp, other] : others) CountValue(other->series, stamp.step, 0, loaded.tallies);
   if (*last > 0) loaded.value_last = static_cast<uint64_t>(*last);
@@ -303,17 +346,15 @@ bool RunWriter::Seal(bool whole) {
   {
     std::lock_guard lock(entry_.mutex);
     LoadedRun& loaded = *entry_.loaded;
-    sealed_ = std::make_shared<const Tail>(std::move(loaded.open));
-    loaded.open = {};
-    loaded.open.log_last = sealed_->log_last;
+    sealed_ = std::make_shared<const Tail>(loaded.open.Cut(kFramesMost));
     loaded.sealed = sealed_;
   }
   group_ = 0;
   sealed_id_ = segment_next_++;
-  series_in_tail_ = 0;
   OrderSealed();
-  // Marks of what comes now are of the next segment.
+  // Marks of what comes now, and of what was left, are of the next segment.
   ++segment_;
+  MarkTail();
   return true;
 }
 

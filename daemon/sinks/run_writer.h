@@ -33,6 +33,9 @@ class RunWriter {
   // Staging, then one commit of all that is staged; its errors are the file's, and what is staged stays.
   void Stage(const std::shared_ptr<const Batch>& batch);
   uint64_t staged_values() const { return staged_values_; }
+  bool staged() const { return !batches_.empty(); }
+  // Batches that may still be staged; 0: the tail must be compacted first.
+  size_t room() const;
   Status Commit(const ProducerStatus* status, const std::vector<ModuleInfo>* modules,
                 const std::vector<std::string>* tags, CommitReport* report);
 
@@ -52,6 +55,7 @@ class RunWriter {
     uint32_t segment = 0;  // the last segment that has it
     ValueType type{};
     Precision precision{};
+    TimelineId timeline = 0;
     bool known = false, any = false;
   };
   struct Order {  // frames of one timeline, by step
@@ -62,7 +66,9 @@ class RunWriter {
 
   RunWriter(RunEntry& entry, std::unique_ptr<RunFile> file);
   Admitted* Find(uint32_t series);
-  bool IsRepeated(uint32_t series, Admitted& admitted, uint64_t step);
+  bool IsRepeated(uint32_t series, Admitted& admitted, const StepStamp& stamp);
+  bool HasStep(const StepStamp& stamp);
+  void MarkTail();
   void OrderSealed();
 
   RunEntry& entry_;
@@ -71,6 +77,7 @@ class RunWriter {
   FrameMaker maker_;
   std::vector<Admitted> admitted_;  // [id - 1]
   uint32_t batch_ = 0;
+  std::optional<bool> step_kept_;  // of the batch that is staged: whether numbers of its step are kept or staged already
   uint64_t log_seq_ = 0;
   TimelineId timelines_saved_ = 0;
   uint32_t series_saved_ = 0;

@@ -104,15 +104,19 @@ void Store::Impl::PushLocked(const EntryPtr& entry, std::shared_ptr<const Batch>
   events_queued_ += batch->events.size();
   // Progress alone takes the place of progress alone.
   auto is_progress = [](const Batch& one) { return one.values() == 0 && one.events.empty(); };
-  if (is_progress(*batch) && entry->pending.size() > entry->staged && is_progress(*entry->pending.back().batch)) {
-    entry->pending.back().batch = std::move(batch);
-    entry->pending.back().ticket = ++ticket_;
-    return;
+  if (is_progress(*batch)) {
+    if (!batch->progress) return;
+    if (entry->pending.size() > entry->staged && is_progress(*entry->pending.back().batch)) {
+      entry->pending.back().batch = std::move(batch);
+      entry->pending.back().ticket = ++ticket_;
+      return;
+    }
   }
   const size_t bytes = BytesOf(*batch);
   const uint64_t values = batch->values();
   const bool first = entry->pending.empty();
-  entry->pending.push_back({std::move(batch), ++ticket_, bytes, Clock::now()});
+  ++ticket_;
+  entry->pending.push_back({std::move(batch), ticket_, ticket_, bytes, Clock::now()});
   entry->values_pending += values;
   bytes_queued_ += bytes;
   ++batches_queued_;
@@ -211,7 +215,7 @@ Status Store::Impl::Flush(Clock::time_point deadline) {
   std::string failing;
   auto done = [&] {
     auto waits = [&](const RunEntry& entry) {
-      return !entry.pending.empty() && entry.pending.front().ticket <= target;
+      return !entry.pending.empty() && entry.pending.front().first_ticket <= target;
     };
     auto saves = [&](const RunEntry& entry) {
       return entry.status_to_save.has_value() || entry.modules_to_save || entry.tags_to_save;

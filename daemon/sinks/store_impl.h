@@ -73,7 +73,11 @@ class Store::Impl {
   void Failed(const EntryPtr& entry, const Error& error);
   void SetAside(const EntryPtr& entry, const std::string& reason);
   // A slice of what makes one file of a run that is over. True: there is more to do.
-  bool Rest(const EntryPtr& entry, bool closing);
+  bool Rest(const EntryPtr& entry, bool closing, bool crowded);
+  EntryPtr Crowded() const;
+  // Of all ranks of its run; null: there is none, or it is the one.
+  EntryPtr AllRanksLocked(const RunEntry& entry) const;
+  void PopLocked(RunEntry& entry);  // the first that waits
   Status EnsureWriter(const EntryPtr& entry);  // under its writer_mutex
   // store_runs.cc
   void SaveState(const EntryPtr& entry, bool is_over);

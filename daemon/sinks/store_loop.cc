@@ -19,6 +19,7 @@ constexpr auto kRestAfter = 1s;  // last words of a run come a moment after its 
 constexpr uint32_t kFailuresMax = 5;  // exceptions in a row, of one run, before what causes them is dropped
 constexpr auto kTellEvery = 10s;
 constexpr int kShrinkPages = 512;
+constexpr int kSlicesCrowded = 8;
 
 }  // namespace
 
@@ -50,7 +51,13 @@ void Store::Impl::Loop() {
         auto at = entry->pending.empty() ? now : entry->pending.front().since + kCommitAfter;
         if (entry->values_pending >= kValuesPerCommit || flush) at = now;
         if (!flush) at = std::max(at, entry->retry_at);
-        if (at <= now) due.push_back(entry);
+        if (at <= now) {
+          due.push_back(entry);
+          // What all ranks came to goes before the progress of each (Commit).
+          if (EntryPtr all = AllRanksLocked(*entry); all && !all->pending.empty() && all->failing.empty()) {
+            if (std::find(due.begin(), due.end(), all) == due.end()) due.push_back(std::move(all));
+          }
+        }
         next = std::min(next, at);
       }
       if (entry->wants_rest) next = std::min(next, std::max(entry->idle_since + kRestAfter, entry->retry_at));
@@ -58,13 +65,15 @@ void Store::Impl::Loop() {
     look(own_);
     for (const auto& [key, entry] : entries_) look(entry);
     lock.unlock();
+    std::stable_partition(due.begin(), due.end(), [](const EntryPtr& entry) { return entry->key.rank == kAllRanks; });
 
     for (const EntryPtr& entry : due) Guarded(entry);
     // A slice of work for each run that has some.
     bool more = false;
+    const EntryPtr crowded = Crowded();
     for (const EntryPtr& entry : Entries()) {
       try {
-        more = Rest(entry, closing) || more;
+        more = Rest(entry, closing, entry == crowded) || more;
       } catch (const std::exception& error) {
         Failed(entry, {ErrorCode::kSystem, error.what()});
       }
@@ -91,6 +100,38 @@ void Store::Impl::Loop() {
   }
 }
 
+// The run whose tail shall be compacted although it is short: all of them together are too long.
+Store::Impl::EntryPtr Store::Impl::Crowded() const {
+  size_t bytes = 0, most = 0;
+  EntryPtr longest;
+  for (const EntryPtr& entry : Entries()) {
+    std::lock_guard lock(entry->mutex);
+    if (!entry->loaded) continue;
+    const LoadedRun& loaded = *entry->loaded;
+    bytes += loaded.open.bytes + (loaded.sealed ? loaded.sealed->bytes : 0);
+    // One that is at it already will do.
+    const size_t weight = loaded.sealed ? SIZE_MAX : loaded.open.bytes;
+    if (weight <= most) continue;
+    most = weight;
+    longest = entry;
+  }
+  return bytes > options_.tail_bytes_max ? longest : nullptr;
+}
+
+Store::Impl::EntryPtr Store::Impl::AllRanksLocked(const RunEntry& entry) const {
+  if (entry.key.rank == kAllRanks || entry.key.run_id.empty()) return nullptr;
+  return FindLocked({entry.key.run_id, entry.key.attempt, kAllRanks});
+}
+
+void Store::Impl::PopLocked(RunEntry& entry) {
+  const Pending& one = entry.pending.front();
+  entry.values_pending -= one.batch->values();
+  events_queued_ -= one.batch->events.size();
+  bytes_queued_ -= one.bytes;
+  --batches_queued_;
+  entry.pending.pop_front();
+}
+
 void Store::Impl::Guarded(const EntryPtr& entry) {
   try {
     Commit(entry);
@@ -98,24 +139,27 @@ void Store::Impl::Guarded(const EntryPtr& entry) {
   } catch (const std::exception& error) {
     Failed(entry, {ErrorCode::kSystem, error.what()});
   }
-  std::unique_lock lock(mutex_);
+  // Nobody knows how far it came: what is not committed is looked at once more, on what the file holds.
+  std::lock_guard writing(entry->writer_mutex);
+  entry->writer.reset();
+  std::lock_guard reading(entry->mutex);
+  std::lock_guard lock(mutex_);
   ++failures_;
+  for (; entry->published > 0; --entry->published) {
+    const uint64_t values = entry->pending.front().batch->values();
+    entry->written += values;
+    written_ += values;
+    PopLocked(*entry);
+  }
+  entry->staged = 0;
   if (++entry->failures < kFailuresMax) return;
   // Whatever it is in them, others shall not wait for it.
   entry->failures = 0;
-  for (; !entry->pending.empty(); entry->pending.pop_front()) {
-    const Pending& one = entry->pending.front();
-    DropLocked(entry.get(), "failed", one.batch->values());
-    entry->values_pending -= one.batch->values();
-    events_dropped_ += one.batch->events.size();
-    events_queued_ -= one.batch->events.size();
-    bytes_queued_ -= one.bytes;
-    --batches_queued_;
+  while (!entry->pending.empty()) {
+    DropLocked(entry.get(), "failed", entry->pending.front().batch->values());
+    events_dropped_ += entry->pending.front().batch->events.size();
+    PopLocked(*entry);
   }
-  entry->staged = 0;
-  lock.unlock();
-  std::lock_guard writing(entry->writer_mutex);
-  entry->writer.reset();
 }
 
 void Store::Impl::Commit(const EntryPtr& entry) {
@@ -139,13 +183,26 @@ void Store::Impl::Commit(const EntryPtr& entry) {
   bool modules_to_save = false, tags_to_save = false;
   {
     std::lock_guard lock(mutex_);
+    // A rank's progress speaks for what all ranks came to as well: it is not safe before that is. Where that cannot be
+    // written at all, which an event has said, the rank does not wait for it.
+    uint64_t before = UINT64_MAX;
+    if (const EntryPtr all = AllRanksLocked(*entry); all && !all->pending.empty() && all->failing.empty()) {
+      before = all->pending.front().first_ticket;
+    }
     uint64_t values = writer.staged_values();
-    while (entry->staged < entry->pending.size() && values < kValuesPerCommit) {
+    size_t room = writer.room();
+    while (entry->staged < entry->pending.size() && values < kValuesPerCommit && room > 0 &&
+           entry->pending[entry->staged].ticket < before) {
       batches.push_back(entry->pending[entry->staged++].batch);
       values += batches.back()->values();
+      --room;
     }
-    status = entry->status_to_save;
-    status_version = entry->status_version;
+    // That a run is over is said with its last values or after them, never before.
+    const bool last = entry->staged == entry->pending.size();
+    if (entry->status_to_save && (last || IsOpen(entry->status_to_save->state))) {
+      status = entry->status_to_save;
+      status_version = entry->status_version;
+    }
     modules_to_save = std::exchange(entry->modules_to_save, false);
     tags_to_save = std::exchange(entry->tags_to_save, false);
   }
@@ -157,6 +214,7 @@ void Store::Impl::Commit(const EntryPtr& entry) {
     tags = entry->head.tags;
   }
   for (const auto& batch : batches) writer.Stage(batch);
+  if (!writer.staged() && !status && !modules && !tags_to_save) return;  // it waits for room, or for all ranks
   CommitReport report;
   Status committed = writer.Commit(status ? &*status : nullptr, modules ? &*modules : nullptr,
                                    tags_to_save ? &tags : nullptr, &report);
@@ -176,7 +234,7 @@ void Store::Impl::Commit(const EntryPtr& entry) {
   {
     std::lock_guard lock(mutex_);
     // Another may have come meanwhile.
-    if (entry->status_version == status_version) entry->status_to_save.reset();
+    if (status && entry->status_version == status_version) entry->status_to_save.reset();
   }
   Settle(entry, report);
 }
@@ -197,15 +255,10 @@ void Store::Impl::Settle(const EntryPtr& entry, const CommitReport& report) {
   uint64_t untold = 0;
   std::string recovered;
   {
+    std::lock_guard reading(entry->mutex);
     std::lock_guard lock(mutex_);
-    for (; entry->staged > 0; --entry->staged) {
-      const Pending& one = entry->pending.front();
-      entry->values_pending -= one.batch->values();
-      bytes_queued_ -= one.bytes;
-      events_queued_ -= one.batch->events.size();
-      --batches_queued_;
-      entry->pending.pop_front();
-    }
+    for (; entry->staged > 0; --entry->staged) PopLocked(*entry);
+    entry->published = 0;
     entry->written += report.written;
     written_ += report.written;
     DropLocked(entry.get(), "repeated", report.repeated);
@@ -283,7 +336,7 @@ void Store::Impl::SetAside(const EntryPtr& entry, const std::string& reason) {
         entry->key);
 }
 
-bool Store::Impl::Rest(const EntryPtr& entry, bool closing) {
+bool Store::Impl::Rest(const EntryPtr& entry, bool closing, bool crowded) {
   bool wants_rest = false;
   {
     std::lock_guard lock(mutex_);
@@ -302,8 +355,12 @@ bool Store::Impl::Rest(const EntryPtr& entry, bool closing) {
     return false;
   }
   RunWriter& writer = *entry->writer;
-  if (writer.Seal(wants_rest)) {
+  if (writer.Seal(wants_rest || crowded)) {
     Result<bool> more = writer.Compact();
+    // Where there is no room for what comes, it waits.
+    for (int slices = 1; more && *more && (writer.room() == 0 || (crowded && slices < kSlicesCrowded)); ++slices) {
+      more = writer.Compact();
+    }
     if (!more) {
       if (more.error().code == ErrorCode::kCorrupt) {
         SetAside(entry, more.error().text);

@@ -47,8 +47,9 @@ Result<std::shared_ptr<const RunSnapshot>> Store::Impl::Snapshot(const EntryPtr&
         snapshot->value_last = loaded.value_last;
         if (tallies) *tallies = loaded.tallies;
         std::lock_guard lock(mutex_);
-        for (const Pending& one : entry->pending) {
-          if (one.batch->values() > 0) snapshot->batches.push_back(one.batch);
+        for (size_t i = entry->published; i < entry->pending.size(); ++i) {
+          const auto& batch = entry->pending[i].batch;
+          if (batch->values() > 0) snapshot->batches.push_back(batch);
         }
         return std::shared_ptr<const RunSnapshot>(std::move(snapshot));
       }
@@ -107,11 +108,12 @@ Result<std::vector<RunInfo>> Store::Impl::ListRuns(const std::string* name) {
     }
     if (entry->loaded) info.series = entry->loaded->run->series().size();
     std::lock_guard lock(mutex_);
-    for (const Pending& one : entry->pending) {
-      if (one.batch->values() == 0) continue;
-      info.values += one.batch->values();
-      info.last_step = std::max(info.last_step, one.batch->stamp.step);
-      info.last_unix_ns = std::max(info.last_unix_ns, one.batch->stamp.unix_ns);
+    for (size_t i = entry->published; i < entry->pending.size(); ++i) {
+      const Batch& batch = *entry->pending[i].batch;
+      if (batch.values() == 0) continue;
+      info.values += batch.values();
+      info.last_step = std::max(info.last_step, batch.stamp.step);
+      info.last_unix_ns = std::max(info.last_unix_ns, batch.stamp.unix_ns);
     }
     runs.push_back(std::move(info));
   }

@@ -50,6 +50,7 @@ std::optional<StoredProgress> Store::Impl::LoadProgress(const RunKey& run) {
 Result<std::shared_ptr<Run>> Store::Impl::Begin(const ProducerInfo& producer) {
   const RunKey& key = producer.run_key;
   EntryPtr entry;
+  std::shared_ptr<Run> fresh;
   bool made = false;
   {
     std::lock_guard lock(mutex_);
@@ -60,6 +61,11 @@ Result<std::shared_ptr<Run>> Store::Impl::Begin(const ProducerInfo& producer) {
       entry = std::make_shared<RunEntry>(key, folder_ + "/" + RunFileName(key));
       entry->head.producer.info = producer;
       entry->head.host = host_;
+      // Whole before anybody finds it: its file is not there yet.
+      fresh = std::make_shared<Run>(producer);
+      entry->run = fresh;
+      entry->loaded = std::make_shared<LoadedRun>();
+      entry->loaded->run = fresh;
       entries_.emplace(key, entry);
     }
   }
@@ -71,12 +77,6 @@ Result<std::shared_ptr<Run>> Store::Impl::Begin(const ProducerInfo& producer) {
       return Error{ErrorCode::kAlreadyExists, "run " + Describe(key) + " is that of another producer"};
     }
     run = entry->run.lock();
-    if (made) {
-      run = std::make_shared<Run>(producer);
-      entry->run = run;
-      entry->loaded = std::make_shared<LoadedRun>();
-      entry->loaded->run = run;
-    }
   }
   Status opened = EnsureWriter(entry);
   if (!opened && opened.error().code == ErrorCode::kCorrupt) {
@@ -169,16 +169,14 @@ Status Store::Impl::DeleteRun(const RunKey& run) {
   if (::unlink(entry->path.c_str()) != 0 && errno != ENOENT) {
     return PosixError("cannot delete '" + entry->path + "'", errno);
   }
+  std::lock_guard reading(entry->mutex);
   std::lock_guard lock(mutex_);
-  for (const Pending& one : entry->pending) {
-    DropLocked(nullptr, "deleted", one.batch->values());
-    events_queued_ -= one.batch->events.size();
-    bytes_queued_ -= one.bytes;
-    --batches_queued_;
+  while (!entry->pending.empty()) {
+    DropLocked(nullptr, "deleted", entry->pending.front().batch->values());
+    events_dropped_ += entry->pending.front().batch->events.size();
+    PopLocked(*entry);
   }
-  entry->pending.clear();
-  entry->staged = 0;
-  entry->values_pending = 0;
+  entry->staged = entry->published = 0;
   entry->status_to_save.reset();
   entry->modules_to_save = entry->tags_to_save = entry->wants_rest = false;
   entry->deleted = true;

@@ -81,39 +81,69 @@ size_t Frame::bytes() const {
          exact.size() * sizeof(exact[0]) + flags.size() * sizeof(flags[0]);
 }
 
-std::shared_ptr<const Frame> FrameMaker::Make(const StepStamp& stamp, std::span<const Number> numbers) {
-  bool same = layout_ && series_.size() == numbers.size();
-  for (size_t i = 0; same && i < numbers.size(); ++i) same = series_[i] == numbers[i].series;
-  if (!same) {
-    series_.clear();
-    for (const Number& number : numbers) series_.push_back(number.series);
-    position_.resize(numbers.size());
-    single_.assign(numbers.size(), false);
-    std::vector<uint32_t> order(numbers.size());
-    std::iota(order.begin(), order.end(), 0u);
-    std::sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) { return series_[a] < series_[b]; });
-    auto layout = std::make_shared<Layout>();
-    for (uint32_t i : order) {
-      single_[i] = numbers[i].precision == Precision::kSingle;
-      auto& ids = single_[i] ? layout->singles : layout->doubles;
-      position_[i] = static_cast<uint32_t>(ids.size());
-      ids.push_back(series_[i]);
-    }
-    if (!layout_ || *layout_ != *layout) layout_ = std::move(layout);
+Tail Tail::Cut(size_t most) {
+  size_t end = std::min(most, frames.size());
+  while (end > 0 && end < frames.size() && rows[end] == rows[end - 1]) ++end;
+  Tail rest;
+  rest.log_last = log_last;
+  for (size_t i = end; i < frames.size(); ++i) rest.Add(std::move(frames[i]), rows[i]);
+  frames.resize(end);
+  rows.resize(end);
+  if (!rest.frames.empty()) log_last = rows.back();
+  bytes -= rest.bytes;
+  values -= rest.values;
+  std::swap(*this, rest);
+  return rest;
+}
+
+const FrameMaker::Shape& FrameMaker::ShapeOf(std::span<const Number> numbers) {
+  for (size_t s = 0; s < shapes_.size(); ++s) {
+    const std::vector<uint32_t>& series = shapes_[s].series;
+    const bool same = series.size() == numbers.size() &&
+                      std::equal(series.begin(), series.end(), numbers.begin(),
+                                 [](uint32_t id, const Number& number) { return id == number.series; });
+    if (!same) continue;
+    std::rotate(shapes_.begin(), shapes_.begin() + static_cast<ptrdiff_t>(s), shapes_.begin() + static_cast<ptrdiff_t>(s) + 1);
+    return shapes_.front();
   }
+  Shape shape;
+  for (const Number& number : numbers) shape.series.push_back(number.series);
+  shape.position.resize(numbers.size());
+  shape.single.assign(numbers.size(), false);
+  std::vector<uint32_t> order(numbers.size());
+  std::iota(order.begin(), order.end(), 0u);
+  std::sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) { return shape.series[a] < shape.series[b]; });
+  auto layout = std::make_shared<Layout>();
+  for (uint32_t i : order) {
+    shape.single[i] = numbers[i].precision == Precision::kSingle;
+    auto& ids = shape.single[i] ? layout->singles : layout->doubles;
+    shape.position[i] = static_cast<uint32_t>(ids.size());
+    ids.push_back(shape.series[i]);
+  }
+  for (const Shape& other : shapes_) {
+    if (*other.layout == *layout) shape.layout = other.layout;  // the same in another order
+  }
+  if (!shape.layout) shape.layout = std::move(layout);
+  if (shapes_.size() >= kShapesMax) shapes_.pop_back();
+  shapes_.insert(shapes_.begin(), std::move(shape));
+  return shapes_.front();
+}
+
+std::shared_ptr<const Frame> FrameMaker::Make(const StepStamp& stamp, std::span<const Number> numbers) {
+  const Shape& shape = ShapeOf(numbers);
   auto frame = std::make_shared<Frame>();
   frame->stamp = stamp;
-  frame->layout = layout_;
-  frame->singles.resize(layout_->singles.size());
-  frame->doubles.resize(layout_->doubles.size());
+  frame->layout = shape.layout;
+  frame->singles.resize(shape.layout->singles.size());
+  frame->doubles.resize(shape.layout->doubles.size());
   for (size_t i = 0; i < numbers.size(); ++i) {
     const Number& number = numbers[i];
-    if (single_[i]) {
+    if (shape.single[i]) {
       const bool fits = FitsSingle(number.value);
-      frame->singles[position_[i]] = fits ? static_cast<float>(number.value) : 0.0f;
+      frame->singles[shape.position[i]] = fits ? static_cast<float>(number.value) : 0.0f;
       if (!fits) frame->exact.emplace_back(number.series, number.value);
     } else {
-      frame->doubles[position_[i]] = number.value;
+      frame->doubles[shape.position[i]] = number.value;
     }
     if (number.flags != 0) frame->flags.emplace_back(number.series, number.flags);
   }
@@ -164,15 +194,17 @@ std::string EncodeFrames(std::span<const std::shared_ptr<const Frame>> frames, P
 }
 
 Result<std::vector<std::shared_ptr<const Frame>>> DecodeFrames(std::string_view blob, PlaneCoder& coder,
-                                                               std::shared_ptr<const Layout>& layout) {
+                                                               Layouts& layouts) {
+  constexpr size_t kLayoutsMax = 16;
   const Error broken{ErrorCode::kCorrupt, "a commit's blob is broken"};
   ByteReader in(blob);
   std::string head_bytes;
   if (in.Get<uint8_t>() != kVersion || !Unpack(in.GetText(), kHeadBytesMax, &head_bytes)) return broken;
   ByteReader head(head_bytes);
   const uint64_t count = head.GetVarint();
-  if (!head.ok() || count > head_bytes.size()) return broken;
+  if (!head.ok() || count > kFramesPerCommit) return broken;
   std::vector<std::shared_ptr<Frame>> frames;
+  std::shared_ptr<const Layout> layout;
   uint64_t singles = 0, doubles = 0;
   for (uint64_t i = 0; i < count; ++i) {
     auto frame = std::make_shared<Frame>();
@@ -185,7 +217,15 @@ Result<std::vector<std::shared_ptr<const Frame>>> DecodeFrames(std::string_view 
     if (head.Get<uint8_t>() == 0) {
       auto fresh = std::make_shared<Layout>();
       if (!GetIds(head, &fresh->singles) || !GetIds(head, &fresh->doubles)) return broken;
-      if (!layout || *layout != *fresh) layout = std::move(fresh);
+      const auto known =
+          std::find_if(layouts.begin(), layouts.end(), [&](const auto& one) { return *one == *fresh; });
+      if (known != layouts.end()) {
+        layout = *known;
+      } else {
+        layout = std::move(fresh);
+        if (layouts.size() >= kLayoutsMax) layouts.pop_back();
+        layouts.insert(layouts.begin(), layout);
+      }
     } else if (i == 0) {
       return broken;
     }

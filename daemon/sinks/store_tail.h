@@ -49,7 +49,7 @@ struct Frame {
   size_t bytes() const;
 };
 
-// Makes frames; remembers the layout of the last, since the next nearly always has the same.
+// Makes frames; remembers the last few layouts, since the next frame nearly always has one of them.
 class FrameMaker {
  public:
   struct Number {
@@ -62,30 +62,45 @@ class FrameMaker {
   std::shared_ptr<const Frame> Make(const StepStamp& stamp, std::span<const Number> numbers);
 
  private:
-  std::vector<uint32_t> series_;    // of the last frame, as they came
-  std::vector<uint32_t> position_;  // [i]: where the i-th went
-  std::vector<bool> single_;
-  std::shared_ptr<const Layout> layout_;
+  // Timelines and topics of different periods take turns. More than these are made anew each time.
+  static constexpr size_t kShapesMax = 16;
+  struct Shape {
+    std::vector<uint32_t> series;    // as they came
+    std::vector<uint32_t> position;  // [i]: where the i-th went
+    std::vector<bool> single;
+    std::shared_ptr<const Layout> layout;
+  };
+  const Shape& ShapeOf(std::span<const Number> numbers);
+  std::vector<Shape> shapes_;  // the latest first
 };
+
+// Of one row of `log`; a row that claims more is broken.
+constexpr size_t kFramesPerCommit = 4'096;
 
 // What is committed and not compacted, ascending by log row.
 struct Tail {
   std::vector<std::shared_ptr<const Frame>> frames;
-  uint64_t log_last = 0;  // the last row of `log` that is in it
+  std::vector<uint64_t> rows;  // [i]: the row of `log` of frames[i]
+  uint64_t log_last = 0;       // the last row of `log` that is in it, which may have no frames
   size_t bytes = 0;
   uint64_t values = 0;
 
-  void Add(std::shared_ptr<const Frame> frame) {
+  void Add(std::shared_ptr<const Frame> frame, uint64_t row) {
     bytes += frame->bytes();
     values += frame->values();
     frames.push_back(std::move(frame));
+    rows.push_back(row);
   }
+  // Takes its first frames out of it: `most`, and what else is of the last one's row.
+  Tail Cut(size_t most);
 };
 
 // The blob of one commit (STORE.md, "log").
 std::string EncodeFrames(std::span<const std::shared_ptr<const Frame>> frames, PlaneCoder& coder);
-// kCorrupt: the blob is broken. `layout` shares the layout of what was decoded before, if it is the same.
+// Layouts of what was decoded before, the latest first: frames of the same series share one.
+using Layouts = std::vector<std::shared_ptr<const Layout>>;
+// kCorrupt: the blob is broken.
 Result<std::vector<std::shared_ptr<const Frame>>> DecodeFrames(std::string_view blob, PlaneCoder& coder,
-                                                               std::shared_ptr<const Layout>& layout);
+                                                               Layouts& layouts);
 
 }  // namespace ikkuna::sinks

@@ -66,7 +66,9 @@ class StoreTest : public ::testing::Test {
     status.info = Producer(key);
     status.state = state;
     store_->SaveProducer(status);
-    ASSERT_TRUE(Eventually([&] { return !std::filesystem::exists(file(key) + "-wal"); }));
+    // Its log goes a moment before the lock does: then another process may read it.
+    ASSERT_TRUE(Eventually(
+        [&] { return !std::filesystem::exists(file(key) + "-wal") && StoredRuns::Open(file(key)).ok(); }));
   }
 
   static std::vector<SeriesColumns> ReadFrom(Recorded& recorded, const ReadQuery& query) {
