@@ -1,35 +1,29 @@
-// EventLog: writes events to the daemon's log as they happen; a sink without a queue, since the logger has one.
+// EventLog: the sink that writes events to the daemon's log as they happen.
 //
-// Owner: the daemon's list of sinks. Thread rule: any thread, also under a lock: the logger takes the line and returns
-// (log.h).
+// Owner: the daemon's list of sinks. Thread rule: any thread. What waits is bounded here (the newest goes, counted as
+// `events_dropped`) and again by the logger (log.h), which says how many lines it left out.
 #pragma once
 
-#include <atomic>
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "daemon/model/sink.h"
 
 namespace ikkuna {
 
-// One line for an event, at its severity. What a peer wrote is escaped, so that it stays one line and moves no cursor.
+// The log is for people: what a peer wrote beyond this is cut, and how much is said.
+constexpr size_t kLogTextBytesMax = 4096;
+constexpr size_t kLogBatchesMax = 4096;  // the lines that the logger holds
+
+// One line for an event, at its severity, on the caller's thread: for those who cannot wait for the sink, such as the
+// daemon's end. What a peer wrote is escaped, so that it stays one line and moves no cursor.
 void LogEvent(const Event& event);
 
-// Control characters as \n, \t, \x1b; bytes that are no UTF-8 as \xff; backslashes doubled.
+// Control characters as \n, \t, \x1b, \u009b; marks that turn or break a line of text likewise; bytes that are no UTF-8
+// as \xff; backslashes doubled.
 std::string Escaped(std::string_view text);
 
-class EventLog : public Sink {
- public:
-  std::string name() const override { return "log"; }
-  void Offer(std::shared_ptr<const Batch> batch) override;
-  SinkCounters Counters() const override;
-  Status Flush(std::chrono::steady_clock::time_point) override { return {}; }
-  void Close() override { closed_.store(true, std::memory_order_relaxed); }
-
- private:
-  // Relaxed: counts, and a flag that guards nothing.
-  std::atomic<bool> closed_{false};
-  std::atomic<uint64_t> events_dropped_{0};
-};
+std::unique_ptr<Sink> MakeEventLog();
 
 }  // namespace ikkuna
