@@ -48,11 +48,6 @@ void AddFlag(CLI::App& app, const ConfigOption& option, FlagValues& values) {
       // One a flag: what follows is never taken for a second text.
       added->allow_extra_args(false);
       break;
-    case OptionKind::kIntegers:
-      added = app.add_option_function<std::vector<int64_t>>(
-          flag, [&values, row](const std::vector<int64_t>& value) { values[row] = value; }, option.help);
-      added->allow_extra_args(false);
-      break;
   }
   added->type_name(option.argument);
 }
@@ -61,7 +56,7 @@ Status Apply(const FlagValues& values, Config& config) {
   for (const auto& [option, value] : values) {
     OptionValue effective = value;
     if (option->kind == OptionKind::kTexts) {
-      // Subscribers of the file stay; those of the flags come after them.
+      // What the file lists stays; what the flags list comes after it.
       auto all = std::get<std::vector<std::string>>(option->get(config));
       const auto& added = std::get<std::vector<std::string>>(value);
       all.insert(all.end(), added.begin(), added.end());
@@ -121,16 +116,10 @@ Invocation ParseCommandLine(int argc, const char* const* argv, const std::string
 }
 
 Status CheckConfig(const Config& config) {
-  const auto bad = [](const std::string& text) -> Status { return Error{ErrorCode::kInvalidArgument, text}; };
-  if (config.tls_cert.empty() != config.tls_key.empty()) {
-    return bad("a certificate and its key go together: give both --tls-cert and --tls-key");
-  }
-  if (config.listen.empty() && !(config.token_file.empty() && config.tls_cert.empty())) {
-    return bad("a token or TLS is for TCP, which is off: give --listen as well");
-  }
-  if (!config.listen.empty() && config.token_file.empty() && config.tls_cert.empty()) {
-    return bad(
-        "TCP needs a token or TLS, so that not everybody reads along: give --token-file or --tls-cert and --tls-key");
+  // The directory of the sockets has a default, so the service always has one.
+  if (auto checked = service::CheckServerOptions(ServerOptionsOf(config, config.dir.empty() ? "." : config.dir));
+      !checked) {
+    return checked;
   }
   graph::SubscriberSet subscribers;
   return AddSubscribers(config, subscribers);
@@ -149,6 +138,27 @@ Status AddSubscribers(const Config& config, graph::SubscriberSet& subscribers) {
     }
   }
   return {};
+}
+
+std::vector<service::AllowedUser> Config::AllowedUsers() const {
+  std::vector<service::AllowedUser> users;
+  for (const std::string& text : allow_uid) {
+    if (auto user = service::ParseAllowedUser(text)) users.push_back(*user);
+  }
+  return users;
+}
+
+service::ServerOptions ServerOptionsOf(const Config& config, const std::string& directory) {
+  service::ServerOptions options;
+  options.directory = directory;
+  options.allow_users = config.AllowedUsers();
+  options.listen = config.listen;
+  options.token_file = config.token_file;
+  options.tls_cert_file = config.tls_cert;
+  options.tls_key_file = config.tls_key;
+  options.tls_client_ca_file = config.tls_client_ca;
+  options.control_certificates = config.control_certificate;
+  return options;
 }
 
 }  // namespace ikkuna

@@ -12,6 +12,7 @@
 
 #include "daemon/config.h"
 #include "daemon/config_options.h"
+#include "daemon/kept_file.h"
 #include "shared/base/suggestion.h"
 
 namespace ikkuna {
@@ -63,12 +64,6 @@ bool Take(const toml::node& node, OptionKind kind, OptionValue& value) {
       value = std::move(list);
       return true;
     }
-    case OptionKind::kIntegers: {
-      std::vector<int64_t> list;
-      if (!TakeList(node, list)) return false;
-      value = std::move(list);
-      return true;
-    }
   }
   return false;
 }
@@ -94,24 +89,6 @@ Status ReadTable(const toml::table& table, const std::string& name, Config& conf
   return {};
 }
 
-std::string Quoted(const std::string& text) {
-  static const char* kHex = "0123456789abcdef";
-  std::string out = "\"";
-  for (const char c : text) {
-    if (c == '"' || c == '\\') {
-      out += '\\';
-      out += c;
-    } else if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) {
-      out += "\\u00";
-      out += kHex[(c >> 4) & 15];
-      out += kHex[c & 15];
-    } else {
-      out += c;
-    }
-  }
-  return out + "\"";
-}
-
 struct Printer {
   std::string operator()(bool value) const { return value ? "true" : "false"; }
   std::string operator()(int64_t value) const { return std::to_string(value); }
@@ -120,7 +97,7 @@ struct Printer {
     std::string out(text, std::to_chars(text, text + sizeof text, value).ptr);
     return out.find_first_of(".e") == std::string::npos ? out + ".0" : out;
   }
-  std::string operator()(const std::string& value) const { return Quoted(value); }
+  std::string operator()(const std::string& value) const { return TomlText(value); }
   template <typename T>
   std::string operator()(const std::vector<T>& values) const {
     std::string out = "[";

@@ -23,12 +23,6 @@ OptionValue GetPlain(const Config& config) {
   return config.*Member;
 }
 
-Status SetDataDir(Config& config, const OptionValue& value) {
-  if (std::get<std::string>(value).empty()) return Bad("it must not be empty");
-  config.data_dir = std::get<std::string>(value);
-  return {};
-}
-
 Status SetBudget(Config& config, const OptionValue& value) {
   auto ppm = ParseBudget(std::get<std::string>(value));
   if (!ppm) return ppm.error();
@@ -36,21 +30,30 @@ Status SetBudget(Config& config, const OptionValue& value) {
   return {};
 }
 
-Status SetStoreMax(Config& config, const OptionValue& value) {
-  constexpr int64_t kMax = int64_t{1} << 40;  // an exbibyte: the product in bytes still fits
-  const int64_t megabytes = std::get<int64_t>(value);
-  if (megabytes < 0 || megabytes > kMax) return Bad("it must be from 0 to " + std::to_string(kMax));
-  config.store_max_mb = static_cast<uint64_t>(megabytes);
+// A whole number of a range.
+template <auto Member, int64_t kLeast, int64_t kMost>
+Status SetWhole(Config& config, const OptionValue& value) {
+  const int64_t number = std::get<int64_t>(value);
+  if (number < kLeast || number > kMost) {
+    return Bad("it must be from " + std::to_string(kLeast) + " to " + std::to_string(kMost));
+  }
+  config.*Member = static_cast<std::remove_reference_t<decltype(config.*Member)>>(number);
   return {};
 }
+template <auto Member>
+OptionValue GetWhole(const Config& config) {
+  return static_cast<int64_t>(config.*Member);
+}
+
+constexpr int64_t kMbMax = int64_t{1} << 40;  // an exbibyte: the product in bytes still fits
+constexpr int64_t kDaysMax = 365'000;
 
 Status SetAllowUid(Config& config, const OptionValue& value) {
-  std::vector<uid_t> uids;
-  for (int64_t uid : std::get<std::vector<int64_t>>(value)) {
-    if (uid < 0 || uid >= std::numeric_limits<uid_t>::max()) return Bad(std::to_string(uid) + " is no user id");
-    uids.push_back(static_cast<uid_t>(uid));
+  const auto& users = std::get<std::vector<std::string>>(value);
+  for (const std::string& text : users) {
+    if (auto user = service::ParseAllowedUser(text); !user) return user.error();
   }
-  config.allow_uid = std::move(uids);
+  config.allow_uid = users;
   return {};
 }
 
@@ -64,10 +67,10 @@ Status SetLogLevel(Config& config, const OptionValue& value) {
   return {};
 }
 
-Status SetExitWhenIdle(Config& config, const OptionValue& value) {
+Status SetLinger(Config& config, const OptionValue& value) {
   const double seconds = std::get<double>(value);
   if (!(seconds >= 0) || seconds > 1e9) return Bad("it must be a number of seconds, 0 or more");
-  config.exit_when_idle = seconds;
+  config.linger = seconds;
   return {};
 }
 
@@ -93,50 +96,76 @@ std::string BudgetText(uint32_t ppm) {
 }
 
 const std::vector<ConfigOption>& ConfigOptions() {
+  constexpr auto kAtReload = TakesEffect::kAtReload;
   static const std::vector<ConfigOption> kOptions = {
       {"dir", OptionKind::kText, "PATH",
        "Directory of the sockets. Default: $IKKUNA_DIR, else $XDG_RUNTIME_DIR/ikkuna, else /tmp/ikkuna-<uid>",
        SetPlain<&Config::dir>, GetPlain<&Config::dir>},
       {"data_dir", OptionKind::kText, "PATH",
-       "Directory of the run store, created when missing. Default: ./ikkuna-data", SetDataDir,
-       GetPlain<&Config::data_dir>},
+       "Directory of the runs, created when missing, for you alone. Default: $IKKUNA_DATA, else $XDG_DATA_HOME/ikkuna, "
+       "else ~/.local/share/ikkuna",
+       SetPlain<&Config::data_dir>, GetPlain<&Config::data_dir>},
       {"subscribe", OptionKind::kTexts, "TEXT",
        "What to compute, such as 'norm(weights, order=1)'; several times, or separated by ';'. Added to the default "
-       "set, "
-       "whose subscriber of the same topic it replaces",
-       SetPlain<&Config::subscribe>, GetPlain<&Config::subscribe>},
+       "set, whose subscriber of the same topic it replaces",
+       SetPlain<&Config::subscribe>, GetPlain<&Config::subscribe>, kAtReload},
       {"no_default", OptionKind::kSwitch, "", "Without the default set of subscribers", SetPlain<&Config::no_default>,
-       GetPlain<&Config::no_default>},
+       GetPlain<&Config::no_default>, kAtReload},
       {"budget", OptionKind::kText, "SHARE",
        "Share of the step time that watching may cost a trainer, such as 1% or 0.5%; 'off' gives all that is asked",
        SetBudget, [](const Config& config) -> OptionValue { return BudgetText(config.budget_ppm); }},
+      {"memory_mb", OptionKind::kInteger, "MB",
+       "Memory for copies of tensors that wait for subscribers which work later; what finds no room is counted",
+       SetWhole<&Config::memory_mb, 1, kMbMax>, GetWhole<&Config::memory_mb>},
+      {"threads", OptionKind::kInteger, "COUNT",
+       "Threads for subscribers which work later; 0: a quarter of the cores, 1 to 4",
+       SetWhole<&Config::threads, 0, graph::WorkQueue::kMaxThreads>, GetWhole<&Config::threads>},
+      {"nice", OptionKind::kInteger, "LEVEL", "How far these threads and those that write stand behind others, 0 to 19",
+       SetWhole<&Config::nice, 0, 19>, GetWhole<&Config::nice>},
       {"store_max_mb", OptionKind::kInteger, "MB",
-       "Size of the store above which the longest series are thinned; 0: no maximum", SetStoreMax,
-       [](const Config& config) -> OptionValue { return static_cast<int64_t>(config.store_max_mb); }},
+       "Size of all runs of this host, above which the oldest finished run leaves; 0: no maximum; -1: 16 GiB or a tenth "
+       "of the file system, whichever is less",
+       SetWhole<&Config::store_max_mb, -1, kMbMax>, GetWhole<&Config::store_max_mb>},
+      {"store_max_age_days", OptionKind::kInteger, "DAYS", "Runs that ended so long ago leave; 0: none leaves for its age",
+       SetWhole<&Config::store_max_age_days, 0, kDaysMax>, GetWhole<&Config::store_max_age_days>},
+      {"store_min_free_mb", OptionKind::kInteger, "MB",
+       "What stays free of the file system: where less is, the oldest finished run leaves; 0: not looked at",
+       SetWhole<&Config::store_min_free_mb, 0, kMbMax>, GetWhole<&Config::store_min_free_mb>},
       {"tensorboard", OptionKind::kSwitch, "", "Write TensorBoard files (on unless turned off)",
        SetPlain<&Config::tensorboard>, GetPlain<&Config::tensorboard>},
       {"tensorboard_dir", OptionKind::kText, "PATH", "Where to write them. Default: <data-dir>/tensorboard",
        SetPlain<&Config::tensorboard_dir>, GetPlain<&Config::tensorboard_dir>},
+      {"tensorboard_max_mb", OptionKind::kInteger, "MB",
+       "Size of all TensorBoard files, above which no more is written to them; 0: no maximum",
+       SetWhole<&Config::tensorboard_max_mb, 0, kMbMax>, GetWhole<&Config::tensorboard_max_mb>},
+      {"tensorboard_topics", OptionKind::kText, "PATTERNS",
+       "Topics that are written to TensorBoard files, such as 'loss|*_norm2'; empty: all",
+       SetPlain<&Config::tensorboard_topics>, GetPlain<&Config::tensorboard_topics>},
       {"health", OptionKind::kSwitch, "",
        "Keep the daemon's own health as series of the run 'ikkuna-daemon' (on unless turned off)",
        SetPlain<&Config::health>, GetPlain<&Config::health>},
-      {"listen", OptionKind::kText, "HOST:PORT", "Serve gRPC on TCP as well; needs a token or TLS",
+      {"listen", OptionKind::kText, "HOST:PORT", "Serve gRPC on TCP as well; needs a token or client certificates",
        SetPlain<&Config::listen>, GetPlain<&Config::listen>},
-      {"token_file", OptionKind::kText, "PATH", "File whose first line is the token that TCP clients must send",
-       SetPlain<&Config::token_file>, GetPlain<&Config::token_file>},
+      {"token_file", OptionKind::kText, "PATH", "File of the tokens that TCP clients may send",
+       SetPlain<&Config::token_file>, GetPlain<&Config::token_file>, kAtReload},
       {"tls_cert", OptionKind::kText, "PATH", "Certificate for TCP, PEM", SetPlain<&Config::tls_cert>,
-       GetPlain<&Config::tls_cert>},
-      {"tls_key", OptionKind::kText, "PATH", "Its key, PEM", SetPlain<&Config::tls_key>, GetPlain<&Config::tls_key>},
-      {"allow_uid", OptionKind::kIntegers, "UID", "Another user whose trainers and clients may connect; several times",
-       SetAllowUid,
-       [](const Config& config) -> OptionValue {
-         return std::vector<int64_t>(config.allow_uid.begin(), config.allow_uid.end());
-       }},
+       GetPlain<&Config::tls_cert>, kAtReload},
+      {"tls_key", OptionKind::kText, "PATH", "Its key, PEM", SetPlain<&Config::tls_key>, GetPlain<&Config::tls_key>,
+       kAtReload},
+      {"tls_client_ca", OptionKind::kText, "PATH", "Authorities whose client certificates are taken, PEM",
+       SetPlain<&Config::tls_client_ca>, GetPlain<&Config::tls_client_ca>, kAtReload},
+      {"control_certificate", OptionKind::kTexts, "NAME",
+       "Common name of a client certificate that controls; others read; several times",
+       SetPlain<&Config::control_certificate>, GetPlain<&Config::control_certificate>, kAtReload},
+      {"allow_uid", OptionKind::kTexts, "UID[:ROLE]",
+       "Another user whose trainers and clients may connect: 1001 reads, 1001:control controls; several times",
+       SetAllowUid, GetPlain<&Config::allow_uid>},
       {"log_level", OptionKind::kText, "LEVEL", "debug, info, warning, error or off", SetLogLevel,
-       GetPlain<&Config::log_level>},
-      {"exit_when_idle", OptionKind::kNumber, "SECONDS",
-       "End when the last trainer has left and nobody has asked anything for so long; 0: stay", SetExitWhenIdle,
-       GetPlain<&Config::exit_when_idle>},
+       GetPlain<&Config::log_level>, kAtReload},
+      {"linger", OptionKind::kNumber, "SECONDS",
+       "End when for so long no trainer came or was connected, no client asked anything and no 'ikkuna run' went on; 0: "
+       "stay",
+       SetLinger, GetPlain<&Config::linger>},
   };
   return kOptions;
 }
@@ -159,8 +188,6 @@ const char* KindName(OptionKind kind) {
       return "a text in quotes";
     case OptionKind::kTexts:
       return "a list of texts";
-    case OptionKind::kIntegers:
-      return "a list of whole numbers";
   }
   return "";
 }

@@ -14,9 +14,15 @@
 namespace ikkuna {
 
 // A value as a flag or the file gives it.
-using OptionValue = std::variant<bool, int64_t, double, std::string, std::vector<std::string>, std::vector<int64_t>>;
+using OptionValue = std::variant<bool, int64_t, double, std::string, std::vector<std::string>>;
 
-enum class OptionKind { kSwitch, kInteger, kNumber, kText, kTexts, kIntegers };
+enum class OptionKind { kSwitch, kInteger, kNumber, kText, kTexts };
+
+// When a value that changed in the file takes effect.
+enum class TakesEffect {
+  kAtReload,  // SIGHUP
+  kAtStart,   // the next start of the daemon; a reload says so
+};
 
 struct ConfigOption {
   const char* key;  // in the file; the flag is the same with '-' for '_'
@@ -26,6 +32,7 @@ struct ConfigOption {
   // Checks and stores. The error says what is wrong with the value, without naming the option.
   Status (*set)(Config& config, const OptionValue& value);
   OptionValue (*get)(const Config& config);
+  TakesEffect takes_effect = TakesEffect::kAtStart;
 };
 
 const std::vector<ConfigOption>& ConfigOptions();

@@ -1,9 +1,9 @@
 // The daemon's own health as series: queues, lag, drops by reason and producer, what the budget leaves, time by
-// subscriber. They are made of the very numbers that `status` shows, and go the way of all samples.
+// subscriber. They are made of the very numbers that `status` shows, and go the way of all values.
 //
 // Their run is kDaemonRunId, which only its name selects. The step is the second since 1970: it grows over restarts of
 // the daemon and is the same for all series of one look. A value is kept when it has changed, and once a minute, so
-// that a daemon at rest writes next to nothing. README.md has the table of the topics.
+// that a daemon at rest writes next to nothing. HEALTH.md has the table of the topics.
 #pragma once
 
 #include <chrono>
@@ -17,15 +17,20 @@
 #include <thread>
 #include <vector>
 
-#include "daemon/monitor.h"
-#include "daemon/sample.h"
-#include "daemon/series_catalogue.h"
+#include "daemon/model/batch.h"
+#include "daemon/model/series.h"
+#include "daemon/model/sink.h"
+#include "daemon/model/subscribers.h"
+#include "daemon/monitor/status_monitor.h"
 
 namespace ikkuna {
 
+// Who produces these series: the same in every life of the daemon.
+ProducerInfo HealthProducer();
+
 // One number at one look. A change of `least_change` or less is not worth a sample.
 struct HealthValue {
-  SeriesKey key;
+  SeriesName name;
   const char* unit = "";
   double value = 0;
   double least_change = 0;
@@ -35,7 +40,6 @@ struct HealthValue {
 struct HealthReading {
   DaemonStatus status;
   std::vector<SubscriberInfo> subscribers;
-  double cpu_seconds = 0;  // of the whole daemon
 };
 std::vector<HealthValue> HealthOf(const HealthReading& reading);
 
@@ -46,34 +50,35 @@ class HealthSeries {
   // A producer that has ended is looked at so many times more: its last records are still being accounted for.
   static constexpr int kLooksAfterEnd = 5;
 
-  explicit HealthSeries(SeriesCatalogue& catalogue) : catalogue_(catalogue) {}
+  explicit HealthSeries(std::shared_ptr<Run> run);
 
   // The samples that this look is worth; null: none. `all`: every value, whether it has changed or not.
   std::shared_ptr<const Batch> Look(HealthReading reading, int64_t unix_ns, bool all = false);
 
  private:
   struct Written {
-    uint64_t series_id = 0;
+    uint32_t series = 0;
     uint64_t step = 0;
     double value = 0;
     bool seen = false;
   };
   void LeaveOutThoseThatRest(std::vector<ProducerStatus>& producers);
 
-  SeriesCatalogue& catalogue_;
-  std::map<SeriesKey, Written> written_;  // of the values of the last look only, so that it stays small
+  const std::shared_ptr<Run> run_;
+  const TimelineId timeline_;
+  std::map<SeriesName, Written> written_;  // of the values of the last look only, so that it stays small
   std::map<Uuid, int> looks_left_;
   uint64_t last_step_ = 0;
 };
 
-// Looks once in kEvery, on a thread of its own.
+// Looks once in kEvery, on a thread of its own. A look that fails is left out.
 //
 // Owner: the daemon, which ends it after ingest and before the sinks. Thread rule: construct and Finish by the owner.
 class HealthSampler {
  public:
   static constexpr std::chrono::milliseconds kEvery{1'000};
 
-  HealthSampler(std::function<HealthReading()> read, SeriesCatalogue& catalogue, std::vector<SampleSink*> sinks);
+  HealthSampler(std::function<HealthReading()> read, std::shared_ptr<ikkuna::Run> run, Sink& sink);
   ~HealthSampler() { Finish(); }
   HealthSampler(const HealthSampler&) = delete;
   HealthSampler& operator=(const HealthSampler&) = delete;
@@ -87,7 +92,7 @@ class HealthSampler {
 
   // Constant after construction.
   const std::function<HealthReading()> read_;
-  const std::vector<SampleSink*> sinks_;
+  Sink& sink_;
 
   HealthSeries series_;  // the thread's own
   std::mutex mutex_;

@@ -1,14 +1,15 @@
 // ikkuna-daemon: reads the configuration, starts the Daemon, waits for a signal, stops it.
 //
 // Signals are blocked before the first thread exists, so that only this thread takes them, with sigtimedwait(): no
-// handler runs anywhere. SIGTERM, SIGINT and SIGHUP end the daemon in order; while it ends, a second one ends it at
-// once. One that was ignored when the program began, such as SIGHUP under nohup, goes on being ignored.
+// handler runs anywhere. SIGTERM and SIGINT end the daemon in order; while it ends, a second one ends it at once. SIGHUP
+// has it read its configuration again. One that was ignored when the program began, such as SIGHUP under nohup, goes on
+// being ignored.
 #include <signal.h>
 #include <spdlog/spdlog.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
-#include <cerrno>
 #include <cstdio>
 #include <exception>
 
@@ -18,10 +19,15 @@
 
 namespace {
 
-sigset_t EndSignals() {
+struct CommandLine {
+  int argc = 0;
+  char** argv = nullptr;
+};
+
+sigset_t SetOf(std::initializer_list<int> signals) {
   sigset_t set;
   sigemptyset(&set);
-  for (int signal : {SIGTERM, SIGINT, SIGHUP}) {
+  for (int signal : signals) {
     // A signal that is blocked is queued even where it is ignored, and sigtimedwait() takes it.
     struct sigaction now;
     if (sigaction(signal, nullptr, &now) == 0 && now.sa_handler == SIG_IGN) continue;
@@ -30,20 +36,36 @@ sigset_t EndSignals() {
   return set;
 }
 
-// The signal that ends us, or 0: idle for long enough.
-int WaitForEnd(ikkuna::Daemon& daemon, const ikkuna::Config& config, const sigset_t& signals) {
+ikkuna::Result<ikkuna::Config> ReadAgain(const CommandLine& line) {
+  ikkuna::Invocation invocation = ikkuna::ParseCommandLine(line.argc, line.argv, IKKUNA_VERSION);
+  if (!invocation.done) return std::move(invocation.config);
+  while (!invocation.text.empty() && invocation.text.back() == '\n') invocation.text.pop_back();
+  return ikkuna::Error{ikkuna::ErrorCode::kInvalidArgument, invocation.text};
+}
+
+// The signal that ends us, or 0: nobody needs the daemon any more.
+int WaitForEnd(ikkuna::Daemon& daemon, const CommandLine& line, const sigset_t& signals) {
   const timespec look{0, 250'000'000};
   while (true) {
     const int signal = sigtimedwait(&signals, nullptr, &look);
+    if (signal == SIGHUP) {
+      daemon.Reload(ReadAgain(line));
+      continue;
+    }
     if (signal > 0) return signal;
-    if (config.exit_when_idle > 0 && daemon.IdleFor(config.exit_when_idle)) return 0;
+    if (daemon.LingerIsOver()) return 0;
   }
 }
 
-int Serve(const ikkuna::Config& config) {
-  const sigset_t signals = EndSignals();
+int Serve(const ikkuna::Config& config, const CommandLine& line) {
+  const sigset_t signals = SetOf({SIGTERM, SIGINT, SIGHUP});
+  const sigset_t ending = SetOf({SIGTERM, SIGINT});
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   ::signal(SIGPIPE, SIG_IGN);
+  // A file that may not grow any more (ulimit -f) is an error to be told, not the end.
+  ::signal(SIGXFSZ, SIG_IGN);
+  // What is written of a training is its user's alone.
+  ::umask(0077);
   const ikkuna::Log log(config.log_level);
 
   auto started = ikkuna::Daemon::Start(config, IKKUNA_VERSION);
@@ -52,19 +74,20 @@ int Serve(const ikkuna::Config& config) {
     return ikkuna::kExitFailed;
   }
   ikkuna::Daemon& daemon = **started;
+  const ikkuna::Config& effective = daemon.config();
   for (const std::string& note : daemon.server().notes()) spdlog::warn("{}", note);
   spdlog::info("ikkuna-daemon {} (pid {}): trainers and clients in {}{}; runs in {}; {}", IKKUNA_VERSION, ::getpid(),
                daemon.directory(),
                daemon.server().tcp_port() > 0 ? ", TCP port " + std::to_string(daemon.server().tcp_port()) : "",
-               config.data_dir,
-               config.tensorboard ? "TensorBoard files in " + config.TensorBoardDir() : "no TensorBoard files");
-  const int signal = WaitForEnd(daemon, config, signals);
+               effective.data_dir,
+               effective.tensorboard ? "TensorBoard files in " + effective.TensorBoardDir() : "no TensorBoard files");
+  const int signal = WaitForEnd(daemon, line, signals);
   if (signal > 0) {
     spdlog::info("{} received, ending", sigabbrev_np(signal) == nullptr ? "signal" : sigabbrev_np(signal));
   } else {
-    spdlog::info("the last trainer has left and nobody asks, ending");
+    spdlog::info("nobody needs this daemon any more, ending");
   }
-  pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
+  pthread_sigmask(SIG_UNBLOCK, &ending, nullptr);
   if (auto kept = daemon.Stop(); !kept) {
     spdlog::error("ended, and not everything that was read is kept: {}", kept.error().text);
     return ikkuna::kExitNotKept;
@@ -90,7 +113,7 @@ int main(int argc, char** argv) {
       std::fputs("the configuration is right\n", stdout);
       return 0;
     }
-    return Serve(invocation.config);
+    return Serve(invocation.config, {argc, argv});
   } catch (const std::exception& error) {
     std::fprintf(stderr, "ikkuna-daemon: %s\n", error.what());
     return ikkuna::kExitFailed;

@@ -103,7 +103,8 @@ void Ingest::LoadPast() {
     const bool alive = MayLive(past.status.state) &&
                        ProcessLivesSince(past.status.info.pid, past.status.info.start_unix_ns);
     registry_.Add(MemberOf(past.status.info, alive));
-    if (i < skip && !alive) continue;
+    // Those of no process are no producers: all ranks together, a client's own run, the daemon's.
+    if ((i < skip && !alive) || past.status.info.pid == 0) continue;
     past.ledger = FromStore(past.status);
     past_.push_back(std::move(past));
   }
