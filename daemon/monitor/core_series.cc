@@ -44,12 +44,11 @@ Answer<ReadAnswer> CoreSeries::ReadSamples(const ReadOptions& options) {
   return answer;
 }
 
-Answer<std::unique_ptr<Watcher>> CoreSeries::Watch(const SeriesFilter& filter,
-                                                   const std::optional<WatchCursor>& cursor) {
+Answer<WatchAnswer> CoreSeries::Watch(const SeriesFilter& filter, const std::optional<WatchCursor>& cursor) {
   Answer<SeriesFilter> resolved = Resolved(filter);
   if (!resolved) return resolved.failure();
   Result<std::unique_ptr<Watcher>> watcher = parts_.watch_hub->Watch(*resolved, cursor);
-  if (watcher) return *std::move(watcher);
+  if (watcher) return WatchAnswer{*std::move(watcher), parts_.watch_hub->Cursor().daemon};
   const bool bad_cursor = watcher.error().code == ErrorCode::kFailedPrecondition;
   Failure failure(watcher.error());
   if (bad_cursor) failure.reason = Reason::kBadCursor;

@@ -17,7 +17,7 @@ class CoreSeries : public SeriesMonitor {
   explicit CoreSeries(const CoreParts& parts) : parts_(parts), publisher_(parts) {}
   Answer<SeriesPage> ListSeries(const SeriesQuery& query) override;
   Answer<ReadAnswer> ReadSamples(const ReadOptions& options) override;
-  Answer<std::unique_ptr<Watcher>> Watch(const SeriesFilter& filter, const std::optional<WatchCursor>& cursor) override;
+  Answer<WatchAnswer> Watch(const SeriesFilter& filter, const std::optional<WatchCursor>& cursor) override;
   Answer<PublishAnswer> Publish(const Caller& caller, const PublishRequest& request) override;
 
  private:

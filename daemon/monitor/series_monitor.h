@@ -28,6 +28,11 @@ struct ReadAnswer {
   WatchCursor cursor;  // for a watch that begins where this read ended
 };
 
+struct WatchAnswer {
+  std::unique_ptr<Watcher> watcher;
+  Uuid daemon{};  // of the cursors that its updates are places of
+};
+
 struct PublishedValue {
   SeriesName name;  // its timeline is the step's
   std::string unit;
@@ -57,8 +62,7 @@ class SeriesMonitor {
   virtual Answer<SeriesPage> ListSeries(const SeriesQuery& query) = 0;
   virtual Answer<ReadAnswer> ReadSamples(const ReadOptions& options) = 0;
   // Without a cursor from now on.
-  virtual Answer<std::unique_ptr<Watcher>> Watch(const SeriesFilter& filter,
-                                                 const std::optional<WatchCursor>& cursor) = 0;
+  virtual Answer<WatchAnswer> Watch(const SeriesFilter& filter, const std::optional<WatchCursor>& cursor) = 0;
   virtual Answer<PublishAnswer> Publish(const Caller& caller, const PublishRequest& request) = 0;
 };
 

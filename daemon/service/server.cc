@@ -12,8 +12,9 @@
 #include <thread>
 #include <utility>
 
-#include "daemon/service/answers.h"
 #include "daemon/service/monitor_service.h"
+#include "daemon/service/open_calls.h"
+#include "daemon/service/roles.h"
 #include "daemon/service/tcp_port.h"
 #include "daemon/service/unix_listener.h"
 
@@ -23,6 +24,7 @@ namespace {
 constexpr int kKeepaliveTime_ms = 30'000;
 constexpr int kKeepaliveTimeout_ms = 10'000;
 constexpr int kMinPingInterval_ms = 10'000;  // clients may keep alive too
+constexpr int kMaxRequestBytes = 4 << 20;    // a few values of 1 MiB that are published together
 constexpr int kMaxCallsPerConnection = 128;
 constexpr size_t kMaxGrpcMemoryBytes = 256u << 20;  // buffers of all connections together
 
@@ -38,8 +40,7 @@ void EnablePlugins() {
 }
 
 void SetLimits(grpc::ServerBuilder* builder) {
-  builder->SetMaxReceiveMessageSize(kMaxMessageBytes);
-  builder->SetMaxSendMessageSize(kMaxMessageBytes);
+  builder->SetMaxReceiveMessageSize(kMaxRequestBytes);
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveTime_ms);
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeout_ms);
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
@@ -55,8 +56,10 @@ void SetLimits(grpc::ServerBuilder* builder) {
 }  // namespace
 
 struct Server::Impl {
-  explicit Impl(Monitor& monitor) : service(monitor) {}
+  explicit Impl(Monitor& monitor) : service(monitor, callers, calls) {}
 
+  Callers callers;
+  OpenCalls calls;
   MonitorService service;
   std::unique_ptr<grpc::Server> grpc_server;  // before the service in destruction: it holds a pointer to it
   std::unique_ptr<UnixListener> listener;
@@ -111,8 +114,10 @@ Result<std::unique_ptr<Server>> Server::Start(const ServerOptions& options, Moni
   }
   if (!options.directory.empty()) {
     std::string path = options.directory + "/grpc.sock";
+    std::vector<uid_t> uids;
+    for (const AllowedUser& user : options.allow_users) uids.push_back(user.uid);
     Result<std::unique_ptr<UnixListener>> listener = UnixListener::Start(
-        path, options.allow_uids,
+        path, uids,
         [raw = self.grpc_server.get()](UniqueFd socket) { grpc::AddInsecureChannelFromFd(raw, socket.release()); });
     if (!listener) return listener.error();
     self.listener = std::move(*listener);
@@ -126,7 +131,7 @@ void Server::Stop() {
   if (!impl_) return;
   if (impl_->listener) impl_->listener->Stop();
   const auto begin = std::chrono::steady_clock::now();
-  if (impl_->service.EndWatches(begin + impl_->stop_grace)) std::this_thread::sleep_for(impl_->stop_linger);
+  if (impl_->calls.EndWatches(begin + impl_->stop_grace)) std::this_thread::sleep_for(impl_->stop_linger);
   if (impl_->grpc_server) {
     // Ends the health service's streams. Calls that are running are waited for, however long: they use the Monitor.
     const auto used =
@@ -134,7 +139,7 @@ void Server::Stop() {
     impl_->grpc_server->Shutdown(std::chrono::system_clock::now() + (impl_->stop_grace - used));
     impl_->grpc_server->Wait();
   }
-  impl_->service.StopWorkers();
+  impl_->calls.StopWorkers();
 }
 
 }  // namespace ikkuna::service

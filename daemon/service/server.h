@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "daemon/monitor.h"
+#include "daemon/monitor/monitor.h"
 #include "daemon/service/server_options.h"
 #include "shared/base/result.h"
 
