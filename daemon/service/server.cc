@@ -5,10 +5,12 @@
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
 #include <grpcpp/server_posix.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <utility>
 
@@ -89,8 +91,11 @@ Result<std::unique_ptr<Server>> Server::Start(const ServerOptions& options, Moni
         "--token-file, --tls-cert and --tls-key are for TCP; pass --listen host:port as well (the Unix socket goes by "
         "user)"};
   }
+  Result<std::shared_ptr<const Access>> access = Access::Read(options);
+  if (!access) return access.error();
   EnablePlugins();
   auto impl = std::make_unique<Impl>(monitor);
+  impl->callers.Set(*std::move(access));
   impl->stop_grace = options.stop_grace;
   impl->stop_linger = options.stop_linger;
   grpc::ServerBuilder builder;
@@ -102,6 +107,7 @@ Result<std::unique_ptr<Server>> Server::Start(const ServerOptions& options, Moni
     builder.AddListeningPort(port->address, port->credentials, &impl->tcp_port);
   }
   builder.RegisterService(&impl->service);
+  builder.SetContextAllocator(Callers::ContextsOf(options.listen.empty() ? std::optional(::geteuid()) : std::nullopt));
   impl->grpc_server = builder.BuildAndStart();
   std::unique_ptr<Server> server(new Server(std::move(impl)));
   Impl& self = *server->impl_;
