@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <iterator>
 #include <utility>
 
 #include "daemon/model/names.h"
@@ -120,6 +121,17 @@ Answer<std::vector<ModuleInfo>> CoreRuns::ModulesOf(const RunKey& run) const {
   return parts_.recorded->ListModules(run);
 }
 
+Answer<CoreRuns::Known> CoreRuns::KnownOf(const ProducerInfo& run) const {
+  Known known;
+  known.producers = parts_.ingest->Producers();
+  Result<std::vector<ProducerStatus>> stored = parts_.runs->LoadProducers();
+  if (!stored) return stored.error();
+  known.producers.insert(known.producers.end(), std::make_move_iterator(stored->begin()),
+                         std::make_move_iterator(stored->end()));
+  known.asked = AskedOf(parts_.subscribers->Snapshot(), run);
+  return known;
+}
+
 Answer<ModulePage> CoreRuns::ListModules(const ModuleQuery& query) {
   size_t first = 0;
   if (!query.page.empty()) {
@@ -148,20 +160,18 @@ Answer<ModulePage> CoreRuns::ListModules(const ModuleQuery& query) {
 Answer<WhyAnswer> CoreRuns::Why(const WhyQuery& query) {
   Answer<std::vector<RunInfo>> runs = OfLastAttempt(query.run);
   if (!runs) return runs.failure();
-  Result<std::vector<ProducerStatus>> stored = parts_.runs->LoadProducers();
-  if (!stored) return stored.error();
-  std::vector<ProducerStatus> known = parts_.ingest->Producers();
-  known.insert(known.end(), std::make_move_iterator(stored->begin()), std::make_move_iterator(stored->end()));
-  const auto entries = parts_.subscribers->Snapshot();
   WhyAnswer answer;
   for (const RunInfo& run : *runs) {
     const RunKey& key = run.info.run_key;
     if (key.rank == kAllRanks) continue;
     WhyInput input;
-    input.asked = AskedOf(entries, run.info);
+    Answer<Known> known = KnownOf(run.info);
+    if (!known) return known.failure();
+    input.asked = std::move(known->asked);
+    input.asked_known = known->asked_known;
     input.status.info = run.info;
     input.status.state = run.state;
-    for (const ProducerStatus& status : known) {
+    for (const ProducerStatus& status : known->producers) {
       if (status.info.run_key != key) continue;
       input.status = status;
       break;

@@ -25,9 +25,20 @@ class CoreRuns : public RunMonitor {
   Answer<std::unique_ptr<RunFiles>> ExportRun(const RunChoice& choice) override;
   Answer<std::unique_ptr<RunImport>> ImportRun(const Caller& caller) override;
 
+  // What is known of producers, and what was asked of one run.
+  struct Known {
+    std::vector<ProducerStatus> producers;
+    std::vector<Asked> asked;
+    bool asked_known = true;
+  };
+
+ protected:
+  // From ingest and the store; of recorded runs alone: stored_monitor.h.
+  virtual Answer<std::vector<ModuleInfo>> ModulesOf(const RunKey& run) const;
+  virtual Answer<Known> KnownOf(const ProducerInfo& run) const;
+
  private:
   Answer<std::vector<RunInfo>> OfLastAttempt(const RunChoice& choice) const;
-  Answer<std::vector<ModuleInfo>> ModulesOf(const RunKey& run) const;
 
   const CoreParts& parts_;
 };

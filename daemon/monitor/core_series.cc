@@ -31,7 +31,7 @@ Answer<ReadAnswer> CoreSeries::ReadSamples(const ReadOptions& options) {
   query.filter = *std::move(filter);
   ReadAnswer answer;
   // Before the read: what comes while it goes on is told twice rather than never.
-  answer.cursor = parts_.watch_hub->Cursor();
+  if (parts_.watch_hub != nullptr) answer.cursor = parts_.watch_hub->Cursor();
   std::map<RunKey, uint64_t> overtaken_from;
   if (options.merge_attempts) {
     Result<std::vector<RunInfo>> runs = parts_.recorded->FindRuns(query.filter.run);

@@ -168,8 +168,10 @@ class Explainer {
     OfBudget();
     OfSubscribers();
     OfNotes();
-    OfKinds();
-    OfModules();
+    if (input_.asked_known) {
+      OfKinds();
+      OfModules();
+    }
     return std::move(lines_);
   }
 

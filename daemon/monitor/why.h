@@ -62,6 +62,7 @@ std::vector<Asked> AskedOf(const std::vector<std::shared_ptr<graph::SubscriberEn
 
 struct WhyInput {
   std::vector<Asked> asked;
+  bool asked_known = true;  // false: nobody knows, and nothing is said of what was not asked
   ProducerStatus status;
   std::vector<ModuleInfo> modules;
   std::vector<SeriesInfo> series;  // of the run

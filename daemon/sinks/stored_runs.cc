@@ -113,6 +113,15 @@ Result<std::vector<RunInfo>> StoredRuns::ListRuns() {
   return runs;
 }
 
+Result<std::vector<ProducerStatus>> StoredRuns::LoadProducers() {
+  std::lock_guard lock(impl_->mutex_);
+  std::vector<ProducerStatus> producers;
+  for (const Impl::One& one : impl_->runs_) {
+    if (!one.entry->key.run_id.empty()) producers.push_back(one.entry->head.producer);
+  }
+  return producers;
+}
+
 Result<std::vector<RunInfo>> StoredRuns::FindRuns(const std::string& name) {
   Result<std::vector<RunInfo>> runs = ListRuns();
   if (!runs) return runs;

@@ -28,6 +28,9 @@ class StoredRuns : public Recorded {
   Result<std::unique_ptr<SeriesReader>> Read(const ReadQuery& query) override;
   Result<std::vector<Event>> ListEvents(const EventQuery& query) override;
 
+  // As RunStore has it: the last known state and counters of each.
+  Result<std::vector<ProducerStatus>> LoadProducers();
+
   // Files that are not part of the answers, each with the reason, in one sentence.
   const std::vector<std::string>& unread() const;
 
