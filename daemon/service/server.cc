@@ -4,21 +4,19 @@
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
-#include <grpcpp/server_posix.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
+#include <memory>
 #include <mutex>
-#include <optional>
 #include <thread>
 #include <utility>
 
+#include "daemon/service/access.h"
+#include "daemon/service/doors.h"
 #include "daemon/service/monitor_service.h"
 #include "daemon/service/open_calls.h"
 #include "daemon/service/roles.h"
-#include "daemon/service/tcp_port.h"
-#include "daemon/service/unix_listener.h"
 
 namespace ikkuna::service {
 namespace {
@@ -28,7 +26,6 @@ constexpr int kKeepaliveTimeout_ms = 10'000;
 constexpr int kMinPingInterval_ms = 10'000;  // clients may keep alive too
 constexpr int kMaxRequestBytes = 4 << 20;    // a few values of 1 MiB that are published together
 constexpr int kMaxCallsPerConnection = 128;
-constexpr size_t kMaxGrpcMemoryBytes = 256u << 20;  // buffers of all connections together
 
 void EnablePlugins() {
   static std::once_flag once;
@@ -48,11 +45,6 @@ void SetLimits(grpc::ServerBuilder* builder) {
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   builder->AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, kMinPingInterval_ms);
   builder->AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kMaxCallsPerConnection);
-  // Otherwise a second daemon would bind the same port and get half of the clients.
-  builder->AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
-  grpc::ResourceQuota quota("ikkuna-daemon");
-  quota.Resize(kMaxGrpcMemoryBytes);
-  builder->SetResourceQuota(quota);
 }
 
 }  // namespace
@@ -63,10 +55,7 @@ struct Server::Impl {
   Callers callers;
   OpenCalls calls;
   MonitorService service;
-  std::unique_ptr<grpc::Server> grpc_server;  // before the service in destruction: it holds a pointer to it
-  std::unique_ptr<UnixListener> listener;
-  std::string socket_path;
-  int tcp_port = 0;
+  std::unique_ptr<Doors> doors;  // before the service in destruction: its servers hold pointers to it
   std::vector<std::string> notes;
   std::chrono::milliseconds stop_grace{};
   std::chrono::milliseconds stop_linger{};
@@ -75,76 +64,44 @@ struct Server::Impl {
 Server::Server(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Server::~Server() { Stop(); }
 
-const std::string& Server::socket_path() const { return impl_->socket_path; }
-int Server::tcp_port() const { return impl_->tcp_port; }
+const std::string& Server::socket_path() const { return impl_->doors->socket_path(); }
+int Server::tcp_port() const { return impl_->doors->tcp_port(); }
 const std::vector<std::string>& Server::notes() const { return impl_->notes; }
+RefusedConnections Server::refused_connections() const { return impl_->doors->refused(); }
 
 Result<std::unique_ptr<Server>> Server::Start(const ServerOptions& options, Monitor& monitor) {
-  if (options.directory.empty() && options.listen.empty()) {
-    return Error{ErrorCode::kInvalidArgument,
-                 "the service has neither a directory for its socket nor an address to listen on"};
-  }
-  if (options.listen.empty() &&
-      (!options.token_file.empty() || !options.tls_cert_file.empty() || !options.tls_key_file.empty())) {
-    return Error{
-        ErrorCode::kInvalidArgument,
-        "--token-file, --tls-cert and --tls-key are for TCP; pass --listen host:port as well (the Unix socket goes by "
-        "user)"};
-  }
-  Result<std::shared_ptr<const Access>> access = Access::Read(options);
-  if (!access) return access.error();
   EnablePlugins();
   auto impl = std::make_unique<Impl>(monitor);
-  impl->callers.Set(*std::move(access));
   impl->stop_grace = options.stop_grace;
   impl->stop_linger = options.stop_linger;
-  grpc::ServerBuilder builder;
-  SetLimits(&builder);
-  if (!options.listen.empty()) {
-    Result<TcpPort> port = PrepareTcpPort(options);
-    if (!port) return port.error();
-    impl->notes = port->notes;
-    builder.AddListeningPort(port->address, port->credentials, &impl->tcp_port);
-  }
-  builder.RegisterService(&impl->service);
-  builder.SetContextAllocator(Callers::ContextsOf(options.listen.empty() ? std::optional(::geteuid()) : std::nullopt));
-  impl->grpc_server = builder.BuildAndStart();
-  std::unique_ptr<Server> server(new Server(std::move(impl)));
-  Impl& self = *server->impl_;
-  if (!self.grpc_server || (!options.listen.empty() && self.tcp_port == 0)) {
-    return Error{ErrorCode::kSystem,
-                 options.listen.empty()
-                     ? "cannot start gRPC"
-                     : "cannot listen on '" + options.listen +
-                           "': gRPC refused the address or the certificate; check --listen, --tls-cert and --tls-key"};
-  }
-  if (!options.directory.empty()) {
-    std::string path = options.directory + "/grpc.sock";
-    std::vector<uid_t> uids;
-    for (const AllowedUser& user : options.allow_users) uids.push_back(user.uid);
-    Result<std::unique_ptr<UnixListener>> listener = UnixListener::Start(
-        path, uids,
-        [raw = self.grpc_server.get()](UniqueFd socket) { grpc::AddInsecureChannelFromFd(raw, socket.release()); });
-    if (!listener) return listener.error();
-    self.listener = std::move(*listener);
-    self.socket_path = path;
-  }
-  self.grpc_server->GetHealthCheckService()->SetServingStatus("ikkuna.v1.Monitor", true);
-  return server;
+  Result<std::unique_ptr<Doors>> doors =
+      Doors::Open(options, impl->callers, [service = &impl->service](grpc::ServerBuilder* builder) {
+        SetLimits(builder);
+        builder->RegisterService(service);
+        std::unique_ptr<grpc::Server> server = builder->BuildAndStart();
+        if (server) server->GetHealthCheckService()->SetServingStatus("ikkuna.v1.Monitor", true);
+        return server;
+      });
+  if (!doors) return doors.error();
+  impl->doors = std::move(*doors);
+  impl->notes = impl->callers.access()->notes();
+  return std::unique_ptr<Server>(new Server(std::move(impl)));
+}
+
+Status Server::Reload(const ServerOptions& options) {
+  Status reloaded = impl_->doors->Reload(options);
+  if (reloaded) impl_->notes = impl_->callers.access()->notes();
+  return reloaded;
 }
 
 void Server::Stop() {
-  if (!impl_) return;
-  if (impl_->listener) impl_->listener->Stop();
+  if (!impl_ || !impl_->doors) return;
+  impl_->doors->StopAccepting();
   const auto begin = std::chrono::steady_clock::now();
   if (impl_->calls.EndWatches(begin + impl_->stop_grace)) std::this_thread::sleep_for(impl_->stop_linger);
-  if (impl_->grpc_server) {
-    // Ends the health service's streams. Calls that are running are waited for, however long: they use the Monitor.
-    const auto used =
-        std::min<std::chrono::steady_clock::duration>(std::chrono::steady_clock::now() - begin, impl_->stop_grace);
-    impl_->grpc_server->Shutdown(std::chrono::system_clock::now() + (impl_->stop_grace - used));
-    impl_->grpc_server->Wait();
-  }
+  const auto used =
+      std::min<std::chrono::steady_clock::duration>(std::chrono::steady_clock::now() - begin, impl_->stop_grace);
+  impl_->doors->Close(std::chrono::system_clock::now() + (impl_->stop_grace - used));
   impl_->calls.StopWorkers();
 }
 

@@ -49,6 +49,9 @@ struct ServerOptions {
   // --control-certificate NAME, several times: common names of the client certificates that control; others read.
   std::vector<std::string> control_certificates;
 
+  // How long a peer that connects may take to get through TLS and to its first word of HTTP/2.
+  std::chrono::milliseconds handshake_timeout{10'000};
+
   // How long Stop() waits for readers that are slow to take what they are still to get; then they are cut off.
   std::chrono::milliseconds stop_grace{2'000};
   // How long connections stay open after the last word of a watch: a client that writes to a closed one, if only that

@@ -1,4 +1,4 @@
-// What a TCP port of the service needs: an address that can be bound, and credentials that let nobody in unasked.
+// TcpPort: the sockets behind --listen, and what has to be shown to get through them.
 //
 // Thread rule: functions without state.
 #pragma once
@@ -9,22 +9,33 @@
 #include <string>
 #include <vector>
 
-#include "daemon/service/server.h"
+#include "daemon/service/access.h"
+#include "daemon/service/roles.h"
+#include "daemon/service/server_options.h"
 #include "shared/base/result.h"
+#include "shared/base/unique_fd.h"
 
 namespace ikkuna::service {
 
 struct TcpPort {
-  std::string address;  // as gRPC takes it
-  std::shared_ptr<grpc::ServerCredentials> credentials;
-  std::vector<std::string> notes;
+  std::vector<UniqueFd> listening;  // one for each address of the host; non-blocking
+  int port = 0;                     // the same for all
+  bool loopback = false;            // none of the addresses can be reached from another machine
 };
 
-// Checks options.listen, the token and the TLS files, and that the port is free.
-Result<TcpPort> PrepareTcpPort(const ServerOptions& options);
+// Binds and listens. Errors: kInvalidArgument (no address), kAlreadyExists (the port is in use), else the system's.
+Result<TcpPort> OpenTcpPort(const std::string& listen);
 
-// True if `given`, the value of an authorization header, is "Bearer " and the token. Takes the same time for every
-// wrong token of one length.
-bool IsBearerOf(const std::string& token, const std::string& given);
+// What CheckServerOptions() cannot know, since it takes a look at the network: a token is sent in the clear to nobody
+// but a loopback address.
+Status CheckTransport(const ServerOptions& options, bool loopback);
+
+// By the TLS files of `access`, or for a loopback address without; `callers`, which outlives them, decides on each
+// call.
+std::shared_ptr<grpc::ServerCredentials> MakeTcpCredentials(const Access& access, const Callers& callers);
+
+// Of the peer of a connected socket: its address, of which IPv6 counts by the network of 64 bits that one host may have
+// to itself. Empty: a loopback address, behind which tunnels and proxies bring many, or no address at all.
+std::string RemoteHost(int socket_fd);
 
 }  // namespace ikkuna::service

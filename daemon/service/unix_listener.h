@@ -1,6 +1,7 @@
-// UnixListener: a Unix stream socket that lets in only the users it was told of, by the kernel's word.
+// UnixListener: a Unix stream socket that knows, by the kernel's word, which user connects.
 //
-// Owner: Server. Thread rule: Start and Stop from one thread; `accepted` is called from the listener's own.
+// Owner: Doors. Thread rule: Start, OpenToOthers and Stop from one thread; `accepted` is called from the listener's
+// own.
 #pragma once
 
 #include <sys/types.h>
@@ -8,9 +9,8 @@
 #include <functional>
 #include <memory>
 #include <string>
-#include <thread>
-#include <vector>
 
+#include "daemon/service/accept_loop.h"
 #include "shared/base/result.h"
 #include "shared/base/unique_fd.h"
 
@@ -18,11 +18,12 @@ namespace ikkuna::service {
 
 class UnixListener {
  public:
-  // Replaces a socket that nobody listens on. `accepted` gets connected, non-blocking sockets of our own user and of
-  // `allow_uids`; the others are closed. Errors: kAlreadyExists (somebody listens there), kInvalidArgument (path too
-  // long).
-  static Result<std::unique_ptr<UnixListener>> Start(const std::string& path, const std::vector<uid_t>& allow_uids,
-                                                     std::function<void(UniqueFd)> accepted);
+  // Replaces a socket that nobody listens on. `accepted` gets connected, non-blocking sockets and the user who
+  // connected each, whoever that is. Errors: kAlreadyExists (somebody listens there), kInvalidArgument (path too long).
+  static Result<std::unique_ptr<UnixListener>> Start(const std::string& path, bool open_to_others,
+                                                     std::function<void(UniqueFd, uid_t)> accepted);
+  // Whether other users may try to connect: the mode of the socket. Who gets in is for `accepted` to decide.
+  Status OpenToOthers(bool open);
   // Ends the thread and removes the socket. No `accepted` after it.
   void Stop();
   ~UnixListener() { Stop(); }
@@ -31,17 +32,9 @@ class UnixListener {
 
  private:
   UnixListener() = default;
-  void Run();
-  bool MayConnect(int socket_fd) const;
 
-  // Constant after Start.
-  std::string path_;
-  std::vector<uid_t> uids_;
-  std::function<void(UniqueFd)> accepted_;
-  UniqueFd listen_fd_;
-  UniqueFd stop_fd_;  // eventfd
-
-  std::thread thread_;
+  std::string path_;  // constant after Start
+  std::unique_ptr<AcceptLoop> loop_;
 };
 
 }  // namespace ikkuna::service
