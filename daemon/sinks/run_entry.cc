@@ -170,7 +170,7 @@ RunInfo InfoOf(const RunHead& head, uint64_t bytes) {
   return info;
 }
 
-std::string RunFileName(const RunKey& key) {
+std::string RunFileName(const RunKey& key, int number) {
   constexpr size_t kNameMax = 100;
   std::string name;
   bool plain = !key.run_id.empty() && key.run_id.size() <= kNameMax;
@@ -179,6 +179,11 @@ std::string RunFileName(const RunKey& key) {
     plain = plain && kept;  // capital letters, too, are not told apart everywhere
     name += kept || (c >= 'A' && c <= 'Z') ? c : '_';
   }
+  // No shell takes it for an option or a home, no listing hides it.
+  if (name.empty() || name[0] == '-' || name[0] == '~') {
+    name.insert(0, "_");
+    plain = false;
+  }
   if (!plain) {
     char hash[24];
     std::snprintf(hash, sizeof(hash), ".%016llx", static_cast<unsigned long long>(Fnv(key.run_id)));
@@ -186,6 +191,7 @@ std::string RunFileName(const RunKey& key) {
   }
   name += ".a" + std::to_string(key.attempt);
   name += key.rank == kAllRanks ? ".rall" : ".r" + std::to_string(key.rank);
+  if (number > 1) name += "." + std::to_string(number);
   return name + ".run";
 }
 
@@ -196,6 +202,11 @@ uint64_t FileBytes(const std::string& path) {
     if (::stat((path + suffix).c_str(), &found) == 0) bytes += static_cast<uint64_t>(found.st_size);
   }
   return bytes;
+}
+
+uint64_t FileBytes(const RunEntry& entry) {
+  const uint64_t rest = entry.rest_bytes.load(std::memory_order_relaxed);
+  return rest > 0 ? rest : FileBytes(entry.path);
 }
 
 }  // namespace ikkuna::sinks

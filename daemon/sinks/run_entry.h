@@ -4,9 +4,11 @@
 // writer_mutex, mutex, the store's own.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -51,6 +53,8 @@ struct RunEntry {
   const RunKey key;
   const std::string path;
 
+  std::atomic<uint64_t> rest_bytes{0};  // of its file while that is at rest; 0: it is not, or nobody looked
+
   std::mutex writer_mutex;  // held while the file is written
   // Guarded by writer_mutex.
   std::unique_ptr<RunWriter> writer;  // null: at rest
@@ -81,6 +85,10 @@ struct RunEntry {
   std::chrono::steady_clock::time_point idle_since{};
   std::chrono::steady_clock::time_point tell_at{};  // no event of drops before
   std::string failing;  // why the last commit failed; empty: it did not
+  std::chrono::steady_clock::time_point upkeep_at{};  // compaction and the like failed: not before
+  bool upkeep_failing = false;
+  bool told_broken = false;   // an event said that what is in its file cannot all be read
+  uint64_t thinned_told = 0;  // values that were thinned away when an event last said so
 };
 
 // One look at a run: later commits and compaction do not change it.
@@ -101,9 +109,13 @@ Result<std::shared_ptr<LoadedRun>> LoadRun(RunFile& file, const ProducerInfo& in
 struct SeriesToRead {
   std::shared_ptr<const RunSnapshot> run;
   std::vector<std::shared_ptr<const Series>> series;
+  std::vector<bool> thinned;  // [i]: some of series[i] is gone
 };
-// `mode`: how connections to files are opened.
-std::unique_ptr<SeriesReader> MakeReader(std::vector<SeriesToRead> what, const ReadQuery& query, Database::Mode mode);
+// `mode`: how connections to files are opened. A run that cannot be read is told to `on_failure` and left; the others are
+// given, and then the first failure (that of `failed`, where there is one).
+std::unique_ptr<SeriesReader> MakeReader(std::vector<SeriesToRead> what, const ReadQuery& query, Database::Mode mode,
+                                         std::optional<Error> failed,
+                                         std::function<void(RunEntry&, const Error&)> on_failure);
 
 // A file that no daemon of this process writes, for reading; nothing in its folder changes.
 Result<std::unique_ptr<RunFile>> OpenStored(const std::string& path);
@@ -134,9 +146,11 @@ std::vector<SeriesInfo> MatchSeries(const RunSnapshot& snapshot, std::vector<Ser
                                     const SeriesFilter& filter, uint32_t after, size_t limit);
 
 RunInfo InfoOf(const RunHead& head, uint64_t bytes);
-// "the run's name" in a path: letters that any file system takes, short, and its own for each key.
-std::string RunFileName(const RunKey& key);
+// "the run's name" in a path: letters that any file system takes, short, and its own for each key. `number`: above 1 where
+// that name is taken by a file that is not to be touched.
+std::string RunFileName(const RunKey& key, int number = 1);
 // Of the file and its write-ahead log.
 uint64_t FileBytes(const std::string& path);
+uint64_t FileBytes(const RunEntry& entry);  // as it was remembered, while it is at rest
 
 }  // namespace ikkuna::sinks

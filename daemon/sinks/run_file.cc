@@ -299,6 +299,41 @@ Status RunFile::LoadTail(PlaneCoder& coder, Tail* tail) {
   });
 }
 
+Result<StampColumns> RunFile::LoadStamps(uint64_t segment, TimelineId timeline) {
+  const uint64_t id = (segment << 16) | timeline;
+  StampColumns columns;
+  bool good = false;
+  Status read = database_.Each(
+      "SELECT stamps FROM step WHERE id = ?1",
+      [&](Statement& row) {
+        std::string_view blob = row.Blob(0);
+        good = CheckSigned(&blob, id) && StampColumns::Parse(std::string(blob), timeline, &columns);
+        return false;
+      },
+      id);
+  if (!read) return read.error();
+  if (!good) return Error{ErrorCode::kCorrupt, "the steps of segment " + std::to_string(segment) + " are broken"};
+  return columns;
+}
+
+Status RunFile::LoadGroup(uint64_t segment, uint32_t group, GroupRow* row) {
+  const uint64_t id = segment * kGroupsMax + group;
+  row->heads.clear();
+  row->data.clear();
+  bool good = true;
+  Status read = database_.Each(
+      "SELECT heads, data FROM chunk WHERE id = ?1",
+      [&](Statement& found) {
+        std::string_view heads = found.Blob(0);
+        good = CheckSigned(&heads, id) && ParseHeads(heads, &row->heads);
+        row->data.assign(found.Blob(1));
+        return false;
+      },
+      id);
+  if (read && !good) return Error{ErrorCode::kCorrupt, "chunks of segment " + std::to_string(segment) + " are broken"};
+  return read;
+}
+
 Status RunFile::AddTimelines(std::span<const Timeline> timelines, TimelineId from) {
   for (size_t i = from; i < timelines.size(); ++i) {
     Status added = database_.Run("INSERT OR REPLACE INTO timeline VALUES (?1, ?2, ?3, ?4)", static_cast<int64_t>(i + 1),
@@ -338,12 +373,12 @@ Status RunFile::AddOther(const StepStamp& stamp, const OtherValue& other, uint64
   StepStamp row_stamp = stamp;
   row_stamp.flags = static_cast<uint16_t>(flags);
   if (const auto* text = std::get_if<Text>(&other.value)) {
-    *bytes = text->text.size() + 64;
+    *bytes = text->text.size() + kOtherRowBytes;
     return database_.Run(kInsert, series, stamp.step, epoch, stamp.unix_ns, stamp.samples_seen, flags,
                          std::string_view(text->text), SumOfOther(other.series, row_stamp, text->text));
   }
   const std::string blob = EncodeOther(other.value);
-  *bytes = blob.size() + 64;
+  *bytes = blob.size() + kOtherRowBytes;
   return database_.Run(kInsert, series, stamp.step, epoch, stamp.unix_ns, stamp.samples_seen, flags, BlobView{blob},
                        SumOfOther(other.series, row_stamp, blob));
 }
@@ -457,6 +492,8 @@ Result<bool> RunFile::Shrink(int pages) {
   if (Status done = database_.Execute(sql.c_str()); !done) return done.error();
   return *free > pages;
 }
+
+Status RunFile::FoldLog() { return database_.Execute("PRAGMA wal_checkpoint(TRUNCATE)"); }
 
 Status RunFile::Rest() {
   Result<std::string> mode = database_.QueryText("PRAGMA journal_mode = DELETE");

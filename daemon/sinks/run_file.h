@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -21,6 +22,7 @@
 
 namespace ikkuna::sinks {
 
+constexpr uint64_t kOtherRowBytes = 64;             // of a value's row, beside the value
 constexpr int kRunFileVersion = 1;                  // PRAGMA user_version
 constexpr int kRunFileApplication = 0x494b524e;     // PRAGMA application_id: "IKRN"
 
@@ -67,6 +69,12 @@ struct Segment {
   std::vector<StampRange> ranges;  // ascending by timeline
 };
 
+// The row of a group of series in a segment.
+struct GroupRow {
+  std::vector<ChunkHead> heads;
+  std::string data;
+};
+
 class RunFile {
  public:
   static constexpr uint64_t kGroupsMax = uint64_t{1} << 20;  // of a chunk's row id: segment * kGroupsMax + group
@@ -82,6 +90,13 @@ class RunFile {
   // Of what was compacted and, for others, of all rows; [id - 1].
   Status LoadTallies(std::vector<SeriesTally>* tallies);
   Status LoadTail(PlaneCoder& coder, Tail* tail);
+  Result<StampColumns> LoadStamps(uint64_t segment, TimelineId timeline);
+  // The chunks of a group of series in one segment; none: the row is empty.
+  Status LoadGroup(uint64_t segment, uint32_t group, GroupRow* row);
+  // The least step that a series of others has; unchanged where it has none.
+  Status LoadFirstStep(uint32_t series, uint64_t* step);
+  // Ascending ids above `after`, at most `most`: the first of them, or the last.
+  Status LoadEvents(uint64_t after, size_t most, bool last, std::vector<Event>* events);
   Result<std::vector<ModuleInfo>> LoadModules();
 
   // Writing. Each within a transaction of database().
@@ -116,13 +131,15 @@ class RunFile {
 
   Status SaveTallies(std::span<const SeriesTally> tallies);
 
-  // The oldest events beyond `most`, and the oldest others until their bytes are below `bytes_max`; a slice of each a
-  // call. `gone` gets series and step count of each that left.
+  // Removes the oldest events beyond `most`; and the oldest others until `bytes` of them are gone, a slice a call, never the
+  // newest: `gone` gets how many of each series.
   Status TrimEvents(size_t most);
-  Status TrimOthers(uint64_t bytes_max, Totals* totals, std::vector<std::pair<uint32_t, uint64_t>>* gone);
+  Status TrimOthers(uint64_t bytes, uint64_t* removed, std::map<uint32_t, uint64_t>* gone);
 
   // Gives up to `pages` free pages back. True: there may be more.
   Result<bool> Shrink(int pages);
+  // The write-ahead log into the file, as far as readers allow.
+  Status FoldLog();
   // One file, at rest. kUnavailable: somebody reads it now; try again.
   Status Rest();
   Status CopyTo(const std::string& path);

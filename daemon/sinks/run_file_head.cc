@@ -274,19 +274,81 @@ Status RunFile::TrimEvents(size_t most) {
       static_cast<int64_t>(most));
 }
 
-Status RunFile::TrimOthers(uint64_t bytes_max, Totals* totals, std::vector<std::pair<uint32_t, uint64_t>>* gone) {
-  if (totals->others_bytes <= bytes_max) return {};
+Status RunFile::TrimOthers(uint64_t bytes, uint64_t* removed, std::map<uint32_t, uint64_t>* gone) {
   uint64_t last = 0;
-  Status read = database_.Each("SELECT id, series, length(value) FROM value ORDER BY id LIMIT 4096",
-                               [&](Statement& row) {
-                                 last = row.Unsigned(0);
-                                 const uint64_t bytes = row.Unsigned(2) + 64;
-                                 totals->others_bytes -= std::min(totals->others_bytes, bytes);
-                                 gone->emplace_back(static_cast<uint32_t>(row.Unsigned(1)), 1);
-                                 return totals->others_bytes > bytes_max;
-                               });
+  Status read = database_.Each(
+      "SELECT id, series, length(CAST(value AS BLOB)) FROM value WHERE id < (SELECT max(id) FROM value) ORDER BY id "
+      "LIMIT 4096",
+      [&](Statement& row) {
+        last = row.Unsigned(0);
+        *removed += row.Unsigned(2) + kOtherRowBytes;
+        ++(*gone)[static_cast<uint32_t>(row.Unsigned(1))];
+        return *removed < bytes;
+      });
   if (!read) return read;
   return database_.Run("DELETE FROM value WHERE id <= ?1", last);
+}
+
+Status RunFile::LoadFirstStep(uint32_t series, uint64_t* step) {
+  bool found = false;
+  auto take = [&](Statement& row) {
+    *step = row.Unsigned(0);
+    found = true;
+    return false;
+  };
+  Status read = database_.Each("SELECT step FROM value WHERE series = ?1 AND step >= 0 ORDER BY step LIMIT 1", take,
+                               static_cast<int64_t>(series));
+  if (!read || found) return read;
+  return database_.Each("SELECT step FROM value WHERE series = ?1 ORDER BY step LIMIT 1", take,
+                        static_cast<int64_t>(series));
+}
+
+Status RunFile::LoadEvents(uint64_t after, size_t most, bool last, std::vector<Event>* events) {
+  RunKey key;
+  Status read = database_.Each("SELECT name, value FROM meta WHERE name IN ('run_id', 'attempt', 'rank')",
+                               [&](Statement& row) {
+                                 const std::string name = row.Text(0), value = row.Text(1);
+                                 if (name == "run_id") {
+                                   key.run_id = value;
+                                 } else {
+                                   (name == "rank" ? key.rank : key.attempt) =
+                                       static_cast<uint32_t>(std::strtoull(value.c_str(), nullptr, 10));
+                                 }
+                                 return true;
+                               });
+  if (!read) return read;
+  bool good = true;
+  auto take = [&](Statement& row) {
+    Event event;
+    event.id = row.Unsigned(0);
+    event.unix_ns = row.Int(1);
+    const int64_t severity = row.Int(2);
+    event.severity = severity >= 1 && severity <= 3 ? static_cast<Severity>(severity) : Severity::kInfo;
+    event.run = key;
+    event.kind = row.Text(3);
+    event.text = row.Text(4);
+    event.step = row.Unsigned(5);
+    if (row.Unsigned(6) != SumOf(event)) {
+      good = false;
+    } else {
+      events->push_back(std::move(event));
+    }
+    return true;
+  };
+  const auto limit = static_cast<int64_t>(most);
+  const auto before = static_cast<ptrdiff_t>(events->size());
+  if (last) {
+    read = database_.Each(
+        "SELECT id, unix_ns, severity, kind, text, step, sum FROM event WHERE id > ?1 ORDER BY id DESC LIMIT ?2", take,
+        after, limit);
+    std::reverse(events->begin() + before, events->end());
+  } else {
+    read = database_.Each(
+        "SELECT id, unix_ns, severity, kind, text, step, sum FROM event WHERE id > ?1 ORDER BY id LIMIT ?2", take, after,
+        limit);
+  }
+  if (read && !good) return Error{ErrorCode::kCorrupt, "an event is broken"};
+  return read;
 }
 
 std::string EncodeOther(const Value& value) {

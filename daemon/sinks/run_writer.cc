@@ -30,8 +30,6 @@ Status MakeFile(const std::string& path) {
 
 }  // namespace
 
-RunWriter::RunWriter(RunEntry& entry, std::unique_ptr<RunFile> file) : entry_(entry), file_(std::move(file)) {}
-
 Result<std::unique_ptr<RunWriter>> RunWriter::Open(RunEntry& entry) {
   if (Status made = MakeFile(entry.path); !made) return made.error();
   Result<std::unique_ptr<RunFile>> file = RunFile::Open(entry.path, Database::Mode::kCreate, true);
@@ -62,10 +60,10 @@ Result<std::unique_ptr<RunWriter>> RunWriter::Open(RunEntry& entry) {
     entry.loaded = std::move(fresh);
     return writer;
   }
-  Result<std::string> uuid = db.QueryText("SELECT value FROM meta WHERE name = 'uuid'");
-  if (!uuid) return uuid.error();
-  if (*uuid != UuidText(head.producer.info.uuid)) {
-    return Error{ErrorCode::kFailedPrecondition, "it is of another producer (" + *uuid + ")"};
+  Result<RunHead> stored = writer->file_->LoadHead();
+  if (!stored) return stored.error();
+  if (stored->producer.info.run_key != entry.key || stored->producer.info.uuid != head.producer.info.uuid) {
+    return Error{ErrorCode::kFailedPrecondition, "it is of another producer, " + Describe(stored->producer.info.run_key)};
   }
   Result<std::shared_ptr<LoadedRun>> read =
       LoadRun(*writer->file_, head.producer.info, run);
@@ -181,7 +179,7 @@ bool RunWriter::IsRepeated(uint32_t series, Admitted& admitted, const StepStamp&
   snapshot->segments = loaded.segments;
   snapshot->entry = std::shared_ptr<RunEntry>(&entry_, [](RunEntry*) {});  // for the length of this call
   const auto found = loaded.run->series().Find(series);
-  const auto reader = MakeReader({{snapshot, {found}}}, {{}, step, step, 0}, Database::Mode::kReadWrite);
+  const auto reader = MakeReader({{snapshot, {found}, {false}}}, {{}, step, step, 0}, Database::Mode::kReadWrite, std::nullopt, nullptr);
   const auto part = reader->Next();
   return part && *part && !(*part)->steps.empty();
 }
@@ -443,13 +441,7 @@ Result<bool> RunWriter::Compact() {
   LoadedRun& loaded = *entry_.loaded;
   std::vector<SeriesTally> tallies = compacted_;
   for (const auto& frame : sealed_->frames) CountFrame(*frame, tallies);
-  tallies.resize(std::max(tallies.size(), loaded.tallies.size()));
-  for (uint32_t id = 1; id <= loaded.tallies.size(); ++id) {
-    // Rows of other values are counted in the file by themselves.
-    if (const Admitted* admitted = Find(id); admitted && admitted->type != ValueType::kNumber) {
-      tallies[id - 1] = loaded.tallies[id - 1];
-    }
-  }
+  tallies = TalliesOfFile(std::move(tallies));
   std::vector<RunFile::Stamps> stamps;
   auto done = std::make_shared<Segment>();
   done->id = done->place = segment;

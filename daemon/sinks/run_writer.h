@@ -1,4 +1,4 @@
-// RunWriter: commits and compacts one run. What it is given it stages: a batch is looked at once, and what it staged is
+// RunWriter: commits, compacts (run_writer.cc) and thins (run_thinner.cc) one run. What it is given it stages: a batch is looked at once, and what it staged is
 // tried until it is committed.
 //
 // Owner: the run's entry. Thread rule: under the entry's writer_mutex.
@@ -27,6 +27,7 @@ struct CommitReport {
 
 class RunWriter {
  public:
+  ~RunWriter();
   // Opens or makes the file of the entry. `entry.loaded` is filled, or taken over where it is not in the file yet.
   static Result<std::unique_ptr<RunWriter>> Open(RunEntry& entry);
 
@@ -44,6 +45,18 @@ class RunWriter {
   bool compacting() const { return sealed_ != nullptr; }
   // A slice of work, in one transaction. True: there is more to do.
   Result<bool> Compact();
+
+  // Thinning. False: nothing is left in segments that could go.
+  bool BeginThinning();
+  bool thinning() const { return thinning_ != nullptr; }
+  // A slice of work, in one transaction. True: there is more to do. Readers are not disturbed: what they read stays until
+  // DropRetired finds that they are done.
+  Result<bool> Thin();
+  // Removes up to `rows` rows that nobody reads. True: call it again.
+  Result<bool> DropRetired(int rows);
+  // The oldest texts, histograms and tensors, a slice of them, while all have more than `bytes_max`; the newest stays.
+  // How many went.
+  Result<uint64_t> TrimOthers(uint64_t bytes_max);
 
   size_t tail_bytes() const { return entry_.loaded->open.bytes; }
   RunFile& file() { return *file_; }
@@ -64,7 +77,19 @@ class RunWriter {
     std::vector<StepStamp> stamps;
   };
 
+  struct Kept;
+  struct Thinning;
+
   RunWriter(RunEntry& entry, std::unique_ptr<RunFile> file);
+  Status ReadStamps(Thinning& thinning);
+  Status ThinGroup(Thinning& thinning, uint32_t group, size_t* bytes);
+  Status Keep(const Thinning& thinning, std::span<const StampColumns> stamps, uint32_t series,
+              std::span<const GroupRow> rows, std::vector<Kept>* kept, uint8_t* coarsened, uint64_t* before);
+  bool PlaceStamps(Thinning& thinning);
+  Status FinishThinning(Thinning& thinning, Transaction& transaction);
+  Status CommitThinned(uint64_t removed, uint64_t others_bytes_removed, Transaction& transaction);
+  // What the file keeps of counts: of numbers `compacted`, of others all.
+  std::vector<SeriesTally> TalliesOfFile(std::vector<SeriesTally> compacted);
   Admitted* Find(uint32_t series);
   bool IsRepeated(uint32_t series, Admitted& admitted, const StepStamp& stamp);
   bool HasStep(const StepStamp& stamp);
@@ -98,6 +123,11 @@ class RunWriter {
   uint64_t sealed_id_ = 0;     // the segment that `sealed_` becomes
   uint32_t group_ = 0;         // the next to compact
   std::vector<SeriesTally> compacted_;  // of numbers in segments
+
+  std::unique_ptr<Thinning> thinning_;
+  uint64_t thinned_out_ = 0;  // the one segment that is left and has nothing more to give
+  std::vector<std::shared_ptr<const Segment>> retired_;  // merged into others; their rows are there still
+  SeriesNumbers numbers_;     // scratch
 };
 
 }  // namespace ikkuna::sinks

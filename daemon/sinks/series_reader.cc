@@ -12,10 +12,31 @@ constexpr size_t kOtherBytesPerPart = 4 << 20;
 
 class Reader : public SeriesReader {
  public:
-  Reader(std::vector<SeriesToRead> what, const ReadQuery& query, Database::Mode mode)
-      : what_(std::move(what)), query_(query), mode_(mode) {}
+  Reader(std::vector<SeriesToRead> what, const ReadQuery& query, Database::Mode mode, std::optional<Error> failed,
+         std::function<void(RunEntry&, const Error&)> on_failure)
+      : what_(std::move(what)),
+        query_(query),
+        mode_(mode),
+        failed_(std::move(failed)),
+        on_failure_(std::move(on_failure)) {}
 
   Result<std::optional<SeriesColumns>> Next() override {
+    for (;;) {
+      Result<std::optional<SeriesColumns>> part = NextOfRun();
+      if (part && *part) return part;
+      if (part) break;
+      // What is wrong with one run costs that run alone: what is left of it is not tried.
+      if (on_failure_) on_failure_(*run()->entry, part.error());
+      if (!failed_) failed_ = part.error();
+      series_.reset();
+      next_ = what_[run_].series.size();
+    }
+    if (!failed_) return std::optional<SeriesColumns>();
+    return *std::exchange(failed_, std::nullopt);
+  }
+
+ private:
+  Result<std::optional<SeriesColumns>> NextOfRun() {
     for (;;) {
       if (!series_) {
         if (!Advance()) return std::optional<SeriesColumns>();
@@ -38,12 +59,12 @@ class Reader : public SeriesReader {
     }
   }
 
- private:
   const std::shared_ptr<const RunSnapshot>& run() const { return what_[run_].run; }
 
   bool Advance() {
     while (run_ < what_.size()) {
       if (next_ < what_[run_].series.size()) {
+        others_thinned_ = what_[run_].thinned[next_];
         series_ = what_[run_].series[next_++];
         return true;
       }
@@ -119,6 +140,7 @@ class Reader : public SeriesReader {
 
   // Steps from 2^63 on are negative numbers in the file: those of the lower half come first.
   Status FillOthers(SeriesColumns* part) {
+    part->thinned = others_thinned_;
     if (!after_step_) last_given_.reset();
     size_t bytes = 0;
     bool more = true;
@@ -187,6 +209,9 @@ class Reader : public SeriesReader {
   size_t run_ = 0, next_ = 0;
   std::shared_ptr<const Series> series_;  // being read
 
+  std::optional<Error> failed_;
+  const std::function<void(RunEntry&, const Error&)> on_failure_;
+
   std::optional<NumberReader> numbers_;
   std::vector<Point> waiting_;
   size_t given_ = 0;
@@ -194,6 +219,7 @@ class Reader : public SeriesReader {
   std::optional<BorrowedFile> file_;
   std::vector<Other> queued_;
   size_t queued_given_ = 0;
+  bool others_thinned_ = false;
   bool high_ = false;
   std::optional<int64_t> after_step_;
   int64_t after_id_ = 0;
@@ -202,8 +228,10 @@ class Reader : public SeriesReader {
 
 }  // namespace
 
-std::unique_ptr<SeriesReader> MakeReader(std::vector<SeriesToRead> what, const ReadQuery& query, Database::Mode mode) {
-  return std::make_unique<Reader>(std::move(what), query, mode);
+std::unique_ptr<SeriesReader> MakeReader(std::vector<SeriesToRead> what, const ReadQuery& query, Database::Mode mode,
+                                         std::optional<Error> failed,
+                                         std::function<void(RunEntry&, const Error&)> on_failure) {
+  return std::make_unique<Reader>(std::move(what), query, mode, std::move(failed), std::move(on_failure));
 }
 
 }  // namespace ikkuna::sinks

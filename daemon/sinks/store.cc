@@ -43,6 +43,15 @@ const char* FileSystemName(const std::string& path) {
   }
 }
 
+std::shared_ptr<const Batch> WithoutValues(const Batch& batch) {
+  auto light = std::make_shared<Batch>();
+  light->run = batch.run;
+  light->stamp = batch.stamp;
+  light->events = batch.events;
+  light->progress = batch.progress;
+  return light;
+}
+
 }  // namespace
 
 void Store::Impl::DropLocked(RunEntry* entry, std::string_view reason, uint64_t values) {
@@ -160,16 +169,18 @@ void Store::Impl::Offer(std::shared_ptr<const Batch> batch) {
     return;
   }
   entry->offered += values;
+  if (values > 0 && paused_) {
+    DropLocked(entry.get(), "paused", values);
+    if (batch->events.empty() && !batch->progress) return;
+    batch = WithoutValues(*batch);
+    PushLocked(entry, std::move(batch));
+    return;
+  }
   const bool full = bytes_queued_ + bytes > kBytesQueuedMax || batches_queued_ >= kBatchesQueuedMax;
   if (values > 0 && full) {
     DropLocked(entry.get(), entry->failing.empty() ? "queue_full" : "disk", values);
     if (batch->events.empty() && !batch->progress) return;
-    auto light = std::make_shared<Batch>();
-    light->run = batch->run;
-    light->stamp = batch->stamp;
-    light->events = batch->events;
-    light->progress = batch->progress;
-    batch = std::move(light);
+    batch = WithoutValues(*batch);
   }
   PushLocked(entry, std::move(batch));
 }
@@ -276,7 +287,9 @@ void Store::Impl::Close() {
 
 uint64_t Store::Impl::store_bytes() const {
   uint64_t bytes = 0;
-  for (const EntryPtr& entry : Entries()) bytes += FileBytes(entry->path);
+  for (const EntryPtr& entry : Entries()) bytes += FileBytes(*entry);
+  std::lock_guard lock(mutex_);
+  for (const std::string& path : broken_) bytes += FileBytes(path);
   return bytes;
 }
 
@@ -288,7 +301,7 @@ StoreStatus Store::Impl::GetStatus() const {
   struct statvfs found {};
   if (::statvfs(folder_.c_str(), &found) == 0) status.free_bytes = uint64_t{found.f_bavail} * found.f_frsize;
   for (const EntryPtr& entry : Entries()) {
-    status.bytes += FileBytes(entry->path);
+    status.bytes += FileBytes(*entry);
     if (entry != own_) ++status.runs;
     std::lock_guard lock(entry->mutex);
     if (!entry->loaded) continue;
@@ -298,6 +311,8 @@ StoreStatus Store::Impl::GetStatus() const {
   status.threads = 1;
   status.nice = kNice;
   std::lock_guard lock(mutex_);
+  for (const std::string& path : broken_) status.bytes += FileBytes(path);
+  status.paused = paused_;
   for (const auto& [reason, count] : drops_) status.dropped.push_back({reason, count});
   return status;
 }

@@ -33,6 +33,9 @@ struct StoreOptions {
   std::optional<uint64_t> bytes_max = {};  // of all runs of this host; 0: no cap; none: BytesMaxDefault()
   uint64_t free_bytes_min = uint64_t{2} << 30;  // what stays free of the file system; 0: not looked at
   std::chrono::hours age_max{0};                // finished runs that ended before leave; 0: none
+  uint64_t free_bytes_pause = uint64_t{64} << 20;  // below it nothing is recorded; 0: not looked at
+  uint64_t events_max = 100'000;                   // a run; the oldest leave beyond it
+  uint64_t others_bytes_max = uint64_t{256} << 20;  // texts, histograms, tensors of a run; the oldest leave
   uint64_t tail_bytes_max = uint64_t{160} << 20;  // memory of what is not compacted yet, all runs together
   // After a commit, on the store's thread: everything of this run up to done_seq is safe.
   std::function<void(const RunKey& run, uint64_t done_seq)> on_committed = {};
@@ -64,8 +67,6 @@ class Store : public Sink, public RunStore, public Recorded {
   static constexpr size_t kBatchesQueuedMax = 65'536;     // one batch a step: half a minute of the fastest trainers
   static constexpr size_t kBytesQueuedMax = 64 << 20;     // 4,000,000 numbers: some seconds at the rate of the writer
   static constexpr size_t kEventsQueuedMax = 10'000;      // beyond it events are dropped too, and counted
-  static constexpr size_t kEventsKeptMax = 100'000;       // a run; the oldest leave beyond it
-  static constexpr uint64_t kOthersBytesMax = 256 << 20;  // texts, histograms, tensors of a run; the oldest leave
   static constexpr int kNice = 10;
 
   // 16 GiB or a tenth of the file system that `folder` is on, whichever is less.

@@ -6,6 +6,7 @@
 #include <condition_variable>
 #include <map>
 #include <mutex>
+#include <set>
 #include <string>
 #include <string_view>
 #include <thread>
@@ -79,9 +80,23 @@ class Store::Impl {
   EntryPtr AllRanksLocked(const RunEntry& entry) const;
   void PopLocked(RunEntry& entry);  // the first that waits
   Status EnsureWriter(const EntryPtr& entry);  // under its writer_mutex
+  // store_upkeep.cc; true: there is more to do
+  bool Upkeep();
+  void LookAtFreeSpace();
+  bool Retire();
+  bool TrimOne(const EntryPtr& entry);
+  bool TrimOthers(const EntryPtr& entry, uint64_t bytes_max);  // under its writer_mutex
+  bool Slim();
+  Result<bool> SlimOne(const EntryPtr& entry, bool begin);
+  void TellThinned(const EntryPtr& entry);
+  void UpkeepFailed(const EntryPtr& entry, const Error& error);
+  bool TellOnce(const std::string& about, const std::string& text);
   // store_runs.cc
   void SaveState(const EntryPtr& entry, bool is_over);
+  Status Remove(const EntryPtr& entry, std::string_view reason);
+  EntryPtr NewEntryLocked(const ProducerInfo& producer);
   // store_query.cc
+  void ReadFailed(RunEntry& entry, const Error& error);
   Result<std::shared_ptr<const RunSnapshot>> Snapshot(const EntryPtr& entry, std::vector<SeriesTally>* tallies);
   std::vector<EntryPtr> Matching(const SeriesFilter& filter) const;  // newest first
 
@@ -105,6 +120,17 @@ class Store::Impl {
   std::map<std::string, uint64_t, std::less<>> drops_;
   bool sleeping_ = false, flush_wanted_ = false, closing_ = false, closed_ = false;
   uint64_t flushes_ = 0;  // rounds of the thread that began with flush_wanted_
+
+  std::set<std::string> untouched_;  // files that Open could not read and that are not ours to replace
+  std::vector<std::string> broken_;  // files that were set aside
+  uint64_t bytes_held_ = 0;          // as of the last look
+  std::map<std::string, std::string> told_;
+  bool paused_ = false;
+  uint64_t paused_before_ = 0;  // values dropped by earlier pauses
+
+  // The thread's own.
+  Clock::time_point upkeep_at_{};
+  bool slimming_ = false;
 
   std::once_flag close_once_;
   std::thread thread_;

@@ -30,6 +30,7 @@ Status Store::Impl::EnsureWriter(const EntryPtr& entry) {
     return Error{writer.error().code, "cannot open '" + entry->path + "': " + writer.error().text};
   }
   entry->writer = *std::move(writer);
+  entry->rest_bytes = 0;
   return {};
 }
 
@@ -68,14 +69,21 @@ void Store::Impl::Loop() {
     std::stable_partition(due.begin(), due.end(), [](const EntryPtr& entry) { return entry->key.rank == kAllRanks; });
 
     for (const EntryPtr& entry : due) Guarded(entry);
-    // A slice of work for each run that has some.
+    // A slice of work for each run that has some, then of what concerns all.
     bool more = false;
     const EntryPtr crowded = Crowded();
     for (const EntryPtr& entry : Entries()) {
       try {
         more = Rest(entry, closing, entry == crowded) || more;
       } catch (const std::exception& error) {
-        Failed(entry, {ErrorCode::kSystem, error.what()});
+        UpkeepFailed(entry, {ErrorCode::kSystem, error.what()});
+      }
+    }
+    try {
+      if (!closing) more = Upkeep() || more;
+    } catch (const std::exception& error) {
+      if (TellOnce("upkeep", error.what())) {
+        Raise(Severity::kError, "store_failing", std::string("Old runs are not looked after: ") + error.what() + ".", {});
       }
     }
 
@@ -96,7 +104,9 @@ void Store::Impl::Loop() {
       std::lock_guard reading(entry->mutex);
       entry->idle.clear();
     }
-    entry->writer.reset();  // closing the last connection folds the write-ahead log into the file
+    // One file each, also where nobody may write: those that go on begin their log anew.
+    if (entry->writer) (void)entry->writer->file().Rest();
+    entry->writer.reset();
   }
 }
 
@@ -241,8 +251,10 @@ void Store::Impl::Commit(const EntryPtr& entry) {
 
 void Store::Impl::Settle(const EntryPtr& entry, const CommitReport& report) {
   uint64_t done_seq = 0;
+  bool is_over = false;
   {
     std::lock_guard reading(entry->mutex);
+    is_over = entry != own_ && !IsOpen(entry->head.producer.state);
     done_seq = entry->head.totals.progress.done_seq;
   }
   bool progressed = false;
@@ -267,6 +279,7 @@ void Store::Impl::Settle(const EntryPtr& entry, const CommitReport& report) {
     events_dropped_ += report.events_dropped;
     entry->failures = 0;
     entry->idle_since = Clock::now();
+    entry->wants_rest = entry->wants_rest || is_over;  // a last word opened it once more
     recovered.swap(entry->failing);
     if (entry->drops_untold > 0 && entry->idle_since >= entry->tell_at) {
       untold = std::exchange(entry->drops_untold, 0);
@@ -306,6 +319,7 @@ void Store::Impl::Failed(const EntryPtr& entry, const Error& error) {
 void Store::Impl::SetAside(const EntryPtr& entry, const std::string& reason) {
   entry->writer.reset();
   std::string aside;
+  bool has_tags = false, has_modules = false;
   for (int i = 1; i < 1000; ++i) {
     aside = entry->path + ".broken-" + std::to_string(i);
     if (::access(aside.c_str(), F_OK) != 0) break;
@@ -319,6 +333,8 @@ void Store::Impl::SetAside(const EntryPtr& entry, const std::string& reason) {
     if (!fresh->run) fresh->run = std::make_shared<Run>(entry->head.producer.info);
     entry->loaded = std::move(fresh);
     const Progress progress = entry->head.totals.progress;
+    has_tags = !entry->head.tags.empty();
+    has_modules = entry->modules.has_value();
     entry->head.totals = {};
     entry->head.totals.progress = progress;
     entry->head.events = 0;
@@ -328,11 +344,14 @@ void Store::Impl::SetAside(const EntryPtr& entry, const std::string& reason) {
   {
     std::lock_guard lock(mutex_);
     entry->staged = 0;
+    entry->tags_to_save = entry->tags_to_save || has_tags;
+    entry->modules_to_save = entry->modules_to_save || has_modules;
     if (!moved) entry->retry_at = Clock::now() + kRetryAfter;
+    if (moved) broken_.push_back(aside);
   }
   Raise(Severity::kError, "run_file_broken",
         "The file of this run is broken and what was in it is not shown any more; it goes on in a new one. The old one "
-        "is kept as '" + aside + "': " + reason + ".",
+        "is kept as '" + aside + "', where what is left of it can be read without a daemon: " + reason + ".",
         entry->key);
 }
 
@@ -348,10 +367,14 @@ bool Store::Impl::Rest(const EntryPtr& entry, bool closing, bool crowded) {
   if (!entry->writer && !wants_rest) return false;
   {
     std::lock_guard lock(mutex_);
-    if (entry->deleted) return false;
+    if (entry->deleted || entry->upkeep_at > Clock::now()) return false;
   }
   if (Status opened = EnsureWriter(entry); !opened) {
-    Failed(entry, opened.error());
+    if (opened.error().code == ErrorCode::kCorrupt) {
+      SetAside(entry, opened.error().text);
+    } else {
+      UpkeepFailed(entry, opened.error());
+    }
     return false;
   }
   RunWriter& writer = *entry->writer;
@@ -365,16 +388,18 @@ bool Store::Impl::Rest(const EntryPtr& entry, bool closing, bool crowded) {
       if (more.error().code == ErrorCode::kCorrupt) {
         SetAside(entry, more.error().text);
       } else {
-        Failed(entry, more.error());
+        UpkeepFailed(entry, more.error());
       }
       return false;
     }
+    std::lock_guard lock(mutex_);
+    entry->upkeep_failing = false;
     return true;
   }
   if (!wants_rest) return false;
   Result<bool> more = writer.file().Shrink(kShrinkPages);
   if (!more) {
-    Failed(entry, more.error());
+    UpkeepFailed(entry, more.error());
     return false;
   }
   if (*more) return true;
@@ -395,8 +420,10 @@ bool Store::Impl::Rest(const EntryPtr& entry, bool closing, bool crowded) {
     entry->loaded.reset();
     entry->idle.clear();
   }
+  entry->rest_bytes = FileBytes(entry->path);
   std::lock_guard lock(mutex_);
   entry->wants_rest = false;
+  entry->upkeep_failing = false;
   return false;
 }
 

@@ -74,18 +74,19 @@ Status Store::Impl::LockFolder() {
 void Store::Impl::Scan() {
   struct Unread {
     std::string path, why;
+    bool ours;  // it is broken: another may take its place
   };
   std::vector<Unread> unread;
   uint64_t event_last = 0;
   auto load = [&](const std::string& path) -> std::optional<RunHead> {
     Result<std::unique_ptr<RunFile>> file = RunFile::Open(path, Database::Mode::kReadWrite, false);
     if (!file) {
-      unread.push_back({path, file.error().text});
+      unread.push_back({path, file.error().text, file.error().code == ErrorCode::kCorrupt});
       return std::nullopt;
     }
     Result<RunHead> head = (*file)->LoadHead();
     if (!head) {
-      unread.push_back({path, head.error().text});
+      unread.push_back({path, head.error().text, head.error().code == ErrorCode::kCorrupt});
       return std::nullopt;
     }
     event_last = std::max(event_last, head->event_last);
@@ -102,6 +103,8 @@ void Store::Impl::Scan() {
   }
   for (const auto& item : std::filesystem::directory_iterator(folder_, code)) {
     const std::string path = item.path().string();
+    if (path.find(".run.broken-") != std::string::npos && !path.ends_with("-wal")) broken_.push_back(path);
+    if (item.path().extension() == ".part") (void)::unlink(path.c_str());  // an import that was not finished
     if (item.path().extension() != ".run") continue;
     std::optional<RunHead> head = load(path);
     if (!head) continue;
@@ -110,15 +113,19 @@ void Store::Impl::Scan() {
     if (head->producer.state == RunState::kRunning) head->producer.state = RunState::kDisconnected;
     auto entry = std::make_shared<RunEntry>(key, path);
     entry->head = std::move(*head);
-    if (!entries_.emplace(key, entry).second) {
-      unread.push_back({path, "another file there is of the same run"});
-      continue;
+    if (const auto [found, fresh] = entries_.emplace(key, entry); !fresh) {
+      const bool newer = found->second->head.producer.info.start_unix_ns < entry->head.producer.info.start_unix_ns;
+      unread.push_back({newer ? found->second->path : path, "there is another file of the same run", false});
+      if (!newer) continue;
+      found->second = entry;
     }
+    if (!std::filesystem::exists(path + "-wal", code)) entry->rest_bytes = FileBytes(path);
     // One that ended and could not be put at rest.
     entry->wants_rest = !IsOpen(entry->head.producer.state) && std::filesystem::exists(path + "-wal", code);
   }
   next_event_id_ = event_last + 1;
   for (const Unread& one : unread) {
+    if (!one.ours) untouched_.insert(one.path);
     Raise(Severity::kError, "run_unreadable",
           "The run's file '" + one.path + "' is left as it is and not shown: " + one.why + ".", {});
   }

@@ -100,7 +100,7 @@ Result<std::vector<RunInfo>> Store::Impl::ListRuns(const std::string* name) {
   std::vector<RunInfo> runs;
   for (const EntryPtr& entry : Entries()) {
     if (entry == own_) continue;
-    const uint64_t bytes = FileBytes(entry->path);
+    const uint64_t bytes = FileBytes(*entry);
     std::lock_guard reading(entry->mutex);
     RunInfo info = InfoOf(entry->head, bytes);
     if (name && (name->empty() ? IsDaemonRun(entry->key) : *name != entry->key.run_id && *name != info.info.run)) {
@@ -167,7 +167,10 @@ Result<SeriesPage> Store::Impl::ListSeries(const SeriesQuery& query) {
     }
     std::vector<SeriesTally> tallies;
     Result<std::shared_ptr<const RunSnapshot>> snapshot = Snapshot(entry, &tallies);
-    if (!snapshot) continue;  // its event said so; others are shown
+    if (!snapshot) {
+      ReadFailed(*entry, snapshot.error());
+      continue;  // others are shown
+    }
     // One more than fits tells whether there is a next page.
     const size_t room = query.limit - page.series.size();
     std::vector<SeriesInfo> found = MatchSeries(**snapshot, std::move(tallies), query.filter, begin, room + 1);
@@ -186,17 +189,35 @@ Result<SeriesPage> Store::Impl::ListSeries(const SeriesQuery& query) {
 
 Result<std::unique_ptr<SeriesReader>> Store::Impl::Read(const ReadQuery& query) {
   std::vector<SeriesToRead> what;
+  std::optional<Error> failed;
   for (const EntryPtr& entry : Matching(query.filter)) {
     std::vector<SeriesTally> tallies;
     Result<std::shared_ptr<const RunSnapshot>> snapshot = Snapshot(entry, &tallies);
-    if (!snapshot) return snapshot.error();
-    SeriesToRead one{*snapshot, {}};
+    if (!snapshot) {
+      ReadFailed(*entry, snapshot.error());
+      if (!failed) failed = snapshot.error();
+      continue;
+    }
+    SeriesToRead one{*snapshot, {}, {}};
     for (SeriesInfo& info : MatchSeries(**snapshot, std::move(tallies), query.filter, 0, SIZE_MAX)) {
+      one.thinned.push_back(info.thinned > 0);
       one.series.push_back(std::move(info.series));
     }
     if (!one.series.empty()) what.push_back(std::move(one));
   }
-  return MakeReader(std::move(what), query, Database::Mode::kReadWrite);
+  if (what.empty() && failed) return *failed;
+  return MakeReader(std::move(what), query, Database::Mode::kReadWrite, std::move(failed),
+                    [this](RunEntry& entry, const Error& error) { ReadFailed(entry, error); });
+}
+
+void Store::Impl::ReadFailed(RunEntry& entry, const Error& error) {
+  if (error.code != ErrorCode::kCorrupt) return;
+  {
+    std::lock_guard lock(mutex_);
+    if (std::exchange(entry.told_broken, true)) return;
+  }
+  Raise(Severity::kError, "run_file_broken",
+        "The file of this run is broken, and not all in it can be shown: " + error.text + ".", entry.key);
 }
 
 Result<std::vector<Event>> Store::Impl::ListEvents(const EventQuery& query) {
@@ -230,31 +251,10 @@ Result<std::vector<Event>> Store::Impl::ListEvents(const EventQuery& query) {
     cut();
     if (query.last && found.size() == most && source.last < found.begin()->first) break;
     Result<BorrowedFile> file = BorrowedFile::Borrow(source.entry, Database::Mode::kReadWrite);
-    if (!file) continue;
-    auto row = [&](Statement& statement) {
-      Event event;
-      event.id = statement.Unsigned(0);
-      event.unix_ns = statement.Int(1);
-      const int64_t severity = statement.Int(2);
-      event.severity = severity >= 1 && severity <= 3 ? static_cast<Severity>(severity) : Severity::kInfo;
-      event.run = source.entry->key;
-      event.kind = statement.Text(3);
-      event.text = statement.Text(4);
-      event.step = statement.Unsigned(5);
-      found.emplace(event.id, std::move(event));
-      return true;
-    };
-    const auto limit = static_cast<int64_t>(most);
-    Status read = query.last
-                      ? (*file)->database().Each(
-                            "SELECT id, unix_ns, severity, kind, text, step FROM event WHERE id > ?1 ORDER BY id DESC "
-                            "LIMIT ?2",
-                            row, query.after_id, limit)
-                      : (*file)->database().Each(
-                            "SELECT id, unix_ns, severity, kind, text, step FROM event WHERE id > ?1 ORDER BY id "
-                            "LIMIT ?2",
-                            row, query.after_id, limit);
-    if (!read) return read.error();
+    std::vector<Event> events;
+    Status read = file ? (*file)->LoadEvents(query.after_id, most, query.last.has_value(), &events) : Status(file.error());
+    if (!read) ReadFailed(*source.entry, read.error());
+    for (Event& event : events) found.emplace(event.id, std::move(event));
   }
   cut();
   std::vector<Event> events;

@@ -47,29 +47,45 @@ std::optional<StoredProgress> Store::Impl::LoadProgress(const RunKey& run) {
   return StoredProgress{progress, progress.done_seq - progress.lost_in_daemon};
 }
 
+// In a file of its own: no file that is there and is not known to be broken becomes another run's.
+Store::Impl::EntryPtr Store::Impl::NewEntryLocked(const ProducerInfo& producer) {
+  std::string path;
+  for (int number = 1; path.empty(); ++number) {
+    path = folder_ + "/" + RunFileName(producer.run_key, number);
+    const bool taken = untouched_.count(path) > 0 || std::any_of(entries_.begin(), entries_.end(), [&](const auto& one) {
+                         return one.second->path == path;
+                       });
+    if (taken) path.clear();
+  }
+  auto entry = std::make_shared<RunEntry>(producer.run_key, path);
+  entry->head.producer.info = producer;
+  entry->head.host = host_;
+  // Whole before anybody finds it: its file is not there yet.
+  entry->loaded = std::make_shared<LoadedRun>();
+  entry->loaded->run = std::make_shared<Run>(producer);
+  entry->run = entry->loaded->run;
+  entries_.emplace(producer.run_key, entry);
+  return entry;
+}
+
 Result<std::shared_ptr<Run>> Store::Impl::Begin(const ProducerInfo& producer) {
   const RunKey& key = producer.run_key;
   EntryPtr entry;
-  std::shared_ptr<Run> fresh;
   bool made = false;
-  {
-    std::lock_guard lock(mutex_);
-    if (closing_) return Error{ErrorCode::kUnavailable, "the run store is closed"};
-    entry = FindLocked(key);
-    if (!entry) {
-      made = true;
-      entry = std::make_shared<RunEntry>(key, folder_ + "/" + RunFileName(key));
-      entry->head.producer.info = producer;
-      entry->head.host = host_;
-      // Whole before anybody finds it: its file is not there yet.
-      fresh = std::make_shared<Run>(producer);
-      entry->run = fresh;
-      entry->loaded = std::make_shared<LoadedRun>();
-      entry->loaded->run = fresh;
-      entries_.emplace(key, entry);
+  std::unique_lock<std::mutex> writing;
+  for (;;) {
+    {
+      std::lock_guard lock(mutex_);
+      if (closing_) return Error{ErrorCode::kUnavailable, "the run store is closed"};
+      entry = FindLocked(key);
+      made = !entry;
+      if (made) entry = NewEntryLocked(producer);
     }
+    writing = std::unique_lock(entry->writer_mutex);
+    std::lock_guard lock(mutex_);
+    if (!entry->deleted) break;  // else it was deleted meanwhile, and begins anew
+    writing.unlock();
   }
-  std::lock_guard writing(entry->writer_mutex);
   auto run = std::shared_ptr<Run>();
   {
     std::lock_guard reading(entry->mutex);
@@ -79,15 +95,24 @@ Result<std::shared_ptr<Run>> Store::Impl::Begin(const ProducerInfo& producer) {
     run = entry->run.lock();
   }
   Status opened = EnsureWriter(entry);
+  if (made && !opened && opened.error().code == ErrorCode::kFailedPrecondition) {
+    // Somebody put a file there that is not ours. It stays, and the run gets another.
+    {
+      std::lock_guard lock(mutex_);
+      untouched_.insert(entry->path);
+      entries_.erase(key);
+      entry->deleted = true;
+    }
+    Raise(Severity::kWarning, "run_unreadable",
+          "The file '" + entry->path + "' is left as it is, and this run gets another: " + opened.error().text + ".", key);
+    writing.unlock();
+    return Begin(producer);
+  }
   if (!opened && opened.error().code == ErrorCode::kCorrupt) {
     SetAside(entry, opened.error().text);
     opened = EnsureWriter(entry);
   }
-  if (!opened && opened.error().code == ErrorCode::kFailedPrecondition) {
-    std::lock_guard lock(mutex_);
-    if (made) entries_.erase(key);
-    return opened.error();
-  }
+  if (!opened && opened.error().code == ErrorCode::kFailedPrecondition) return opened.error();
   if (!opened) Failed(entry, opened.error());  // it is recorded as soon as that is possible
   {
     std::lock_guard reading(entry->mutex);
@@ -142,7 +167,16 @@ void Store::Impl::SaveModules(const RunKey& run, std::vector<ModuleInfo> modules
 Status Store::Impl::DeleteRun(const RunKey& run) {
   const EntryPtr entry = Find(run);
   if (!entry) return NoRun(run);
+  return Remove(entry, "deleted");
+}
+
+Status Store::Impl::Remove(const EntryPtr& entry, std::string_view reason) {
+  const RunKey& run = entry->key;
   std::lock_guard writing(entry->writer_mutex);
+  {
+    std::lock_guard lock(mutex_);
+    if (entry->deleted) return NoRun(run);
+  }
   {
     std::lock_guard reading(entry->mutex);
     if (IsOpen(entry->head.producer.state)) {
@@ -172,7 +206,7 @@ Status Store::Impl::DeleteRun(const RunKey& run) {
   std::lock_guard reading(entry->mutex);
   std::lock_guard lock(mutex_);
   while (!entry->pending.empty()) {
-    DropLocked(nullptr, "deleted", entry->pending.front().batch->values());
+    DropLocked(nullptr, reason, entry->pending.front().batch->values());
     events_dropped_ += entry->pending.front().batch->events.size();
     PopLocked(*entry);
   }

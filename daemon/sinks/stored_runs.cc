@@ -178,45 +178,38 @@ Result<SeriesPage> StoredRuns::ListSeries(const SeriesQuery& query) {
 Result<std::unique_ptr<SeriesReader>> StoredRuns::Read(const ReadQuery& query) {
   std::lock_guard lock(impl_->mutex_);
   std::vector<SeriesToRead> what;
+  std::optional<Error> failed;
   for (Impl::One& one : impl_->runs_) {
     if (!impl_->Matches(one, query.filter)) continue;
-    if (Status loaded = impl_->Load(one); !loaded) return loaded.error();
-    SeriesToRead to_read{one.snapshot, {}};
+    if (Status loaded = impl_->Load(one); !loaded) {
+      if (!failed) failed = loaded.error();
+      continue;
+    }
+    SeriesToRead to_read{one.snapshot, {}, {}};
     for (SeriesInfo& info : MatchSeries(*one.snapshot, one.tallies, query.filter, 0, SIZE_MAX)) {
+      to_read.thinned.push_back(info.thinned > 0);
       to_read.series.push_back(std::move(info.series));
     }
     if (!to_read.series.empty()) what.push_back(std::move(to_read));
   }
-  return MakeReader(std::move(what), query, Database::Mode::kAtRest);
+  if (what.empty() && failed) return *failed;
+  return MakeReader(std::move(what), query, Database::Mode::kAtRest, std::move(failed), nullptr);
 }
 
 Result<std::vector<Event>> StoredRuns::ListEvents(const EventQuery& query) {
   std::lock_guard lock(impl_->mutex_);
   std::vector<Event> events;
+  const size_t most = query.last.value_or(query.limit);
   const bool all = query.filter.run.empty() && !query.filter.attempt && !query.filter.rank;
   for (const Impl::One& one : impl_->runs_) {
     if (!all && !impl_->Matches(one, query.filter)) continue;
     Result<std::unique_ptr<RunFile>> file = OpenStored(one.entry->path);
-    if (!file) return file.error();
-    Status read = (*file)->database().Each(
-        "SELECT id, unix_ns, severity, kind, text, step FROM event WHERE id > ?1 ORDER BY id",
-        [&](Statement& row) {
-          Event event;
-          event.id = row.Unsigned(0);
-          event.unix_ns = row.Int(1);
-          event.severity = row.Int(2) >= 1 && row.Int(2) <= 3 ? static_cast<Severity>(row.Int(2)) : Severity::kInfo;
-          event.run = one.entry->key;
-          event.kind = row.Text(3);
-          event.text = row.Text(4);
-          event.step = row.Unsigned(5);
-          events.push_back(std::move(event));
-          return true;
-        },
-        query.after_id);
-    if (!read) return read.error();
+    Status read = file ? (*file)->LoadEvents(query.after_id, most, query.last.has_value(), &events) : Status(file.error());
+    if (!read) {
+      return Error{read.error().code, "cannot read the events in '" + one.entry->path + "': " + read.error().text};
+    }
   }
-  std::sort(events.begin(), events.end(), [](const Event& a, const Event& b) { return a.id < b.id; });
-  const size_t most = query.last.value_or(query.limit);
+  std::stable_sort(events.begin(), events.end(), [](const Event& a, const Event& b) { return a.id < b.id; });
   if (events.size() > most) {
     if (query.last) {
       events.erase(events.begin(), events.end() - static_cast<ptrdiff_t>(most));
