@@ -51,7 +51,7 @@ class StoredRunMonitor : public CoreRuns {
 class StoredSeriesMonitor : public CoreSeries {
  public:
   using CoreSeries::CoreSeries;
-  Answer<std::unique_ptr<Watcher>> Watch(const SeriesFilter&, const std::optional<WatchCursor>&) override {
+  Answer<WatchAnswer> Watch(const SeriesFilter&, const std::optional<WatchCursor>&) override {
     return NeedsADaemon("watching");
   }
   Answer<PublishAnswer> Publish(const Caller&, const PublishRequest&) override { return NeedsADaemon("publishing"); }
