@@ -13,7 +13,8 @@
 
 namespace ikkuna {
 
-// In values (samples and others); always: offered == written + dropped + waiting.
+// In values (samples and others); always: offered == written + dropped + waiting. What a sink's own filter leaves out
+// is not counted as offered, once the sink has looked at it.
 struct SinkCounters {
   std::string name;
   uint64_t offered = 0;

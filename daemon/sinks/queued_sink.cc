@@ -158,6 +158,7 @@ void QueuedSink::SettleLocked(const Tally& tally, const std::string& failure) {
     return counted;
   };
   written_ += settled(tally.written);
+  offered_ -= settled(tally.left_out);
   for (const auto& [reason, values] : tally.drops) drops_[reason] += settled(values);
   events_dropped_ += tally.events_dropped;
   if (!failure.empty()) ++failures_;

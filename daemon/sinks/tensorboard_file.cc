@@ -1,11 +1,15 @@
 #include "daemon/sinks/tensorboard_file.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <boost/crc.hpp>
 #include <cerrno>
+#include <charconv>
+#include <cstdio>
 #include <filesystem>
 #include <system_error>
 #include <utility>
@@ -22,15 +26,33 @@ std::string Bytes(T value) {
   return {reinterpret_cast<const char*>(&value), sizeof(value)};  // little-endian hosts only, as all of Ikkuna
 }
 
-// Two files of one second and one process are told apart by this.
-std::string FileName(int64_t unix_ns) {
-  static std::atomic<uint64_t> files{0};
-  char host[256] = "localhost";
-  gethostname(host, sizeof(host) - 1);
-  char seconds[24];
-  std::snprintf(seconds, sizeof(seconds), "%010lld", static_cast<long long>(unix_ns / kNsPerSecond));
-  return std::string("events.out.tfevents.") + seconds + "." + host + "." + std::to_string(getpid()) + "." +
-         std::to_string(files.fetch_add(1, std::memory_order_relaxed));  // relaxed: only its being another matters
+constexpr std::string_view kPrefix = "events.out.tfevents.";
+
+std::string Suffix(uint32_t attempt) { return ".a" + std::to_string(attempt); }
+
+// What the directory has: the newest second in a name, and whether a file of the attempt is there.
+struct Present {
+  int64_t last_second = 0;
+  bool attempt = false;
+};
+Present Look(const std::string& directory, uint32_t attempt) {
+  Present present;
+  std::error_code code;
+  for (std::filesystem::directory_iterator at(directory, code), end; !code && at != end; at.increment(code)) {
+    const std::string name = at->path().filename().string();
+    if (!name.starts_with(kPrefix)) continue;
+    int64_t second = 0;
+    std::from_chars(name.data() + kPrefix.size(), name.data() + name.size(), second);
+    present.last_second = std::max(present.last_second, second);
+    present.attempt = present.attempt || name.ends_with(Suffix(attempt));
+  }
+  return present;
+}
+
+tb::Event EventAt(int64_t unix_ns) {
+  tb::Event event;
+  event.set_wall_time(static_cast<double>(unix_ns) / kNsPerSecond);
+  return event;
 }
 
 }  // namespace
@@ -50,22 +72,53 @@ std::string FrameRecord(std::string_view bytes) {
   return record;
 }
 
-Result<std::unique_ptr<EventFile>> EventFile::Create(const std::string& directory, int64_t unix_ns) {
-  std::error_code code;
-  std::filesystem::create_directories(directory, code);
-  if (code) return PosixError("cannot make TensorBoard folder '" + directory + "'", code.value());
-  const std::string path = directory + "/" + FileName(unix_ns);
-  UniqueFd fd(open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
+const std::string& EventFileHost() {
+  static const std::string kHost = [] {
+    char host[256] = "localhost";
+    gethostname(host, sizeof(host) - 1);
+    return std::string(host);
+  }();
+  return kHost;
+}
+
+bool IsOwnEventFile(std::string_view file_name) {
+  if (!file_name.starts_with(kPrefix)) return false;
+  const size_t host = file_name.find('.', kPrefix.size());
+  return host != std::string_view::npos && file_name.substr(host + 1).starts_with(EventFileHost() + ".") &&
+         file_name.rfind(".a") > host;
+}
+
+Result<std::unique_ptr<EventFile>> EventFile::Create(const NewEventFile& wanted) {
+  // Two files of one process are told apart by this where the directory was emptied in between.
+  static std::atomic<uint64_t> files{0};
+  const Present present = Look(wanted.directory, wanted.attempt);
+  char seconds[24];
+  std::snprintf(seconds, sizeof(seconds), "%010lld",
+                static_cast<long long>(std::max(wanted.unix_ns / kNsPerSecond, present.last_second + 1)));
+  // relaxed: only its being another matters
+  const std::string name = std::string(kPrefix) + seconds + "." + EventFileHost() + "." + std::to_string(getpid()) +
+                           "." + std::to_string(files.fetch_add(1, std::memory_order_relaxed)) + Suffix(wanted.attempt);
+  // Under another name until its first records are there: a file of the attempt has the restart in it.
+  const std::string fresh = wanted.directory + "/.ikkuna-new";
+  const std::string path = wanted.directory + "/" + name;
+  UniqueFd fd(open(fresh.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
   if (!fd) return PosixError("cannot make TensorBoard file '" + path + "'", errno);
   std::unique_ptr<EventFile> file(new EventFile(path, std::move(fd)));
-  tb::Event version;
-  version.set_wall_time(static_cast<double>(unix_ns) / kNsPerSecond);
+  tb::Event version = EventAt(wanted.unix_ns);
   version.set_file_version("brain.Event:2");
   file->Add(version.SerializeAsString(), 0);
-  // A file without its first record is of no use to any reader.
-  if (Status status = file->Flush(); !status) {
-    unlink(path.c_str());
-    return status.error();
+  if (wanted.restart_step && !present.attempt) {
+    tb::Event restart = EventAt(wanted.unix_ns);
+    restart.set_step(*wanted.restart_step);
+    restart.mutable_session_log()->set_status(tb::SessionLog::START);
+    file->Add(restart.SerializeAsString(), 0);
+  }
+  Status made = file->Flush();
+  if (made && rename(fresh.c_str(), path.c_str()) != 0)
+    made = PosixError("cannot make TensorBoard file '" + path + "'", errno);
+  if (!made) {
+    unlink(fresh.c_str());
+    return made.error();
   }
   return file;
 }
@@ -77,9 +130,19 @@ Status EventFile::Resume() {
   return {};
 }
 
+bool EventFile::vanished() const {
+  struct stat at {};
+  return fd_ && fstat(fd_.get(), &at) == 0 && at.st_nlink == 0;
+}
+
 void EventFile::Add(std::string_view event, uint64_t samples) {
   buffer_ += FrameRecord(event);
   samples_queued_ += samples;
+}
+
+void EventFile::Discard() {
+  buffer_.clear();
+  samples_queued_ = 0;
 }
 
 Status EventFile::Flush() {
@@ -91,10 +154,9 @@ Status EventFile::Flush() {
     if (count < 0 && errno == EINTR) continue;
     if (count < 0) {
       const int errno_value = errno;
-      // Readers stop at a torn record and never come back to what follows it.
-      if (ftruncate(fd_.get(), static_cast<off_t>(bytes_written_)) == 0) {
-        lseek(fd_.get(), static_cast<off_t>(bytes_written_), SEEK_SET);
-      }
+      // Readers stop at a torn record and never come back to what follows it in this file.
+      torn_ = ftruncate(fd_.get(), static_cast<off_t>(bytes_written_)) != 0 ||
+              lseek(fd_.get(), static_cast<off_t>(bytes_written_), SEEK_SET) < 0;
       return PosixError("cannot write TensorBoard file '" + path_ + "'", errno_value);
     }
     done += static_cast<size_t>(count);

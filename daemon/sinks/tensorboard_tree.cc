@@ -1,107 +1,131 @@
 #include "daemon/sinks/tensorboard_tree.h"
 
-#include <algorithm>
-#include <cmath>
-#include <limits>
-#include <optional>
+#include <unistd.h>
 
-#include "daemon/sinks/tensorboard.h"
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+#include "daemon/model/names.h"
+#include "daemon/sinks/tensorboard_values.h"
 #include "shared/base/clock.h"
 
 namespace ikkuna::sinks {
 namespace {
 
-constexpr int64_t kNsPerSecond = 1'000'000'000;
-constexpr int64_t kRetryAfterNs = kNsPerSecond;
-constexpr int kValuesPerEvent = 1'000;       // keeps a record small for readers
+using Clock = std::chrono::steady_clock;
+
+constexpr std::chrono::seconds kRetryAfter{1};
+constexpr std::chrono::minutes kTroubleToldEvery{1};
 constexpr size_t kBytesQueuedMax = 1 << 20;  // a file's memory between two flushes
+constexpr size_t kEventBytesMax = 64 << 20;  // far below what a message may have; a step's numbers are one or two
+constexpr size_t kNumberBytes = 16;          // of a value, beside its name
+constexpr uint64_t kRoomShare = 64;          // of the cap: what must be free before a full one is over
 
-double Seconds(int64_t unix_ns) { return static_cast<double>(unix_ns) / kNsPerSecond; }
+constexpr std::string_view kDisk = "disk";
 
-// The format has single precision; what does not fit is infinite, as a rounding would make it.
-float Single(double value) {
-  constexpr double kLargest = std::numeric_limits<float>::max();
-  if (std::fabs(value) > kLargest) return value > 0 ? INFINITY : -INFINITY;
-  return static_cast<float>(value);
-}
+int64_t StepOf(const StepStamp& stamp) { return static_cast<int64_t>(stamp.step); }
 
-// TensorBoard shows texts as Markdown.
-std::string FactsTable(const ProducerInfo& producer) {
-  std::string table = "| fact | value |\n|---|---|\n";
-  for (const auto& [name, value] : producer.facts) {
-    std::string cell;
-    for (char c : value) {
-      if (c == '|') cell += '\\';
-      cell += c == '\n' ? ' ' : c;
-    }
-    table += "| " + name + " | " + cell + " |\n";
-  }
-  return table;
-}
-
-std::string Preformatted(const std::string& text) {
-  std::string lines = "    ";
-  for (char c : text) {
-    lines += c;
-    if (c == '\n') lines += "    ";
-  }
-  return lines;
-}
+std::string Megabytes(uint64_t bytes) { return std::to_string(bytes >> 20) + " MB"; }
 
 }  // namespace
 
-TensorBoardTree::Place* TensorBoardTree::PlaceOf(uint64_t series_id) {
-  auto [place, fresh] = places_.try_emplace(series_id);
-  if (!fresh) return &place->second;
-  std::optional<Series> series = catalogue_.Find(series_id);
-  if (!series) {
-    places_.erase(place);
+TensorBoardTree::Source& TensorBoardTree::SourceOf(const Batch& batch) {
+  Source& source = sources_[batch.run.get()];
+  // An address may be that of a run that is gone.
+  if (source.run.lock() != batch.run) {
+    for (const auto& [tag, leaf] : source.leaves) --leaf->runs;
+    source = Source{};
+    source.run = batch.run;
+  }
+  if (auto info = batch.run->info(); info != source.info) {
+    source.facts_due = source.facts_due || !source.info || info->facts != source.info->facts;
+    source.info = std::move(info);
+  }
+  return source;
+}
+
+bool TensorBoardTree::Begin(Source& source) {
+  if (!source.folder.empty()) return true;
+  const ProducerInfo& info = *source.info;
+  Result<std::string> folder = folders_.OfRun(info);
+  if (!folder) {
+    Failed(folder.error());
+    return false;
+  }
+  source.rank_folder = TensorBoardFolders::OfRank(*folder, info.run_key.rank);
+  if (info.continues) {
+    // Also where this attempt has nothing to say yet: what it overtook would stand beside its line.
+    for (const std::string& directory : TensorBoardFolders::TagFolders(source.rank_folder)) {
+      Leaf& leaf = *LeafAt(directory);
+      if (leaf.attempt < info.run_key.attempt && !EnsureFile(source, leaf)) return false;
+    }
+  }
+  source.folder = *std::move(folder);
+  return true;
+}
+
+TensorBoardTree::Leaf* TensorBoardTree::LeafAt(const std::string& directory) {
+  const auto [leaf, fresh] = leaves_.try_emplace(directory, directory);
+  if (fresh) leaf->second.names.Load();
+  return &leaf->second;
+}
+
+TensorBoardTree::Leaf* TensorBoardTree::LeafOf(Source& source, const std::string& tag) {
+  if (const auto known = source.leaves.find(tag); known != source.leaves.end()) return known->second;
+  Result<std::string> directory = folders_.OfTag(source.rank_folder, tag);
+  if (!directory) {
+    Failed(directory.error());
     return nullptr;
   }
-  Leaf& leaf = leaves_[{series->key.run, series->key.tag}];
-  leaf.run = series->key.run;
-  leaf.tag = series->key.tag;
-  place->second.leaf = &leaf;
-  place->second.name = UniqueName(leaf, *series);
-  return &place->second;
+  Leaf* leaf = LeafAt(*directory);
+  ++leaf->runs;
+  source.leaves.emplace(tag, leaf);
+  return leaf;
 }
 
-std::string TensorBoardTree::UniqueName(Leaf& leaf, const Series& series) {
-  const std::string name = CurveName(series.key);
-  std::string unique = name;
-  for (int n = 2; !leaf.names.try_emplace(unique, series.id).second; ++n) unique = name + "#" + std::to_string(n);
-  return unique;
-}
-
-bool TensorBoardTree::EnsureFile(Leaf& leaf, const ProducerInfo* producer) {
+bool TensorBoardTree::EnsureFile(Source& source, Leaf& leaf) {
   leaf.last_use = ++uses_;
-  if (leaf.file && !leaf.file->suspended()) return true;
-  const int64_t now = UnixNs();
-  if (now < leaf.retry_at_ns) return false;
-  leaf.retry_at_ns = now + kRetryAfterNs;
-  if (leaf.directory.empty()) {
-    const bool of_run = producer && producer->run_key == leaf.run;
-    Result<std::string> folder = folders_.Find(leaf.run, of_run ? std::string_view(producer->run) : std::string_view());
-    if (!folder) return false;
-    leaf.directory = *folder + "/" + std::to_string(leaf.run.rank) + "/" + FolderName(leaf.tag);
+  const ProducerInfo& info = *source.info;
+  const bool newer = info.continues && info.run_key.attempt > leaf.attempt;
+  if (leaf.file && !newer && !leaf.file->suspended() && !leaf.file->torn()) return true;
+  if (leaf.file && !leaf.file->suspended()) {
+    FlushLeaf(leaf);
+    leaf.file->Suspend();
+    --files_open_;
   }
-  if (files_open_ >= TensorBoard::kFilesOpenMax) SuspendOldest();
+  if (files_open_ >= kFilesOpenMax) SuspendOldest();
   // A file that somebody took away is followed by a new one.
-  if (!leaf.file || !leaf.file->Resume()) {
-    Result<std::unique_ptr<EventFile>> file = EventFile::Create(leaf.directory, now);
-    if (!file) return false;
+  if (!leaf.file || newer || leaf.file->torn() || !leaf.file->Resume()) {
+    NewEventFile wanted;
+    wanted.directory = leaf.directory;
+    wanted.unix_ns = UnixNs();
+    wanted.attempt = info.run_key.attempt;
+    if (info.continues && info.run_key.attempt >= leaf.attempt)
+      wanted.restart_step = static_cast<int64_t>(std::min<uint64_t>(info.start_step, INT64_MAX));
+    Result<std::unique_ptr<EventFile>> file = EventFile::Create(wanted);
+    if (!file) {
+      Failed(file.error());
+      leaf.file = nullptr;
+      vanished_ = access(leaf.directory.c_str(), F_OK) != 0;
+      return false;
+    }
     leaf.file = *std::move(file);
+    space_.Add(leaf.file->bytes_written());
+    if (newer) {
+      leaf.attempt = info.run_key.attempt;
+      leaf.overtaken_from = info.start_step;
+    }
   }
   ++files_open_;
-  leaf.retry_at_ns = 0;
-  if (facts_written_.insert(leaf.run).second) WriteFacts(leaf, producer, now);
   return true;
 }
 
 void TensorBoardTree::SuspendOldest() {
   Leaf* oldest = nullptr;
-  for (auto& [key, leaf] : leaves_) {
-    if (leaf.file && !leaf.file->suspended() && (!oldest || leaf.last_use < oldest->last_use)) oldest = &leaf;
+  for (auto& [directory, leaf] : leaves_) {
+    if (!leaf.file || leaf.file->suspended() || (oldest && leaf.last_use >= oldest->last_use)) continue;
+    oldest = &leaf;
   }
   if (!oldest) return;
   FlushLeaf(*oldest);
@@ -109,94 +133,272 @@ void TensorBoardTree::SuspendOldest() {
   --files_open_;
 }
 
-void TensorBoardTree::WriteFacts(Leaf& leaf, const ProducerInfo* producer, int64_t unix_ns) {
-  if (producer && producer->run_key == leaf.run && !producer->facts.empty()) {
-    AddText(leaf, "run/facts", FactsTable(*producer), 0, unix_ns, 0);
+bool TensorBoardTree::Locate(Source& source, Place& place, const Series& series) {
+  if (!MatchesPatterns(options_.topics, series.name.topic)) {
+    place.verdict = Verdict::kLeftOut;
+    return true;
   }
-  if (!configuration_.empty()) AddText(leaf, "run/configuration", Preformatted(configuration_), 0, unix_ns, 0);
+  if (!Begin(source)) return false;
+  Leaf* leaf = LeafOf(source, series.name.timeline.tag);
+  if (!leaf) return false;
+  place.leaf = leaf;
+  place.name = &leaf->names.Name(series.name);
+  place.verdict = Verdict::kWritten;
+  return true;
 }
 
-void TensorBoardTree::AddText(Leaf& leaf, const std::string& name, const std::string& text, uint64_t step,
-                              int64_t unix_ns, uint64_t samples) {
-  tb::Event event;
-  event.set_wall_time(Seconds(unix_ns));
-  event.set_step(static_cast<int64_t>(step));
-  tb::Summary::Value* value = event.mutable_summary()->add_value();
-  value->set_tag(name);
-  value->mutable_metadata()->mutable_plugin_data()->set_plugin_name("text");
-  value->mutable_tensor()->set_dtype(tb::DT_STRING);
-  value->mutable_tensor()->mutable_tensor_shape()->add_dim()->set_size(1);
-  value->mutable_tensor()->add_string_val(text);
-  leaf.file->Add(event.SerializeAsString(), samples);
-}
-
-TensorBoardTree::Place* TensorBoardTree::Ready(uint64_t series_id, uint64_t step, const ProducerInfo* producer) {
-  Place* place = PlaceOf(series_id);
-  // Readers take a step back for a restart and throw away what came before it.
-  const bool in_order = place && step <= static_cast<uint64_t>(std::numeric_limits<int64_t>::max()) &&
-                        (!place->any || step >= place->step);
-  if (!in_order || !EnsureFile(*place->leaf, producer)) {
-    ++tally_.dropped;
+TensorBoardTree::Place* TensorBoardTree::Ready(Source& source, uint32_t series, const Batch& batch) {
+  if (series >= source.places.size()) source.places.resize(series + 1);
+  Place& place = source.places[series];
+  const auto drop = [&](std::string_view reason) -> Place* {
+    tally_->Drop(reason, 1);
+    return nullptr;
+  };
+  const auto refused = [&] {
+    ++disk_.cost;
+    return drop(kDisk);
+  };
+  if (place.verdict == Verdict::kUnknown) {
+    if (Clock::now() < source.retry_at) return refused();
+    const auto found = batch.run->series().Find(series);
+    if (!found) return drop("unnamed");
+    if (!Locate(source, place, *found)) {
+      source.retry_at = Clock::now() + kRetryAfter;
+      return refused();
+    }
+  }
+  if (place.verdict == Verdict::kLeftOut) {
+    ++tally_->left_out;
     return nullptr;
   }
-  place->any = true;
-  place->step = step;
-  return place;
-}
-
-void TensorBoardTree::WriteSample(const Sample& sample, const ProducerInfo* producer) {
-  Place* place = Ready(sample.series_id, sample.step, producer);
-  if (!place) return;
-  Leaf& leaf = *place->leaf;
-  const auto step = static_cast<int64_t>(sample.step);
-  const double wall_time = Seconds(sample.unix_ns);
-  if (leaf.event.step() != step || leaf.event.wall_time() != wall_time ||
-      leaf.event.summary().value_size() >= kValuesPerEvent) {
-    Emit(leaf);
-    leaf.event.set_step(step);
-    leaf.event.set_wall_time(wall_time);
+  if (batch.stamp.step > static_cast<uint64_t>(std::numeric_limits<int64_t>::max())) return drop("step_too_large");
+  Leaf& leaf = *place.leaf;
+  if (source.info->run_key.attempt < leaf.attempt && batch.stamp.step >= leaf.overtaken_from) return drop("overtaken");
+  if (!leaf.file || leaf.file->suspended() || leaf.file->torn()) {
+    if (Clock::now() < source.retry_at) return refused();
+    if (!EnsureFile(source, leaf)) {
+      source.retry_at = Clock::now() + kRetryAfter;
+      return refused();
+    }
   }
-  tb::Summary::Value* value = leaf.event.mutable_summary()->add_value();
-  value->set_tag(place->name);
-  value->set_simple_value(Single(sample.value));
+  leaf.last_use = ++uses_;
+  touched_.insert(&leaf);
+  return &place;
 }
 
-void TensorBoardTree::WriteText(const TextSample& text, const ProducerInfo* producer) {
-  Place* place = Ready(text.series_id, text.step, producer);
+tb::Summary::Value* TensorBoardTree::AddValue(Leaf& leaf, const std::string& name, const StepStamp& stamp,
+                                              size_t bytes) {
+  if (leaf.event_bytes > 0 && leaf.event_bytes + bytes > kEventBytesMax) Emit(leaf);
+  leaf.event.set_step(StepOf(stamp));
+  leaf.event.set_wall_time(static_cast<double>(stamp.unix_ns) * 1e-9);
+  leaf.event_bytes += bytes + name.size() + kNumberBytes;
+  tb::Summary::Value* value = leaf.event.mutable_summary()->add_value();
+  value->set_tag(name);
+  return value;
+}
+
+void TensorBoardTree::WriteFacts(Source& source, Leaf& leaf, const Batch& batch) {
+  source.facts_due = false;
+  if (!source.info->facts.empty()) {
+    const std::string table = FactsTable(source.info->facts);
+    AddText(*AddValue(leaf, "run/facts", batch.stamp, table.size()), table);
+  }
+  if (!options_.configuration.empty()) {
+    AddText(*AddValue(leaf, "run/configuration", batch.stamp, options_.configuration.size()),
+            Preformatted(options_.configuration));
+  }
+}
+
+void TensorBoardTree::Write(const Batch& batch, Tally& tally) {
+  if (!batch.run || batch.values() == 0) return;
+  tally_ = &tally;
+  if (vanished_) ForgetAll();
+  Source& source = SourceOf(batch);
+  std::set<Leaf*> written;
+  const auto ready = [&](uint32_t series) {
+    Place* place = Ready(source, series, batch);
+    if (place && written.insert(place->leaf).second && source.facts_due) WriteFacts(source, *place->leaf, batch);
+    return place;
+  };
+  for (const Sample& sample : batch.samples) {
+    if (Place* place = ready(sample.series)) {
+      SetNumber(*AddValue(*place->leaf, *place->name, batch.stamp, 0), sample.value);
+      ++place->leaf->event_samples;
+    }
+  }
+  std::map<uint32_t, std::vector<const Text*>> texts;  // those of one series are one value
+  for (const OtherValue& other : batch.others) {
+    if (const auto* text = std::get_if<Text>(&other.value)) {
+      texts[other.series].push_back(text);
+    } else if (Place* place = ready(other.series)) {
+      WriteOther(*place, other.value, batch.stamp);
+    }
+  }
+  for (const auto& [series, parts] : texts) WriteTexts(series, parts, batch.stamp, ready);
+  for (Leaf* leaf : written) {
+    Emit(*leaf);
+    if (leaf->file && leaf->file->bytes_queued() >= kBytesQueuedMax) FlushLeaf(*leaf);
+  }
+}
+
+void TensorBoardTree::WriteOther(const Place& place, const Value& value, const StepStamp& stamp) {
+  tb::Summary::Value made;
+  if (const auto* number = std::get_if<double>(&value)) {
+    SetNumber(made, *number);
+  } else if (const auto* histogram = std::get_if<Histogram>(&value)) {
+    SetHistogram(made, *histogram);
+  } else if (!SetTensor(made, std::get<TensorValue>(value))) {
+    tally_->Drop("no_picture", 1);
+    return;
+  }
+  Leaf& leaf = *place.leaf;
+  made.set_tag(*place.name);
+  AddValue(leaf, *place.name, stamp, BytesOf(value))->Swap(&made);
+  ++leaf.event_samples;
+}
+
+void TensorBoardTree::WriteTexts(uint32_t series, const std::vector<const Text*>& texts, const StepStamp& stamp,
+                                 const std::function<Place*(uint32_t)>& ready) {
+  Place* place = nullptr;
+  size_t bytes = 0;
+  for (const Text* text : texts) {
+    place = ready(series);  // each is counted where it cannot be written
+    bytes += text->text.size();
+  }
   if (!place) return;
-  Emit(*place->leaf);
-  AddText(*place->leaf, place->name, text.text, text.step, text.unix_ns, 1);
+  tb::Summary::Value* value = AddValue(*place->leaf, *place->name, stamp, bytes);
+  for (const Text* text : texts) AddText(*value, text->text);
+  place->leaf->event_samples += texts.size();
 }
 
 void TensorBoardTree::Emit(Leaf& leaf) {
-  const auto samples = static_cast<uint64_t>(leaf.event.summary().value_size());
-  if (samples > 0) leaf.file->Add(leaf.event.SerializeAsString(), samples);
+  if (leaf.event_bytes > 0 && leaf.file) leaf.file->Add(leaf.event.SerializeAsString(), leaf.event_samples);
   leaf.event.Clear();
+  leaf.event_bytes = 0;
+  leaf.event_samples = 0;
 }
 
 void TensorBoardTree::FlushLeaf(Leaf& leaf) {
-  if (!leaf.file || leaf.file->suspended()) return;
   Emit(leaf);
-  const uint64_t samples = leaf.file->samples_queued();
-  if (leaf.file->bytes_queued() == 0) return;
-  if (leaf.file->Flush()) {
-    tally_.written += samples;
-  } else {
-    tally_.dropped += samples;
+  touched_.erase(&leaf);
+  if (!leaf.file || leaf.file->suspended() || leaf.file->bytes_queued() == 0) return;
+  EventFile& file = *leaf.file;
+  const uint64_t samples = file.samples_queued();
+  const size_t bytes = file.bytes_queued();
+  if (file.vanished()) {
+    vanished_ = true;
+    file.Discard();
+    return tally_->Drop("file_removed", samples);
   }
+  if (!HasRoom(bytes, samples)) {
+    file.Discard();
+    return tally_->Drop("size_cap", samples);
+  }
+  if (Status saved = leaf.names.Save(); !saved) Failed(saved.error());
+  if (Status written = file.Flush(); !written) {
+    Failed(written.error());
+    disk_.cost += samples;
+    return tally_->Drop(kDisk, samples);
+  }
+  space_.Add(bytes);
+  tally_->written += samples;
 }
 
-void TensorBoardTree::Write(const Batch& batch) {
-  const ProducerInfo* producer = batch.producer.get();
-  for (const Sample& sample : batch.samples) WriteSample(sample, producer);
-  for (const TextSample& text : batch.texts) WriteText(text, producer);
-  for (auto& [key, leaf] : leaves_) {
-    if (leaf.file && leaf.file->bytes_queued() >= kBytesQueuedMax) FlushLeaf(leaf);
+bool TensorBoardTree::HasRoom(uint64_t bytes, uint64_t samples) {
+  const auto kept = [this] {
+    std::set<std::string> folders;
+    for (const auto& [run, source] : sources_) {
+      if (!source.folder.empty() && !source.run.expired()) folders.insert(source.folder);
+    }
+    return folders;
+  };
+  const auto told = [this](const TensorBoardSpace::Removed& removed) {
+    Report(Severity::kInfo, "tensorboard_removed",
+           "the TensorBoard files in '" + removed.folder + "' (" + Megabytes(removed.bytes) +
+               ") were deleted: of all runs that go on no more it was not written to for longest, and " +
+               Megabytes(options_.bytes_max) + " are the most (--tensorboard-max-mb); the store has the run as before");
+  };
+  // Once it is full a little room is no end of it: else every flush would tell one or the other.
+  const uint64_t wanted = bytes + (cap_.on ? options_.bytes_max / kRoomShare : 0);
+  if (space_.MakeRoom(wanted, kept, told)) {
+    if (std::exchange(cap_.on, false)) {
+      Report(Severity::kInfo, "tensorboard_room",
+             "TensorBoard files have room again; " + std::to_string(std::exchange(cap_.cost, 0)) +
+                 " values were dropped meanwhile");
+    }
+    return true;
   }
+  cap_.cost += samples;
+  if (!std::exchange(cap_.on, true)) {
+    Report(Severity::kWarning, "tensorboard_full",
+           "the TensorBoard files in '" + options_.logdir + "' have reached " + Megabytes(options_.bytes_max) +
+               ", and only runs that go on are left: values are dropped there and counted ('size_cap'), the store has "
+               "them; raise --tensorboard-max-mb, or write less (--tensorboard-topics)");
+  }
+  return false;
 }
 
-void TensorBoardTree::Flush() {
-  for (auto& [key, leaf] : leaves_) FlushLeaf(leaf);
+void TensorBoardTree::Flush(Tally& tally) {
+  tally_ = &tally;
+  const bool any = !touched_.empty();
+  while (!touched_.empty()) FlushLeaf(**touched_.begin());
+  if (any && !disk_failed_now_) TellRecovered();
+  disk_failed_now_ = false;
+  ForgetRuns();
+}
+
+void TensorBoardTree::ForgetRuns() {
+  std::erase_if(sources_, [](const auto& item) {
+    const Source& source = item.second;
+    if (!source.run.expired()) return false;
+    for (const auto& [tag, leaf] : source.leaves) --leaf->runs;
+    return true;
+  });
+  std::erase_if(leaves_, [&](const auto& item) {
+    const Leaf& leaf = item.second;
+    if (leaf.runs > 0 || touched_.contains(&leaf)) return false;
+    if (leaf.file && !leaf.file->suspended()) --files_open_;
+    return true;
+  });
+}
+
+void TensorBoardTree::ForgetAll() {
+  while (!touched_.empty()) FlushLeaf(**touched_.begin());
+  vanished_ = false;
+  sources_.clear();
+  leaves_.clear();
+  files_open_ = 0;
+  folders_.Forget();
+}
+
+void TensorBoardTree::Failed(const Error& error) {
+  disk_failed_now_ = true;
+  disk_.on = true;
+  if (disk_.told || Clock::now() < disk_told_after_) return;
+  disk_.told = true;
+  disk_told_after_ = Clock::now() + kTroubleToldEvery;
+  Report(Severity::kError, "tensorboard_failed",
+         error.text +
+             "; values are dropped there and counted ('disk') until it can be written again, the store has "
+             "them; free the disk, or pass --tensorboard-dir");
+}
+
+void TensorBoardTree::TellRecovered() {
+  disk_.on = false;
+  if (!std::exchange(disk_.told, false)) return;
+  Report(Severity::kInfo, "tensorboard_recovered",
+         "TensorBoard files can be written again; " + std::to_string(std::exchange(disk_.cost, 0)) +
+             " values were dropped meanwhile");
+}
+
+void TensorBoardTree::Report(Severity severity, const char* kind, std::string text) {
+  if (!options_.report) return;
+  Event event;
+  event.unix_ns = UnixNs();
+  event.severity = severity;
+  event.kind = kind;
+  event.text = std::move(text);
+  options_.report(std::move(event));
 }
 
 }  // namespace ikkuna::sinks

@@ -1,83 +1,124 @@
 // TensorBoardTree: the folders and open files of the TensorBoard sink, and what each series is called in them.
 //
-// Owner and thread rule: the sink's thread alone.
+// Owner and thread rule: the sink's thread alone. What is known of a run goes when the run does, but for its files.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <set>
 #include <string>
+#include <string_view>
 #include <unordered_map>
-#include <utility>
+#include <vector>
 
-#include "daemon/sample.h"
-#include "daemon/series_catalogue.h"
+#include "daemon/model/batch.h"
+#include "daemon/sinks/queued_sink.h"
+#include "daemon/sinks/tensorboard.h"
 #include "daemon/sinks/tensorboard_file.h"
+#include "daemon/sinks/tensorboard_folders.h"
 #include "daemon/sinks/tensorboard_names.h"
+#include "daemon/sinks/tensorboard_space.h"
 #include "ikkuna/tb/event.pb.h"
 
 namespace ikkuna::sinks {
 
 class TensorBoardTree {
  public:
-  TensorBoardTree(const std::string& logdir, std::string configuration, const SeriesCatalogue& catalogue)
-      : catalogue_(catalogue), configuration_(std::move(configuration)), folders_(logdir) {}
+  static constexpr size_t kFilesOpenMax = 128;  // 64 producers with two tags each
 
-  void Write(const Batch& batch);
+  explicit TensorBoardTree(const TensorBoardOptions& options)
+      : options_(options), folders_(options.logdir), space_(options.logdir, options.bytes_max) {}
+
+  void Write(const Batch& batch, Tally& tally);
   // Everything written so far goes to the files.
-  void Flush();
-
-  // Since the last call: samples that are in the files, and samples that never will be.
-  struct Tally {
-    uint64_t written = 0;
-    uint64_t dropped = 0;
-  };
-  Tally TakeTally() { return std::exchange(tally_, {}); }
+  void Flush(Tally& tally);
+  // Nothing comes any more.
+  void Close() { leaves_.clear(); }
 
  private:
-  // One folder, {run}/{rank}/{tag}.
+  // One folder, {run}/{rank}/{tag}. Attempts of one line share it.
   struct Leaf {
-    RunKey run;
-    std::string tag;
-    std::string directory;  // empty: not made yet
+    explicit Leaf(const std::string& folder) : directory(folder), names(folder) {}
+    const std::string directory;
     std::unique_ptr<EventFile> file;
-    int64_t retry_at_ns = 0;  // no file could be made: not before this
     uint64_t last_use = 0;
-    tb::Event event;                        // values of one step and time
-    std::map<std::string, uint64_t> names;  // curve -> series
+    size_t runs = 0;  // that have places in it
+    CurveNames names;
+    uint32_t attempt = 0;                  // the latest that writes here
+    uint64_t overtaken_from = UINT64_MAX;  // steps of earlier attempts, from here on, are not shown
+    tb::Event event;                       // values of one step, or none
+    size_t event_bytes = 0;                // roughly
+    uint64_t event_samples = 0;
   };
+  enum class Verdict : uint8_t { kUnknown = 0, kLeftOut, kWritten };
   struct Place {
+    Verdict verdict = Verdict::kUnknown;
     Leaf* leaf = nullptr;
-    std::string name;
-    uint64_t step = 0;
-    bool any = false;  // a step was written
+    const std::string* name = nullptr;
+  };
+  // A run as it writes.
+  struct Source {
+    std::weak_ptr<Run> run;
+    std::shared_ptr<const ProducerInfo> info;  // as last looked at
+    std::string folder;                        // empty: not found yet
+    std::string rank_folder;
+    std::map<std::string, Leaf*> leaves;  // by tag
+    std::vector<Place> places;            // by series
+    bool facts_due = true;
+    std::chrono::steady_clock::time_point retry_at{};  // no folder or file could be made: not before this
   };
 
-  Place* PlaceOf(uint64_t series_id);
-  std::string UniqueName(Leaf& leaf, const Series& series);
-  // The curve that this goes to, ready for it; null: it is dropped.
-  Place* Ready(uint64_t series_id, uint64_t step, const ProducerInfo* producer);
-  void WriteSample(const Sample& sample, const ProducerInfo* producer);
-  void WriteText(const TextSample& text, const ProducerInfo* producer);
-  void AddText(Leaf& leaf, const std::string& name, const std::string& text, uint64_t step, int64_t unix_ns,
-               uint64_t samples);
-  void WriteFacts(Leaf& leaf, const ProducerInfo* producer, int64_t unix_ns);
-  // Ready to be written to; false: there is no file now.
-  bool EnsureFile(Leaf& leaf, const ProducerInfo* producer);
+  Source& SourceOf(const Batch& batch);
+  // null: there is none for it; why is counted.
+  Place* Ready(Source& source, uint32_t series, const Batch& batch);
+  bool Locate(Source& source, Place& place, const Series& series);
+  Leaf* LeafOf(Source& source, const std::string& tag);
+  Leaf* LeafAt(const std::string& directory);
+  // The folders of the run are found, and what it overtook in them is marked.
+  bool Begin(Source& source);
+  bool EnsureFile(Source& source, Leaf& leaf);
   void SuspendOldest();
+  void WriteFacts(Source& source, Leaf& leaf, const Batch& batch);
+  // Anything but a text.
+  void WriteOther(const Place& place, const Value& value, const StepStamp& stamp);
+  void WriteTexts(uint32_t series, const std::vector<const Text*>& texts, const StepStamp& stamp,
+                  const std::function<Place*(uint32_t)>& ready);
+  tb::Summary::Value* AddValue(Leaf& leaf, const std::string& name, const StepStamp& stamp, size_t bytes);
   void Emit(Leaf& leaf);
   void FlushLeaf(Leaf& leaf);
+  bool HasRoom(uint64_t bytes, uint64_t samples);
+  void ForgetRuns();
+  void ForgetAll();
 
-  const SeriesCatalogue& catalogue_;
-  const std::string configuration_;
-  RunFolders folders_;
-  std::map<std::pair<RunKey, std::string>, Leaf> leaves_;  // by run and tag
-  std::unordered_map<uint64_t, Place> places_;             // by series
-  std::set<RunKey> facts_written_;
+  void Failed(const Error& error);
+  // At the end of a flush that wrote something.
+  void TellRecovered();
+  void Report(Severity severity, const char* kind, std::string text);
+
+  const TensorBoardOptions options_;
+  TensorBoardFolders folders_;
+  TensorBoardSpace space_;
+  std::map<std::string, Leaf> leaves_;  // by directory
+  std::unordered_map<const Run*, Source> sources_;
+  std::set<Leaf*, std::less<>> touched_;  // have something that is not in the file
+  Tally* tally_ = nullptr;   // of the call at hand
   size_t files_open_ = 0;
   uint64_t uses_ = 0;
-  Tally tally_;
+  bool vanished_ = false;  // a file was taken away: all folders are looked up again
+
+  // Failures of the disk, and the cap: told when they begin and when they are over.
+  struct Trouble {
+    bool on = false;
+    bool told = false;  // of the disk: what flickers is told once a while
+    uint64_t cost = 0;  // values
+  };
+  Trouble disk_;
+  Trouble cap_;
+  bool disk_failed_now_ = false;
+  std::chrono::steady_clock::time_point disk_told_after_{};
 };
 
 }  // namespace ikkuna::sinks
