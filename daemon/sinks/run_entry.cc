@@ -19,7 +19,10 @@ uint64_t Fnv(std::string_view text) {
 
 bool HasLog(const std::string& path) {
   struct stat found {};
-  return ::stat((path + "-wal").c_str(), &found) == 0 && found.st_size > 0;
+  for (const char* suffix : {"-wal", "-journal"}) {
+    if (::stat((path + suffix).c_str(), &found) == 0 && found.st_size > 0) return true;
+  }
+  return false;
 }
 
 // Whether ids mean in the file what they mean in memory, where there may be more.

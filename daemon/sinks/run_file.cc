@@ -124,7 +124,7 @@ Result<std::unique_ptr<RunFile>> RunFile::Open(const std::string& path, Database
                                                      std::to_string(*version) + ", this one reads up to " +
                                                      std::to_string(kRunFileVersion) + ")"};
   }
-  if (empty && mode != Database::Mode::kCreate) return Error{ErrorCode::kCorrupt, "it has no tables"};
+  if (empty && mode != Database::Mode::kCreate) return Error{ErrorCode::kNotFound, "nothing was recorded in it"};
   if (!to_write) return file;
   // NORMAL: a commit is safe from the death of the process at once, from that of the machine after the next checkpoint.
   if (Status set = db.Execute(empty ? "PRAGMA page_size = 4096; PRAGMA auto_vacuum = INCREMENTAL;" : ""); !set) {

@@ -78,6 +78,11 @@ Result<RunHead> RunFile::LoadHead() {
   ProducerInfo& info = producer.info;
   const std::optional<Uuid> uuid = ParseUuid(meta.Get("uuid"));
   const std::optional<RunState> state = ParseRunState(meta.Get("state"));
+  if (!meta.Has("run_id")) {
+    // Its daemon ended between making it and writing into it.
+    Result<int64_t> rows = database_.QueryInt("SELECT (SELECT count(*) FROM log) + (SELECT count(*) FROM segment)");
+    if (rows && *rows == 0) return Error{ErrorCode::kNotFound, "nothing was recorded in it"};
+  }
   if (!uuid || !state || !meta.Has("run_id")) return Error{ErrorCode::kCorrupt, "it does not say which run it is of"};
   info.uuid = *uuid;
   info.run_key = {meta.Get("run_id"), static_cast<uint32_t>(meta.Unsigned("attempt")),

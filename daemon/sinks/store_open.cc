@@ -78,17 +78,24 @@ void Store::Impl::Scan() {
   };
   std::vector<Unread> unread;
   uint64_t event_last = 0;
+  bool was_killed = false, has_log = false;
   auto load = [&](const std::string& path) -> std::optional<RunHead> {
+    was_killed = was_killed || FileBytes(path + "-wal") > 0;
     Result<std::unique_ptr<RunFile>> file = RunFile::Open(path, Database::Mode::kReadWrite, false);
-    if (!file) {
-      unread.push_back({path, file.error().text, file.error().code == ErrorCode::kCorrupt});
+    // To fold its log into it takes time, which whoever writes it next has.
+    if (file) sqlite3_db_config((*file)->database().handle(), SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, nullptr);
+    Result<RunHead> head = file ? (*file)->LoadHead() : Result<RunHead>(file.error());
+    if (!head && head.error().code == ErrorCode::kNotFound) {
+      if (file) file->reset();
+      for (const char* suffix : {"-wal", "-journal", ""}) (void)::unlink((path + suffix).c_str());
       return std::nullopt;
     }
-    Result<RunHead> head = (*file)->LoadHead();
     if (!head) {
       unread.push_back({path, head.error().text, head.error().code == ErrorCode::kCorrupt});
       return std::nullopt;
     }
+    Result<std::string> mode = (*file)->database().QueryText("PRAGMA journal_mode");
+    has_log = mode && *mode == "wal";
     event_last = std::max(event_last, head->event_last);
     Result<int64_t> mark = (*file)->database().QueryInt("SELECT value FROM meta WHERE name = 'event_last'");
     if (mark) event_last = std::max(event_last, static_cast<uint64_t>(*mark));
@@ -119,11 +126,12 @@ void Store::Impl::Scan() {
       if (!newer) continue;
       found->second = entry;
     }
-    if (!std::filesystem::exists(path + "-wal", code)) entry->rest_bytes = FileBytes(path);
+    if (!has_log) entry->rest_bytes = FileBytes(path);
     // One that ended and could not be put at rest.
-    entry->wants_rest = !IsOpen(entry->head.producer.state) && std::filesystem::exists(path + "-wal", code);
+    entry->wants_rest = !IsOpen(entry->head.producer.state) && has_log;
   }
-  next_event_id_ = event_last + 1;
+  // Ids that a killed daemon had shown and not stored are not given again: who goes on behind one misses nothing.
+  next_event_id_ = event_last + 1 + (was_killed ? 2 * kEventsQueuedMax : 0);
   for (const Unread& one : unread) {
     if (!one.ours) untouched_.insert(one.path);
     Raise(Severity::kError, "run_unreadable",

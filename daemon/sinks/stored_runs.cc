@@ -77,6 +77,7 @@ class StoredRuns::Impl {
   void Add(const std::string& path) {
     Result<std::unique_ptr<RunFile>> file = OpenStored(path);
     Result<RunHead> head = file ? (*file)->LoadHead() : Result<RunHead>(file.error());
+    if (!head && head.error().code == ErrorCode::kNotFound) return;  // no run yet
     if (!head) {
       const bool busy = head.error().code == ErrorCode::kUnavailable;
       unread_.push_back("'" + path + "' is not read: " +
