@@ -15,7 +15,6 @@ constexpr size_t kTailBytesMost = 96 << 20;
 constexpr size_t kFramesMax = 8'192;        // of a segment; its stamps are read whole
 constexpr size_t kFramesMost = 56'000;      // an index of a stamp has 16 bits, and a commit is not cut in two
 static_assert(kFramesMost + kFramesPerCommit <= StampColumns::kStampsMax);
-constexpr size_t kSliceBytes = 1 << 20;
 
 bool ConcernsRow(const Status& status) { return !status && status.error().code == ErrorCode::kInvalidArgument; }
 
@@ -377,7 +376,7 @@ void RunWriter::OrderSealed() {
   }
 }
 
-Result<bool> RunWriter::Compact() {
+Result<bool> RunWriter::Compact(size_t slice_bytes) {
   if (!sealed_) return false;
   const uint64_t segment = sealed_id_;
   uint32_t series_last = 0;
@@ -396,7 +395,7 @@ Result<bool> RunWriter::Compact() {
   std::array<SeriesNumbers, kSeriesPerGroup> numbers;
   std::array<std::optional<size_t>, kSeriesPerGroup> position;
   std::array<bool, kSeriesPerGroup> single;
-  for (; group < groups && bytes < kSliceBytes; ++group) {
+  for (; group < groups && bytes < slice_bytes; ++group) {
     const uint32_t first = group * kSeriesPerGroup + 1;
     for (SeriesNumbers& one : numbers) one.Clear();
     for (const Order& order : order_) {

@@ -43,8 +43,8 @@ class RunWriter {
   // Seals the tail where it is long enough (or at all, `whole`); true: there is something to compact.
   bool Seal(bool whole);
   bool compacting() const { return sealed_ != nullptr; }
-  // A slice of work, in one transaction. True: there is more to do.
-  Result<bool> Compact();
+  // A slice of work, of about so many bytes, in one transaction. True: there is more to do.
+  Result<bool> Compact(size_t slice_bytes);
 
   // Thinning. False: nothing is left in segments that could go.
   bool BeginThinning();

@@ -37,6 +37,7 @@ struct StoreOptions {
   uint64_t events_max = 100'000;                   // a run; the oldest leave beyond it
   uint64_t others_bytes_max = uint64_t{256} << 20;  // texts, histograms, tensors of a run; the oldest leave
   uint64_t tail_bytes_max = uint64_t{160} << 20;  // memory of what is not compacted yet, all runs together
+  size_t slice_bytes = size_t{1} << 20;  // that compaction writes between two commits
   // After a commit, on the store's thread: everything of this run up to done_seq is safe.
   std::function<void(const RunKey& run, uint64_t done_seq)> on_committed = {};
   // Events that the store raises itself, with their id, on its thread or on that of Open, Begin and the like. They are

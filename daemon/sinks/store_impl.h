@@ -74,8 +74,13 @@ class Store::Impl {
   void Failed(const EntryPtr& entry, const Error& error);
   void SetAside(const EntryPtr& entry, const std::string& reason);
   // A slice of what makes one file of a run that is over. True: there is more to do.
-  bool Rest(const EntryPtr& entry, bool closing, bool crowded);
-  EntryPtr Crowded() const;
+  // `slices`: above 0 even though its tail is short.
+  bool Rest(const EntryPtr& entry, bool closing, int slices);
+  struct Crowd {
+    EntryPtr entry;  // null: there is room
+    int slices = 0;
+  };
+  Crowd Crowded() const;
   // Of all ranks of its run; null: there is none, or it is the one.
   EntryPtr AllRanksLocked(const RunEntry& entry) const;
   void PopLocked(RunEntry& entry);  // the first that waits

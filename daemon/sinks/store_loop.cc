@@ -71,10 +71,10 @@ void Store::Impl::Loop() {
     for (const EntryPtr& entry : due) Guarded(entry);
     // A slice of work for each run that has some, then of what concerns all.
     bool more = false;
-    const EntryPtr crowded = Crowded();
+    const Crowd crowd = Crowded();
     for (const EntryPtr& entry : Entries()) {
       try {
-        more = Rest(entry, closing, entry == crowded) || more;
+        more = Rest(entry, closing, entry == crowd.entry ? crowd.slices : 0) || more;
       } catch (const std::exception& error) {
         UpkeepFailed(entry, {ErrorCode::kSystem, error.what()});
       }
@@ -111,7 +111,7 @@ void Store::Impl::Loop() {
 }
 
 // The run whose tail shall be compacted although it is short: all of them together are too long.
-Store::Impl::EntryPtr Store::Impl::Crowded() const {
+Store::Impl::Crowd Store::Impl::Crowded() const {
   size_t bytes = 0, most = 0;
   EntryPtr longest;
   for (const EntryPtr& entry : Entries()) {
@@ -125,7 +125,8 @@ Store::Impl::EntryPtr Store::Impl::Crowded() const {
     most = weight;
     longest = entry;
   }
-  return bytes > options_.tail_bytes_max ? longest : nullptr;
+  if (bytes <= options_.tail_bytes_max) return {};
+  return {longest, bytes > options_.tail_bytes_max / 4 * 5 ? kSlicesCrowded : 1};
 }
 
 Store::Impl::EntryPtr Store::Impl::AllRanksLocked(const RunEntry& entry) const {
@@ -355,7 +356,7 @@ void Store::Impl::SetAside(const EntryPtr& entry, const std::string& reason) {
         entry->key);
 }
 
-bool Store::Impl::Rest(const EntryPtr& entry, bool closing, bool crowded) {
+bool Store::Impl::Rest(const EntryPtr& entry, bool closing, int slices) {
   bool wants_rest = false;
   {
     std::lock_guard lock(mutex_);
@@ -378,11 +379,11 @@ bool Store::Impl::Rest(const EntryPtr& entry, bool closing, bool crowded) {
     return false;
   }
   RunWriter& writer = *entry->writer;
-  if (writer.Seal(wants_rest || crowded)) {
-    Result<bool> more = writer.Compact();
+  if (writer.Seal(wants_rest || slices > 0)) {
+    Result<bool> more = writer.Compact(options_.slice_bytes);
     // Where there is no room for what comes, it waits.
-    for (int slices = 1; more && *more && (writer.room() == 0 || (crowded && slices < kSlicesCrowded)); ++slices) {
-      more = writer.Compact();
+    while (more && *more && (writer.room() == 0 || --slices > 0)) {
+      more = writer.Compact(options_.slice_bytes);
     }
     if (!more) {
       if (more.error().code == ErrorCode::kCorrupt) {

@@ -85,7 +85,8 @@ class Writer {
     options.host = "here";
     options.bytes_max = 0;
     options.free_bytes_min = 0;
-    options.tail_bytes_max = 256 << 10;  // it compacts all the time
+    options.tail_bytes_max = 256 << 10;  // it compacts all the time, with commits in between
+    options.slice_bytes = 4 << 10;
     options.on_committed = [this](const RunKey& key, uint64_t done) {
       if (key.rank != kAllRanks) Say(Said::kDone, std::atoi(key.run_id.c_str() + 1), done);
     };
@@ -115,7 +116,8 @@ class Writer {
         live = live_.erase(live);
       }
       while (over_.size() > 3) Delete();
-      if (turn % 8 == 0) std::this_thread::sleep_for(std::chrono::microseconds(500));
+      // Now and then faster than it is written.
+      if (turn % 8 == 0 && turn / 600 % 3 != 0) std::this_thread::sleep_for(std::chrono::microseconds(500));
       while (store_->Counters().waiting > 50'000) std::this_thread::sleep_for(std::chrono::milliseconds(1));
       if (turn % 64 == 0) {
         for (const Count& drop : store_->Counters().drops) {
@@ -289,8 +291,18 @@ class StoreKillTest : public StoreTest {
     ReadQuery query;
     query.filter.run = KeyOf(run, false).run_id;
     query.filter.rank = 0;
+    std::map<std::string, uint64_t> counts, read;
+    SeriesQuery series;
+    series.filter = query.filter;
+    auto page = recorded.ListSeries(series);
+    ASSERT_TRUE(page.ok()) << page.error().text;
+    for (const SeriesInfo& info : page->series) counts[info.series->name.topic] = info.count;
     std::map<std::string, std::vector<SeriesColumns>> found;
-    for (SeriesColumns& part : ReadFrom(recorded, query)) found[part.series->name.topic].push_back(std::move(part));
+    for (SeriesColumns& part : ReadFrom(recorded, query)) {
+      read[part.series->name.topic] += part.steps.size();
+      found[part.series->name.topic].push_back(std::move(part));
+    }
+    ASSERT_EQ(counts, read);
     for (int i = 0; i < kNumbers; ++i) {
       uint64_t step = 0;
       auto advance = [&] {
