@@ -54,27 +54,52 @@ const std::vector<Row>& Rows() {
        "subscribe = [\"mean(weights)\", \"sum(biases)\"]"},
       {"no_default", {"--no-default"}, "no_default = true", "no_default = true"},
       {"budget", {"--budget", "0.25%"}, "budget = '0.25%'", "budget = \"0.25%\""},
+      {"memory_mb", {"--memory-mb", "64"}, "memory_mb = 64", "memory_mb = 64"},
+      {"threads", {"--threads", "3"}, "threads = 3", "threads = 3"},
+      {"nice", {"--nice", "0"}, "nice = 0", "nice = 0"},
       {"store_max_mb", {"--store-max-mb", "17"}, "store_max_mb = 17", "store_max_mb = 17"},
+      {"store_max_age_days", {"--store-max-age-days", "90"}, "store_max_age_days = 90", "store_max_age_days = 90"},
+      {"store_min_free_mb", {"--store-min-free-mb", "0"}, "store_min_free_mb = 0", "store_min_free_mb = 0"},
       {"tensorboard", {"--no-tensorboard"}, "tensorboard = false", "tensorboard = false"},
       {"tensorboard_dir", {"--tensorboard-dir", "t"}, "tensorboard_dir = 't'", "tensorboard_dir = \"t\""},
+      {"tensorboard_max_mb", {"--tensorboard-max-mb", "5"}, "tensorboard_max_mb = 5", "tensorboard_max_mb = 5"},
+      {"tensorboard_topics",
+       {"--tensorboard-topics", "loss|*_norm2"},
+       "tensorboard_topics = 'loss|*_norm2'",
+       "tensorboard_topics = \"loss|*_norm2\""},
       {"health", {"--no-health"}, "health = false", "health = false"},
       {"listen", {"--listen", "localhost:1"}, "listen = 'localhost:1'", "listen = \"localhost:1\""},
       {"token_file", {"--token-file", "tok"}, "token_file = 'tok'", "token_file = \"tok\""},
       {"tls_cert", {"--tls-cert", "c"}, "tls_cert = 'c'", "tls_cert = \"c\""},
       {"tls_key", {"--tls-key", "k"}, "tls_key = 'k'", "tls_key = \"k\""},
-      {"allow_uid", {"--allow-uid", "7", "--allow-uid", "8"}, "allow_uid = [7, 8]", "allow_uid = [7, 8]"},
+      {"tls_client_ca", {"--tls-client-ca", "ca"}, "tls_client_ca = 'ca'", "tls_client_ca = \"ca\""},
+      {"control_certificate",
+       {"--control-certificate", "anna", "--control-certificate", "otto"},
+       "control_certificate = ['anna', 'otto']",
+       "control_certificate = [\"anna\", \"otto\"]"},
+      {"allow_uid",
+       {"--allow-uid", "7", "--allow-uid", "8:control"},
+       "allow_uid = ['7', '8:control']",
+       "allow_uid = [\"7\", \"8:control\"]"},
       {"log_level", {"--log-level", "error"}, "log_level = 'error'", "log_level = \"error\""},
-      {"exit_when_idle", {"--exit-when-idle", "2.5"}, "exit_when_idle = 2.5", "exit_when_idle = 2.5"},
+      {"linger", {"--linger", "2.5"}, "linger = 2.5", "linger = 2.5"},
   };
   return kRows;
 }
 
 // Options that go only together with others.
 void AddCompany(const std::string& key, std::vector<const char*>& flags) {
-  if (key == "token_file") flags.insert(flags.end(), {"--listen", "localhost:1"});
-  if (key == "listen") flags.insert(flags.end(), {"--token-file", "tok"});
-  if (key == "tls_cert") flags.insert(flags.end(), {"--tls-key", "k", "--listen", "localhost:1"});
-  if (key == "tls_key") flags.insert(flags.end(), {"--tls-cert", "c", "--listen", "localhost:1"});
+  const auto add = [&flags](std::vector<const char*> company) {
+    flags.insert(flags.end(), company.begin(), company.end());
+  };
+  if (key == "token_file") add({"--listen", "localhost:1"});
+  if (key == "listen") add({"--token-file", "tok"});
+  if (key == "tls_cert") add({"--tls-key", "k", "--listen", "localhost:1", "--token-file", "tok"});
+  if (key == "tls_key") add({"--tls-cert", "c", "--listen", "localhost:1", "--token-file", "tok"});
+  if (key == "tls_client_ca") add({"--tls-cert", "c", "--tls-key", "k", "--listen", "localhost:1"});
+  if (key == "control_certificate") {
+    add({"--tls-client-ca", "ca", "--tls-cert", "c", "--tls-key", "k", "--listen", "localhost:1"});
+  }
 }
 
 TEST(Config, EveryOptionHasARowHere) {
@@ -111,8 +136,8 @@ TEST(Config, PrintedConfigurationReadsBackAsItself) {
   config.dir = "with \"quotes\", \\ and\nnew line \x01";
   config.subscribe = {"mean(weights)", "norm(biases, order=1)"};
   config.budget_ppm = 1234;
-  config.allow_uid = {1, 2};
-  config.exit_when_idle = 3;
+  config.allow_uid = {"1", "2:control"};
+  config.linger = 3;
   const std::string printed = PrintConfig(config);
   Config again;
   auto read = ReadConfigText(printed, "printed", again);
@@ -153,18 +178,23 @@ TEST(Config, ErrorsOfAFileNameFileLineAndNearestKey) {
       {"tensorboard = 'yes'\n", {"'tensorboard'", "true or false"}},
       {"tensorboard = 1\n", {"'tensorboard'", "true or false"}},
       {"store_max_mb = 1.5\n", {"'store_max_mb'", "whole number"}},
-      {"store_max_mb = -1\n", {"'store_max_mb'", "0"}},
+      {"store_max_mb = -2\n", {"'store_max_mb'", "-1"}},
+      {"memory_mb = 0\n", {"'memory_mb'", "1"}},
+      {"threads = 65\n", {"'threads'", "64"}},
+      {"nice = 20\n", {"'nice'", "19"}},
+      {"nice = -1\n", {"'nice'", "0"}},
+      {"store_max_age_days = -1\n", {"'store_max_age_days'", "0"}},
       {"subscribe = 'loss()'\n", {"'subscribe'", "list"}},
       {"subscribe = ['loss()', 3]\n", {"'subscribe'", "list of texts"}},
-      {"allow_uid = ['me']\n", {"'allow_uid'", "list of whole numbers"}},
-      {"allow_uid = [-1]\n", {"'allow_uid'", "-1"}},
-      {"exit_when_idle = 'soon'\n", {"'exit_when_idle'", "number"}},
-      {"exit_when_idle = -1\n", {"'exit_when_idle'", "seconds"}},
-      {"exit_when_idle = nan\n", {"'exit_when_idle'", "seconds"}},
+      {"allow_uid = [7]\n", {"'allow_uid'", "list of texts"}},
+      {"allow_uid = ['me']\n", {"'allow_uid'", "me"}},
+      {"allow_uid = ['7:rule']\n", {"'allow_uid'", "rule"}},
+      {"linger = 'soon'\n", {"'linger'", "number"}},
+      {"linger = -1\n", {"'linger'", "seconds"}},
+      {"linger = nan\n", {"'linger'", "seconds"}},
       {"budget = 0.01\n", {"'budget'", "text"}},
       {"budget = '1'\n", {"'budget'", "off"}},
       {"log_level = 'loud'\n", {"'log_level'", "loud"}},
-      {"data_dir = ''\n", {"'data_dir'", "empty"}},
       {"dir = \n", {"x.toml:1:"}},
       {"dir = 'x'\ndir = 'y'\n", {"x.toml:2:"}},
   };
@@ -183,16 +213,15 @@ TEST(Config, WrongCommandLinesEndWithTwo) {
       {"--nonsense"},
       {"positional"},
       {"--data-dir"},
-      {"--data-dir", ""},
       {"--store-max-mb", "many"},
-      {"--store-max-mb", "-1"},
+      {"--store-max-mb", "-2"},
       {"--allow-uid", "root"},
       {"--allow-uid", "99999999999"},
       {"--budget", "lots"},
       {"--budget", "0%"},
       {"--budget", "101%"},
       {"--log-level", "loud"},
-      {"--exit-when-idle", "-3"},
+      {"--linger", "-3"},
       {"--config", "/nonexistent/ikkuna.toml"},
       {"--config", "/tmp"},
       {"--subscribe", "no_such_metric(weights)"},
@@ -201,6 +230,10 @@ TEST(Config, WrongCommandLinesEndWithTwo) {
       {"--listen", "localhost:5"},
       {"--token-file", "x"},
       {"--tls-cert", "c", "--listen", "localhost:5"},
+      {"--tls-cert", "c", "--tls-key", "k", "--listen", "localhost:5"},
+      {"--control-certificate", "anna"},
+      {"--allow-uid", "7", "--allow-uid", "7:control"},
+      {"--exit-when-idle", "3"},
   };
   for (const auto& arguments : kWrong) {
     const auto invocation = Parse(arguments);
@@ -252,7 +285,17 @@ TEST(Config, DefaultSubscribersCanBeTurnedOff) {
   graph::SubscriberSet without;
   ASSERT_TRUE(AddSubscribers(config, without).ok());
   ASSERT_EQ(without.List().size(), 1u);
-  EXPECT_EQ(without.List()[0].source, "flag");
+  EXPECT_EQ(without.List()[0].source, SubscriberSource::kFlag);
+}
+
+// What a reload changes is what README and SIGHUP's event promise.
+TEST(Config, WhatAReloadChanges) {
+  std::vector<std::string> at_once;
+  for (const auto& option : ConfigOptions()) {
+    if (option.takes_effect == TakesEffect::kAtReload) at_once.emplace_back(option.key);
+  }
+  EXPECT_EQ(at_once, (std::vector<std::string>{"subscribe", "no_default", "token_file", "tls_cert", "tls_key",
+                                               "tls_client_ca", "control_certificate", "log_level"}));
 }
 
 }  // namespace

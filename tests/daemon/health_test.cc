@@ -3,11 +3,13 @@
 
 #include <gtest/gtest.h>
 
+#include <fstream>
 #include <limits>
 #include <map>
 #include <optional>
 #include <set>
 
+#include "build_paths.h"
 #include "daemon/daemon.h"
 #include "tests/daemon/ingest/test_producer.h"
 
@@ -20,7 +22,7 @@ using ingest::TestProducer;
 
 constexpr int64_t kSecond = 1'000'000'000;
 
-ProducerStatus Producer(const std::string& state) {
+ProducerStatus Producer(RunState state) {
   ProducerStatus producer;
   producer.info.uuid = {1};
   producer.info.run_key = {"id-1", 2, 3};
@@ -30,6 +32,7 @@ ProducerStatus Producer(const std::string& state) {
   producer.in_flight = 4;
   producer.dropped_total = 12;
   producer.drops = {{"ring_full", 10}, {"contended", 2}};
+  producer.missing = {{"withheld", 6}, {"queue_full", 0}};
   producer.lost_in_daemon = 5;
   producer.killed = 1;
   producer.budget = 0.01;
@@ -41,65 +44,126 @@ ProducerStatus Producer(const std::string& state) {
 
 HealthReading Reading() {
   HealthReading reading;
-  reading.cpu_seconds = 1.5;
+  reading.status.cpu_seconds = 1.5;
+  reading.status.threads = 9;
   reading.status.resident_bytes = 100 << 20;
   reading.status.series = 7;
-  reading.status.sinks = {{"store", 1000, 900, 60, 40, 0.75}, {"watch", 9, 9, 0, 0, 0}};
-  reading.status.producers = {Producer("running")};
-  reading.subscribers = {{1, "norm(weights, order=2)", "default", {"weights_norm2"}, 12, 3, 0.25}};
+  reading.status.watches = 2;
+  reading.status.store.bytes = 50 << 20;
+  reading.status.store.free_bytes = uint64_t{9} << 30;
+  reading.status.store.runs = 4;
+  reading.status.queue.waiting = 11;
+  reading.status.queue.busy_seconds = 3;
+  reading.status.queue.memory_bytes = 5 << 20;
+  reading.status.queue.memory_refused = 8;
+  SinkCounters store;
+  store.name = "store";
+  store.offered = 1000;
+  store.written = 900;
+  store.dropped = 60;
+  store.waiting = 40;
+  store.lag_seconds = 0.75;
+  store.drops = {{"disk", 60}};
+  SinkCounters watch;
+  watch.name = "watch";
+  watch.events_dropped = 2;
+  reading.status.sinks = {store, watch};
+  reading.status.producers = {Producer(RunState::kRunning)};
+  SubscriberInfo subscriber;
+  subscriber.text = "norm(weights, order=2)";
+  subscriber.cpu_seconds = 0.25;
+  subscriber.waiting = 5;
+  subscriber.missing[static_cast<size_t>(MissReason::kQueueFull)] = 3;
+  reading.subscribers = {subscriber};
   return reading;
 }
 
-// By "root module param topic".
+// By "module|param|topic".
 std::map<std::string, double> ByName(const std::vector<HealthValue>& values) {
   std::map<std::string, double> named;
   for (const HealthValue& value : values) {
-    const SeriesKey& key = value.key;
-    EXPECT_TRUE(IsDaemonRun(key.run));
-    EXPECT_EQ(key.tag, "daemon");
-    EXPECT_TRUE(named.emplace(key.root + "|" + key.module + "|" + key.param + "|" + key.topic, value.value).second)
-        << "two values are called " << key.topic;
+    const SeriesName& name = value.name;
+    EXPECT_EQ(name.timeline.root, "");
+    EXPECT_EQ(name.timeline.tag, "daemon");
+    EXPECT_TRUE(named.emplace(name.module + "|" + name.param + "|" + name.topic, value.value).second)
+        << "two values are called " << name.topic;
   }
   return named;
 }
 
 TEST(HealthOf, SaysWhatStatusSays) {
   const auto values = ByName(HealthOf(Reading()));
-  const std::map<std::string, double> expected = {{"|||daemon_cpu_seconds", 1.5},
-                                                  {"|||daemon_producers", 1},
-                                                  {"|||daemon_resident_bytes", 100 << 20},
-                                                  {"|||daemon_series", 7},
-                                                  {"|||daemon_series_refused", 0},
-                                                  {"|||daemon_store_bytes", 0},
-                                                  {"|store||daemon_queue", 40},
-                                                  {"|store||daemon_lag", 0.75},
-                                                  {"|store||daemon_samples_dropped", 60},
-                                                  {"|watch||daemon_queue", 0},
-                                                  {"|watch||daemon_lag", 0},
-                                                  {"|watch||daemon_samples_dropped", 0},
-                                                  {"|norm(weights, order=2)||daemon_subscriber_seconds", 0.25},
-                                                  {"|norm(weights, order=2)||daemon_subscriber_incomplete", 3},
-                                                  {"id-1/2/3|fashion||daemon_records_handled", 70},
-                                                  {"id-1/2/3|fashion||daemon_records_in_flight", 4},
-                                                  {"id-1/2/3|fashion||daemon_records_dropped", 12},
-                                                  {"id-1/2/3|fashion|ring_full|daemon_records_dropped", 10},
-                                                  {"id-1/2/3|fashion|contended|daemon_records_dropped", 2},
-                                                  {"id-1/2/3|fashion||daemon_records_lost", 6},
-                                                  {"id-1/2/3|fashion||daemon_bundles_incomplete", 0},
-                                                  {"id-1/2/3|fashion||daemon_arena_used", 0},
-                                                  {"id-1/2/3|fashion||daemon_coverage", 0.5},
-                                                  {"id-1/2/3|fashion||daemon_budget", 0.01},
-                                                  {"id-1/2/3|fashion||daemon_probe_cost", 0.02},
-                                                  {"id-1/2/3|fashion|tensor|daemon_period_factor", 8},
-                                                  {"id-1/2/3|fashion|summary|daemon_period_factor", 1},
-                                                  {"id-1/2/3|fashion|scalar|daemon_period_factor", 1}};
+  const std::map<std::string, double> expected = {
+      {"||daemon_cpu_seconds", 1.5},
+      {"||daemon_producers", 1},
+      {"||daemon_resident_bytes", 100 << 20},
+      {"||daemon_threads", 9},
+      {"||daemon_series", 7},
+      {"||daemon_series_refused", 0},
+      {"||daemon_watches", 2},
+      {"||daemon_store_bytes", 50 << 20},
+      {"||daemon_store_free_bytes", 9.0 * (1 << 30)},
+      {"||daemon_store_tail_bytes", 0},
+      {"||daemon_store_runs", 4},
+      {"||daemon_store_paused", 0},
+      {"||daemon_queue_waiting", 11},
+      {"||daemon_queue_seconds", 3},
+      {"||daemon_queue_memory_bytes", 5 << 20},
+      {"||daemon_queue_memory_refused", 8},
+      {"store||daemon_sink_waiting", 40},
+      {"store||daemon_sink_lag", 0.75},
+      {"store||daemon_sink_dropped", 60},
+      {"store|disk|daemon_sink_dropped", 60},
+      {"store||daemon_sink_events_dropped", 0},
+      {"store||daemon_sink_failures", 0},
+      {"watch||daemon_sink_waiting", 0},
+      {"watch||daemon_sink_lag", 0},
+      {"watch||daemon_sink_dropped", 0},
+      {"watch||daemon_sink_events_dropped", 2},
+      {"watch||daemon_sink_failures", 0},
+      {"norm(weights, order=2)||daemon_subscriber_seconds", 0.25},
+      {"norm(weights, order=2)||daemon_subscriber_waiting", 5},
+      {"norm(weights, order=2)||daemon_subscriber_missing", 3},
+      {"norm(weights, order=2)|queue_full|daemon_subscriber_missing", 3},
+      {"id-1/2/3||daemon_records_handled", 70},
+      {"id-1/2/3||daemon_records_in_flight", 4},
+      {"id-1/2/3||daemon_records_dropped", 12},
+      {"id-1/2/3|ring_full|daemon_records_dropped", 10},
+      {"id-1/2/3|contended|daemon_records_dropped", 2},
+      {"id-1/2/3||daemon_records_lost", 6},
+      {"id-1/2/3||daemon_missing", 6},
+      {"id-1/2/3|withheld|daemon_missing", 6},
+      {"id-1/2/3||daemon_arena_used", 0},
+      {"id-1/2/3||daemon_coverage", 0.5},
+      {"id-1/2/3||daemon_budget", 0.01},
+      {"id-1/2/3||daemon_probe_cost", 0.02},
+      {"id-1/2/3|tensor|daemon_period_factor", 8},
+      {"id-1/2/3|summary|daemon_period_factor", 1},
+      {"id-1/2/3|scalar|daemon_period_factor", 1}};
   EXPECT_EQ(values, expected);
+}
+
+// HEALTH.md's table is what people read; it names every topic with its unit, and none besides.
+TEST(HealthOf, TheTableInHealthMdIsComplete) {
+  std::map<std::string, std::string> written, kept;
+  std::ifstream file(std::string(IKKUNA_SOURCE_DIR) + "/daemon/HEALTH.md");
+  for (std::string line; std::getline(file, line);) {
+    if (line.rfind("| `daemon_", 0) != 0) continue;
+    const size_t end = line.find('`', 3), unit = line.rfind('|', line.size() - 2);
+    std::string text = line.substr(unit + 1, line.size() - unit - 2);
+    text.erase(0, text.find_first_not_of(' '));
+    text.erase(text.find_last_not_of(' ') + 1);
+    written[line.substr(3, end - 3)] = text;
+  }
+  for (const HealthValue& value : HealthOf(Reading())) kept[value.name.topic] = value.unit;
+  EXPECT_EQ(written, kept);
 }
 
 TEST(HealthOf, ANameIsNoLongerThanNamesAre) {
   HealthReading reading = Reading();
   reading.subscribers[0].text = std::string(300, 'x');
-  for (const HealthValue& value : HealthOf(reading)) EXPECT_LE(value.key.module.size(), 255u);
+  reading.status.producers[0].info.run_key.run_id = std::string(255, 'y');
+  for (const HealthValue& value : HealthOf(reading)) EXPECT_LE(value.name.module.size(), 255u);
 }
 
 class HealthSeriesTest : public testing::Test {
@@ -109,45 +173,47 @@ class HealthSeriesTest : public testing::Test {
     const auto batch = series_.Look(reading, seconds * kSecond, all);
     std::set<std::string> topics;
     if (!batch) return topics;
-    EXPECT_FALSE(batch->producer);
+    EXPECT_EQ(batch->run, run_);
+    EXPECT_EQ(batch->stamp.unix_ns, seconds * kSecond);
+    step_ = batch->stamp.step;
     for (const Sample& sample : batch->samples) {
-      const auto series = catalogue_.Find(sample.series_id);
+      const auto series = run_->series().Find(sample.series);
       EXPECT_TRUE(series);
       if (!series) continue;
-      topics.insert(series->key.topic.substr(7) + (series->key.param.empty() ? "" : ":" + series->key.param));
-      step_ = sample.step;
-      EXPECT_EQ(sample.unix_ns, seconds * kSecond);
+      EXPECT_EQ(series->timeline, batch->stamp.timeline);
+      topics.insert(series->name.topic.substr(7) + (series->name.param.empty() ? "" : ":" + series->name.param));
     }
     return topics;
   }
 
-  SeriesCatalogue catalogue_;
-  HealthSeries series_{catalogue_};
+  std::shared_ptr<ikkuna::Run> run_ = std::make_shared<ikkuna::Run>(HealthProducer());
+  HealthSeries series_{run_};
   uint64_t step_ = 0;
 };
 
 TEST_F(HealthSeriesTest, WhatDoesNotChangeIsSaidOnceAMinute) {
   HealthReading reading = Reading();
-  EXPECT_EQ(Look(reading, 1000).size(), 25u);  // one topic of several sinks counts once here
+  const std::set<std::string> all = Look(reading, 1000);
+  EXPECT_GT(all.size(), 40u);
   EXPECT_EQ(step_, 1000u);
   EXPECT_TRUE(Look(reading, 1001).empty());
-  reading.status.sinks[0].queued = 41;
-  EXPECT_EQ(Look(reading, 1002), std::set<std::string>{"queue"});
+  reading.status.sinks[0].waiting = 41;
+  EXPECT_EQ(Look(reading, 1002), std::set<std::string>{"sink_waiting"});
   for (int64_t second = 1003; second < 1060; ++second) EXPECT_TRUE(Look(reading, second).empty()) << second;
-  EXPECT_EQ(Look(reading, 1060).size(), 25u);
-  EXPECT_EQ(Look(reading, 1061), std::set<std::string>{}) << "the store's queue comes a minute after its change";
+  EXPECT_EQ(Look(reading, 1060), all);
+  EXPECT_TRUE(Look(reading, 1061).empty()) << "the store's queue comes a minute after its change";
 }
 
 TEST_F(HealthSeriesTest, WhatOurOwnSamplesChangeIsNoReasonForASample) {
   HealthReading reading = Reading();
   Look(reading, 1000);
-  reading.status.store_bytes += 1 << 20;
+  reading.status.store.bytes += 1 << 20;
   reading.status.resident_bytes += 1 << 20;
-  reading.cpu_seconds += 0.008;
+  reading.status.cpu_seconds += 0.008;
   EXPECT_TRUE(Look(reading, 1001).empty());
-  reading.status.store_bytes += 1;
+  reading.status.store.bytes += 1;
   EXPECT_EQ(Look(reading, 1002), std::set<std::string>{"store_bytes"});
-  reading.cpu_seconds += 0.008;  // since what was kept, not since the last look
+  reading.status.cpu_seconds += 0.008;  // since what was kept, not since the last look
   EXPECT_EQ(Look(reading, 1003), std::set<std::string>{"cpu_seconds"});
 }
 
@@ -167,16 +233,16 @@ TEST_F(HealthSeriesTest, StepsNeverGoBack) {
 TEST_F(HealthSeriesTest, AProducerIsSeenToItsEndAndThenRests) {
   HealthReading reading = Reading();
   Look(reading, 1000);
-  reading.status.producers = {Producer("died")};
+  reading.status.producers = {Producer(RunState::kDied)};
   reading.status.producers[0].killed = 2;
   EXPECT_EQ(Look(reading, 1001), (std::set<std::string>{"records_lost", "producers"}));
   for (int64_t second = 1002; second < 1001 + HealthSeries::kLooksAfterEnd; ++second) Look(reading, second);
   reading.status.producers[0].killed = 3;
   EXPECT_TRUE(Look(reading, 1020).empty());
   // One that had ended before is none of this daemon's affairs.
-  HealthSeries other(catalogue_);
+  HealthSeries other(run_);
   const auto batch = other.Look(reading, 2000 * kSecond);
-  for (const Sample& sample : batch->samples) EXPECT_EQ(catalogue_.Find(sample.series_id)->key.root, "");
+  for (const Sample& sample : batch->samples) EXPECT_NE(run_->series().Find(sample.series)->name.module, "id-1/2/3");
 }
 
 TEST_F(HealthSeriesTest, NaNIsAValueAsAnyOther) {
@@ -203,14 +269,13 @@ class DaemonHealthTest : public testing::Test {
     return daemon ? std::move(daemon).value() : nullptr;
   }
   static std::vector<SeriesInfo> Health(Daemon& daemon, const std::string& topic, const std::string& param = "") {
-    SeriesFilter filter;
-    filter.run_id = kDaemonRunId;
-    filter.topic = topic;
-    auto found = daemon.monitor().ListSeries(filter);
-    EXPECT_TRUE(found.ok()) << found.error().text;
-    if (!found) return {};
-    std::erase_if(*found, [&](const SeriesInfo& info) { return info.series.key.param != param; });
-    return std::move(found).value();
+    SeriesQuery query;
+    query.filter.run = kDaemonRunId;
+    query.filter.topic = topic;
+    auto found = daemon.monitor().series.ListSeries(query);
+    if (!found) return {};  // not begun yet
+    std::erase_if(found->series, [&](const SeriesInfo& info) { return info.series->name.param != param; });
+    return found->series;
   }
   TempDirectory temp_;
 };
@@ -218,41 +283,45 @@ class DaemonHealthTest : public testing::Test {
 TEST_F(DaemonHealthTest, IsWatchedListedAndReadByItsNameAndByNothingElse) {
   auto daemon = MustStart();
   ASSERT_TRUE(daemon);
-  CoreMonitor& monitor = daemon->monitor();
+  Monitor& monitor = daemon->monitor();
   SeriesFilter own;
-  own.run_id = monitor.GetStatus().health_run;
-  EXPECT_EQ(own.run_id, kDaemonRunId);
+  own.run = monitor.status.GetStatus().health_run;
+  EXPECT_EQ(own.run, kDaemonRunId);
   own.topic = "daemon_producers";
-  auto watcher = monitor.Watch(own);
-  auto watcher_of_all = monitor.Watch({});
-  ASSERT_TRUE(watcher.ok() && watcher_of_all.ok());
+  auto watched = monitor.series.Watch(own, {});
+  auto watched_all = monitor.series.Watch({}, {});
+  ASSERT_TRUE(watched.ok() && watched_all.ok());
+  Watcher& watcher = *watched->watcher;
   TestProducer producer(temp_.sub("dir"));
   producer.Register();
   ASSERT_TRUE(producer.Connect()) << producer.reject();
   for (uint64_t step = 0; step < 20; ++step) producer.Step(step, 2);
-  std::vector<Sample> seen;
+  double last = -1;
   ASSERT_TRUE(Eventually([&] {
-    const WatchUpdate update = (*watcher)->Take(100);
-    seen.insert(seen.end(), update.samples.begin(), update.samples.end());
-    return !seen.empty() && seen.back().value == 1;
+    const WatchTaken taken = watcher.Take(100);
+    for (const auto& update : taken.updates) {
+      if (update->batch) last = update->batch->samples.back().value;
+    }
+    return last == 1;
   }));
   ASSERT_TRUE(Eventually([&] {
     const auto handled = Health(*daemon, "daemon_records_handled");
-    return handled.size() == 1 && handled[0].last->value == 20 * TestProducer::kRecordsPerStep;
+    return handled.size() == 1 && handled[0].last == 20 * TestProducer::kRecordsPerStep;
   }));
-  EXPECT_EQ(Health(*daemon, "daemon_records_handled")[0].series.key.root, producer.hello().run_id + "/0/0");
-  ReadQuery query;
-  query.series_id = Health(*daemon, "daemon_producers")[0].series.id;
-  auto read = monitor.Read(query);
-  ASSERT_TRUE(read.ok());
-  EXPECT_EQ(read->samples.back().value, 1);
+  EXPECT_EQ(Health(*daemon, "daemon_records_handled")[0].series->name.module, producer.hello().run_id + "/0/0");
+  EXPECT_EQ(Health(*daemon, "daemon_producers")[0].last, 1);
   // Without its name: the training's series alone.
-  auto all = monitor.ListSeries({});
+  auto all = monitor.series.ListSeries({});
   ASSERT_TRUE(all.ok());
-  for (const SeriesInfo& info : *all) EXPECT_FALSE(IsDaemonRun(info.series.key.run)) << info.series.key.topic;
-  const WatchUpdate update = (*watcher_of_all)->Take(10'000);
-  EXPECT_FALSE(update.samples.empty());
-  for (const Series& series : update.new_series) EXPECT_FALSE(IsDaemonRun(series.key.run)) << series.key.topic;
+  EXPECT_FALSE(all->series.empty());
+  for (const SeriesInfo& info : all->series) EXPECT_FALSE(IsDaemonRun(info.run->run_key)) << info.series->name.topic;
+  const WatchTaken taken = watched_all->watcher->Take(10'000);
+  EXPECT_FALSE(taken.updates.empty());
+  for (const auto& update : taken.updates) {
+    if (update->run) EXPECT_FALSE(IsDaemonRun(update->run->run_key));
+  }
+  // It is no producer.
+  EXPECT_EQ(monitor.status.GetStatus().producers.size(), 1u);
 }
 
 TEST_F(DaemonHealthTest, TheEndIsKeptAndStepsGoOnAfterARestart) {
@@ -265,15 +334,20 @@ TEST_F(DaemonHealthTest, TheEndIsKeptAndStepsGoOnAfterARestart) {
   for (uint64_t step = 0; step < 20; ++step) producer.Step(step, 2);
   EXPECT_TRUE(daemon->Stop().ok());  // at once: what was in the ring is counted in the last look
   producer.Disconnect();
+  daemon.reset();
   daemon = MustStart();
   ASSERT_TRUE(daemon);
   const auto handled = Health(*daemon, "daemon_records_handled");
   ASSERT_EQ(handled.size(), 1u);
-  EXPECT_EQ(handled[0].last->value, 20 * TestProducer::kRecordsPerStep);
+  EXPECT_EQ(handled[0].last, 20 * TestProducer::kRecordsPerStep);
   const auto of_all = [&] { return Health(*daemon, "daemon_cpu_seconds").at(0); };
   const uint64_t count = of_all().count;
   ASSERT_TRUE(Eventually([&] { return of_all().count > count; }));
   EXPECT_GE(of_all().last_step, handled[0].last_step);
+  // The daemon's own run is no producer, over a restart either.
+  for (const auto& one : daemon->monitor().status.GetStatus().producers) {
+    EXPECT_FALSE(IsDaemonRun(one.info.run_key));
+  }
 }
 
 TEST_F(DaemonHealthTest, NoTrainerTakesItsName) {
