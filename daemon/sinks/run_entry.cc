@@ -74,9 +74,23 @@ void CountFrame(const Frame& frame, std::vector<SeriesTally>& tallies) {
   }
 }
 
-Result<std::shared_ptr<LoadedRun>> LoadRun(RunFile& file, const ProducerInfo& info, std::shared_ptr<Run> run) {
+std::shared_ptr<const Segment> SharedSegment(RunEntry& entry, Segment segment) {
+  std::weak_ptr<const Segment>& known = entry.segments[segment.id];
+  std::shared_ptr<const Segment> shared = known.lock();
+  if (!shared) {
+    shared = std::make_shared<const Segment>(std::move(segment));
+    known = shared;
+  }
+  return shared;
+}
+
+Result<std::shared_ptr<LoadedRun>> LoadRun(RunEntry& entry, RunFile& file, std::shared_ptr<Run> run) {
   auto loaded = std::make_shared<LoadedRun>();
-  loaded->run = run ? std::move(run) : std::make_shared<Run>(info);
+  loaded->run = std::move(run);
+  if (!loaded->run) {
+    std::lock_guard lock(entry.mutex);
+    loaded->run = std::make_shared<Run>(entry.head.producer.info);
+  }
   std::vector<Timeline> timelines;
   std::vector<Series> series;
   if (Status read = file.LoadSeries(&timelines, &series); !read) return read.error();
@@ -87,7 +101,10 @@ Result<std::shared_ptr<LoadedRun>> LoadRun(RunFile& file, const ProducerInfo& in
   }
   Result<std::vector<Segment>> segments = file.LoadSegments();
   if (!segments) return segments.error();
-  for (Segment& segment : *segments) loaded->segments.push_back(std::make_shared<const Segment>(std::move(segment)));
+  {
+    std::lock_guard lock(entry.mutex);
+    for (Segment& segment : *segments) loaded->segments.push_back(SharedSegment(entry, std::move(segment)));
+  }
   if (Status read = file.LoadTallies(&loaded->tallies); !read) return read.error();
   PlaneCoder coder;
   if (Status read = file.LoadTail(coder, &loaded->open); !read) return read.error();

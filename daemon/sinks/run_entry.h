@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -66,6 +67,8 @@ struct RunEntry {
   std::vector<std::unique_ptr<RunFile>> idle;  // connections for reading
   std::optional<std::vector<ModuleInfo>> modules;  // newer than the file's
   std::weak_ptr<Run> run;                          // as its producer's part of the daemon has it
+  // By id: one object for each that anybody has, over all times that the file is loaded, so that its holders are counted.
+  std::map<uint64_t, std::weak_ptr<const Segment>> segments;
   size_t published = 0;  // of `pending`, from its front: committed and in `loaded` already
 
   // Guarded by the store's mutex. What leaves the front of `pending` does so under `mutex` too.
@@ -103,7 +106,9 @@ struct RunSnapshot {
 };
 
 // Loads counts, segments, tail and, where there is no `run` that has them already, the series from the file.
-Result<std::shared_ptr<LoadedRun>> LoadRun(RunFile& file, const ProducerInfo& info, std::shared_ptr<Run> run);
+Result<std::shared_ptr<LoadedRun>> LoadRun(RunEntry& entry, RunFile& file, std::shared_ptr<Run> run);
+// The segment as all of this process have it. Under the entry's mutex.
+std::shared_ptr<const Segment> SharedSegment(RunEntry& entry, Segment segment);
 
 // Numbers and others of series, over runs. `most`: as ReadQuery says.
 struct SeriesToRead {

@@ -139,16 +139,6 @@ Result<std::unique_ptr<RunFile>> RunFile::Open(const std::string& path, Database
   if (!set) return set.error();
   if (empty) {
     if (Status made = file->MakeTables(); !made) return made.error();
-  } else {
-    std::vector<uint64_t> garbage;
-    Status listed = db.Each("SELECT segment FROM garbage", [&](Statement& row) {
-      garbage.push_back(row.Unsigned(0));
-      return true;
-    });
-    if (!listed) return listed.error();
-    for (const uint64_t segment : garbage) {
-      if (Result<bool> dropped = file->DropGarbage(segment, INT32_MAX); !dropped) return dropped.error();
-    }
   }
   return file;
 }
@@ -470,6 +460,16 @@ Status RunFile::ReplaceSegments(const Segment& segment, std::span<const uint64_t
 
 Status RunFile::AddGarbage(uint64_t segment) {
   return database_.Run("INSERT OR REPLACE INTO garbage VALUES (?1)", segment);
+}
+
+Result<std::vector<uint64_t>> RunFile::LoadGarbage() {
+  std::vector<uint64_t> garbage;
+  Status listed = database_.Each("SELECT segment FROM garbage", [&](Statement& row) {
+    garbage.push_back(row.Unsigned(0));
+    return true;
+  });
+  if (!listed) return listed.error();
+  return garbage;
 }
 
 Result<bool> RunFile::DropGarbage(uint64_t segment, int rows) {

@@ -80,7 +80,7 @@ class RunFile {
   static constexpr uint64_t kGroupsMax = uint64_t{1} << 20;  // of a chunk's row id: segment * kGroupsMax + group
 
   // Makes the tables where there are none. Refuses a newer version with kFailedPrecondition, and a file of another
-  // program. `to_write`: puts it in WAL mode, removes garbage.
+  // program. `to_write`: puts it in WAL mode.
   static Result<std::unique_ptr<RunFile>> Open(const std::string& path, Database::Mode mode, bool to_write);
 
   // Reading what is small.
@@ -123,9 +123,9 @@ class RunFile {
   // One segment in the place of others, whose rows become garbage.
   Status ReplaceSegments(const Segment& segment, std::span<const uint64_t> old, const std::vector<Stamps>& stamps,
                          std::span<const SeriesTally> tallies);
-  // Rows of a segment that is not finished, or that nobody should read any more: they go when the file is next opened
-  // for writing, or by DropGarbage.
+  // Segments that are not finished, or that were replaced: their rows go by DropGarbage, after a crash too.
   Status AddGarbage(uint64_t segment);
+  Result<std::vector<uint64_t>> LoadGarbage();
   // Removes up to `rows` rows. True: there are more.
   Result<bool> DropGarbage(uint64_t segment, int rows);
 

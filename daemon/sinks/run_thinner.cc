@@ -300,7 +300,7 @@ Status RunWriter::FinishThinning(Thinning& thinning, Transaction& transaction) {
   compacted_ = std::move(compacted);
   std::lock_guard lock(entry_.mutex);
   thin(loaded.tallies);
-  auto merged = std::make_shared<const Segment>(thinning.merged);
+  auto merged = SharedSegment(entry_, thinning.merged);
   const auto at = std::find(loaded.segments.begin(), loaded.segments.end(), thinning.old[0]);
   *at = std::move(merged);
   for (size_t i = 1; i < thinning.old.size(); ++i) {
@@ -340,6 +340,26 @@ std::vector<SeriesTally> RunWriter::TalliesOfFile(std::vector<SeriesTally> compa
   return compacted;
 }
 
+// When the file is opened: what was begun and not ended goes at once, what somebody still reads later.
+Status RunWriter::DropGarbage() {
+  Result<std::vector<uint64_t>> garbage = file_->LoadGarbage();
+  if (!garbage) return garbage.error();
+  for (const uint64_t id : *garbage) {
+    {
+      std::lock_guard lock(entry_.mutex);
+      const auto known = entry_.segments.find(id);
+      std::shared_ptr<const Segment> held = known == entry_.segments.end() ? nullptr : known->second.lock();
+      if (held) {
+        retired_.push_back(std::move(held));
+        continue;
+      }
+      entry_.segments.erase(id);
+    }
+    if (Result<bool> dropped = file_->DropGarbage(id, INT32_MAX); !dropped) return dropped.error();
+  }
+  return {};
+}
+
 Result<bool> RunWriter::DropRetired(int rows) {
   for (size_t i = 0; i < retired_.size(); ++i) {
     if (retired_[i].use_count() > 1) continue;  // somebody reads what was there before
@@ -348,7 +368,11 @@ Result<bool> RunWriter::DropRetired(int rows) {
     Result<bool> more = file_->DropGarbage(retired_[i]->id, rows);
     if (!more) return more.error();
     if (Status committed = transaction.Commit(); !committed) return committed.error();
-    if (!*more) retired_.erase(retired_.begin() + static_cast<ptrdiff_t>(i));
+    if (!*more) {
+      std::lock_guard lock(entry_.mutex);
+      entry_.segments.erase(retired_[i]->id);
+      retired_.erase(retired_.begin() + static_cast<ptrdiff_t>(i));
+    }
     return true;
   }
   return false;

@@ -65,9 +65,10 @@ Result<std::unique_ptr<RunWriter>> RunWriter::Open(RunEntry& entry) {
     return Error{ErrorCode::kFailedPrecondition, "it is of another producer, " + Describe(stored->producer.info.run_key)};
   }
   Result<std::shared_ptr<LoadedRun>> read =
-      LoadRun(*writer->file_, head.producer.info, run);
+      LoadRun(entry, *writer->file_, run);
   if (!read) return read.error();
   loaded = *read;
+  if (Status dropped = writer->DropGarbage(); !dropped) return dropped.error();
   std::vector<SeriesTally>& compacted = writer->compacted_;
   if (Status counted = writer->file_->LoadTallies(&compacted); !counted) return counted.error();
   for (const auto& segment : loaded->segments) {
@@ -442,12 +443,12 @@ Result<bool> RunWriter::Compact(size_t slice_bytes) {
   for (const auto& frame : sealed_->frames) CountFrame(*frame, tallies);
   tallies = TalliesOfFile(std::move(tallies));
   std::vector<RunFile::Stamps> stamps;
-  auto done = std::make_shared<Segment>();
-  done->id = done->place = segment;
+  Segment done;
+  done.id = done.place = segment;
   for (const Order& order : order_) {
     const uint64_t first_step = order.stamps.front().step, last_step = order.stamps.back().step;
     stamps.push_back({order.timeline, first_step, last_step, StampColumns::Encode(order.stamps)});
-    done->ranges.push_back({order.timeline, first_step, last_step});
+    done.ranges.push_back({order.timeline, first_step, last_step});
   }
   Totals totals;
   {
@@ -461,7 +462,7 @@ Result<bool> RunWriter::Compact(size_t slice_bytes) {
   order_.clear();
   sealed_.reset();
   std::lock_guard lock(entry_.mutex);
-  loaded.segments.push_back(std::move(done));
+  loaded.segments.push_back(SharedSegment(entry_, std::move(done)));
   loaded.sealed.reset();
   return false;
 }

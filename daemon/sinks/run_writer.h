@@ -81,6 +81,7 @@ class RunWriter {
   struct Thinning;
 
   RunWriter(RunEntry& entry, std::unique_ptr<RunFile> file);
+  Status DropGarbage();
   Status ReadStamps(Thinning& thinning);
   Status ThinGroup(Thinning& thinning, uint32_t group, size_t* bytes);
   Status Keep(const Thinning& thinning, std::span<const StampColumns> stamps, uint32_t series,

@@ -63,7 +63,7 @@ Result<std::shared_ptr<const RunSnapshot>> Store::Impl::Snapshot(const EntryPtr&
     Result<std::unique_ptr<RunFile>> file = RunFile::Open(entry->path, Database::Mode::kReadWrite, false);
     Result<std::shared_ptr<LoadedRun>> loaded = Error{ErrorCode::kSystem, ""};
     if (file) {
-      loaded = LoadRun(**file, entry->head.producer.info, entry->run.lock());
+      loaded = LoadRun(*entry, **file, entry->run.lock());
     } else {
       loaded = file.error();
     }

@@ -18,6 +18,7 @@ using namespace std::chrono_literals;
 
 constexpr auto kUpkeepEvery = 1s;
 constexpr auto kSlimRetryAfter = 5s;
+constexpr auto kRestWithin = 60s;  // how long a run that ended may take to become one file before the cap bites
 constexpr int kDeletedPerLook = 8;         // commits come in between
 constexpr uint64_t kEventsSlack = 1'000;   // the oldest leave in batches
 constexpr int kRowsPerSlice = 512;
@@ -93,12 +94,22 @@ bool Store::Impl::Retire() {
   };
   std::vector<Old> old;
   uint64_t bytes = 0;
+  bool in_motion = false, live = false;
   for (const EntryPtr& entry : Entries()) {
     const uint64_t file = FileBytes(*entry);
     bytes += file;
     if (entry == own_) continue;
     std::lock_guard reading(entry->mutex);
-    if (IsOpen(entry->head.producer.state)) continue;
+    if (IsOpen(entry->head.producer.state)) {
+      live = live || !IsDaemonRun(entry->key);
+      continue;
+    }
+    if (entry->rest_bytes.load(std::memory_order_relaxed) == 0) {
+      // It is larger for a moment than it will be, and nothing shall leave for that.
+      std::lock_guard lock(mutex_);
+      in_motion = in_motion || (entry->wants_rest && Clock::now() - entry->idle_since < kRestWithin);
+      if (entry->wants_rest) continue;
+    }
     const int64_t ended = std::max(entry->head.totals.last_unix_ns, entry->head.producer.info.start_unix_ns);
     old.push_back({ended, file, entry, {}});
   }
@@ -120,7 +131,8 @@ bool Store::Impl::Retire() {
     const int64_t age_max_ns = std::chrono::duration_cast<std::chrono::nanoseconds>(options_.age_max).count();
     if (age_max_ns > 0 && one.ended < UnixNs() - age_max_ns) {
       why = "it ended more than " + std::to_string(options_.age_max.count()) + " hours ago";
-    } else if (bytes_max_ > 0 && bytes > bytes_max_) {
+    } else if (bytes_max_ > 0 && bytes > bytes_max_ && !in_motion && (live || &one != &old.back())) {
+      // The last that is left stays, if nothing needs its room.
       why = "all runs of this host take " + Megabytes(bytes) + ", and may take " + Megabytes(bytes_max_);
     } else if (options_.free_bytes_min > 0 && free && *free < options_.free_bytes_min) {
       why = "only " + Megabytes(*free) + " are free on the disk, and " + Megabytes(options_.free_bytes_min) +
@@ -239,6 +251,7 @@ bool Store::Impl::Slim() {
   }
   const bool over = bytes_max_ > 0 && bytes > bytes_max_;
   if (over) slimming_ = true;
+  if (!over) (void)TellOnce("cap", "");
   // Some more than it must be, so that not every look finds something.
   if (slimming_ && bytes <= bytes_max_ - bytes_max_ / 16) slimming_ = false;
   std::sort(live.begin(), live.end(), [](const auto& a, const auto& b) { return a.first > b.first; });
@@ -264,7 +277,7 @@ bool Store::Impl::Slim() {
   }
   if (slimming_ && !more) {
     slimming_ = false;
-    if (over && TellOnce("cap", "")) {
+    if (over && TellOnce("cap", "over")) {
       Raise(Severity::kWarning, "store_over_cap",
             "The runs that go on take " + Megabytes(bytes) + ", more than the " + Megabytes(bytes_max_) +
                 " that all runs may take, and nothing is left in them that could be thinned. They are recorded all the same.",

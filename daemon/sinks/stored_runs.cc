@@ -45,7 +45,7 @@ class StoredRuns::Impl {
     if (one.snapshot) return {};
     Result<std::unique_ptr<RunFile>> file = OpenStored(one.entry->path);
     if (!file) return file.error();
-    Result<std::shared_ptr<LoadedRun>> loaded = LoadRun(**file, one.entry->head.producer.info, nullptr);
+    Result<std::shared_ptr<LoadedRun>> loaded = LoadRun(*one.entry, **file, nullptr);
     if (!loaded) return Error{loaded.error().code, "cannot read '" + one.entry->path + "': " + loaded.error().text};
     auto snapshot = std::make_shared<RunSnapshot>();
     snapshot->entry = one.entry;

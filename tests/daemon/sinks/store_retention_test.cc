@@ -1,0 +1,393 @@
+// What leaves the store, in which order, and what is said of it.
+#include <fstream>
+#include <mutex>
+#include <random>
+
+#include "tests/daemon/sinks/store_fixture.h"
+
+namespace ikkuna::sinks {
+namespace {
+
+class StoreRetentionTest : public StoreTest {
+ protected:
+  StoreRetentionTest() {
+    options_.free_bytes_min = 0;
+    options_.free_bytes_pause = 0;
+    options_.bytes_max = 0;
+    options_.on_event = [this](const Event& event) {
+      std::lock_guard lock(said_mutex_);
+      said_.push_back(event);
+    };
+  }
+  ~StoreRetentionTest() override { store_.reset(); }  // it speaks to what stands here
+  // A finished run of noise, which ended at `ended`.
+  void Finished(const std::string& id, unsigned char uuid, int64_t ended_ns, uint64_t steps = 3000) {
+    const RunKey key{id, 0, 0};
+    ProducerInfo info = Producer(key, uuid);
+    info.start_unix_ns = ended_ns;
+    run_ = *store_->Begin(info);
+    const uint32_t a = Series("a");
+    for (uint64_t step = 0; step < steps; ++step) {
+      auto batch = BatchOf(run_, step, {{a, 0, noise_(random_)}});
+      batch->stamp.unix_ns = ended_ns;
+      store_->Offer(batch);
+    }
+    Flush();
+    ProducerStatus status;
+    status.info = info;
+    status.state = RunState::kFinished;
+    store_->SaveProducer(status);
+    ASSERT_TRUE(Eventually([&] { return !std::filesystem::exists(file(key) + "-wal"); }));
+  }
+  std::vector<std::string> Ids() {
+    std::vector<std::string> ids;
+    const auto runs = store_->ListRuns();
+    for (const RunInfo& run : *runs) ids.push_back(run.info.run_key.run_id);
+    std::sort(ids.begin(), ids.end());
+    return ids;
+  }
+  size_t Said(const std::string& kind) {
+    std::lock_guard lock(said_mutex_);
+    return static_cast<size_t>(
+        std::count_if(said_.begin(), said_.end(), [&](const Event& event) { return event.kind == kind; }));
+  }
+  std::vector<std::string> TextsOf(const std::string& kind) {
+    std::lock_guard lock(said_mutex_);
+    std::vector<std::string> texts;
+    for (const Event& event : said_) {
+      if (event.kind == kind) texts.push_back(event.text);
+    }
+    return texts;
+  }
+  static int64_t Now() {
+    return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::system_clock::now().time_since_epoch())
+        .count();
+  }
+
+  std::mutex said_mutex_;
+  std::vector<Event> said_;
+  std::mt19937_64 random_{7};
+  std::normal_distribution<double> noise_;
+};
+
+constexpr int64_t kHourNs = int64_t{3'600} * 1'000'000'000;
+
+TEST_F(StoreRetentionTest, FinishedRunsThatAreTooOldLeave) {
+  OpenStore();
+  Finished("old", 1, Now() - 50 * kHourNs);
+  Finished("young", 2, Now() - kHourNs);
+  // One that goes on never leaves, however old.
+  ProducerInfo info = Producer({"live", 0, 0}, 3);
+  info.start_unix_ns = Now() - 100 * kHourNs;
+  run_ = *store_->Begin(info);
+  run_.reset();
+  store_->Close();
+  options_.age_max = std::chrono::hours(48);
+  Reopen();
+  ASSERT_TRUE(Eventually([&] { return Said("run_retired") == 1; }));
+  EXPECT_EQ(Ids(), (std::vector<std::string>{"live", "young"}));
+  EXPECT_FALSE(std::filesystem::exists(file({"old", 0, 0})));
+  EXPECT_NE(TextsOf("run_retired")[0].find("'old'"), std::string::npos);
+  EXPECT_NE(TextsOf("run_retired")[0].find("48 hours"), std::string::npos);
+  // It is in the list of events, too.
+  Flush();
+  const auto events = store_->ListEvents({});
+  EXPECT_TRUE(std::any_of(events->begin(), events->end(), [](const Event& e) { return e.kind == "run_retired"; }));
+}
+
+TEST_F(StoreRetentionTest, AboveTheCapTheOldestFinishedRunsLeaveFirst) {
+  OpenStore();
+  // Not in the order in which they ended.
+  Finished("c", 3, kStartNs + 3);
+  Finished("a", 1, kStartNs + 1);
+  Finished("d", 4, kStartNs + 4);
+  Finished("b", 2, kStartNs + 2);
+  const uint64_t each = std::filesystem::file_size(file({"a", 0, 0}));
+  const uint64_t others = store_->store_bytes() - 4 * each;
+  options_.bytes_max = others + 2 * each + each / 2;
+  Reopen();
+  ASSERT_TRUE(Eventually([&] { return Said("run_retired") >= 2; }));
+  EXPECT_EQ(Ids(), (std::vector<std::string>{"c", "d"}));
+  EXPECT_LE(store_->store_bytes(), *options_.bytes_max + each);
+  // Each with an event of its own, in their order.
+  const auto texts = TextsOf("run_retired");
+  ASSERT_EQ(texts.size(), 2u);
+  EXPECT_NE(texts[0].find("'a'"), std::string::npos);
+  EXPECT_NE(texts[1].find("'b'"), std::string::npos);
+  EXPECT_EQ(store_->bytes_max(), *options_.bytes_max);
+}
+
+TEST_F(StoreRetentionTest, WhereTheDiskRunsFullFinishedRunsLeaveAndLiveOnesAreRecorded) {
+  OpenStore();
+  Finished("a", 1, kStartNs + 1);
+  Finished("b", 2, kStartNs + 2);
+  options_.free_bytes_min = uint64_t{1} << 60;  // no disk has that
+  Reopen();
+  Begin({"live", 0, 0}, 9);
+  Put(Series("a"), 1, 2.5);
+  ASSERT_TRUE(Eventually([&] { return Said("run_retired") == 2; }));
+  EXPECT_EQ(Ids(), std::vector<std::string>{"live"});
+  EXPECT_EQ(ReadOne("a").numbers, std::vector<double>{2.5});
+  EXPECT_EQ(store_->Counters().dropped, 0u);
+  EXPECT_NE(TextsOf("run_retired")[0].find("free"), std::string::npos);
+}
+
+TEST_F(StoreRetentionTest, WhereNothingIsFreeRecordingPausesAndGoesOn) {
+  options_.free_bytes_pause = uint64_t{1} << 60;
+  OpenAndBegin();
+  const uint32_t a = Series("a");
+  ASSERT_TRUE(Eventually([&] { return store_->GetStatus().paused; }));
+  EXPECT_EQ(Said("store_paused"), 1u);
+  Put(a, 1, 1, 5);
+  Put(a, 2, 1, 6);
+  Flush();
+  // Dropped under a name, and the progress goes on: the trainer's records were handled.
+  const SinkCounters counters = store_->Counters();
+  ExpectIdentity(counters);
+  EXPECT_EQ(DropsFor(counters, "paused"), 2u);
+  EXPECT_EQ(counters.waiting, 0u);
+  EXPECT_EQ(store_->LoadProgress(kRun)->progress.done_seq, 6u);
+  EXPECT_TRUE(ReadOne("a").steps.empty());
+  options_.free_bytes_pause = 1;
+  Reopen();
+  Begin();
+  Put(Series("a"), 3, 1);
+  Flush();
+  EXPECT_EQ(ReadOne("a").steps, std::vector<uint64_t>{3});
+  EXPECT_FALSE(store_->GetStatus().paused);
+}
+
+TEST_F(StoreRetentionTest, LiveRunsAboveTheCapAreThinnedOldestFirstAndSaySo) {
+  options_.bytes_max = 3 << 20;
+  options_.tail_bytes_max = 1 << 20;
+  OpenAndBegin();
+  constexpr uint32_t kSeries = 200;
+  constexpr uint64_t kSteps = 12'000;
+  std::vector<uint32_t> ids;
+  for (uint32_t i = 0; i < kSeries; ++i) ids.push_back(Series("s" + std::to_string(i)));
+  // Deterministic noise, so that what is kept can be compared.
+  auto value = [](uint32_t series, uint64_t step) {
+    return std::cos(double(series * 7919 + step) * 12.9898) * 43758.5453 - std::floor(double(step % 3));
+  };
+  for (uint64_t step = 0; step < kSteps; ++step) {
+    std::vector<Sample> samples;
+    // Some come each tenth step only: steps that are multiples of 2 are all they have.
+    for (uint32_t i = 0; i < kSeries; ++i) {
+      if (i >= 20 || step % 10 == 0) samples.push_back({ids[i], 0, value(i, step)});
+    }
+    store_->Offer(BatchOf(run_, step, std::move(samples)));
+    if (step % 200 == 0) Flush();
+  }
+  Flush();
+  const uint64_t offered = store_->Counters().offered;
+  EXPECT_EQ(store_->Counters().dropped, 0u);
+  ASSERT_TRUE(Eventually([&] { return store_->store_bytes() <= *options_.bytes_max; })) << store_->store_bytes();
+  ASSERT_GE(Said("run_thinned"), 1u);
+  auto check = [&](Recorded& recorded, const char* where) {
+    SCOPED_TRACE(where);
+    const auto runs = recorded.ListRuns();
+    ASSERT_EQ(runs->size(), 1u);
+    const RunInfo& run = runs->front();
+    EXPECT_GT(run.thinned, 0u);
+    EXPECT_EQ(run.thinned + run.values, offered);
+    uint64_t kept = 0;
+    SeriesQuery query;
+    const auto page = recorded.ListSeries(query);
+    ASSERT_TRUE(page.ok());
+    ASSERT_EQ(page->series.size(), kSeries);
+    for (const SeriesInfo& info : page->series) {
+      kept += info.count;
+      EXPECT_EQ(info.count + info.thinned, info.series->id > 20 ? kSteps : kSteps / 10);
+    }
+    EXPECT_EQ(kept, run.values);
+    for (uint32_t i : {0u, 5u, 20u, 100u, 199u}) {
+      const SeriesColumns read = ReadOne(recorded, "s" + std::to_string(i));
+      const uint64_t every = i >= 20 ? 1 : 10;
+      ASSERT_LT(read.steps.size(), kSteps / every);
+      EXPECT_TRUE(read.thinned);
+      EXPECT_EQ(read.steps.front(), 0u);
+      EXPECT_EQ(read.steps.back(), (kSteps - 1) / every * every);
+      for (size_t n = 0; n < read.steps.size(); ++n) {
+        if (n > 0) { ASSERT_LT(read.steps[n - 1], read.steps[n]); }
+        ASSERT_EQ(read.numbers[n], value(i, read.steps[n])) << read.steps[n];
+        ASSERT_EQ(read.unix_ns[n], kStartNs + static_cast<int64_t>(read.steps[n]) * 1'000'000);
+      }
+      // Coarser the older it is: most of the newest tenth is there, of the oldest less than half.
+      auto in = [&](uint64_t from, uint64_t to) {
+        return std::count_if(read.steps.begin(), read.steps.end(), [&](uint64_t s) { return s >= from && s < to; });
+      };
+      EXPECT_LT(in(0, kSteps / 10), static_cast<int64_t>(kSteps / 10 / every) * 2 / 3);
+      EXPECT_GT(in(kSteps - kSteps / 10, kSteps), in(0, kSteps / 10));
+      // What is not asked for was not thinned: newest steps say nothing.
+      ReadQuery newest;
+      newest.step_min = kSteps - 20;
+      newest.filter.topic = "s" + std::to_string(i);
+      EXPECT_EQ(ReadOne(recorded, "s" + std::to_string(i), newest).steps.size(), every == 1 ? 20u : 2u);
+      ReadQuery few;
+      few.max_points = 100;
+      EXPECT_LE(ReadOne(recorded, "s" + std::to_string(i), few).steps.size(), 100u);
+    }
+  };
+  check(*store_, "while it goes on");
+  Reopen();
+  check(*store_, "opened again");
+  Begin();
+  EndRun();
+  check(*store_, "at rest");
+  store_.reset();
+  auto alone = StoredRuns::Open(file());
+  ASSERT_TRUE(alone.ok()) << alone.error().text;
+  check(**alone, "without a daemon");
+}
+
+TEST_F(StoreRetentionTest, AReaderOfWhatIsThinnedMeanwhileReadsWhatWasThere) {
+  options_.tail_bytes_max = 1 << 20;
+  OpenStore();
+  Begin();
+  std::vector<uint32_t> ids;
+  for (uint32_t i = 0; i < 64; ++i) ids.push_back(Series("s" + std::to_string(i)));
+  constexpr uint64_t kSteps = 6'000;
+  for (uint64_t step = 0; step < kSteps; ++step) {
+    std::vector<Sample> samples;
+    for (uint32_t id : ids) samples.push_back({id, 0, noise_(random_)});
+    store_->Offer(BatchOf(run_, step, std::move(samples)));
+  }
+  Flush();
+  store_->Close();
+  options_.bytes_max = 1 << 20;
+  run_.reset();
+  store_.reset();
+  options_.on_event = nullptr;
+  OpenStore();
+  auto reader = store_->Read({});
+  ASSERT_TRUE(reader.ok());
+  Begin();  // from now on the file is written, and too large
+  ASSERT_TRUE(Eventually([&] { return store_->ListRuns()->front().thinned > 64 * kSteps / 2; }));
+  uint64_t read = 0;
+  for (;;) {
+    auto part = (*reader)->Next();
+    ASSERT_TRUE(part.ok()) << part.error().text;
+    if (!*part) break;
+    read += (*part)->steps.size();
+  }
+  EXPECT_EQ(read, 64 * kSteps);
+  reader->reset();
+  // What it had held on to leaves when it is gone.
+  ASSERT_TRUE(Eventually([&] { return store_->store_bytes() <= *options_.bytes_max; })) << store_->store_bytes();
+}
+
+TEST_F(StoreRetentionTest, OneLongSeriesOfTextsAboveTheCapLosesItsOldest) {
+  options_.bytes_max = 1 << 20;
+  OpenAndBegin();
+  const uint32_t t = Series("t", ValueType::kText);
+  constexpr uint64_t kTexts = 3'000;
+  auto text = [](uint64_t step) { return std::to_string(step) + std::string("\0 ", 2) + std::string(1'000, 'x'); };
+  for (uint64_t step = 0; step < kTexts; ++step) {
+    store_->Offer(BatchOf(run_, step, {}, {{t, 0, Text{text(step)}}}));
+    if (step % 100 == 0) Flush();
+  }
+  Flush();
+  ASSERT_TRUE(Eventually([&] { return store_->store_bytes() <= *options_.bytes_max; })) << store_->store_bytes();
+  for (int life = 0; life < 2; ++life) {
+    const SeriesColumns read = ReadOne("t");
+    ASSERT_GT(read.steps.size(), 10u);
+    EXPECT_LT(read.steps.size(), 1'200u);
+    EXPECT_TRUE(read.thinned);
+    EXPECT_EQ(read.steps.back(), kTexts - 1);
+    for (size_t i = 0; i < read.steps.size(); ++i) {
+      ASSERT_EQ(read.steps[i], read.steps[0] + i);
+      ASSERT_EQ(std::get<Text>(read.others[i]).text, text(read.steps[i]));
+    }
+    const auto info = Info("t");
+    EXPECT_EQ(info->count, read.steps.size());
+    EXPECT_EQ(info->count + info->thinned, kTexts);
+    EXPECT_EQ(info->first_step, read.steps[0]);
+    EXPECT_EQ(store_->ListRuns()->front().thinned, info->thinned);
+    if (life == 0) Reopen();
+  }
+  EXPECT_EQ(Said("run_thinned") > 0, true);
+}
+
+TEST_F(StoreRetentionTest, TextsHistogramsAndEventsHaveBoundsOfTheirOwn) {
+  options_.others_bytes_max = 100'000;
+  options_.events_max = 50;
+  OpenAndBegin();
+  const uint32_t h = Series("h", ValueType::kHistogram), a = Series("a");
+  Histogram histogram{-1, 1, 7, 3.25, 9, 0, 0, 0, {}};
+  for (uint64_t i = 0; i < 500; ++i) histogram.counts.push_back(random_());
+  for (uint64_t step = 0; step < 400; ++step) {
+    auto batch = BatchOf(run_, step, {{a, 0, 1}}, {{h, 0, histogram}});
+    batch->events.push_back(EventOf("e" + std::to_string(step)));
+    store_->Offer(batch);
+  }
+  Flush();
+  ASSERT_TRUE(Eventually([&] { return Info("h")->count < 40; }));
+  const SeriesColumns read = ReadOne("h");
+  EXPECT_EQ(read.steps.back(), 399u);
+  EXPECT_TRUE(read.thinned);
+  EXPECT_FALSE(ReadOne("a").thinned);
+  EXPECT_EQ(ReadOne("a").steps.size(), 400u);
+  ASSERT_TRUE(Eventually([&] {
+    EventQuery query;
+    query.filter.run = kRun.run_id;
+    query.limit = 100'000;
+    return store_->ListEvents(query)->size() <= 60;
+  }));
+  EventQuery query;
+  query.filter.run = kRun.run_id;
+  query.last = 1'000;
+  const auto events = store_->ListEvents(query);
+  EXPECT_TRUE(std::any_of(events->begin(), events->end(), [](const Event& e) { return e.kind == "e399"; }));
+  EXPECT_FALSE(std::any_of(events->begin(), events->end(), [](const Event& e) { return e.kind == "e0"; }));
+}
+
+TEST_F(StoreRetentionTest, ALiveRunThatCannotBecomeSmallerIsRecordedAndSaidOnce) {
+  options_.bytes_max = 1;
+  OpenAndBegin();
+  const uint32_t a = Series("a");
+  for (uint64_t step = 0; step < 2'000; ++step) Put(a, step, noise_(random_));
+  Flush();
+  ASSERT_TRUE(Eventually([&] { return Said("store_over_cap") == 1; }));
+  Put(a, 2'000, 7);
+  Flush();
+  EXPECT_EQ(ReadOne("a").numbers.back(), 7);
+  EXPECT_EQ(ReadOne("a").steps.front(), 0u);
+  EXPECT_EQ(store_->Counters().dropped, 0u);
+  std::this_thread::sleep_for(std::chrono::milliseconds(2'500));
+  EXPECT_EQ(Said("store_over_cap"), 1u);
+}
+
+TEST_F(StoreRetentionTest, AFileThatWasSetAsideCountsAndLeavesInItsTurn) {
+  OpenAndBegin();
+  Put(Series("a"), 1, 1);
+  Flush();
+  run_.reset();
+  store_.reset();
+  { std::ofstream broken(file(), std::ios::trunc); broken << std::string(200'000, 'x'); }
+  OpenStore();
+  Begin();
+  const std::string aside = file() + ".broken-1";
+  ASSERT_TRUE(std::filesystem::exists(aside));
+  EXPECT_GE(store_->store_bytes(), 200'000u);
+  run_.reset();
+  store_.reset();
+  options_.bytes_max = 190'000;
+  OpenStore();
+  EXPECT_TRUE(Eventually([&] { return !std::filesystem::exists(aside); }));
+  EXPECT_TRUE(Eventually([&] { return Said("run_retired") == 1; }));
+}
+
+TEST_F(StoreRetentionTest, TheOnlyRunStaysWhenItEndsAtTheCapAndGoesWhenAnotherNeedsItsRoom) {
+  OpenStore();
+  Finished("a", 1, kStartNs + 1);
+  options_.bytes_max = store_->store_bytes() / 2;
+  Reopen();
+  std::this_thread::sleep_for(std::chrono::milliseconds(1'500));
+  EXPECT_EQ(Ids(), std::vector<std::string>{"a"});
+  Begin({"live", 0, 0}, 9);
+  EXPECT_TRUE(Eventually([&] { return Said("run_retired") == 1; }));
+  EXPECT_EQ(Ids(), std::vector<std::string>{"live"});
+}
+
+}  // namespace
+}  // namespace ikkuna::sinks
