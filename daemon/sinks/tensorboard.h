@@ -4,7 +4,7 @@
 //
 // Folders: {logdir}/{run}/{rank}/{tag}, {run} being the display name (else the run_id) and "-attempt{n}" after a
 // restart; an attempt that continues another writes into the folder of that one, where its first files begin with
-// SessionLog START: TensorBoard's reader then drops what was overtaken. A second run of the same name gets "{run}-2"
+// SessionLog START: TensorBoard's readers then drop what was overtaken. A second run of the same name gets "{run}-2"
 // and so on, and so do two tags that are sanitised to one path, or that the file system holds for one; a file
 // `.ikkuna-run` or `.ikkuna-tag` in the folder says whose it is. Curves: {topic}/{module}[.{param}] and, without a
 // module, {topic} or {topic}/{param}. A root that is not called "model" stands in between:

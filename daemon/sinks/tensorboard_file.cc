@@ -98,7 +98,7 @@ Result<std::unique_ptr<EventFile>> EventFile::Create(const NewEventFile& wanted)
   // relaxed: only its being another matters
   const std::string name = std::string(kPrefix) + seconds + "." + EventFileHost() + "." + std::to_string(getpid()) +
                            "." + std::to_string(files.fetch_add(1, std::memory_order_relaxed)) + Suffix(wanted.attempt);
-  // Under another name until its first records are there: a file of the attempt has the restart in it.
+  // Under another name until its first records are there: a file of the attempt has its START in it.
   const std::string fresh = wanted.directory + "/.ikkuna-new";
   const std::string path = wanted.directory + "/" + name;
   UniqueFd fd(open(fresh.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
@@ -107,11 +107,11 @@ Result<std::unique_ptr<EventFile>> EventFile::Create(const NewEventFile& wanted)
   tb::Event version = EventAt(wanted.unix_ns);
   version.set_file_version("brain.Event:2");
   file->Add(version.SerializeAsString(), 0);
-  if (wanted.restart_step && !present.attempt) {
-    tb::Event restart = EventAt(wanted.unix_ns);
-    restart.set_step(*wanted.restart_step);
-    restart.mutable_session_log()->set_status(tb::SessionLog::START);
-    file->Add(restart.SerializeAsString(), 0);
+  if (wanted.start_step && !present.attempt) {
+    tb::Event start = EventAt(wanted.unix_ns);
+    start.set_step(*wanted.start_step);
+    start.mutable_session_log()->set_status(tb::SessionLog::START);
+    file->Add(start.SerializeAsString(), 0);
   }
   Status made = file->Flush();
   if (made && rename(fresh.c_str(), path.c_str()) != 0)

@@ -30,8 +30,10 @@ struct NewEventFile {
   std::string directory;
   int64_t unix_ns = 0;   // now
   uint32_t attempt = 0;  // of the run that writes it
-  // It begins with SessionLog START at this step, if no file of the attempt is there yet.
-  std::optional<int64_t> restart_step;
+  // It begins with SessionLog START at this step, if no file of the attempt is there yet. The first START of a folder
+  // means nothing to readers, so that every attempt has one, also the first: only then does a later one drop what it
+  // overtook.
+  std::optional<int64_t> start_step;
 };
 
 class EventFile {

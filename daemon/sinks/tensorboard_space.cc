@@ -60,7 +60,6 @@ void RemoveEmpty(const fs::path& folder) {
 
 void TensorBoardSpace::Measure(const std::set<std::string>& kept) {
   measured_ = true;
-  measure_after_ = Clock::now() + kMeasureEvery;
   used_ = 0;
   removable_.clear();
   std::error_code code;
@@ -87,6 +86,8 @@ bool TensorBoardSpace::MakeRoom(uint64_t bytes, const Kept& kept_now, const std:
   if (bytes > bytes_max_) return false;
   const std::set<std::string> kept = kept_now();
   if (Clock::now() >= measure_after_) Measure(kept);
+  // Where nothing can go a walk each second would find no more than this one.
+  measure_after_ = Clock::now() + kMeasureEvery;
   while (used_ + bytes > bytes_max_ && !removable_.empty()) {
     const Old run = std::move(removable_.extract(removable_.begin()).value());
     // It may have come back since.
@@ -99,7 +100,9 @@ bool TensorBoardSpace::MakeRoom(uint64_t bytes, const Kept& kept_now, const std:
     used_ -= std::min(used_, removed.bytes);
     if (removed.bytes > 0) told(removed);
   }
-  return used_ + bytes <= bytes_max_;
+  if (used_ + bytes > bytes_max_) return false;
+  measure_after_ = {};
+  return true;
 }
 
 }  // namespace ikkuna::sinks

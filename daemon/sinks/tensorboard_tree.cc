@@ -101,8 +101,9 @@ bool TensorBoardTree::EnsureFile(Source& source, Leaf& leaf) {
     wanted.directory = leaf.directory;
     wanted.unix_ns = UnixNs();
     wanted.attempt = info.run_key.attempt;
-    if (info.continues && info.run_key.attempt >= leaf.attempt)
-      wanted.restart_step = static_cast<int64_t>(std::min<uint64_t>(info.start_step, INT64_MAX));
+    // A straggler of an earlier attempt begins nothing.
+    if (info.run_key.attempt >= leaf.attempt)
+      wanted.start_step = static_cast<int64_t>(std::min<uint64_t>(info.start_step, INT64_MAX));
     Result<std::unique_ptr<EventFile>> file = EventFile::Create(wanted);
     if (!file) {
       Failed(file.error());

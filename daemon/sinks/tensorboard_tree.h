@@ -104,7 +104,7 @@ class TensorBoardTree {
   std::map<std::string, Leaf> leaves_;  // by directory
   std::unordered_map<const Run*, Source> sources_;
   std::set<Leaf*, std::less<>> touched_;  // have something that is not in the file
-  Tally* tally_ = nullptr;   // of the call at hand
+  Tally* tally_ = nullptr;                // of the call at hand
   size_t files_open_ = 0;
   uint64_t uses_ = 0;
   bool vanished_ = false;  // a file was taken away: all folders are looked up again

@@ -6,7 +6,7 @@
                            "histograms": {curve: [[step, min, max, count, [limit, ...], [bucket, ...]], ...]},
                            "images": {curve: [[step, height, width, [byte of the decoded picture, ...]], ...]},
                            "shown": {curve: [step, ...]},   # by the plug-ins' reader, that the pages have
-                           "events": records of all files, "restarts": [step, ...]}}
+                           "events": records of all files, "starts": [step, ...]}}
 Every record's checksums are checked; a bad one is an error.
 """
 import json
@@ -26,7 +26,7 @@ def check_records(path):
     with open(path, "rb") as file:
         data = file.read()
     at = records = 0
-    restarts = []
+    starts = []
     while at < len(data):
         header = data[at:at + 8]
         (length,) = struct.unpack("<Q", header)
@@ -37,10 +37,10 @@ def check_records(path):
             raise SystemExit(f"{path}: bad checksum at byte {at}")
         event = Event.FromString(payload)
         if event.session_log.status == SessionLog.START:
-            restarts.append(event.step)
+            starts.append(event.step)
         at += 16 + length
         records += 1
-    return records, restarts
+    return records, starts
 
 
 def pixels(image):
@@ -92,13 +92,13 @@ def main():
         event_files = [name for name in files if "tfevents" in name]
         if not event_files:
             continue
-        events, restarts = 0, []
+        events, starts = 0, []
         for name in sorted(event_files):
-            records, restarted = check_records(os.path.join(folder, name))
+            records, started = check_records(os.path.join(folder, name))
             assert records >= 1
             events += records
-            restarts += restarted
-        answer[os.path.relpath(folder, logdir)] = read_folder(folder) | {"events": events, "restarts": restarts}
+            starts += started
+        answer[os.path.relpath(folder, logdir)] = read_folder(folder) | {"events": events, "starts": starts}
     json.dump(answer, sys.stdout)
 
 

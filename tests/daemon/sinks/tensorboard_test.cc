@@ -12,7 +12,6 @@ namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
-using ::testing::IsEmpty;
 
 TEST(TensorBoardFile, ChecksumsOfKnownBytes) {
   // crc32c("123456789") is e3069283; the mask is the format's.
@@ -176,9 +175,9 @@ TEST_F(TensorBoardTest, TensorBoardReadsWhatWasWritten) {
   EXPECT_THAT(folder["texts"]["run/facts"][0][1].get<std::string>(),
               HasSubstr("| command | ikkuna-train --model fc \\| tee log |"));
   EXPECT_THAT(folder["texts"]["run/configuration"][0][1].get<std::string>(), HasSubstr("    subscribe = \"norm\""));
-  // The version, and an event for each step: its values have one time.
-  EXPECT_EQ(folder["events"], 1 + 1'504);
-  EXPECT_THAT(folder["restarts"], IsEmpty());
+  // The version, the start, and an event for each step: its values have one time.
+  EXPECT_EQ(folder["events"], 2 + 1'504);
+  EXPECT_EQ(folder["starts"], json::parse("[0]"));
   const SinkCounters counters = sink_->Counters();
   EXPECT_EQ(counters.written, 3 * 1'500u + 3 + 1 + 2 + 1);
   EXPECT_EQ(counters.dropped, 0u);
@@ -256,7 +255,7 @@ TEST_F(TensorBoardTest, ARestartOfTheDaemonGoesOnInANewFileAndLeavesATornOneAlon
   ASSERT_TRUE(read.has_value());
   EXPECT_EQ(read->size(), 2u);
   EXPECT_EQ((*read)["fashion/0/default"]["scalars"]["loss"].size(), 2u);
-  EXPECT_THAT((*read)["fashion/0/default"]["restarts"], IsEmpty());
+  EXPECT_EQ((*read)["fashion/0/default"]["starts"], json::parse("[0]"));
   EXPECT_EQ((*read)["fashion-2/0/default"]["scalars"]["loss"][0][2], "9.0");
 }
 
