@@ -136,7 +136,8 @@ const std::vector<ConfigOption>& ConfigOptions() {
       {"tensorboard_dir", OptionKind::kText, "PATH", "Where to write them. Default: <data-dir>/tensorboard",
        SetPlain<&Config::tensorboard_dir>, GetPlain<&Config::tensorboard_dir>},
       {"tensorboard_max_mb", OptionKind::kInteger, "MB",
-       "Size of all TensorBoard files, above which no more is written to them; 0: no maximum",
+       "Size of all TensorBoard files, above which those of the runs go that were not written to for longest; 0: no "
+       "maximum",
        SetWhole<&Config::tensorboard_max_mb, 0, kMbMax>, GetWhole<&Config::tensorboard_max_mb>},
       {"tensorboard_topics", OptionKind::kText, "PATTERNS",
        "Topics that are written to TensorBoard files, such as 'loss|*_norm2'; empty: all",

@@ -67,8 +67,8 @@ class Watcher {
   // What waits, oldest first, until `values_max` values are reached (one update always fits). Call it again until it
   // gives no update; only then is the wake-up armed again.
   virtual WatchTaken Take(size_t values_max) = 0;
-  // `wake_up` runs on a thread of the hub once there is something to take, or the end; it may call Take but not
-  // SetWakeUp, and should only schedule. After SetWakeUp(nullptr) or the destructor it is not running.
+  // `wake_up` runs on a thread of the hub once there is something new to take, or the end; it may call Take but not
+  // SetWakeUp, and should only schedule. What came before it was set wakes nobody: call Take once behind SetWakeUp. After SetWakeUp(nullptr) or the destructor it is not running.
   virtual void SetWakeUp(std::function<void()> wake_up) = 0;
 };
 

@@ -159,7 +159,14 @@ void QueuedSink::SettleLocked(const Tally& tally, const std::string& failure) {
   };
   written_ += settled(tally.written);
   offered_ -= settled(tally.left_out);
-  for (const auto& [reason, values] : tally.drops) drops_[reason] += settled(values);
+  for (const auto& [reason, values] : tally.drops) {
+    const uint64_t counted = settled(values);
+    try {
+      drops_[reason] += counted;
+    } catch (...) {
+      drops_[kMemory] += counted;  // a reason that is new needs memory, this one has it
+    }
+  }
   events_dropped_ += tally.events_dropped;
   if (!failure.empty()) ++failures_;
 }

@@ -27,7 +27,7 @@ namespace ikkuna::sinks {
 struct Tally {
   uint64_t written = 0;
   std::map<std::string_view, uint64_t> drops;  // by reason, a literal
-  uint64_t left_out = 0;  // by a filter of the sink: no loss
+  uint64_t left_out = 0;                       // by a filter of the sink: no loss
   uint64_t events_dropped = 0;
 
   void Drop(std::string_view reason, uint64_t values) {

@@ -87,8 +87,11 @@ std::shared_ptr<const WatchUpdate> WatchGroup::Select(const std::shared_ptr<cons
 
 void WatchGroup::Append(std::shared_ptr<const WatchUpdate> update) {
   const size_t bytes = BytesOfUpdate(*update);
-  values_appended_ += update->batch->values();
-  items_.push_back({std::move(update), bytes});
+  const Batch& batch = *update->batch;
+  const uint64_t position = update->position;
+  items_.push_back({std::move(update), bytes});  // first: it may throw
+  values_appended_ += batch.values();
+  newest_ = position;
   bytes_ += bytes;
 }
 

@@ -87,6 +87,7 @@ class WatchGroup {
   const std::vector<std::shared_ptr<WatchMember>>& members() const { return members_; }
   size_t bytes() const { return bytes_; }
   bool empty() const { return items_.empty(); }
+  uint64_t newest() const { return newest_; }
   uint64_t waiting(const WatchMember& member) const { return values_appended_ - member.values_passed; }
 
  private:
@@ -112,6 +113,7 @@ class WatchGroup {
   uint64_t first_ = 0;  // the index of items_.front() among all that ever were
   size_t bytes_ = 0;
   uint64_t values_appended_ = 0;
+  uint64_t newest_ = 0;  // the position of what was appended last
   std::vector<std::shared_ptr<WatchMember>> members_;
 };
 

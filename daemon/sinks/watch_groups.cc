@@ -77,29 +77,63 @@ void WatchGroups::Accept(const std::shared_ptr<const Batch>& batch, uint64_t pos
   std::vector<std::shared_ptr<WatchMember>> to_wake;
   {
     std::lock_guard lock(mutex_);
-    const bool gap = values_lost > 0 || events_lost > 0;
-    if (gap) LoseLocked(values_lost, events_lost);
-    ForgetRunsLocked();
-    const WatchSource source = SourceLocked(*batch);
-    for (WatchGroup& group : groups_) {
-      std::shared_ptr<const WatchUpdate> update = group.Select(batch, position, source);
-      if (!update) continue;
-      group.Append(std::move(update));
-      for (const auto& member : group.members()) {
-        if (std::exchange(member->armed, false)) to_wake.push_back(member);
-      }
-    }
+    LoseLocked(values_lost, events_lost);
+    // By its position, not by what was lost: that may have been told with an earlier batch.
+    const bool gap = position != accepted_ + 1;
     accepted_ = position;
-    past_.push_back({batch, position, BytesOf(*batch)});
-    past_bytes_ += past_.back().bytes;
-    EvictLocked();
     // A cursor before the gap cannot be gone on from.
     if (gap) evicted_ = std::max(evicted_, position - 1);
+    try {
+      ForgetRunsLocked();
+      const WatchSource source = SourceLocked(*batch);
+      for (WatchGroup& group : groups_) AppendLocked(group, batch, position, source, to_wake);
+      past_.push_back({batch, position, BytesOf(*batch)});
+      past_bytes_ += past_.back().bytes;
+    } catch (...) {
+      // There is no memory: nobody gets it who has not got it, nor later.
+      for (WatchGroup& group : groups_) {
+        if (group.newest() == position) continue;
+        for (const auto& member : group.members()) {
+          member->counts.dropped += batch->values();
+          member->counts.events_dropped += batch->events.size();
+        }
+      }
+      evicted_ = position;
+    }
+    try {
+      EvictLocked();
+    } catch (...) {
+      // The next batch goes on with it.
+    }
   }
-  for (const auto& member : to_wake) member->Wake();
+  WakeAll(to_wake);
+}
+
+void WatchGroups::AppendLocked(WatchGroup& group, const std::shared_ptr<const Batch>& batch, uint64_t position,
+                               const WatchSource& source, std::vector<std::shared_ptr<WatchMember>>& to_wake) {
+  std::shared_ptr<const WatchUpdate> update = group.Select(batch, position, source);
+  if (!update) return;
+  to_wake.reserve(to_wake.size() + group.members().size());
+  group.Append(std::move(update));
+  for (const auto& member : group.members()) {
+    if (std::exchange(member->armed, false)) to_wake.push_back(member);
+  }
+}
+
+void WatchGroups::WakeAll(const std::vector<std::shared_ptr<WatchMember>>& members) {
+  for (const auto& member : members) {
+    try {
+      member->Wake();
+    } catch (...) {
+      // The others are woken all the same; this one with the next batch.
+      std::lock_guard lock(mutex_);
+      member->armed = true;
+    }
+  }
 }
 
 void WatchGroups::LoseLocked(uint64_t values_lost, uint64_t events_lost) {
+  if (values_lost == 0 && events_lost == 0) return;
   for (WatchGroup& group : groups_) {
     for (const auto& member : group.members()) {
       member->counts.dropped += values_lost;
@@ -116,7 +150,7 @@ void WatchGroups::End(uint64_t values_lost, uint64_t events_lost) {
     LoseLocked(values_lost, events_lost);
     for (WatchGroup& group : groups_) to_wake.insert(to_wake.end(), group.members().begin(), group.members().end());
   }
-  for (const auto& member : to_wake) member->Wake();
+  WakeAll(to_wake);
 }
 
 Result<std::shared_ptr<WatchMember>> WatchGroups::Join(const SeriesFilter& filter, uint64_t position, bool must_have) {

@@ -50,6 +50,10 @@ class WatchGroups {
   };
 
   WatchSource SourceLocked(const Batch& batch);
+  // Whoever is to be woken for it is added to `to_wake`.
+  void AppendLocked(WatchGroup& group, const std::shared_ptr<const Batch>& batch, uint64_t position,
+                    const WatchSource& source, std::vector<std::shared_ptr<WatchMember>>& to_wake);
+  void WakeAll(const std::vector<std::shared_ptr<WatchMember>>& members);
   void EvictLocked();
   // Which of them would have passed nobody knows: they count for all.
   void LoseLocked(uint64_t values_lost, uint64_t events_lost);
