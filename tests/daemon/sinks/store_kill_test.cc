@@ -22,6 +22,11 @@ namespace {
 
 // What a run is given is a function of its number: nobody has to tell the reader what to expect.
 constexpr int kNumbers = 40;
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+constexpr int kKills = 15;  // each takes ten times as long, and no moment is another
+#else
+constexpr int kKills = 50;
+#endif
 
 uint64_t Mix(uint64_t a, uint64_t b, uint64_t c) {
   uint64_t x = a * 0x9e3779b97f4a7c15 ^ (b + 1) * 0xbf58476d1ce4e5b9 ^ (c + 1) * 0x94d049bb133111eb;
@@ -423,7 +428,7 @@ TEST_F(StoreKillTest, NothingThatWasSaidToBeCommittedIsLostWheneverTheDaemonIsKi
   const char* seed_text = std::getenv("IKKUNA_TEST_SEED");
   const char* kills_text = std::getenv("IKKUNA_TEST_KILLS");
   const uint64_t seed = seed_text ? std::strtoull(seed_text, nullptr, 10) : std::random_device()();
-  const int kills = kills_text ? std::atoi(kills_text) : 50;
+  const int kills = kills_text ? std::atoi(kills_text) : kKills;
   std::printf("IKKUNA_TEST_SEED=%" PRIu64 "\n", seed);
   std::mt19937_64 random(seed);
   for (int kill = 0; kill < kills; ++kill) {
