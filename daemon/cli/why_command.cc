@@ -1,5 +1,6 @@
 // ikkuna why: what is missing of a run, and for which reason.
 #include <algorithm>
+#include <iostream>
 
 #include "daemon/cli/commands.h"
 #include "daemon/cli/json.h"
@@ -26,13 +27,19 @@ Result<int> RunWhy(Context& context, const Options& options) {
   Result<v1::WhyResponse> response = (*client)->Call(&v1::Monitor::Stub::Why, request);
   if (!response && response.error().code == ErrorCode::kNotFound) return NoRun(**client, options.run, response.error());
   if (!response) return response.error();
+  const bool offline = !context.connection.data_dir.empty();
+  if (offline) {
+    std::cerr << "ikkuna: what was subscribed is not part of a run: without a daemon only what was dropped, lost or not "
+                 "captured is told\n";
+  }
   if (options.json) {
     Print(JsonText(ToJsonArray(response->missing())));
     return kExitOk;
   }
   if (response->missing().empty()) {
     const bool narrowed = !options.module.empty() || !options.kind.empty();
-    Print(std::string("Nothing is missing") + (narrowed ? " of that" : "") + ": all that was asked is there.\n");
+    Print(std::string("Nothing is missing") + (narrowed ? " of that" : "") +
+          (offline ? ", as far as the run itself tells.\n" : ": all that was asked is there.\n"));
     return kExitOk;
   }
   const bool ranks =

@@ -19,6 +19,7 @@ namespace ikkuna::test {
 class CliTest : public ::testing::Test {
  protected:
   void StartDaemon() { scripted_.Start("unix:" + socket_path()); }
+  std::string home() const { return dir_.path() + "/home"; }  // not made
   std::string socket_path() const { return dir_.path() + "/grpc.sock"; }
 
   std::unique_ptr<Program> Spawn(std::vector<std::string> arguments, const std::string& out_path = "") {

@@ -37,7 +37,6 @@ class FakeDaemonTest : public CliTest {
     for (const pid_t pid : Starts()) EXPECT_TRUE(Eventually([&] { return !IsAlive(pid); })) << pid;
   }
 
-  std::string home() const { return dir_.path() + "/home"; }
   // What the script of a daemon ends with.
   std::string Become() const {
     return "echo \"$@\" >> '" + dir_.path() + "/arguments'\nIKKUNA_TEST_FAKE_DATA=\"$2\" IKKUNA_TEST_FAKE_DAEMON='" +
