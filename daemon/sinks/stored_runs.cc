@@ -1,12 +1,74 @@
 #include "daemon/sinks/stored_runs.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <cerrno>
+#include <cstdlib>
 #include <filesystem>
 #include <mutex>
 
 #include "daemon/sinks/run_entry.h"
+#include "shared/base/unique_fd.h"
 
 namespace ikkuna::sinks {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Whether a process has the file open to write it, as far as one that may not write can see: by the bytes that SQLite
+// locks.
+bool IsHeld(const std::string& path) {
+  const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  struct flock lock {};
+  lock.l_type = F_RDLCK;
+  lock.l_whence = SEEK_SET;
+  lock.l_start = 0x40000000;
+  lock.l_len = 512;
+  return fd.valid() && ::fcntl(fd.get(), F_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
+}
+
+// A file that was left with its log can only be read by one who may write it (SQLite), or as a copy.
+bool NeedsACopy(const std::string& path) {
+  std::error_code code;
+  const auto log_bytes = fs::file_size(path + "-wal", code);
+  if (code || log_bytes == 0) return false;
+  return ::access(path.c_str(), W_OK) != 0 || ::access((path + "-wal").c_str(), W_OK) != 0 ||
+         ::access(fs::path(path).parent_path().c_str(), W_OK) != 0;
+}
+
+// Copies of files with their logs; gone with this.
+class Copies {
+ public:
+  ~Copies() {
+    std::error_code ignored;
+    if (!folder_.empty()) fs::remove_all(folder_, ignored);
+  }
+  Result<std::string> Make(const std::string& path) {
+    if (IsHeld(path)) return Error{ErrorCode::kUnavailable, "a daemon has it open"};
+    std::error_code code;
+    if (folder_.empty()) {
+      std::string name = (fs::temp_directory_path(code) / "ikkuna-read-XXXXXX").string();
+      if (::mkdtemp(name.data()) == nullptr) return PosixError("cannot make a folder for a copy", errno);
+      folder_ = name;
+    }
+    const std::string copy = folder_ + "/" + std::to_string(++count_) + ".run";
+    for (const char* suffix : {"", "-wal"}) {
+      fs::copy_file(path + suffix, copy + suffix, code);
+      if (code) return PosixError("cannot copy it to '" + folder_ + "', which it must be read from", code.value());
+      fs::permissions(copy + suffix, fs::perms(0600), code);
+    }
+    return copy;
+  }
+
+ private:
+  std::string folder_;
+  int count_ = 0;
+};
+
+}  // namespace
+
 class StoredRuns::Impl {
  public:
   struct One {
@@ -64,10 +126,10 @@ class StoredRuns::Impl {
   }
 
   bool Matches(const One& one, const SeriesFilter& filter) const {
-    return !one.entry->key.run_id.empty() &&
-           filter.MatchesRun(one.entry->key, one.entry->head.producer.info.run);
+    return !one.entry->key.run_id.empty() && filter.MatchesRun(one.entry->key, one.entry->head.producer.info.run);
   }
 
+  Copies copies_;  // outlives those who read them
   std::mutex mutex_;
   // Guarded by mutex_.
   std::vector<One> runs_;  // newest first
@@ -75,7 +137,9 @@ class StoredRuns::Impl {
 
  private:
   void Add(const std::string& path) {
-    Result<std::unique_ptr<RunFile>> file = OpenStored(path);
+    const Result<std::string> readable = NeedsACopy(path) ? copies_.Make(path) : Result<std::string>(path);
+    Result<std::unique_ptr<RunFile>> file =
+        readable ? OpenStored(*readable) : Result<std::unique_ptr<RunFile>>(readable.error());
     Result<RunHead> head = file ? (*file)->LoadHead() : Result<RunHead>(file.error());
     if (!head && head.error().code == ErrorCode::kNotFound) return;  // no run yet
     if (!head) {
@@ -85,7 +149,7 @@ class StoredRuns::Impl {
       return;
     }
     One one;
-    one.entry = std::make_shared<RunEntry>(head->producer.info.run_key, path);
+    one.entry = std::make_shared<RunEntry>(head->producer.info.run_key, *readable);
     if (head->producer.state == RunState::kRunning) head->producer.state = RunState::kDisconnected;
     one.entry->head = *std::move(head);
     runs_.push_back(std::move(one));
@@ -205,7 +269,8 @@ Result<std::vector<Event>> StoredRuns::ListEvents(const EventQuery& query) {
   for (const Impl::One& one : impl_->runs_) {
     if (!all && !impl_->Matches(one, query.filter)) continue;
     Result<std::unique_ptr<RunFile>> file = OpenStored(one.entry->path);
-    Status read = file ? (*file)->LoadEvents(query.after_id, most, query.last.has_value(), &events) : Status(file.error());
+    Status read =
+        file ? (*file)->LoadEvents(query.after_id, most, query.last.has_value(), &events) : Status(file.error());
     if (!read) {
       return Error{read.error().code, "cannot read the events in '" + one.entry->path + "': " + read.error().text};
     }
