@@ -2,10 +2,11 @@
 #include <gmock/gmock.h>
 
 #include <cmath>
+#include <condition_variable>
 #include <limits>
 #include <thread>
 
-#include "daemon/service/answers.h"
+#include "daemon/service/request_checks.h"
 #include "shared/codes.h"
 #include "tests/daemon/service/service_fixture.h"
 
@@ -17,6 +18,8 @@ using ::testing::HasSubstr;
 
 class CallsTest : public ServiceTest {};
 
+const std::string kMe = "uid:" + std::to_string(::geteuid());
+
 TEST_F(CallsTest, StatusCarriesEveryCounter) {
   ProducerStatus producer;
   producer.info.uuid = {0x01, 0xab};
@@ -27,7 +30,9 @@ TEST_F(CallsTest, StatusCarriesEveryCounter) {
   producer.info.uid = 1000;
   producer.info.start_unix_ns = 5;
   producer.info.facts = {{"host", "a"}};
-  producer.state = "switched_off";
+  producer.state = RunState::kSwitchedOff;
+  producer.info.continues = 1;
+  producer.info.start_step = 17;
   producer.attempted = 100;
   producer.handled = 80;
   producer.dropped_total = 10;
@@ -38,7 +43,7 @@ TEST_F(CallsTest, StatusCarriesEveryCounter) {
   producer.steps_total = 50;
   producer.steps_while_connected = 40;
   producer.coverage = 0.8;
-  producer.incomplete_bundles = 6;
+  producer.missing = {{"withheld", 6}, {"unnamed", 0}};
   producer.probe_cost = 0.005;
   producer.probe_cost_fixed = 0.003;
   producer.budget = 0.01;
@@ -51,7 +56,7 @@ TEST_F(CallsTest, StatusCarriesEveryCounter) {
   producer.arena_used = 4096;
   producer.allow_control = true;
   producer.allow_freeze = true;
-  producer.roots = {{"model", "evaluate", 9, 1, 1152, 10, 8, 0.5, 33.0}};
+  producer.roots = {{"model", RootPhase::kEvaluate, 9, 1, 1152, 10, 8, 0.5, 33.0}};
   producer.notes = {"no pidfd on this kernel", std::string("not UTF-8: \xff")};
   monitor_.status.version = "1.2.3";
   monitor_.status.pid = 42;
@@ -60,11 +65,38 @@ TEST_F(CallsTest, StatusCarriesEveryCounter) {
   monitor_.status.data_directory = "/e";
   monitor_.status.tensorboard_directory = "/t";
   monitor_.status.producers = {producer};
-  monitor_.status.sinks = {{"store", 10, 7, 2, 1, 0.25}};
+  SinkCounters sink;
+  sink.name = "store";
+  sink.offered = 10;
+  sink.written = 7;
+  sink.dropped = 2;
+  sink.waiting = 1;
+  sink.events_dropped = 3;
+  sink.failures = 4;
+  sink.lag_seconds = 0.25;
+  sink.drops = {{"queue_full", 2}};
+  monitor_.status.sinks = {sink};
   monitor_.status.series = 11;
   monitor_.status.series_refused = 1;
-  monitor_.status.store_bytes = 12;
-  monitor_.status.store_bytes_max = 13;
+  StoreShown& store = monitor_.status.store;
+  store.folder = "/e/runs/here";
+  store.file_system = "ext4";
+  store.bytes = 12;
+  store.bytes_max = 13;
+  store.free_bytes = 14;
+  store.runs = 15;
+  store.runs_open = 16;
+  store.tail_bytes = 17;
+  store.threads = 1;
+  store.nice = 10;
+  store.paused = true;
+  store.dropped = {{"disk", 5}};
+  monitor_.status.queue = {2, 19, 1, 3, 0.5, 100, 200, 150, 4};
+  monitor_.status.threads = 9;
+  monitor_.status.cpu_seconds = 1.5;
+  monitor_.status.watches = 8;
+  monitor_.status.linger_seconds = 600;
+  monitor_.status.features = {"something_new"};
   monitor_.status.resident_bytes = 14;
   monitor_.status.health_run = "ikkuna-daemon";
   StartServer();
@@ -79,13 +111,23 @@ TEST_F(CallsTest, StatusCarriesEveryCounter) {
   EXPECT_EQ(response.tensorboard_directory(), "/t");
   EXPECT_EQ(response.series(), 11u);
   EXPECT_EQ(response.series_refused(), 1u);
-  EXPECT_EQ(response.store_bytes(), 12u);
-  EXPECT_EQ(response.store_bytes_max(), 13u);
+  EXPECT_EQ(response.store().ShortDebugString(),
+            "bytes: 12 bytes_max: 13 free_bytes: 14 file_system: \"ext4\" paused: true runs: 15 runs_open: 16 "
+            "tail_bytes: 17 threads: 1 nice: 10 dropped { reason: \"disk\" count: 5 } folder: \"/e/runs/here\"");
+  EXPECT_EQ(response.queue().ShortDebugString(),
+            "threads: 2 nice: 19 busy: 1 waiting: 3 busy_seconds: 0.5 memory_bytes: 100 memory_bytes_max: 200 "
+            "memory_bytes_peak: 150 memory_refused: 4");
+  EXPECT_EQ(response.resources().ShortDebugString(), "resident_bytes: 14 threads: 9 cpu_seconds: 1.5");
+  EXPECT_EQ(response.watches(), 8u);
+  EXPECT_EQ(response.linger_seconds(), 600);
+  EXPECT_THAT(response.features(), ElementsAre("something_new"));
+  EXPECT_EQ(response.role(), v1::ROLE_CONTROL);
+  EXPECT_EQ(response.caller(), kMe);
   EXPECT_EQ(response.health_run(), "ikkuna-daemon");
-  EXPECT_EQ(response.resident_bytes(), 14u);
   ASSERT_EQ(response.sinks_size(), 1);
   EXPECT_EQ(response.sinks(0).ShortDebugString(),
-            "name: \"store\" offered: 10 written: 7 dropped: 2 queued: 1 lag_seconds: 0.25");
+            "name: \"store\" offered: 10 written: 7 dropped: 2 waiting: 1 events_dropped: 3 lag_seconds: 0.25 drops { "
+            "reason: \"queue_full\" count: 2 } failures: 4");
   ASSERT_EQ(response.producers_size(), 1);
   const v1::Producer& out = response.producers(0);
   EXPECT_EQ(out.uuid(), "01ab0000000000000000000000000000");
@@ -103,7 +145,10 @@ TEST_F(CallsTest, StatusCarriesEveryCounter) {
   EXPECT_EQ(out.steps_total(), 50u);
   EXPECT_EQ(out.steps_while_connected(), 40u);
   EXPECT_EQ(out.coverage(), 0.8);
-  EXPECT_EQ(out.incomplete_bundles(), 6u);
+  ASSERT_EQ(out.missing_size(), 1);
+  EXPECT_EQ(out.missing(0).ShortDebugString(), "reason: \"withheld\" count: 6");
+  EXPECT_EQ(out.continues(), 1u);
+  EXPECT_EQ(out.start_step(), 17u);
   EXPECT_EQ(out.probe_cost(), 0.005);
   EXPECT_EQ(out.probe_cost_fixed(), 0.003);
   EXPECT_EQ(out.budget(), 0.01);
@@ -118,142 +163,226 @@ TEST_F(CallsTest, StatusCarriesEveryCounter) {
   EXPECT_EQ(out.roots(0).ShortDebugString(),
             "name: \"model\" phase: PHASE_EVALUATE step: 9 epoch: 1 samples_seen: 1152 steps_due: 10 steps_observed: 8 "
             "seconds_since_step: 0.5 steps_per_second: 33");
-  EXPECT_THAT(out.notes(), ElementsAre("no pidfd on this kernel", "not UTF-8: \xef\xbf\xbd"));
+  EXPECT_THAT(out.notes(), ElementsAre("no pidfd on this kernel", "not UTF-8: ?"));
   EXPECT_EQ(out.facts(0).value(), "a");
 }
 
-TEST_F(CallsTest, RunsComeNewestFirst) {
-  monitor_.runs = {MakeRun("old", "fashion", 0, 0, 10, "finished"), MakeRun("new", "fashion", 0, 1, 30),
-                   MakeRun("new", "fashion", 0, 0, 30), MakeRun("mid", "other", 0, 0, 20, "died")};
-  monitor_.runs[0].facts = {{"command", "train"}};
-  monitor_.runs[0].last_step = 9;
-  monitor_.runs[0].series = 3;
-  monitor_.runs[0].samples = 27;
-  monitor_.runs[0].last_unix_ns = 15;
+TEST_F(CallsTest, AStatusOfManyTalkativeProducersFitsAMessage) {
+  for (int i = 0; i < 64; ++i) {
+    ProducerStatus producer;
+    producer.info.run_key = {"r", 0, static_cast<uint32_t>(i)};
+    producer.state = i < 8 ? RunState::kRunning : RunState::kFinished;
+    producer.info.facts = {{"command", std::string(60'000, 'x')}};
+    monitor_.status.producers.push_back(producer);
+  }
   StartServer();
+  v1::GetStatusResponse response;
+  ASSERT_TRUE(Call(&v1::Monitor::Stub::GetStatus, {}, &response).ok());
+  ASSERT_EQ(response.producers_size(), 64);
+  EXPECT_EQ(response.producers(0).facts_size(), 1);
+  EXPECT_EQ(response.producers(63).facts_size(), 0);
+  EXPECT_THAT(response.producers(63).notes(0), HasSubstr("are not shown here"));
+}
+
+TEST_F(CallsTest, RunsCarryWhatIsKnownOfThem) {
+  RunInfo run = MakeRun("old", "fashion", 1, 0, 10, RunState::kFinished);
+  run.info.facts = {{"command", "train"}};
+  run.info.continues = 0;
+  run.info.start_step = 5;
+  run.info.world_size = 2;
+  run.info.uid = 1000;
+  run.host = "here";
+  run.last_step = 9;
+  run.series = 3;
+  run.values = 27;
+  run.thinned = 4;
+  run.bytes = 4096;
+  run.last_unix_ns = 15;
+  run.tags = {"best"};
+  monitor_.runs = {run};
+  StartServer();
+  v1::ListRunsRequest request;
+  request.set_run("fashion");
+  request.add_tags("best");
+  request.add_states(v1::PRODUCER_STATE_FINISHED);
+  request.add_states(v1::PRODUCER_STATE_DIED);
   v1::ListRunsResponse response;
-  ASSERT_TRUE(Call(&v1::Monitor::Stub::ListRuns, v1::ListRunsRequest(), &response).ok());
-  ASSERT_EQ(response.runs_size(), 4);
-  EXPECT_EQ(response.runs(0).key().ShortDebugString(), "run_id: \"new\"");
-  EXPECT_EQ(response.runs(1).key().ShortDebugString(), "run_id: \"new\" rank: 1");
-  EXPECT_EQ(response.runs(2).state(), v1::PRODUCER_STATE_DIED);
-  EXPECT_EQ(
-      response.runs(3).ShortDebugString(),
-      "key { run_id: \"old\" } name: \"fashion\" state: PRODUCER_STATE_FINISHED start_unix_ns: 10 last_unix_ns: 15 "
-      "last_step: 9 series: 3 samples: 27 facts { name: \"command\" value: \"train\" }");
+  ASSERT_TRUE(Call(&v1::Monitor::Stub::ListRuns, request, &response).ok());
+  ASSERT_EQ(response.runs_size(), 1);
+  EXPECT_EQ(response.runs(0).ShortDebugString(),
+            "key { run_id: \"old\" attempt: 1 } name: \"fashion\" state: PRODUCER_STATE_FINISHED start_unix_ns: 10 "
+            "last_unix_ns: 15 last_step: 9 series: 3 values: 27 thinned: 4 bytes: 4096 host: \"here\" tags: \"best\" "
+            "facts { name: \"command\" value: \"train\" } continues: 0 start_step: 5 world_size: 2 uid: 1000");
+  const RunQuery seen = monitor_.last_runs();
+  EXPECT_EQ(seen.run, "fashion");
+  EXPECT_THAT(seen.tags, ElementsAre("best"));
+  EXPECT_THAT(seen.states, ElementsAre(RunState::kFinished, RunState::kDied));
+  EXPECT_EQ(seen.limit, 200u);
 }
 
-TEST_F(CallsTest, ARunIsFoundByIdByNameAndAsLatest) {
-  monitor_.runs = {MakeRun("old", "fashion", 0, 0, 10), MakeRun("new", "fashion", 0, 0, 30),
-                   MakeRun("mid", "other", 1, 0, 20), MakeRun("mid", "other", 0, 0, 19),
-                   MakeRun(kDaemonRunId, "", 0, 0, 99)};
+// All entries of a list over its pages, each below 1 MiB, in their order and none twice.
+template <typename Request, typename Ask>
+std::vector<std::string> AllPages(Request request, Ask ask, int* pages) {
+  std::vector<std::string> names;
+  *pages = 0;
+  do {
+    request.set_page(ask(request, &names));
+    ++*pages;
+  } while (!request.page().empty() && *pages < 1000);
+  return names;
+}
+
+TEST_F(CallsTest, ListsComeInPagesBelowOneMegabyteWhateverTheNamesLength) {
+  std::vector<std::string> names;
+  for (int i = 0; i < 700; ++i) {
+    std::string name = std::to_string(i) + std::string(i % 3 == 0 ? 10'000 : 30, 'x');
+    names.push_back(name);
+    monitor_.runs.push_back(MakeRun(name, "n", 0, 0, i));
+    monitor_.modules.push_back({"model", name, "Linear", false, {}});
+    monitor_.series.push_back(MakeSeries(static_cast<uint32_t>(i + 1), {"r", 0, 0}, name, "", "t"));
+  }
   StartServer();
-  auto found = [&](const std::string& text) {
-    v1::ListRunsRequest request;
-    request.set_run(text);
-    v1::ListRunsResponse response;
-    grpc::Status status = Call(&v1::Monitor::Stub::ListRuns, request, &response);
-    if (!status.ok()) return status.error_message();
-    std::string ids;
-    for (const v1::Run& run : response.runs()) ids += run.key().run_id() + std::to_string(run.key().attempt()) + " ";
-    return ids;
-  };
-  EXPECT_EQ(found("old"), "old0 ");
-  EXPECT_EQ(found("fashion"), "new0 ");
-  EXPECT_EQ(found("latest"), "new0 ");
-  EXPECT_EQ(found("other"), "mid1 mid0 ");
-  // The daemon's own is meant only by its name.
-  EXPECT_EQ(found(""), "new0 mid1 mid0 old0 ");
-  EXPECT_EQ(found("ikkuna-daemon"), "ikkuna-daemon0 ");
-  EXPECT_EQ(found("nothing"), "no run is called 'nothing'; there are: fashion, other");
+  int pages = 0;
+  v1::ListRunsRequest runs;
+  runs.set_limit(1000);
+  EXPECT_EQ(AllPages(runs, [&](const v1::ListRunsRequest& request, std::vector<std::string>* found) {
+              v1::ListRunsResponse response;
+              EXPECT_TRUE(Call(&v1::Monitor::Stub::ListRuns, request, &response).ok());
+              for (const v1::Run& run : response.runs()) found->push_back(run.key().run_id());
+              return response.next_page();
+            }, &pages), names);
+  EXPECT_GE(pages, 3);
+  v1::ListModulesRequest modules;
+  EXPECT_EQ(AllPages(modules, [&](const v1::ListModulesRequest& request, std::vector<std::string>* found) {
+              v1::ListModulesResponse response;
+              EXPECT_TRUE(Call(&v1::Monitor::Stub::ListModules, request, &response).ok());
+              EXPECT_EQ(response.run().ShortDebugString(), "run_id: \"r\" attempt: 1 rank: 2");
+              for (const v1::Module& module : response.modules()) found->push_back(module.name());
+              return response.next_page();
+            }, &pages), names);
+  EXPECT_GE(pages, 3);
+  v1::ListSeriesRequest series;
+  series.set_limit(300);
+  EXPECT_EQ(AllPages(series, [&](const v1::ListSeriesRequest& request, std::vector<std::string>* found) {
+              v1::ListSeriesResponse response;
+              EXPECT_TRUE(Call(&v1::Monitor::Stub::ListSeries, request, &response).ok());
+              EXPECT_EQ(response.runs_size(), 1);
+              EXPECT_LE(response.series_size(), 300);
+              for (const v1::SeriesSummary& one : response.series()) found->push_back(one.series().key().module());
+              return response.next_page();
+            }, &pages), names);
+  EXPECT_GE(pages, 3);
 }
 
-TEST_F(CallsTest, ModulesAreThoseOfTheLastAttemptAndLowestRank) {
-  monitor_.runs = {MakeRun("r", "n", 0, 0, 10), MakeRun("r", "n", 1, 1, 11), MakeRun("r", "n", 1, 2, 12)};
+TEST_F(CallsTest, ModulesCarryTheirParameters) {
   monitor_.modules = {{"model", "features.0", "Conv2d", false, {{"weight", "f32", {8, 4, 3, 3}, false, true, false}}},
                       {"model", "features.0 > relu", "relu", true, {}}};
   StartServer();
   v1::ListModulesRequest request;
+  request.set_run("n");
+  request.set_attempt(0);
+  request.set_module("features.*");
   v1::ListModulesResponse response;
   ASSERT_TRUE(Call(&v1::Monitor::Stub::ListModules, request, &response).ok());
-  EXPECT_EQ(response.run().ShortDebugString(), "run_id: \"r\" attempt: 1 rank: 1");
   ASSERT_EQ(response.modules_size(), 2);
   EXPECT_EQ(
       response.modules(0).ShortDebugString(),
       "root: \"model\" name: \"features.0\" type: \"Conv2d\" parameters { name: \"weight\" dtype: \"f32\" sizes: 8 "
       "sizes: 4 sizes: 3 sizes: 3 trainable: true }");
   EXPECT_TRUE(response.modules(1).functional());
-
-  request.set_attempt(0);
-  request.set_rank(0);
-  ASSERT_TRUE(Call(&v1::Monitor::Stub::ListModules, request, &response).ok());
-  EXPECT_THAT(monitor_.log(), ElementsAre("modules r/1/1", "modules r/0/0"));
-  request.set_rank(7);
-  grpc::Status status = Call(&v1::Monitor::Stub::ListModules, request, &response);
-  EXPECT_EQ(status.error_code(), grpc::StatusCode::NOT_FOUND);
-  EXPECT_EQ(status.error_message(), "run 'n' has no attempt 0 rank 7");
+  const ModuleQuery seen = monitor_.last_modules();
+  EXPECT_EQ(seen.run.run + seen.module, "nfeatures.*");
+  EXPECT_EQ(seen.run.attempt, 0u);
+  EXPECT_FALSE(seen.run.rank.has_value());
+  EXPECT_EQ(seen.limit, 1000u);
 }
 
-TEST_F(CallsTest, MetricsCarryTheirParameters) {
-  monitor_.metrics = {{"variance", "unbiased", "", "cheap", "{kind}_variance", {}},
-                      {"norm", "p-norm", "u", "cheap", "{kind}_norm{order}", {{"order", "2", "p"}}}};
+TEST_F(CallsTest, WhySaysWhatIsMissing) {
+  monitor_.why.missing = {
+      {{"r", 0, 1}, {WhyReason::kNoGradient, "fc", "weight_gradients", "norm(weight_gradients)", 3, "It is frozen."}}};
+  StartServer();
+  v1::WhyRequest request;
+  request.set_run("r");
+  request.set_rank(1);
+  request.set_module("fc*");
+  request.set_kind("weight_*");
+  v1::WhyResponse response;
+  ASSERT_TRUE(Call(&v1::Monitor::Stub::Why, request, &response).ok());
+  ASSERT_EQ(response.missing_size(), 1);
+  EXPECT_EQ(response.missing(0).ShortDebugString(),
+            "run { run_id: \"r\" rank: 1 } reason: \"no_gradient\" module: \"fc\" kind: \"weight_gradients\" "
+            "subscriber: \"norm(weight_gradients)\" count: 3 text: \"It is frozen.\"");
+  EXPECT_FALSE(response.more());
+  EXPECT_THAT(monitor_.log(), ElementsAre("why r/-/1 fc* weight_*"));
+  server_.reset();
+  for (int i = 0; i < 1999; ++i) {
+    monitor_.why.missing.push_back({{"r", 0, 0}, {WhyReason::kDropped, std::string(2000, 'm'), "", "", 0, ""}});
+  }
+  StartServer();
+  ASSERT_TRUE(Call(&v1::Monitor::Stub::Why, request, &response).ok());
+  EXPECT_GT(response.missing_size(), 100);
+  EXPECT_TRUE(response.more());
+}
+
+TEST_F(CallsTest, RunsAreDeletedAndTagged) {
+  StartServer();
+  v1::DeleteRunRequest remove;
+  remove.set_run("r");
+  remove.set_rank(3);
+  v1::DeleteRunResponse removed;
+  ASSERT_TRUE(Call(&v1::Monitor::Stub::DeleteRun, remove, &removed).ok());
+  EXPECT_EQ(removed.ShortDebugString(), "runs { run_id: \"r\" } bytes: 4096");
+  v1::TagRunRequest tag;
+  tag.set_run("r");
+  tag.add_add("best");
+  tag.add_remove("bad");
+  v1::TagRunResponse tagged;
+  ASSERT_TRUE(Call(&v1::Monitor::Stub::TagRun, tag, &tagged).ok());
+  EXPECT_EQ(tagged.ShortDebugString(), "run_id: \"r\" tags: \"best\"");
+  EXPECT_THAT(monitor_.log(), ElementsAre("delete r/-/3 by " + kMe, "tag r +best -bad by " + kMe));
+}
+
+TEST_F(CallsTest, MetricsCarryTheirOutputsAndParameters) {
+  MetricInfo norm;
+  norm.name = "norm";
+  norm.help = "p-norm";
+  norm.cost = metrics::Cost::kHeavy;
+  norm.runs = metrics::Runs::kQueue;
+  norm.scope = metrics::Scope::kModule;
+  norm.outputs = {{"{kind}_norm{order}", ValueType::kHistogram, "u"}};
+  norm.parameters = {{"order", "2", "p"}};
+  MetricInfo loss;
+  loss.name = "loss";
+  monitor_.metrics = {norm, loss};
   StartServer();
   v1::ListMetricsResponse response;
   ASSERT_TRUE(Call(&v1::Monitor::Stub::ListMetrics, v1::ListMetricsRequest(), &response).ok());
   ASSERT_EQ(response.metrics_size(), 2);
-  EXPECT_EQ(response.metrics(0).ShortDebugString(),
-            "name: \"norm\" help: \"p-norm\" unit: \"u\" cost: \"cheap\" publishes: \"{kind}_norm{order}\" parameters "
-            "{ name: "
-            "\"order\" default_value: \"2\" help: \"p\" }");
+  EXPECT_EQ(response.metrics(0).name(), "loss");
+  EXPECT_EQ(response.metrics(1).ShortDebugString(),
+            "name: \"norm\" help: \"p-norm\" runs: RUNS_QUEUE scope: SCOPE_MODULE outputs { topic: "
+            "\"{kind}_norm{order}\" type: VALUE_TYPE_HISTOGRAM unit: \"u\" } parameters { name: \"order\" "
+            "default_value: \"2\" help: \"p\" } cost: COST_HEAVY");
 }
 
-TEST_F(CallsTest, SeriesComeInPagesWithTheirLastSample) {
-  RunKey run{"r", 0, 0};
-  monitor_.runs = {MakeRun("r", "n", 0, 0, 1)};
-  for (uint64_t id : {5, 3, 4, 1}) monitor_.series.push_back(MakeSeries(id, run, "m", "weight", "t"));
-  monitor_.series[0].count = 2;
-  monitor_.series[0].first_step = 1;
-  monitor_.series[0].last_step = 9;
-  monitor_.series[0].series.unit = "s";
-  monitor_.series[0].series.module_type = "Linear";
-  monitor_.series[0].last = MakeSample(5, 9, std::numeric_limits<double>::quiet_NaN());
-  monitor_.series[0].last->flags = kKnownRecordFlags;
-  monitor_.series[0].last->samples_seen = 99;
-  monitor_.series[0].last->epoch = 2;
-  StartServer();
-  v1::ListSeriesRequest request;
-  request.set_limit(3);
-  v1::ListSeriesResponse response;
-  ASSERT_TRUE(Call(&v1::Monitor::Stub::ListSeries, request, &response).ok());
-  ASSERT_EQ(response.series_size(), 3);
-  EXPECT_EQ(response.series(2).series().id(), 4u);
-  EXPECT_TRUE(response.more());
-  request.set_after_id(4);
-  ASSERT_TRUE(Call(&v1::Monitor::Stub::ListSeries, request, &response).ok());
-  ASSERT_EQ(response.series_size(), 1);
-  EXPECT_FALSE(response.more());
-  const v1::SeriesSummary& summary = response.series(0);
-  EXPECT_EQ(summary.series().ShortDebugString(),
-            "id: 5 key { run { run_id: \"r\" } tag: \"default\" root: \"model\" module: \"m\" param: \"weight\" topic: "
-            "\"t\" } "
-            "module_type: \"Linear\" unit: \"s\"");
-  EXPECT_EQ(summary.count(), 2u);
-  EXPECT_EQ(summary.first_step(), 1u);
-  EXPECT_EQ(summary.last_step(), 9u);
-  EXPECT_TRUE(std::isnan(summary.last().value()));
-  EXPECT_EQ(summary.last().flags_size(), 7);
-  EXPECT_EQ(summary.last().samples_seen(), 99u);
-  EXPECT_EQ(summary.last().epoch(), 2u);
-}
-
-TEST_F(CallsTest, TheFilterReachesTheMonitorWithTheRunResolved) {
-  monitor_.runs = {MakeRun("old", "n", 0, 0, 1), MakeRun("new", "n", 0, 0, 2)};
+TEST_F(CallsTest, SeriesCarryWhatIsKeptOfThem) {
+  SeriesInfo info = MakeSeries(5, {"r", 0, 0}, "m", "weight", "t");
+  Series series = *info.series;
+  series.traits.unit = "s";
+  series.traits.module_type = "Linear";
+  info.series = std::make_shared<const Series>(series);
+  info.count = 2;
+  info.thinned = 1;
+  info.first_step = 1;
+  info.last_step = 9;
+  info.last = std::numeric_limits<double>::quiet_NaN();
+  monitor_.series = {info, MakeSeries(6, {"r", 0, 1}, "", "", "note", ValueType::kText)};
   StartServer();
   v1::ListSeriesRequest request;
   v1::SeriesFilter* filter = request.mutable_filter();
   filter->set_run("n");
   filter->set_attempt(0);
-  filter->set_rank(0);
+  filter->set_rank(1);
   filter->set_tag("a");
   filter->set_root("b");
   filter->set_module("c");
@@ -261,74 +390,62 @@ TEST_F(CallsTest, TheFilterReachesTheMonitorWithTheRunResolved) {
   filter->set_topic("e");
   v1::ListSeriesResponse response;
   ASSERT_TRUE(Call(&v1::Monitor::Stub::ListSeries, request, &response).ok());
-  SeriesFilter seen = monitor_.last_filter();
-  EXPECT_EQ(seen.run_id, "new");
+  ASSERT_EQ(response.series_size(), 2);
+  ASSERT_EQ(response.runs_size(), 2);
+  EXPECT_EQ(response.runs(1).key().rank(), 1u);
+  const v1::SeriesSummary& summary = response.series(0);
+  EXPECT_EQ(summary.series().ShortDebugString(),
+            "id: 5 key { run { run_id: \"r\" } tag: \"default\" root: \"model\" module: \"m\" param: \"weight\" topic: "
+            "\"t\" } type: VALUE_TYPE_NUMBER module_type: \"Linear\" unit: \"s\"");
+  EXPECT_EQ(summary.count(), 2u);
+  EXPECT_EQ(summary.thinned(), 1u);
+  EXPECT_EQ(summary.first_step(), 1u);
+  EXPECT_EQ(summary.last_step(), 9u);
+  EXPECT_TRUE(std::isnan(summary.last()));
+  EXPECT_EQ(response.series(1).series().type(), v1::VALUE_TYPE_TEXT);
+  EXPECT_FALSE(response.series(1).has_last());
+  const SeriesFilter seen = monitor_.last_series().filter;
+  EXPECT_EQ(seen.run, "n");
   EXPECT_EQ(seen.attempt, 0u);
-  EXPECT_EQ(seen.rank, 0u);
+  EXPECT_EQ(seen.rank, 1u);
   EXPECT_EQ(seen.tag + seen.root + seen.module + seen.param + seen.topic, "abcde");
-  ASSERT_TRUE(Call(&v1::Monitor::Stub::ListSeries, v1::ListSeriesRequest(), &response).ok());
-  seen = monitor_.last_filter();
-  EXPECT_EQ(seen.run_id, "");
-  EXPECT_FALSE(seen.attempt.has_value());
-  EXPECT_FALSE(seen.rank.has_value());
-}
-
-TEST_F(CallsTest, ReadCarriesRangeAndValues) {
-  monitor_.series = {MakeSeries(7, {"r", 0, 0}, "m", "", "t")};
-  double infinity = std::numeric_limits<double>::infinity();
-  monitor_.samples = {MakeSample(7, 1, 0.1), MakeSample(7, 2, -infinity), MakeSample(7, 3, 1e300)};
-  monitor_.reduced = true;
-  StartServer();
-  v1::ReadSeriesRequest request;
-  request.set_series_id(7);
-  request.set_step_min(2);
-  request.set_step_max(3);
-  request.set_max_points(100);
-  v1::ReadSeriesResponse response;
-  ASSERT_TRUE(Call(&v1::Monitor::Stub::ReadSeries, request, &response).ok());
-  EXPECT_EQ(response.series().id(), 7u);
-  ASSERT_EQ(response.samples_size(), 2);
-  EXPECT_EQ(response.samples(0).value(), -infinity);
-  EXPECT_EQ(response.samples(0).series_id(), 7u);
-  EXPECT_EQ(response.samples(1).unix_ns(), 1'700'000'000'003'000'000);
-  EXPECT_TRUE(response.reduced());
-  EXPECT_EQ(monitor_.last_read().max_points, 100u);
-  request.clear_step_min();
-  request.clear_step_max();
-  ASSERT_TRUE(Call(&v1::Monitor::Stub::ReadSeries, request, &response).ok());
-  EXPECT_EQ(response.samples_size(), 3);
-  EXPECT_FALSE(monitor_.last_read().step_min.has_value());
-}
-
-TEST_F(CallsTest, AnAnswerThatNoMessageHoldsIsRefusedWithTheWayOut) {
-  monitor_.series = {MakeSeries(7, {"r", 0, 0}, "m", "", "t")};
-  for (uint64_t step = 1u << 30; step < (1u << 30) + 2'600'000; ++step)
-    monitor_.samples.push_back(MakeSample(7, step, 1));
-  StartServer();
-  v1::ReadSeriesRequest request;
-  request.set_series_id(7);
-  v1::ReadSeriesResponse response;
-  grpc::Status status = Call(&v1::Monitor::Stub::ReadSeries, request, &response);
-  EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
-  EXPECT_EQ(
-      status.error_message(),
-      "2600000 samples are more than one answer holds; pass max_points, or read a part with step_min and step_max");
+  EXPECT_EQ(monitor_.last_series().limit, 1000u);
 }
 
 TEST_F(CallsTest, SubscribersAreListedAddedAndRemoved) {
-  monitor_.subscribers = {{9, "norm(weights, order=2)", "client", {"weights_norm2"}, 5, 1, 0.5},
-                          {2, "loss", "default", {"loss"}, 4, 0, 0}};
-  monitor_.replaced = {{7, "norm(weights, subsample=10)", "default", {"weights_norm2"}, 5, 1, 0.5}};
+  SubscriberInfo one;
+  one.id = 2;
+  one.text = "loss";
+  SubscriberInfo two;
+  two.id = 9;
+  two.text = "norm(weights, order=2)";
+  two.source = SubscriberSource::kClient;
+  two.owners = {"uid:1000"};
+  two.run = "fashion";
+  two.topics = {"weights_norm2"};
+  two.runs = metrics::Runs::kQueue;
+  two.scope = metrics::Scope::kJob;
+  two.off = true;
+  two.computed = 5;
+  two.missing[static_cast<size_t>(MissReason::kThrew)] = 1;
+  two.waiting = 3;
+  two.cpu_seconds = 0.5;
+  SubscriberInfo three;
+  three.id = 7;
+  monitor_.subscribers = {one, two};
+  monitor_.replaced = {three};
   monitor_.warnings = {"no such module"};
   StartServer();
+  v1::ListSubscribersRequest list;
+  list.set_run("fashion");
   v1::ListSubscribersResponse listed;
-  ASSERT_TRUE(Call(&v1::Monitor::Stub::ListSubscribers, v1::ListSubscribersRequest(), &listed).ok());
+  ASSERT_TRUE(Call(&v1::Monitor::Stub::ListSubscribers, list, &listed).ok());
   ASSERT_EQ(listed.subscribers_size(), 2);
   EXPECT_EQ(listed.subscribers(0).source(), v1::SUBSCRIBER_SOURCE_DEFAULT);
-  EXPECT_EQ(
-      listed.subscribers(1).ShortDebugString(),
-      "id: 9 text: \"norm(weights, order=2)\" source: SUBSCRIBER_SOURCE_CLIENT topics: \"weights_norm2\" computed: 5 "
-      "incomplete: 1 cpu_seconds: 0.5");
+  EXPECT_EQ(listed.subscribers(1).ShortDebugString(),
+            "id: 9 text: \"norm(weights, order=2)\" source: SUBSCRIBER_SOURCE_CLIENT topics: \"weights_norm2\" "
+            "computed: 5 missing { reason: \"threw\" count: 1 } cpu_seconds: 0.5 owners: \"uid:1000\" run: \"fashion\" "
+            "off: true runs: RUNS_QUEUE scope: SCOPE_JOB waiting: 3");
   v1::AddSubscribersRequest add;
   add.set_text("norm(weights, order=3); loss");
   v1::AddSubscribersResponse added;
@@ -338,127 +455,231 @@ TEST_F(CallsTest, SubscribersAreListedAddedAndRemoved) {
   EXPECT_EQ(added.replaced(0).id(), 7u);
   EXPECT_THAT(added.warnings(), ElementsAre("no such module"));
   v1::RemoveSubscribersRequest remove;
-  remove.set_what("loss");
+  remove.set_topic("loss");
   v1::RemoveSubscribersResponse removed;
   ASSERT_TRUE(Call(&v1::Monitor::Stub::RemoveSubscribers, remove, &removed).ok());
   EXPECT_EQ(removed.subscribers_size(), 2);
   ASSERT_EQ(removed.restored_size(), 1);
   EXPECT_EQ(removed.restored(0).id(), 7u);
-  EXPECT_THAT(monitor_.log(), ElementsAre("subscribe norm(weights, order=3); loss", "unsubscribe loss"));
+  remove.set_id(9);
+  ASSERT_TRUE(Call(&v1::Monitor::Stub::RemoveSubscribers, remove, &removed).ok());
+  remove.set_text("loss()");
+  ASSERT_TRUE(Call(&v1::Monitor::Stub::RemoveSubscribers, remove, &removed).ok());
+  EXPECT_THAT(monitor_.log(),
+              ElementsAre("subscribers fashion", "subscribe norm(weights, order=3); loss by " + kMe,
+                          "unsubscribe 3 0 loss", "unsubscribe 1 9 ", "unsubscribe 2 0 loss()"));
 }
 
-TEST_F(CallsTest, EventsComeFromAnIdOnwards) {
-  monitor_.runs = {MakeRun("id-1", "fashion", 0, 0, 1)};
-  monitor_.events = {{1, 10, Severity::kInfo, {}, "started", "The daemon started.", 0},
-                     {2, 20, Severity::kError, {"id-1", 0, 1}, "non_finite", "NaN.", 30}};
+TEST_F(CallsTest, EventsComeFromAnIdOnwardsOrAreTheLast) {
+  for (uint64_t id = 1; id <= 5; ++id) {
+    monitor_.events.push_back({id, static_cast<int64_t>(10 * id), Severity::kInfo, {}, "started", "It started.", 0});
+  }
+  monitor_.events[1] = {2, 20, Severity::kError, {"id-1", 0, 1}, "non_finite", "NaN.", 30};
   StartServer();
   v1::ListEventsRequest request;
   v1::ListEventsResponse response;
   ASSERT_TRUE(Call(&v1::Monitor::Stub::ListEvents, request, &response).ok());
-  ASSERT_EQ(response.events_size(), 2);
+  ASSERT_EQ(response.events_size(), 5);
+  EXPECT_FALSE(response.more());
   EXPECT_FALSE(response.events(0).has_run());
   EXPECT_EQ(
       response.events(1).ShortDebugString(),
       "id: 2 unix_ns: 20 severity: SEVERITY_ERROR run { run_id: \"id-1\" rank: 1 } kind: \"non_finite\" text: \"NaN.\" "
       "step: 30");
-  EXPECT_EQ(monitor_.last_events().limit, 1000u);
   request.set_run("fashion");
+  request.set_attempt(0);
+  request.set_rank(1);
   request.set_after_id(1);
-  request.set_limit(5);
+  request.set_limit(2);
   ASSERT_TRUE(Call(&v1::Monitor::Stub::ListEvents, request, &response).ok());
-  EXPECT_EQ(response.events_size(), 1);
-  EXPECT_EQ(monitor_.last_events().run_id, "id-1");
-  EXPECT_EQ(monitor_.last_events().limit, 5u);
+  ASSERT_EQ(response.events_size(), 2);
+  EXPECT_EQ(response.events(0).id(), 2u);
+  EXPECT_TRUE(response.more());
+  EXPECT_EQ(monitor_.last_events().filter.run, "fashion");
+  EXPECT_EQ(monitor_.last_events().filter.rank, 1u);
+  request.set_after_id(3);
+  ASSERT_TRUE(Call(&v1::Monitor::Stub::ListEvents, request, &response).ok());
+  EXPECT_EQ(response.events_size(), 2);
+  EXPECT_FALSE(response.more());
+  request.Clear();
+  request.set_last(2);
+  ASSERT_TRUE(Call(&v1::Monitor::Stub::ListEvents, request, &response).ok());
+  ASSERT_EQ(response.events_size(), 2);
+  EXPECT_EQ(response.events(0).id(), 4u);
+  EXPECT_EQ(response.events(1).id(), 5u);
+  EXPECT_FALSE(response.more());
 }
 
-TEST_F(CallsTest, ControlGoesToEveryRankThatRuns) {
-  monitor_.runs = {MakeRun("r", "n", 1, 0, 20, "finished"), MakeRun("r", "n", 1, 1, 20), MakeRun("r", "n", 1, 2, 20),
-                   MakeRun("r", "n", 0, 0, 10)};
+TEST_F(CallsTest, EventsWithLongTextsComeInSeveralAnswersAndTheNewestStayOfTheLast) {
+  for (uint64_t id = 1; id <= 100; ++id) {
+    monitor_.events.push_back({id, 1, Severity::kInfo, {}, "note", std::string(20'000, 'x'), 0});
+  }
+  StartServer();
+  v1::ListEventsRequest request;
+  v1::ListEventsResponse response;
+  uint64_t seen = 0;
+  do {
+    request.set_after_id(seen);
+    ASSERT_TRUE(Call(&v1::Monitor::Stub::ListEvents, request, &response).ok());
+    for (const v1::Event& event : response.events()) EXPECT_EQ(event.id(), ++seen);
+  } while (response.more());
+  EXPECT_EQ(seen, 100u);
+  request.set_last(100);
+  ASSERT_TRUE(Call(&v1::Monitor::Stub::ListEvents, request, &response).ok());
+  EXPECT_LT(response.events_size(), 100);
+  EXPECT_EQ(response.events(response.events_size() - 1).id(), 100u);
+  EXPECT_EQ(response.events(0).id(), 101u - static_cast<uint64_t>(response.events_size()));
+}
+
+TEST_F(CallsTest, ControlNamesTheRunTheRanksAndWhoAsks) {
   StartServer();
   v1::FreezeRequest freeze;
   freeze.set_module("features.*");
   v1::FreezeResponse frozen;
   ASSERT_TRUE(Call(&v1::Monitor::Stub::Freeze, freeze, &frozen).ok());
-  EXPECT_THAT(frozen.texts(),
-              ElementsAre("rank 1: will be done at the next step", "rank 2: will be done at the next step"));
+  EXPECT_EQ(frozen.text(), "frozen from step 7 on");
   v1::UnfreezeRequest unfreeze;
   unfreeze.set_module("features.0");
-  unfreeze.set_rank(2);
+  unfreeze.add_ranks(2);
+  unfreeze.add_ranks(3);
   v1::UnfreezeResponse unfrozen;
   ASSERT_TRUE(Call(&v1::Monitor::Stub::Unfreeze, unfreeze, &unfrozen).ok());
-  EXPECT_THAT(unfrozen.texts(), ElementsAre("will be done at the next step"));
+  EXPECT_EQ(unfrozen.text(), "thawed from step 9 on");
   v1::StopRequest stop;
   stop.set_run("n");
   stop.set_attempt(0);
   v1::StopResponse stopped;
   ASSERT_TRUE(Call(&v1::Monitor::Stub::Stop, stop, &stopped).ok());
-  EXPECT_THAT(monitor_.log(), ElementsAre("freeze r/1/1 features.*", "freeze r/1/2 features.*",
-                                          "unfreeze r/1/2 features.0", "stop r/0/0"));
+  EXPECT_EQ(stopped.text(), "ends after step 12");
+  EXPECT_THAT(monitor_.log(),
+              ElementsAre("freeze /- features.* by " + kMe, "unfreeze /-/2/3 features.0", "stop n/0"));
 }
 
-TEST_F(CallsTest, AFreezeThatSomeRanksRefuseSaysWhichTookIt) {
-  monitor_.runs = {MakeRun("r", "n", 0, 0, 1), MakeRun("r", "n", 0, 1, 1)};
-  monitor_.control = [](const RunKey& run) -> Result<ControlAnswer> {
-    if (run.rank == 0) return ControlAnswer{"frozen from step 7 on"};
-    return Error{ErrorCode::kFailedPrecondition, "its trainer switched allow_control off"};
-  };
+TEST_F(CallsTest, PublishCarriesEachTypeOfValue) {
   StartServer();
-  v1::FreezeRequest request;
-  request.set_module("m");
-  v1::FreezeResponse response;
-  grpc::Status status = Call(&v1::Monitor::Stub::Freeze, request, &response);
-  EXPECT_EQ(status.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
-  EXPECT_EQ(status.error_message(),
-            "rank 1: its trainer switched allow_control off; done for rank 0: frozen from step 7 on");
+  v1::PublishRequest request;
+  request.set_own_run("mine");
+  request.set_end(true);
+  v1::PublishedStep* step = request.add_steps();
+  step->set_root("model");
+  step->set_step(7);
+  step->set_epoch(1);
+  step->set_unix_ns(5);
+  step->set_samples_seen(9);
+  const auto add = [&] {
+    v1::PublishedValue* value = step->add_values();
+    value->set_topic("t");
+    value->set_module("fc");
+    value->set_param("p");
+    value->set_unit("s");
+    return value->mutable_value();
+  };
+  add()->set_number(2.5);
+  add()->set_text("hello");
+  v1::Histogram* histogram = add()->mutable_histogram();
+  histogram->set_max(1);
+  histogram->set_n(2);
+  histogram->add_counts(2);
+  v1::Tensor* tensor = add()->mutable_tensor();
+  tensor->set_form(v1::TENSOR_FORM_IMAGE);
+  tensor->add_sizes(1);
+  tensor->add_sizes(1);
+  tensor->add_values(0.5f);
+  v1::PublishResponse response;
+  ASSERT_TRUE(Call(&v1::Monitor::Stub::Publish, request, &response).ok());
+  EXPECT_EQ(response.values(), 4u);
+  EXPECT_EQ(response.run().run_id(), "mine");
+  const PublishRequest seen = monitor_.last_publish();
+  EXPECT_TRUE(seen.end);
+  ASSERT_EQ(seen.steps.size(), 1u);
+  EXPECT_EQ(seen.steps[0].timeline, (Timeline{"model", "default"}));
+  EXPECT_EQ(seen.steps[0].stamp.step, 7u);
+  EXPECT_EQ(seen.steps[0].stamp.epoch, 1u);
+  EXPECT_EQ(seen.steps[0].stamp.samples_seen, 9u);
+  ASSERT_EQ(seen.steps[0].values.size(), 4u);
+  EXPECT_EQ(seen.steps[0].values[0].name, (SeriesName{{"model", "default"}, "fc", "p", "t"}));
+  EXPECT_EQ(seen.steps[0].values[0].unit, "s");
+  EXPECT_EQ(std::get<double>(seen.steps[0].values[0].value), 2.5);
+  EXPECT_EQ(std::get<Text>(seen.steps[0].values[1].value).text, "hello");
+  EXPECT_EQ(std::get<Histogram>(seen.steps[0].values[2].value).counts, std::vector<uint64_t>{2});
+  EXPECT_EQ(std::get<TensorValue>(seen.steps[0].values[3].value).form, TensorValue::Form::kImage);
 }
 
-TEST_F(CallsTest, RequestsThatMakeNoSenseAreRefused) {
-  monitor_.series = {MakeSeries(7, {"r", 0, 0}, "m", "", "t")};
-  StartServer();
-  auto read = [&](uint64_t id, uint32_t points, uint64_t min, uint64_t max) {
-    v1::ReadSeriesRequest request;
-    request.set_series_id(id);
-    request.set_max_points(points);
-    request.set_step_min(min);
-    request.set_step_max(max);
-    v1::ReadSeriesResponse response;
-    return Call(&v1::Monitor::Stub::ReadSeries, request, &response);
-  };
-  EXPECT_EQ(read(0, 0, 0, 1).error_message(), "series_id is missing; ListSeries gives the ids");
-  EXPECT_EQ(read(7, 1, 0, 1).error_message(), "max_points is 1; pass 2 or more, or 0 for every sample");
-  EXPECT_EQ(read(7, 0, 2, 1).error_message(), "step_min 2 is greater than step_max 1");
-  EXPECT_EQ(read(7, 0, 2, 1).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
-  EXPECT_EQ(read(8, 0, 1, 2).error_code(), grpc::StatusCode::NOT_FOUND);
+class BadFieldTest : public ServiceTest {
+ protected:
+  // The text of the refusal, of this field.
+  template <typename Request, typename Response>
+  std::string Refusal(grpc::Status (v1::Monitor::Stub::*method)(grpc::ClientContext*, const Request&, Response*),
+                      const Request& request, const std::string& field) {
+    Response response;
+    const grpc::Status status = Call(method, request, &response);
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT) << field;
+    const v1::ErrorDetail detail = DetailOf(status);
+    EXPECT_EQ(detail.reason(), v1::ERROR_REASON_BAD_FIELD) << field;
+    EXPECT_EQ(detail.subject(), field);
+    return status.error_message();
+  }
+};
 
+TEST_F(BadFieldTest, RequestsThatMakeNoSenseAreRefusedBeforeTheMonitorIsAsked) {
+  // Whoever is asked nevertheless says something else.
+  monitor_.failure = Failure(ErrorCode::kSystem, "it was asked");
+  StartServer();
+  using Stub = v1::Monitor::Stub;
   v1::ListSeriesRequest series;
-  series.set_limit(100'001);
-  v1::ListSeriesResponse series_response;
-  EXPECT_THAT(Call(&v1::Monitor::Stub::ListSeries, series, &series_response).error_message(),
-              HasSubstr("at most 100000"));
+  series.set_limit(2001);
+  EXPECT_THAT(Refusal(&Stub::ListSeries, series, "limit"), HasSubstr("at most 2000 series"));
   series.set_limit(1);
-  series.mutable_filter()->set_module(std::string(service::kMaxTextBytes + 1, 'x'));
-  grpc::Status status = Call(&v1::Monitor::Stub::ListSeries, series, &series_response);
-  EXPECT_EQ(status.error_message(), "filter.module has 65537 bytes; at most 65536 are taken");
-  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
-
+  series.mutable_filter()->set_module(std::string(service::kRequestTextBytesMax + 1, 'x'));
+  EXPECT_EQ(Refusal(&Stub::ListSeries, series, "filter.module"),
+            "filter.module has 65537 bytes; at most 65536 are taken");
+  v1::ListRunsRequest runs;
+  runs.set_limit(1001);
+  EXPECT_THAT(Refusal(&Stub::ListRuns, runs, "limit"), HasSubstr("at most 1000 runs"));
+  runs.set_limit(0);
+  runs.add_states(v1::PRODUCER_STATE_UNSPECIFIED);
+  EXPECT_THAT(Refusal(&Stub::ListRuns, runs, "states"), HasSubstr("no state"));
+  v1::ListModulesRequest modules;
+  modules.set_limit(1001);
+  EXPECT_THAT(Refusal(&Stub::ListModules, modules, "limit"), HasSubstr("at most 1000 modules"));
   v1::ListEventsRequest events;
-  events.set_limit(10'001);
-  v1::ListEventsResponse events_response;
-  EXPECT_THAT(Call(&v1::Monitor::Stub::ListEvents, events, &events_response).error_message(),
-              HasSubstr("at most 10000"));
-
-  v1::AddSubscribersResponse added;
-  EXPECT_EQ(Call(&v1::Monitor::Stub::AddSubscribers, v1::AddSubscribersRequest(), &added).error_message(),
-            "text is empty");
-  v1::RemoveSubscribersResponse removed;
-  EXPECT_EQ(Call(&v1::Monitor::Stub::RemoveSubscribers, v1::RemoveSubscribersRequest(), &removed).error_message(),
-            "what is empty");
-  v1::FreezeResponse frozen;
-  EXPECT_EQ(Call(&v1::Monitor::Stub::Freeze, v1::FreezeRequest(), &frozen).error_message(), "module is empty");
-  v1::StopResponse stopped;
-  status = Call(&v1::Monitor::Stub::Stop, v1::StopRequest(), &stopped);
-  EXPECT_EQ(status.error_code(), grpc::StatusCode::NOT_FOUND);
-  EXPECT_EQ(status.error_message(), "no run has been recorded yet");
+  events.set_limit(1001);
+  EXPECT_THAT(Refusal(&Stub::ListEvents, events, "limit"), HasSubstr("at most 1000 events"));
+  events.set_limit(0);
+  events.set_last(0);
+  EXPECT_THAT(Refusal(&Stub::ListEvents, events, "last"), HasSubstr("last is 0"));
+  events.set_last(1001);
+  EXPECT_THAT(Refusal(&Stub::ListEvents, events, "last"), HasSubstr("last is 1001"));
+  EXPECT_EQ(Refusal(&Stub::DeleteRun, v1::DeleteRunRequest(), "run"), "run is empty");
+  v1::TagRunRequest tag;
+  EXPECT_EQ(Refusal(&Stub::TagRun, tag, "run"), "run is empty");
+  tag.set_run("r");
+  EXPECT_THAT(Refusal(&Stub::TagRun, tag, "add"), HasSubstr("nothing to do"));
+  tag.add_remove("");
+  EXPECT_EQ(Refusal(&Stub::TagRun, tag, "remove"), "remove is empty");
+  EXPECT_EQ(Refusal(&Stub::AddSubscribers, v1::AddSubscribersRequest(), "text"), "text is empty");
+  EXPECT_THAT(Refusal(&Stub::RemoveSubscribers, v1::RemoveSubscribersRequest(), "id"), HasSubstr("which subscribers"));
+  EXPECT_EQ(Refusal(&Stub::Freeze, v1::FreezeRequest(), "module"), "module is empty");
+  EXPECT_EQ(Refusal(&Stub::Unfreeze, v1::UnfreezeRequest(), "module"), "module is empty");
+  v1::StopRequest stop;
+  for (uint32_t rank = 0; rank < 5000; ++rank) stop.add_ranks(rank);
+  EXPECT_THAT(Refusal(&Stub::Stop, stop, "ranks"), HasSubstr("5000 entries"));
+  v1::PublishRequest publish;
+  EXPECT_THAT(Refusal(&Stub::Publish, publish, "run"), HasSubstr("neither run"));
+  publish.set_run("r");
+  publish.set_end(true);
+  EXPECT_THAT(Refusal(&Stub::Publish, publish, "end"), HasSubstr("own_run"));
+  publish.set_own_run("mine");
+  publish.set_rank(1);
+  EXPECT_THAT(Refusal(&Stub::Publish, publish, "rank"), HasSubstr("own_run"));
+  publish.clear_rank();
+  v1::PublishedValue* value = publish.add_steps()->add_values();
+  EXPECT_THAT(Refusal(&Stub::Publish, publish, "steps.values.value"), HasSubstr("neither a number"));
+  value->mutable_value()->mutable_tensor();
+  EXPECT_THAT(Refusal(&Stub::Publish, publish, "steps.values.value.tensor.form"), HasSubstr("form"));
+  value->mutable_value()->mutable_tensor()->set_form(v1::TENSOR_FORM_MATRIX);
+  value->mutable_value()->mutable_tensor()->set_offset(4);
+  EXPECT_THAT(Refusal(&Stub::Publish, publish, "steps.values.value.tensor.offset"), HasSubstr("one piece"));
 }
 
 struct Mapping {
@@ -466,7 +687,7 @@ struct Mapping {
   grpc::StatusCode expected;
 };
 
-TEST_F(CallsTest, EveryErrorArrivesWithItsCodeAndText) {
+TEST_F(CallsTest, EveryErrorArrivesWithItsCodeTextAndReason) {
   StartServer();
   const Mapping mappings[] = {{ErrorCode::kInvalidArgument, grpc::StatusCode::INVALID_ARGUMENT},
                               {ErrorCode::kNotFound, grpc::StatusCode::NOT_FOUND},
@@ -478,28 +699,55 @@ TEST_F(CallsTest, EveryErrorArrivesWithItsCodeAndText) {
                               {ErrorCode::kCorrupt, grpc::StatusCode::DATA_LOSS},
                               {ErrorCode::kSystem, grpc::StatusCode::INTERNAL}};
   for (const Mapping& mapping : mappings) {
-    monitor_.failure = Error{mapping.code, "what was tried"};
+    monitor_.failure = Failure(mapping.code, "what was tried", Reason::kRunOpen, "the run", "wait");
     v1::ListRunsResponse response;
     grpc::Status status = Call(&v1::Monitor::Stub::ListRuns, v1::ListRunsRequest(), &response);
     EXPECT_EQ(status.error_code(), mapping.expected) << ErrorCodeName(mapping.code);
     EXPECT_EQ(status.error_message(), "what was tried");
+    EXPECT_EQ(DetailOf(status).ShortDebugString(),
+              "reason: ERROR_REASON_RUN_OPEN subject: \"the run\" hint: \"wait\"");
+  }
+  for (int reason = 0; reason <= static_cast<int>(Reason::kStore); ++reason) {
+    monitor_.failure = Failure(ErrorCode::kNotFound, "x", static_cast<Reason>(reason));
+    v1::ListRunsResponse response;
+    const grpc::Status status = Call(&v1::Monitor::Stub::ListRuns, v1::ListRunsRequest(), &response);
+    EXPECT_EQ(static_cast<int>(DetailOf(status).reason()), reason);
   }
 }
 
-TEST_F(CallsTest, WhatThrowsBecomesAnAnswer) {
-  monitor_.series = {MakeSeries(7, {"r", 0, 0}, "m", "", "t")};
-  monitor_.before_read = [] { throw std::runtime_error("disk on fire"); };
+TEST_F(CallsTest, AFailureWithALongTextOrNoUtf8StillArrives) {
+  monitor_.failure =
+      Failure(ErrorCode::kNotFound, std::string(1 << 20, 'x'), Reason::kNoSuchRun, "\xff", std::string(1 << 20, 'y'));
   StartServer();
-  v1::ReadSeriesRequest request;
-  request.set_series_id(7);
-  v1::ReadSeriesResponse response;
-  grpc::Status status = Call(&v1::Monitor::Stub::ReadSeries, request, &response);
-  EXPECT_EQ(status.error_code(), grpc::StatusCode::INTERNAL);
-  EXPECT_EQ(status.error_message(), "the daemon failed to answer: disk on fire");
+  v1::ListRunsResponse response;
+  const grpc::Status status = Call(&v1::Monitor::Stub::ListRuns, v1::ListRunsRequest(), &response);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::NOT_FOUND);
+  EXPECT_THAT(status.error_message(), HasSubstr("xxxx"));
+  EXPECT_EQ(DetailOf(status).subject(), "?");
 }
 
-TEST_F(CallsTest, AStatusIsAnsweredWhileAQueryWaitsForTheDisk) {
-  monitor_.series = {MakeSeries(7, {"r", 0, 0}, "m", "", "t")};
+TEST_F(CallsTest, WhatThrowsBecomesAnAnswer) {
+  StartServer();
+  std::vector<v1::ReadSamplesResponse> answers;
+  monitor_.before_read = [] { throw std::runtime_error("disk on fire"); };
+  grpc::Status status = Read({}, &answers);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INTERNAL);
+  EXPECT_EQ(status.error_message(), "the daemon failed to answer: disk on fire");
+  monitor_.before_read = [] { throw std::bad_alloc(); };
+  status = Read({}, &answers);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(DetailOf(status).reason(), v1::ERROR_REASON_LIMIT);
+  monitor_.before_read = [] { throw 7; };
+  EXPECT_EQ(Read({}, &answers).error_code(), grpc::StatusCode::INTERNAL);
+  // In the middle of a stream, too.
+  monitor_.before_read = nullptr;
+  monitor_.make_part = [](size_t) -> Result<std::optional<SeriesColumns>> { throw std::runtime_error("half way"); };
+  EXPECT_EQ(Read({}, &answers).error_message(), "the daemon failed to answer: half way");
+  v1::GetStatusResponse response;
+  EXPECT_TRUE(Call(&v1::Monitor::Stub::GetStatus, v1::GetStatusRequest(), &response).ok());
+}
+
+TEST_F(CallsTest, AStatusIsAnsweredWhileEveryQueryWaitsForTheDisk) {
   std::mutex mutex;
   std::condition_variable changed;
   bool let_go = false;
@@ -509,16 +757,17 @@ TEST_F(CallsTest, AStatusIsAnsweredWhileAQueryWaitsForTheDisk) {
   };
   StartServer();
   std::vector<std::thread> readers;
-  for (int i = 0; i < 3; ++i) {
+  for (int i = 0; i < 8; ++i) {
     readers.emplace_back([&] {
-      v1::ReadSeriesRequest request;
-      request.set_series_id(7);
-      v1::ReadSeriesResponse response;
-      EXPECT_TRUE(Call(&v1::Monitor::Stub::ReadSeries, request, &response).ok());
+      std::vector<v1::ReadSamplesResponse> answers;
+      EXPECT_TRUE(Read({}, &answers).ok());
     });
   }
+  std::this_thread::sleep_for(std::chrono::milliseconds(100));
   v1::GetStatusResponse status;
   EXPECT_TRUE(Call(&v1::Monitor::Stub::GetStatus, v1::GetStatusRequest(), &status).ok());
+  v1::StopResponse stopped;
+  EXPECT_TRUE(Call(&v1::Monitor::Stub::Stop, v1::StopRequest(), &stopped).ok());
   {
     std::lock_guard lock(mutex);
     EXPECT_FALSE(let_go);
@@ -526,6 +775,18 @@ TEST_F(CallsTest, AStatusIsAnsweredWhileAQueryWaitsForTheDisk) {
   }
   changed.notify_all();
   for (std::thread& reader : readers) reader.join();
+}
+
+TEST_F(CallsTest, EveryCallIsActivityUntilItsEnd) {
+  StartServer();
+  v1::GetStatusResponse status;
+  ASSERT_TRUE(Call(&v1::Monitor::Stub::GetStatus, v1::GetStatusRequest(), &status).ok());
+  std::vector<v1::ReadSamplesResponse> answers;
+  ASSERT_TRUE(Read({}, &answers).ok());
+  EXPECT_EQ(monitor_.activity().calls(), 2u);
+  server_->Stop();
+  std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  EXPECT_GT(monitor_.activity().SecondsUnused(), 0);
 }
 
 }  // namespace

@@ -1,11 +1,9 @@
-// ScriptedMonitor: a Monitor whose answers a test writes down, for the tests of the service and of the client.
+// ScriptedMonitor: a Monitor whose answers a test writes down, over a real hub of watchers: for what the daemon's own
+// parts do not do at will, such as a wait, a throw, a failure of each kind.
 //
 // Thread rule: fill the public members before the server starts; what is recorded of calls is read through accessors.
 #pragma once
 
-#include <algorithm>
-#include <condition_variable>
-#include <deque>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -14,260 +12,283 @@
 #include <utility>
 #include <vector>
 
-#include "daemon/monitor.h"
+#include "daemon/monitor/monitor.h"
+#include "daemon/sinks/watch_hub.h"
 
 namespace ikkuna::test {
 
-// What the test pushes, bounded as a watcher of the daemon is: the oldest samples go, counted.
-class WatchQueue {
+inline RunInfo MakeRun(const std::string& run_id, const std::string& name, uint32_t attempt, uint32_t rank,
+                       int64_t start_unix_ns, RunState state = RunState::kRunning) {
+  RunInfo run;
+  run.info.run_key = {run_id, attempt, rank};
+  run.info.run = name;
+  run.info.start_unix_ns = start_unix_ns;
+  run.state = state;
+  return run;
+}
+
+inline SeriesInfo MakeSeries(uint32_t id, const RunKey& run, const std::string& module, const std::string& param,
+                             const std::string& topic, ValueType type = ValueType::kNumber) {
+  ProducerInfo producer;
+  producer.run_key = run;
+  producer.run = "fashion";
+  Series series;
+  series.id = id;
+  series.timeline = 1;
+  series.name = {{"model", "default"}, module, param, topic};
+  series.traits.type = type;
+  SeriesInfo info;
+  info.run = std::make_shared<const ProducerInfo>(std::move(producer));
+  info.series = std::make_shared<const Series>(std::move(series));
+  return info;
+}
+
+// Columns of one series, all of which but `steps` and the values follow from the step.
+inline SeriesColumns MakeColumns(const SeriesInfo& info, uint64_t first_step, std::vector<double> numbers,
+                                 std::vector<Value> others = {}) {
+  SeriesColumns columns;
+  columns.run = info.run;
+  columns.series = info.series;
+  for (size_t i = 0; i < numbers.size() + others.size(); ++i) {
+    const uint64_t step = first_step + i;
+    columns.steps.push_back(step);
+    columns.epochs.push_back(static_cast<uint32_t>(step / 100));
+    columns.unix_ns.push_back(1'700'000'000'000'000'000 + static_cast<int64_t>(step) * 1'000'000);
+    columns.samples_seen.push_back(step * 128);
+    columns.flags.push_back(0);
+  }
+  columns.numbers = std::move(numbers);
+  columns.others = std::move(others);
+  return columns;
+}
+
+// Gives parts that are written down, or that are made as they are asked for.
+class ScriptedReader final : public SeriesReader {
  public:
-  explicit WatchQueue(size_t samples_max) : samples_max_(samples_max) {}
-
-  void Push(std::vector<Series> series, std::vector<Sample> samples, std::vector<Event> events = {}) {
-    std::function<void()> wake_up;
-    {
-      std::lock_guard lock(mutex_);
-      series_.insert(series_.end(), series.begin(), series.end());
-      samples_.insert(samples_.end(), samples.begin(), samples.end());
-      events_.insert(events_.end(), events.begin(), events.end());
-      for (; samples_.size() > samples_max_; ++dropped_) samples_.pop_front();
-      wake_up = wake_up_;
-    }
-    if (wake_up) wake_up();
-  }
-
-  WatchUpdate Take(size_t samples_max) {
-    std::lock_guard lock(mutex_);
-    WatchUpdate update;
-    update.new_series = std::exchange(series_, {});
-    update.events = std::exchange(events_, {});
-    size_t count = std::min(samples_max, samples_.size());
-    update.samples.assign(samples_.begin(), samples_.begin() + static_cast<std::ptrdiff_t>(count));
-    samples_.erase(samples_.begin(), samples_.begin() + static_cast<std::ptrdiff_t>(count));
-    update.dropped = dropped_;
-    return update;
-  }
-
-  void SetWakeUp(std::function<void()> wake_up) {
-    std::lock_guard lock(mutex_);
-    wake_up_ = std::move(wake_up);
-  }
-
-  size_t waiting() {
-    std::lock_guard lock(mutex_);
-    return samples_.size();
-  }
+  using Make = std::function<Result<std::optional<SeriesColumns>>(size_t part)>;
+  explicit ScriptedReader(Make make) : make_(std::move(make)) {}
+  Result<std::optional<SeriesColumns>> Next() override { return make_(next_++); }
 
  private:
-  const size_t samples_max_;
-  std::mutex mutex_;
-  // Guarded by mutex_.
-  std::vector<Series> series_;
-  std::deque<Sample> samples_;
-  std::vector<Event> events_;
-  uint64_t dropped_ = 0;
-  std::function<void()> wake_up_;
+  const Make make_;
+  size_t next_ = 0;
 };
 
-class ScriptedMonitor final : public Monitor {
+class ScriptedMonitor final : public StatusMonitor,
+                              public RunMonitor,
+                              public SeriesMonitor,
+                              public SubscriberMonitor,
+                              public EventMonitor,
+                              public ControlMonitor {
  public:
   DaemonStatus status;
   std::vector<RunInfo> runs;
   std::vector<ModuleInfo> modules;
+  WhyAnswer why;
   std::vector<MetricInfo> metrics;
   std::vector<SeriesInfo> series;
-  std::vector<Sample> samples;  // of every series
-  bool reduced = false;
+  std::vector<SeriesColumns> columns;  // of every read
   std::vector<Event> events;
   std::vector<SubscriberInfo> subscribers;
-  std::vector<SubscriberInfo> replaced;  // by what is subscribed, and back when it is unsubscribed
+  std::vector<SubscriberInfo> replaced;  // by what is subscribed, and back when it is removed
+  std::vector<SubscriberInfo> kept;
   std::vector<std::string> warnings;
-  std::string control_text = "will be done at the next step";
-  std::optional<Error> failure;                                 // of every call that can fail
-  std::function<void()> before_read;                            // runs inside Read, such as a wait or a throw
-  std::function<Result<ControlAnswer>(const RunKey&)> control;  // instead of control_text
-  size_t watch_queue_max = 1000;
+  std::optional<Failure> failure;     // of every call that can fail
+  std::function<void()> before_read;  // runs inside ReadSamples, such as a wait or a throw
+  ScriptedReader::Make make_part;     // instead of columns
+  sinks::WatchHub hub;
+
+  Monitor& monitor() { return monitor_; }
+  const Activity& activity() const { return activity_; }
 
   // What the calls were given.
-  std::vector<std::string> log() {
-    std::lock_guard lock(mutex_);
-    return log_;
-  }
-  SeriesFilter last_filter() {
-    std::lock_guard lock(mutex_);
-    return last_filter_;
-  }
-  ReadQuery last_read() {
-    std::lock_guard lock(mutex_);
-    return last_read_;
-  }
-  EventQuery last_events() {
-    std::lock_guard lock(mutex_);
-    return last_events_;
-  }
-
-  // The n-th watch from the start, waiting until it has begun; null after a minute.
-  std::shared_ptr<WatchQueue> watch(size_t n) {
-    std::unique_lock lock(mutex_);
-    watched_.wait_for(lock, std::chrono::minutes(1), [&] { return watches_.size() > n; });
-    return watches_.size() > n ? watches_[n] : nullptr;
-  }
-  size_t watches_alive() {
-    std::lock_guard lock(mutex_);
-    return alive_;
-  }
+  std::vector<std::string> log() const { return Of(log_); }
+  ReadOptions last_read() const { return Of(last_read_); }
+  SeriesQuery last_series() const { return Of(last_series_); }
+  RunQuery last_runs() const { return Of(last_runs_); }
+  ModuleQuery last_modules() const { return Of(last_modules_); }
+  EventQuery last_events() const { return Of(last_events_); }
+  PublishRequest last_publish() const { return Of(last_publish_); }
 
   DaemonStatus GetStatus() override { return status; }
-  Result<std::vector<RunInfo>> ListRuns() override { return Or(runs); }
-  Result<std::vector<ModuleInfo>> ListModules(const RunKey& run) override {
-    Note("modules " + Text(run));
-    return Or(modules);
-  }
-  std::vector<MetricInfo> ListMetrics() override { return metrics; }
-  Result<std::vector<SeriesInfo>> ListSeries(const SeriesFilter& filter) override {
-    {
-      std::lock_guard lock(mutex_);
-      last_filter_ = filter;
-    }
-    std::vector<SeriesInfo> found;
-    for (const SeriesInfo& info : series) {
-      if (Matches(filter, info.series.key)) found.push_back(info);
-    }
-    return Or(found);
-  }
-  Result<ReadAnswer> Read(const ReadQuery& query) override {
-    if (before_read) before_read();
-    {
-      std::lock_guard lock(mutex_);
-      last_read_ = query;
-    }
-    for (const SeriesInfo& info : series) {
-      if (info.series.id != query.series_id) continue;
-      ReadAnswer answer{info.series, {}, reduced};
-      for (Sample sample : samples) {
-        if (query.step_min && sample.step < *query.step_min) continue;
-        if (query.step_max && sample.step > *query.step_max) continue;
-        sample.series_id = info.series.id;
-        answer.samples.push_back(sample);
-      }
-      return Or(answer);
-    }
-    return Error{ErrorCode::kNotFound, "there is no series " + std::to_string(query.series_id)};
-  }
-  Result<std::vector<Event>> ListEvents(const EventQuery& query) override {
-    std::lock_guard lock(mutex_);
-    last_events_ = query;
-    std::vector<Event> found;
-    for (const Event& event : events) {
-      if (event.id > query.after_id && found.size() < query.limit) found.push_back(event);
-    }
-    return Or(found);
-  }
-  Result<std::unique_ptr<Watcher>> Watch(const SeriesFilter& filter) override {
-    std::lock_guard lock(mutex_);
-    last_filter_ = filter;
+
+  Answer<RunPage> ListRuns(const RunQuery& query) override {
+    Keep(&last_runs_, query);
     if (failure) return *failure;
-    watches_.push_back(std::make_shared<WatchQueue>(watch_queue_max));
-    ++alive_;
-    watched_.notify_all();
-    return std::unique_ptr<Watcher>(new ScriptedWatcher(*this, watches_.back()));
+    RunPage page;
+    const size_t first = query.page.empty() ? 0 : std::stoul(query.page);
+    for (size_t i = first; i < runs.size(); ++i) {
+      if (page.runs.size() == query.limit) {
+        page.next = std::to_string(i);
+        break;
+      }
+      page.runs.push_back(runs[i]);
+    }
+    return page;
   }
-  std::vector<SubscriberInfo> ListSubscribers() override { return subscribers; }
-  Result<SubscribeAnswer> Subscribe(const std::string& text) override {
-    Note("subscribe " + text);
+  Answer<std::vector<RunInfo>> FindRuns(const RunChoice&) override { return Or(runs); }
+  Answer<ModulePage> ListModules(const ModuleQuery& query) override {
+    Keep(&last_modules_, query);
+    if (failure) return *failure;
+    ModulePage page;
+    page.run = {"r", 1, 2};
+    const size_t first = query.page.empty() ? 0 : std::stoul(query.page);
+    for (size_t i = first; i < modules.size(); ++i) {
+      if (page.modules.size() == query.limit) {
+        page.next = std::to_string(i);
+        break;
+      }
+      page.modules.push_back(modules[i]);
+    }
+    return page;
+  }
+  Answer<WhyAnswer> Why(const WhyQuery& query) override {
+    Note("why " + Text(query.run) + " " + query.module + " " + query.kind);
+    return Or(why);
+  }
+  Answer<DeletedRuns> DeleteRun(const Caller& caller, const RunChoice& choice) override {
+    Note("delete " + Text(choice) + " by " + caller.name);
+    return Or(DeletedRuns{{{choice.run, 0, 0}}, 4096});
+  }
+  Answer<RunTags> TagRun(const Caller& caller, const std::string& run, const std::vector<std::string>& add,
+                         const std::vector<std::string>& remove) override {
+    std::string text = "tag " + run;
+    for (const std::string& tag : add) text += " +" + tag;
+    for (const std::string& tag : remove) text += " -" + tag;
+    Note(text + " by " + caller.name);
+    return Or(RunTags{run, add});
+  }
+  Answer<std::unique_ptr<RunFiles>> ExportRun(const RunChoice&) override {
+    return Failure(ErrorCode::kNotFound, "no files", Reason::kNoSuchRun);
+  }
+  Answer<std::unique_ptr<RunImport>> ImportRun(const Caller&) override {
+    return Failure(ErrorCode::kPermissionDenied, "no files", Reason::kRole);
+  }
+
+  Answer<SeriesPage> ListSeries(const SeriesQuery& query) override {
+    Keep(&last_series_, query);
+    if (failure) return *failure;
+    SeriesPage page;
+    const size_t first = query.page.empty() ? 0 : std::stoul(query.page);
+    for (size_t i = first; i < series.size(); ++i) {
+      if (page.series.size() == query.limit) {
+        page.next = std::to_string(i);
+        break;
+      }
+      page.series.push_back(series[i]);
+    }
+    return page;
+  }
+  Answer<ReadAnswer> ReadSamples(const ReadOptions& options) override {
+    if (before_read) before_read();
+    Keep(&last_read_, options);
+    if (failure) return *failure;
+    ReadAnswer answer;
+    answer.cursor = hub.Cursor();
+    ScriptedReader::Make make = make_part;
+    if (!make) {
+      make = [parts = columns](size_t part) -> Result<std::optional<SeriesColumns>> {
+        return part < parts.size() ? std::optional(parts[part]) : std::nullopt;
+      };
+    }
+    answer.reader = std::make_unique<ScriptedReader>(std::move(make));
+    return answer;
+  }
+  Answer<WatchAnswer> Watch(const SeriesFilter& filter, const std::optional<WatchCursor>& cursor) override {
+    if (failure) return *failure;
+    Result<std::unique_ptr<Watcher>> watcher = hub.Watch(filter, cursor);
+    if (!watcher) return watcher.error();
+    return WatchAnswer{*std::move(watcher), hub.Cursor().daemon};
+  }
+  Answer<PublishAnswer> Publish(const Caller&, const PublishRequest& request) override {
+    Keep(&last_publish_, request);
+    uint64_t values = 0;
+    for (const PublishedStep& step : request.steps) values += step.values.size();
+    return Or(PublishAnswer{{request.own_run, 0, 0}, values});
+  }
+
+  std::vector<MetricInfo> ListMetrics() override { return metrics; }
+  Answer<std::vector<SubscriberInfo>> ListSubscribers(const std::string& run) override {
+    Note("subscribers " + run);
+    return Or(subscribers);
+  }
+  Answer<SubscribeAnswer> AddSubscribers(const Caller& caller, const std::string& text) override {
+    Note("subscribe " + text + " by " + caller.name);
     return Or(SubscribeAnswer{subscribers, replaced, warnings});
   }
-  Result<UnsubscribeAnswer> Unsubscribe(const std::string& what) override {
-    Note("unsubscribe " + what);
-    return Or(UnsubscribeAnswer{subscribers, replaced});
+  Answer<UnsubscribeAnswer> RemoveSubscribers(const Caller&, const SubscriberChoice& choice) override {
+    Note("unsubscribe " + std::to_string(static_cast<int>(choice.by)) + " " + std::to_string(choice.id) + " " +
+         choice.text);
+    return Or(UnsubscribeAnswer{subscribers, kept, replaced});
   }
-  Result<ControlAnswer> Freeze(const RunKey& run, const std::string& module_pattern, bool freeze) override {
-    Note((freeze ? "freeze " : "unfreeze ") + Text(run) + " " + module_pattern);
-    return control ? control(run) : Or(ControlAnswer{control_text});
+
+  Answer<std::vector<Event>> ListEvents(const EventQuery& query) override {
+    Keep(&last_events_, query);
+    if (failure) return *failure;
+    std::vector<Event> found;
+    for (const Event& event : events) {
+      if (event.id > query.after_id) found.push_back(event);
+    }
+    if (query.last && found.size() > *query.last) found.erase(found.begin(), found.end() - *query.last);
+    if (!query.last && found.size() > query.limit) found.resize(query.limit);
+    return found;
   }
-  Result<ControlAnswer> Stop(const RunKey& run) override {
-    Note("stop " + Text(run));
-    return control ? control(run) : Or(ControlAnswer{control_text});
+
+  Answer<std::string> Freeze(const Caller& caller, const ControlChoice& choice, const std::string& modules_) override {
+    Note("freeze " + Text(choice) + " " + modules_ + " by " + caller.name);
+    return Or(std::string("frozen from step 7 on"));
+  }
+  Answer<std::string> Unfreeze(const Caller&, const ControlChoice& choice, const std::string& modules_) override {
+    Note("unfreeze " + Text(choice) + " " + modules_);
+    return Or(std::string("thawed from step 9 on"));
+  }
+  Answer<std::string> Stop(const Caller&, const ControlChoice& choice) override {
+    Note("stop " + Text(choice));
+    return Or(std::string("ends after step 12"));
   }
 
  private:
-  class ScriptedWatcher final : public Watcher {
-   public:
-    ScriptedWatcher(ScriptedMonitor& owner, std::shared_ptr<WatchQueue> queue)
-        : owner_(owner), queue_(std::move(queue)) {}
-    ~ScriptedWatcher() override {
-      queue_->SetWakeUp(nullptr);
-      std::lock_guard lock(owner_.mutex_);
-      --owner_.alive_;
-    }
-    WatchUpdate Take(size_t samples_max) override { return queue_->Take(samples_max); }
-    void SetWakeUp(std::function<void()> wake_up) override { queue_->SetWakeUp(std::move(wake_up)); }
-
-   private:
-    ScriptedMonitor& owner_;
-    std::shared_ptr<WatchQueue> queue_;
-  };
-
-  // A pattern is a text, or a text with `*` at its end: enough for what the tests ask.
-  static bool Like(const std::string& pattern, const std::string& text) {
-    if (pattern.empty()) return true;
-    if (pattern.back() == '*') return text.compare(0, pattern.size() - 1, pattern, 0, pattern.size() - 1) == 0;
-    return pattern == text;
+  static std::string Text(const RunChoice& choice) {
+    return choice.run + "/" + (choice.attempt ? std::to_string(*choice.attempt) : "-") + "/" +
+           (choice.rank ? std::to_string(*choice.rank) : "-");
   }
-  static bool Matches(const SeriesFilter& filter, const SeriesKey& key) {
-    return Like(filter.run_id, key.run.run_id) && (!filter.attempt || *filter.attempt == key.run.attempt) &&
-           (!filter.rank || *filter.rank == key.run.rank) && Like(filter.tag, key.tag) && Like(filter.root, key.root) &&
-           Like(filter.module, key.module) && Like(filter.param, key.param) && Like(filter.topic, key.topic);
-  }
-  static std::string Text(const RunKey& run) {
-    return run.run_id + "/" + std::to_string(run.attempt) + "/" + std::to_string(run.rank);
+  static std::string Text(const ControlChoice& choice) {
+    std::string text = choice.run + "/" + (choice.attempt ? std::to_string(*choice.attempt) : "-");
+    for (const uint32_t rank : choice.ranks) text += "/" + std::to_string(rank);
+    return text;
   }
   template <typename T>
-  Result<T> Or(T value) const {
+  Answer<T> Or(T value) const {
     if (failure) return *failure;
     return value;
+  }
+  template <typename T>
+  T Of(const T& member) const {
+    std::lock_guard lock(mutex_);
+    return member;
+  }
+  template <typename T>
+  void Keep(T* member, const T& value) {
+    std::lock_guard lock(mutex_);
+    *member = value;
   }
   void Note(std::string text) {
     std::lock_guard lock(mutex_);
     log_.push_back(std::move(text));
   }
 
-  std::mutex mutex_;
-  std::condition_variable watched_;
+  Activity activity_;
+  Monitor monitor_{*this, *this, *this, *this, *this, *this, activity_};
+
+  mutable std::mutex mutex_;
   // Guarded by mutex_.
   std::vector<std::string> log_;
-  SeriesFilter last_filter_;
-  ReadQuery last_read_;
+  ReadOptions last_read_;
+  SeriesQuery last_series_;
+  RunQuery last_runs_;
+  ModuleQuery last_modules_;
   EventQuery last_events_;
-  std::vector<std::shared_ptr<WatchQueue>> watches_;
-  size_t alive_ = 0;
+  PublishRequest last_publish_;
 };
-
-inline RunInfo MakeRun(const std::string& run_id, const std::string& name, uint32_t attempt, uint32_t rank,
-                       int64_t start_unix_ns, const std::string& state = "running") {
-  RunInfo run;
-  run.key = {run_id, attempt, rank};
-  run.run = name;
-  run.state = state;
-  run.start_unix_ns = start_unix_ns;
-  return run;
-}
-
-inline SeriesInfo MakeSeries(uint64_t id, const RunKey& run, const std::string& module, const std::string& param,
-                             const std::string& topic) {
-  SeriesInfo info;
-  info.series.id = id;
-  info.series.key = {run, "default", "model", module, param, topic};
-  return info;
-}
-
-inline Sample MakeSample(uint64_t series_id, uint64_t step, double value) {
-  Sample sample;
-  sample.series_id = series_id;
-  sample.step = step;
-  sample.unix_ns = 1'700'000'000'000'000'000 + static_cast<int64_t>(step) * 1'000'000;
-  sample.value = value;
-  return sample;
-}
 
 }  // namespace ikkuna::test

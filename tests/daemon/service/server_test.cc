@@ -30,7 +30,7 @@ class ServerTest : public ServiceTest {
  protected:
   // The text of the refusal; "" if it started.
   std::string Refusal(const service::ServerOptions& options) {
-    Result<std::unique_ptr<service::Server>> server = service::Server::Start(options, monitor_);
+    Result<std::unique_ptr<service::Server>> server = service::Server::Start(options, monitor());
     return server.ok() ? "" : server.error().text;
   }
   service::ServerOptions TcpOptions() {
@@ -41,7 +41,7 @@ class ServerTest : public ServiceTest {
     return options;
   }
   std::unique_ptr<service::Server> StartOrFail(const service::ServerOptions& options) {
-    Result<std::unique_ptr<service::Server>> server = service::Server::Start(options, monitor_);
+    Result<std::unique_ptr<service::Server>> server = service::Server::Start(options, monitor());
     EXPECT_TRUE(server.ok()) << server.error().text;
     return server.ok() ? std::move(*server) : nullptr;
   }
@@ -185,7 +185,7 @@ TEST_F(ServerTest, OtherUsersGetInOnlyIfAllowed) {
   ASSERT_EQ(::chmod(dir_.path().c_str(), 0711), 0);
   service::ServerOptions options;
   options.directory = dir_.path();
-  options.allow_uids = {4242};
+  options.allow_users = {{4242, Role::kRead}};
   auto server = StartOrFail(options);
   ASSERT_TRUE(server);
   struct stat info {};
@@ -195,7 +195,7 @@ TEST_F(ServerTest, OtherUsersGetInOnlyIfAllowed) {
   EXPECT_EQ(ConnectAs(4243, server->socket_path()), 1);
   EXPECT_EQ(ConnectAs(0, server->socket_path()), 0);
   server.reset();
-  options.allow_uids = {};
+  options.allow_users = {};
   server = StartOrFail(options);
   ASSERT_TRUE(server);
   EXPECT_EQ(ConnectAs(4242, server->socket_path()), 2);
@@ -235,7 +235,7 @@ TEST_F(ServerTest, WatchesNeedTheTokenToo) {
   v1::WatchResponse response;
   EXPECT_FALSE(reader->Read(&response));
   EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::UNAUTHENTICATED);
-  EXPECT_EQ(monitor_.watches_alive(), 0u);
+  EXPECT_EQ(monitor_.hub.watchers(), 0u);
 }
 
 TEST_F(ServerTest, BothDoorsLeadToOneMonitor) {
@@ -337,7 +337,6 @@ TEST_F(ServerTest, APortInUseIsRefusedAlsoByAnotherDaemon) {
 }
 
 TEST_F(ServerTest, StopWaitsForACallThatUsesTheMonitor) {
-  monitor_.series = {MakeSeries(7, {"r", 0, 0}, "m", "", "t")};
   std::mutex mutex;
   std::condition_variable changed;
   bool inside = false;
@@ -354,10 +353,8 @@ TEST_F(ServerTest, StopWaitsForACallThatUsesTheMonitor) {
   };
   StartServer();
   std::thread reader([&] {
-    v1::ReadSeriesRequest request;
-    request.set_series_id(7);
-    v1::ReadSeriesResponse response;
-    Call(&v1::Monitor::Stub::ReadSeries, request, &response);
+    std::vector<v1::ReadSamplesResponse> answers;
+    Read({}, &answers);
   });
   {
     std::unique_lock lock(mutex);
