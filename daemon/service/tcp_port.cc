@@ -14,7 +14,7 @@
 namespace ikkuna::service {
 namespace {
 
-constexpr int kBacklog = 128;
+constexpr int kBacklog = 4096;        // what the kernel has at most
 constexpr int kTriesForOnePort = 16;  // a free port of one address may be taken on the host's next
 
 using AddressList = std::unique_ptr<addrinfo, decltype(&freeaddrinfo)>;

@@ -13,7 +13,7 @@
 namespace ikkuna::service {
 namespace {
 
-constexpr int kBacklog = 64;
+constexpr int kBacklog = 4096;  // what the kernel has at most: a client of gRPC fails where it is full
 
 bool SomebodyListens(const sockaddr_un& address) {
   UniqueFd probe(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
