@@ -116,7 +116,10 @@ class Program {
     return Eventually([&] { return Log().find(text) != std::string::npos; });
   }
   bool Serves() const { return Logs("trainers and clients in"); }
-  bool Runs() const { return ::waitpid(pid_, nullptr, WNOHANG | WNOWAIT) == 0; }
+  bool Runs() const {
+    siginfo_t info{};
+    return ::waitid(P_PID, static_cast<id_t>(pid_), &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid == 0;
+  }
   Ended Wait() {
     int status = 0;
     EXPECT_TRUE(Eventually([&] { return ::waitpid(pid_, &status, WNOHANG) == pid_; })) << Log();

@@ -226,20 +226,6 @@ TEST_F(DaemonTest, KeepsEverythingOverAnOrderlyRestart) {
   }));
 }
 
-// A trainer sees the end only when what was read of it is kept.
-TEST_F(DaemonTest, TheTrainerSeesTheEndAfterTheStoreHasIt) {
-  TestProducer producer(temp_.sub("dir"));
-  producer.Register();
-  auto daemon = MustStart(MakeConfig());
-  ASSERT_TRUE(daemon);
-  ASSERT_TRUE(producer.Connect()) << producer.reject();
-  for (uint64_t step = 0; step < 200; ++step) producer.Step(step, 2);
-  const uint64_t published = shm::LoadAcquire(producer.pub().status().reserved);
-  const auto ctl = producer.ctl_handle();
-  EXPECT_TRUE(daemon->Stop().ok());
-  EXPECT_EQ(ctl->committed_seq(), published);
-}
-
 TEST_F(DaemonTest, ASecondDaemonIsRefusedAndToldWhoIsThere) {
   auto first = MustStart(MakeConfig());
   ASSERT_TRUE(first);

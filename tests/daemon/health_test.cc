@@ -318,7 +318,7 @@ TEST_F(DaemonHealthTest, IsWatchedListedAndReadByItsNameAndByNothingElse) {
   const WatchTaken taken = watched_all->watcher->Take(10'000);
   EXPECT_FALSE(taken.updates.empty());
   for (const auto& update : taken.updates) {
-    if (update->run) EXPECT_FALSE(IsDaemonRun(update->run->run_key));
+    EXPECT_FALSE(update->run && IsDaemonRun(update->run->run_key));
   }
   // It is no producer.
   EXPECT_EQ(monitor.status.GetStatus().producers.size(), 1u);

@@ -1,6 +1,7 @@
 // ikkuna-daemon as an operator runs it: command line, signals, ends.
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -78,6 +79,28 @@ TEST_F(ProgramTest, EndsInOrderOnEachSignal) {
     ASSERT_TRUE(progress.has_value());
     EXPECT_EQ(progress->handled, 25 * TestProducer::kRecordsPerStep);
   }
+}
+
+// It may be killed in the moment in which its trainer sees that it is gone.
+TEST_F(ProgramTest, TheTrainerSeesTheEndWhenEverythingIsKept) {
+  Program program(temp_, Small());
+  TestProducer producer(temp_.sub("dir"));
+  producer.Register();
+  ASSERT_TRUE(Eventually([&] { return producer.Connect(); })) << producer.reject() << program.Log();
+  ASSERT_TRUE(program.Serves());
+  for (uint64_t step = 0; step < 200; ++step) producer.Step(step, 3);
+  program.Signal(SIGTERM);
+  pollfd end{producer.socket(), POLLIN, 0};
+  ASSERT_EQ(::poll(&end, 1, 60'000), 1);
+  program.Signal(SIGKILL);
+  program.Wait();
+  sinks::StoreOptions options;
+  options.data_dir = temp_.sub("data");
+  auto store = sinks::Store::Open(options);
+  ASSERT_TRUE(store.ok()) << store.error().text;
+  const auto progress = (*store)->LoadProgress({producer.hello().run_id, 0, 0});
+  ASSERT_TRUE(progress.has_value());
+  EXPECT_EQ(progress->handled, 200 * TestProducer::kRecordsPerStep);
 }
 
 TEST_F(ProgramTest, HupReadsTheConfigurationAgain) {

@@ -21,12 +21,12 @@ class HealthTest(harness.Site):
         expected = {("daemon_series_refused", "", "", ""): status.series_refused,
                     ("daemon_producers", "", "", ""): sum(p.state == pb.PRODUCER_STATE_RUNNING for p in status.producers)}
         for sink in status.sinks:
-            expected["daemon_queue", "", sink.name, ""] = sink.waiting
-            expected["daemon_lag", "", sink.name, ""] = sink.lag_seconds
-            expected["daemon_samples_dropped", "", sink.name, ""] = sink.dropped
+            expected["daemon_sink_waiting", "", sink.name, ""] = sink.waiting
+            expected["daemon_sink_lag", "", sink.name, ""] = sink.lag_seconds
+            expected["daemon_sink_dropped", "", sink.name, ""] = sink.dropped
         for producer in status.producers:
             run = producer.run
-            name = f"{run.run_id}/{run.attempt}/{run.rank}", producer.run_name
+            name = "", f"{run.run_id}/{run.attempt}/{run.rank}"
             a = producer.accounting
             expected["daemon_records_handled", *name, ""] = a.handled
             expected["daemon_records_in_flight", *name, ""] = a.in_flight
