@@ -53,10 +53,10 @@ Result<bool> SubscriberDraft::Replace(const Subscription& subscription) {
     const bool asked_for = std::find(promoted_.begin(), promoted_.end(), other) != promoted_.end();
     if (other_is_default && !asked_for && !subscription.run.empty()) continue;
     if (asked_for || !other_is_default) {
-      return Error{ErrorCode::kAlreadyExists,
-                   "the topic " + subscription.topic + " is published by " + other->subscription.text +
-                       " already (subscriber " + std::to_string(other->id) +
-                       "); unsubscribe that, or give this one a name with as="};
+      return Error{ErrorCode::kAlreadyExists, "the topic " + subscription.topic + " is published by " +
+                                                  other->subscription.text + " already (subscriber " +
+                                                  std::to_string(other->id) +
+                                                  "); unsubscribe that, or give this one a name with as="};
     }
     replaced_.push_back(other);
     entries_.erase(entries_.begin() + static_cast<std::ptrdiff_t>(i--));

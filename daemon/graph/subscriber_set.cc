@@ -280,5 +280,4 @@ std::vector<std::shared_ptr<SubscriberEntry>> SubscriberSet::Snapshot() const {
   return entries_;
 }
 
-
 }  // namespace ikkuna::graph

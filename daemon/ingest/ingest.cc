@@ -16,6 +16,7 @@ namespace {
 Ledger FromStore(const ProducerStatus& status) {
   Ledger ledger;
   ledger.steps_connected = status.steps_while_connected;
+  ledger.kinds_asked = status.kinds_asked;
   for (const Count& count : status.missing) ledger.missing[count.reason] = count.count;
   for (const auto& root : status.roots) ledger.steps_observed[root.name] = root.steps_observed;
   return ledger;

@@ -334,6 +334,7 @@ void ProducerSession::UpdateDemand() {
   const auto items = graph_->Demand();
   if (auto set = ctl_->SetDemand(items, view_->registry_read()); set) {
     demand_full_told_ = false;
+    for (const shm::DemandItem& item : items) working_.kinds_asked |= item.kinds;
   } else if (!demand_full_told_) {
     demand_full_told_ = true;
     publisher_->OfferEvent(Severity::kError, "demand_refused", set.error().text + "; what was asked before stays in force");

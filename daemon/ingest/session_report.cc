@@ -72,6 +72,7 @@ ProducerStatus MakeReport(const ProducerInfo& info, RunState state, const Sessio
   std::map<std::string, uint64_t> missing = numbers.ledger.missing;
   for (const Count& count : numbers.missing) missing[count.reason] += count.count;
   for (const auto& [reason, count] : missing) status.missing.push_back({reason, count});
+  status.kinds_asked = numbers.ledger.kinds_asked;
   if (pub.step_ns != 0) {
     status.probe_cost = static_cast<double>(pub.probe_ns) / static_cast<double>(pub.step_ns);
     status.probe_cost_fixed = static_cast<double>(pub.fixed_ns) / static_cast<double>(pub.step_ns);

@@ -49,6 +49,7 @@ struct ProducerStatus {
   double coverage = 0;  // share of the steps that a daemon saw
   // What the graph read and nothing came of, by reason: see GraphCounters (daemon/model/message_graph.h).
   std::vector<Count> missing;
+  uint64_t kinds_asked = 0;           // set of kinds (KindBit) that were ever demanded of it
   double probe_cost = 0;              // share of the step time spent in our callbacks
   double probe_cost_fixed = 0;        // that of it at steps of which nothing was asked; not stored
   double budget = 0;                  // share allowed; 0: no budget

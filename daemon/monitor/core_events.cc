@@ -10,6 +10,7 @@ Answer<std::vector<Event>> CoreEvents::ListEvents(const EventQuery& query) {
     Answer<std::vector<RunInfo>> runs = FindRun(*parts_.recorded, query.filter.run);
     if (!runs) return runs.failure();
     resolved.filter.run = runs->front().info.run_key.run_id;
+    resolved.filter.run_is_id = true;
   }
   return parts_.recorded->ListEvents(resolved);
 }

@@ -12,6 +12,7 @@
 #include "daemon/monitor/core_status.h"
 #include "daemon/monitor/core_subscribers.h"
 #include "daemon/monitor/monitor.h"
+#include "daemon/monitor/publisher.h"
 
 namespace ikkuna {
 
@@ -22,11 +23,14 @@ class CoreMonitor {
   CoreMonitor& operator=(const CoreMonitor&) = delete;
 
   Monitor& monitor() { return monitor_; }
+  // A look at the time, once a second or so: runs of clients of which nothing comes any more have finished.
+  void Tick() { publisher_.Tick(); }
   // Whether clients ask anything: the service tells it, the daemon asks.
   const Activity& activity() const { return activity_; }
 
  private:
   const CoreParts parts_;
+  Publisher publisher_;
   CoreStatus status_;
   CoreRuns runs_;
   CoreSeries series_;

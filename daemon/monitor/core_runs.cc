@@ -8,11 +8,13 @@
 #include "daemon/model/names.h"
 #include "daemon/monitor/run_files.h"
 #include "daemon/monitor/run_names.h"
+#include "shared/base/clock.h"
 
 namespace ikkuna {
 namespace {
 
 constexpr size_t kTagBytesMax = 64;
+constexpr uint32_t kPageMax = 10'000;  // entries of one answer, whoever asks for more; 0 asks for one
 constexpr uint32_t kSeriesPerLook = 10'000;
 constexpr size_t kSeriesLookedAtMax = 200'000;  // of one run, for Why: beyond it nobody looks for a single one
 
@@ -63,7 +65,7 @@ std::optional<Failure> CheckTags(const std::vector<std::string>& tags) {
 
 }  // namespace
 
-CoreRuns::CoreRuns(const CoreParts& parts) : parts_(parts) {
+CoreRuns::CoreRuns(const CoreParts& parts) : parts_(parts), start_unix_ns_(UnixNs()) {
   if (!parts.staging_directory.empty()) ClearStaging(parts.staging_directory);
 }
 
@@ -95,8 +97,9 @@ Answer<RunPage> CoreRuns::ListRuns(const RunQuery& query) {
   });
   std::sort(runs.begin(), runs.end(), ComesBefore);
   RunPage page;
-  if (runs.size() > query.limit) {
-    runs.resize(query.limit);
+  const size_t limit = std::clamp<uint32_t>(query.limit, 1, kPageMax);
+  if (runs.size() > limit) {
+    runs.resize(limit);
     page.next = PageBehind(runs.back());
   }
   page.runs = std::move(runs);
@@ -146,9 +149,10 @@ Answer<ModulePage> CoreRuns::ListModules(const ModuleQuery& query) {
   Answer<std::vector<ModuleInfo>> modules = ModulesOf(page.run);
   if (!modules) return modules.failure();
   // The place of one in the model is the page: modules are only ever added behind the others.
+  const size_t limit = std::clamp<uint32_t>(query.limit, 1, kPageMax);
   for (size_t i = first; i < modules->size(); ++i) {
     if (!MatchesPatterns(query.module, (*modules)[i].name)) continue;
-    if (page.modules.size() >= query.limit) {
+    if (page.modules.size() >= limit) {
       page.next = std::to_string(i);
       break;
     }
@@ -176,9 +180,12 @@ Answer<WhyAnswer> CoreRuns::Why(const WhyQuery& query) {
       input.status = status;
       break;
     }
+    // It was over when this daemon began: who asks now never asked anything of it.
+    if (!IsOpen(input.status.state) && run.last_unix_ns < start_unix_ns_) input.asked.clear();
     if (Answer<std::vector<ModuleInfo>> modules = ModulesOf(key)) input.modules = *std::move(modules);
     SeriesQuery series;
     series.filter.run = key.run_id;
+    series.filter.run_is_id = true;
     series.filter.attempt = key.attempt;
     series.filter.rank = key.rank;
     series.limit = kSeriesPerLook;

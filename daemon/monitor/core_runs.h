@@ -41,6 +41,7 @@ class CoreRuns : public RunMonitor {
   Answer<std::vector<RunInfo>> OfLastAttempt(const RunChoice& choice) const;
 
   const CoreParts& parts_;
+  const int64_t start_unix_ns_;  // of this daemon
 };
 
 }  // namespace ikkuna

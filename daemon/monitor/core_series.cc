@@ -1,11 +1,17 @@
 #include "daemon/monitor/core_series.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "daemon/monitor/line_reader.h"
 #include "daemon/monitor/run_names.h"
 
 namespace ikkuna {
+namespace {
+
+constexpr uint32_t kPageMax = 10'000;  // series of one answer, whoever asks for more: some 5 MB
+
+}  // namespace
 
 Answer<SeriesFilter> CoreSeries::Resolved(const SeriesFilter& filter) const {
   SeriesFilter resolved = filter;
@@ -13,6 +19,7 @@ Answer<SeriesFilter> CoreSeries::Resolved(const SeriesFilter& filter) const {
   Answer<std::vector<RunInfo>> runs = FindRun(*parts_.recorded, filter.run);
   if (!runs) return runs.failure();
   resolved.run = runs->front().info.run_key.run_id;
+  resolved.run_is_id = true;
   return resolved;
 }
 
@@ -21,6 +28,7 @@ Answer<SeriesPage> CoreSeries::ListSeries(const SeriesQuery& query) {
   if (!filter) return filter.failure();
   SeriesQuery resolved = query;
   resolved.filter = *std::move(filter);
+  resolved.limit = std::clamp<uint32_t>(query.limit, 1, kPageMax);
   return parts_.recorded->ListSeries(resolved);
 }
 
@@ -57,7 +65,7 @@ Answer<WatchAnswer> CoreSeries::Watch(const SeriesFilter& filter, const std::opt
 }
 
 Answer<PublishAnswer> CoreSeries::Publish(const Caller& caller, const PublishRequest& request) {
-  return publisher_.Publish(caller, request);
+  return publisher_->Publish(caller, request);
 }
 
 }  // namespace ikkuna

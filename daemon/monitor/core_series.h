@@ -14,7 +14,8 @@ namespace ikkuna {
 
 class CoreSeries : public SeriesMonitor {
  public:
-  explicit CoreSeries(const CoreParts& parts) : parts_(parts), publisher_(parts) {}
+  // Without a publisher whoever derives from it answers Publish.
+  CoreSeries(const CoreParts& parts, Publisher* publisher) : parts_(parts), publisher_(publisher) {}
   Answer<SeriesPage> ListSeries(const SeriesQuery& query) override;
   Answer<ReadAnswer> ReadSamples(const ReadOptions& options) override;
   Answer<WatchAnswer> Watch(const SeriesFilter& filter, const std::optional<WatchCursor>& cursor) override;
@@ -25,7 +26,7 @@ class CoreSeries : public SeriesMonitor {
   Answer<SeriesFilter> Resolved(const SeriesFilter& filter) const;
 
   const CoreParts& parts_;
-  Publisher publisher_;
+  Publisher* const publisher_;
 };
 
 }  // namespace ikkuna

@@ -87,8 +87,17 @@ void CoreSubscribers::Changed() const {
 
 Answer<SubscribeAnswer> CoreSubscribers::AddSubscribers(const Caller& caller, const std::string& text) {
   if (std::optional<Failure> refusal = Refusal(caller, text)) return *std::move(refusal);
-  Result<SubscribeAnswer> added = parts_.subscribers->Add(text, SubscriberSource::kClient, caller.name);
-  if (!added) return added.error();
+  Answer<SubscribeAnswer> added = publisher_.UnlessPublished(text, [&]() -> Answer<SubscribeAnswer> {
+    Result<SubscribeAnswer> answer = parts_.subscribers->Add(text, SubscriberSource::kClient, caller.name);
+    if (!answer) {
+      // Of what is there already only a topic can be in the way.
+      const bool taken = answer.error().code == ErrorCode::kAlreadyExists;
+      return Failure{answer.error().code, answer.error().text,
+                     taken ? Reason::kTopicTaken : Failure(answer.error()).reason};
+    }
+    return *std::move(answer);
+  });
+  if (!added) return added.failure();
   added->warnings = Warnings(added->subscribers);
   Changed();
   return *std::move(added);

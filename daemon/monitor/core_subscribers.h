@@ -8,13 +8,14 @@
 #include <vector>
 
 #include "daemon/monitor/core_parts.h"
+#include "daemon/monitor/publisher.h"
 #include "daemon/monitor/subscriber_monitor.h"
 
 namespace ikkuna {
 
 class CoreSubscribers : public SubscriberMonitor {
  public:
-  explicit CoreSubscribers(const CoreParts& parts) : parts_(parts) {}
+  CoreSubscribers(const CoreParts& parts, Publisher& publisher) : parts_(parts), publisher_(publisher) {}
   std::vector<MetricInfo> ListMetrics() override;
   Answer<std::vector<SubscriberInfo>> ListSubscribers(const std::string& run) override;
   Answer<SubscribeAnswer> AddSubscribers(const Caller& caller, const std::string& text) override;
@@ -27,6 +28,7 @@ class CoreSubscribers : public SubscriberMonitor {
   void Changed() const;
 
   const CoreParts& parts_;
+  Publisher& publisher_;
 };
 
 }  // namespace ikkuna

@@ -6,92 +6,22 @@
 #include <algorithm>
 #include <set>
 
+#include "daemon/graph/subscription.h"
 #include "daemon/ingest/producer_session.h"
+#include "daemon/model/names.h"
+#include "daemon/monitor/publish_check.h"
 #include "daemon/monitor/run_names.h"
 #include "shared/base/clock.h"
-#include "shared/base/utf8.h"
 
 namespace ikkuna {
 namespace {
 
-constexpr size_t kNameBytesMax = 255;
-constexpr char kPublisherFact[] = "publisher";
+constexpr char kPublisherFact[] = "publisher";  // in the facts of a client's own run
+constexpr char kPublishedEvent[] = "published";
 
-// [a-z0-9_]+(@[a-z0-9_]+)?, as the topics of subscribers are.
-bool IsTopic(const std::string& text) {
-  const auto is_word = [](std::string_view word) {
-    return !word.empty() && std::all_of(word.begin(), word.end(), [](char c) {
-      return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_';
-    });
-  };
-  const size_t at = text.find('@');
-  if (text.size() > kNameBytesMax) return false;
-  if (at == std::string::npos) return is_word(text);
-  return is_word(std::string_view(text).substr(0, at)) && is_word(std::string_view(text).substr(at + 1));
-}
-
-bool IsName(const std::string& text) { return text.size() <= kNameBytesMax && IsValidUtf8(text); }
-
-Failure Bad(const std::string& field, std::string text) {
-  return {ErrorCode::kInvalidArgument, std::move(text), Reason::kBadField, field};
-}
-
-// Whether a tensor's elements are those of its sizes, a histogram's counts its n, a text UTF-8.
-bool IsSound(const Value& value) {
-  if (const Text* text = std::get_if<Text>(&value)) return IsValidUtf8(text->text);
-  if (const Histogram* histogram = std::get_if<Histogram>(&value)) {
-    uint64_t n = 0;
-    for (const uint64_t count : histogram->counts) n += count;
-    return !histogram->counts.empty() && histogram->counts.size() <= Histogram::kMaxBins && n == histogram->n;
-  }
-  if (const TensorValue* tensor = std::get_if<TensorValue>(&value)) {
-    uint64_t elements = 1;
-    for (const int64_t size : tensor->sizes) {
-      if (size < 0 || static_cast<uint64_t>(size) > TensorValue::kMaxElements) return false;
-      elements *= static_cast<uint64_t>(size);
-      if (elements > TensorValue::kMaxElements) return false;
-    }
-    const bool image = tensor->form == TensorValue::Form::kImage;
-    const size_t dims = tensor->sizes.size();
-    if (image && dims != 2 &&
-        !(dims == 3 && (tensor->sizes[2] == 1 || tensor->sizes[2] == 3 || tensor->sizes[2] == 4))) {
-      return false;
-    }
-    return dims > 0 && elements == tensor->values.size();
-  }
-  return true;
-}
-
-std::optional<Failure> CheckValues(const PublishRequest& request) {
-  if (request.steps.empty() && !request.end) return Bad("steps", "steps is empty: there is nothing to publish");
-  for (const PublishedStep& step : request.steps) {
-    if (step.values.empty()) return Bad("steps.values", "a step has no values");
-    // Beyond it no store keeps a step.
-    if (step.stamp.step > INT64_MAX)
-      return Bad("steps.step", "step " + std::to_string(step.stamp.step) + " is above 2^63 - 1");
-    if (!IsName(step.timeline.root) || !IsName(step.timeline.tag)) {
-      return Bad("steps.root", "root and tag are UTF-8 of at most 255 bytes");
-    }
-    for (const PublishedValue& value : step.values) {
-      if (!IsTopic(value.name.topic)) {
-        return Bad("steps.values.topic",
-                   "topic '" + CleanUtf8(value.name.topic, kNameBytesMax) +
-                       "' is no name of a topic: lower-case letters, digits and '_', and perhaps '@' and a name");
-      }
-      if (!IsName(value.name.module) || !IsName(value.name.param) || !IsName(value.unit)) {
-        return Bad("steps.values.module", "module, param and unit are UTF-8 of at most 255 bytes");
-      }
-      if (BytesOf(value.value) > Publisher::kValueBytesMax) {
-        return Bad("steps.values.value", "a value of topic '" + value.name.topic + "' is larger than 1 MiB");
-      }
-      if (!IsSound(value.value)) {
-        return Bad("steps.values.value", "a value of topic '" + value.name.topic +
-                                             "' does not fit itself: its text is not UTF-8, its sizes are not those of "
-                                             "its elements, or its counts do not add up");
-      }
-    }
-  }
-  return {};
+// What the event says by which a topic of a run is its publisher's.
+std::string PublishedText(const std::string& publisher, const std::string& topic, const RunKey& run) {
+  return publisher + " publishes topic '" + topic + "' to run " + Describe(run) + ".";
 }
 
 Uuid NewUuid() {
@@ -120,6 +50,7 @@ void Publisher::FinishIdleLocked() {
   std::erase_if(own_runs_, [&](const auto& entry) {
     if (now - entry.second.last_ns < kIdleNs) return false;
     FinishLocked(entry.second);
+    series_.erase(entry.second.run->key());
     return true;
   });
 }
@@ -145,12 +76,17 @@ Answer<std::shared_ptr<Run>> Publisher::LiveRun(const Caller& caller, const Publ
       Reason::kRunNotLive, newest.run_id};
 }
 
-Answer<std::shared_ptr<Run>> Publisher::OwnRunLocked(const Caller& caller, const std::string& name) {
+Answer<std::shared_ptr<Run>> Publisher::OwnRunLocked(const Caller& caller, const PublishRequest& request) {
+  const std::string& name = request.own_run;
   if (const auto own = own_runs_.find(name); own != own_runs_.end()) {
     if (own->second.owner != caller.name) {
       return Failure{ErrorCode::kAlreadyExists, "run '" + name + "' is of " + own->second.owner, Reason::kExists, name};
     }
     return own->second.run;
+  }
+  if (request.steps.empty()) {
+    return Failure{ErrorCode::kNotFound, "no run '" + name + "' of " + caller.name + " is open, so that none can end",
+                   Reason::kRunNotLive, name};
   }
   if (!IsName(name) || name == "latest" || name == kDaemonRunId) {
     return Bad("own_run",
@@ -161,6 +97,10 @@ Answer<std::shared_ptr<Run>> Publisher::OwnRunLocked(const Caller& caller, const
                    std::to_string(kOwnRunsMax) + " runs of clients are open, which is the most; end one first",
                    Reason::kLimit, "own runs"};
   }
+  return BeginOwnLocked(caller, name);
+}
+
+Answer<std::shared_ptr<Run>> Publisher::BeginOwnLocked(const Caller& caller, const std::string& name) {
   Result<std::vector<RunInfo>> known = parts_.recorded->FindRuns(name);
   if (!known) return known.error();
   ProducerInfo info;
@@ -168,7 +108,8 @@ Answer<std::shared_ptr<Run>> Publisher::OwnRunLocked(const Caller& caller, const
     if (run.info.run_key.run_id != name) continue;
     const auto& facts = run.info.facts;
     const std::pair<std::string, std::string> mark{kPublisherFact, caller.name};
-    if (std::find(facts.begin(), facts.end(), mark) == facts.end()) {
+    // A trainer may say anything of itself, but it has a process.
+    if (run.info.pid != 0 || std::find(facts.begin(), facts.end(), mark) == facts.end()) {
       return Failure{ErrorCode::kAlreadyExists, "run '" + name + "' is there already, and is not of " + caller.name,
                      Reason::kExists, name};
     }
@@ -191,24 +132,51 @@ Answer<std::shared_ptr<Run>> Publisher::OwnRunLocked(const Caller& caller, const
   return *run;
 }
 
-std::optional<Failure> Publisher::CheckTopicsLocked(const Caller& caller, const RunKey& run,
-                                                    const PublishRequest& request,
-                                                    std::vector<std::string>* fresh) const {
+Answer<bool> Publisher::PublishedBefore(const Caller& caller, const RunKey& run, const std::string& topic) const {
+  EventQuery query;
+  query.filter.run = run.run_id;
+  query.filter.run_is_id = true;
+  query.filter.attempt = run.attempt;
+  query.filter.rank = run.rank;
+  query.limit = UINT32_MAX;
+  Result<std::vector<Event>> events = parts_.recorded->ListEvents(query);
+  if (!events) return events.error();
+  const std::string text = PublishedText(caller.name, topic, run);
+  return std::any_of(events->begin(), events->end(),
+                     [&](const Event& event) { return event.kind == kPublishedEvent && event.text == text; });
+}
+
+void Publisher::ForgetEndedLocked() {
+  const auto ended = [this](const RunKey& run) {
+    for (const auto& session : parts_.ingest->FindLive(run.run_id, run.attempt)) {
+      if (session->run_key() == run) return false;
+    }
+    return true;
+  };
+  std::erase_if(topics_, [&](const auto& entry) { return ended(entry.first.first); });
+  std::erase_if(series_,
+                [&](const auto& entry) { return !own_runs_.contains(entry.first.run_id) && ended(entry.first); });
+}
+
+std::optional<Failure> Publisher::CheckTopicsLocked(const Caller& caller, const Run& run, const PublishRequest& request,
+                                                    std::vector<std::string>* fresh) {
   std::set<std::string> topics;
   for (const PublishedStep& step : request.steps) {
     for (const PublishedValue& value : step.values) topics.insert(value.name.topic);
   }
+  const std::string display = run.info()->run;
   for (const SubscriberInfo& subscriber : parts_.subscribers->List()) {
+    if (!MatchesPatterns(subscriber.run, run.key().run_id) && !MatchesPatterns(subscriber.run, display)) continue;
     for (const std::string& topic : subscriber.topics) {
       if (!topics.contains(topic)) continue;
       return Failure{ErrorCode::kAlreadyExists,
                      "topic '" + topic + "' is published by the subscriber " + subscriber.text +
-                         "; take another name, such as '" + topic + "@mine'",
+                         "; take another name, such as '" + topic.substr(0, topic.find('@')) + "@mine'",
                      Reason::kTopicTaken, topic};
     }
   }
   for (const std::string& topic : topics) {
-    const auto owner = topics_.find({run, topic});
+    const auto owner = topics_.find({run.key(), topic});
     if (owner == topics_.end()) {
       fresh->push_back(topic);
     } else if (owner->second != caller.name) {
@@ -216,10 +184,66 @@ std::optional<Failure> Publisher::CheckTopicsLocked(const Caller& caller, const 
                      Reason::kTopicTaken, topic};
     }
   }
+  if (fresh->empty()) return {};
+  if (topics_.size() + fresh->size() > kTopicsMax) ForgetEndedLocked();
   if (topics_.size() + fresh->size() > kTopicsMax) {
     return Failure{ErrorCode::kResourceExhausted,
                    "clients publish " + std::to_string(kTopicsMax) + " topics already, which is the most",
                    Reason::kLimit, "topics"};
+  }
+  // What stands in the run under this name already is the caller's, or somebody else made it.
+  std::set<std::string> there;
+  for (const auto& series : run.series().Since(0)) there.insert(series->name.topic);
+  std::vector<std::string> untold;
+  for (const std::string& topic : *fresh) {
+    if (!there.contains(topic)) {
+      untold.push_back(topic);
+      continue;
+    }
+    const Answer<bool> before = PublishedBefore(caller, run.key(), topic);
+    if (!before) return before.failure();
+    if (*before) {
+      topics_[{run.key(), topic}] = caller.name;
+      continue;
+    }
+    return Failure{ErrorCode::kAlreadyExists,
+                   "topic '" + topic + "' of this run is there already, and is not of " + caller.name +
+                       "; take another name, such as '" + topic.substr(0, topic.find('@')) + "@mine'",
+                   Reason::kTopicTaken, topic};
+  }
+  *fresh = std::move(untold);
+  return {};
+}
+
+// Before anything is interned: all or nothing. `fresh`: series that are new.
+std::optional<Failure> Publisher::CheckSeriesLocked(const Run& run, const PublishRequest& request,
+                                                    size_t* fresh) const {
+  std::set<SeriesName> new_series;
+  for (const PublishedStep& step : request.steps) {
+    for (const PublishedValue& value : step.values) {
+      SeriesName name = NameOf(step, value);
+      const std::optional<uint32_t> id = run.series().FindId(name);
+      if (!id) {
+        new_series.insert(std::move(name));
+        continue;
+      }
+      const std::shared_ptr<const Series> series = run.series().Find(*id);
+      if (series == nullptr || series->traits.type == TypeOf(value.value)) continue;
+      return Failure{ErrorCode::kFailedPrecondition,
+                     "topic '" + value.name.topic +
+                         "' cannot be recorded: the series of that name has values of type " +
+                         std::string(ValueTypeName(series->traits.type)),
+                     Reason::kTopicTaken, value.name.topic};
+    }
+  }
+  *fresh = new_series.size();
+  const auto added = series_.find(run.key());
+  if ((added == series_.end() ? 0 : added->second) + *fresh > kSeriesMax ||
+      run.series().size() + *fresh > SeriesCatalogue::kMaxSeries) {
+    return Failure{ErrorCode::kResourceExhausted,
+                   "clients have added " + std::to_string(added == series_.end() ? 0 : added->second) +
+                       " series to run " + Describe(run.key()) + "; " + std::to_string(kSeriesMax) + " are the most",
+                   Reason::kLimit, "series"};
   }
   return {};
 }
@@ -233,9 +257,7 @@ void Publisher::Offer(const std::shared_ptr<Run>& run, const Caller& caller, con
     batch->stamp.timeline = run->series().InternTimeline(step.timeline);
     if (batch->stamp.unix_ns == 0) batch->stamp.unix_ns = UnixNs();
     for (const PublishedValue& value : step.values) {
-      SeriesName name = value.name;
-      name.timeline = step.timeline;
-      const uint32_t id = run->series().FindId(name).value_or(0);
+      const uint32_t id = run->series().FindId(NameOf(step, value)).value_or(0);
       if (const double* number = std::get_if<double>(&value.value)) {
         batch->samples.push_back({id, 0, *number});
       } else {
@@ -248,8 +270,8 @@ void Publisher::Offer(const std::shared_ptr<Run>& run, const Caller& caller, con
         event.id = parts_.store.take_event_id ? parts_.store.take_event_id() : 0;
         event.unix_ns = UnixNs();
         event.run = run->key();
-        event.kind = "published";
-        event.text = caller.name + " publishes topic '" + topic + "' to run " + Describe(run->key()) + ".";
+        event.kind = kPublishedEvent;
+        event.text = PublishedText(caller.name, topic, run->key());
         event.step = step.stamp.step;
         batch->events.push_back(std::move(event));
       }
@@ -263,42 +285,76 @@ Answer<PublishAnswer> Publisher::Publish(const Caller& caller, const PublishRequ
     return Bad("target", "either run, one that is connected, or own_run, one of the client's own, must be given");
   }
   if (std::optional<Failure> bad = CheckValues(request)) return *std::move(bad);
+  const bool own_run = !request.own_run.empty();
   // One publisher at a time: what is interned below is offered below, and a topic has one owner.
   std::lock_guard lock(mutex_);
   FinishIdleLocked();
-  Answer<std::shared_ptr<Run>> found =
-      request.own_run.empty() ? LiveRun(caller, request) : OwnRunLocked(caller, request.own_run);
+  Answer<std::shared_ptr<Run>> found = own_run ? OwnRunLocked(caller, request) : LiveRun(caller, request);
   if (!found) return found.failure();
   const std::shared_ptr<Run> run = *found;
   std::vector<std::string> fresh;
-  if (std::optional<Failure> taken = CheckTopicsLocked(caller, run->key(), request, &fresh)) return *std::move(taken);
+  if (!own_run) {
+    if (std::optional<Failure> taken = CheckTopicsLocked(caller, *run, request, &fresh)) return *std::move(taken);
+  }
+  size_t new_series = 0;
+  if (std::optional<Failure> refused = CheckSeriesLocked(*run, request, &new_series)) return *std::move(refused);
   PublishAnswer answer{run->key(), 0};
   for (const PublishedStep& step : request.steps) {
     for (const PublishedValue& value : step.values) {
-      SeriesName name = value.name;
-      name.timeline = step.timeline;
       SeriesTraits traits;
       traits.type = TypeOf(value.value);
       traits.unit = value.unit;
-      if (run->series().Intern(name, traits) == 0) {
-        return Failure{ErrorCode::kFailedPrecondition,
-                       "topic '" + value.name.topic +
-                           "' cannot be recorded: a series of that name is of another type, or the run has too many",
-                       Reason::kTopicTaken, value.name.topic};
+      if (run->series().Intern(NameOf(step, value), traits) == 0) {
+        return Failure{ErrorCode::kResourceExhausted,
+                       "topic '" + value.name.topic + "' cannot be recorded: run " + Describe(run->key()) +
+                           " has too many series, or too many roots and tags",
+                       Reason::kLimit, "series"};
       }
       ++answer.values;
     }
   }
+  series_[run->key()] += new_series;
   for (const std::string& topic : fresh) topics_[{run->key(), topic}] = caller.name;
   Offer(run, caller, request, fresh);
   if (const auto own = own_runs_.find(request.own_run); own != own_runs_.end()) {
     own->second.last_ns = MonotonicNs();
     if (request.end) {
       FinishLocked(own->second);
+      series_.erase(run->key());
       own_runs_.erase(own);
     }
   }
   return answer;
+}
+
+Answer<SubscribeAnswer> Publisher::UnlessPublished(const std::string& text,
+                                                   const std::function<Answer<SubscribeAnswer>()>& subscribe) {
+  std::lock_guard lock(mutex_);
+  ForgetEndedLocked();
+  if (topics_.empty()) return subscribe();
+  const auto written = graph::ParseWritten(text);
+  if (!written) return written.error();
+  for (const graph::WrittenSubscriber& one : *written) {
+    const auto subscription = graph::Settle(one, {});
+    if (!subscription) return subscription.error();
+    for (const auto& [what, owner] : topics_) {
+      const auto& [run, topic] = what;
+      if (!subscription->OutputOf(topic)) continue;
+      const auto sessions = parts_.ingest->FindLive(run.run_id, run.attempt);
+      const std::string display = sessions.empty() ? "" : sessions.front()->run()->info()->run;
+      if (!subscription->MatchesRun(run.run_id, display)) continue;
+      return Failure{ErrorCode::kAlreadyExists,
+                     "topic '" + topic + "' is published to run " + Describe(run) + " by " + owner +
+                         "; give this one a name with as=, or name other runs with run=",
+                     Reason::kTopicTaken, topic};
+    }
+  }
+  return subscribe();
+}
+
+void Publisher::Tick() {
+  std::lock_guard lock(mutex_);
+  FinishIdleLocked();
 }
 
 }  // namespace ikkuna

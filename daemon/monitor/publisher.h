@@ -1,14 +1,15 @@
 // Publisher: values of clients' own, on their way to every sink like those of the graph: of a run that is connected, or
 // of a run that is the client's.
 //
-// A topic is its first publisher's as long as the daemon lives, within a run; what a subscriber publishes is never a
-// client's. An event says who publishes what. A client's own run begins with its first values, goes on over restarts of
-// the daemon for the same client, and has finished when the client says so, when nothing came for kIdleNs, or when the
-// daemon ends. Owner: CoreSeries. Thread rule: any thread. Lifetime: the destructor finishes the runs, before the store
-// closes.
+// Within a run a topic is its first publisher's for good: an event, which stays with the run, says who publishes what.
+// What a subscriber publishes there, or has published, is never a client's, nor the other way about. A client's own
+// run, in which any topic is its own, begins with its first values, goes on over restarts of the daemon for the same
+// client, and has finished when the client says so, when nothing came for kIdleNs, or when the daemon ends. Owner:
+// CoreMonitor. Thread rule: any thread. Lifetime: the destructor finishes the runs, before the store closes.
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -27,7 +28,8 @@ class Publisher {
  public:
   static constexpr size_t kOwnRunsMax = 64;          // open at one time: as many as producers
   static constexpr size_t kValueBytesMax = 1 << 20;  // one value; a larger tensor is not one to be looked at
-  static constexpr size_t kTopicsMax = 4096;         // that clients publish, over all runs
+  static constexpr size_t kTopicsMax = 4096;         // that clients publish to runs that go on
+  static constexpr size_t kSeriesMax = 100'000;      // that clients add to one run: its catalogue is the trainer's
   static constexpr uint64_t kIdleNs = 600'000'000'000;
 
   explicit Publisher(const CoreParts& parts) : parts_(parts) {}
@@ -37,6 +39,12 @@ class Publisher {
 
   // All or nothing.
   Answer<PublishAnswer> Publish(const Caller& caller, const PublishRequest& request);
+  // Calls `subscribe`, while nobody publishes, unless one of the subscribers that `text` asks for would publish what a
+  // client publishes to a run that goes on.
+  Answer<SubscribeAnswer> UnlessPublished(const std::string& text,
+                                          const std::function<Answer<SubscribeAnswer>()>& subscribe);
+  // A look at the time: finishes runs of clients of which nothing came for long. Now and then, from any thread.
+  void Tick();
 
  private:
   struct OwnRun {
@@ -46,9 +54,14 @@ class Publisher {
   };
 
   Answer<std::shared_ptr<Run>> LiveRun(const Caller& caller, const PublishRequest& request) const;
-  Answer<std::shared_ptr<Run>> OwnRunLocked(const Caller& caller, const std::string& name);
-  std::optional<Failure> CheckTopicsLocked(const Caller& caller, const RunKey& run, const PublishRequest& request,
-                                           std::vector<std::string>* fresh) const;
+  Answer<std::shared_ptr<Run>> OwnRunLocked(const Caller& caller, const PublishRequest& request);
+  Answer<std::shared_ptr<Run>> BeginOwnLocked(const Caller& caller, const std::string& name);
+  // `fresh`: those of which an event has to say that the caller publishes them.
+  std::optional<Failure> CheckTopicsLocked(const Caller& caller, const Run& run, const PublishRequest& request,
+                                           std::vector<std::string>* fresh);
+  Answer<bool> PublishedBefore(const Caller& caller, const RunKey& run, const std::string& topic) const;
+  std::optional<Failure> CheckSeriesLocked(const Run& run, const PublishRequest& request, size_t* fresh) const;
+  void ForgetEndedLocked();
   void Offer(const std::shared_ptr<Run>& run, const Caller& caller, const PublishRequest& request,
              const std::vector<std::string>& fresh) const;
   void FinishLocked(const OwnRun& own) const;
@@ -58,7 +71,8 @@ class Publisher {
   std::mutex mutex_;
   // Guarded by mutex_.
   std::map<std::string, OwnRun> own_runs_;                        // by run_id
-  std::map<std::pair<RunKey, std::string>, std::string> topics_;  // whose a topic of a run is
+  std::map<std::pair<RunKey, std::string>, std::string> topics_;  // whose a topic of a trainer's run is
+  std::map<RunKey, size_t> series_;                               // that clients added
 };
 
 }  // namespace ikkuna

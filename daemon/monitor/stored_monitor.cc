@@ -37,7 +37,7 @@ class StoredRunMonitor : public CoreRuns {
   Answer<std::vector<ModuleInfo>> ModulesOf(const RunKey& run) const override { return stored_.ListModules(run); }
   Answer<Known> KnownOf(const ProducerInfo&) const override {
     Known known;
-    known.asked_known = false;  // what was subscribed is of a daemon, not of a run
+    known.asked_known = false;  // that is of a daemon
     Result<std::vector<ProducerStatus>> producers = stored_.LoadProducers();
     if (!producers) return producers.error();
     known.producers = *std::move(producers);
@@ -50,7 +50,7 @@ class StoredRunMonitor : public CoreRuns {
 
 class StoredSeriesMonitor : public CoreSeries {
  public:
-  using CoreSeries::CoreSeries;
+  explicit StoredSeriesMonitor(const CoreParts& parts) : CoreSeries(parts, nullptr) {}
   Answer<WatchAnswer> Watch(const SeriesFilter&, const std::optional<WatchCursor>&) override {
     return NeedsADaemon("watching");
   }

@@ -2,11 +2,13 @@
 
 #include <algorithm>
 #include <array>
+#include <map>
 #include <optional>
 #include <set>
 #include <utility>
 
 #include "daemon/model/names.h"
+#include "daemon/monitor/why_texts.h"
 #include "shared/codes.h"
 
 namespace ikkuna {
@@ -15,151 +17,18 @@ namespace {
 
 static_assert(static_cast<size_t>(WhyReason::kNotAsked) == kMissReasonCount, "MissReason has another length");
 
-constexpr Kind kMetaKinds[] = {Kind::kInputData, Kind::kInputLabels,  Kind::kNetworkOutput, Kind::kLoss,
-                               Kind::kScalar,    Kind::kLearningRate, Kind::kText};
-constexpr Kind kDataKinds[] = {Kind::kWeights,       Kind::kBiases,         Kind::kWeightGradients,
-                               Kind::kBiasGradients, Kind::kWeightUpdates,  Kind::kBiasUpdates,
-                               Kind::kActivations,   Kind::kLayerGradients, Kind::kRawWeightGradients,
-                               Kind::kExpAvg,        Kind::kExpAvgSq,       Kind::kBuffers};
-
-bool IsScalarKind(Kind kind) { return kind == Kind::kLearningRate || kind == Kind::kScalar || kind == Kind::kText; }
-
-// Needs a gradient of a parameter.
-bool NeedsGradient(Kind kind) {
-  switch (kind) {
-    case Kind::kWeightGradients:
-    case Kind::kBiasGradients:
-    case Kind::kWeightUpdates:
-    case Kind::kBiasUpdates:
-    case Kind::kRawWeightGradients:
-    case Kind::kExpAvg:
-    case Kind::kExpAvgSq:
-      return true;
-    default:
-      return false;
-  }
-}
-
-bool IsOfCalls(Kind kind) { return kind == Kind::kActivations || kind == Kind::kLayerGradients; }
-
-// What a module may have of a kind, whether anybody asks or not.
-bool HasKind(const ModuleInfo& module, Kind kind) {
-  if (IsOfCalls(kind)) return true;
-  const auto any = [&](auto&& test) { return std::any_of(module.params.begin(), module.params.end(), test); };
-  using Param = ModuleInfo::Param;
-  switch (kind) {
-    case Kind::kBuffers:
-      return any([](const Param& p) { return p.buffer; });
-    case Kind::kBiases:
-    case Kind::kBiasGradients:
-    case Kind::kBiasUpdates:
-      return any([](const Param& p) { return p.bias && !p.buffer; });
-    case Kind::kExpAvg:
-    case Kind::kExpAvgSq:
-      return any([](const Param& p) { return !p.buffer; });
-    default:
-      return any([](const Param& p) { return !p.bias && !p.buffer; });
-  }
-}
-
-bool IsTrainable(const ModuleInfo& module, Kind kind) {
-  const bool biases = kind == Kind::kBiasGradients || kind == Kind::kBiasUpdates;
-  const bool both = kind == Kind::kExpAvg || kind == Kind::kExpAvgSq;
-  return std::any_of(module.params.begin(), module.params.end(), [&](const ModuleInfo::Param& p) {
-    return !p.buffer && p.trainable && (both || p.bias == biases);
-  });
-}
-
-// `name` stands in `text` as a whole path, not as a part of a longer one.
-bool Names(const std::string& text, const std::string& name) {
-  if (name.empty()) return false;
-  const auto inside = [](char c) {
-    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_';
-  };
-  for (size_t at = text.find(name); at != std::string::npos; at = text.find(name, at + 1)) {
-    const size_t end = at + name.size();
-    const bool begins = at == 0 || (!inside(text[at - 1]) && text[at - 1] != '.');
-    const bool ends = end == text.size() ||
-                      (!inside(text[end]) && !(text[end] == '.' && end + 1 < text.size() && inside(text[end + 1])));
-    if (begins && ends) return true;
-  }
-  return false;
-}
-
-// Notes also tell of weaker guarantees; those that name something unseen are meant.
-bool TellsOfUncaptured(const std::string& note) {
-  for (const char* word : {"captured", "not watched", "not heard", "switched itself off"}) {
-    if (note.find(word) != std::string::npos) return true;
-  }
-  return false;
-}
-
-std::string_view DropText(const std::string& reason) {
-  static constexpr std::pair<std::string_view, std::string_view> kTexts[] = {
-      {"ring_full",
-       "the ring was full: the daemon did not read in time; subscribe to less, or see its load in 'ikkuna status'"},
-      {"arena_full", "the arena was full: ask for fewer whole tensors, or raise IKKUNA_ARENA_MB"},
-      {"pool_full", "the device pool was full: ask for fewer whole tensors"},
-      {"oversize", "the tensor is larger than the arena: raise IKKUNA_ARENA_MB"},
-      {"contended", "several threads published at once: rare, and nothing to do about"},
-      {"reentrant", "it was published from within a publish of its own thread"},
-      {"failed", "the tensor could not be read: see the notes in 'ikkuna status'"},
-  };
-  for (const auto& [name, text] : kTexts) {
-    if (name == reason) return text;
-  }
-  return "the trainer's probe says no more";
-}
-
-std::string_view MissText(MissReason reason) {
-  switch (reason) {
-    case MissReason::kWithheld:
-      return "withheld: some of the messages that they need were dropped, or a call is missing in the step; see what "
-             "was "
-             "dropped";
-    case MissReason::kIncomplete:
-      return "incomplete: a part of what they are made of never came";
-    case MissReason::kNoTensor:
-      return "not computed: the message came as statistics, the tensor itself was too large for the arena; raise "
-             "IKKUNA_ARENA_MB";
-    case MissReason::kUnnamed:
-      return "not used: they bear an id without a name";
-    case MissReason::kDiscarded:
-      return "given up: their beginning was not seen, or their end was lost";
-    case MissReason::kSilent:
-      return "given up: nothing came of them for too long";
-    case MissReason::kRepeated:
-      return "refused: they belong to steps that were closed before; let the trainer go on counting, or attach it with "
-             "a "
-             "start step";
-    case MissReason::kQueueFull:
-      return "dropped for newer ones: the subscriber is slower than the trainer; give it a larger subsample";
-    case MissReason::kMemoryFull:
-      return "dropped: copies found no room; raise --memory-mb";
-    case MissReason::kCancelled:
-      return "cancelled: the subscriber was removed, or its producer or the daemon ended first";
-    case MissReason::kThrew:
-      return "lost: the subscriber threw, and was switched off; see 'ikkuna events'";
-    case MissReason::kRefused:
-      return "refused: of another type than their series, or the catalogue of series is full";
-    case MissReason::kSuppressed:
-      return "not repeated: they came soon after one of the same rule";
-  }
-  return "missing";
-}
-
-constexpr std::string_view kWhatMissed[kMissReasonCount] = {"results", "results", "messages", "messages", "steps",
-                                                            "steps",   "values",  "steps",    "messages", "steps",
-                                                            "calls",   "values",  "events"};
-
 class Explainer {
  public:
   Explainer(const WhyInput& input, const std::string& module, const std::string& kind)
       : input_(input), module_(module), kind_(kind) {
     for (const SeriesInfo& info : input.series) {
       if (info.count == 0 && info.thinned == 0) continue;
-      kept_.emplace(info.series->name.topic, info.series->name.module);
-      topics_.insert(info.series->name.topic);
+      const SeriesName& name = info.series->name;
+      kept_.emplace(name.topic, name.module);
+      const auto [topic, fresh] = topics_.try_emplace(name.topic, 0);
+      if (fresh) topic->second = KindsInTopic(name.topic);
+      kept_kinds_ |= topic->second;
+      kept_kinds_of_[name.module] |= topic->second;
     }
   }
 
@@ -168,10 +37,8 @@ class Explainer {
     OfBudget();
     OfSubscribers();
     OfNotes();
-    if (input_.asked_known) {
-      OfKinds();
-      OfModules();
-    }
+    OfKinds();
+    OfModules();
     return std::move(lines_);
   }
 
@@ -186,8 +53,8 @@ class Explainer {
   bool KindMatters(Kind kind) const { return MatchesPatterns(kind_, KindName(kind)); }
   bool AnyKindMatters(uint64_t kinds) const {
     const auto matters = [&](Kind kind) { return (kinds & KindBit(kind)) != 0 && KindMatters(kind); };
-    return std::any_of(std::begin(kMetaKinds), std::end(kMetaKinds), matters) ||
-           std::any_of(std::begin(kDataKinds), std::end(kDataKinds), matters);
+    return std::any_of(MetaKinds().begin(), MetaKinds().end(), matters) ||
+           std::any_of(DataKinds().begin(), DataKinds().end(), matters);
   }
 
   // What is true whatever is asked for.
@@ -222,8 +89,8 @@ class Explainer {
       for (size_t i = 0; i < kMissReasonCount; ++i) {
         if (miss.count == 0 || miss.reason != MissReasonName(static_cast<MissReason>(i))) continue;
         Say(static_cast<WhyReason>(i), {}, {}, {}, miss.count,
-            std::to_string(miss.count) + " " + std::string(kWhatMissed[i]) + " of all subscribers were " +
-                std::string(MissText(static_cast<MissReason>(i))));
+            std::to_string(miss.count) + " " + std::string(MissedThings(static_cast<MissReason>(i))) +
+                " of all subscribers were " + std::string(MissText(static_cast<MissReason>(i))));
       }
     }
   }
@@ -237,9 +104,12 @@ class Explainer {
     Level levels[] = {{"whole tensors", input_.status.period_factor_tensor, false},
                       {"statistics", input_.status.period_factor_summary, false},
                       {"scalars", input_.status.period_factor_scalar, false}};
+    const uint64_t scalars = KindBit(Kind::kLearningRate) | KindBit(Kind::kScalar) | KindBit(Kind::kText);
+    if (IsDone() && AnyKindMatters(input_.status.kinds_asked)) {
+      for (Level& level : levels) level.asked = true;  // which of them is not known any more
+    }
     for (const Asked& asked : input_.asked) {
-      if (asked.off || !AnyKindMatters(asked.kinds)) continue;
-      const uint64_t scalars = KindBit(Kind::kLearningRate) | KindBit(Kind::kScalar) | KindBit(Kind::kText);
+      if (IsDone() || asked.off || !AnyKindMatters(asked.kinds)) continue;
       levels[2].asked |= (asked.kinds & scalars) != 0;
       if ((asked.kinds & ~scalars) != 0) levels[asked.tensors ? 0 : 1].asked = true;
     }
@@ -248,7 +118,7 @@ class Explainer {
       std::string percent = std::to_string(input_.status.budget * 100);
       percent.resize(std::min(percent.size(), percent.find('.') + 3));
       Say(WhyReason::kThinned, {}, {}, {}, 0,
-          std::string(level.what) + " come at every " + std::to_string(level.factor) +
+          std::string(level.what) + (IsDone() ? " came at every " : " come at every ") + std::to_string(level.factor) +
               "th of the steps that were asked for, to stay within the budget of " + percent +
               " % of the step time; raise --budget or ask more rarely");
     }
@@ -266,7 +136,8 @@ class Explainer {
         if (asked.missing[i] == 0) continue;
         Say(static_cast<WhyReason>(i), {}, {}, asked.text, asked.missing[i],
             "of '" + asked.text + "', over all runs, " + std::to_string(asked.missing[i]) + " " +
-                std::string(kWhatMissed[i]) + " were " + std::string(MissText(static_cast<MissReason>(i))));
+                std::string(MissedThings(static_cast<MissReason>(i))) + " were " +
+                std::string(MissText(static_cast<MissReason>(i))));
       }
     }
   }
@@ -280,8 +151,8 @@ class Explainer {
         if (Names(note, module.name) && (about == nullptr || module.name.size() > about->name.size())) about = &module;
       }
       const auto names = [&](Kind kind) { return Names(note, std::string(KindName(kind))); };
-      const auto* const kind = std::find_if(std::begin(kDataKinds), std::end(kDataKinds), names);
-      const bool has_kind = kind != std::end(kDataKinds);
+      const auto kind = std::find_if(DataKinds().begin(), DataKinds().end(), names);
+      const bool has_kind = kind != DataKinds().end();
       if (has_kind && !KindMatters(*kind)) continue;
       if (about != nullptr && !MatchesPatterns(module_, about->name)) continue;
       if (about != nullptr) noted_.emplace(about->name, has_kind ? *kind : Kind::kInvalid);
@@ -291,11 +162,18 @@ class Explainer {
   }
 
   bool AskedAtAll(Kind kind) const {
+    // Of a run that is over it is known what was asked of it.
+    if (IsDone()) return (input_.status.kinds_asked & KindBit(kind)) != 0;
     return std::any_of(input_.asked.begin(), input_.asked.end(),
                        [&](const Asked& asked) { return !asked.off && (asked.kinds & KindBit(kind)) != 0; });
   }
   // Something that was made of the kind is kept; `module`: of it (null: of any).
   bool Kept(Kind kind, const std::string* module) const {
+    if (module == nullptr && (kept_kinds_ & KindBit(kind)) != 0) return true;
+    if (module != nullptr) {
+      const auto kinds = kept_kinds_of_.find(*module);
+      if (kinds != kept_kinds_of_.end() && (kinds->second & KindBit(kind)) != 0) return true;
+    }
     for (const Asked& asked : input_.asked) {
       if ((asked.kinds & KindBit(kind)) == 0) continue;
       for (const std::string& topic : asked.topics) {
@@ -317,7 +195,7 @@ class Explainer {
       if (!KindMatters(kind)) return;
       const std::string name(KindName(kind));
       if (!AskedAtAll(kind)) {
-        unasked.push_back(name);
+        if (!IsDone() || !Kept(kind, nullptr)) unasked.push_back(name);
         return;
       }
       if (Kept(kind, nullptr)) return;
@@ -329,11 +207,17 @@ class Explainer {
         Say(WhyReason::kNeverCalled, {}, name, {}, 0, MetaText(kind));
       }
     };
-    for (const Kind kind : kMetaKinds) {
+    for (const Kind kind : MetaKinds()) {
       if (module_.empty()) look(kind, true);
     }
-    for (const Kind kind : kDataKinds) look(kind, false);
+    for (const Kind kind : DataKinds()) look(kind, false);
     if (unasked.empty()) return;
+    if (IsDone()) {
+      Say(WhyReason::kNotAsked, {}, unasked.size() == 1 ? unasked[0] : "", {}, 0,
+          "while the run went on no subscriber asked for " + Listed(unasked) +
+              "; subscribe before the next one begins, see 'ikkuna subscribe --help'");
+      return;
+    }
     if (!narrowed()) {
       Say(WhyReason::kNotAsked, {}, {}, {}, 0,
           "no subscriber reads " + Listed(unasked) + "; see 'ikkuna subscribe --help'");
@@ -348,7 +232,8 @@ class Explainer {
     }
   }
 
-  bool IsDone() const { return !IsOpen(input_.status.state); }
+  // Then what counts is what was asked of the run, not who asks now.
+  bool IsDone() const { return !IsOpen(input_.status.state) || !input_.asked_known; }
 
   uint32_t Period(Kind kind) const {
     uint32_t least = 0;
@@ -376,7 +261,7 @@ class Explainer {
   void OfModules() {
     for (const ModuleInfo& module : input_.modules) {
       if (!MatchesPatterns(module_, module.name)) continue;
-      for (const Kind kind : kDataKinds) {
+      for (const Kind kind : DataKinds()) {
         if (KindMatters(kind) && AskedAtAll(kind) && HasKind(module, kind)) OfModule(module, kind);
       }
     }
@@ -389,7 +274,7 @@ class Explainer {
       return !asked.off && (asked.kinds & KindBit(kind)) != 0 && MatchesPatterns(asked.module, module.name) &&
              MatchesPatterns(asked.root, module.root);
     };
-    if (std::none_of(input_.asked.begin(), input_.asked.end(), reads)) {
+    if (!IsDone() && std::none_of(input_.asked.begin(), input_.asked.end(), reads)) {
       if (narrowed()) {
         Say(WhyReason::kNotAsked, module.name, name, {}, 0,
             "those who read " + name + " leave out '" + module.name + "': see their module= and root=");
@@ -410,7 +295,8 @@ class Explainer {
     } else if (IsOfCalls(kind)) {
       Say(WhyReason::kNeverCalled, module.name, name, {}, 0,
           "'" + module.name + "' had no " + name +
-              ", while others had: it was not called, or only passes on to modules within it, which have their own");
+              ", while others had: it was not called, or only passes on to modules within it, which have their own" +
+              (IsDone() ? "; or those who asked left it out" : ""));
     } else {
       Say(WhyReason::kNeverCalled, module.name, name, {}, 0,
           "'" + module.name + "' had no " + name + ", while others had: its root did not train at the steps asked for");
@@ -421,7 +307,9 @@ class Explainer {
   const std::string& module_;
   const std::string& kind_;
   std::set<std::pair<std::string, std::string>> kept_;  // topic and module of series with values
-  std::set<std::string> topics_;
+  std::map<std::string, uint64_t> topics_;              // with the kinds that each was made of
+  uint64_t kept_kinds_ = 0;                             // sets of kinds (KindBit)
+  std::map<std::string, uint64_t> kept_kinds_of_;       // by module
   std::set<std::pair<std::string, Kind>> noted_;
   std::vector<WhyLine> lines_;
 };

@@ -61,8 +61,9 @@ std::vector<Asked> AskedOf(const std::vector<std::shared_ptr<graph::SubscriberEn
                            const ProducerInfo& producer);
 
 struct WhyInput {
-  std::vector<Asked> asked;
-  bool asked_known = true;  // false: nobody knows, and nothing is said of what was not asked
+  std::vector<Asked> asked;  // of the daemon that had the run; none of a later one
+  // False: nobody knows who asks. Of a run that is over that makes no difference: its status says what was asked.
+  bool asked_known = true;
   ProducerStatus status;
   std::vector<ModuleInfo> modules;
   std::vector<SeriesInfo> series;  // of the run

@@ -103,6 +103,11 @@ Result<RunHead> RunFile::LoadHead() {
   producer.killed = meta.Unsigned("killed");
   producer.steps_total = meta.Unsigned("steps_total");
   producer.steps_while_connected = meta.Unsigned("steps_while_connected");
+  producer.kinds_asked = meta.Unsigned("kinds_asked");
+  const auto factor = [&](const char* name) { return static_cast<uint32_t>(std::max<uint64_t>(meta.Unsigned(name), 1)); };
+  producer.period_factor_tensor = factor("period_factor_tensor");
+  producer.period_factor_summary = factor("period_factor_summary");
+  producer.period_factor_scalar = factor("period_factor_scalar");
   producer.coverage = meta.Number("coverage");
   producer.probe_cost = meta.Number("probe_cost");
   producer.budget = meta.Number("budget");
@@ -193,6 +198,10 @@ Status RunFile::SaveProducer(const ProducerStatus& status, const std::string& ho
       {"killed", std::to_string(status.killed)},
       {"steps_total", std::to_string(status.steps_total)},
       {"steps_while_connected", std::to_string(status.steps_while_connected)},
+      {"kinds_asked", std::to_string(status.kinds_asked)},
+      {"period_factor_tensor", std::to_string(status.period_factor_tensor)},
+      {"period_factor_summary", std::to_string(status.period_factor_summary)},
+      {"period_factor_scalar", std::to_string(status.period_factor_scalar)},
       {"coverage", NumberText(status.coverage)},
       {"probe_cost", NumberText(status.probe_cost)},
       {"budget", NumberText(status.budget)},

@@ -323,7 +323,7 @@ Result<RunKey> Store::Impl::ImportFile(const std::string& path) {
         done = db.Run("UPDATE event SET id = ?2 WHERE id = ?1", ids[i], -static_cast<int64_t>(shift + i));
       }
       if (done) done = db.Run("UPDATE event SET id = -id WHERE id < 0");
-      if (IsOpen(head.producer.state)) head.producer.state = RunState::kDisconnected;
+      if (IsOpen(head.producer.state)) head.producer.state = RunState::kDied;
       if (done) done = (*file)->SaveProducer(head.producer, head.host);
       if (done) done = transaction.Commit();
       if (done) done = (*file)->Rest();
