@@ -127,7 +127,8 @@ TEST_F(SubscribersTest, ErrorsAreForProgramsToo) {
   EXPECT_EQ(Refused(Operator(), "maxx(weights)"), Reason::kBadField);
   EXPECT_EQ(Refused(Operator(), "mean(weights, subsample=10)"), Reason::kTopicTaken);
   std::string many;
-  for (size_t i = 0; i < graph::SubscriberSet::kMaxSubscribers; ++i) many += "max(weights, as=n" + std::to_string(i) + ");";
+  for (size_t i = 0; i < graph::SubscriberSet::kMaxSubscribers; ++i)
+    many += "max(weights, as=n" + std::to_string(i) + ");";
   EXPECT_EQ(Refused(Operator(), many), Reason::kLimit);
   EXPECT_GE(subscribers().ListMetrics().size(), 20u);
 }

@@ -1,4 +1,5 @@
-// Why something is missing, of runs that go on, of runs that are over, and of runs that an earlier daemon left in a file.
+// Why something is missing, of runs that go on, of runs that are over, and of runs that an earlier daemon left in a
+// file.
 #include <algorithm>
 #include <cstdlib>
 
@@ -44,7 +45,7 @@ class WhyRunsTest : public testing::Test {
     param.dtype = DType::kF32;
     param.sizes = {2, 2};
     param.name = "weight";
-    param.flags = trainable ? shm::kEntryTrainable : 0;
+    if (trainable) param.flags = shm::kEntryTrainable;
     EXPECT_TRUE(producer.pub().Append(param));
   }
   static void Summary(TestProducer& producer, Kind kind, uint64_t step, uint32_t module) {
@@ -66,16 +67,16 @@ class WhyRunsTest : public testing::Test {
   std::string text_;
 };
 
-// One run with every reason that a model gives; asked while it goes on, when it is over, and after a restart of the daemon
-// that subscribes to something else.
+// One run with every reason that a model gives; asked while it goes on, when it is over, and after a restart of the
+// daemon that subscribes to something else.
 TEST_F(WhyRunsTest, WhatTheModelGivesAndWhatNobodyAsked) {
   Open({"loss", "mean(weights)", "mean(weight_gradients)", "mean(activations)", "scalar"});
   TestProducer trainer(temp_.sub("sockets"));
   trainer.hello().run_id = "job";
-  trainer.Register();                          // fc: all it can have
-  AddModule(trainer, 2, "frozen", false);      // no gradient
-  AddModule(trainer, 3, "unreached", true);    // no gradient either
-  AddModule(trainer, 4, "never", true);        // never called
+  trainer.Register();                        // fc: all it can have
+  AddModule(trainer, 2, "frozen", false);    // no gradient
+  AddModule(trainer, 3, "unreached", true);  // no gradient either
+  AddModule(trainer, 4, "never", true);      // never called
   ASSERT_TRUE(trainer.Connect()) << trainer.reject();
   for (uint64_t step = 0; step < 5; ++step) {
     trainer.Marker(Kind::kBatchStarted, step);
@@ -95,7 +96,8 @@ TEST_F(WhyRunsTest, WhatTheModelGivesAndWhatNobodyAsked) {
     EXPECT_THAT(Why("job", "", "activations"), ElementsAre("never_called never activations")) << when;
     EXPECT_THAT(Why("job", "", "loss"), ElementsAre("never_called  loss")) << when;
     EXPECT_THAT(Why("job", "", "biases"), ElementsAre("not_asked  biases")) << when;
-    EXPECT_THAT(Why("job", "frozen", "weights|weight_gradients"), ElementsAre("no_gradient frozen weight_gradients")) << when;
+    EXPECT_THAT(Why("job", "frozen", "weights|weight_gradients"), ElementsAre("no_gradient frozen weight_gradients"))
+        << when;
     EXPECT_THAT(Why("job"), testing::Contains("never_called  scalar")) << when;
   };
   check("live");
@@ -159,8 +161,8 @@ TEST_F(WhyRunsTest, ThinnedNotYetUncapturedAndUnseen) {
   EXPECT_THAT(text_, HasSubstr("came at every 8th"));
 }
 
-// The whole way of the probe: a tensor above the arena goes as its statistics; who needs the tensor is told, who does not
-// has every number.
+// The whole way of the probe: a tensor above the arena goes as its statistics; who needs the tensor is told, who does
+// not has every number.
 TEST_F(WhyRunsTest, ATensorAboveTheArenaIsServedByItsStatistics) {
   Open({"norm(weights)", "norm(weights, order=3)", "loss"});
   ::setenv("IKKUNA_WAIT_MS", "20000", 1);
