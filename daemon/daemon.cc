@@ -9,7 +9,7 @@
 #include "daemon/event_log.h"
 #include "daemon/graph/graph.h"
 #include "daemon/ingest/producer_session.h"
-#include "daemon/sinks/tensorboard.h"
+#include "daemon/sinks/tensorboard/tensorboard.h"
 #include "shared/base/clock.h"
 #include "shared/daemon_note.h"
 #include "shared/places.h"

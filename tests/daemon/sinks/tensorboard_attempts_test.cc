@@ -5,8 +5,8 @@
 
 #include <csignal>
 
-#include "daemon/sinks/tensorboard.h"
-#include "daemon/sinks/tensorboard_tree.h"
+#include "daemon/sinks/tensorboard/tensorboard.h"
+#include "daemon/sinks/tensorboard/tree.h"
 #include "tests/daemon/sinks/tensorboard_fixture.h"
 
 namespace ikkuna::sinks {

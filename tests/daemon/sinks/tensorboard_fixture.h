@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "build_paths.h"
-#include "daemon/sinks/tensorboard.h"
+#include "daemon/sinks/tensorboard/tensorboard.h"
 #include "tests/daemon/sinks/sinks_fixture.h"
 
 namespace ikkuna::sinks {

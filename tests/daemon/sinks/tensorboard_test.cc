@@ -1,10 +1,10 @@
 // Event files are read back with TensorBoard's own readers, by read_event_files.py.
-#include "daemon/sinks/tensorboard.h"
+#include "daemon/sinks/tensorboard/tensorboard.h"
 
-#include "daemon/sinks/tensorboard_file.h"
-#include "daemon/sinks/tensorboard_names.h"
-#include "daemon/sinks/tensorboard_tree.h"
-#include "daemon/sinks/tensorboard_values.h"
+#include "daemon/sinks/tensorboard/event_file.h"
+#include "daemon/sinks/tensorboard/names.h"
+#include "daemon/sinks/tensorboard/tree.h"
+#include "daemon/sinks/tensorboard/values.h"
 #include "tests/daemon/sinks/tensorboard_fixture.h"
 
 namespace ikkuna::sinks {

@@ -1,4 +1,4 @@
-#include "daemon/sinks/tensorboard_folders.h"
+#include "daemon/sinks/tensorboard/folders.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -13,7 +13,7 @@
 #include <sstream>
 #include <system_error>
 
-#include "daemon/sinks/tensorboard_names.h"
+#include "daemon/sinks/tensorboard/names.h"
 #include "shared/base/unique_fd.h"
 
 namespace ikkuna::sinks {

@@ -16,11 +16,11 @@
 
 #include "daemon/model/batch.h"
 #include "daemon/sinks/queued_sink.h"
-#include "daemon/sinks/tensorboard.h"
-#include "daemon/sinks/tensorboard_file.h"
-#include "daemon/sinks/tensorboard_folders.h"
-#include "daemon/sinks/tensorboard_names.h"
-#include "daemon/sinks/tensorboard_space.h"
+#include "daemon/sinks/tensorboard/event_file.h"
+#include "daemon/sinks/tensorboard/folders.h"
+#include "daemon/sinks/tensorboard/names.h"
+#include "daemon/sinks/tensorboard/space.h"
+#include "daemon/sinks/tensorboard/tensorboard.h"
 #include "ikkuna/tb/event.pb.h"
 
 namespace ikkuna::sinks {

@@ -1,4 +1,4 @@
-#include "daemon/sinks/tensorboard_space.h"
+#include "daemon/sinks/tensorboard/space.h"
 
 #include <sys/stat.h>
 #include <unistd.h>
@@ -8,8 +8,8 @@
 #include <system_error>
 #include <vector>
 
-#include "daemon/sinks/tensorboard_file.h"
-#include "daemon/sinks/tensorboard_folders.h"
+#include "daemon/sinks/tensorboard/event_file.h"
+#include "daemon/sinks/tensorboard/folders.h"
 
 namespace ikkuna::sinks {
 namespace {

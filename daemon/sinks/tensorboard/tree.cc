@@ -1,4 +1,4 @@
-#include "daemon/sinks/tensorboard_tree.h"
+#include "daemon/sinks/tensorboard/tree.h"
 
 #include <unistd.h>
 
@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "daemon/model/names.h"
-#include "daemon/sinks/tensorboard_values.h"
+#include "daemon/sinks/tensorboard/values.h"
 #include "shared/base/clock.h"
 
 namespace ikkuna::sinks {

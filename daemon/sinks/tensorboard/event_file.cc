@@ -1,4 +1,4 @@
-#include "daemon/sinks/tensorboard_file.h"
+#include "daemon/sinks/tensorboard/event_file.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>

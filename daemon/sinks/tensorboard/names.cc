@@ -1,4 +1,4 @@
-#include "daemon/sinks/tensorboard_names.h"
+#include "daemon/sinks/tensorboard/names.h"
 
 #include <fcntl.h>
 #include <unistd.h>

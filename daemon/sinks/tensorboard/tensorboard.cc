@@ -1,12 +1,12 @@
-#include "daemon/sinks/tensorboard.h"
+#include "daemon/sinks/tensorboard/tensorboard.h"
 
 #include <unistd.h>
 
 #include <utility>
 
 #include "daemon/sinks/queued_sink.h"
-#include "daemon/sinks/tensorboard_folders.h"
-#include "daemon/sinks/tensorboard_tree.h"
+#include "daemon/sinks/tensorboard/folders.h"
+#include "daemon/sinks/tensorboard/tree.h"
 
 namespace ikkuna::sinks {
 namespace {

@@ -1,11 +1,11 @@
-#include "daemon/sinks/tensorboard_values.h"
+#include "daemon/sinks/tensorboard/values.h"
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
 #include <optional>
 
-#include "daemon/sinks/tensorboard_png.h"
+#include "daemon/sinks/tensorboard/png.h"
 #include "shared/base/utf8.h"
 
 namespace ikkuna::sinks {

@@ -1,4 +1,4 @@
-#include "daemon/sinks/tensorboard_png.h"
+#include "daemon/sinks/tensorboard/png.h"
 
 #include <algorithm>
 #include <boost/crc.hpp>
