@@ -31,7 +31,7 @@ TEST_F(SubscribersTest, WhoMayOnlyReadSubscribesForRunsOfTheirOwn) {
   house_->Record({"shared", 0, 0}, "x", 3);
   house_->Record({"shared", 0, 1}, "x", 3, 1, ::getuid() + 1);
   EXPECT_EQ(Refused(Me(), "max(weights)"), Reason::kRole) << "of every run";
-  EXPECT_EQ(Refused(Me(), "max(weights, run=\"\")"), Reason::kRole);
+  EXPECT_EQ(Refused(Me(), "max(weights, run=\"\")"), Reason::kBadField) << "no run is no name";
   EXPECT_EQ(Refused(Me(), "max(weights, run=*)"), Reason::kRole);
   EXPECT_EQ(Refused(Me(), "max(weights, run=mine|theirs)"), Reason::kRole);
   EXPECT_EQ(Refused(Me(), "max(weights, run=latest)"), Reason::kRole) << "which it is may change";

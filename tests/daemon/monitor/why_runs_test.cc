@@ -142,11 +142,17 @@ TEST_F(WhyRunsTest, DropsAndWhatTheyWithheld) {
 
 TEST_F(WhyRunsTest, ThinnedNotYetUncapturedAndUnseen) {
   Open({"mean(weights, subsample=100)", "loss"});
-  auto trainer = Trainer(temp_, "job");
+  TestProducer own(temp_.sub("sockets"));
+  TestProducer* const trainer = &own;
+  trainer->hello().run_id = "job";
+  trainer->Register();
   shm::RegistryEntry note;
-  note.type = shm::EntryType::kFact;
-  note.id = 9;
-  note.name = "note";
+  note.type = shm::EntryType::kNote;
+  note.id = 1;
+  note.name = "buffers of fc are not captured: a sparse tensor";
+  EXPECT_TRUE(trainer->pub().Append(note));
+  ASSERT_TRUE(trainer->Connect()) << trainer->reject();
+  EXPECT_THAT(Why("job", "", "buffers"), testing::Contains("uncaptured fc buffers"));
   EXPECT_THAT(Why("job", "", "weights"), ElementsAre("not_yet  weights"));
   shm::StoreRelaxed(trainer->pub().status().budget_ppm, 10'000u);
   shm::StoreRelaxed(trainer->pub().status().shift_summary, 3u);
@@ -159,6 +165,7 @@ TEST_F(WhyRunsTest, ThinnedNotYetUncapturedAndUnseen) {
   text_.clear();
   EXPECT_THAT(Why("job", "", "weights"), ElementsAre("thinned  ")) << text_;
   EXPECT_THAT(text_, HasSubstr("came at every 8th"));
+  EXPECT_THAT(Why("job", "", "buffers"), testing::Contains("uncaptured fc buffers"));
 }
 
 // The whole way of the probe: a tensor above the arena goes as its statistics; who needs the tensor is told, who does
