@@ -1,5 +1,5 @@
-"""What clients and machines with limits meet: messages of a default size, files that may not grow, names that are not
-printable."""
+"""What clients and machines with limits meet: messages of a default size, files that may not grow, tensors that can never
+fit, names that are not printable."""
 
 import pathlib
 import resource
@@ -16,9 +16,22 @@ TEST_BIN = pathlib.Path(os.environ.get("IKKUNA_TEST_BIN_DIR", SOURCE / "build/re
 
 
 class ClientLimits(Site):
+    def job(self, *arguments, **environment):
+        return self.start([TEST_BIN / "c_job", *[str(word) for word in arguments]],
+                          **{"IKKUNA_WAIT_MS": "20000", **environment})
+
+    def limited(self, start, kilobytes):
+        """What `start` starts may write no file beyond so many kilobytes."""
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (kilobytes * 1024, before[1]))
+        try:
+            return start()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
     def test_a_client_with_its_default_limits_reads_a_quarter_of_a_million_losses(self):
         self.start_daemon("--budget", "off", "--subscribe", "loss")
-        self.start([TEST_BIN / "c_job", "--steps", "250000", "--us", "0"], IKKUNA_WAIT_MS="20000").expect_success()
+        self.job("--steps", 250000, "--us", 0).expect_success()
         producer = self.settled_producer()
         self.assert_accounts(producer)
         with grpc.insecure_channel(f"unix:{self.meeting}/grpc.sock") as channel:
@@ -36,23 +49,39 @@ class ClientLimits(Site):
         self.assertGreaterEqual(len(steps) + lost, 250000)
 
     def test_a_daemon_whose_files_may_not_grow_says_so_and_goes_on(self):
-        limit = 300 * 1024
-        hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-        try:
-            self.start_daemon("--budget", "off", "--subscribe", "loss; mean(weights); std(weights); norm(weights)")
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-        self.start([TEST_BIN / "c_job", "--steps", "60000", "--us", "50"], IKKUNA_WAIT_MS="20000").expect_success()
+        self.limited(lambda: self.start_daemon("--budget", "off", "--subscribe",
+                                               "loss; mean(weights); std(weights); norm(weights)"), 3000)
+        self.job("--steps", 60000, "--us", 50).expect_success()
         self.settled_producer()
         self.assertTrue(self.daemon.running())
         wait_until(lambda: "file too large" in self.daemon.log().lower(),
                    lambda: f"nothing is said of the limit:\n{self.daemon.log()[-2000:]}", 60)
 
+    def test_a_trainer_whose_files_may_not_grow_trains_on_unwatched(self):
+        for with_daemon in (False, True):
+            if with_daemon:
+                self.start_daemon()
+            job = self.limited(lambda: self.job("--steps", 5, IKKUNA_WAIT_MS="0"), 1000)
+            job.expect_success()
+            self.assertIn("ulimit -f", job.log())
+
+    def test_a_tensor_that_can_never_fit_goes_as_its_statistics(self):
+        self.start_daemon("--budget", "off", "--subscribe", "loss; mean(weights); norm(weights, order=3)")
+        self.job("--steps", 20, "--rows", 1000, "--us", 20000, IKKUNA_ARENA_MB="1").expect_success()
+        producer = self.settled_producer()
+        [losses] = self.client.everything(run="latest", topic="loss").values()
+        self.assertEqual(losses, {step: 1.0 + step for step in range(20)})
+        [means] = self.client.everything(run="latest", topic="weights_mean").values()
+        self.assertEqual(means, {step: 1.0 for step in range(20)})
+        self.assertEqual(self.client.everything(run="latest", topic="weights_norm3"), {})
+        missing = {count.reason: count.count for count in producer.missing}
+        self.assertEqual(missing.get("no_tensor"), 20, str(producer))
+        self.assertIn("do not fit into the arena", " ".join(producer.notes))
+        self.assert_accounts(producer)
+
     def test_names_cannot_write_to_the_log(self):
         self.start_daemon()
-        self.start([TEST_BIN / "c_job", "--steps", "5", "--run", "evil\nname\x1b[31m"],
-                   IKKUNA_WAIT_MS="20000").expect_success()
+        self.job("--steps", 5, "--run", "evil\nname\x1b[31m").expect_success()
         self.settled_producer()
         wait_until(lambda: "evil" in self.daemon.log(), "the run is not in the log", 60)
         self.assertNotIn("\x1b", self.daemon.log())

@@ -69,6 +69,16 @@ class RunsNeverMix(Site):
         for run in runs:
             self.assertEqual(self.losses(run.key), self.expected(100 * run.key.attempt, 5))
 
+    def test_attempts_go_on_over_a_restart_of_the_daemon(self):
+        for life in range(3):
+            self.job("--steps", 5, "--loss", 100 * life, IKKUNA_RUN_ID="again").expect_success()
+            runs = sorted(self.ended(life + 1), key=lambda run: run.key.attempt)
+            self.assertEqual([run.key.attempt for run in runs], list(range(life + 1)))
+            for before, run in enumerate(runs):
+                self.assertEqual(self.losses(run.key), self.expected(100 * before, 5))
+            self.stop_daemon()
+            self.start_daemon("--budget", "off", "--subscribe", "loss; mean(weights)")
+
     def test_two_jobs_at_once_under_one_id(self):
         go = self.root / "go"
         first = self.job("--steps", 12, "--loss", 100, "--wait-for", go, IKKUNA_RUN_ID="same")
@@ -132,7 +142,11 @@ class RunsNeverMix(Site):
         texts = [event.text for event in self.client.events() if "start" in event.text or "count" in event.text]
         self.assertTrue(texts, f"no event says what to do: {self.client.events()}")
         producer = self.client.producer()
-        self.assertEqual(run.values, 10, str(run))  # five losses, five means
+        self.assertIn("count on over the epochs", job.log())
+        self.assertIn("count on over the epochs", " ".join(producer.notes))
+        counts = {one.series.key.topic: one.count for one in self.client.series(run=run.key.run_id)}
+        self.assertEqual((counts["loss"], counts["weights_mean"]), (5, 5))
+        self.assertLessEqual(max(counts.values()), 5, str(counts))
         missing = {count.reason: count.count for count in producer.missing}
         self.assertGreater(missing.get("repeated", 0), 0, str(producer))
 
