@@ -309,7 +309,7 @@ StoreStatus Store::Impl::GetStatus() const {
     if (entry != own_ && IsOpen(entry->head.producer.state)) ++status.runs_open;
   }
   status.threads = 1;
-  status.nice = kNice;
+  status.nice = nice_.load(std::memory_order_relaxed);
   std::lock_guard lock(mutex_);
   for (const std::string& path : broken_) status.bytes += FileBytes(path);
   status.paused = paused_;
