@@ -40,6 +40,10 @@ bool Agrees(const SeriesCatalogue& catalogue, const std::vector<Series>& series)
 Result<std::unique_ptr<RunFile>> OpenStored(const std::string& path) {
   const bool log = HasLog(path);
   auto file = RunFile::Open(path, log ? Database::Mode::kReadWrite : Database::Mode::kAtRest, false);
+  // One that was copied without its log wants to make one, which only who may write beside it can.
+  if (!file && !log && file.error().code == ErrorCode::kSystem) {
+    file = RunFile::Open(path, Database::Mode::kFrozen, false);
+  }
   if (file && log) sqlite3_db_config((*file)->database().handle(), SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, nullptr);
   if (!file && file.error().code == ErrorCode::kUnavailable) {
     return Error{ErrorCode::kUnavailable, "a daemon has it open: read it through its daemon"};

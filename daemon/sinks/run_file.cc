@@ -143,6 +143,8 @@ Result<std::unique_ptr<RunFile>> RunFile::Open(const std::string& path, Database
   return file;
 }
 
+const char* RunFile::Tables() { return kTables; }
+
 Status RunFile::MakeTables() {
   Transaction transaction(database_);
   if (Status begun = transaction.Begin(); !begun) return begun;

@@ -83,6 +83,10 @@ class RunFile {
   // program. `to_write`: puts it in WAL mode.
   static Result<std::unique_ptr<RunFile>> Open(const std::string& path, Database::Mode mode, bool to_write);
 
+  // Reads all of it: whether it is a run's file, no other tables beside, every row as it was written. For one from
+  // elsewhere. kInvalidArgument: it is no run.
+  Status CheckWhole();
+
   // Reading what is small.
   Result<RunHead> LoadHead();
   Status LoadSeries(std::vector<Timeline>* timelines, std::vector<Series>* series);
@@ -149,7 +153,11 @@ class RunFile {
 
  private:
   RunFile(std::string path, Database database) : path_(std::move(path)), database_(std::move(database)) {}
+  static const char* Tables();
   Status MakeTables();
+  Status CheckChunks(const std::vector<Segment>& segments, const std::vector<uint64_t>& garbage,
+                     const std::map<uint32_t, const Series*>& series, PlaneCoder& coder);
+  Status CheckRows(const std::map<uint32_t, const Series*>& series);
   Status AddStamps(uint64_t segment, const std::vector<Stamps>& stamps);
   Status LoadTotals(Totals* totals);
 

@@ -1,5 +1,6 @@
 #include "daemon/sinks/sqlite.h"
 
+#include <cstdio>
 #include <cstring>
 
 namespace ikkuna::sinks {
@@ -93,10 +94,22 @@ std::string_view Statement::Blob(int column) {
 
 Result<Database> Database::Open(const std::string& path, Mode mode) {
   int flags = SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE;
-  flags |= mode == Mode::kAtRest ? SQLITE_OPEN_READONLY : SQLITE_OPEN_READWRITE;
+  const bool reads = mode == Mode::kAtRest || mode == Mode::kFrozen;
+  flags |= reads ? SQLITE_OPEN_READONLY : SQLITE_OPEN_READWRITE;
   if (mode == Mode::kCreate) flags |= SQLITE_OPEN_CREATE;
   sqlite3* handle = nullptr;
-  int code = sqlite3_open_v2(path.c_str(), &handle, flags, mode == Mode::kAtRest ? "unix" : "unix-excl");
+  std::string name = path;
+  if (mode == Mode::kFrozen) {
+    flags |= SQLITE_OPEN_URI;
+    name = "file:";
+    for (const char c : path) {
+      char escaped[8];
+      std::snprintf(escaped, sizeof(escaped), c == '/' ? "/" : "%%%02x", static_cast<unsigned char>(c));
+      name += escaped;
+    }
+    name += "?immutable=1";
+  }
+  int code = sqlite3_open_v2(name.c_str(), &handle, flags, reads ? "unix" : "unix-excl");
   Database database(handle);
   if (code != SQLITE_OK) {
     if (!handle) return Error{ErrorCode::kResourceExhausted, "out of memory"};

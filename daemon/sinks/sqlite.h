@@ -66,6 +66,7 @@ class Database {
     kCreate,     // VFS unix-excl: several connections of one process, none of another; no shared memory beside the file
     kReadWrite,  // the same, of a file that is there
     kAtRest,     // read-only, of a file that nobody writes
+    kFrozen,     // the same, where not even a lock can be taken: nobody else may have the file
   };
 
   // The error's text is the reason alone: the caller names the object.

@@ -2,6 +2,7 @@
 
 #include <sys/statfs.h>
 #include <sys/statvfs.h>
+#include <unistd.h>
 
 #include <algorithm>
 
@@ -281,6 +282,8 @@ void Store::Impl::Close() {
     if (own_) drop(*own_);
     for (const auto& [key, entry] : entries_) drop(*entry);
     flushed_.notify_all();
+    catalogue_.Close();
+    if (lock_) (void)!::ftruncate(lock_.get(), 0);  // closed in order
     lock_.reset();
   });
 }

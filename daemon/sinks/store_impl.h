@@ -11,6 +11,7 @@
 #include <string_view>
 #include <thread>
 
+#include "daemon/sinks/catalogue.h"
 #include "daemon/sinks/run_entry.h"
 #include "daemon/sinks/run_writer.h"
 #include "daemon/sinks/store.h"
@@ -85,6 +86,7 @@ class Store::Impl {
   EntryPtr AllRanksLocked(const RunEntry& entry) const;
   void PopLocked(RunEntry& entry);  // the first that waits
   Status EnsureWriter(const EntryPtr& entry);  // under its writer_mutex
+  void NoteAtRest(const EntryPtr& entry);      // likewise
   // store_upkeep.cc; true: there is more to do
   bool Upkeep();
   void LookAtFreeSpace();
@@ -99,6 +101,9 @@ class Store::Impl {
   // store_runs.cc
   void SaveState(const EntryPtr& entry, bool is_over);
   Status Remove(const EntryPtr& entry, std::string_view reason);
+  Status RoomFor(const RunHead& head, uint64_t bytes);
+  Result<RunHead> TakeOver(const std::string& part);
+  std::string FreePathLocked(const RunKey& key) const;
   EntryPtr NewEntryLocked(const ProducerInfo& producer);
   // store_query.cc
   void ReadFailed(RunEntry& entry, const Error& error);
@@ -110,6 +115,8 @@ class Store::Impl {
   std::string folder_, host_;
   uint64_t bytes_max_ = 0;
   UniqueFd lock_;
+  int64_t pid_before_ = 0;  // of a daemon that ended without closing the store; 0: none
+  Catalogue catalogue_;
   EntryPtr own_;  // events of the daemon itself; has no run
 
   std::atomic<uint64_t> next_event_id_{1};

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <exception>
+#include <filesystem>
 
 #include "daemon/sinks/store_impl.h"
 
@@ -32,6 +33,20 @@ Status Store::Impl::EnsureWriter(const EntryPtr& entry) {
   entry->writer = *std::move(writer);
   entry->rest_bytes = 0;
   return {};
+}
+
+// What the next daemon shall know of it without opening it.
+void Store::Impl::NoteAtRest(const EntryPtr& entry) {
+  entry->rest_bytes = FileBytes(entry->path);
+  const std::optional<Catalogue::Stamp> stamp = Catalogue::StampOf(entry->path);
+  if (!stamp) return;
+  RunHead head;
+  {
+    std::lock_guard reading(entry->mutex);
+    if (entry->loaded) entry->head.series = entry->loaded->run->series().size();
+    head = entry->head;
+  }
+  catalogue_.Save(std::filesystem::path(entry->path).filename().string(), *stamp, head);
 }
 
 void Store::Impl::Loop() {
@@ -108,8 +123,10 @@ void Store::Impl::Loop() {
       entry->idle.clear();
     }
     // One file each, also where nobody may write: those that go on begin their log anew.
-    if (entry->writer) (void)entry->writer->file().Rest();
+    if (!entry->writer) continue;
+    const Status rested = entry->writer->file().Rest();
     entry->writer.reset();
+    if (rested) NoteAtRest(entry);
   }
 }
 
@@ -424,7 +441,7 @@ bool Store::Impl::Rest(const EntryPtr& entry, bool closing, int slices) {
     entry->loaded.reset();
     entry->idle.clear();
   }
-  entry->rest_bytes = FileBytes(entry->path);
+  NoteAtRest(entry);
   std::lock_guard lock(mutex_);
   entry->wants_rest = false;
   entry->upkeep_failing = false;

@@ -5,8 +5,10 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <set>
 
 #include "daemon/sinks/store_impl.h"
 #include "shared/base/clock.h"
@@ -65,6 +67,9 @@ Status Store::Impl::LockFolder() {
     }
     // A file system without locks: two daemons of one host are kept apart by the directory of their sockets.
   }
+  // A daemon that closes takes its number away.
+  char before[32] = {};
+  if (::pread(fd.get(), before, sizeof(before) - 1, 0) > 0) pid_before_ = std::strtoll(before, nullptr, 10);
   const std::string pid = std::to_string(::getpid()) + "\n";
   if (::ftruncate(fd.get(), 0) != 0 || ::pwrite(fd.get(), pid.data(), pid.size(), 0) < 0) return PosixError("", errno);
   lock_ = std::move(fd);
@@ -78,25 +83,13 @@ void Store::Impl::Scan() {
   };
   std::vector<Unread> unread;
   uint64_t event_last = 0;
-  bool was_killed = false, has_log = false;
   auto load = [&](const std::string& path) -> std::optional<RunHead> {
-    was_killed = was_killed || FileBytes(path + "-wal") > 0;
     Result<std::unique_ptr<RunFile>> file = RunFile::Open(path, Database::Mode::kReadWrite, false);
-    // To fold its log into it takes time, which whoever writes it next has.
-    if (file) sqlite3_db_config((*file)->database().handle(), SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, nullptr);
     Result<RunHead> head = file ? (*file)->LoadHead() : Result<RunHead>(file.error());
-    if (!head && head.error().code == ErrorCode::kNotFound) {
-      if (file) file->reset();
-      for (const char* suffix : {"-wal", "-journal", ""}) (void)::unlink((path + suffix).c_str());
-      return std::nullopt;
-    }
     if (!head) {
       unread.push_back({path, head.error().text, head.error().code == ErrorCode::kCorrupt});
       return std::nullopt;
     }
-    Result<std::string> mode = (*file)->database().QueryText("PRAGMA journal_mode");
-    has_log = mode && *mode == "wal";
-    event_last = std::max(event_last, head->event_last);
     Result<int64_t> mark = (*file)->database().QueryInt("SELECT value FROM meta WHERE name = 'event_last'");
     if (mark) event_last = std::max(event_last, static_cast<uint64_t>(*mark));
     return *std::move(head);
@@ -104,20 +97,36 @@ void Store::Impl::Scan() {
   std::error_code code;
   if (std::filesystem::exists(own_->path, code)) {
     if (std::optional<RunHead> head = load(own_->path)) {
+      event_last = std::max(event_last, head->event_last);
       own_->head = std::move(*head);
       own_->head.host = host_;
     }
   }
-  for (const auto& item : std::filesystem::directory_iterator(folder_, code)) {
-    const std::string path = item.path().string();
-    if (path.find(".run.broken-") != std::string::npos && !path.ends_with("-wal")) broken_.push_back(path);
-    if (item.path().extension() == ".part") (void)::unlink(path.c_str());  // an import that was not finished
-    if (item.path().extension() != ".run") continue;
-    std::optional<RunHead> head = load(path);
+  std::set<std::string> names;
+  for (const auto& item : std::filesystem::directory_iterator(folder_, code)) names.insert(item.path().filename().string());
+  auto with_log = [&](const std::string& name) { return names.count(name + "-wal") > 0 || names.count(name + "-journal") > 0; };
+  catalogue_.Open(folder_ + "/catalogue.db");
+  uint32_t going_on = 0;
+  for (const std::string& name : names) {
+    const std::string path = folder_ + "/" + name;
+    if (name.find(".run.broken-") != std::string::npos && !name.ends_with("-wal")) broken_.push_back(path);
+    if (name.find(".run.part") != std::string::npos) (void)::unlink(path.c_str());  // an import that was not finished
+    if (!name.ends_with(".run")) continue;
+    // A file with a log is not at rest, whatever the catalogue says of it.
+    const bool at_rest = !with_log(name);
+    const std::optional<Catalogue::Stamp> stamp = Catalogue::StampOf(path);
+    std::optional<RunHead> head = at_rest && stamp ? catalogue_.Find(name, *stamp) : std::nullopt;
+    const bool known = head.has_value();
+    if (!known) head = load(path);
     if (!head) continue;
+    if (!known && at_rest && stamp) catalogue_.Save(name, *stamp, *head);
+    event_last = std::max(event_last, head->event_last);
     const RunKey key = head->producer.info.run_key;
     // Nobody has told this daemon that its process lives.
-    if (head->producer.state == RunState::kRunning) head->producer.state = RunState::kDisconnected;
+    if (head->producer.state == RunState::kRunning) {
+      head->producer.state = RunState::kDisconnected;
+      ++going_on;
+    }
     auto entry = std::make_shared<RunEntry>(key, path);
     entry->head = std::move(*head);
     if (const auto [found, fresh] = entries_.emplace(key, entry); !fresh) {
@@ -126,16 +135,23 @@ void Store::Impl::Scan() {
       if (!newer) continue;
       found->second = entry;
     }
-    if (!has_log) entry->rest_bytes = FileBytes(path);
+    if (at_rest && stamp) entry->rest_bytes = stamp->bytes;
     // One that ended and could not be put at rest.
-    entry->wants_rest = !IsOpen(entry->head.producer.state) && has_log;
+    entry->wants_rest = !IsOpen(entry->head.producer.state) && !at_rest;
   }
-  // Ids that a killed daemon had shown and not stored are not given again: who goes on behind one misses nothing.
-  next_event_id_ = event_last + 1 + (was_killed ? 2 * kEventsQueuedMax : 0);
+  catalogue_.RemoveUnless([&](const std::string& name) { return names.count(name) > 0; });
+  next_event_id_ = event_last + 1;
   for (const Unread& one : unread) {
     if (!one.ours) untouched_.insert(one.path);
     Raise(Severity::kError, "run_unreadable",
           "The run's file '" + one.path + "' is left as it is and not shown: " + one.why + ".", {});
+  }
+  if (pid_before_ != 0) {
+    Raise(Severity::kWarning, "store_unclosed",
+          "The daemon before this one (pid " + std::to_string(pid_before_) +
+              ") ended without closing the store. What it had committed is there; " + std::to_string(going_on) +
+              " runs went on then, and are disconnected until it is known what became of their processes.",
+          {});
   }
 }
 

@@ -9,6 +9,7 @@
 #include <filesystem>
 
 #include "daemon/sinks/store_impl.h"
+#include "shared/base/clock.h"
 #include "shared/base/utf8.h"
 
 namespace ikkuna::sinks {
@@ -48,16 +49,18 @@ std::optional<StoredProgress> Store::Impl::LoadProgress(const RunKey& run) {
 }
 
 // In a file of its own: no file that is there and is not known to be broken becomes another run's.
-Store::Impl::EntryPtr Store::Impl::NewEntryLocked(const ProducerInfo& producer) {
-  std::string path;
-  for (int number = 1; path.empty(); ++number) {
-    path = folder_ + "/" + RunFileName(producer.run_key, number);
+std::string Store::Impl::FreePathLocked(const RunKey& key) const {
+  for (int number = 1;; ++number) {
+    std::string path = folder_ + "/" + RunFileName(key, number);
     const bool taken = untouched_.count(path) > 0 || std::any_of(entries_.begin(), entries_.end(), [&](const auto& one) {
                          return one.second->path == path;
                        });
-    if (taken) path.clear();
+    if (!taken) return path;
   }
-  auto entry = std::make_shared<RunEntry>(producer.run_key, path);
+}
+
+Store::Impl::EntryPtr Store::Impl::NewEntryLocked(const ProducerInfo& producer) {
+  auto entry = std::make_shared<RunEntry>(producer.run_key, FreePathLocked(producer.run_key));
   entry->head.producer.info = producer;
   entry->head.host = host_;
   // Whole before anybody finds it: its file is not there yet.
@@ -204,6 +207,7 @@ Status Store::Impl::Remove(const EntryPtr& entry, std::string_view reason) {
     return PosixError("cannot delete '" + entry->path + "'", errno);
   }
   std::lock_guard reading(entry->mutex);
+  catalogue_.Remove(std::filesystem::path(entry->path).filename().string());
   std::lock_guard lock(mutex_);
   while (!entry->pending.empty()) {
     DropLocked(nullptr, reason, entry->pending.front().batch->values());
@@ -283,68 +287,118 @@ Result<RunKey> Store::Impl::ImportFile(const std::string& path) {
   auto refused = [&](const Error& error) {
     return Error{error.code, "cannot import '" + path + "': " + error.text};
   };
+  struct stat found {};
+  if (::stat(path.c_str(), &found) != 0) return refused(PosixError("", errno));
+  if (!S_ISREG(found.st_mode)) return refused({ErrorCode::kInvalidArgument, "it is no file"});
   RunHead head;
   {
-    Result<std::unique_ptr<RunFile>> file = RunFile::Open(path, Database::Mode::kAtRest, false);
+    Result<std::unique_ptr<RunFile>> file = OpenStored(path);
     if (!file) return refused(file.error());
     Result<RunHead> loaded = (*file)->LoadHead();
     if (!loaded) return refused(loaded.error());
     head = *std::move(loaded);
   }
   const RunKey key = head.producer.info.run_key;
-  if (key.run_id.empty()) return refused({ErrorCode::kInvalidArgument, "it is no run"});
-  const std::string target = folder_ + "/" + RunFileName(key);
-  const std::string part = target + ".part";
-  if (Find(key) || std::filesystem::exists(target)) {
-    return refused({ErrorCode::kAlreadyExists, "there is a run " + Describe(key) + " already"});
-  }
-  std::error_code code;
-  std::filesystem::copy_file(path, part, std::filesystem::copy_options::overwrite_existing, code);
-  if (code) return refused({ErrorCode::kSystem, code.message()});
-  (void)::chmod(part.c_str(), 0600);
+  if (Find(key)) return refused({ErrorCode::kAlreadyExists, "there is a run " + Describe(key) + " already"});
+  if (Status room = RoomFor(head, FileBytes(path)); !room) return refused(room.error());
+
+  std::string target;
   {
-    // Its events get ids of this daemon, above all before; a run that went on when it was copied is over here.
-    Result<std::unique_ptr<RunFile>> file = RunFile::Open(part, Database::Mode::kReadWrite, true);
-    Status done = file ? Status() : Status(file.error());
-    if (done) {
-      const uint64_t shift = next_event_id_.fetch_add(head.events + 1);
-      Database& db = (*file)->database();
-      Transaction transaction(db);
-      done = transaction.Begin();
-      std::vector<uint64_t> ids;
-      if (done) {
-        done = db.Each("SELECT id FROM event ORDER BY id", [&](Statement& row) {
-          ids.push_back(row.Unsigned(0));
-          return true;
-        });
-      }
-      // By way of negative ones, so that no two are the same meanwhile.
-      for (size_t i = 0; i < ids.size() && done; ++i) {
-        done = db.Run("UPDATE event SET id = ?2 WHERE id = ?1", ids[i], -static_cast<int64_t>(shift + i));
-      }
-      if (done) done = db.Run("UPDATE event SET id = -id WHERE id < 0");
-      if (IsOpen(head.producer.state)) head.producer.state = RunState::kDied;
-      if (done) done = (*file)->SaveProducer(head.producer, head.host);
-      if (done) done = transaction.Commit();
-      if (done) done = (*file)->Rest();
-      if (done) {
-        Result<RunHead> again = (*file)->LoadHead();
-        if (again) head = *std::move(again);
-      }
-    }
-    if (!done) {
-      (void)::unlink(part.c_str());
-      (void)::unlink((part + "-wal").c_str());
-      return refused(done.error());
-    }
+    std::lock_guard lock(mutex_);
+    target = FreePathLocked(key);
   }
-  std::lock_guard lock(mutex_);
-  if (entries_.count(key) > 0) return refused({ErrorCode::kAlreadyExists, "there is a run " + Describe(key) + " already"});
-  if (::rename(part.c_str(), target.c_str()) != 0) return refused(PosixError("", errno));
+  const std::string part = target + ".part-" + std::to_string(next_event_id_.fetch_add(1));
+  auto give_up = [&](const Error& error) {
+    for (const char* suffix : {"", "-wal", "-journal"}) (void)::unlink((part + suffix).c_str());
+    return refused(error);
+  };
+  // What is looked at is the copy: nobody else can change that one.
+  for (const char* suffix : {"", "-wal", "-journal"}) {
+    std::error_code code;
+    if (*suffix != '\0' && !std::filesystem::exists(path + suffix, code)) continue;
+    std::filesystem::copy_file(path + suffix, part + suffix, code);
+    if (code) return give_up({ErrorCode::kSystem, code.message()});
+    (void)::chmod((part + suffix).c_str(), 0600);
+  }
+  if (Result<RunHead> taken = TakeOver(part); !taken) {
+    return give_up(taken.error());
+  } else if (taken->producer.info.run_key != key) {
+    return give_up({ErrorCode::kUnavailable, "it changed while it was read"});
+  } else {
+    head = *std::move(taken);
+  }
   auto entry = std::make_shared<RunEntry>(key, target);
   entry->head = std::move(head);
-  entries_.emplace(key, std::move(entry));
+  std::lock_guard writing(entry->writer_mutex);
+  {
+    std::lock_guard lock(mutex_);
+    if (closing_) return give_up({ErrorCode::kUnavailable, "the run store is closed"});
+    if (entries_.count(key) > 0) {
+      return give_up({ErrorCode::kAlreadyExists, "there is a run " + Describe(key) + " already"});
+    }
+    if (::access(target.c_str(), F_OK) == 0) {
+      return give_up({ErrorCode::kAlreadyExists, "'" + target + "' is in its place"});
+    }
+    if (::rename(part.c_str(), target.c_str()) != 0) return give_up(PosixError("", errno));
+    entries_.emplace(key, entry);
+  }
+  NoteAtRest(entry);
   return key;
+}
+
+// Whether it would stay: what retention takes at once is not taken in.
+Status Store::Impl::RoomFor(const RunHead& head, uint64_t bytes) {
+  const int64_t ended = std::max(head.totals.last_unix_ns, head.producer.info.start_unix_ns);
+  const int64_t age_max_ns = std::chrono::duration_cast<std::chrono::nanoseconds>(options_.age_max).count();
+  if (age_max_ns > 0 && ended < UnixNs() - age_max_ns) {
+    return Error{ErrorCode::kFailedPrecondition, "it ended more than " + std::to_string(options_.age_max.count()) +
+                                                     " hours ago, and runs as old as that do not stay here"};
+  }
+  const uint64_t held = store_bytes();
+  if (bytes_max_ > 0 && held + bytes > bytes_max_) {
+    return Error{ErrorCode::kResourceExhausted, "it takes " + std::to_string(bytes) + " bytes, and the store has " +
+                                                    std::to_string(held) + " of the " + std::to_string(bytes_max_) +
+                                                    " that it may have; delete runs first"};
+  }
+  std::error_code code;
+  const auto space = std::filesystem::space(folder_, code);
+  if (!code && options_.free_bytes_min > 0 && space.available < options_.free_bytes_min + bytes) {
+    return Error{ErrorCode::kResourceExhausted, "there is no room for its " + std::to_string(bytes) +
+                                                    " bytes on the file system of '" + folder_ + "'"};
+  }
+  return {};
+}
+
+// Makes a copied file one of this store: looked at wholly, its events with ids above all before; a run that went on when it
+// was copied is over here.
+Result<RunHead> Store::Impl::TakeOver(const std::string& part) {
+  Result<std::unique_ptr<RunFile>> file = RunFile::Open(part, Database::Mode::kReadWrite, false);
+  if (!file) return file.error();
+  if (Status whole = (*file)->CheckWhole(); !whole) return whole.error();
+  Result<RunHead> head = (*file)->LoadHead();
+  if (!head) return head.error();
+  Database& db = (*file)->database();
+  Transaction transaction(db);
+  std::vector<uint64_t> ids;
+  Status done = transaction.Begin();
+  if (done) {
+    done = db.Each("SELECT id FROM event ORDER BY id", [&](Statement& row) {
+      ids.push_back(row.Unsigned(0));
+      return true;
+    });
+  }
+  const uint64_t shift = next_event_id_.fetch_add(ids.size());
+  // By way of negative ones, so that no two are the same meanwhile.
+  if (done) done = db.Run("UPDATE event SET id = -id");
+  for (size_t i = 0; i < ids.size() && done; ++i) {
+    done = db.Run("UPDATE event SET id = ?2 WHERE id = ?1", -static_cast<int64_t>(ids[i]), shift + i);
+  }
+  if (IsOpen(head->producer.state)) head->producer.state = RunState::kDied;
+  if (done) done = (*file)->SaveProducer(head->producer, head->host);
+  if (done) done = transaction.Commit();
+  if (done) done = (*file)->Rest();
+  if (!done) return done.error();
+  return (*file)->LoadHead();
 }
 
 }  // namespace ikkuna::sinks
