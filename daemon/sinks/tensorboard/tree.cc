@@ -16,17 +16,13 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr std::chrono::seconds kRetryAfter{1};
-constexpr std::chrono::minutes kTroubleToldEvery{1};
 constexpr size_t kBytesQueuedMax = 1 << 20;  // a file's memory between two flushes
 constexpr size_t kEventBytesMax = 64 << 20;  // far below what a message may have; a step's numbers are one or two
 constexpr size_t kNumberBytes = 16;          // of a value, beside its name
-constexpr uint64_t kRoomShare = 64;          // of the cap: what must be free before a full one is over
 
 constexpr std::string_view kDisk = "disk";
 
 int64_t StepOf(const StepStamp& stamp) { return static_cast<int64_t>(stamp.step); }
-
-std::string Megabytes(uint64_t bytes) { return std::to_string(bytes >> 20) + " MB"; }
 
 }  // namespace
 
@@ -108,7 +104,7 @@ bool TensorBoardTree::EnsureFile(Source& source, Leaf& leaf) {
     if (!file) {
       Failed(file.error());
       leaf.file = nullptr;
-      vanished_ = access(leaf.directory.c_str(), F_OK) != 0;
+      vanished_ = vanished_ || access(leaf.directory.c_str(), F_OK) != 0;
       return false;
     }
     leaf.file = *std::move(file);
@@ -214,8 +210,18 @@ void TensorBoardTree::Write(const Batch& batch, Tally& tally) {
   if (!batch.run || batch.values() == 0) return;
   tally_ = &tally;
   if (vanished_) ForgetAll();
-  Source& source = SourceOf(batch);
   std::set<Leaf*> written;
+  try {
+    WriteValues(batch, written);
+  } catch (...) {
+    // Half a step must not be found by the next one, which would take it for its own.
+    for (Leaf* leaf : written) Renew(*leaf);
+    throw;
+  }
+}
+
+void TensorBoardTree::WriteValues(const Batch& batch, std::set<Leaf*>& written) {
+  Source& source = SourceOf(batch);
   const auto ready = [&](uint32_t series) {
     Place* place = Ready(source, series, batch);
     if (place && written.insert(place->leaf).second && source.facts_due) WriteFacts(source, *place->leaf, batch);
@@ -274,6 +280,10 @@ void TensorBoardTree::WriteTexts(uint32_t series, const std::vector<const Text*>
 
 void TensorBoardTree::Emit(Leaf& leaf) {
   if (leaf.event_bytes > 0 && leaf.file) leaf.file->Add(leaf.event.SerializeAsString(), leaf.event_samples);
+  Renew(leaf);
+}
+
+void TensorBoardTree::Renew(Leaf& leaf) {
   leaf.event.Clear();
   leaf.event_bytes = 0;
   leaf.event_samples = 0;
@@ -303,40 +313,6 @@ void TensorBoardTree::FlushLeaf(Leaf& leaf) {
   }
   space_.Add(bytes);
   tally_->written += samples;
-}
-
-bool TensorBoardTree::HasRoom(uint64_t bytes, uint64_t samples) {
-  const auto kept = [this] {
-    std::set<std::string> folders;
-    for (const auto& [run, source] : sources_) {
-      if (!source.folder.empty() && !source.run.expired()) folders.insert(source.folder);
-    }
-    return folders;
-  };
-  const auto told = [this](const TensorBoardSpace::Removed& removed) {
-    Report(Severity::kInfo, "tensorboard_removed",
-           "the TensorBoard files in '" + removed.folder + "' (" + Megabytes(removed.bytes) +
-               ") were deleted: of all runs that go on no more it was not written to for longest, and " +
-               Megabytes(options_.bytes_max) + " are the most (--tensorboard-max-mb); the store has the run as before");
-  };
-  // Once it is full a little room is no end of it: else every flush would tell one or the other.
-  const uint64_t wanted = bytes + (cap_.on ? options_.bytes_max / kRoomShare : 0);
-  if (space_.MakeRoom(wanted, kept, told)) {
-    if (std::exchange(cap_.on, false)) {
-      Report(Severity::kInfo, "tensorboard_room",
-             "TensorBoard files have room again; " + std::to_string(std::exchange(cap_.cost, 0)) +
-                 " values were dropped meanwhile");
-    }
-    return true;
-  }
-  cap_.cost += samples;
-  if (!std::exchange(cap_.on, true)) {
-    Report(Severity::kWarning, "tensorboard_full",
-           "the TensorBoard files in '" + options_.logdir + "' have reached " + Megabytes(options_.bytes_max) +
-               ", and only runs that go on are left: values are dropped there and counted ('size_cap'), the store has "
-               "them; raise --tensorboard-max-mb, or write less (--tensorboard-topics)");
-  }
-  return false;
 }
 
 void TensorBoardTree::Flush(Tally& tally) {
@@ -370,36 +346,6 @@ void TensorBoardTree::ForgetAll() {
   leaves_.clear();
   files_open_ = 0;
   folders_.Forget();
-}
-
-void TensorBoardTree::Failed(const Error& error) {
-  disk_failed_now_ = true;
-  disk_.on = true;
-  if (disk_.told || Clock::now() < disk_told_after_) return;
-  disk_.told = true;
-  disk_told_after_ = Clock::now() + kTroubleToldEvery;
-  Report(Severity::kError, "tensorboard_failed",
-         error.text +
-             "; values are dropped there and counted ('disk') until it can be written again, the store has "
-             "them; free the disk, or pass --tensorboard-dir");
-}
-
-void TensorBoardTree::TellRecovered() {
-  disk_.on = false;
-  if (!std::exchange(disk_.told, false)) return;
-  Report(Severity::kInfo, "tensorboard_recovered",
-         "TensorBoard files can be written again; " + std::to_string(std::exchange(disk_.cost, 0)) +
-             " values were dropped meanwhile");
-}
-
-void TensorBoardTree::Report(Severity severity, const char* kind, std::string text) {
-  if (!options_.report) return;
-  Event event;
-  event.unix_ns = UnixNs();
-  event.severity = severity;
-  event.kind = kind;
-  event.text = std::move(text);
-  options_.report(std::move(event));
 }
 
 }  // namespace ikkuna::sinks

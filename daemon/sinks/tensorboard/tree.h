@@ -87,7 +87,10 @@ class TensorBoardTree {
   void WriteTexts(uint32_t series, const std::vector<const Text*>& texts, const StepStamp& stamp,
                   const std::function<Place*(uint32_t)>& ready);
   tb::Summary::Value* AddValue(Leaf& leaf, const std::string& name, const StepStamp& stamp, size_t bytes);
+  void WriteValues(const Batch& batch, std::set<Leaf*>& written);
   void Emit(Leaf& leaf);
+  // An event without values, for the next step.
+  static void Renew(Leaf& leaf);
   void FlushLeaf(Leaf& leaf);
   bool HasRoom(uint64_t bytes, uint64_t samples);
   void ForgetRuns();
