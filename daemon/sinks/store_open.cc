@@ -43,11 +43,12 @@ Result<std::unique_ptr<Store>> Store::Open(StoreOptions options) {
 Status Store::Impl::Open() {
   host_ = options_.host.empty() ? HostName() : options_.host;
   folder_ = options_.data_dir + "/runs/" + host_;
-  auto refused = [&](const std::string& why) {
-    return "cannot open run store '" + folder_ + "': " + why + "; pass --data-dir";
+  auto refused = [&](const Error& why) {
+    const char* what_to_do = why.code == ErrorCode::kResourceExhausted ? "free some space or pass" : "pass";
+    return Error{why.code, "cannot open run store '" + folder_ + "': " + why.text + "; " + what_to_do + " --data-dir"};
   };
-  if (Status made = MakePrivateDirectories(folder_); !made) return Error{made.error().code, refused(made.error().text)};
-  if (Status locked = LockFolder(); !locked) return Error{locked.error().code, refused(locked.error().text)};
+  if (Status made = MakePrivateDirectories(folder_); !made) return refused(made.error());
+  if (Status locked = LockFolder(); !locked) return refused(locked.error());
   bytes_max_ = options_.bytes_max ? *options_.bytes_max : BytesMaxDefault(folder_);
 
   own_ = std::make_shared<RunEntry>(RunKey{}, folder_ + "/events.db");

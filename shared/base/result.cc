@@ -63,7 +63,8 @@ ErrorCode CodeOf(int errno_value) {
 }  // namespace
 
 Error PosixError(std::string what, int errno_value) {
-  return Error{CodeOf(errno_value), std::move(what) + ": " + std::generic_category().message(errno_value)};
+  if (!what.empty()) what += ": ";
+  return Error{CodeOf(errno_value), std::move(what) + std::generic_category().message(errno_value)};
 }
 
 }  // namespace ikkuna

@@ -221,6 +221,11 @@ class Site(unittest.TestCase):
             client.close()
         for process in self.processes:
             process.end()
+        for pid in self.alive():  # a daemon that was let go
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
 
     def start(self, command, **environment):
         log = self.root / f"{len(self.processes)}-{pathlib.Path(command[0]).name}.log"
@@ -288,15 +293,23 @@ class Site(unittest.TestCase):
 
         wait_until(at_rest, lambda: f"a sink does not come to rest: {sinks}", 60)
 
-    def leftovers(self):
-        """Processes of this test that still run, with the memory objects they hold, and sockets in its folder."""
-        found = []
+    def alive(self):
+        """Process numbers of this test that still run."""
         for process in pathlib.Path("/proc").iterdir():
             if not process.name.isdigit() or int(process.name) == os.getpid():
                 continue
             try:
-                if str(self.meeting).encode() not in (process / "environ").read_bytes():
-                    continue
+                if str(self.meeting).encode() in (process / "environ").read_bytes():
+                    yield int(process.name)
+            except OSError:
+                continue  # it ended meanwhile, or is somebody else's
+
+    def leftovers(self):
+        """Processes of this test that still run, with the memory objects they hold, and sockets in its folder."""
+        found = []
+        for pid in self.alive():
+            process = pathlib.Path(f"/proc/{pid}")
+            try:
                 command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
                 found.append(f"process {process.name}: {command}")
                 for link in (process / "fd").iterdir():

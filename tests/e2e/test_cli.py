@@ -3,8 +3,11 @@
 import csv
 import io
 import json
+import os
+import re
 import signal
 import subprocess
+import time
 
 import harness
 from harness import BIN, wait_until
@@ -158,7 +161,7 @@ class RunTest(harness.Site):
         client = [BIN / "ikkuna", "run", "--data-dir", self.data, "--daemon-arg=--budget=off", "--", BIN / "ikkuna-train",
                   "--model", "tiny", "--max-steps", "300", "--test-images", "0", "--budget", "off", "--threads", "1"]
         self.start(client, IKKUNA_WAIT_MS="10000").expect_success()
-        self.assert_nothing_left()
+        self.down()
         self.start_daemon()
         self.assertEqual([(run.name, run.last_step) for run in self.client.runs()],
                          [("tiny", 299)])
@@ -169,6 +172,61 @@ class RunTest(harness.Site):
         self.assertEqual(self.start([*run, "sh", "-c", "exit 7"]).wait(), 7)
         self.assertEqual(self.start([*run, "sh", "-c", "kill -TERM $$"]).wait(), 128 + signal.SIGTERM)
         self.assertEqual(self.start([*run, self.root / "no-such-program"]).wait(), 127)
+        self.down()
+
+    def test_up_and_down(self):
+        up = [BIN / "ikkuna", "up", "--data-dir", self.data]
+        ups = [self.start(up) for _ in range(6)]
+        for one in ups:
+            one.expect_success()
+        self.assertEqual(sum("was started" in one.log() for one in ups), 1, [one.log() for one in ups])
+        self.assertEqual(len({re.search(r"process (\d+)", one.log()).group(1) for one in ups}), 1)
+        self.down()
+
+    def test_one_that_nobody_uses_ends_and_the_next_comes(self):
+        up = [BIN / "ikkuna", "up", "--data-dir", self.data, "--linger", "0.5"]
+        for _ in range(3):
+            started = self.start(up)
+            started.expect_success()
+            self.assertIn("was started", started.log())
+            harness.wait_until(lambda: not self.leftovers(), self.leftovers)
+
+    def test_ups_while_daemons_linger_out(self):
+        """As many as come in the moments in which one ends because nobody came: each has one that serves."""
+        for n in range(12):
+            up = self.start([BIN / "ikkuna", "up", "--data-dir", self.data, "--linger", "0.3"])
+            up.expect_success()
+            status = subprocess.run([BIN / "ikkuna", "status"], env=self.environment, capture_output=True, text=True,
+                                    timeout=harness.WATCHDOG_S)
+            self.assertEqual(status.returncode, 0, f"{n}: {up.log()}{status.stderr}")
+            time.sleep(0.3 + 0.05 * (n % 6))
+        self.down()
+
+    def test_a_job_that_waits_for_its_trainer_keeps_its_daemon(self):
+        job = self.start([BIN / "ikkuna", "run", "--data-dir", self.data, "--linger", "0.3", "--", "sh", "-c",
+                          f"sleep 3; {BIN}/ikkuna status"])
+        job.expect_success()
+        self.assertIn("ikkuna-daemon", job.log())
+        self.down()
+
+    def test_one_that_was_killed_or_stopped(self):
+        up = [BIN / "ikkuna", "up", "--data-dir", self.data]
+        first = self.start(up)
+        first.expect_success()
+        pid = int(re.search(r"process (\d+)", first.log()).group(1))
+        os.kill(pid, signal.SIGKILL)
+        second = self.start(up)
+        second.expect_success()
+        self.assertIn("was started", second.log())
+        pid = int(re.search(r"process (\d+)", second.log()).group(1))
+        os.kill(pid, signal.SIGSTOP)
+        stopped = self.start(up)
+        self.assertEqual(stopped.wait(), 3)
+        self.assertIn("is stopped", stopped.log())
+        self.down()
+
+    def down(self):
+        self.start([BIN / "ikkuna", "down"]).expect_success()
         self.assert_nothing_left()
 
 

@@ -1,5 +1,6 @@
 """The daemon's own health is served like any other series, says what status says, and stays out of the trainings' way."""
 
+import signal
 import subprocess
 import time
 
@@ -46,10 +47,15 @@ class HealthTest(harness.Site):
         wait_until(lambda: not differences(), lambda: f"(status, series) differ: {differences()}", 60)
 
     def test_at_rest_it_says_what_status_says(self):
-        self.start_daemon("--budget", "off", "--subscribe", "norm(weights, order=3)")
-        # An arena of 1 MiB is too small for the weights of a layer: they are dropped, which is the point.
-        self.train("--model", "fc", "--max-steps", "30", "--test-images", "0", "--budget", "off", IKKUNA_WAIT_MS="10000",
-                   IKKUNA_ARENA_MB="1")
+        self.start_daemon("--budget", "off", "--subscribe", "norm(activations, order=3)")
+        # Nobody reads for a while, and an arena of 1 MiB fills: messages are dropped, which is the point.
+        trainer = self.start_trainer("--model", "fc", "--max-steps", "60", "--test-images", "0", "--budget", "off",
+                                     IKKUNA_WAIT_MS="10000", IKKUNA_ARENA_MB="1")
+        wait_until(lambda: self.client.producer() and self.client.producer().accounting.handled, "nothing is handled")
+        self.daemon.signal(signal.SIGSTOP)
+        time.sleep(2)
+        self.daemon.signal(signal.SIGCONT)
+        trainer.expect_success()
         producer = self.settled_producer()
         self.assertGreater(producer.accounting.dropped, 0, "nothing was dropped: this test shows nothing")
         self.assert_health_is_status()
