@@ -87,6 +87,7 @@ Status Daemon::OpenSinks() {
   if (config_.store_max_mb >= 0) options.bytes_max = static_cast<uint64_t>(config_.store_max_mb) * kMiB;
   options.free_bytes_min = config_.store_min_free_mb * kMiB;
   options.age_max = std::chrono::hours(24 * static_cast<int64_t>(config_.store_max_age_days));
+  options.nice = config_.nice;
   options.on_committed = [door = door_](const RunKey& run, uint64_t done_seq) {
     std::lock_guard hold(door->mutex);
     if (door->ingest != nullptr) door->ingest->OnCommitted(run, done_seq);
@@ -105,6 +106,7 @@ Status Daemon::OpenSinks() {
     files.configuration = PrintConfig(config_);
     files.topics = config_.tensorboard_topics;
     files.bytes_max = config_.tensorboard_max_mb * kMiB;
+    files.nice = config_.nice;
     files.report = report;
     auto tensorboard = sinks::OpenTensorBoard(files);
     if (!tensorboard) return tensorboard.error();

@@ -78,7 +78,6 @@ class Daemon {
   Status StartService(const std::string& version);
   void StartHealth();
   Status OpenDoor();
-  Status ReloadParts(const Config& fresh);
   void SwitchSubscribers(const Config& fresh);
   std::shared_ptr<Run> OpenJobRun(const ProducerInfo& all);
   Result<std::string> Act(const RunKey& run, const Action& action);

@@ -23,15 +23,6 @@ std::set<std::pair<std::string, SubscriberSource>> WrittenOf(const Config& confi
   return written;
 }
 
-template <typename Server>
-Status ReloadService(Server& server, const service::ServerOptions& options) {
-  if constexpr (requires { server.Reload(options); }) {
-    return server.Reload(options);
-  } else {
-    return {};
-  }
-}
-
 }  // namespace
 
 // All that were the operator's and are not any more go, then the others come. A client's stay, also where the operator
@@ -53,11 +44,6 @@ void Daemon::SwitchSubscribers(const Config& fresh) {
   }
   kept_subscriptions_->Save();
   ingest_->WakeAll();
-}
-
-Status Daemon::ReloadParts(const Config& fresh) {
-  // What can fail comes first, so that the old configuration stays in force as a whole.
-  return ReloadService(*server_, ServerOptionsOf(fresh, directory_));
 }
 
 void Daemon::Reload(const Result<Config>& fresh) {
@@ -82,7 +68,11 @@ void Daemon::Reload(const Result<Config>& fresh) {
   }
   next.subscribe_from_file = wanted.subscribe_from_file;
   if (auto checked = CheckConfig(next); !checked) return refuse(checked.error().text);
-  if (auto reloaded = ReloadParts(next); !reloaded) return refuse(reloaded.error().text);
+  // What can fail comes first, so that the old configuration stays in force as a whole.
+  if (auto reloaded = server_->Reload(ServerOptionsOf(next, directory_)); !reloaded) {
+    return refuse(reloaded.error().text);
+  }
+  for (const std::string& note : server_->notes()) spdlog::warn("{}", note);
   SwitchSubscribers(next);
   spdlog::set_level(spdlog::level::from_str(next.log_level));
   config_ = std::move(next);

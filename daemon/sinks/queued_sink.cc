@@ -75,7 +75,9 @@ bool QueuedSink::HalfFullLocked() const {
 void QueuedSink::Run() {
   // Best effort both: a name and a niceness change nothing of what is written.
   (void)pthread_setname_np(pthread_self(), ("sink-" + options_.name).substr(0, 15).c_str());
-  (void)setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), options_.niceness);
+  // It does not come before the rest of a daemon that was started with less either.
+  const auto thread = static_cast<id_t>(gettid());
+  (void)setpriority(PRIO_PROCESS, thread, std::max(options_.niceness, getpriority(PRIO_PROCESS, thread)));
   Clock::time_point commit_due = Clock::now() + options_.commit_every;
   std::unique_lock lock(mutex_);
   while (true) {

@@ -27,6 +27,8 @@
 
 namespace ikkuna::sinks {
 
+constexpr int kNiceDefault = 10;  // what trains on these cores comes first
+
 struct StoreOptions {
   std::string data_dir;    // created when missing, 0700
   std::string host = {};   // folder of the runs written here; empty: this machine's name
@@ -38,6 +40,7 @@ struct StoreOptions {
   uint64_t others_bytes_max = uint64_t{256} << 20;  // texts, histograms, tensors of a run; the oldest leave
   uint64_t tail_bytes_max = uint64_t{160} << 20;  // memory of what is not compacted yet, all runs together
   size_t slice_bytes = size_t{1} << 20;  // that compaction writes between two commits
+  int nice = kNiceDefault;                        // of its threads
   // After a commit, on the store's thread: everything of this run up to done_seq is safe.
   std::function<void(const RunKey& run, uint64_t done_seq)> on_committed = {};
   // Events that the store raises itself, with their id, on its thread or on that of Open, Begin and the like. They are
@@ -68,7 +71,6 @@ class Store : public Sink, public RunStore, public Recorded {
   static constexpr size_t kBatchesQueuedMax = 65'536;     // one batch a step: half a minute of the fastest trainers
   static constexpr size_t kBytesQueuedMax = 64 << 20;     // 4,000,000 numbers: some seconds at the rate of the writer
   static constexpr size_t kEventsQueuedMax = 10'000;      // beyond it events are dropped too, and counted
-  static constexpr int kNice = 10;
 
   // 16 GiB or a tenth of the file system that `folder` is on, whichever is less.
   static uint64_t BytesMaxDefault(const std::string& folder);

@@ -120,7 +120,7 @@ class Store::Impl {
   EntryPtr own_;  // events of the daemon itself; has no run
 
   std::atomic<uint64_t> next_event_id_{1};
-  std::atomic<int> nice_{kNice};  // of the thread, as the system has it
+  std::atomic<int> nice_{kNiceDefault};  // of the thread, as the system has it
 
   mutable std::mutex mutex_;
   std::condition_variable wake_, flushed_;

@@ -53,7 +53,7 @@ void Store::Impl::Loop() {
   // Linux: of this thread alone. It never takes a trainer's processor while another would do; nor does it come before the
   // rest of a daemon that was started with less.
   const auto thread = static_cast<id_t>(::syscall(SYS_gettid));
-  (void)::setpriority(PRIO_PROCESS, thread, std::max(kNice, ::getpriority(PRIO_PROCESS, thread)));
+  (void)::setpriority(PRIO_PROCESS, thread, std::max(options_.nice, ::getpriority(PRIO_PROCESS, thread)));
   nice_.store(::getpriority(PRIO_PROCESS, thread), std::memory_order_relaxed);
   std::unique_lock lock(mutex_);
   for (;;) {

@@ -35,6 +35,7 @@ Result<std::unique_ptr<Sink>> OpenTensorBoard(const TensorBoardOptions& options)
   }
   QueueOptions queue;
   queue.name = "tensorboard";
+  queue.niceness = options.nice;
   queue.report = options.report;
   return std::unique_ptr<Sink>(
       std::make_unique<QueuedSink>(std::move(queue), std::make_unique<TensorBoardWriter>(options)));

@@ -33,6 +33,7 @@ struct TensorBoardOptions {
   // were not written to for longest, whole, an event each; never one that this daemon writes. What does not fit beside
   // those is dropped and counted, with an event when that begins. 0: no limit. 4 GiB are some 80 million numbers.
   uint64_t bytes_max = uint64_t{4} << 30;
+  int nice = 5;                            // of its thread
   std::function<void(Event)> report = {};  // see queued_sink.h
 };
 

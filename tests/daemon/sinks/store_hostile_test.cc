@@ -168,7 +168,7 @@ TEST_F(StoreTest, TheBudgetThatIsShownIsTheOneThatIsKept) {
   Flush();
   const StoreStatus status = store_->GetStatus();
   EXPECT_EQ(status.threads, threads() - before);
-  EXPECT_GE(status.nice, Store::kNice);
+  EXPECT_GE(status.nice, kNiceDefault);
   // Some thread of this process has it.
   std::vector<int> found;
   for (const auto& task : std::filesystem::directory_iterator("/proc/self/task")) {
