@@ -84,15 +84,26 @@ void Store::Impl::Scan() {
   };
   std::vector<Unread> unread;
   uint64_t event_last = 0;
+  bool has_log = false;  // of the last that was loaded
   auto load = [&](const std::string& path) -> std::optional<RunHead> {
     Result<std::unique_ptr<RunFile>> file = RunFile::Open(path, Database::Mode::kReadWrite, false);
+    // To fold its log into it takes time, which whoever writes it next has.
+    if (file) sqlite3_db_config((*file)->database().handle(), SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, nullptr);
     Result<RunHead> head = file ? (*file)->LoadHead() : Result<RunHead>(file.error());
+    if (!head && head.error().code == ErrorCode::kNotFound) {
+      // A daemon was killed between making it and writing into it.
+      if (file) file->reset();
+      for (const char* suffix : {"-wal", "-journal", ""}) (void)::unlink((path + suffix).c_str());
+      return std::nullopt;
+    }
     if (!head) {
       unread.push_back({path, head.error().text, head.error().code == ErrorCode::kCorrupt});
       return std::nullopt;
     }
     Result<int64_t> mark = (*file)->database().QueryInt("SELECT value FROM meta WHERE name = 'event_last'");
     if (mark) event_last = std::max(event_last, static_cast<uint64_t>(*mark));
+    Result<std::string> mode = (*file)->database().QueryText("PRAGMA journal_mode");
+    has_log = mode && *mode == "wal";
     return *std::move(head);
   };
   std::error_code code;
@@ -114,12 +125,13 @@ void Store::Impl::Scan() {
     if (name.find(".run.part") != std::string::npos) (void)::unlink(path.c_str());  // an import that was not finished
     if (!name.ends_with(".run")) continue;
     // A file with a log is not at rest, whatever the catalogue says of it.
-    const bool at_rest = !with_log(name);
+    bool at_rest = !with_log(name);
     const std::optional<Catalogue::Stamp> stamp = Catalogue::StampOf(path);
     std::optional<RunHead> head = at_rest && stamp ? catalogue_.Find(name, *stamp) : std::nullopt;
     const bool known = head.has_value();
     if (!known) head = load(path);
     if (!head) continue;
+    if (!known && has_log) at_rest = false;
     if (!known && at_rest && stamp) catalogue_.Save(name, *stamp, *head);
     event_last = std::max(event_last, head->event_last);
     const RunKey key = head->producer.info.run_key;
@@ -141,7 +153,8 @@ void Store::Impl::Scan() {
     entry->wants_rest = !IsOpen(entry->head.producer.state) && !at_rest;
   }
   catalogue_.RemoveUnless([&](const std::string& name) { return names.count(name) > 0; });
-  next_event_id_ = event_last + 1;
+  // Ids that a killed daemon had shown and not stored are not given again: who goes on behind one misses nothing.
+  next_event_id_ = event_last + 1 + (pid_before_ != 0 ? 2 * kEventsQueuedMax : 0);
   for (const Unread& one : unread) {
     if (!one.ours) untouched_.insert(one.path);
     Raise(Severity::kError, "run_unreadable",
