@@ -163,7 +163,6 @@ void Daemon::StartIngest(const std::string& version) {
     door_->ingest = ingest_.get();
   }
   job_ticker_ = std::make_unique<Ticker>("ikkuna-jobs", kJobsEvery, [this] { jobs_->Tick(MonotonicNs()); });
-  keep_ticker_ = std::make_unique<Ticker>("ikkuna-keep", kKeepEvery, [this] { kept_counters_->Save(sinks_.Export()); });
 }
 
 Status Daemon::StartService(const std::string& version) {
@@ -187,6 +186,10 @@ Status Daemon::StartService(const std::string& version) {
   parts.staging_directory = host_directory_ + "/staging";
   parts.linger_seconds = config_.linger;
   core_ = std::make_unique<CoreMonitor>(std::move(parts));
+  keep_ticker_ = std::make_unique<Ticker>("ikkuna-keep", kKeepEvery, [this] {
+    kept_counters_->Save(sinks_.Export());
+    core_->Tick();
+  });
   auto server = service::Server::Start(ServerOptionsOf(config_, directory_), core_->monitor());
   if (!server) return server.error();
   server_ = std::move(server).value();

@@ -96,9 +96,6 @@ class Results {
 };
 using ResultsRef = std::shared_ptr<Results>;
 
-using Bytes = std::vector<unsigned char>;
-using BytesView = std::span<const unsigned char>;
-
 class Subscriber {
  public:
   virtual ~Subscriber() = default;
@@ -116,9 +113,6 @@ class Subscriber {
   // nothing. Keeps::kRun: never, but the run may end; the messages of a step come right before its OnStep, and only of
   // steps that are whole.
   virtual void Reset() {}
-  // Keeps::kRun: its state, to go on with in another process.
-  virtual Bytes Save() { return {}; }
-  virtual void Load(BytesView state) { static_cast<void>(state); }
 };
 
 // What of a message a subscriber reads. Only kTensor needs the tensor itself to travel. A number of another subscriber

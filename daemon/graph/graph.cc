@@ -12,6 +12,7 @@
 #include "daemon/graph/graph_context.h"
 #include "daemon/graph/intake.h"
 #include "daemon/graph/job_graph.h"
+#include "daemon/graph/open_frames.h"
 #include "daemon/graph/step_runner.h"
 #include "daemon/graph/subscriber_set.h"
 #include "daemon/graph/work_queue.h"
@@ -26,19 +27,14 @@ constexpr uint16_t kStepFlags = kFlagStepInferred | kFlagStepSkipped;
 
 class Graph final : public MessageGraph {
  public:
-  // Two are open at once in an ordinary loop, one a thread where several train one model.
-  static constexpr size_t kMaxOpenFrames = 64;  // of a root: threads that train one model have a step open each
-  static constexpr size_t kMaxIdleFrames = 4;   // of a scene
-  // A step that has not ended when others are so far ahead never will. Until then its thread may merely not have run:
-  // in a time slice of the kernel the others make hundreds of small steps.
-  static constexpr uint64_t kStepsBehindMax = 1000;
+  static constexpr size_t kMaxIdleFrames = 4;  // of a scene
   // Steps that are closed and wait for results: a queue bounds its own; this bounds those of whoever never lets go.
   static constexpr size_t kMaxClosing = 1024;
-  // An open step of which nothing came for so long has lost its end, or its root is gone.
-  static constexpr uint64_t kSilentNs = 300'000'000'000;
-
   Graph(GraphParts parts, std::shared_ptr<Run> run, std::function<void(Batch)> emit)
-      : emit_(std::move(emit)), intake_(context_), runner_(context_, intake_) {
+      : emit_(std::move(emit)),
+        intake_(context_),
+        runner_(context_, intake_),
+        open_(context_, [this](std::unique_ptr<Frame> frame) { Recycle(std::move(frame)); }) {
     context_.run = std::move(run);
     context_.parts = std::move(parts);
     context_.mailbox = std::make_shared<Mailbox>();
@@ -76,10 +72,9 @@ class Graph final : public MessageGraph {
       default:
         break;
     }
-    Frame* frame = Find(record);
-    if (frame == nullptr) frame = &OpenHeadless(record);
-    frame->last_seq = record.seq;
-    frame->touched_ns = now_ns_;
+    Frame* frame = open_.Find(record);
+    if (frame == nullptr) frame = &open_.OpenHeadless(record);
+    open_.Touch(*frame, record.seq);
     if (frame->whole) intake_.Take(*frame, message);
   }
 
@@ -98,30 +93,20 @@ class Graph final : public MessageGraph {
   }
 
   void Tick(uint64_t monotonic_ns) override {
-    now_ns_ = monotonic_ns;
     if (context_.parts.jobs != nullptr) context_.parts.jobs->Tick(monotonic_ns);
     if (context_.mailbox->any()) TakeLetters();
-    for (size_t i = open_.size(); i-- > 0;) {
-      Frame& frame = *open_[i];
-      if (frame.touched_ns == 0) frame.touched_ns = now_ns_;
-      if (now_ns_ < frame.touched_ns || now_ns_ - frame.touched_ns < kSilentNs) continue;
-      if (frame.whole) context_.Count(MissReason::kSilent, 1);
-      Drop(i, !frame.whole);
-    }
+    open_.Tick(monotonic_ns);
     if (!context_.events.empty()) EmitEvents();
   }
 
   uint64_t done_seq() const override {
-    uint64_t done = last_seq_;
-    for (const auto& frame : open_) {
-      if (frame->whole) done = std::min(done, frame->first_seq - 1);
-    }
+    uint64_t done = std::min(last_seq_, open_.done_seq());
     for (const auto& [id, frame] : closing_) done = std::min(done, frame->first_seq - 1);
     return done;
   }
 
   void Finish(uint64_t deadline_ns) override {
-    while (!open_.empty()) Drop(0, true);
+    open_.DropAll();
     context_.job.reset();  // nobody waits for this rank any more
     TakeLetters();
     while (!closing_.empty() && context_.mailbox->Wait(deadline_ns)) TakeLetters();
@@ -165,38 +150,9 @@ class Graph final : public MessageGraph {
     demand_changed_ = true;
   }
 
-  size_t IndexOf(const shm::Record& record) const {
-    for (size_t i = open_.size(); i-- > 0;) {
-      const Frame& frame = *open_[i];
-      if (frame.step == record.global_step && frame.root == record.root && frame.tag == record.tag) return i;
-    }
-    return open_.size();
-  }
-
-  Frame* Find(const shm::Record& record) {
-    const size_t i = IndexOf(record);
-    return i == open_.size() ? nullptr : open_[i].get();
-  }
-
-  Frame& Append(std::unique_ptr<Frame> frame) {
-    frame->touched_ns = now_ns_;
-    open_.push_back(std::move(frame));
-    Frame& fresh = *open_.back();
-    size_t same_root = 0;
-    for (const auto& open : open_) same_root += open->root == fresh.root;
-    if (same_root > kMaxOpenFrames) {
-      for (size_t i = 0; i < open_.size(); ++i) {
-        if (open_[i]->root != fresh.root) continue;
-        Drop(i, true);
-        break;
-      }
-    }
-    return fresh;
-  }
-
   void Start(const shm::Record& record) {
     // The same step again while it is open: its end was lost.
-    if (const size_t i = IndexOf(record); i != open_.size()) Drop(i, true);
+    open_.Discard(record);
     Scene* scene = plan_->SceneOf(record.root, record.tag, context_.registry, context_.memory, *context_.run,
                                   context_.share.get());
     std::unique_ptr<Frame> frame;
@@ -207,28 +163,12 @@ class Graph final : public MessageGraph {
       frame = std::make_unique<Frame>();
     }
     frame->Open(plan_, scene, record);
-    Append(std::move(frame));
-  }
-
-  // Messages of a step of which we did not see the beginning: they are let through, and counted as one frame.
-  Frame& OpenHeadless(const shm::Record& record) {
-    auto frame = std::make_unique<Frame>();
-    frame->root = record.root;
-    frame->tag = record.tag;
-    frame->step = record.global_step;
-    frame->first_seq = frame->last_seq = record.seq;
-    return Append(std::move(frame));
+    open_.Append(std::move(frame));
   }
 
   void Close(const shm::Record& record) {
-    const size_t i = IndexOf(record);
-    if (i == open_.size()) {
-      context_.Count(MissReason::kDiscarded, 1);  // neither beginning nor content was seen
-      return;
-    }
-    if (!open_[i]->whole) return Drop(i, true);
-    std::unique_ptr<Frame> frame = std::move(open_[i]);
-    open_.erase(open_.begin() + static_cast<std::ptrdiff_t>(i));
+    std::unique_ptr<Frame> frame = open_.Take(record);
+    if (!frame) return;
     const uint64_t dropped = record.dropped_total - frame->dropped_before;
     if (record.tag == kTagDefault && record.root < steps_.size() && dropped == 0) ++steps_[record.root];
     ClosedSteps& closed = closed_[{frame->root, frame->tag}];
@@ -241,7 +181,7 @@ class Graph final : public MessageGraph {
       Stamp(*frame, record, dropped);
       Run(std::move(frame));
     }
-    DiscardStragglers(record, began);
+    open_.DiscardStragglers(record, began);
   }
 
   void Stamp(Frame& frame, const shm::Record& finished, uint64_t dropped) {
@@ -359,29 +299,6 @@ class Graph final : public MessageGraph {
         frame.step);
   }
 
-  // Earlier steps of which nothing came since this one began have lost their ends, if the producer lost anything since
-  // they began. Those of other threads that train the same model go on. An evaluation is over as well when a training
-  // step of its root came and went since.
-  void DiscardStragglers(const shm::Record& finished, uint64_t began) {
-    for (size_t i = open_.size(); i-- > 0;) {
-      const Frame& frame = *open_[i];
-      if (frame.root != finished.root || frame.last_seq >= began) continue;
-      const bool evaluation = frame.tag != kTagDefault && finished.tag == kTagDefault;
-      if (!evaluation && (frame.tag != finished.tag || frame.step >= finished.global_step)) continue;
-      const bool lost = frame.dropped_before != finished.dropped_total;
-      const bool behind = !evaluation && finished.global_step - frame.step > kStepsBehindMax;
-      if (lost || !frame.whole || behind) Drop(i, true);
-    }
-  }
-
-  // An open step is given up.
-  void Drop(size_t i, bool count) {
-    if (count) context_.Count(MissReason::kDiscarded, 1);
-    std::unique_ptr<Frame> frame = std::move(open_[i]);
-    open_.erase(open_.begin() + static_cast<std::ptrdiff_t>(i));
-    Recycle(std::move(frame));
-  }
-
   void GiveUpOldest() {
     runner_.GiveUp(*closing_.begin()->second);
     std::unique_ptr<Frame> frame = std::move(closing_.begin()->second);
@@ -407,13 +324,12 @@ class Graph final : public MessageGraph {
   uint64_t version_ = 0;
   std::vector<shm::DemandItem> demand_;
   bool demand_stale_ = false;
-  bool demand_changed_ = true;                          // nobody was told of the first
-  std::vector<std::unique_ptr<Frame>> open_;            // in order of their beginning
+  bool demand_changed_ = true;  // nobody was told of the first
+  OpenFrames open_;
   std::map<uint64_t, std::unique_ptr<Frame>> closing_;  // closed, not done; by id
   std::map<std::pair<uint16_t, uint16_t>, ClosedSteps> closed_;
   uint64_t last_id_ = 0;
   uint64_t last_seq_ = 0;
-  uint64_t now_ns_ = 0;  // of the last Tick; 0: none so far
   bool finished_ = false;
   std::array<uint64_t, kMaxRoots + 1> steps_{};
 };
