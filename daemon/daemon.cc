@@ -3,6 +3,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <utility>
 
@@ -202,8 +203,18 @@ void Daemon::StartHealth() {
     return Tell(Severity::kWarning, "health_not_kept", "the daemon's own health is not kept: " + run.error().text);
   }
   health_run_ = std::move(run).value();
-  auto read = [this] { return HealthReading{core_->monitor().status.GetStatus(), subscribers_.List()}; };
-  health_ = std::make_unique<HealthSampler>(std::move(read), health_run_, sinks_);
+  uint64_t last_step = 0;
+  if (auto kept = store_->FindRuns(kDaemonRunId)) {
+    for (const RunInfo& info : *kept) last_step = std::max(last_step, info.last_step);
+  }
+  auto read = [this] {
+    const service::RefusedConnections refused = server_->refused_connections();
+    return HealthReading{
+        core_->monitor().status.GetStatus(),
+        subscribers_.List(),
+        {{"users", refused.users}, {"too_many", refused.too_many}, {"failed", refused.failed}}};
+  };
+  health_ = std::make_unique<HealthSampler>(std::move(read), health_run_, last_step, sinks_);
 }
 
 Status Daemon::OpenDoor() {
@@ -224,6 +235,8 @@ Status Daemon::Stop() {
   if (ingest_) ingest_->Stop();
   if (queue_) queue_->Close(steady_clock::now() + kQueueTime);
   job_ticker_.reset();
+  if (jobs_) jobs_->Tick(MonotonicNs());  // no rank is left: it closes its runs
+  const bool counted = keep_ticker_ != nullptr;
   keep_ticker_.reset();
   health_.reset();
   if (health_run_) {
@@ -255,7 +268,8 @@ Status Daemon::Stop() {
   jobs_.reset();
   queue_.reset();
   sinks_.Close();
-  if (kept_counters_) kept_counters_->Save(sinks_.Export());
+  // One that did not come so far has not all of its sinks.
+  if (counted) kept_counters_->Save(sinks_.Export());
   Note(kept ? shm::DaemonState::kEnded : shm::DaemonState::kNotKept, kept ? "" : kept.error().text);
   lock_.reset();
   return kept;

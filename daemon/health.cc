@@ -123,6 +123,8 @@ std::vector<HealthValue> HealthOf(const HealthReading& reading) {
              Number(static_cast<uint64_t>(
                  std::count_if(status.producers.begin(), status.producers.end(),
                                [](const ProducerStatus& one) { return one.state == RunState::kRunning; }))));
+  values.AddCounts("connections_refused", "connections", SumOf(reading.connections_refused),
+                   reading.connections_refused);
   AddStore(status.store, values);
   AddQueue(status.queue, values);
   for (const SinkCounters& sink : status.sinks) {
@@ -156,8 +158,8 @@ void HealthSeries::LeaveOutThoseThatRest(std::vector<ProducerStatus>& producers)
   looks_left_ = std::move(left);
 }
 
-HealthSeries::HealthSeries(std::shared_ptr<Run> run)
-    : run_(std::move(run)), timeline_(run_->series().InternTimeline({"", kDaemonTag})) {}
+HealthSeries::HealthSeries(std::shared_ptr<Run> run, uint64_t last_step)
+    : run_(std::move(run)), timeline_(run_->series().InternTimeline({"", kDaemonTag})), last_step_(last_step) {}
 
 std::shared_ptr<const Batch> HealthSeries::Look(HealthReading reading, int64_t unix_ns, bool all) {
   LeaveOutThoseThatRest(reading.status.producers);
@@ -193,8 +195,9 @@ std::shared_ptr<const Batch> HealthSeries::Look(HealthReading reading, int64_t u
   return batch->samples.empty() ? nullptr : batch;
 }
 
-HealthSampler::HealthSampler(std::function<HealthReading()> read, std::shared_ptr<ikkuna::Run> run, Sink& sink)
-    : read_(std::move(read)), sink_(sink), series_(std::move(run)), thread_([this] { Run(); }) {}
+HealthSampler::HealthSampler(std::function<HealthReading()> read, std::shared_ptr<ikkuna::Run> run, uint64_t last_step,
+                             Sink& sink)
+    : read_(std::move(read)), sink_(sink), series_(std::move(run), last_step), thread_([this] { Run(); }) {}
 
 void HealthSampler::Run() {
   ::pthread_setname_np(::pthread_self(), "ikkuna-health");

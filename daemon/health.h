@@ -40,6 +40,7 @@ struct HealthValue {
 struct HealthReading {
   DaemonStatus status;
   std::vector<SubscriberInfo> subscribers;
+  std::vector<Count> connections_refused;  // of clients, by reason
 };
 std::vector<HealthValue> HealthOf(const HealthReading& reading);
 
@@ -50,7 +51,8 @@ class HealthSeries {
   // A producer that has ended is looked at so many times more: its last records are still being accounted for.
   static constexpr int kLooksAfterEnd = 5;
 
-  explicit HealthSeries(std::shared_ptr<Run> run);
+  // `last_step`: that was kept before.
+  explicit HealthSeries(std::shared_ptr<Run> run, uint64_t last_step = 0);
 
   // The samples that this look is worth; null: none. `all`: every value, whether it has changed or not.
   std::shared_ptr<const Batch> Look(HealthReading reading, int64_t unix_ns, bool all = false);
@@ -68,7 +70,7 @@ class HealthSeries {
   const TimelineId timeline_;
   std::map<SeriesName, Written> written_;  // of the values of the last look only, so that it stays small
   std::map<Uuid, int> looks_left_;
-  uint64_t last_step_ = 0;
+  uint64_t last_step_;
 };
 
 // Looks once in kEvery, on a thread of its own. A look that fails is left out.
@@ -78,7 +80,7 @@ class HealthSampler {
  public:
   static constexpr std::chrono::milliseconds kEvery{1'000};
 
-  HealthSampler(std::function<HealthReading()> read, std::shared_ptr<ikkuna::Run> run, Sink& sink);
+  HealthSampler(std::function<HealthReading()> read, std::shared_ptr<ikkuna::Run> run, uint64_t last_step, Sink& sink);
   ~HealthSampler() { Finish(); }
   HealthSampler(const HealthSampler&) = delete;
   HealthSampler& operator=(const HealthSampler&) = delete;

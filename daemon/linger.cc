@@ -20,16 +20,18 @@ bool Linger::IsNeeded() {
 
 bool Linger::IsOver() {
   if (seconds_ <= 0) return false;
-  if (lock_) return true;
+  if (over_) return true;
   if (IsNeeded()) return false;
-  // Whoever has it wants a daemon, or ends this one.
   auto lock = shm::UpLock::Try(directory_);
-  if (!lock || !lock->has_value()) return false;
+  // Where there is no such lock, as in a directory that somebody has removed, nobody finds this daemon either.
+  if (!lock) return over_ = true;
+  // Whoever has it wants a daemon, or ends this one.
+  if (!lock->has_value()) return false;
   needed_ns_ = std::max(needed_ns_, (*lock)->wanted_ns());
   // Once more, since nobody can come by `up` any more.
   if (IsNeeded()) return false;
   lock_.emplace(std::move(**lock));
-  return true;
+  return over_ = true;
 }
 
 }  // namespace ikkuna

@@ -40,6 +40,7 @@ class Linger {
 
   uint64_t admitted_ = 0;
   uint64_t needed_ns_;  // CLOCK_MONOTONIC, when somebody last needed it
+  bool over_ = false;
   std::optional<shm::UpLock> lock_;
 };
 

@@ -300,6 +300,30 @@ TEST_F(DaemonTest, CountersOfSinksGoOnAfterARestart) {
   }
 }
 
+// One that cannot start leaves alone what another keeps.
+TEST_F(DaemonTest, ADaemonThatCannotStartChangesNothing) {
+  auto daemon = MustStart(MakeConfig());
+  ASSERT_TRUE(daemon);
+  ASSERT_TRUE(daemon->monitor().subscribers.AddSubscribers(Operator(), "min(weights)").ok());
+  ASSERT_TRUE(daemon->Stop().ok());
+  daemon.reset();
+  const auto texts = [this] {
+    std::string all;
+    for (const char* name : {"counters.toml", "subscriptions.toml"}) {
+      std::ifstream file(HostDirectory(temp_.sub("data")) + "/" + name);
+      all.append(std::istreambuf_iterator<char>(file), {});
+    }
+    return all;
+  };
+  const std::string before = texts();
+  EXPECT_NE(before.find("store"), std::string::npos);
+  Config config = MakeConfig();
+  config.tensorboard_dir = "/proc/nothing/here";
+  EXPECT_FALSE(Daemon::Start(config, "test").ok());
+  EXPECT_EQ(texts(), before);
+  EXPECT_TRUE(MustStart(MakeConfig()));
+}
+
 TEST_F(DaemonTest, DataIsForItsUserAlone) {
   auto daemon = MustStart(MakeConfig());
   ASSERT_TRUE(daemon);
@@ -397,6 +421,32 @@ TEST_F(ReloadTest, WhatCannotChangeNowIsNamedAndStays) {
   EXPECT_EQ(daemon->config().data_dir, temp_.sub("data"));
   EXPECT_EQ(daemon->config().memory_mb, 1024u);
   EXPECT_EQ(daemon->config().log_level, "warning");
+}
+
+// Tokens and certificates are read again although their paths are the same.
+TEST_F(ReloadTest, ABadFileOfTokensLeavesTheOldInForce) {
+  const std::string file = temp_.sub("tokens");
+  const auto write = [&file](const std::string& text) {
+    std::ofstream(file) << text;
+    std::filesystem::permissions(file, std::filesystem::perms::owner_read | std::filesystem::perms::owner_write);
+  };
+  write("control 0123456789abcdef0123456789abcdef0123456789abcdef\n");
+  Config config = MakeConfig();
+  config.listen = "127.0.0.1:0";
+  config.token_file = file;
+  auto daemon = MustStart(config);
+  ASSERT_TRUE(daemon);
+  EXPECT_GT(daemon->server().tcp_port(), 0);
+  write("\n");
+  config.subscribe = {"min(weights)"};
+  const std::set<std::string> before = Subscribed(*daemon);
+  daemon->Reload(config);
+  EXPECT_NE(Told(*daemon, "reload_failed").find(file), std::string::npos);
+  EXPECT_EQ(Subscribed(*daemon), before) << "all of it or nothing";
+  write("read fedcba9876543210fedcba9876543210fedcba9876543210\n");
+  daemon->Reload(config);
+  EXPECT_NE(Told(*daemon, "reloaded").find("changed: subscribe"), std::string::npos);
+  EXPECT_EQ(Subscribed(*daemon), std::set<std::string>{"weights_min"});
 }
 
 TEST_F(ReloadTest, ABadConfigurationLeavesTheOldInForce) {

@@ -75,6 +75,7 @@ HealthReading Reading() {
   subscriber.waiting = 5;
   subscriber.missing[static_cast<size_t>(MissReason::kQueueFull)] = 3;
   reading.subscribers = {subscriber};
+  reading.connections_refused = {{"users", 5}, {"too_many", 0}};
   return reading;
 }
 
@@ -101,6 +102,8 @@ TEST(HealthOf, SaysWhatStatusSays) {
       {"||daemon_series", 7},
       {"||daemon_series_refused", 0},
       {"||daemon_watches", 2},
+      {"||daemon_connections_refused", 5},
+      {"|users|daemon_connections_refused", 5},
       {"||daemon_store_bytes", 50 << 20},
       {"||daemon_store_free_bytes", 9.0 * (1 << 30)},
       {"||daemon_store_tail_bytes", 0},
@@ -228,6 +231,9 @@ TEST_F(HealthSeriesTest, StepsNeverGoBack) {
   EXPECT_EQ(step_, 1003u);
   Look(reading, 1100, true);
   EXPECT_EQ(step_, 1100u);
+  // What an earlier daemon kept in this second, or by a clock that was ahead, stays.
+  HealthSeries next(run_, 5000);
+  EXPECT_EQ(next.Look(reading, 1101 * kSecond)->stamp.step, 5001u);
 }
 
 TEST_F(HealthSeriesTest, AProducerIsSeenToItsEndAndThenRests) {
@@ -344,6 +350,8 @@ TEST_F(DaemonHealthTest, TheEndIsKeptAndStepsGoOnAfterARestart) {
   const uint64_t count = of_all().count;
   ASSERT_TRUE(Eventually([&] { return of_all().count > count; }));
   EXPECT_GE(of_all().last_step, handled[0].last_step);
+  // Also within the second in which the one before ended, nothing comes twice.
+  for (const SinkCounters& sink : daemon->monitor().status.GetStatus().sinks) EXPECT_EQ(sink.dropped, 0u) << sink.name;
   // The daemon's own run is no producer, over a restart either.
   for (const auto& one : daemon->monitor().status.GetStatus().producers) {
     EXPECT_FALSE(IsDaemonRun(one.info.run_key));

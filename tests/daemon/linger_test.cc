@@ -101,6 +101,13 @@ TEST_F(LingerTest, WhoeverStartsDaemonsNowIsWaitedForAndSoIsTheirTrainer) {
   EXPECT_TRUE(Eventually([&] { return linger->IsOver(); }));
 }
 
+// Cleaners of /tmp take it away.
+TEST_F(LingerTest, ADaemonWhoseDirectoryIsGoneEnds) {
+  auto linger = Make();
+  std::filesystem::remove_all(directory_);
+  EXPECT_TRUE(Eventually([&] { return linger->IsOver(); }));
+}
+
 TEST_F(LingerTest, FromTheDecisionToTheEndNobodyStartsOne) {
   auto linger = Make();
   ASSERT_TRUE(Eventually([&] { return linger->IsOver(); }));

@@ -20,6 +20,7 @@ class HealthTest(harness.Site):
         """The same from status, of what does not change by looking at it."""
         status = self.client.status()
         expected = {("daemon_series_refused", "", "", ""): status.series_refused,
+                    ("daemon_connections_refused", "", "", ""): 0,
                     ("daemon_producers", "", "", ""): sum(p.state == pb.PRODUCER_STATE_RUNNING for p in status.producers)}
         for sink in status.sinks:
             expected["daemon_sink_waiting", "", sink.name, ""] = sink.waiting
