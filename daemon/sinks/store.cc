@@ -86,6 +86,11 @@ std::vector<Store::Impl::EntryPtr> Store::Impl::Entries() const {
   return entries;
 }
 
+std::vector<Store::Impl::EntryPtr> Store::Impl::Awake() const {
+  std::lock_guard lock(mutex_);
+  return {awake_.begin(), awake_.end()};
+}
+
 void Store::Impl::Raise(Severity severity, std::string kind, std::string text, const RunKey& run) {
   auto batch = std::make_shared<Batch>();
   Event event;
@@ -125,6 +130,7 @@ void Store::Impl::PushLocked(const EntryPtr& entry, std::shared_ptr<const Batch>
   const size_t bytes = BytesOf(*batch);
   const uint64_t values = batch->values();
   const bool first = entry->pending.empty();
+  if (first) awake_.insert(entry);
   ++ticket_;
   entry->pending.push_back({std::move(batch), ticket_, ticket_, bytes, Clock::now()});
   entry->values_pending += values;
@@ -202,8 +208,7 @@ SinkCounters Store::Impl::Counters() const {
     counters.lag_seconds = std::max(counters.lag_seconds,
                                     std::chrono::duration<double>(now - entry.pending.front().since).count());
   };
-  look(*own_);
-  for (const auto& [key, entry] : entries_) look(*entry);
+  for (const EntryPtr& entry : awake_) look(*entry);
   for (const auto& [reason, count] : drops_) counters.drops.push_back({reason, count});
   return counters;
 }
@@ -239,8 +244,7 @@ Status Store::Impl::Flush(Clock::time_point deadline) {
       all = false;
       if (!entry.failing.empty()) failing = entry.failing;
     };
-    look(*own_);
-    for (const auto& [key, entry] : entries_) look(*entry);
+    for (const EntryPtr& entry : awake_) look(*entry);
     return all;
   };
   if (closed_) return {};

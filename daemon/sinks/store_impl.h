@@ -67,6 +67,7 @@ class Store::Impl {
   EntryPtr Find(const RunKey& run) const;
   void Raise(Severity severity, std::string kind, std::string text, const RunKey& run);
   std::vector<EntryPtr> Entries() const;  // with own_
+  std::vector<EntryPtr> Awake() const;    // those that are written, or have something to be written
   // store_loop.cc
   void Loop();
   void Guarded(const EntryPtr& entry);
@@ -86,6 +87,7 @@ class Store::Impl {
   EntryPtr AllRanksLocked(const RunEntry& entry) const;
   void PopLocked(RunEntry& entry);  // the first that waits
   Status EnsureWriter(const EntryPtr& entry);  // under its writer_mutex
+  void Doze(const EntryPtr& entry);            // where nothing is left to do
   void NoteAtRest(const EntryPtr& entry);      // likewise
   // store_upkeep.cc; true: there is more to do
   bool Upkeep();
@@ -126,6 +128,7 @@ class Store::Impl {
   std::condition_variable wake_, flushed_;
   // Guarded by mutex_.
   std::map<RunKey, EntryPtr> entries_;
+  std::set<EntryPtr> awake_;      // the others, of which there are thousands after a year, cost the thread nothing
   std::vector<EntryPtr> recent_;  // at rest and loaded for a reader, the latest last
   size_t bytes_queued_ = 0, batches_queued_ = 0, events_queued_ = 0;
   uint64_t ticket_ = 0;

@@ -32,7 +32,17 @@ Status Store::Impl::EnsureWriter(const EntryPtr& entry) {
   }
   entry->writer = *std::move(writer);
   entry->rest_bytes = 0;
+  std::lock_guard lock(mutex_);
+  if (!entry->deleted) awake_.insert(entry);
   return {};
+}
+
+void Store::Impl::Doze(const EntryPtr& entry) {
+  std::unique_lock writing(entry->writer_mutex, std::try_to_lock);
+  if (!writing || entry->writer) return;
+  std::lock_guard lock(mutex_);
+  const bool saves = entry->status_to_save || entry->modules_to_save || entry->tags_to_save;
+  if (entry->pending.empty() && !saves && !entry->wants_rest) awake_.erase(entry);
 }
 
 // What the next daemon shall know of it without opening it.
@@ -81,8 +91,7 @@ void Store::Impl::Loop() {
       }
       if (entry->wants_rest) next = std::min(next, std::max(entry->idle_since + kRestAfter, entry->retry_at));
     };
-    look(own_);
-    for (const auto& [key, entry] : entries_) look(entry);
+    for (const EntryPtr& entry : awake_) look(entry);
     lock.unlock();
     std::stable_partition(due.begin(), due.end(), [](const EntryPtr& entry) { return entry->key.rank == kAllRanks; });
 
@@ -90,13 +99,14 @@ void Store::Impl::Loop() {
     // A slice of work for each run that has some, then of what concerns all.
     bool more = false;
     const Crowd crowd = Crowded();
-    for (const EntryPtr& entry : Entries()) {
+    for (const EntryPtr& entry : Awake()) {
       try {
         more = Rest(entry, closing, entry == crowd.entry ? crowd.slices : 0) || more;
       } catch (const std::exception& error) {
         UpkeepFailed(entry, {ErrorCode::kSystem, error.what()});
       }
     }
+    for (const EntryPtr& entry : Awake()) Doze(entry);
     try {
       if (!closing) more = Upkeep() || more;
     } catch (const std::exception& error) {
@@ -134,7 +144,7 @@ void Store::Impl::Loop() {
 Store::Impl::Crowd Store::Impl::Crowded() const {
   size_t bytes = 0, most = 0;
   EntryPtr longest;
-  for (const EntryPtr& entry : Entries()) {
+  for (const EntryPtr& entry : Awake()) {
     std::lock_guard lock(entry->mutex);
     if (!entry->loaded) continue;
     const LoadedRun& loaded = *entry->loaded;

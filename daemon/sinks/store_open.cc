@@ -151,6 +151,7 @@ void Store::Impl::Scan() {
     if (at_rest && stamp) entry->rest_bytes = stamp->bytes;
     // One that ended and could not be put at rest.
     entry->wants_rest = !IsOpen(entry->head.producer.state) && !at_rest;
+    if (entry->wants_rest) awake_.insert(entry);
   }
   catalogue_.RemoveUnless([&](const std::string& name) { return names.count(name) > 0; });
   // Ids that a killed daemon had shown and not stored are not given again: who goes on behind one misses nothing.

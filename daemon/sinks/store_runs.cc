@@ -146,7 +146,8 @@ void Store::Impl::SaveProducer(const ProducerStatus& status) {
 void Store::Impl::SaveState(const EntryPtr& entry, bool is_over) {
   std::lock_guard reading(entry->mutex);
   std::lock_guard lock(mutex_);
-  if (closing_) return;
+  if (closing_ || entry->deleted) return;
+  awake_.insert(entry);
   entry->status_to_save = entry->head.producer;
   ++entry->status_version;
   entry->wants_rest = is_over;
@@ -162,7 +163,8 @@ void Store::Impl::SaveModules(const RunKey& run, std::vector<ModuleInfo> modules
     entry->modules = std::move(modules);
   }
   std::lock_guard lock(mutex_);
-  if (closing_) return;
+  if (closing_ || entry->deleted) return;
+  awake_.insert(entry);
   entry->modules_to_save = true;
   if (sleeping_) wake_.notify_one();
 }
@@ -218,6 +220,7 @@ Status Store::Impl::Remove(const EntryPtr& entry, std::string_view reason) {
   entry->status_to_save.reset();
   entry->modules_to_save = entry->tags_to_save = entry->wants_rest = false;
   entry->deleted = true;
+  awake_.erase(entry);
   entries_.erase(run);
   recent_.erase(std::remove(recent_.begin(), recent_.end(), entry), recent_.end());
   flushed_.notify_all();

@@ -45,7 +45,7 @@ bool Store::Impl::Upkeep() {
   LookAtFreeSpace();
   const bool deleted = Retire();
   bool more = deleted;
-  for (const EntryPtr& entry : Entries()) more = TrimOne(entry) || more;
+  for (const EntryPtr& entry : Awake()) more = TrimOne(entry) || more;
   if (!deleted) more = Slim() || more;
   if (more) upkeep_at_ = now;
   return more;
