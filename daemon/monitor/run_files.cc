@@ -114,7 +114,8 @@ Answer<RunInfo> StagedRunImport::Finish() {
   Result<RunKey> key = parts_.store.import_file(path_);
   if (!key) {
     Failure failure(key.error());
-    if (key.error().code == ErrorCode::kCorrupt || key.error().code == ErrorCode::kInvalidArgument) {
+    if (key.error().code == ErrorCode::kCorrupt || key.error().code == ErrorCode::kInvalidArgument ||
+        key.error().code == ErrorCode::kNotFound) {
       failure.reason = Reason::kBadFile;
     }
     return failure;

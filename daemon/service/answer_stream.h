@@ -14,6 +14,7 @@
 
 #include "daemon/service/calls/calls.h"
 #include "daemon/service/failures.h"
+#include "daemon/service/let_in.h"
 #include "daemon/service/open_calls.h"
 
 namespace ikkuna::service {
@@ -24,8 +25,8 @@ class AnswerStream final : public grpc::ServerWriteReactor<Response> {
   using Open = std::function<Answers<Response>()>;
 
   // `open` runs on a worker; `on_done` once, when gRPC is through with the stream. `calls` outlives the stream.
-  static AnswerStream* Begin(OpenCalls& calls, Open open, std::function<void()> on_done) {
-    auto* stream = new AnswerStream(calls, std::move(open), std::move(on_done));  // OnDone deletes it
+  static AnswerStream* Begin(OpenCalls& calls, LetIn let_in, Open open, std::function<void()> on_done) {
+    auto* stream = new AnswerStream(calls, std::move(let_in), std::move(open), std::move(on_done));  // OnDone deletes it
     stream->Schedule();
     return stream;
   }
@@ -44,8 +45,8 @@ class AnswerStream final : public grpc::ServerWriteReactor<Response> {
   }
 
  private:
-  AnswerStream(OpenCalls& calls, Open open, std::function<void()> on_done)
-      : calls_(calls), open_(std::move(open)), on_done_(std::move(on_done)) {}
+  AnswerStream(OpenCalls& calls, LetIn let_in, Open open, std::function<void()> on_done)
+      : calls_(calls), let_in_(std::move(let_in)), open_(std::move(open)), on_done_(std::move(on_done)) {}
   ~AnswerStream() override = default;
 
   static grpc::Status Cancelled() { return {grpc::StatusCode::CANCELLED, "the client has gone"}; }
@@ -56,9 +57,10 @@ class AnswerStream final : public grpc::ServerWriteReactor<Response> {
 
   // Makes the next message and sends it, or ends the stream. Neither runs again before gRPC answers.
   void Step() {
-    if (cancelled_) {
+    const grpc::Status status = cancelled_ ? Cancelled() : let_in_.Ask();
+    if (!status.ok()) {
       source_.reset();
-      this->Finish(Cancelled());
+      this->Finish(status);
       return;
     }
     Answer<bool> more = Guarded<Answer<bool>>([&]() -> Answer<bool> {
@@ -83,6 +85,7 @@ class AnswerStream final : public grpc::ServerWriteReactor<Response> {
 
   std::atomic<bool> cancelled_{false};
   // Of whoever makes a message; gRPC reads response_ until OnWriteDone.
+  LetIn let_in_;
   Open open_;
   std::unique_ptr<AnswerSource<Response>> source_;
   Response response_;

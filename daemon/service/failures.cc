@@ -43,10 +43,7 @@ v1::ErrorReason ReasonOf(Reason reason) {
 constexpr size_t kMetadataTextBytesMax = 2048;
 constexpr size_t kMetadataSubjectBytesMax = 256;
 
-}  // namespace
-
-grpc::Status ToGrpc(const Failure& failure) {
-  const grpc::StatusCode code = CodeOf(failure.code);
+grpc::Status WithDetail(grpc::StatusCode code, const Failure& failure) {
   const std::string text = Shown(failure.text, kMetadataTextBytesMax);
   v1::ErrorDetail detail;
   detail.set_reason(ReasonOf(failure.reason));
@@ -59,6 +56,13 @@ grpc::Status ToGrpc(const Failure& failure) {
   return {code, text, details.SerializeAsString()};
 }
 
+}  // namespace
+
+grpc::Status ToGrpc(const Failure& failure) { return WithDetail(CodeOf(failure.code), failure); }
+grpc::Status Unauthenticated(const Error& error) {
+  return WithDetail(grpc::StatusCode::UNAUTHENTICATED, Failure(error.code, error.text, Reason::kRole));
+}
+
 Failure BadField(std::string field, std::string text) {
   return {ErrorCode::kInvalidArgument, std::move(text), Reason::kBadField, std::move(field)};
 }
@@ -68,6 +72,11 @@ Failure Overloaded() {
           Reason::kLimit, "calls"};
 }
 Failure ClientGone() { return {ErrorCode::kUnavailable, "the client has gone"}; }
+Failure TooLong(size_t bytes) {
+  return {ErrorCode::kResourceExhausted,
+          "the answer has " + std::to_string(bytes) + " bytes, more than a message holds; ask for less", Reason::kLimit,
+          "bytes"};
+}
 Failure OutOfMemory() {
   return {ErrorCode::kResourceExhausted, "the answer does not fit the daemon's memory; ask for less", Reason::kLimit,
           "memory"};

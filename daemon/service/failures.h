@@ -20,12 +20,15 @@ using Outcome = std::optional<Failure>;
 
 // With the ErrorDetail that programs read.
 grpc::Status ToGrpc(const Failure& failure);
+// Who asks is not known, so that what they may do is never asked: UNAUTHENTICATED, whatever the failure's code.
+grpc::Status Unauthenticated(const Error& error);
 inline grpc::Status ToGrpc(const Outcome& outcome) { return outcome ? ToGrpc(*outcome) : grpc::Status::OK; }
 
 Failure BadField(std::string field, std::string text);
 Failure Stopping();
 Failure Overloaded();
 Failure ClientGone();  // it cannot read this
+Failure TooLong(size_t bytes);  // an answer that no message holds
 Failure OutOfMemory();
 Failure Unexpected(const std::string& what);  // something threw
 

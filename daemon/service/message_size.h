@@ -13,6 +13,8 @@ namespace ikkuna::service {
 
 // Of what an answer is made of: the rest up to 1 MiB is for what stands around it.
 constexpr size_t kMessageBytesMax = 960 * 1024;
+// No answer is longer.
+constexpr size_t kAnswerBytesMax = 1024 * 1024;
 // Tag and length of a part of a message.
 constexpr size_t kFramingBytes = 8;
 

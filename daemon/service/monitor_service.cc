@@ -9,6 +9,7 @@
 #include "daemon/service/answer_stream.h"
 #include "daemon/service/calls/import_run.h"
 #include "daemon/service/calls/watch.h"
+#include "daemon/service/message_size.h"
 #include "daemon/service/watch_reactor.h"
 
 namespace ikkuna::service {
@@ -22,13 +23,14 @@ class Refused final : public Reactor {
   void OnDone() override { delete this; }
 };
 
-// Who asks is not known: what a role may do is never asked then.
-grpc::Status Unauthenticated(const Error& error) {
-  grpc::Status status = ToGrpc(Failure(error.code, error.text, Reason::kRole));
-  return {grpc::StatusCode::UNAUTHENTICATED, status.error_message(), status.error_details()};
-}
-
 }  // namespace
+
+LetIn MonitorService::Asker(const grpc::CallbackServerContext* context) const {
+  return LetIn([this, context]() -> grpc::Status {
+    Result<Caller> caller = callers_.Who(*context);
+    return caller ? grpc::Status::OK : Unauthenticated(caller.error());
+  });
+}
 
 template <typename Request, typename Response>
 grpc::ServerUnaryReactor* MonitorService::Unary(Lane lane, grpc::CallbackServerContext* context,
@@ -43,7 +45,11 @@ grpc::ServerUnaryReactor* MonitorService::Unary(Lane lane, grpc::CallbackServerC
   const bool taken = calls_.Post(lane, [this, context, reactor, request, response, caller = *std::move(caller)] {
     grpc::Status status(grpc::StatusCode::CANCELLED, "the client has gone");
     if (!context->IsCancelled()) {
-      status = ToGrpc(Guarded<Outcome>([&] { return Handle(Call{monitor_, caller}, *request, response); }));
+      status = ToGrpc(Guarded<Outcome>([&]() -> Outcome {
+        Outcome failed = Handle(Call{monitor_, caller}, *request, response);
+        if (failed || response->ByteSizeLong() < kAnswerBytesMax) return failed;
+        return TooLong(response->ByteSizeLong());
+      }));
     }
     monitor_.activity.End();
     reactor->Finish(status);
@@ -62,7 +68,8 @@ grpc::ServerWriteReactor<Response>* MonitorService::Stream(grpc::CallbackServerC
   if (!caller) return new Refused<grpc::ServerWriteReactor<Response>>(Unauthenticated(caller.error()));
   monitor_.activity.Begin();
   return AnswerStream<Response>::Begin(
-      calls_, [this, request, caller = *std::move(caller)] { return Handle(Call{monitor_, caller}, *request); },
+      calls_, Asker(context),
+      [this, request, caller = *std::move(caller)] { return Handle(Call{monitor_, caller}, *request); },
       [this] { monitor_.activity.End(); });
 }
 
@@ -80,7 +87,7 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* MonitorService::Watch(grpc::Callback
   Result<Caller> caller = callers_.Who(*context);
   if (!caller) return new Refused<grpc::ServerWriteReactor<grpc::ByteBuffer>>(Unauthenticated(caller.error()));
   monitor_.activity.Begin();
-  std::shared_ptr<WatchReactor> reactor = WatchReactor::Create(calls_, [this](WatchReactor* gone) {
+  std::shared_ptr<WatchReactor> reactor = WatchReactor::Create(calls_, Asker(context), [this](WatchReactor* gone) {
     calls_.Forget(gone);
     monitor_.activity.End();
   });

@@ -10,6 +10,7 @@
 
 #include "daemon/monitor/monitor.h"
 #include "daemon/service/calls/calls.h"
+#include "daemon/service/let_in.h"
 #include "daemon/service/open_calls.h"
 #include "daemon/service/roles.h"
 #include "ikkuna/v1/monitor.grpc.pb.h"
@@ -45,6 +46,8 @@ class MonitorService final : public v1::Monitor::WithRawCallbackMethod_Watch<v1:
                                                     const grpc::ByteBuffer* request) override;
 
  private:
+  // For streams that last.
+  LetIn Asker(const grpc::CallbackServerContext* context) const;
   // Both answer on a worker. The messages live until gRPC is through with the call.
   template <typename Request, typename Response>
   grpc::ServerUnaryReactor* Unary(Lane lane, grpc::CallbackServerContext* context, const Request* request,

@@ -15,14 +15,15 @@ grpc::Status Gone() { return {grpc::StatusCode::CANCELLED, "the client has gone"
 
 }  // namespace
 
-std::shared_ptr<WatchReactor> WatchReactor::Create(OpenCalls& calls, std::function<void(WatchReactor*)> on_done) {
-  std::shared_ptr<WatchReactor> reactor(new WatchReactor(calls, std::move(on_done)));
+std::shared_ptr<WatchReactor> WatchReactor::Create(OpenCalls& calls, LetIn let_in,
+                                                   std::function<void(WatchReactor*)> on_done) {
+  std::shared_ptr<WatchReactor> reactor(new WatchReactor(calls, std::move(let_in), std::move(on_done)));
   reactor->self_ = reactor;
   return reactor;
 }
 
-WatchReactor::WatchReactor(OpenCalls& calls, std::function<void(WatchReactor*)> on_done)
-    : calls_(calls), on_done_(std::move(on_done)) {}
+WatchReactor::WatchReactor(OpenCalls& calls, LetIn let_in, std::function<void(WatchReactor*)> on_done)
+    : calls_(calls), on_done_(std::move(on_done)), let_in_(std::move(let_in)) {}
 
 void WatchReactor::Begin(WatchAnswer answer, WatchParts parts) {
   // A thread of the hub may still be inside the callback when this stream is gone.
@@ -94,6 +95,10 @@ void WatchReactor::Pump() {
   {
     std::lock_guard lock(mutex_);
     if (writing_ || finished_) return;
+    if (const grpc::Status let_in = let_in_.Ask(); !let_in.ok()) {
+      if (!end_) end_ = let_in;
+      at_once_ = true;
+    }
     const Answer<bool> filled = Guarded<Answer<bool>>([&]() -> Answer<bool> { return !at_once_ && FillLocked(); });
     if (!filled) {
       if (!end_) end_ = ToGrpc(filled.failure());

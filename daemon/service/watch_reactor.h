@@ -20,6 +20,7 @@
 #include "daemon/model/watch.h"
 #include "daemon/monitor/series_monitor.h"
 #include "daemon/service/failures.h"
+#include "daemon/service/let_in.h"
 #include "daemon/service/open_calls.h"
 #include "daemon/service/watch_encoding.h"
 
@@ -32,7 +33,8 @@ class WatchReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   static constexpr size_t kValuesTaken = 8192;
 
   // `on_done` is called once, when gRPC is through with the stream. `calls` outlives the stream.
-  static std::shared_ptr<WatchReactor> Create(OpenCalls& calls, std::function<void(WatchReactor*)> on_done);
+  static std::shared_ptr<WatchReactor> Create(OpenCalls& calls, LetIn let_in,
+                                              std::function<void(WatchReactor*)> on_done);
 
   // Sends the headers and then what the watcher has of `parts`, until an end or the client's going.
   void Begin(WatchAnswer answer, WatchParts parts);
@@ -47,7 +49,7 @@ class WatchReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   void OnDone() override;
 
  private:
-  WatchReactor(OpenCalls& calls, std::function<void(WatchReactor*)> on_done);
+  WatchReactor(OpenCalls& calls, LetIn let_in, std::function<void(WatchReactor*)> on_done);
   // Starts the next write or the finish, if none is outstanding.
   void Pump();
   // Puts the next message's worth into message_; false: nothing is there.
@@ -64,6 +66,7 @@ class WatchReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
 
   std::mutex mutex_;
   // Guarded by mutex_.
+  LetIn let_in_;
   std::unique_ptr<Watcher> watcher_;
   WatchParts parts_ = kAllParts;
   std::deque<std::shared_ptr<const WatchUpdate>> taken_;

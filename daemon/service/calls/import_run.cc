@@ -46,6 +46,7 @@ class ImportReactor final : public grpc::ServerReadReactor<v1::ImportRunRequest>
   }
   void OnCancel() override { cancelled_ = true; }
   void OnDone() override {
+    import_.reset();
     on_done_();
     delete this;
   }

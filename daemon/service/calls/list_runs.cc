@@ -34,6 +34,12 @@ Outcome Handle(const Call& call, const v1::ListRunsRequest& request, v1::ListRun
     for (const RunInfo& run : page.runs) {
       v1::Run* out = response->add_runs();
       Convert(run, out);
+      if (out->ByteSizeLong() > kMessageBytesMax) {
+        out->clear_facts();
+        v1::Fact* fact = out->add_facts();
+        fact->set_name("facts");
+        fact->set_value("not shown: they are longer than an answer");
+      }
       if (room.Take(out->ByteSizeLong())) continue;
       response->mutable_runs()->RemoveLast();
       break;
