@@ -7,6 +7,8 @@
 #include <cerrno>
 #include <chrono>
 #include <fstream>
+#include <sstream>
+#include <string>
 #include <utility>
 
 #include "daemon/cli/call_error.h"
@@ -89,12 +91,27 @@ Result<std::shared_ptr<grpc::ChannelCredentials>> CredentialsOf(const Connection
   return grpc::SslCredentials(ssl);
 }
 
+// Of a file as the daemon takes it too: `[read|control] TOKEN [NAME]` a line, comments with #. Empty: it has none.
+std::string FirstToken(const std::string& text) {
+  std::istringstream lines(text);
+  for (std::string line; std::getline(lines, line);) {
+    std::istringstream words(line);
+    std::string word;
+    if (!(words >> word) || word.front() == '#') continue;
+    if (word != "read" && word != "control") return word;
+    if (words >> word) return word;
+  }
+  return "";
+}
+
 Result<std::string> TokenOf(const ConnectionOptions& options, const std::string& address) {
   if (options.token_file.empty()) return std::string();
   Result<std::string> text = ReadFile("--token-file", options.token_file);
   if (!text) return text.error();
-  std::string token = text->substr(0, text->find_first_of("\r\n"));
-  if (token.empty()) return Error{ErrorCode::kInvalidArgument, "--token-file: '" + options.token_file + "' is empty"};
+  const std::string token = FirstToken(*text);
+  if (token.empty()) {
+    return Error{ErrorCode::kInvalidArgument, "--token-file: '" + options.token_file + "' has no token"};
+  }
   if (options.tls_ca_file.empty() && options.tls_cert_file.empty() && !IsLoopback(address)) {
     return Error{ErrorCode::kInvalidArgument,
                  "the token would cross the network to " + address + " readable; pass --tls-ca"};

@@ -99,6 +99,13 @@ TEST_F(ConnectionTest, TcpTakesATokenAndTls) {
 
   EXPECT_EQ(Run({"runs", "--address", plain_address, "--token-file", token}).code, 0);
   EXPECT_EQ(Run({"runs", "--address", tls_address, "--token-file", token, "--tls-ca", certificate}).code, 0);
+  // The daemon's own file, on the machine it is on: its first token.
+  for (const std::string& text : {"# ours\n\n read " + kToken + " board\ncontrol ffffffffffffffffffffffffffffffff\n",
+                                  "control\t" + kToken + "\r\n", kToken + " anna"}) {
+    EXPECT_EQ(Run({"runs", "--address", plain_address, "--token-file", dir_.Write("daemons", text)}).code, 0) << text;
+  }
+  Outcome none = Run({"runs", "--address", plain_address, "--token-file", dir_.Write("none", "# nothing\n\nread\n")});
+  EXPECT_EQ(none.err, "ikkuna: --token-file: '" + dir_.path() + "/none' has no token\n");
   Outcome outcome = Run({"runs", "--address", plain_address});
   EXPECT_EQ(outcome.code, 1);
   EXPECT_EQ(outcome.err, "ikkuna: no token; pass --token-file\n");
