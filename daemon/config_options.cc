@@ -160,7 +160,7 @@ const std::vector<ConfigOption>& ConfigOptions() {
        SetPlain<&Config::control_certificate>, GetPlain<&Config::control_certificate>, kAtReload},
       {"allow_uid", OptionKind::kTexts, "UID[:ROLE]",
        "Another user whose trainers and clients may connect: 1001 reads, 1001:control controls; several times",
-       SetAllowUid, GetPlain<&Config::allow_uid>},
+       SetAllowUid, GetPlain<&Config::allow_uid>, kAtReload},
       {"log_level", OptionKind::kText, "LEVEL", "debug, info, warning, error or off", SetLogLevel,
        GetPlain<&Config::log_level>, kAtReload},
       {"linger", OptionKind::kNumber, "SECONDS",

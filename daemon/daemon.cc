@@ -187,13 +187,14 @@ Status Daemon::StartService(const std::string& version) {
   parts.staging_directory = host_directory_ + "/staging";
   parts.linger_seconds = config_.linger;
   core_ = std::make_unique<CoreMonitor>(std::move(parts));
-  keep_ticker_ = std::make_unique<Ticker>("ikkuna-keep", kKeepEvery, [this] {
-    kept_counters_->Save(sinks_.Export());
-    core_->Tick();
-  });
   auto server = service::Server::Start(ServerOptionsOf(config_, directory_), core_->monitor());
   if (!server) return server.error();
   server_ = std::move(server).value();
+  keep_ticker_ = std::make_unique<Ticker>("ikkuna-keep", kKeepEvery, [this] {
+    kept_counters_->Save(sinks_.Export());
+    core_->Tick();
+    TellRefusals();
+  });
   return {};
 }
 
@@ -217,10 +218,32 @@ void Daemon::StartHealth() {
   health_ = std::make_unique<HealthSampler>(std::move(read), health_run_, last_step, sinks_);
 }
 
+std::vector<uid_t> Daemon::UidsOf(const Config& config) {
+  std::vector<uid_t> uids;
+  for (const service::AllowedUser& user : config.AllowedUsers()) uids.push_back(user.uid);
+  return uids;
+}
+
+// One event for all since the last: a peer that goes on trying does not fill the log.
+void Daemon::TellRefusals() {
+  const service::RefusedConnections now = server_->refused_connections();
+  const uint64_t users = now.users - refused_told_.users;
+  const uint64_t too_many = now.too_many - refused_told_.too_many;
+  const uint64_t failed = now.failed - refused_told_.failed;
+  if (users + too_many + failed == 0) return;
+  refused_told_ = now;
+  std::string text = "clients' connections were refused:";
+  if (users > 0) text += " " + std::to_string(users) + " of users that --allow-uid does not name,";
+  if (too_many > 0) text += " " + std::to_string(too_many) + " beyond what one user, one host or all may have at a time,";
+  if (failed > 0) text += " " + std::to_string(failed) + " for want of memory or threads,";
+  text.pop_back();
+  Tell(Severity::kWarning, "client_refused", std::move(text));
+}
+
 Status Daemon::OpenDoor() {
   ingest::AcceptorOptions options;
   options.directory = directory_;
-  for (const service::AllowedUser& user : config_.AllowedUsers()) options.allow_uids.push_back(user.uid);
+  options.allow_uids = UidsOf(config_);
   auto acceptor = ingest::Acceptor::Start(options, *ingest_);
   if (!acceptor) return acceptor.error();
   acceptor_ = std::move(acceptor).value();
@@ -237,7 +260,7 @@ Status Daemon::Stop() {
   job_ticker_.reset();
   if (jobs_) jobs_->Tick(MonotonicNs());  // no rank is left: it closes its runs
   const bool counted = keep_ticker_ != nullptr;
-  keep_ticker_.reset();
+  if (std::exchange(keep_ticker_, nullptr)) TellRefusals();
   health_.reset();
   if (health_run_) {
     ProducerStatus status;

@@ -78,6 +78,8 @@ class Daemon {
   Status StartService(const std::string& version);
   void StartHealth();
   Status OpenDoor();
+  static std::vector<uid_t> UidsOf(const Config& config);  // that may connect besides our own
+  void TellRefusals();
   void SwitchSubscribers(const Config& fresh);
   std::shared_ptr<Run> OpenJobRun(const ProducerInfo& all);
   Result<std::string> Act(const RunKey& run, const Action& action);
@@ -107,6 +109,7 @@ class Daemon {
   std::unique_ptr<ingest::Control> control_;
   std::unique_ptr<CoreMonitor> core_;
   std::unique_ptr<service::Server> server_;
+  service::RefusedConnections refused_told_;  // of keep_ticker_; of Stop() when that is gone
   std::shared_ptr<Run> health_run_;
   std::unique_ptr<HealthSampler> health_;
   std::unique_ptr<Ticker> job_ticker_;

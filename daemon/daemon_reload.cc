@@ -69,8 +69,12 @@ void Daemon::Reload(const Result<Config>& fresh) {
   next.subscribe_from_file = wanted.subscribe_from_file;
   if (auto checked = CheckConfig(next); !checked) return refuse(checked.error().text);
   // What can fail comes first, so that the old configuration stays in force as a whole.
+  if (auto open = shm::PrepareDirectory(directory_, !next.allow_uid.empty()); !open) return refuse(open.error().text);
   if (auto reloaded = server_->Reload(ServerOptionsOf(next, directory_)); !reloaded) {
     return refuse(reloaded.error().text);
+  }
+  if (auto allowed = acceptor_->Allow(UidsOf(next)); !allowed) {
+    Tell(Severity::kWarning, "reload_failed", "trainers of other users connect as before: " + allowed.error().text);
   }
   for (const std::string& note : server_->notes()) spdlog::warn("{}", note);
   SwitchSubscribers(next);

@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -147,9 +148,21 @@ void Acceptor::TellRefusals() {
   told_ns_ = now;
 }
 
-bool Acceptor::Allowed(uid_t uid) const {
-  return uid == ::geteuid() ||
-         std::find(options_.allow_uids.begin(), options_.allow_uids.end(), uid) != options_.allow_uids.end();
+bool Acceptor::Allowed(uid_t uid) {
+  if (uid == ::geteuid()) return true;
+  std::lock_guard lock(mutex_);
+  return std::find(allow_uids_.begin(), allow_uids_.end(), uid) != allow_uids_.end();
+}
+
+Status Acceptor::Allow(std::vector<uid_t> uids) {
+  const std::string path = shm::ProbeSocketPath(options_.directory);
+  // The mode keeps honest ones from trying; Allowed() decides.
+  if (::chmod(path.c_str(), uids.empty() ? 0600 : 0666) != 0) {
+    return PosixError("cannot set the mode of '" + path + "'", errno);
+  }
+  std::lock_guard lock(mutex_);
+  allow_uids_ = std::move(uids);
+  return {};
 }
 
 }  // namespace ikkuna::ingest

@@ -10,6 +10,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <mutex>
 #include <string>
 #include <thread>
 #include <vector>
@@ -22,7 +23,7 @@ namespace ikkuna::ingest {
 
 struct AcceptorOptions {
   std::string directory;          // prepared, its lock held
-  std::vector<uid_t> allow_uids;  // besides our own
+  std::vector<uid_t> allow_uids;  // besides our own, at first
   int hello_timeout_ms = 5000;    // a probe sends HELLO at once; a swapped-out one within seconds
 };
 
@@ -39,6 +40,10 @@ class Acceptor {
   Acceptor(const Acceptor&) = delete;
   Acceptor& operator=(const Acceptor&) = delete;
 
+  // Who may connect from here on, besides our own. Producers that are connected stay. From any thread. Error: the mode of
+  // the socket cannot be set.
+  Status Allow(std::vector<uid_t> uids);
+
   uint64_t refused() const { return refused_.load(std::memory_order_relaxed); }
 
  private:
@@ -47,20 +52,24 @@ class Acceptor {
     shm::PeerCredentials credentials;
     uint64_t deadline_ns = 0;
   };
-  Acceptor(const AcceptorOptions& options, Ingest& ingest) : options_(options), ingest_(ingest) {}
+  Acceptor(const AcceptorOptions& options, Ingest& ingest)
+      : options_(options), ingest_(ingest), allow_uids_(options.allow_uids) {}
   void Run();
   void AcceptAll();
   bool Serve(Pending& pending, short revents);  // true: done with it
   Status Admit(Pending& pending, shm::ReceivedHello hello);
   void Refuse(int socket, pid_t pid, const std::string& why);
   void TellRefusals();
-  bool Allowed(uid_t uid) const;
+  bool Allowed(uid_t uid);
 
   // Constant after construction.
   const AcceptorOptions options_;
   Ingest& ingest_;
   UniqueFd listener_;
   UniqueFd wake_;  // eventfd
+
+  std::mutex mutex_;
+  std::vector<uid_t> allow_uids_;  // guarded by mutex_
 
   // Acceptor thread only.
   std::vector<Pending> pending_;

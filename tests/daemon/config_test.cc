@@ -295,7 +295,7 @@ TEST(Config, WhatAReloadChanges) {
     if (option.takes_effect == TakesEffect::kAtReload) at_once.emplace_back(option.key);
   }
   EXPECT_EQ(at_once, (std::vector<std::string>{"subscribe", "no_default", "token_file", "tls_cert", "tls_key",
-                                               "tls_client_ca", "control_certificate", "log_level"}));
+                                               "tls_client_ca", "control_certificate", "allow_uid", "log_level"}));
 }
 
 }  // namespace

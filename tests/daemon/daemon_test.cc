@@ -2,9 +2,13 @@
 #include "daemon/daemon.h"
 
 #include <gtest/gtest.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <set>
@@ -405,6 +409,58 @@ TEST_F(ReloadTest, SubscribersOfTheConfigurationComeAndGoThoseOfClientsStay) {
   config.no_default = true;
   daemon->Reload(config);
   EXPECT_EQ(Subscribed(*daemon), (std::set<std::string>{"loss", "weights_min", "weights_max", "weights_std"}));
+}
+
+// The exit code of a child that becomes user 4242 and connects to `path`: 0 it was taken, 1 it was closed on, 2 not
+// connected, 3 not the user.
+int ConnectAsOther(const std::string& path, int type) {
+  const pid_t child = ::fork();
+  if (child == 0) {
+    ::alarm(60);
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    std::memcpy(address.sun_path, path.data(), path.size());
+    if (::setresgid(4242, 4242, 4242) != 0 || ::setresuid(4242, 4242, 4242) != 0) ::_exit(3);
+    const int fd = ::socket(AF_UNIX, type, 0);
+    if (::connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) ::_exit(2);
+    // The preface of HTTP/2 and empty SETTINGS, which the service answers and the door of trainers does not.
+    static const char kPreface[] = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0";
+    if (type == SOCK_STREAM && ::send(fd, kPreface, sizeof kPreface - 1, MSG_NOSIGNAL) < 0) ::_exit(1);
+    char byte = 0;
+    ::_exit(type == SOCK_STREAM && ::read(fd, &byte, 1) != 1 ? 1 : 0);
+  }
+  int status = 0;
+  ::waitpid(child, &status, 0);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+TEST_F(ReloadTest, UsersComeAndGo) {
+  if (::geteuid() != 0) GTEST_SKIP() << "SKIP: needs root to become another user";
+  Config config = MakeConfig();
+  auto daemon = MustStart(config);
+  ASSERT_TRUE(daemon);
+  ASSERT_EQ(::chmod(temp_.sub("").c_str(), 0711), 0);
+  const std::string clients = temp_.sub("dir") + "/grpc.sock", trainers = temp_.sub("dir") + "/probe.sock";
+  EXPECT_EQ(ConnectAsOther(clients, SOCK_STREAM), 2);
+  EXPECT_EQ(ConnectAsOther(trainers, SOCK_SEQPACKET), 2);
+  config.allow_uid = {"4242"};
+  daemon->Reload(config);
+  EXPECT_NE(Told(*daemon, "reloaded").find("changed: allow_uid"), std::string::npos);
+  EXPECT_EQ(ConnectAsOther(clients, SOCK_STREAM), 0);
+  EXPECT_EQ(ConnectAsOther(trainers, SOCK_SEQPACKET), 0);
+  EXPECT_TRUE(EventsOf(*daemon, "connection_refused").empty());
+  // Another instead: the mode lets everybody try, and who it is decides.
+  config.allow_uid = {"4243:control"};
+  daemon->Reload(config);
+  EXPECT_EQ(ConnectAsOther(clients, SOCK_STREAM), 1);
+  EXPECT_EQ(Told(*daemon, "client_refused"),
+            "clients' connections were refused: 1 of users that --allow-uid does not name");
+  EXPECT_EQ(ConnectAsOther(trainers, SOCK_SEQPACKET), 0);
+  EXPECT_NE(Told(*daemon, "connection_refused").find("user 4242 may not use this daemon"), std::string::npos);
+  config.allow_uid = {};
+  daemon->Reload(config);
+  EXPECT_EQ(ConnectAsOther(clients, SOCK_STREAM), 2);
+  EXPECT_EQ(ConnectAsOther(trainers, SOCK_SEQPACKET), 2);
 }
 
 TEST_F(ReloadTest, WhatCannotChangeNowIsNamedAndStays) {
