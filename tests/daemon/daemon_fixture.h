@@ -105,7 +105,9 @@ class Program {
   Program(const Program&) = delete;
   Program& operator=(const Program&) = delete;
 
-  void Signal(int signal) const { ::kill(pid_, signal); }
+  void Signal(int signal) const {
+    if (pid_ > 0) ::kill(pid_, signal);
+  }
   std::string Log() const {
     std::ifstream file(log_);
     std::ostringstream text;
