@@ -111,14 +111,21 @@ class PlacesTest(PleasantSite):
         self.says(1, [DAEMON, *data, "--tensorboard-dir", a_file], f"'{a_file}'", "pass --tensorboard-dir")
         self.says(1, [DAEMON, *tcp, "--token-file", nowhere], "--token-file", f"'{nowhere}'", "No such file")
         self.says(1, [DAEMON, *tcp, "--token-file", a_file], "--token-file", f"'{a_file}'")
-        self.says(1, [DAEMON, *tcp, "--tls-cert", nowhere, "--tls-key", a_file], "--tls-cert", f"'{nowhere}'", "No such file")
-        self.says(1, [DAEMON, *tcp, "--tls-cert", self.write("cert", "x"), "--tls-key", nowhere], "--tls-key", f"'{nowhere}'", "No such file")
-        self.says(1, [DAEMON, *data, "--token-file", self.write("token", "0123456789abcdef" * 2), "--listen", "nonsense"],
+        token = self.write("good-token", "0123456789abcdef" * 4)
+        token.chmod(0o600)
+        tls = [DAEMON, *tcp, "--token-file", token]
+        self.says(1, [*tls, "--tls-cert", nowhere, "--tls-key", a_file], "--tls-cert", f"'{nowhere}'", "No such file")
+        self.says(1, [*tls, "--tls-cert", self.write("cert", "x"), "--tls-key", nowhere], "--tls-key", f"'{nowhere}'",
+                  "No such file")
+        self.says(1, [DAEMON, *data, "--token-file", token, "--listen", "nonsense"],
                   "--listen 'nonsense' is no address; pass host:port")
+        readable = self.write("readable", "0123456789abcdef" * 4)
+        self.says(1, [DAEMON, *tcp, "--token-file", readable], "--token-file", f"'{readable}'", "chmod 600")
         self.says(1, [CLIENT, "status", "--address", "localhost:1", "--token-file", nowhere], "--token-file", nowhere)
         self.says(1, [CLIENT, "status", "--address", "localhost:1", "--tls-ca", nowhere], "--tls-ca", nowhere)
         self.says(1, [CLIENT, "run", "--data-dir", a_file, "--", "true"], f"'{a_file}'", "pass --data-dir")
         self.says(127, [CLIENT, "run", "--data-dir", self.data, "--", nowhere], f"'{nowhere}'", "No such file")
+        subprocess.run([CLIENT, "down"], env=self.environment, check=True, capture_output=True, timeout=harness.WATCHDOG_S)
         quick = [TRAINER, "--model", "tiny", "--max-steps", "2", "--test-images", "0"]
         self.says(1, [*quick, "--data-dir", nowhere], nowhere, "dataset-fashion-mnist", "--data-dir")
         self.says(1, [*quick, "--losses", nowhere / "losses"], f"'{nowhere / 'losses'}'", "--losses", "No such file")
