@@ -42,20 +42,25 @@ say() { printf '\n%s== %s%s\n' "$bold" "$*" "$plain"; }
 
 bin=$PWD/build/release/bin
 data=${IKKUNA_QUICKSTART_DATA:-$PWD/ikkuna-data/quickstart-$(date +%Y%m%d-%H%M%S)}
-daemon_pid='' trainer_pid='' meeting=''
+trainer_pid='' meeting=''
 
-# Runs at every way out. A daemon of our own that does not end on SIGTERM within 20 s is killed.
+# Runs at every way out. The daemon is ours alone, in a directory that nobody else knows; one that does not end in 20 s is
+# killed, and where even this script is killed it ends by itself (--linger).
 clean_up() {
-  local code=$? pid
-  trap - EXIT
-  for pid in $trainer_pid $daemon_pid; do kill -TERM "$pid" 2>/dev/null || true; done
-  for _ in {1..200}; do
-    [[ -n $daemon_pid ]] && kill -0 "$daemon_pid" 2>/dev/null || break
-    sleep 0.1
-  done
-  for pid in $trainer_pid $daemon_pid; do kill -KILL "$pid" 2>/dev/null || true; done
-  wait
-  [[ -z $meeting ]] || rm -rf "$meeting"
+  local code=$? daemon_pid
+  trap - EXIT INT TERM HUP
+  if [[ -n $trainer_pid ]]; then
+    kill -TERM "$trainer_pid" 2>/dev/null || true
+    for _ in {1..50}; do kill -0 "$trainer_pid" 2>/dev/null || break; sleep 0.1; done
+    kill -KILL "$trainer_pid" 2>/dev/null || true
+    wait "$trainer_pid" 2>/dev/null || true
+  fi
+  if [[ -n $meeting ]]; then
+    if ! "$bin/ikkuna" down --timeout 20 >/dev/null 2>&1 && read -r daemon_pid <"$meeting/lock"; then
+      kill -KILL "$daemon_pid" 2>/dev/null || true
+    fi
+    rm -rf "$meeting"
+  fi
   exit "$code"
 }
 trap clean_up EXIT
@@ -86,23 +91,13 @@ say "3/4 Train '$model' on Fashion-MNIST, with ikkuna-daemon watching"
 meeting=$(mktemp -d /tmp/ikkuna-quickstart.XXXXXX)
 export IKKUNA_DIR=$meeting
 mkdir -p "$data"
-"$bin/ikkuna-daemon" --data-dir "$data" </dev/null >"$data/daemon.log" 2>&1 &
-daemon_pid=$!
-ready=
-for _ in {1..300}; do
-  if "$bin/ikkuna" status >/dev/null 2>&1; then ready=yes; break; fi
-  kill -0 "$daemon_pid" 2>/dev/null || break
-  sleep 0.1
-done
-if [[ -z $ready ]]; then
-  cat "$data/daemon.log" >&2
-  die "ikkuna-daemon did not come up within 30 s; its log, above, is $data/daemon.log"
-fi
+"$bin/ikkuna" up --data-dir "$data" --linger 60 || die "ikkuna-daemon did not come up; see above"
+log=$(find "$data" -name daemon.log)
 
 # In the background, so that a Ctrl-C here reaches clean_up at once.
 "$bin/ikkuna-train" --model "$model" --epochs "$epochs" </dev/null &
 trainer_pid=$!
-wait "$trainer_pid" || die "ikkuna-train failed, see above; the daemon's log is $data/daemon.log"
+wait "$trainer_pid" || die "ikkuna-train failed, see above; the daemon's log is $log"
 trainer_pid=''
 
 say "4/4 What the daemon saw"
@@ -115,14 +110,15 @@ show table
 show plot loss
 show plot weight_gradients_norm2 --module "$first_layer" --log
 
-kill -TERM "$daemon_pid"
-wait "$daemon_pid" || die "ikkuna-daemon did not end cleanly; its log is $data/daemon.log"
-daemon_pid=''
+printf '\n'
+"$bin/ikkuna" down || die "ikkuna-daemon did not end as it should; its log is $log"
 
 say "Recorded"
-find "$data" -type f \( -name '*.db' -o -name '*tfevents*' \) -printf '%s\t%p\n' | sort -k2 |
-  awk -F'\t' '{ kind = $2 ~ /tfevents/ ? "TensorBoard" : "store"; printf "  %-12s %8.1f KB  %s\n", kind, $1 / 1024, $2 }'
+find "$data" -type f \( -name '*.run' -o -name '*tfevents*' \) -printf '%s\t%p\n' | sort -k2 |
+  awk -F'\t' '{ kind = $2 ~ /tfevents/ ? "TensorBoard" : "run"; printf "  %-12s %8.1f KB  %s\n", kind, $1 / 1024, $2 }'
 cat <<EOF
 
+It can be read without a daemon, here or wherever it is copied to:
+  $bin/ikkuna --data-dir $data plot loss
 Next: deploy/quickstart.sh --model resnet-small; README.md shows how to watch a trainer of your own.
 EOF

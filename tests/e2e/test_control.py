@@ -210,6 +210,7 @@ class ControlTest(harness.Site):
 
         # What was told once is not told again by a daemon that takes the trainer over.
         told = [event.text for event in self.client.events() if event.kind == "note"]
+        time.sleep(2)  # what was answered from memory is kept by then
         self.daemon.signal(signal.SIGKILL)
         self.daemon.wait()
         self.client.close()
