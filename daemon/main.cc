@@ -6,10 +6,12 @@
 // being ignored.
 #include <signal.h>
 #include <spdlog/spdlog.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <exception>
 
@@ -57,6 +59,16 @@ int WaitForEnd(ikkuna::Daemon& daemon, const CommandLine& line, const sigset_t& 
   }
 }
 
+// A connection, a run and a trainer each cost descriptors. The limit that processes begin with is small for the sake of
+// select(), which nothing here calls; each part takes its share of what there is.
+void RaiseFileLimit() {
+  constexpr rlim_t kEnough = 65'536;
+  rlimit files{};
+  if (::getrlimit(RLIMIT_NOFILE, &files) != 0 || files.rlim_cur >= kEnough) return;
+  files.rlim_cur = std::min(files.rlim_max, kEnough);
+  ::setrlimit(RLIMIT_NOFILE, &files);
+}
+
 int Serve(const ikkuna::Config& config, const CommandLine& line) {
   const sigset_t signals = SetOf({SIGTERM, SIGINT, SIGHUP});
   const sigset_t ending = SetOf({SIGTERM, SIGINT});
@@ -66,6 +78,7 @@ int Serve(const ikkuna::Config& config, const CommandLine& line) {
   ::signal(SIGXFSZ, SIG_IGN);
   // What is written of a training is its user's alone.
   ::umask(0077);
+  RaiseFileLimit();
   const ikkuna::Log log(config.log_level);
 
   auto started = ikkuna::Daemon::Start(config, IKKUNA_VERSION);
