@@ -59,6 +59,7 @@ struct RunEntry {
   std::mutex writer_mutex;  // held while the file is written
   // Guarded by writer_mutex.
   std::unique_ptr<RunWriter> writer;  // null: at rest
+  std::chrono::steady_clock::time_point sync_at{};  // of commits that the disk was not waited for; 0: there are none
 
   mutable std::mutex mutex;
   // Guarded by mutex.

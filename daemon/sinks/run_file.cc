@@ -495,6 +495,9 @@ Result<bool> RunFile::Shrink(int pages) {
   return *free > pages;
 }
 
+// A checkpoint syncs the log first and the file then; who reads an older state keeps it from nothing but folding.
+Status RunFile::Sync() { return database_.Execute("PRAGMA wal_checkpoint(PASSIVE)"); }
+
 Status RunFile::FoldLog() { return database_.Execute("PRAGMA wal_checkpoint(TRUNCATE)"); }
 
 Status RunFile::Rest() {

@@ -142,6 +142,8 @@ class RunFile {
 
   // Gives up to `pages` free pages back. True: there may be more.
   Result<bool> Shrink(int pages);
+  // Waits until the disk has all commits: the write-ahead log itself, and the file with what readers allow of it.
+  Status Sync();
   // The write-ahead log into the file, as far as readers allow.
   Status FoldLog();
   // One file, at rest. kUnavailable: somebody reads it now; try again.

@@ -5,10 +5,15 @@
 // its own, of low priority, writes and compacts; those who read do so on their own thread. `Offer` only queues.
 //
 // A commit is one transaction of one run: the values of some batches with the Progress of the last. Whatever kills the
-// daemon, a file holds exactly what the records up to its done_seq came to. What waits in the queue is part of every
-// answer. A series of anything but texts has one value a step: one that comes again for a step is refused, and counted.
-// A disk that is full or fails is tried again, and the queue fills meanwhile; a run whose file breaks loses what was
-// in it, with an event, and goes on in a new one; nothing else that happens to one run concerns another.
+// daemon, a file holds exactly what the records up to its done_seq came to; of the run of all ranks, which has no
+// progress of its own, at least what the ranks' progress speaks for. Where the machine goes down, and its trainers with it,
+// a file is whole, and as it was at a commit that is not older than `sync_every`: so often, and with each 16 MiB of commits,
+// and where a run is put at rest, the disk is waited for (fsync). Once for each commit would be hundreds of times a second.
+//
+// What waits in the queue is part of every answer. A series of anything but texts has one value a step: one that comes
+// again for a step is refused, and counted. A disk that is full or fails is tried again, and the queue fills meanwhile; a
+// run whose file breaks loses what was in it, with an event, and goes on in a new one; nothing else that happens to one
+// run concerns another.
 #pragma once
 
 #include <chrono>
@@ -40,6 +45,7 @@ struct StoreOptions {
   uint64_t others_bytes_max = uint64_t{256} << 20;  // texts, histograms, tensors of a run; the oldest leave
   uint64_t tail_bytes_max = uint64_t{160} << 20;  // memory of what is not compacted yet, all runs together
   size_t slice_bytes = size_t{1} << 20;  // that compaction writes between two commits
+  std::chrono::milliseconds sync_every{60'000};  // a commit is safe from the death of the machine after so long
   int nice = kNiceDefault;                        // of its threads
   // After a commit, on the store's thread: everything of this run up to done_seq is safe.
   std::function<void(const RunKey& run, uint64_t done_seq)> on_committed = {};

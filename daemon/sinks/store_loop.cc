@@ -272,6 +272,7 @@ void Store::Impl::Commit(const EntryPtr& entry) {
     }
     return;
   }
+  if (entry->sync_at == Clock::time_point()) entry->sync_at = Clock::now() + options_.sync_every;
   {
     std::lock_guard lock(mutex_);
     // Another may have come meanwhile.
@@ -426,6 +427,12 @@ bool Store::Impl::Rest(const EntryPtr& entry, bool closing, int slices) {
     std::lock_guard lock(mutex_);
     entry->upkeep_failing = false;
     return true;
+  }
+  if (!wants_rest && entry->sync_at != Clock::time_point() && entry->sync_at <= Clock::now()) {
+    // As far as readers allow; what they hold is folded in next time.
+    Status synced = writer.file().Sync();
+    if (!synced) UpkeepFailed(entry, synced.error());
+    entry->sync_at = synced ? Clock::time_point() : Clock::now() + options_.sync_every;
   }
   if (!wants_rest) return false;
   Result<bool> more = writer.file().Shrink(kShrinkPages);

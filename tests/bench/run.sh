@@ -10,7 +10,8 @@ usage: tests/bench/run.sh NAME [--check] [OPTION]...
   overhead   what watching costs a trainer, against the bare loop        (25 minutes)
   ring       a publish, records a second, payload against a plain copy   (1 minute)
   stats      the fused statistics against a plain read and against ATen  (1 minute)
-  store      samples a second that the run store takes                   (1 minute)
+  store      the run store: samples a second, bytes written and at rest,
+             memory, opening and reading                                 (2 minutes)
   latency    optimizer step to a watching client                         (1 minute)
   all        each of them
 

@@ -2,9 +2,12 @@
 // does not compress: what a real run has is smaller. Batches of one step of all series are offered as fast as the store
 // commits them; the clock stops when the last is committed. Every part runs in a process of its own.
 //
-//   store_bench [--part NAME] [--scale PERCENT]      parts: float20000 double20000 float2000 double2000 open
+//   store_bench [--part NAME] [--scale PERCENT] [--check]   parts: float20000 double20000 float2000 double2000 open runs
 //
-// Last line: key=value figures, those of 20,000 series without a number in their name.
+// Last line: key=value figures, those of 20,000 series without a number in their name. written_bytes: all that was given
+// to the system to be written, the write-ahead log and compaction included; rest_bytes: of the files once the run is over.
+// memory_mb: the most that the process ever had, the queue, the catalogue and 8 MB of the bench's own included.
+// --check: 1 where bytes or memory are more than promised; times are the machine's.
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -18,6 +21,7 @@
 #include <fstream>
 #include <map>
 #include <memory>
+#include <sstream>
 #include <string>
 #include <thread>
 #include <vector>
@@ -105,7 +109,6 @@ void Write(Store& store, uint64_t series, uint64_t steps, Precision precision, F
   const double written_before = Proc("io", "wchar:");
   const auto start = Clock::now();
   const double cpu_start = CpuSeconds();
-  double memory = 0;
   for (uint64_t step = 0; step < steps; ++step) {
     auto batch = std::make_shared<Batch>();
     batch->run = *run;
@@ -122,14 +125,13 @@ void Write(Store& store, uint64_t series, uint64_t steps, Precision precision, F
       while (store.Counters().waiting > Store::kValuesPerCommit * 16) {
         std::this_thread::sleep_for(std::chrono::microseconds(200));
       }
-      if (step % 256 == 0) memory = std::max(memory, Proc("status", "VmRSS:") / 1024);
     }
   }
   if (Status flushed = store.Flush(Clock::now() + std::chrono::minutes(10)); !flushed) Fail(flushed.error().text);
   const double samples = static_cast<double>(series * steps);
   figures["samples_per_s"] = samples / Seconds(start);
   figures["samples_per_cpu_s"] = samples / (CpuSeconds() - cpu_start);
-  figures["memory_mb"] = memory;
+  figures["memory_mb"] = Proc("status", "VmHWM:") / 1024;
   if (store.Counters().dropped != 0) Fail("values were dropped");
   figures["written_bytes"] = written_before;  // the caller takes the difference at the end
 }
@@ -209,16 +211,99 @@ Figures OpenPart(const std::string& folder, uint64_t steps) {
   return figures;
 }
 
+// A year of short runs: opening the folder with them, what they cost while nothing happens, and beside one that goes on.
+Figures RunsPart(const std::string& folder, uint64_t runs) {
+  Figures figures;
+  auto store = Open(folder);
+  auto producer = [](uint64_t r) {
+    ProducerInfo producer = Producer();
+    producer.run_key.run_id = "run-" + std::to_string(r);
+    std::memcpy(&producer.uuid[1], &r, sizeof(r));
+    return producer;
+  };
+  auto begin = [&](uint64_t r) {
+    auto run = store->Begin(producer(r));
+    if (!run) Fail(run.error().text);
+    for (int i = 0; i < 20; ++i) {
+      (*run)->series().Intern({{"model", "default"}, "layer" + std::to_string(i), "weight", "weights_norm2"}, {});
+    }
+    return *run;
+  };
+  auto step = [&](const std::shared_ptr<Run>& run, uint64_t at) {
+    auto batch = std::make_shared<Batch>();
+    batch->run = run;
+    batch->stamp.timeline = 1;
+    batch->stamp.step = at;
+    for (uint32_t id = 1; id <= 20; ++id) batch->samples.push_back({id, 0, static_cast<double>(at * id)});
+    batch->progress = Progress{at + 1, 0, 0};
+    store->Offer(std::move(batch));
+  };
+  for (uint64_t r = 0; r < runs; ++r) {
+    const auto run = begin(r);
+    for (uint64_t at = 0; at < 100; ++at) step(run, at);
+    ProducerStatus status;
+    status.info = producer(r);
+    status.state = RunState::kFinished;
+    store->SaveProducer(status);
+  }
+  if (Status flushed = store->Flush(Clock::now() + std::chrono::minutes(10)); !flushed) Fail(flushed.error().text);
+  store->Close();
+  figures["open_ms"] = OpenMs(folder, &store);
+  if (store->ListRuns()->size() != runs) Fail("runs are missing");
+  std::this_thread::sleep_for(std::chrono::seconds(1));
+  double cpu = CpuSeconds();
+  std::this_thread::sleep_for(std::chrono::seconds(3));
+  figures["idle_percent"] = (CpuSeconds() - cpu) / 3 * 100;
+  const auto run = begin(runs);
+  cpu = CpuSeconds();
+  const auto start = Clock::now();
+  for (uint64_t at = 0; at < 300; ++at) {
+    step(run, at);
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  figures["live_percent"] = (CpuSeconds() - cpu) / Seconds(start) * 100;
+  store->Close();
+  store.reset();
+  std::filesystem::remove(folder + "/runs/" + std::filesystem::directory_iterator(folder + "/runs")->path().filename().string() +
+                          "/catalogue.db");
+  figures["open_anew_ms"] = OpenMs(folder, &store);
+  return figures;
+}
+
+struct Bound {
+  const char* figure;
+  double most;
+};
+constexpr Bound kPromised[] = {{"float_written_bytes", 28},     {"double_written_bytes", 48}, {"float_rest_bytes", 5},
+                               {"double_rest_bytes", 9},        {"float2000_rest_bytes", 5},  {"double2000_rest_bytes", 9},
+                               {"float2000_written_bytes", 28}, {"float_memory_mb", 300},     {"double_memory_mb", 300},
+                               {"double2000_written_bytes", 48}};
+
+// Whether what does not depend on the machine is as promised.
+bool Check(const Figures& figures) {
+  bool good = true;
+  for (const Bound& bound : kPromised) {
+    const auto found = figures.find(bound.figure);
+    if (found == figures.end() || found->second <= bound.most) continue;
+    std::fprintf(stderr, "store_bench: %s is %.2f, promised is %.0f\n", bound.figure, found->second, bound.most);
+    good = false;
+  }
+  return good;
+}
+
 int Main(int argc, char** argv) {
   std::string only;
   uint64_t scale = 100;
+  bool check = false;
   for (int i = 1; i < argc; ++i) {
     if (std::strcmp(argv[i], "--part") == 0 && i + 1 < argc) {
       only = argv[++i];
     } else if (std::strcmp(argv[i], "--scale") == 0 && i + 1 < argc) {
       scale = std::strtoull(argv[++i], nullptr, 10);
-    } else if (std::strcmp(argv[i], "--check") != 0) {
-      std::fprintf(stderr, "usage: store_bench [--part NAME] [--scale PERCENT]\n");
+    } else if (std::strcmp(argv[i], "--check") == 0) {
+      check = true;
+    } else {
+      std::fprintf(stderr, "usage: store_bench [--part NAME] [--scale PERCENT] [--check]\n");
       return 2;
     }
   }
@@ -232,7 +317,8 @@ int Main(int argc, char** argv) {
                         {"double20000", "double_", 20'000, 2'000, Precision::kDouble},
                         {"float2000", "float2000_", 2'000, 15'000, Precision::kSingle},
                         {"double2000", "double2000_", 2'000, 15'000, Precision::kDouble},
-                        {"open", "", 100, 1'000'000, Precision::kSingle}};
+                        {"open", "", 100, 1'000'000, Precision::kSingle},
+                        {"runs", "runs_", 0, 2'000, Precision::kDouble}};
   std::string line;
   for (const Part& part : parts) {
     if (!only.empty() && only != part.name) continue;
@@ -244,8 +330,9 @@ int Main(int argc, char** argv) {
     const pid_t child = fork();
     if (child == 0) {
       const uint64_t steps = std::max<uint64_t>(part.steps * scale / 100, 1);
-      const Figures figures = part.series == 100 ? OpenPart(folder, steps)
-                                                 : WritePart(folder, part.series, steps, part.precision);
+      const Figures figures = part.series == 0     ? RunsPart(folder, steps)
+                              : part.series == 100 ? OpenPart(folder, steps)
+                                                   : WritePart(folder, part.series, steps, part.precision);
       std::string text;
       for (const auto& [name, value] : figures) {
         char one[96];
@@ -270,7 +357,12 @@ int Main(int argc, char** argv) {
     line += text;
   }
   std::printf("%s\n", line.c_str());
-  return 0;
+  Figures all;
+  std::istringstream words(line);
+  for (std::string word; words >> word;) {
+    if (const size_t at = word.find('='); at != std::string::npos) all[word.substr(0, at)] = std::atof(word.c_str() + at + 1);
+  }
+  return check && !Check(all) ? 1 : 0;
 }
 
 }  // namespace

@@ -157,6 +157,23 @@ TEST_F(StoreTest, IdsOfEventsThatADaemonShowedBeforeItWasKilledDoNotComeAgain) {
   EXPECT_LE(store_->TakeEventId(), next + 1);
 }
 
+TEST_F(StoreTest, CommitsAreInTheFileItselfSoon) {
+  options_.sync_every = std::chrono::milliseconds(20);
+  OpenAndBegin();
+  const uint32_t a = Series("a");
+  for (uint64_t step = 0; step < 3; ++step) {
+    Put(a, step, double(step), step + 1);
+    Flush();
+    // What is left where the machine goes down and its log is lost.
+    const std::string copy = dir_.path() + "/copy.run";
+    ASSERT_TRUE(Eventually([&] {
+      std::filesystem::copy_file(file(), copy, std::filesystem::copy_options::overwrite_existing);
+      auto alone = StoredRuns::Open(copy);
+      return alone.ok() && ReadOne(**alone, "a").steps.size() == step + 1;
+    })) << step;
+  }
+}
+
 TEST_F(StoreTest, TheBudgetThatIsShownIsTheOneThatIsKept) {
   auto threads = [] {
     return static_cast<uint64_t>(
