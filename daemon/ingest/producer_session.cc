@@ -207,7 +207,7 @@ void ProducerSession::Begin() {
              !sent) {
     socket_closed_ = true;  // it is gone already; LookAtPeer() learns how
   }
-  publisher_->OfferEvent(Severity::kInfo, known_ ? "run_resumed" : "run_started",
+  publisher_->OfferEvent(Severity::kInfo, known_ ? kRunResumed : "run_started",
                          "run '" + run_->info()->run + "' (pid " + std::to_string(credentials_.pid) + ") " +
                              (known_ ? "is connected again" : "is connected as " + Describe(run_->key())));
   for (const std::string& note : place_notes_) publisher_->OfferEvent(Severity::kWarning, "run_placed", note);

@@ -115,7 +115,7 @@ void ProducerSession::OfferRunEnded(RunState state) {
                           : state == RunState::kFinished     ? "ended"
                           : state == RunState::kSwitchedOff ? "ended with its probe switched off"
                                                     : "ended, no longer read since it broke the format,";
-  publisher_->OfferEvent(bad ? Severity::kWarning : Severity::kInfo, "run_ended",
+  publisher_->OfferEvent(bad ? Severity::kWarning : Severity::kInfo, kRunEnded,
              "run '" + run_->info()->run + "' " + how + " after " +
                  std::to_string(StepMeter::StepsTotal(numbers_.pub.status)) + " steps");
 }

@@ -42,6 +42,10 @@ struct OtherValue {
   Value value;
 };
 
+// Kinds that parts of the daemon act on, beside those that only people read.
+inline constexpr char kRunEnded[] = "run_ended";      // its process is gone, and the graph has given all it had of it
+inline constexpr char kRunResumed[] = "run_resumed";  // the daemon goes on with a process that an earlier one served
+
 struct Event {
   uint64_t id = 0;  // set by the store, from 1, ascending over all runs of one daemon; 0: not stored yet
   int64_t unix_ns = 0;

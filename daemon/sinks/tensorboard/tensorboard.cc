@@ -37,6 +37,7 @@ Result<std::unique_ptr<Sink>> OpenTensorBoard(const TensorBoardOptions& options)
   queue.name = "tensorboard";
   queue.niceness = options.nice;
   queue.report = options.report;
+  queue.takes_events = true;  // those that say that a run is over: its files may go then
   return std::unique_ptr<Sink>(
       std::make_unique<QueuedSink>(std::move(queue), std::make_unique<TensorBoardWriter>(options)));
 }

@@ -207,8 +207,9 @@ void TensorBoardTree::WriteFacts(Source& source, Leaf& leaf, const Batch& batch)
 }
 
 void TensorBoardTree::Write(const Batch& batch, Tally& tally) {
-  if (!batch.run || batch.values() == 0) return;
   tally_ = &tally;
+  for (const Event& event : batch.events) NoteEnd(event);
+  if (!batch.run || batch.values() == 0) return;
   if (vanished_) ForgetAll();
   std::set<Leaf*> written;
   try {
@@ -217,6 +218,14 @@ void TensorBoardTree::Write(const Batch& batch, Tally& tally) {
     // Half a step must not be found by the next one, which would take it for its own.
     for (Leaf* leaf : written) Renew(*leaf);
     throw;
+  }
+}
+
+void TensorBoardTree::NoteEnd(const Event& event) {
+  const bool over = event.kind == kRunEnded;
+  if (!over && event.kind != kRunResumed) return;
+  for (auto& [run, source] : sources_) {
+    if (source.info && source.info->run_key == event.run) source.over = over;
   }
 }
 

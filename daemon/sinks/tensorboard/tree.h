@@ -68,6 +68,7 @@ class TensorBoardTree {
     std::map<std::string, Leaf*> leaves;  // by tag
     std::vector<Place> places;            // by series
     bool facts_due = true;
+    bool over = false;  // nothing comes of it any more
     std::chrono::steady_clock::time_point retry_at{};  // no folder or file could be made: not before this
   };
 
@@ -87,6 +88,7 @@ class TensorBoardTree {
   void WriteTexts(uint32_t series, const std::vector<const Text*>& texts, const StepStamp& stamp,
                   const std::function<Place*(uint32_t)>& ready);
   tb::Summary::Value* AddValue(Leaf& leaf, const std::string& name, const StepStamp& stamp, size_t bytes);
+  void NoteEnd(const Event& event);
   void WriteValues(const Batch& batch, std::set<Leaf*>& written);
   void Emit(Leaf& leaf);
   // An event without values, for the next step.

@@ -20,7 +20,9 @@ bool TensorBoardTree::HasRoom(uint64_t bytes, uint64_t samples) {
   const auto kept = [this] {
     std::set<std::string> folders;
     for (const auto& [run, source] : sources_) {
-      if (!source.folder.empty() && !source.run.expired()) folders.insert(source.folder);
+      // What is computed over all ranks goes on as long as they do: they have the same folder.
+      const bool of_ranks = source.info && source.info->run_key.rank != kAllRanks;
+      if (of_ranks && !source.over && !source.folder.empty() && !source.run.expired()) folders.insert(source.folder);
     }
     return folders;
   };

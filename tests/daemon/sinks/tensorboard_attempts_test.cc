@@ -32,6 +32,12 @@ class TensorBoardAttempts : public TensorBoardTest {
   void Evaluate(const RunPtr& run, uint64_t step) {
     Offer(run, step, {Number(Intern(*run, Name("loss", "", "", "test")), double(run->key().attempt))});
   }
+  void End(const RunPtr& run) {
+    auto batch = std::make_shared<Batch>();
+    batch->run = run;
+    batch->events = {EventOf(kRunEnded, run->key())};
+    sink_->Offer(batch);
+  }
   // What both readers see of the training loss: {step, attempt}.
   std::vector<std::pair<uint64_t, std::string>> Line(const json& read, const std::string& folder) {
     std::vector<std::pair<uint64_t, std::string>> line;
@@ -174,10 +180,13 @@ TEST_F(TensorBoardTrouble, AtTheCapTheRunGoesThatWasNotWrittenToForLongest) {
   SKIP_WITHOUT_PYTHON();
   options_.bytes_max = 75'000;
   Open();
+  std::vector<RunPtr> held;  // others may know of a run for long after its end
   for (int i = 0; i < 3; ++i) {
     auto run = NewRun({"old-" + std::to_string(i), 0, 0});
     Train(run, 0, 400);  // some 19 kB
+    End(run);
     Flush();
+    if (i > 0) held.push_back(run);
     // So that the times of their files tell them apart.
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
   }
