@@ -20,7 +20,9 @@ class Write {
  public:
   explicit Write(ByteWriter& out) : out_(out) {}
   template <typename T>
-  void operator()(T value) { out_.Put(value); }
+  void operator()(T value) {
+    out_.Put(value);
+  }
   void operator()(bool value) { out_.Put(static_cast<uint8_t>(value)); }
   void operator()(const std::string& text) { out_.PutText(text); }
   template <typename T, typename Each>
@@ -37,7 +39,9 @@ class Read {
  public:
   explicit Read(ByteReader& in) : in_(in) {}
   template <typename T>
-  void operator()(T& value) { value = in_.Get<T>(); }
+  void operator()(T& value) {
+    value = in_.Get<T>();
+  }
   void operator()(bool& value) { value = in_.Get<uint8_t>() != 0; }
   void operator()(std::string& text) { text = std::string(in_.GetText()); }
   template <typename T, typename Each>
@@ -78,9 +82,14 @@ void Visit(Way& way, Head& head) {
     way(fact.first);
     way(fact.second);
   });
-  for (auto* number : {&producer.attempted, &producer.handled, &producer.dropped_total, &producer.lost_in_daemon,
-                       &producer.killed, &producer.steps_total, &producer.steps_while_connected}) {
+  for (auto* number :
+       {&producer.attempted, &producer.handled, &producer.dropped_total, &producer.lost_in_daemon, &producer.killed,
+        &producer.steps_total, &producer.steps_while_connected, &producer.kinds_asked}) {
     way(*number);
+  }
+  for (auto* factor :
+       {&producer.period_factor_tensor, &producer.period_factor_summary, &producer.period_factor_scalar}) {
+    way(*factor);
   }
   for (auto* number : {&producer.coverage, &producer.probe_cost, &producer.budget}) way(*number);
   for (auto* counts : {&producer.drops, &producer.missing}) {
@@ -168,7 +177,8 @@ Status Catalogue::Load(const std::string& path) {
   Status set = database_->Execute("PRAGMA journal_mode = MEMORY; PRAGMA synchronous = OFF");
   if (set && *version == 0) {
     const std::string make =
-        "CREATE TABLE run (name TEXT PRIMARY KEY, bytes INTEGER NOT NULL, inode INTEGER NOT NULL, changed_ns INTEGER NOT "
+        "CREATE TABLE run (name TEXT PRIMARY KEY, bytes INTEGER NOT NULL, inode INTEGER NOT NULL, changed_ns INTEGER "
+        "NOT "
         "NULL, head BLOB NOT NULL) WITHOUT ROWID; PRAGMA user_version = " +
         std::to_string(kVersion);
     set = database_->Execute(make.c_str());
