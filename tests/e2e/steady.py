@@ -7,7 +7,7 @@ from harness import wait_until
 from losses import memory_kb
 
 STORE_MAX_MB = 16  # a small part of what 100,000 steps would take: the store must thin
-LOG_MB = 8         # SQLite's write-ahead log beside the database: an eighth of the cap, and what a transaction adds to it
+LOG_MB = 8         # SQLite's write-ahead log beside the run's file, and what is written before upkeep looks again
 ARENA_MB = 64
 SERIES = 20
 SUBSCRIBERS = ["loss()", "norm(weights, order=2)", "norm(weights, order=3)", "mean(weights)",
@@ -41,10 +41,11 @@ class Steady(losses.LossSite):
 
         wait_until(lambda: step() >= steps // 5 or not trainer.running(), "the trainer stands still", 3000)
         early = memory()
-        late, largest_store = early, 0
+        late, largest_store, most_series = early, 0, 0
         while trainer.running():  # ctest is its watchdog
             late = tuple(now or before for now, before in zip(memory(), late))
-            largest_store = max(largest_store, self.client.status().store.bytes)
+            status = self.client.status()
+            largest_store, most_series = max(largest_store, status.store.bytes), max(most_series, status.series)
             time.sleep(0.2)
         trainer.expect_success()
         producer = self.settled_producer()
@@ -56,7 +57,8 @@ class Steady(losses.LossSite):
         self.assertEqual(producer.roots[0].steps_due, steps)
         self.assertEqual(producer.accounting.attempted, RECORDS_A_STEP * steps)
         self.assertEqual(producer.accounting.lost_in_daemon + producer.accounting.killed, 0)
-        self.assertEqual(status.series, SERIES)
+        self.assertEqual((most_series, status.series), (SERIES, 0), "series of runs that go on")
+        self.assertEqual(len(self.client.series()), SERIES)
         [store] = [sink for sink in status.sinks if sink.name == "store"]
         if producer.accounting.dropped == 0:
             self.assertEqual(producer.roots[0].steps_observed, steps)
@@ -70,5 +72,5 @@ class Steady(losses.LossSite):
         for summary in self.client.series():
             self.assertGreaterEqual(summary.last_step, steps - 1 - producer.accounting.dropped)
         self.finish()
-        size = sum(path.stat().st_size for path in self.data.rglob("*.db*"))
+        size = sum(path.stat().st_size for path in self.data.rglob("*.run*"))
         self.assertLess(size, 1.25 * (STORE_MAX_MB << 20), "the store is beyond its cap")
