@@ -18,7 +18,9 @@ SUBSCRIBERS = ["loss()", "norm(weights, order=2)", "norm(weights, order=3)", "me
 RECORDS_A_STEP = 2 + 1 + 2 * 2 + 2 * 3
 ARENA_BYTES_A_STEP = 784 * 16 * 4 + 16 * 10 * 4
 TRAINER_SLACK_KB = 8 * 1024
-DAEMON_SLACK_KB = 24 * 1024  # pages of the store's cache
+# Pages of the store's cache, and the past that a watcher's cursor may reach back over (WatchHubOptions::past_bytes_max, 64
+# MiB of batches), which fills in the first 150,000 steps and stays.
+DAEMON_SLACK_KB = (24 + 80) * 1024
 
 
 class Steady(losses.LossSite):
