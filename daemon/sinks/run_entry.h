@@ -75,6 +75,7 @@ struct RunEntry {
   // Guarded by the store's mutex. What leaves the front of `pending` does so under `mutex` too.
   std::deque<Pending> pending;
   size_t staged = 0;          // of `pending`, from its front, with the writer
+  size_t commit_most = SIZE_MAX;  // batches of one commit: few while one is looked for that the file refuses
   uint64_t values_pending = 0;
   std::optional<ProducerStatus> status_to_save;
   uint64_t status_version = 0;

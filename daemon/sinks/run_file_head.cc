@@ -34,6 +34,18 @@ class Meta {
   std::map<std::string, std::string> values_;
 };
 
+// Whose file it is, signed: values are never shown under another run's name.
+std::string IdentitySum(const ProducerInfo& info) {
+  ByteWriter out;
+  for (const unsigned char byte : info.uuid) out.Put(byte);
+  out.PutText(info.run_key.run_id);
+  out.Put(info.run_key.attempt);
+  out.Put(info.run_key.rank);
+  out.PutText(info.run);
+  out.Put(info.start_unix_ns);
+  return std::to_string(ChecksumOf(out.bytes(), 0));
+}
+
 std::string NumberText(double value) {
   char text[40];
   std::snprintf(text, sizeof(text), "%.17g", value);
@@ -95,6 +107,9 @@ Result<RunHead> RunFile::LoadHead() {
   info.start_unix_ns = meta.Int("start_unix_ns");
   if (meta.Has("continues")) info.continues = static_cast<uint32_t>(meta.Unsigned("continues"));
   info.start_step = meta.Unsigned("start_step");
+  if (meta.Get("identity_sum") != IdentitySum(info)) {
+    return Error{ErrorCode::kCorrupt, "what it says of the run it is of is broken"};
+  }
   producer.state = *state;
   producer.attempted = meta.Unsigned("attempted");
   producer.handled = meta.Unsigned("handled");
@@ -189,6 +204,7 @@ Status RunFile::SaveProducer(const ProducerStatus& status, const std::string& ho
       {"uid", std::to_string(info.uid)},
       {"start_unix_ns", std::to_string(info.start_unix_ns)},
       {"start_step", std::to_string(info.start_step)},
+      {"identity_sum", IdentitySum(info)},
       {"host", host},
       {"state", std::string(RunStateName(status.state))},
       {"attempted", std::to_string(status.attempted)},

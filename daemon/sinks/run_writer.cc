@@ -22,7 +22,7 @@ bool ConcernsRow(const Status& status) { return !status && status.error().code =
 // close it would give up the locks that this process has on it.
 Status MakeFile(const std::string& path) {
   const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-  if (fd < 0) return errno == EEXIST ? Status() : PosixError("", errno);
+  if (fd < 0) return errno == EEXIST ? Status() : PosixError("cannot make it", errno);
   ::close(fd);
   return {};
 }

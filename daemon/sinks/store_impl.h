@@ -73,6 +73,7 @@ class Store::Impl {
   void Guarded(const EntryPtr& entry);
   void Commit(const EntryPtr& entry);
   void Settle(const EntryPtr& entry, const CommitReport& report);
+  void Bisect(const EntryPtr& entry, const Error& error);
   void Failed(const EntryPtr& entry, const Error& error);
   void SetAside(const EntryPtr& entry, const std::string& reason);
   // A slice of what makes one file of a run that is over. True: there is more to do.

@@ -233,6 +233,7 @@ void Store::Impl::Commit(const EntryPtr& entry) {
     uint64_t values = writer.staged_values();
     size_t room = writer.room();
     while (entry->staged < entry->pending.size() && values < kValuesPerCommit && room > 0 &&
+           entry->staged < entry->commit_most &&
            entry->pending[entry->staged].ticket < before) {
       batches.push_back(entry->pending[entry->staged++].batch);
       values += batches.back()->values();
@@ -267,6 +268,8 @@ void Store::Impl::Commit(const EntryPtr& entry) {
     }
     if (committed.error().code == ErrorCode::kCorrupt) {
       SetAside(entry, committed.error().text);
+    } else if (committed.error().code == ErrorCode::kInvalidArgument) {
+      Bisect(entry, committed.error());
     } else {
       Failed(entry, Error{committed.error().code, "cannot write '" + entry->path + "': " + committed.error().text});
     }
@@ -275,10 +278,44 @@ void Store::Impl::Commit(const EntryPtr& entry) {
   if (entry->sync_at == Clock::time_point()) entry->sync_at = Clock::now() + options_.sync_every;
   {
     std::lock_guard lock(mutex_);
+    if (entry->commit_most != SIZE_MAX) entry->commit_most = std::min(entry->commit_most, SIZE_MAX / 2) * 2;
     // Another may have come meanwhile.
     if (status && entry->status_version == status_version) entry->status_to_save.reset();
   }
   Settle(entry, report);
+}
+
+// Something in what was staged will never be taken, however often it is tried: halves are, until it is one batch, which is
+// dropped. Where nothing was staged it is what was said of the run itself.
+void Store::Impl::Bisect(const EntryPtr& entry, const Error& error) {
+  entry->writer.reset();  // with what it had staged
+  std::string dropped;
+  {
+    std::lock_guard reading(entry->mutex);
+    std::lock_guard lock(mutex_);
+    const size_t staged = std::exchange(entry->staged, 0);
+    if (staged > 1) {
+      entry->commit_most = staged / 2;
+      return;
+    }
+    if (staged == 1) {
+      const Batch& batch = *entry->pending.front().batch;
+      DropLocked(entry.get(), "refused", batch.values());
+      entry->drops_untold -= std::min(entry->drops_untold, batch.values());
+      events_dropped_ += batch.events.size();
+      dropped = std::to_string(batch.values()) + " values and " + std::to_string(batch.events.size()) +
+                " events of step " + std::to_string(batch.stamp.step);
+      PopLocked(*entry);
+      entry->commit_most = 1;
+    } else {
+      entry->status_to_save.reset();
+      entry->modules_to_save = entry->tags_to_save = false;
+      dropped = "what was said of the run itself";
+    }
+    flushed_.notify_all();
+  }
+  Raise(Severity::kError, "values_dropped",
+        "The file of this run refused " + dropped + ", which is dropped: " + error.text + ".", entry->key);
 }
 
 void Store::Impl::Settle(const EntryPtr& entry, const CommitReport& report) {

@@ -61,7 +61,7 @@ Status Store::Impl::Open() {
 Status Store::Impl::LockFolder() {
   const std::string path = folder_ + "/lock";
   UniqueFd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
-  if (!fd) return PosixError("", errno);
+  if (!fd) return PosixError("cannot open '" + path + "'", errno);
   if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
     if (errno == EWOULDBLOCK) {
       return Error{ErrorCode::kAlreadyExists, "another daemon" + HolderText(fd.get()) + " has it open"};
@@ -72,7 +72,7 @@ Status Store::Impl::LockFolder() {
   char before[32] = {};
   if (::pread(fd.get(), before, sizeof(before) - 1, 0) > 0) pid_before_ = std::strtoll(before, nullptr, 10);
   const std::string pid = std::to_string(::getpid()) + "\n";
-  if (::ftruncate(fd.get(), 0) != 0 || ::pwrite(fd.get(), pid.data(), pid.size(), 0) < 0) return PosixError("", errno);
+  if (::ftruncate(fd.get(), 0) != 0 || ::pwrite(fd.get(), pid.data(), pid.size(), 0) < 0) return PosixError("cannot write '" + path + "'", errno);
   lock_ = std::move(fd);
   return {};
 }

@@ -291,7 +291,7 @@ Result<RunKey> Store::Impl::ImportFile(const std::string& path) {
     return Error{error.code, "cannot import '" + path + "': " + error.text};
   };
   struct stat found {};
-  if (::stat(path.c_str(), &found) != 0) return refused(PosixError("", errno));
+  if (::stat(path.c_str(), &found) != 0) return refused(PosixError("cannot look at it", errno));
   if (!S_ISREG(found.st_mode)) return refused({ErrorCode::kInvalidArgument, "it is no file"});
   RunHead head;
   {
@@ -342,7 +342,7 @@ Result<RunKey> Store::Impl::ImportFile(const std::string& path) {
     if (::access(target.c_str(), F_OK) == 0) {
       return give_up({ErrorCode::kAlreadyExists, "'" + target + "' is in its place"});
     }
-    if (::rename(part.c_str(), target.c_str()) != 0) return give_up(PosixError("", errno));
+    if (::rename(part.c_str(), target.c_str()) != 0) return give_up(PosixError("cannot put it at '" + target + "'", errno));
     entries_.emplace(key, entry);
   }
   NoteAtRest(entry);
