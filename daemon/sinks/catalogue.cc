@@ -201,6 +201,11 @@ std::optional<RunHead> Catalogue::Find(const std::string& name, const Stamp& sta
   return DecodeHead(bytes);
 }
 
+bool Catalogue::Knows(const std::string& name) const {
+  std::lock_guard lock(mutex_);
+  return rows_.count(name) > 0;
+}
+
 void Catalogue::Save(const std::string& name, const Stamp& stamp, const RunHead& head) {
   const std::string bytes = Signed(EncodeHead(head), SeedOf(name));
   std::lock_guard lock(mutex_);

@@ -34,6 +34,7 @@ class Catalogue {
   void Open(const std::string& path);
   // `name`: of the file, without its folder.
   std::optional<RunHead> Find(const std::string& name, const Stamp& stamp) const;
+  bool Knows(const std::string& name) const;  // whatever became of the file since
   void Save(const std::string& name, const Stamp& stamp, const RunHead& head);
   void Remove(const std::string& name);
   // After all files were looked at: rows of those that are gone go too.

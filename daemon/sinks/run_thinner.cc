@@ -10,7 +10,6 @@
 namespace ikkuna::sinks {
 namespace {
 
-constexpr size_t kSliceBytes = 2 << 20;
 constexpr uint32_t kGroupsPerSlice = 4'096;
 constexpr size_t kStampsMost = StampColumns::kStampsMax;  // of one timeline in one segment
 
@@ -209,7 +208,7 @@ bool RunWriter::PlaceStamps(Thinning& thinning) {
   return true;
 }
 
-Result<bool> RunWriter::Thin() {
+Result<bool> RunWriter::Thin(size_t slice_bytes) {
   if (!thinning_) return false;
   Thinning& thinning = *thinning_;
   const size_t gone_before = thinning.gone.size();
@@ -227,7 +226,7 @@ Result<bool> RunWriter::Thin() {
   }
   uint32_t group = thinning.group;
   size_t bytes = 0;
-  for (; group < thinning.groups && bytes < kSliceBytes && group - thinning.group < kGroupsPerSlice; ++group) {
+  for (; group < thinning.groups && bytes < 2 * slice_bytes && group - thinning.group < kGroupsPerSlice; ++group) {
     if (Status done = ThinGroup(thinning, group, &bytes); !done) {
       thinning.gone.resize(gone_before);
       if (done.error().code == ErrorCode::kCorrupt || !thinning.writes) return give_up(done.error());

@@ -51,7 +51,7 @@ class RunWriter {
   bool thinning() const { return thinning_ != nullptr; }
   // A slice of work, in one transaction. True: there is more to do. Readers are not disturbed: what they read stays until
   // DropRetired finds that they are done.
-  Result<bool> Thin();
+  Result<bool> Thin(size_t slice_bytes);
   // Removes up to `rows` rows that nobody reads. True: call it again.
   Result<bool> DropRetired(int rows);
   // The oldest texts, histograms and tensors, a slice of them, while all have more than `bytes_max`; the newest stays.

@@ -91,6 +91,10 @@ void Store::Impl::Scan() {
     if (file) sqlite3_db_config((*file)->database().handle(), SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, nullptr);
     Result<RunHead> head = file ? (*file)->LoadHead() : Result<RunHead>(file.error());
     if (!head && head.error().code == ErrorCode::kNotFound) {
+      if (catalogue_.Knows(std::filesystem::path(path).filename().string())) {
+        unread.push_back({path, "it is empty, and a run was in it", true});
+        return std::nullopt;
+      }
       // A daemon was killed between making it and writing into it.
       if (file) file->reset();
       for (const char* suffix : {"-wal", "-journal", ""}) (void)::unlink((path + suffix).c_str());

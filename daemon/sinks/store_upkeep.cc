@@ -292,7 +292,7 @@ Result<bool> Store::Impl::SlimOne(const EntryPtr& entry, bool begin) {
   RunWriter& writer = *entry->writer;
   if (Result<bool> dropped = writer.DropRetired(kRowsPerSlice); !dropped || *dropped) return dropped;
   if (writer.thinning()) {
-    Result<bool> more = writer.Thin();
+    Result<bool> more = writer.Thin(options_.slice_bytes);
     if (more && !*more) TellThinned(entry);
     return more ? Result<bool>(true) : more;
   }

@@ -1,4 +1,9 @@
 // What leaves the store, in which order, and what is said of it.
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <fstream>
 #include <mutex>
 #include <random>
@@ -274,6 +279,82 @@ TEST_F(StoreRetentionTest, AReaderOfWhatIsThinnedMeanwhileReadsWhatWasThere) {
   reader->reset();
   // What it had held on to leaves when it is gone.
   ASSERT_TRUE(Eventually([&] { return store_->store_bytes() <= *options_.bytes_max; })) << store_->store_bytes();
+}
+
+TEST_F(StoreRetentionTest, KilledWhileItThinsItLosesNothingThatIsNotCounted) {
+  constexpr uint32_t kSeries = 30;
+  auto value = [](uint32_t series, uint64_t step) { return std::cos(double(series * 7919 + step) * 12.9898) * 43758.5; };
+  store_.reset();
+  uint64_t thinned_before = 0, thinned_in = 0;
+  for (int kill = 0; kill < 12; ++kill) {
+    int ready[2];
+    ASSERT_EQ(::pipe(ready), 0);
+    const pid_t child = ::fork();
+    ASSERT_GE(child, 0);
+    if (child == 0) {
+      ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+      options_.on_event = nullptr;
+      options_.bytes_max = 1 << 20;
+      options_.tail_bytes_max = 128 << 10;
+      options_.slice_bytes = 8 << 10;
+      OpenAndBegin();
+      std::vector<uint32_t> ids;
+      for (uint32_t i = 0; i < kSeries; ++i) ids.push_back(Series("s" + std::to_string(i)));
+      uint64_t step = store_->LoadProgress(kRun)->progress.done_seq;
+      for (;; ++step) {
+        std::vector<Sample> samples;
+        for (uint32_t i = 0; i < kSeries; ++i) samples.push_back({ids[i], 0, value(i, step)});
+        auto batch = BatchOf(run_, step, std::move(samples));
+        batch->progress = Progress{step + 1, 0, 0};
+        store_->Offer(batch);
+        if (step % 16 == 0) std::this_thread::sleep_for(std::chrono::microseconds(500));
+        while (store_->Counters().waiting > 20'000) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        const uint64_t done = store_->LoadProgress(kRun)->progress.done_seq;
+        if (step % 16 == 0 && ::write(ready[1], &done, sizeof(done)) != sizeof(done)) ::_exit(1);
+      }
+    }
+    ::close(ready[1]);
+    uint64_t said = 0;
+    const auto until = std::chrono::steady_clock::now() + std::chrono::milliseconds(300 + random_() % 900);
+    while (std::chrono::steady_clock::now() < until && ::read(ready[0], &said, sizeof(said)) == sizeof(said)) {
+    }
+    ::kill(child, SIGKILL);
+    int status = 0;
+    ::waitpid(child, &status, 0);
+    ASSERT_TRUE(WIFSIGNALED(status)) << status;
+    ::close(ready[0]);
+    OpenStore();
+    const uint64_t done = store_->LoadProgress(kRun)->progress.done_seq;
+    ASSERT_GE(done, said);
+    SCOPED_TRACE("killed at " + std::to_string(done));
+    if (done == 0) {
+      store_.reset();
+      continue;
+    }
+    uint64_t kept = 0, thinned = 0;
+    for (uint32_t i = 0; i < kSeries; ++i) {
+      const auto info = Info("s" + std::to_string(i));
+      ASSERT_TRUE(info);
+      ASSERT_EQ(info->count + info->thinned, done);
+      const SeriesColumns read = ReadOne("s" + std::to_string(i));
+      ASSERT_EQ(read.steps.size(), info->count);
+      ASSERT_EQ(read.steps.front(), 0u);
+      ASSERT_EQ(read.steps.back(), done - 1);
+      for (size_t n = 0; n < read.steps.size(); ++n) {
+        if (n > 0) { ASSERT_LT(read.steps[n - 1], read.steps[n]); }
+        ASSERT_EQ(read.numbers[n], value(i, read.steps[n]));
+      }
+      kept += info->count;
+      thinned += info->thinned;
+    }
+    const RunInfo run = store_->ListRuns()->front();
+    EXPECT_EQ(run.values, kept);
+    EXPECT_EQ(run.thinned, thinned);
+    thinned_in += thinned > thinned_before ? 1 : 0;
+    thinned_before = thinned;
+    store_.reset();
+  }
+  EXPECT_GT(thinned_in, 3u);
 }
 
 TEST_F(StoreRetentionTest, OneLongSeriesOfTextsAboveTheCapLosesItsOldest) {

@@ -1,0 +1,333 @@
+// Files of runs on their way out and in.
+#include <sqlite3.h>
+#include <sys/stat.h>
+
+#include <atomic>
+#include <fstream>
+#include <random>
+#include <thread>
+
+#include "tests/daemon/sinks/store_fixture.h"
+
+namespace ikkuna::sinks {
+namespace {
+
+namespace fs = std::filesystem;
+
+class StoreImportTest : public StoreTest {
+ protected:
+  StoreImportTest() {
+    options_.free_bytes_min = 0;
+    options_.free_bytes_pause = 0;
+    options_.bytes_max = 0;
+    options_.tail_bytes_max = 1 << 20;
+  }
+  // A store of another host, in the same folder of the test.
+  void OpenElsewhere() {
+    StoreOptions options = options_;
+    options.data_dir = dir_.path() + "/elsewhere";
+    options.host = "there";
+    auto store = Store::Open(options);
+    ASSERT_TRUE(store.ok()) << store.error().text;
+    elsewhere_ = std::move(store).value();
+  }
+  std::string copy() const { return dir_.path() + "/copy.run"; }
+  // Numbers in segments and in the tail, texts, histograms, events.
+  void Fill(uint64_t steps) {
+    const uint32_t t = Series("t", ValueType::kText), h = Series("h", ValueType::kHistogram);
+    std::vector<uint32_t> ids;
+    for (int i = 0; i < 60; ++i) ids.push_back(Series("s" + std::to_string(i)));
+    for (uint64_t step = 0; step < steps; ++step) {
+      std::vector<Sample> samples;
+      for (uint32_t id : ids) samples.push_back({id, 0, double(id) + double(step) / 7});
+      std::vector<OtherValue> others;
+      if (step % 50 == 0) others = {{t, 0, Text{"x" + std::to_string(step)}}, {h, 0, Histogram{0, 1, 2, 1, 1, 0, 0, 0, {1, 1}}}};
+      auto batch = BatchOf(run_, step, std::move(samples), std::move(others));
+      if (step % 100 == 0) batch->events.push_back(EventOf("e" + std::to_string(step)));
+      store_->Offer(batch);
+    }
+  }
+  // How many rows it changed.
+  static int Sql(const std::string& path, const std::string& sql) {
+    sqlite3* db = nullptr;
+    EXPECT_EQ(sqlite3_open(path.c_str(), &db), SQLITE_OK);
+    char* error = nullptr;
+    EXPECT_EQ(sqlite3_exec(db, sql.c_str(), nullptr, nullptr, &error), SQLITE_OK) << sql << ": " << (error ? error : "");
+    const int changed = sqlite3_total_changes(db);
+    sqlite3_close(db);
+    return changed;
+  }
+  // The error of an import that leaves nothing behind.
+  Error Refused(const std::string& path) {
+    auto taken = elsewhere_->ImportFile(path);
+    EXPECT_FALSE(taken.ok());
+    EXPECT_TRUE(elsewhere_->ListRuns()->empty());
+    for (const auto& item : fs::directory_iterator(dir_.path() + "/elsewhere/runs/there")) {
+      EXPECT_EQ(item.path().string().find(".run"), std::string::npos) << item.path();
+    }
+    if (taken.ok()) return {};
+    EXPECT_NE(taken.error().text.find("'" + path + "'"), std::string::npos) << taken.error().text;
+    return taken.error();
+  }
+
+  std::unique_ptr<Store> elsewhere_;
+};
+
+TEST_F(StoreImportTest, ALiveRunIsCopiedAsItIsAtOneMoment) {
+  OpenAndBegin();
+  std::atomic<bool> stop{false};
+  const uint32_t a = Series("a"), b = Series("b");
+  std::thread writer([&] {
+    for (uint64_t step = 0; !stop; ++step) {
+      store_->Offer(BatchOf(run_, step, {{a, 0, double(step)}, {b, 0, double(step)}}));
+      if (step % 20 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+  });
+  uint64_t before = 0;
+  for (int i = 0; i < 5; ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    const std::string path = copy() + std::to_string(i);
+    ASSERT_TRUE(store_->ExportFile(kRun, path).ok());
+    EXPECT_FALSE(fs::exists(path + "-wal"));
+    auto alone = StoredRuns::Open(path);
+    ASSERT_TRUE(alone.ok()) << alone.error().text;
+    // Both series have all steps up to the same one.
+    const SeriesColumns read_a = ReadOne(**alone, "a"), read_b = ReadOne(**alone, "b");
+    EXPECT_EQ(read_a.steps, read_b.steps);
+    ASSERT_GT(read_a.steps.size(), before);
+    before = read_a.steps.size();
+    for (size_t n = 0; n < before; ++n) ASSERT_EQ(read_a.steps[n], n);
+  }
+  stop = true;
+  writer.join();
+}
+
+TEST_F(StoreImportTest, WhatIsExportedAndImportedIsTheSameRunElsewhere) {
+  OpenAndBegin();
+  Fill(2'000);
+  Flush();
+  ASSERT_TRUE(store_->TagRun(kRun, {"good"}, {}).ok());
+  ASSERT_TRUE(store_->ExportFile(kRun, copy()).ok());
+  OpenElsewhere();
+  // Its ids of events are those of another daemon.
+  for (int i = 0; i < 50; ++i) (void)elsewhere_->TakeEventId();
+  auto key = elsewhere_->ImportFile(copy());
+  ASSERT_TRUE(key.ok()) << key.error().text;
+  EXPECT_EQ(*key, kRun);
+  auto check = [&] {
+    const RunInfo run = elsewhere_->ListRuns()->at(0);
+    EXPECT_EQ(run.host, "here");
+    EXPECT_EQ(run.tags, std::vector<std::string>{"good"});
+    EXPECT_EQ(run.state, RunState::kDied);  // it went on when it was copied; nobody here will end it
+    EXPECT_EQ(run.values, store_->ListRuns()->at(0).values);
+    for (const char* topic : {"s0", "s59", "t", "h"}) {
+      const SeriesColumns here = ReadOne(topic), there = ReadOne(*elsewhere_, topic);
+      EXPECT_EQ(here.steps, there.steps);
+      EXPECT_EQ(here.numbers, there.numbers);
+      EXPECT_EQ(here.others, there.others);
+    }
+    EventQuery query;
+    query.limit = 1'000;
+    uint64_t id = 50;
+    size_t events = 0;
+    const auto listed = elsewhere_->ListEvents(query);
+    for (const Event& event : *listed) {
+      EXPECT_GT(event.id, id);
+      id = event.id;
+      events += event.run == kRun ? 1 : 0;
+    }
+    EXPECT_EQ(events, 20u);
+    EXPECT_GT(elsewhere_->TakeEventId(), id);
+  };
+  check();
+  EXPECT_EQ(elsewhere_->ImportFile(copy()).error().code, ErrorCode::kAlreadyExists);
+  elsewhere_.reset();
+  OpenElsewhere();
+  check();
+  // It is a finished run like any other.
+  EXPECT_TRUE(elsewhere_->DeleteRun(kRun).ok());
+  EXPECT_TRUE(elsewhere_->ImportFile(copy()).ok());
+}
+
+TEST_F(StoreImportTest, AFileThatADeadDaemonLeftWithItsLogIsTakenWithIt) {
+  OpenAndBegin();
+  Fill(300);
+  Flush();
+  const std::string left = dir_.path() + "/left";
+  fs::create_directory(left);
+  for (const char* suffix : {"", "-wal"}) fs::copy_file(file() + suffix, left + "/x.run" + suffix);
+  OpenElsewhere();
+  ASSERT_GT(fs::file_size(left + "/x.run-wal"), 0u);
+  const auto before = fs::file_size(left + "/x.run-wal");
+  auto key = elsewhere_->ImportFile(left + "/x.run");
+  ASSERT_TRUE(key.ok()) << key.error().text;
+  EXPECT_EQ(ReadOne(*elsewhere_, "s0").steps.size(), 300u);
+  EXPECT_EQ(fs::file_size(left + "/x.run-wal"), before);  // what was brought is as it was
+}
+
+TEST_F(StoreImportTest, WhatIsNoRunIsRefusedWithASentence) {
+  OpenElsewhere();
+  const std::string path = dir_.path() + "/x.run";
+  EXPECT_NE(Refused(path).text.find("No such file"), std::string::npos);
+  fs::create_directory(path);
+  EXPECT_NE(Refused(path).text.find("no file"), std::string::npos);
+  fs::remove(path);
+  { std::ofstream(path) << ""; }
+  (void)Refused(path);
+  { std::ofstream(path) << std::string(100'000, 'x'); }
+  EXPECT_NE(Refused(path).text.find("not a database"), std::string::npos);
+  fs::remove(path);
+  ASSERT_EQ(::mkfifo(path.c_str(), 0600), 0);
+  (void)Refused(path);  // and does not wait for a writer
+  fs::remove(path);
+  Sql(path, "CREATE TABLE meta (a)");
+  EXPECT_NE(Refused(path).text.find("another program"), std::string::npos);
+}
+
+TEST_F(StoreImportTest, WhatWasTamperedWithIsRefused) {
+  OpenAndBegin();
+  Fill(1'500);
+  Flush();
+  const std::string live = dir_.path() + "/live.run";  // with rows in `log`
+  ASSERT_TRUE(store_->ExportFile(kRun, live).ok());
+  EndRun();
+  ASSERT_TRUE(store_->ExportFile(kRun, copy()).ok());
+  OpenElsewhere();
+  const std::string path = dir_.path() + "/x.run";
+  for (const char* sql : {
+           "CREATE TRIGGER t AFTER UPDATE ON event BEGIN DELETE FROM value; END",
+           "CREATE VIEW v AS SELECT 1",
+           "CREATE TABLE extra (a)",
+           "DROP TABLE event; CREATE VIEW event AS SELECT 1 AS id",
+           "DROP INDEX value_by_series",
+           "PRAGMA user_version = 77",
+           "UPDATE meta SET value = 'someone-else' WHERE name = 'run_id'",
+           "UPDATE meta SET value = '' WHERE name = 'run_id'",
+           "DELETE FROM meta WHERE name = 'uuid'",
+           "UPDATE series SET topic = 'renamed' WHERE id = 5",
+           "UPDATE series SET timeline = 99 WHERE id = 5",
+           "DELETE FROM series WHERE id = 5",
+           "UPDATE timeline SET tag = 'test'",
+           "UPDATE value SET value = 'forged' WHERE id = 1",
+           "UPDATE value SET step = step + 1 WHERE id = 1",
+           "UPDATE event SET text = 'forged'",
+           "UPDATE chunk SET id = id + 1000000",
+           "UPDATE chunk SET data = zeroblob(length(data)) WHERE id = (SELECT min(id) FROM chunk)",
+           "UPDATE chunk SET heads = substr(heads, 1, 10) WHERE id = (SELECT max(id) FROM chunk)",
+           "UPDATE step SET stamps = zeroblob(1000)",
+           "DELETE FROM step",
+           "UPDATE tally SET tallies = x'00'",
+           "UPDATE log SET frames = zeroblob(100), totals = zeroblob(10)",
+       }) {
+    SCOPED_TRACE(sql);
+    const bool of_log = std::string(sql).find(" log ") != std::string::npos;
+    fs::copy_file(of_log ? live : copy(), path, fs::copy_options::overwrite_existing);
+    const int changed = Sql(path, sql);
+    if (std::string(sql).starts_with("UPDATE") || std::string(sql).starts_with("DELETE")) { ASSERT_GT(changed, 0); }
+    const std::string text = Refused(path).text;
+    EXPECT_GT(text.size(), path.size() + 20);
+    if (HasFailure()) return;
+  }
+  std::string whole;
+  {
+    std::ifstream in(copy(), std::ios::binary);
+    whole.assign(std::istreambuf_iterator<char>(in), {});
+  }
+  std::mt19937_64 random{5};
+  int refused = 0;
+  for (int i = 0; i < 40; ++i) {
+    std::string broken = whole;
+    const size_t at = random() % broken.size();
+    broken[at] = static_cast<char>(broken[at] ^ 0x10);
+    std::ofstream(path, std::ios::binary | std::ios::trunc) << broken;
+    auto taken = elsewhere_->ImportFile(path);
+    if (!taken.ok()) {
+      ++refused;
+      continue;
+    }
+    // Pages that are free, or a fact: what it is made of is as it was.
+    EXPECT_EQ(ReadOne(*elsewhere_, "s7").numbers, ReadOne("s7").numbers);
+    EXPECT_TRUE(elsewhere_->DeleteRun(kRun).ok());
+  }
+  EXPECT_GT(refused, 10);
+  EXPECT_TRUE(elsewhere_->ImportFile(copy()).ok());
+}
+
+TEST_F(StoreImportTest, WhatWouldLeaveAtOnceIsNotTakenIn) {
+  OpenAndBegin();
+  Fill(300);
+  Flush();
+  ASSERT_TRUE(store_->ExportFile(kRun, copy()).ok());
+  options_.age_max = std::chrono::hours(1);
+  OpenElsewhere();
+  EXPECT_EQ(Refused(copy()).code, ErrorCode::kFailedPrecondition);
+  elsewhere_.reset();
+  options_.age_max = std::chrono::hours(0);
+  options_.bytes_max = 10'000;
+  OpenElsewhere();
+  EXPECT_EQ(Refused(copy()).code, ErrorCode::kResourceExhausted);
+  elsewhere_.reset();
+  options_.bytes_max = 0;
+  options_.free_bytes_min = uint64_t{1} << 60;
+  OpenElsewhere();
+  EXPECT_EQ(Refused(copy()).code, ErrorCode::kResourceExhausted);
+}
+
+TEST_F(StoreImportTest, AnImportThatWasInterruptedLeavesNothing) {
+  OpenStore();
+  const std::string part = dir_.path() + "/data/runs/here/x.a0.r0.run.part-7";
+  std::ofstream(part) << "half";
+  std::ofstream(part + "-wal") << "half";
+  Reopen();
+  EXPECT_FALSE(fs::exists(part));
+  EXPECT_FALSE(fs::exists(part + "-wal"));
+}
+
+TEST_F(StoreImportTest, TagsStandInTheRunsFileAndTravelWithIt) {
+  OpenAndBegin();
+  Put(Series("a"), 1, 1);
+  EndRun();
+  ASSERT_TRUE(store_->TagRun(kRun, {"b", "a", "b"}, {}).ok());
+  ASSERT_TRUE(Eventually([&] { return !fs::exists(file() + "-wal"); }));
+  EXPECT_EQ(store_->TagRun({"nobody", 0, 0}, {"a"}, {}).error().code, ErrorCode::kNotFound);
+  EXPECT_EQ(store_->TagRun(kRun, {std::string(256, 'x')}, {}).error().code, ErrorCode::kInvalidArgument);
+  EXPECT_EQ(store_->TagRun(kRun, {"\xff"}, {}).error().code, ErrorCode::kInvalidArgument);
+  std::vector<std::string> many;
+  for (int i = 0; i < 65; ++i) many.push_back("t" + std::to_string(i));
+  EXPECT_EQ(store_->TagRun(kRun, many, {}).error().code, ErrorCode::kResourceExhausted);
+  Reopen();
+  EXPECT_EQ(store_->ListRuns()->at(0).tags, (std::vector<std::string>{"a", "b"}));
+  ASSERT_TRUE(store_->ExportFile(kRun, copy()).ok());
+  auto alone = StoredRuns::Open(copy());
+  ASSERT_TRUE(alone.ok());
+  EXPECT_EQ((*alone)->ListRuns()->at(0).tags, (std::vector<std::string>{"a", "b"}));
+  // Also of one that goes on.
+  Begin();
+  ASSERT_TRUE(store_->TagRun(kRun, {"c"}, {"a"}).ok());
+  Put(Series("a"), 2, 1);
+  Flush();
+  Reopen();
+  EXPECT_EQ(store_->ListRuns()->at(0).tags, (std::vector<std::string>{"b", "c"}));
+}
+
+TEST_F(StoreImportTest, ALastWordLeavesOneFileAgain) {
+  OpenAndBegin();
+  Put(Series("a"), 1, 1);
+  EndRun();
+  auto batch = std::make_shared<Batch>();
+  batch->run = run_;
+  batch->events.push_back(EventOf("late"));
+  store_->Offer(batch);
+  Flush();
+  EXPECT_TRUE(Eventually([&] { return !fs::exists(file() + "-wal"); }));
+  EXPECT_EQ(store_->ListEvents({})->back().kind, "late");
+  store_.reset();
+  // A store that is closed has nothing but files: runs that go on and its own events as well.
+  for (const auto& item : fs::directory_iterator(dir_.path() + "/data/runs/here")) {
+    const std::string name = item.path().filename().string();
+    EXPECT_TRUE(name.ends_with(".run") || name.ends_with(".db") || name == "lock") << name;
+  }
+}
+
+}  // namespace
+}  // namespace ikkuna::sinks
