@@ -1,0 +1,163 @@
+// What the tests of broken disks and files share: two runs at rest, one of which breaks; a look at all that is left.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <iterator>
+#include <mutex>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "tests/daemon/sinks/store_fixture.h"
+
+namespace ikkuna::sinks {
+
+namespace fs = std::filesystem;
+
+inline double ValueOf(const std::string& series, uint64_t step) {
+  return std::cos(double(std::hash<std::string>{}(series) % 1000 + step) * 12.9898) * 43758.5453;
+}
+
+inline std::string Slurp(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+inline void Spill(const std::string& path, const std::string& bytes) {
+  std::ofstream out(path, std::ios::binary | std::ios::trunc);
+  out << bytes;
+}
+
+class StoreFaultsTest : public StoreTest {
+ protected:
+  StoreFaultsTest() {
+    options_.free_bytes_min = 0;
+    options_.free_bytes_pause = 0;
+    options_.bytes_max = 0;
+    options_.on_event = [this](const Event& event) {
+      std::lock_guard lock(said_mutex_);
+      said_.push_back(event);
+    };
+  }
+  ~StoreFaultsTest() override { store_.reset(); }  // it speaks to what stands here
+
+  size_t Said(const std::string& kind) {
+    std::lock_guard lock(said_mutex_);
+    return static_cast<size_t>(
+        std::count_if(said_.begin(), said_.end(), [&](const Event& event) { return event.kind == kind; }));
+  }
+  std::string TextOf(const std::string& kind) {
+    std::lock_guard lock(said_mutex_);
+    for (const Event& event : said_) {
+      if (event.kind == kind) return event.text;
+    }
+    return "";
+  }
+  std::string folder() const { return dir_.path() + "/data/runs/here"; }
+
+  // Numbers in several segments and in the tail, texts, an event.
+  void Fill(const RunKey& key, unsigned char uuid, uint64_t steps) {
+    Begin(key, uuid);
+    std::vector<uint32_t> ids;
+    for (int i = 0; i < 40; ++i) ids.push_back(Series("s" + std::to_string(i)));
+    const uint32_t t = Series("t", ValueType::kText);
+    for (uint64_t step = 0; step < steps; ++step) {
+      std::vector<Sample> samples;
+      for (size_t i = 0; i < ids.size(); ++i) samples.push_back({ids[i], 0, ValueOf("s" + std::to_string(i), step)});
+      std::vector<OtherValue> others;
+      if (step % 10 == 0) others.push_back({t, 0, Text{"text of step " + std::to_string(step)}});
+      auto batch = BatchOf(run_, step, std::move(samples), std::move(others));
+      if (step % 100 == 0) batch->events.push_back(EventOf("e" + std::to_string(step), key));
+      store_->Offer(batch);
+    }
+    Flush();
+  }
+  // What can be read is what was written, under its name; how much that was.
+  uint64_t ReadIsRight(Recorded& recorded, const std::string& run, bool* failed) {
+    ReadQuery query;
+    query.filter.run = run;
+    uint64_t read = 0;
+    auto reader = recorded.Read(query);
+    if (!reader.ok()) {
+      *failed = true;
+      return 0;
+    }
+    for (;;) {
+      auto part = (*reader)->Next();
+      if (!part.ok()) {
+        *failed = true;
+        return read;
+      }
+      if (!*part) return read;
+      const SeriesColumns& columns = **part;
+      const std::string& topic = columns.series->name.topic;
+      EXPECT_EQ(columns.run->run_key.run_id, run);
+      for (size_t i = 0; i < columns.steps.size(); ++i) {
+        ++read;
+        if (topic == "t") {
+          EXPECT_EQ(std::get<Text>(columns.others[i]).text, "text of step " + std::to_string(columns.steps[i]));
+        } else {
+          EXPECT_EQ(columns.numbers[i], ValueOf(topic, columns.steps[i])) << topic << " " << columns.steps[i];
+        }
+        EXPECT_EQ(columns.epochs[i], columns.steps[i] / 100);
+        EXPECT_EQ(columns.unix_ns[i], kStartNs + static_cast<int64_t>(columns.steps[i]) * 1'000'000);
+      }
+    }
+  }
+  static constexpr uint64_t kSteps = 700;
+  static constexpr uint64_t kValues = kSteps * 40 + kSteps / 10;
+
+  // Two runs at rest; gives the bytes of the first's file, and closes the store.
+  std::string TwoRuns() {
+    OpenStore();
+    Fill({"bad", 0, 0}, 7, kSteps);
+    EndRun(RunState::kFinished, {"bad", 0, 0});
+    Fill({"good", 0, 0}, 7, kSteps);
+    EndRun(RunState::kFinished, {"good", 0, 0});
+    run_.reset();
+    store_.reset();
+    return Slurp(file({"bad", 0, 0}));
+  }
+  // The store over the broken file: everything is asked, the good run is whole, nothing is wrong. How much of the bad one
+  // is there.
+  uint64_t LookAtAll(bool* said) {
+    {
+      std::lock_guard lock(said_mutex_);
+      said_.clear();
+    }
+    OpenStore();
+    bool good_failed = false, bad_failed = false;
+    EXPECT_EQ(ReadIsRight(*store_, "good", &good_failed), kValues);
+    EXPECT_FALSE(good_failed);
+    const uint64_t read = ReadIsRight(*store_, "bad", &bad_failed);
+    // Asked for together, the good one is there as well.
+    uint64_t together = 0;
+    if (auto reader = store_->Read({}); reader.ok()) {
+      for (;;) {
+        auto part = (*reader)->Next();
+        if (!part.ok() || !*part) break;
+        if ((*part)->run->run_key.run_id == "good") together += (*part)->steps.size();
+      }
+    }
+    EXPECT_EQ(together, kValues);
+    EXPECT_TRUE(store_->ListRuns().ok());
+    EXPECT_TRUE(store_->ListSeries({}).ok());
+    EventQuery events;
+    events.limit = 10'000;
+    EXPECT_TRUE(store_->ListEvents(events).ok());
+    (void)store_->ListModules({"bad", 0, 0});
+    *said = Said("run_unreadable") + Said("run_file_broken") > 0;
+    if (bad_failed) { EXPECT_TRUE(*said); }
+    store_.reset();
+    return read;
+  }
+
+  std::mutex said_mutex_;
+  std::vector<Event> said_;
+};
+
+}  // namespace ikkuna::sinks

@@ -1,0 +1,181 @@
+// What stands in the store's folder: names of any bytes, files of killed daemons, the catalogue, which is a cache.
+#include <fcntl.h>
+#include <signal.h>
+#include <sqlite3.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cctype>
+#include <fstream>
+#include <mutex>
+#include <random>
+#include <set>
+
+#include "tests/daemon/sinks/store_faults_fixture.h"
+
+namespace ikkuna::sinks {
+namespace {
+
+TEST_F(StoreFaultsTest, TextsAndNamesOfAnyBytesComeBackAsTheyAre) {
+  OpenAndBegin();
+  const std::vector<std::string> texts = {std::string("a\0b", 3), std::string(1, '\0'), "", "\xff\xfe\xc0\x80", "\xed\xa0\x80",
+                                          "'; DROP TABLE value; --", std::string(300'000, 'z'), "\n\x1b[31m"};
+  for (size_t i = 0; i < texts.size(); ++i) {
+    const uint32_t t = Series("t" + std::to_string(i), ValueType::kText, Precision::kDouble,
+                              "m" + texts[i].substr(0, 200));
+    ASSERT_NE(t, 0u);
+    store_->Offer(BatchOf(run_, i, {}, {{t, 0, Text{texts[i]}}}));
+  }
+  Flush();
+  for (int life = 0; life < 2; ++life) {
+    for (size_t i = 0; i < texts.size(); ++i) {
+      const SeriesColumns read = ReadOne("t" + std::to_string(i));
+      ASSERT_EQ(read.others.size(), 1u) << i;
+      EXPECT_EQ(std::get<Text>(read.others[0]).text, texts[i]) << i;
+      EXPECT_EQ(read.series->name.module, "m" + texts[i].substr(0, 200)) << i;
+    }
+    Reopen();
+  }
+}
+
+TEST_F(StoreFaultsTest, RunsOfAnyIdAreFilesOfTheirOwnInTheirFolder) {
+  OpenStore();
+  std::vector<std::string> ids = {"../../x",  "..",   ".",    "/etc/passwd", "a/b", "a_b", "A_b", "a.b", "Job", "job", "JOB",
+                                  "-rf",      "~",    "~root", "nul",         "a b", "a\nb", std::string("a\0b", 3),
+                                  "x.a0.r0",  "\xc3\xa9", "\xc3\x89", "\xff", std::string(255, 'a'), std::string(254, 'a') + "b",
+                                  std::string(255, '.'), "%41", "catalogue.db", "events", "lock", ""};
+  unsigned char uuid = 1;
+  for (const std::string& id : ids) {
+    auto run = store_->Begin(Producer({id, 0, 0}, uuid));
+    ASSERT_TRUE(run.ok()) << run.error().text;
+    run_ = *run;
+    Put(Series("a"), 1, uuid++);
+  }
+  Flush();
+  auto check = [&] {
+    for (size_t i = 0; i < ids.size(); ++i) {
+      double value = 0;
+      for (const SeriesColumns& part : ReadFrom(*store_, {})) {
+        if (part.run->run_key.run_id == ids[i]) value += part.numbers[0];
+      }
+      EXPECT_EQ(value, double(i + 1)) << ids[i];
+    }
+  };
+  check();
+  Reopen();
+  EXPECT_EQ(store_->ListRuns()->size(), ids.size());
+  check();
+  std::set<std::string> lower;
+  size_t files = 0;
+  for (const auto& item : fs::recursive_directory_iterator(dir_.path())) {
+    if (!item.is_regular_file()) continue;
+    EXPECT_EQ(item.path().parent_path().string(), folder());
+    std::string name = item.path().filename().string();
+    if (!name.ends_with(".run")) continue;
+    ++files;
+    EXPECT_LE(name.size(), 200u);
+    EXPECT_NE(name[0], '.');
+    EXPECT_NE(name[0], '-');
+    for (char& c : name) {
+      EXPECT_TRUE(std::isalnum(static_cast<unsigned char>(c)) || c == '.' || c == '_' || c == '-' || c == '~') << name;
+      c = static_cast<char>(std::tolower(c));
+    }
+    EXPECT_TRUE(lower.insert(name).second) << name;
+  }
+  EXPECT_EQ(files, ids.size());
+}
+
+TEST_F(StoreFaultsTest, ADaemonThatWasKilledIsSaidAndItsRunsAreDisconnected) {
+  int ready[2];
+  ASSERT_EQ(::pipe(ready), 0);
+  const pid_t child = ::fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    OpenAndBegin();
+    Put(Series("a"), 1, 4.5, 9);
+    Flush();
+    (void)!::write(ready[1], "y", 1);
+    for (;;) ::pause();
+  }
+  char byte = 0;
+  ASSERT_EQ(::read(ready[0], &byte, 1), 1);
+  ::kill(child, SIGKILL);
+  ::waitpid(child, nullptr, 0);
+  ::close(ready[0]);
+  ::close(ready[1]);
+  OpenStore();
+  EXPECT_EQ(Said("store_unclosed"), 1u);
+  EXPECT_NE(TextOf("store_unclosed").find("pid " + std::to_string(child)), std::string::npos);
+  EXPECT_NE(TextOf("store_unclosed").find("1 runs"), std::string::npos) << TextOf("store_unclosed");
+  EXPECT_EQ(store_->LoadProducers()->front().state, RunState::kDisconnected);
+  EXPECT_EQ(store_->LoadProgress(kRun)->progress.done_seq, 9u);
+  EXPECT_EQ(ReadOne("a").numbers, std::vector<double>{4.5});
+  Reopen();
+  EXPECT_EQ(Said("store_unclosed"), 1u);  // that one was closed
+  EXPECT_EQ(ReadOne("a").numbers, std::vector<double>{4.5});
+}
+
+TEST_F(StoreFaultsTest, TheCatalogueIsACacheThatMayBeMissingBrokenOlderOrLying) {
+  TwoRuns();
+  const std::string catalogue = folder() + "/catalogue.db";
+  ASSERT_TRUE(fs::exists(catalogue));
+  const std::string whole = Slurp(catalogue);
+  auto as_it_was = [&](const char* what) {
+    SCOPED_TRACE(what);
+    OpenStore();
+    const auto runs = store_->ListRuns();
+    ASSERT_EQ(runs->size(), 2u);
+    for (const RunInfo& run : *runs) {
+      EXPECT_EQ(run.values, kValues);
+      EXPECT_EQ(run.series, 41u);
+      EXPECT_EQ(run.state, RunState::kFinished);
+      EXPECT_EQ(run.info.facts, Producer().facts);
+      bool failed = false;
+      EXPECT_EQ(ReadIsRight(*store_, run.info.run_key.run_id, &failed), kValues);
+    }
+    store_.reset();
+    EXPECT_TRUE(fs::exists(catalogue));
+  };
+  as_it_was("whole");
+  fs::remove(catalogue);
+  as_it_was("missing");
+  Spill(catalogue, "");
+  as_it_was("empty");
+  Spill(catalogue, std::string(50'000, '?'));
+  as_it_was("nonsense");
+  for (size_t at = 100; at < whole.size(); at += whole.size() / 40) {
+    std::string broken = whole;
+    broken[at] = static_cast<char>(broken[at] ^ 0x55);
+    Spill(catalogue, broken);
+    as_it_was("flipped");
+    if (HasFailure()) return;
+  }
+  sqlite3* db = nullptr;
+  ASSERT_EQ(sqlite3_open(catalogue.c_str(), &db), SQLITE_OK);
+  sqlite3_exec(db, "PRAGMA user_version = 0; DROP TABLE run", nullptr, nullptr, nullptr);
+  sqlite3_close(db);
+  as_it_was("older");
+  // A file that was changed behind its back is looked at anew.
+  ASSERT_EQ(sqlite3_open(file({"bad", 0, 0}).c_str(), &db), SQLITE_OK);
+  sqlite3_exec(db, "INSERT INTO tag VALUES ('by hand')", nullptr, nullptr, nullptr);
+  sqlite3_close(db);
+  OpenStore();
+  EXPECT_EQ(store_->FindRuns("bad")->size(), 1u);
+  EXPECT_EQ(store_->FindRuns("bad")->front().tags, std::vector<std::string>{"by hand"});
+  // What is at rest stands in it again.
+  store_.reset();
+  ASSERT_EQ(sqlite3_open(catalogue.c_str(), &db), SQLITE_OK);
+  int rows = 0;
+  sqlite3_exec(
+      db, "SELECT count(*) FROM run", [](void* n, int, char** text, char**) { return *static_cast<int*>(n) = std::atoi(text[0]), 0; },
+      &rows, nullptr);
+  sqlite3_close(db);
+  EXPECT_EQ(rows, 2);
+}
+
+}  // namespace
+}  // namespace ikkuna::sinks
