@@ -118,8 +118,8 @@ class Explainer {
       std::string percent = std::to_string(input_.status.budget * 100);
       percent.resize(std::min(percent.size(), percent.find('.') + 3));
       Say(WhyReason::kThinned, {}, {}, {}, 0,
-          std::string(level.what) + (IsDone() ? " came at every " : " come at every ") + std::to_string(level.factor) +
-              "th of the steps that were asked for, to stay within the budget of " + percent +
+          std::string(level.what) + (IsDone() ? " came at one in " : " come at one in ") + std::to_string(level.factor) +
+              " of the steps that were asked for, to stay within the budget of " + percent +
               " % of the step time; raise --budget or ask more rarely");
     }
   }

@@ -215,6 +215,7 @@ class RunTest(harness.Site):
         first.expect_success()
         pid = int(re.search(r"process (\d+)", first.log()).group(1))
         os.kill(pid, signal.SIGKILL)
+        harness.wait_until(lambda: pid not in self.alive(), "it does not die")
         second = self.start(up)
         second.expect_success()
         self.assertIn("was started", second.log())

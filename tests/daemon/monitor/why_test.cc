@@ -93,7 +93,7 @@ TEST_F(WhyTest, Thinned) {
   input_.status.period_factor_summary = 4;
   input_.status.period_factor_tensor = 8;  // nobody asks for whole tensors
   EXPECT_EQ(Lines("", "weights"), List{"thinned  "});
-  EXPECT_NE(ExplainMissing(input_, "", "weights")[0].text.find("every 4th"), std::string::npos);
+  EXPECT_NE(ExplainMissing(input_, "", "weights")[0].text.find("one in 4"), std::string::npos);
   EXPECT_NE(ExplainMissing(input_, "", "weights")[0].text.find("1.00 %"), std::string::npos);
   input_.status.period_factor_summary = 1;
   EXPECT_EQ(Lines("", "weights"), List());
