@@ -29,8 +29,7 @@ Result<int> RunWhy(Context& context, const Options& options) {
   if (!response) return response.error();
   const bool offline = !context.connection.data_dir.empty();
   if (offline) {
-    std::cerr << "ikkuna: what was subscribed is not part of a run: without a daemon only what was dropped, lost or not "
-                 "captured is told\n";
+    std::cerr << "ikkuna: read without a daemon: which subscriber missed what is not part of a run\n";
   }
   if (options.json) {
     Print(JsonText(ToJsonArray(response->missing())));

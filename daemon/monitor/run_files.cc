@@ -114,6 +114,11 @@ Answer<RunInfo> StagedRunImport::Finish() {
   Result<RunKey> key = parts_.store.import_file(path_);
   if (!key) {
     Failure failure(key.error());
+    // Where it is staged is none of the client's business, which knows it by another name.
+    const std::string staged = "'" + path_ + "'";
+    if (const size_t at = failure.text.find(staged); at != std::string::npos) {
+      failure.text.replace(at, staged.size(), "the file");
+    }
     if (key.error().code == ErrorCode::kCorrupt || key.error().code == ErrorCode::kInvalidArgument ||
         key.error().code == ErrorCode::kNotFound) {
       failure.reason = Reason::kBadFile;

@@ -141,6 +141,48 @@ class CommandLineTest(harness.Site):
         kinds = {event["kind"] for event in self.json("events", "--run", "latest", "--last", "0")}
         self.assertTrue({"freeze", "unfreeze", "stop", "run_ended"} <= kinds, kinds)
 
+    def test_a_run_travels_as_a_file(self):
+        def losses(*arguments, **options):
+            return self.ikkuna(*arguments, "read", "loss", "--tag", "default", "--format", "csv", **options).splitlines()[1:]
+
+        # While it goes on: a copy, which is read without a daemon and holds what its daemon shows up to there.
+        copy = self.root / "copy.run"
+        self.ikkuna("export", "night shift", "--file", copy)
+        kept = losses("--data-dir", copy)
+        self.assertGreater(len(kept), 100)
+        self.assertEqual(losses()[:len(kept)], kept)
+        self.assertIn("layers.0", self.ikkuna("--data-dir", copy, "modules"))
+        self.assertEqual([run["name"] for run in json.loads(self.ikkuna("--data-dir", copy, "runs", "--json"))], ["night shift"])
+
+        # Another daemon takes it in, once.
+        other = {**self.environment, "IKKUNA_DIR": str(self.meeting / "other"), "IKKUNA_DATA": str(self.root / "other-data")}
+        self.ikkuna("up", environment=other)
+        self.ikkuna("import", copy, environment=other)
+        self.assertEqual(losses(environment=other), kept)
+        again = subprocess.run([BIN / "ikkuna", "import", copy], env=other, capture_output=True, text=True, timeout=60)
+        self.assertEqual(again.returncode, 1)
+        self.assertIn("there is a run", again.stderr)
+        self.assertIn(str(copy), again.stderr)
+        self.assertNotIn("staging", again.stderr)
+        self.ikkuna("delete", "night shift", "--yes", environment=other)
+        self.assertEqual(json.loads(self.ikkuna("runs", "--json", environment=other)), [])
+        self.ikkuna("import", copy, environment=other)
+        self.assertEqual(losses(environment=other), kept)
+        self.ikkuna("down", environment=other)
+        self.assertEqual(losses("--data-dir", self.root / "other-data"), kept)
+
+        # Of its own daemon's folder nothing is read while that writes it; all that it had committed when it was killed.
+        live = subprocess.run([BIN / "ikkuna", "--data-dir", self.data, "runs"], env=self.environment, capture_output=True,
+                              text=True, timeout=60)
+        self.assertEqual(live.returncode, 0)
+        self.assertIn("a daemon has it open", live.stderr)
+        time.sleep(1)
+        self.daemon.signal(signal.SIGKILL)
+        self.daemon.wait()
+        left = losses("--data-dir", self.data)
+        self.assertEqual(left[:len(kept)], kept)
+        self.assertGreater(len(left), len(kept))
+
     def test_failures(self):
         self.ikkuna("read", "loss", "--run", "nobody", code=1)
         self.ikkuna("delete", "night shift", code=1)  # nobody to ask

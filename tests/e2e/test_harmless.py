@@ -65,16 +65,17 @@ class HarmlessTest(losses.LossSite):
         self.wait_for_step(120)
         self.daemon.signal(signal.SIGKILL)
         self.daemon.wait()
-        self.wait_for_step(220)
+        gone = self.steps_made()  # the probe hears of it some steps later, on a thread that has to be given time
+        self.wait_for_step(gone + 100)
         self.start_daemon(*SUBSCRIBERS)
         self.assert_same_losses()
         producer = self.settled_producer()
         self.assert_accounts(producer)
         steps = self.loss_steps()
         self.assertEqual(steps[0], 0)
-        self.assertFalse([step for step in steps if 150 < step < 220], "steps that no daemon was there to see")
+        self.assertFalse([step for step in steps if gone + 60 < step < gone + 100], "steps that no daemon was there to see")
         self.assertEqual(steps[-1], STEPS - 1)
-        self.assertGreater(len([step for step in steps if step >= 220]), 0)
+        self.assertGreater(len([step for step in steps if step >= gone + 100]), 0)
         self.finish()
 
     def test_trainer_killed(self):

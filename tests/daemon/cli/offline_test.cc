@@ -159,7 +159,7 @@ TEST_F(OfflineTest, WhyTellsWhatTheRunItselfSays) {
   EXPECT_EQ(outcome.code, 0) << outcome.err;
   EXPECT_THAT(outcome.out, HasSubstr("10 messages were dropped (arena_full)"));
   EXPECT_THAT(outcome.out, Not(HasSubstr("no subscriber reads")));
-  EXPECT_THAT(outcome.err, HasSubstr("what was subscribed is not part of a run"));
+  EXPECT_THAT(outcome.err, HasSubstr("which subscriber missed what is not part of a run"));
 }
 
 TEST_F(OfflineTest, ARunsFileAloneIsEnough) {
