@@ -164,7 +164,7 @@ TEST_F(WhyRunsTest, ThinnedNotYetUncapturedAndUnseen) {
   Open({"loss"});
   text_.clear();
   EXPECT_THAT(Why("job", "", "weights"), ElementsAre("thinned  ")) << text_;
-  EXPECT_THAT(text_, HasSubstr("came at every 8th"));
+  EXPECT_THAT(text_, HasSubstr("came at one in 8"));
   EXPECT_THAT(Why("job", "", "buffers"), testing::Contains("uncaptured fc buffers"));
 }
 
