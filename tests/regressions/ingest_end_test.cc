@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "daemon/ingest/producer_session.h"
 #include "tests/daemon/ingest/test_core.h"
 #include "tests/daemon/ingest/test_producer.h"
 
@@ -57,7 +58,7 @@ class Accomplice final : public PayloadSource {
 TEST(Malicious_End, ATailThatIsShownForAMomentHoldsNobody) {
   TempDirectory temp;
   std::atomic<Plot*> plot{nullptr};
-  TestCore core(temp.sub("dir"), temp.sub("data"), {}, "loss()", [&] {
+  TestCore core(temp.sub("dir"), std::make_shared<MemoryStore>(), {}, [&] {
     std::vector<std::unique_ptr<PayloadSource>> sources;
     sources.push_back(std::make_unique<Accomplice>(plot));
     return sources;
@@ -66,8 +67,9 @@ TEST(Malicious_End, ATailThatIsShownForAMomentHoldsNobody) {
   producer.Register();
   ASSERT_TRUE(producer.Connect()) << producer.reject();
   producer.Step(0, 1);
-  auto session = core.ingest().FindLive({producer.hello().run_id, 0, 0});
-  ASSERT_TRUE(session);
+  const auto sessions = core.ingest().FindLive(producer.hello().run_id, 0);
+  ASSERT_EQ(sessions.size(), 1u);
+  const auto& session = sessions[0];
   ASSERT_TRUE(Eventually([&] { return session->status().handled == TestProducer::kRecordsPerStep; }));
   Plot lie{producer, *session};
   plot.store(&lie);

@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "daemon/ingest/producer_session.h"
 #include "tests/daemon/ingest/test_core.h"
 #include "tests/daemon/ingest/test_producer.h"
 
@@ -45,12 +46,16 @@ class MomentSource final : public PayloadSource {
 class StopTest : public testing::Test {
  protected:
   std::unique_ptr<TestCore> MakeCore() {
-    return std::make_unique<TestCore>(temp_.sub("dir"), temp_.sub("data"), AcceptorOptions{}, "loss(); mean(weights)",
-                                      [this] {
-                                        std::vector<std::unique_ptr<PayloadSource>> sources;
-                                        sources.push_back(std::make_unique<MomentSource>(plot_));
-                                        return sources;
-                                      });
+    return std::make_unique<TestCore>(temp_.sub("dir"), store_, AcceptorOptions{}, [this] {
+      std::vector<std::unique_ptr<PayloadSource>> sources;
+      sources.push_back(std::make_unique<MomentSource>(plot_));
+      return sources;
+    });
+  }
+  static std::shared_ptr<ProducerSession> TheLive(TestCore& core, const std::string& run_id) {
+    const auto sessions = core.ingest().FindLive(run_id, 0);
+    EXPECT_EQ(sessions.size(), 1u);
+    return sessions.empty() ? nullptr : sessions[0];
   }
   // Lets the plot happen; returns when the session is over.
   void Play(Plot plot, ProducerSession& session) {
@@ -60,13 +65,14 @@ class StopTest : public testing::Test {
   }
   static void ExpectFinished(TestCore& core, const Uuid& uuid, uint64_t steps) {
     const auto status = core.StatusOf(uuid);
-    EXPECT_EQ(status.state, "finished");
+    EXPECT_EQ(status.state, RunState::kFinished);
     EXPECT_EQ(status.handled, steps * TestProducer::kRecordsPerStep);
     ExpectBalanced(status);
     EXPECT_EQ(core.Events("run_ended").size(), 1u);
   }
 
   TempDirectory temp_;
+  std::shared_ptr<MemoryStore> store_ = std::make_shared<MemoryStore>();
   std::atomic<Plot*> plot_{nullptr};
 };
 
@@ -76,7 +82,7 @@ TEST_F(StopTest, ATrainerThatFinishedBeforeTheDaemonStoppedHasFinished) {
   producer.Register();
   ASSERT_TRUE(producer.Connect()) << producer.reject();
   const Uuid uuid = producer.hello().uuid;
-  auto session = core->ingest().FindLive({producer.hello().run_id, 0, 0});
+  auto session = TheLive(*core, producer.hello().run_id);
   ASSERT_TRUE(session);
   Play({[&] {
          producer.Step(0, 1);
@@ -88,7 +94,7 @@ TEST_F(StopTest, ATrainerThatFinishedBeforeTheDaemonStoppedHasFinished) {
   session.reset();
   core->Stop();
   core = MakeCore();
-  EXPECT_EQ(core->StatusOf(uuid).state, "finished");
+  EXPECT_EQ(core->StatusOf(uuid).state, RunState::kFinished);
 }
 
 TEST_F(StopTest, ATrainerThatFinishesDuringTheLastDrainHasFinished) {
@@ -96,7 +102,7 @@ TEST_F(StopTest, ATrainerThatFinishesDuringTheLastDrainHasFinished) {
   TestProducer producer(temp_.sub("dir"));
   producer.Register();
   ASSERT_TRUE(producer.Connect()) << producer.reject();
-  auto session = core->ingest().FindLive({producer.hello().run_id, 0, 0});
+  auto session = TheLive(*core, producer.hello().run_id);
   ASSERT_TRUE(session);
   Play({[&] { session->RequestEnd(false); },
         [&] {
@@ -113,14 +119,14 @@ TEST_F(StopTest, ATrainerWhoseReturnFailsIsDisconnected) {
   TestProducer producer(temp_.sub("dir"));
   producer.Register();
   ASSERT_TRUE(producer.Connect()) << producer.reject();
-  auto session = core->ingest().FindLive({producer.hello().run_id, 0, 0});
+  auto session = TheLive(*core, producer.hello().run_id);
   ASSERT_TRUE(session);
   Play({[&] {
          producer.Disconnect();
          session->RequestEnd(true);
        }},
        *session);
-  EXPECT_EQ(core->StatusOf(producer.hello().uuid).state, "disconnected");
+  EXPECT_EQ(core->StatusOf(producer.hello().uuid).state, RunState::kDisconnected);
   auto socket = shm::ConnectToDaemon(temp_.sub("dir"));
   ASSERT_TRUE(socket.ok());
   producer.hello().heads = {1000, 0};  // beyond what it has published
@@ -130,7 +136,7 @@ TEST_F(StopTest, ATrainerWhoseReturnFailsIsDisconnected) {
   auto answer = shm::ReceiveAnswer(socket->get());
   ASSERT_TRUE(answer.ok());
   ASSERT_TRUE(std::holds_alternative<shm::Reject>(*answer));
-  EXPECT_EQ(core->StatusOf(producer.hello().uuid).state, "disconnected");
+  EXPECT_EQ(core->StatusOf(producer.hello().uuid).state, RunState::kDisconnected);
 }
 
 TEST_F(StopTest, OfATrainerKilledBeforeTheDaemonStoppedTheHolesArePassedOver) {
@@ -144,7 +150,7 @@ TEST_F(StopTest, OfATrainerKilledBeforeTheDaemonStoppedTheHolesArePassedOver) {
   ASSERT_EQ(::write(go[1], "g", 1), 1);
   Uuid uuid{};
   ASSERT_EQ(::read(done[0], uuid.data(), uuid.size()), 16);
-  auto session = core->ingest().FindLive(core->StatusOf(uuid).info.run_key);
+  auto session = TheLive(*core, core->StatusOf(uuid).info.run_key.run_id);
   ASSERT_TRUE(session);
   Play({[&] {
          siginfo_t info{};
@@ -155,7 +161,7 @@ TEST_F(StopTest, OfATrainerKilledBeforeTheDaemonStoppedTheHolesArePassedOver) {
        *session);
   ASSERT_EQ(::waitpid(child, nullptr, 0), child);
   const auto status = core->StatusOf(uuid);
-  EXPECT_EQ(status.state, "died");
+  EXPECT_EQ(status.state, RunState::kDied);
   EXPECT_EQ(status.killed, 1u);
   EXPECT_EQ(status.lost_in_daemon, 0u);
   EXPECT_EQ(status.handled, 2 * TestProducer::kRecordsPerStep);
@@ -165,30 +171,32 @@ TEST_F(StopTest, OfATrainerKilledBeforeTheDaemonStoppedTheHolesArePassedOver) {
 }
 
 // Whoever saw the state of an ended run asked for its event, and it was not there yet.
-class EndWitness final : public SampleSink {
+class EndWitness final : public MemoryStore {
  public:
   void Offer(std::shared_ptr<const Batch> batch) override {
     for (const Event& event : batch->events) {
       if (event.kind == "run_ended") state_then = session.load()->status().state;
     }
+    MemoryStore::Offer(std::move(batch));
   }
   std::atomic<ProducerSession*> session{nullptr};
-  std::string state_then;
+  RunState state_then = RunState::kFinished;
 };
 
 TEST_F(StopTest, TheEventOfAnEndComesBeforeItsState) {
-  EndWitness witness;
-  TestCore core(temp_.sub("dir"), temp_.sub("data"), {}, "loss()", {}, &witness);
+  const auto store = std::make_shared<EndWitness>();
+  EndWitness& witness = *store;
+  TestCore core(temp_.sub("dir"), store);
   TestProducer producer(temp_.sub("dir"));
   producer.Register();
   ASSERT_TRUE(producer.Connect()) << producer.reject();
-  auto session = core.ingest().FindLive({producer.hello().run_id, 0, 0});
+  auto session = TheLive(core, producer.hello().run_id);
   ASSERT_TRUE(session);
   witness.session.store(session.get());
   producer.Finish();
   ASSERT_TRUE(Eventually([&] { return session->ended(); }));
-  EXPECT_EQ(session->status().state, "finished");
-  EXPECT_TRUE(witness.state_then == "running" || witness.state_then == "disconnected") << witness.state_then;
+  EXPECT_EQ(session->status().state, RunState::kFinished);
+  EXPECT_TRUE(witness.state_then == RunState::kRunning || witness.state_then == RunState::kDisconnected);
 }
 
 }  // namespace
