@@ -42,7 +42,7 @@ void ProducerSession::FinishGraph() {
   }
   publisher_->OfferEmitted(CurrentProgress());
   publisher_->OfferProgress(CurrentProgress(), true);
-  Snapshot();
+  TakeNumbers();  // the state is shown by whoever ends it, after its event
 }
 
 // Handles what is committed before ring position `end`. Of a dead producer the holes too: nobody will fill them.

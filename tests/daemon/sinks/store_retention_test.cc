@@ -102,11 +102,12 @@ TEST_F(StoreRetentionTest, FinishedRunsThatAreTooOldLeave) {
 
 TEST_F(StoreRetentionTest, AboveTheCapTheOldestFinishedRunsLeaveFirst) {
   OpenStore();
+  constexpr uint64_t kLong = 30'000;  // steps: much more than the log of events takes meanwhile
   // Not in the order in which they ended.
-  Finished("c", 3, kStartNs + 3);
-  Finished("a", 1, kStartNs + 1);
-  Finished("d", 4, kStartNs + 4);
-  Finished("b", 2, kStartNs + 2);
+  Finished("c", 3, kStartNs + 3, kLong);
+  Finished("a", 1, kStartNs + 1, kLong);
+  Finished("d", 4, kStartNs + 4, kLong);
+  Finished("b", 2, kStartNs + 2, kLong);
   const uint64_t each = std::filesystem::file_size(file({"a", 0, 0}));
   const uint64_t others = store_->store_bytes() - 4 * each;
   options_.bytes_max = others + 2 * each + each / 2;
