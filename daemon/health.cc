@@ -146,16 +146,22 @@ std::vector<HealthValue> HealthOf(const HealthReading& reading) {
   return values.Take();
 }
 
+// Of those that do not run: the ones that ran a moment ago, or came and ended since the last look.
 void HealthSeries::LeaveOutThoseThatRest(std::vector<ProducerStatus>& producers) {
   std::map<Uuid, int> left;
+  std::set<Uuid> known;
   std::erase_if(producers, [&](const ProducerStatus& producer) {
-    const auto known = looks_left_.find(producer.info.uuid);
-    const int looks = producer.state == RunState::kRunning ? kLooksAfterEnd : known == looks_left_.end() ? 0 : known->second - 1;
+    const Uuid& uuid = producer.info.uuid;
+    known.insert(uuid);
+    const bool fresh = producer.state == RunState::kRunning || (known_ && !known_->contains(uuid));
+    const auto before = looks_left_.find(uuid);
+    const int looks = fresh ? kLooksAfterEnd : before == looks_left_.end() ? 0 : before->second - 1;
     if (looks <= 0) return true;
-    left[producer.info.uuid] = looks;
+    left[uuid] = looks;
     return false;
   });
   looks_left_ = std::move(left);
+  known_ = std::move(known);
 }
 
 HealthSeries::HealthSeries(std::shared_ptr<Run> run, uint64_t last_step)

@@ -13,6 +13,8 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -70,6 +72,7 @@ class HealthSeries {
   const TimelineId timeline_;
   std::map<SeriesName, Written> written_;  // of the values of the last look only, so that it stays small
   std::map<Uuid, int> looks_left_;
+  std::optional<std::set<Uuid>> known_;  // producers of the last look; none: there was no look yet
   uint64_t last_step_;
 };
 

@@ -245,6 +245,14 @@ TEST_F(HealthSeriesTest, AProducerIsSeenToItsEndAndThenRests) {
   for (int64_t second = 1002; second < 1001 + HealthSeries::kLooksAfterEnd; ++second) Look(reading, second);
   reading.status.producers[0].killed = 3;
   EXPECT_TRUE(Look(reading, 1020).empty());
+  // One that came and ended between two looks is seen as well, as long.
+  reading.status.producers.push_back(Producer(RunState::kFinished));
+  reading.status.producers[1].info.uuid = {2};
+  reading.status.producers[1].info.run_key = {"id-2", 0, 0};
+  EXPECT_TRUE(Look(reading, 1021).contains("records_handled"));
+  for (int64_t second = 1022; second < 1021 + HealthSeries::kLooksAfterEnd; ++second) Look(reading, second);
+  reading.status.producers[1].killed = 9;
+  EXPECT_TRUE(Look(reading, 1040).empty());
   // One that had ended before is none of this daemon's affairs.
   HealthSeries other(run_);
   const auto batch = other.Look(reading, 2000 * kSecond);
