@@ -173,6 +173,17 @@ TEST_F(UpCommandTest, OneThatStartsIsWaitedForAndUsed) {
   EXPECT_TRUE(Starts().empty());
 }
 
+// The same, a moment later: ours finds the lock taken and gives way, and the other one is waited for.
+TEST_F(UpCommandTest, OneThatWasFasterIsWaitedForAndUsed) {
+  environment_["IKKUNA_TEST_FAKE_DELAY_MS"] = "500";
+  daemon_ = Script("daemon", "(" + Become() + ") & while ! test -s '" + dir_.path() +
+                                 "/starts'; do sleep 0.01; done\n" + Become());
+  const std::string text = Out(Up());
+  ASSERT_EQ(Starts().size(), 1u);
+  EXPECT_EQ(text, "ikkuna-daemon " + Process() + " " + Serving());
+  EXPECT_TRUE(OneLives());
+}
+
 TEST_F(UpCommandTest, WhatAKilledOneLeftIsNoDaemon) {
   Out(Up());
   const pid_t first = Starts().back();
