@@ -30,7 +30,13 @@ std::set<std::pair<std::string, SubscriberSource>> WrittenOf(const Config& confi
 void Daemon::SwitchSubscribers(const Config& fresh) {
   const auto before = WrittenOf(config_), after = WrittenOf(fresh);
   if (before == after) return;
-  const std::vector<SavedSubscription> clients = subscribers_.Export();
+  std::vector<SavedSubscription> clients = subscribers_.Export();
+  // One that a client had first and the operator asked for as well is the operator's no more.
+  std::erase_if(clients, [&](const SavedSubscription& one) {
+    const auto is = [&](const auto& item) { return item.first == one.text; };
+    return one.owner.empty() && std::any_of(before.begin(), before.end(), is) &&
+           std::none_of(after.begin(), after.end(), is);
+  });
   for (const auto& [text, source] : before) {
     if (after.contains({text, source})) continue;
     // One that a client had removed is not there.

@@ -183,6 +183,11 @@ std::vector<SinkCounters> SinkList::Export() const {
     counters.waiting = 0;
     all.push_back(std::move(counters));
   }
+  // One that is off this time goes on counting when it is on again.
+  for (const auto& [name, counters] : before_) {
+    const auto is = [&](const SinkCounters& other) { return other.name == name; };
+    if (std::none_of(all.begin(), all.end(), is)) all.push_back(counters);
+  }
   return all;
 }
 

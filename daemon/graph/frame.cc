@@ -1,5 +1,6 @@
 #include "daemon/graph/frame.h"
 
+#include <exception>
 #include <utility>
 
 namespace ikkuna::graph {
@@ -54,14 +55,20 @@ void Frame::ReleaseGathering() {
   gathering.reset();
 }
 
-void Frame::Clear() {
+void Frame::Clear(const std::function<void(SubscriberEntry&, const std::string&)>& failed) {
   ReleaseGathering();
   for (size_t i = 0; i < nodes.size(); ++i) {
     NodeState& state = nodes[i];
     for (FedInstance& instance : state.instances) {
       state.instance_of[instance.key] = 0;
       if (instance.subscriber && !scene->nodes[i].entry->ended()) {
-        scene->nodes[i].instances->Rest(std::move(instance.subscriber));
+        try {
+          scene->nodes[i].instances->Rest(std::move(instance.subscriber));
+        } catch (const std::exception& error) {
+          failed(*scene->nodes[i].entry, error.what());
+        } catch (...) {
+          failed(*scene->nodes[i].entry, "something that is no std::exception");
+        }
       }
     }
     state.instances.clear();

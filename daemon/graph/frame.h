@@ -4,7 +4,9 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <string>
 #include <unordered_map>
 #include <vector>
 
@@ -109,7 +111,8 @@ struct Frame {
   // Forgets what the messages brought; done when no node waits for it any more.
   void ReleaseGathering();
   // Forgets the step; the memory stays. Instances go back to rest.
-  void Clear();
+  // `failed`: of one that threw while it was reset.
+  void Clear(const std::function<void(SubscriberEntry&, const std::string&)>& failed);
 };
 
 }  // namespace ikkuna::graph

@@ -106,11 +106,11 @@ class Graph final : public MessageGraph {
   }
 
   void Finish(uint64_t deadline_ns) override {
+    finished_ = true;
     open_.DropAll();
     context_.job.reset();  // nobody waits for this rank any more
     TakeLetters();
     while (!closing_.empty() && context_.mailbox->Wait(deadline_ns)) TakeLetters();
-    finished_ = true;
     context_.mailbox->End();
     while (!closing_.empty()) GiveUpOldest();
     if (context_.share) context_.share->Cancel();
@@ -308,7 +308,7 @@ class Graph final : public MessageGraph {
 
   void Recycle(std::unique_ptr<Frame> frame) {
     if (frame->scene == nullptr) return;
-    frame->Clear();
+    frame->Clear([&](SubscriberEntry& entry, const std::string& what) { context_.Fail(entry, what, frame->step); });
     const std::shared_ptr<Plan> plan = std::move(frame->plan);
     Scene* scene = std::exchange(frame->scene, nullptr);
     if (plan == plan_ && scene->idle_frames.size() < kMaxIdleFrames) scene->idle_frames.push_back(std::move(frame));

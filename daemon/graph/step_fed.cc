@@ -41,6 +41,8 @@ void StepRunner::RunFed() {
       about.subject = instance.slot->subject;
       about.module = instance.slot->module_name;
       about.param = instance.slot->param_name;
+    } else {
+      about_ = &frame_->scene->memory->slots.whole();
     }
     if (node_->inputs[0].group != nullptr) about.kind = node_->inputs[0].group->kind();
     origin_ = instance.origin;

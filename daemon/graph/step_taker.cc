@@ -40,7 +40,7 @@ bool StepRunner::PutNumber(SeriesRef& ref, const Slot& slot, uint32_t output, do
     const bool twice = ref.next == frame_->step + 1 && !frame_->again;
     if (twice && Replace(ref.id, slot, output, number)) return false;
     if (frame_->again || twice) {
-      ++repeated_;
+      if (frame_->again) ++repeated_;  // else it is the subscriber that says it twice, not the trainer
       Count(MissReason::kRepeated, 1);
       return false;
     }

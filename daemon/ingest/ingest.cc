@@ -228,16 +228,34 @@ Status Ingest::Admit(Peer& peer) {
   if (!run) return run.error();
   const Uuid uuid = peer.hello.uuid;
   Seat seat;
-  seat.run = std::move(run).value();
+  seat.run = *run;
   seat.known = placement.known;
   if (placement.known) seat.before = LedgerOf(uuid, placement.key);
   seat.notes = placement.notes;
-  auto session = ProducerSession::Start(context_, std::move(peer), std::move(seat));
-  if (!session) return session.error();
+  Result<std::unique_ptr<ProducerSession>> session = Error{ErrorCode::kSystem, ""};
+  try {
+    session = ProducerSession::Start(context_, std::move(peer), std::move(seat));
+  } catch (...) {
+    if (!placement.known) Forget(**run);
+    throw;
+  }
+  if (!session) {
+    if (!placement.known) Forget(**run);
+    return session.error();
+  }
   std::erase_if(past_, [&](const Past& past) { return past.status.info.uuid == uuid; });
   sessions_.push_back(std::move(session).value());
   admitted_.fetch_add(1, std::memory_order_relaxed);
   return {};
+}
+
+// A life that began here and cannot be served: its name is free again, and its file is not one of a run that goes on.
+void Ingest::Forget(const Run& run) {
+  ProducerStatus status;
+  status.info = *run.info();
+  status.state = RunState::kDied;
+  registry_.SetAlive(status.info.uuid, false);
+  context_.store->SaveProducer(status);
 }
 
 void Ingest::Keep(const ProducerSession& session) {

@@ -81,6 +81,7 @@ class Ingest {
   };
   void LoadPast();
   void ReapLocked();
+  void Forget(const Run& run);
   void Keep(const ProducerSession& session);
   Past* FindPast(const Uuid& uuid);
   Ledger LedgerOf(const Uuid& uuid, const RunKey& run);

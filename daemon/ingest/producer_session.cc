@@ -288,6 +288,7 @@ void ProducerSession::Turn() {
 Result<uint64_t> ProducerSession::Pump(uint64_t records_max, uint64_t end) {
   const uint64_t entries = view_->registry_read();
   if (auto taken = TakeRegistry(); !taken) return taken.error();
+  if (!start_known_) LearnStart();
   TellNews();
   const bool grew = view_->registry_read() != entries;
   if (graph_->Refresh() || grew) UpdateDemand();
@@ -298,6 +299,19 @@ Result<uint64_t> ProducerSession::Pump(uint64_t records_max, uint64_t end) {
   }
   if (publisher_->waits()) publisher_->OfferEmitted(CurrentProgress());
   return done;
+}
+
+// Before its first record is handled, so that nothing is drawn as overtaken that is not.
+void ProducerSession::LearnStart() {
+  ProducerInfo info = *run_->info();
+  uint64_t first = UINT64_MAX;
+  for (const shm::RootStatus& root : view_->ReadStatus().status.roots) {
+    if (root.phase == static_cast<uint32_t>(shm::Phase::kTrain)) first = std::min(first, root.start_step);
+  }
+  start_known_ = !info.continues || info.start_step > 0 || first != UINT64_MAX;
+  if (!info.continues || info.start_step > 0 || first == UINT64_MAX || first == 0) return;
+  info.start_step = std::min(first, kMaxStep);
+  run_->SetInfo(std::move(info));
 }
 
 Status ProducerSession::TakeRegistry() {

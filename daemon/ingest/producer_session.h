@@ -118,6 +118,8 @@ class ProducerSession {
   void Turn();
   Result<uint64_t> Pump(uint64_t records_max, uint64_t end);
   Status TakeRegistry();
+  // Of a run that goes on with another and said no first step: the one that it began with.
+  void LearnStart();
   void TellNews();
   void UpdateDemand();
   void ServeCommands();
@@ -162,6 +164,7 @@ class ProducerSession {
   uint64_t handled_before_ = 0;
   uint64_t last_record_ns_ = 0;
   uint64_t ticked_ns_ = 0;
+  bool start_known_ = false;
   uint64_t committed_told_ = 0;
   uint64_t saved_ns_ = 0;
   uint64_t saved_steps_ = 0;

@@ -411,6 +411,21 @@ TEST_F(ReloadTest, SubscribersOfTheConfigurationComeAndGoThoseOfClientsStay) {
   EXPECT_EQ(Subscribed(*daemon), (std::set<std::string>{"loss", "weights_min", "weights_max", "weights_std"}));
 }
 
+TEST_F(ReloadTest, WhatAClientHadFirstIsTheOperatorsNoMoreWhenItLeavesTheConfiguration) {
+  Config config = MakeConfig();
+  config.subscribe = {"loss"};
+  auto daemon = MustStart(config);
+  ASSERT_TRUE(daemon);
+  ASSERT_TRUE(daemon->monitor().subscribers.AddSubscribers(Operator(), "max(weights)").ok());
+  config.subscribe = {"loss", "max(weights)"};
+  daemon->Reload(config);
+  config.subscribe = {"loss"};
+  daemon->Reload(config);
+  EXPECT_EQ(Subscribed(*daemon), (std::set<std::string>{"loss", "weights_max"}));
+  ASSERT_TRUE(daemon->monitor().subscribers.RemoveSubscribers(Operator(), {SubscriberChoice::By::kTopic, 0, "weights_max"}).ok());
+  EXPECT_EQ(Subscribed(*daemon), std::set<std::string>{"loss"});
+}
+
 // The exit code of a child that becomes user 4242 and connects to `path`: 0 it was taken, 1 it was closed on, 2 not
 // connected, 3 not the user.
 int ConnectAsOther(const std::string& path, int type) {

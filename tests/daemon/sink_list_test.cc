@@ -145,6 +145,20 @@ TEST_F(SinkListTest, AFlushTriesAllAndNamesAllThatFailed) {
   EXPECT_EQ(calls_.size(), 3u);
 }
 
+TEST_F(SinkListTest, CountersOfOneThatIsOffThisTimeAreKeptForTheNext) {
+  SinkCounters before;
+  before.name = "tensorboard";
+  before.offered = before.dropped = 7;
+  before.drops = {{"size_cap", 7}};
+  list_.Restore({before});
+  Add("store");
+  const auto kept = list_.Export();
+  ASSERT_EQ(kept.size(), 2u);
+  EXPECT_EQ(kept[1].name, "tensorboard");
+  EXPECT_EQ(kept[1].dropped, 7u);
+  EXPECT_EQ(kept[1].drops, before.drops);
+}
+
 TEST_F(SinkListTest, CountersGoOnFromThoseOfAnEarlierDaemon) {
   SinkCounters before;
   before.name = "store";

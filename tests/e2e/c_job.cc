@@ -1,9 +1,10 @@
 // A job that publishes through the C interface alone, shaped by its arguments:
 //   c_job [--steps N] [--us MICROSECONDS] [--run NAME] [--loss BASE] [--start STEP] [--epoch-steps N] [--folds N]
-//         [--wait-for FILE] [--rows N]
+//         [--wait-for FILE] [--rows N] [--resume 1]
 // The loss of step s is BASE + s; module fc1 publishes its weight, of N x 784 elements, each of which is BASE. --start
 // says that the run goes on at that step; --epoch-steps begins to count anew after so many; --folds opens one session
 // after another;
+// --resume says only that it goes on, and lets its first step speak for itself;
 // --wait-for ends the job only when the file is there.
 #include <unistd.h>
 
@@ -28,6 +29,7 @@ struct Arguments {
   int folds = 1;
   std::string wait_for;
   int64_t rows = 10;
+  bool resume = false;
 };
 
 Arguments Parse(int argc, char** argv) {
@@ -43,6 +45,7 @@ Arguments Parse(int argc, char** argv) {
     if (name == "--epoch-steps") arguments.epoch_steps = std::strtoull(value, nullptr, 10);
     if (name == "--folds") arguments.folds = std::atoi(value);
     if (name == "--wait-for") arguments.wait_for = value;
+    if (name == "--resume") arguments.resume = std::atoi(value) != 0;
     if (name == "--rows") arguments.rows = std::strtoll(value, nullptr, 10);
   }
   return arguments;
@@ -53,7 +56,8 @@ void Train(const Arguments& arguments) {
   options.size = sizeof options;
   options.run = arguments.run.c_str();
   options.budget = -1;
-  options.start_step = arguments.start;
+  options.resume = arguments.resume;
+  if (!arguments.resume) options.start_step = arguments.start;
   ikkuna_session* session = ikkuna_open(&options);
   const uint16_t root = ikkuna_root(session, "model");
   const uint32_t module = ikkuna_module(session, root, "fc1", "Linear");

@@ -109,8 +109,14 @@ class RunsNeverMix(Site):
             self.assertEqual(self.losses(run.key), self.expected(1, 5))
 
     def test_a_resumed_run_is_one_line_and_nothing_is_written_over(self):
+        self.check_resumed()
+
+    def test_a_run_that_only_says_that_it_goes_on_does_so_from_its_first_step(self):
+        self.check_resumed("--resume", 1)
+
+    def check_resumed(self, *how):
         self.job("--steps", 10, "--loss", 100, IKKUNA_RUN_ID="resumed").expect_success()
-        self.job("--steps", 10, "--loss", 200, "--start", 5, IKKUNA_RUN_ID="resumed").expect_success()
+        self.job("--steps", 10, "--loss", 200, "--start", 5, *how, IKKUNA_RUN_ID="resumed").expect_success()
         first, second = sorted(self.ended(2), key=lambda run: run.key.attempt)
         self.assertEqual(second.continues, first.key.attempt)
         self.assertTrue(second.HasField("continues"))

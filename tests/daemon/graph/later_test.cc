@@ -227,6 +227,32 @@ TEST_F(Later, WhoThrowsAtAMessageIsSwitchedOffToo) {
   EXPECT_EQ(site.missing(MissReason::kThrew), 1u);
 }
 
+TEST_F(Later, WhoThrowsWhileItIsResetIsSwitchedOffToo) {
+  Site site({"reset_thrower(weights)", "mean(weights)"});
+  Step(site, 0, 1, false);
+  Step(site, 1, 1, false);
+  // Open at the end: it is reset there as well.
+  site.Start({});
+  site.Handle(site.Summary(Kind::kWeights, {}, Site::kFc1, Site::kW1, {1}));
+  site.graph->Refresh();
+  EXPECT_EQ(site.published().at("fc1.weight/weights_mean").size(), 2u);
+  ASSERT_EQ(site.events.size(), 1u);
+  EXPECT_THAT(site.events[0].text, HasSubstr("cannot forget"));
+  EXPECT_EQ(site.missing(MissReason::kThrew), 1u);
+}
+
+TEST_F(Later, ANumberThatASubscriberPutsTwiceIsNoTrainerThatGoesBack) {
+  Site site({"holder(weights)"});
+  Step(site, 0, 1, false);
+  ASSERT_FALSE(held.empty());
+  held[0]->Put(0, {Site::kFc1, Site::kW1}, 7.0);
+  held.clear();
+  ASSERT_TRUE(site.Settled());
+  site.graph->Refresh();
+  EXPECT_EQ(site.missing(MissReason::kRepeated), 1u);
+  EXPECT_TRUE(site.events.empty()) << site.events[0].text;
+}
+
 TEST_F(Later, ResultsMayBeUsedLaterFromAnyThread) {
   Site site({"holder(weights)", "max(weights_holder)"});
   site.Start({});

@@ -121,6 +121,13 @@ class MessageThrower : public Subscriber {
   void OnStep(const StepInfo&, std::span<const Input>, const ResultsRef&) override {}
 };
 
+class ResetThrower : public Subscriber {
+ public:
+  void OnMessage(const Input&, const Payload*) override {}
+  void OnStep(const StepInfo&, std::span<const Input>, const ResultsRef&) override {}
+  void Reset() override { throw std::runtime_error("cannot forget"); }
+};
+
 class Holder : public Subscriber {
  public:
   void OnStep(const StepInfo&, std::span<const Input> inputs, const ResultsRef& results) override {
@@ -245,6 +252,14 @@ inline const Descriptor kTestMetrics[] = {
      .help = "-",
      .define = [](Written inputs, Written) -> Result<Definition> {
        Definition d = Make<MessageThrower>(inputs, "message_thrower");
+       d.delivery = Delivery::kEachMessage;
+       return d;
+     }},
+    {.name = "reset_thrower",
+     .publishes = "{kind}_reset_thrower",
+     .help = "-",
+     .define = [](Written inputs, Written) -> Result<Definition> {
+       Definition d = Make<ResetThrower>(inputs, "reset_thrower");
        d.delivery = Delivery::kEachMessage;
        return d;
      }},

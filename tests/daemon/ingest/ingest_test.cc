@@ -307,6 +307,15 @@ TEST_F(IngestTest, Malicious_HeadsThatNoDaemonCanHaveHad) {
   auto answer = shm::ReceiveAnswer(socket->get());
   ASSERT_TRUE(answer.ok());
   EXPECT_TRUE(std::holds_alternative<shm::Reject>(*answer));
+  // Its name is free: who comes next under it, while that process still lives, is no second job.
+  producer.hello().heads = {};
+  const std::string run_id = producer.hello().run_id;
+  EXPECT_EQ(store_->LoadProducers()->at(0).state, RunState::kDied);
+  TestProducer next(temp_.sub("dir"));
+  next.Register();
+  next.hello().run_id = run_id;
+  ASSERT_TRUE(next.Connect()) << next.reject();
+  EXPECT_EQ(core->StatusOf(next.hello().uuid).info.run_key.run_id, run_id);
 }
 
 TEST_F(IngestTest, Malicious_GarbageAndSilenceAtTheDoor) {
