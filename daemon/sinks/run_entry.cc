@@ -29,7 +29,7 @@ bool HasLog(const std::string& path) {
 bool Agrees(const SeriesCatalogue& catalogue, const std::vector<Series>& series) {
   return std::all_of(series.begin(), series.end(), [&](const Series& one) {
     const auto found = catalogue.Find(one.id);
-    return found && found->name == one.name && found->traits.type == one.traits.type;
+    return found && found->timeline == one.timeline && found->name == one.name && found->traits.type == one.traits.type;
   });
 }
 

@@ -102,6 +102,7 @@ class Store::Impl {
   void UpkeepFailed(const EntryPtr& entry, const Error& error);
   bool TellOnce(const std::string& about, const std::string& text);
   // store_runs.cc
+  Status KnowSeries(const EntryPtr& entry, const std::shared_ptr<Run>& run);  // under its writer_mutex
   void SaveState(const EntryPtr& entry, bool is_over);
   Status Remove(const EntryPtr& entry, std::string_view reason);
   Status RoomFor(const RunHead& head, uint64_t bytes);

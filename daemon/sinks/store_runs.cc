@@ -116,7 +116,10 @@ Result<std::shared_ptr<Run>> Store::Impl::Begin(const ProducerInfo& producer) {
     opened = EnsureWriter(entry);
   }
   if (!opened && opened.error().code == ErrorCode::kFailedPrecondition) return opened.error();
-  if (!opened) Failed(entry, opened.error());  // it is recorded as soon as that is possible
+  if (!opened) {
+    Failed(entry, opened.error());  // it is recorded as soon as that is possible
+    if (Status known = KnowSeries(entry, run); !known) return known.error();
+  }
   {
     std::lock_guard reading(entry->mutex);
     if (!entry->loaded) {
@@ -131,6 +134,25 @@ Result<std::shared_ptr<Run>> Store::Impl::Begin(const ProducerInfo& producer) {
   }
   SaveState(entry, false);
   return run;
+}
+
+// What cannot be written now is read: series keep the ids that they have in the file, or it could not be gone on with.
+Status Store::Impl::KnowSeries(const EntryPtr& entry, const std::shared_ptr<Run>& run) {
+  {
+    std::lock_guard reading(entry->mutex);
+    if (entry->loaded) return {};
+  }
+  Result<std::unique_ptr<RunFile>> file = RunFile::Open(entry->path, Database::Mode::kReadWrite, false);
+  if (!file && file.error().code == ErrorCode::kNotFound) return {};  // it is there, and empty
+  Result<std::shared_ptr<LoadedRun>> loaded = file ? LoadRun(*entry, **file, run) : file.error();
+  if (!loaded) {
+    // Its producer comes again.
+    return Error{ErrorCode::kUnavailable, "cannot read '" + entry->path + "', which run " + Describe(entry->key) +
+                                              " goes on in: " + loaded.error().text};
+  }
+  std::lock_guard reading(entry->mutex);
+  entry->loaded = *std::move(loaded);
+  return {};
 }
 
 void Store::Impl::SaveProducer(const ProducerStatus& status) {

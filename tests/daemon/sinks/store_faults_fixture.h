@@ -1,6 +1,8 @@
 // What the tests of broken disks and files share: two runs at rest, one of which breaks; a look at all that is left.
 #pragma once
 
+#include <sys/mount.h>
+
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
@@ -31,6 +33,26 @@ inline void Spill(const std::string& path, const std::string& bytes) {
   std::ofstream out(path, std::ios::binary | std::ios::trunc);
   out << bytes;
 }
+
+// A file system of its own, small; where none can be mounted the test is skipped.
+class SmallDisk {
+ public:
+  SmallDisk(std::string path, int megabytes) : path_(std::move(path)) {
+    fs::create_directories(path_);
+    mounted_ = ::mount("none", path_.c_str(), "tmpfs", 0, ("size=" + std::to_string(megabytes) + "m").c_str()) == 0;
+  }
+  ~SmallDisk() {
+    if (mounted_) ::umount2(path_.c_str(), MNT_DETACH);
+  }
+  bool mounted() const { return mounted_; }
+  bool Remount(bool read_only) {
+    return ::mount("none", path_.c_str(), nullptr, MS_REMOUNT | (read_only ? MS_RDONLY : 0), nullptr) == 0;
+  }
+
+ private:
+  std::string path_;
+  bool mounted_ = false;
+};
 
 class StoreFaultsTest : public StoreTest {
  protected:
