@@ -17,11 +17,12 @@ std::string NameOf(const std::string& name, uint32_t copy) {
   return CleanUtf8(name, kMaxNameBytes - suffix.size()) + suffix;
 }
 
+bool HasAddress(const JobKey& job) { return !job.address.empty() || !job.port.empty(); }
+
 // Members of one job have its address in common. Where nobody knows one, only their parent process is left.
 bool OneJob(const Applicant& applicant, const RunRegistry::Member& member) {
   if (applicant.job != member.job || applicant.world_size != member.world_size) return false;
-  const bool addressed = !applicant.job.address.empty() || !applicant.job.port.empty();
-  return addressed || applicant.parent == 0 || member.parent == 0 || applicant.parent == member.parent;
+  return HasAddress(applicant.job) || applicant.parent == 0 || member.parent == 0 || applicant.parent == member.parent;
 }
 
 std::string NumberedHere(const Applicant& applicant, uint32_t attempt) {
@@ -34,6 +35,12 @@ std::string NumberedHere(const Applicant& applicant, uint32_t attempt) {
 
 bool RunRegistry::Attempt::lives() const {
   return std::any_of(ranks.begin(), ranks.end(), [](const auto& rank) { return rank.second.alive; });
+}
+
+bool RunRegistry::Attempt::IsOfJob(const Applicant& applicant) const {
+  return std::any_of(ranks.begin(), ranks.end(), [&](const auto& rank) {
+    return rank.second.job == applicant.job && rank.second.world_size == applicant.world_size;
+  });
 }
 
 void RunRegistry::Add(const Member& member) {
@@ -81,39 +88,68 @@ std::optional<Placement> RunRegistry::Join(const Applicant& applicant) const {
   return placement;
 }
 
+RunRegistry::Family RunRegistry::FamilyOf(const Applicant& applicant) const {
+  Family family;
+  for (uint32_t copy = 1; copy <= kSameNameMax; ++copy) {
+    const auto run = runs_.find(NameOf(applicant.name, copy));
+    const bool kept = run != runs_.end() && !run->second.empty();
+    const auto any = [&](const auto& is) {
+      return kept && std::any_of(run->second.begin(), run->second.end(),
+                                 [&](const auto& attempt) { return is(attempt.second); });
+    };
+    if (!any([](const Attempt& attempt) { return attempt.lives(); })) family.free = std::min(family.free, copy);
+    if (kept) family.runs.push_back(&run->first);
+    if (HasAddress(applicant.job) && any([&](const Attempt& attempt) { return attempt.IsOfJob(applicant); })) {
+      family.of_job.push_back(&run->first);
+    }
+  }
+  return family;
+}
+
+// Rule 5.
+const std::string* RunRegistry::ContinuedBy(const Applicant& applicant, const Family& family) const {
+  const auto lives = [this](const std::string& name) {
+    const Attempts& attempts = runs_.at(name);
+    return std::any_of(attempts.begin(), attempts.end(), [](const auto& attempt) { return attempt.second.lives(); });
+  };
+  // An older attempt may have the key too: one that stood alone went under whichever name was free.
+  if (family.of_job.size() == 1) {
+    const std::string& name = *family.of_job.front();
+    const bool newest = runs_.at(name).rbegin()->second.IsOfJob(applicant);
+    return newest && !lives(name) ? &name : nullptr;
+  }
+  // Without the key nothing tells which of several it was, even where all but one are taken: who took them may be
+  // another's continuation that stands alone.
+  if (!family.of_job.empty() || family.runs.size() != 1) return nullptr;
+  const std::string& only = *family.runs.front();
+  return only == applicant.name && !lives(only) ? &only : nullptr;
+}
+
 // Rules 3 to 5.
 Placement RunRegistry::Open(const Applicant& applicant) const {
   Placement placement;
-  std::vector<std::string> fits;  // runs of the name that nobody lives now and that an attempt could go on with
-  std::optional<uint32_t> taken;  // the copy that is ours
-  for (uint32_t copy = 1; copy <= kSameNameMax; ++copy) {
-    const std::string name = NameOf(applicant.name, copy);
-    const auto run = runs_.find(name);
-    const bool lives = run != runs_.end() && std::any_of(run->second.begin(), run->second.end(),
-                                                         [](const auto& attempt) { return attempt.second.lives(); });
-    if (lives) continue;
-    if (!taken) taken = copy;
-    if (run != runs_.end() && !run->second.empty()) fits.push_back(name);
-  }
+  const Family family = FamilyOf(applicant);
   const bool continuation = applicant.resume || applicant.start_step > 0;
-  std::string name = NameOf(applicant.name, taken.value_or(kSameNameMax + 1));
-  // A run whose name somebody else lives by now may still be the one to go on with under its copy.
-  if (continuation && fits.size() == 1) name = fits.front();
+  const std::string* continued = continuation ? ContinuedBy(applicant, family) : nullptr;
+  const std::string name = continued != nullptr ? *continued : NameOf(applicant.name, family.free);
   const auto run = runs_.find(name);
   const bool kept = run != runs_.end() && !run->second.empty();
   const uint32_t highest = kept ? run->second.rbegin()->first : 0;
   const bool counted = applicant.count && (!kept || *applicant.count > highest);
   placement.key = {name, counted ? *applicant.count : kept ? highest + 1 : 0, applicant.rank};
-  if (continuation && kept && fits.size() == 1) placement.continues = highest;
-  if (continuation && fits.size() > 1) {
+  if (continued != nullptr) placement.continues = highest;
+  if (continuation && continued == nullptr && !family.runs.empty()) {
     std::string names;
-    for (const std::string& fit : fits) names += (names.empty() ? "'" : ", '") + fit + "'";
+    for (const std::string* one : family.runs) names += (names.empty() ? "'" : ", '") + *one + "'";
     placement.notes.push_back("it goes on with an earlier attempt, but of which run is not known: " + names +
                               "; it stands alone. Give each job an id of its own");
   }
-  if (name != applicant.name) {
+  if (name != applicant.name && family.free > 1) {
     placement.notes.push_back("another job lives under the name '" + applicant.name + "', so this one is '" + name +
                               "': give each job an id of its own, or its ranks one MASTER_ADDR and MASTER_PORT");
+  } else if (name != applicant.name) {
+    placement.notes.push_back("it goes on with '" + name +
+                              "', as its MASTER_ADDR, MASTER_PORT and world size say: give each job an id of its own");
   }
   if (!counted && applicant.world_size > 1) {
     placement.notes.push_back(NumberedHere(applicant, placement.key.attempt));

@@ -10,8 +10,10 @@
 //   3. Where a member of the name lives otherwise, this is another job under the same name: `name~2`, `name~3`, ...,
 //      the first of which nobody lives, with a note.
 //   4. Else a new attempt begins: the scheduler's restart count if it is above all that are kept, else the highest plus one.
-//   5. An attempt continues the one before if its trainer says so. One that fits several of `name`, `name~2`, ...
-//      stands alone, with a note: nobody knows which it is.
+//   5. An attempt continues the one before if its trainer says so and it is known which that is: of `name`, `name~2`,
+//      ... the run that alone has the applicant's job key (where it has an address), if its newest attempt has it and
+//      nobody lives there; else `name` itself, if that is all there is of the name and nobody lives there. Any other
+//      stands alone, with a note: two jobs must never be drawn as one line.
 // Owner: Ingest, under its mutex. No clock, no file, no process is looked at here: who lives is the caller's word.
 #pragma once
 
@@ -73,11 +75,21 @@ class RunRegistry {
   struct Attempt {
     std::map<uint32_t, Member> ranks;
     bool lives() const;
+    bool IsOfJob(const Applicant& applicant) const;  // by the job key
   };
   using Attempts = std::map<uint32_t, Attempt>;  // by number
+  // What there is of name, name~2, ...
+  struct Family {
+    uint32_t free = kSameNameMax + 1;  // the first copy that nobody lives
+    std::vector<const std::string*> runs;
+    std::vector<const std::string*> of_job;  // those that have the applicant's job key
+  };
 
   bool Joins(const Applicant& applicant, const Attempts& attempts) const;
   std::optional<Placement> Join(const Applicant& applicant) const;
+  Family FamilyOf(const Applicant& applicant) const;
+  // The run whose newest attempt the applicant goes on with; null: not known.
+  const std::string* ContinuedBy(const Applicant& applicant, const Family& family) const;
   Placement Open(const Applicant& applicant) const;
 
   std::map<std::string, Attempts> runs_;  // by run_id

@@ -3,7 +3,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace ikkuna::ingest {
@@ -39,6 +42,13 @@ class RunRegistryTest : public testing::Test {
     return placement;
   }
   void Die(const Applicant& applicant) { registry_.SetAlive(applicant.uuid, false); }
+
+  // With the note that says so.
+  static bool StandsAlone(const Placement& placement) {
+    return !placement.continues && std::any_of(placement.notes.begin(), placement.notes.end(), [](const auto& note) {
+      return note.find("of which run is not known") != std::string::npos;
+    });
+  }
 
   RunRegistry registry_;
   unsigned char count_ = 0;
@@ -112,18 +122,145 @@ TEST_F(RunRegistryTest, TwoJobsAtOnceUnderOneId) {
   EXPECT_EQ(Enter(Of()).key, (RunKey{"job~2", 1, 0})) << "the first name that nobody lives";
 }
 
-TEST_F(RunRegistryTest, ARequeueOfOneOfTwoJobsIsNoLineOfTheOther) {
-  const Applicant one = Of();
-  const Applicant two = Of();
-  Enter(one);
-  Enter(two);
-  Die(two);
+// Without a job key nothing tells it from a job that begins at that step: the one that lives may be either.
+TEST_F(RunRegistryTest, ARequeueBesideAJobThatLivesGoesByItsKeyOrStandsAlone) {
+  for (const bool keyed : {false, true}) {
+    const std::string name = keyed ? "keyed" : "plain";
+    Applicant one = Of(name);
+    Applicant two = Of(name);
+    if (keyed) one.job = {"here", "1"};
+    if (keyed) two.job = {"here", "2"};
+    Enter(one);
+    Enter(two);
+    Die(two);
+    Applicant again = Of(name);
+    again.job = two.job;
+    again.count = 1;
+    again.start_step = 10;
+    const Placement placement = Enter(again);
+    EXPECT_EQ(placement.key, (RunKey{name + "~2", 1, 0}));
+    EXPECT_EQ(placement.continues, keyed ? std::optional<uint32_t>(0) : std::nullopt);
+    EXPECT_EQ(StandsAlone(placement), !keyed);
+  }
+}
+
+// Two jobs at once under one id, both requeued, in either order, with and without a count and a key.
+TEST_F(RunRegistryTest, TwoRequeuedJobsAreNeverDrawnAsOneLine) {
+  for (int variant = 0; variant < 8; ++variant) {
+    const bool b_first = (variant & 1) != 0;
+    const bool counted = (variant & 2) != 0;
+    const bool keyed = (variant & 4) != 0;
+    const std::string name = "q" + std::to_string(variant);
+    const auto life = [&](bool is_b, bool requeued) {
+      Applicant applicant = Of(name);
+      if (counted) applicant.count = requeued ? 1 : 0;
+      if (keyed) applicant.job = {"localhost", is_b ? "29501" : "29500"};
+      if (requeued) applicant.start_step = 100;
+      return applicant;
+    };
+    const Applicant a = life(false, false);
+    const Applicant b = life(true, false);
+    ASSERT_EQ(Enter(a).key, (RunKey{name, 0, 0}));
+    ASSERT_EQ(Enter(b).key, (RunKey{name + "~2", 0, 0}));
+    Die(a);
+    Die(b);
+    for (const bool is_b : {b_first, !b_first}) {
+      const Placement placement = Enter(life(is_b, true));
+      const bool second = is_b != b_first;
+      // By the key each goes on with its own; without it they stand under whichever name is free.
+      const bool copy = keyed ? is_b : second;
+      EXPECT_EQ(placement.key, (RunKey{copy ? name + "~2" : name, 1, 0})) << variant << is_b;
+      EXPECT_EQ(placement.continues, keyed ? std::optional<uint32_t>(0) : std::nullopt) << variant << is_b;
+      EXPECT_EQ(StandsAlone(placement), !keyed) << variant << is_b;
+    }
+  }
+}
+
+TEST_F(RunRegistryTest, AKeyThatSeveralRunsHaveDoesNotTell) {
+  const auto life = [&](uint64_t start_step, const std::string& port = "29500") {
+    Applicant applicant = Of();
+    applicant.job = {"localhost", port};
+    applicant.start_step = start_step;
+    return applicant;
+  };
+  const Applicant a = life(0);
+  const Applicant b = life(0);
+  Enter(a);
+  Enter(b);
+  Die(a);
+  Die(b);
+  const Applicant first = life(100);
+  EXPECT_TRUE(StandsAlone(Enter(first)));
+  EXPECT_TRUE(StandsAlone(registry_.Place(life(100)))) << "the run of that key that nobody lives is not the only one";
+  Die(first);
+  // One of another key begins under the name: older attempts still have the key.
+  const Applicant other = life(0, "1");
+  EXPECT_EQ(Enter(other).key, (RunKey{"job", 2, 0}));
+  EXPECT_TRUE(StandsAlone(registry_.Place(life(100))));
+  Die(other);
+  EXPECT_TRUE(StandsAlone(registry_.Place(life(100))));
+  // A key that no run has tells nothing, nor does one of another world size.
+  EXPECT_TRUE(StandsAlone(registry_.Place(life(100, "2"))));
+  Applicant wider = life(100, "1");
+  wider.world_size = 2;
+  wider.count = 9;
+  EXPECT_TRUE(StandsAlone(registry_.Place(wider)));
+}
+
+TEST_F(RunRegistryTest, AKeyTellsOfNoAttemptButTheNewest) {
+  Applicant a = Of();
+  Applicant b = Of();
+  a.job = {"localhost", "1"};
+  b.job = {"localhost", "2"};
+  Enter(a);
+  Enter(b);
+  Die(a);
+  Die(b);
+  const Applicant between = Of();
+  EXPECT_EQ(Enter(between).key, (RunKey{"job", 1, 0}));
+  Die(between);
   Applicant again = Of();
-  again.count = 1;
-  again.start_step = 10;
+  again.job = a.job;
+  again.resume = true;
   const Placement placement = Enter(again);
-  EXPECT_EQ(placement.key, (RunKey{"job~2", 1, 0}));
-  EXPECT_EQ(placement.continues, 0u);
+  EXPECT_EQ(placement.key, (RunKey{"job", 2, 0}));
+  EXPECT_TRUE(StandsAlone(placement)) << "it would be drawn as the line of the one between";
+}
+
+// All ranks of a requeued job go by what its first was told.
+TEST_F(RunRegistryTest, TheRanksOfARequeuedJobContinueTheirOwn) {
+  const auto life = [&](bool is_b, uint32_t rank, bool requeued) {
+    Applicant applicant = Of("job", rank, 2);
+    applicant.job = {"localhost", is_b ? "29501" : "29500"};
+    applicant.count = requeued ? 1 : 0;
+    applicant.resume = requeued;
+    return applicant;
+  };
+  std::vector<Applicant> before;
+  for (const bool is_b : {false, true}) {
+    for (const uint32_t rank : {0u, 1u}) before.push_back(life(is_b, rank, false));
+  }
+  for (const Applicant& applicant : before) Enter(applicant);
+  for (const Applicant& applicant : before) Die(applicant);
+  const std::vector<std::pair<bool, uint32_t>> order = {{true, 1}, {false, 0}, {true, 0}, {false, 1}};
+  for (const auto& [is_b, rank] : order) {
+    const Placement placement = Enter(life(is_b, rank, true));
+    EXPECT_EQ(placement.key, (RunKey{is_b ? "job~2" : "job", 1, rank}));
+    EXPECT_EQ(placement.continues, 0u);
+  }
+}
+
+// Of a family of which only a copy is kept the others were deleted: it may have been one of those.
+TEST_F(RunRegistryTest, AContinuationBesideACopyAloneStandsAlone) {
+  RunRegistry::Member kept;
+  kept.uuid = UuidOf(200);
+  kept.key = {"job~2", 0, 0};
+  registry_.Add(kept);
+  Applicant again = Of();
+  again.resume = true;
+  const Placement placement = Enter(again);
+  EXPECT_EQ(placement.key, (RunKey{"job", 0, 0}));
+  EXPECT_TRUE(StandsAlone(placement));
 }
 
 TEST_F(RunRegistryTest, AContinuationThatFitsTwoRunsStandsAlone) {
