@@ -22,11 +22,18 @@ Ledger FromStore(const ProducerStatus& status) {
   return ledger;
 }
 
+// A killed daemon kept its results with each commit and the producer's own counters each second: the older of them
+// cannot be less than what is accounted for. How much more it was, the producer says if it comes back.
+void CatchUp(ProducerStatus& status) {
+  const uint64_t accounted = status.handled + status.dropped_total + status.lost_in_daemon + status.killed;
+  status.attempted = std::max(status.attempted, accounted);
+  status.in_flight = status.attempted - accounted;
+}
+
 // Of a producer that is not connected: has it died meanwhile? Its memory went with it, and with that what no daemon
 // kept.
 bool CloseIfDead(ProducerStatus& status) {
-  const uint64_t accounted = status.handled + status.dropped_total + status.lost_in_daemon + status.killed;
-  status.in_flight = status.attempted > accounted ? status.attempted - accounted : 0;
+  CatchUp(status);
   if (ProcessLivesSince(status.info.pid, status.info.start_unix_ns)) return false;
   status.state = RunState::kDied;
   status.lost_in_daemon += std::exchange(status.in_flight, 0);
@@ -96,6 +103,7 @@ void Ingest::LoadPast() {
   for (size_t i = 0; i < stored->size(); ++i) {
     Past past;
     past.status = std::move((*stored)[i]);
+    CatchUp(past.status);
     if (IsOpen(past.status.state)) {
       past.status.state = RunState::kDisconnected;
       CloseIfDead(past.status);

@@ -18,6 +18,7 @@ void ProducerSession::Quarantine(const std::string& why) {
                          "run '" + run_->info()->run + "' (pid " + std::to_string(credentials_.pid) +
                              ") is no longer read, its training goes on: " + why);
   AddNote("quarantined: " + why);
+  AddNote("what it attempted after the last record that was handled is not read and not counted");
   FinishGraph();
 }
 

@@ -34,12 +34,24 @@ void ProducerSession::TakeNumbers() {
   std::lock_guard lock(mutex_);
   numbers_.ledger = working_;
   numbers_.missing = graph_->Missing();
-  if (!quarantined()) numbers_.pub = view_->ReadStatus();
+  if (!quarantined()) {
+    numbers_.pub = view_->ReadStatus();
+  } else if (!numbers_.closed) {
+    // Records were handled since it was last asked: once more, if its answer makes sense, and never again.
+    numbers_.closed = true;
+    const shm::StatusSnapshot last = view_->ReadStatus();
+    const bool sound = Follows(last.status, numbers_.pub.status, drain_->position(), view_->header().ring_slots);
+    if (sound) numbers_.pub = last;
+  }
   numbers_.ring_position = drain_->position();
   numbers_.arena_position = view_->arena_position();
   numbers_.now_ns = MonotonicNs();
   for (const auto& [id, name] : names_.roots()) {
-    if (id >= 1 && id <= kMaxRoots) numbers_.steps_observed[id - 1u] = graph_->steps_observed(id);
+    if (id < 1 || id > kMaxRoots) continue;
+    const uint64_t observed = numbers_.steps_observed[id - 1u] = graph_->steps_observed(id);
+    // Its own word of that may be missing: what we saw, it made.
+    shm::RootStatus& root = numbers_.pub.status.roots[id - 1u];
+    if (numbers_.closed && observed > 0 && root.step < root.start_step + observed) root.step = root.start_step + observed;
   }
   // Once more when the socket is found closed: the steps up to then were made with us there.
   if (!meter_ended_) meter_.Update(numbers_.pub.status, numbers_.now_ns);

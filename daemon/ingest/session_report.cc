@@ -37,6 +37,7 @@ RootStatusInfo MakeRoot(const shm::RootStatus& root, const std::string& name, co
   if (auto before = numbers.ledger.steps_observed.find(name); before != numbers.ledger.steps_observed.end()) {
     info.steps_observed += before->second;
   }
+  if (numbers.closed) info.steps_due = std::max(info.steps_due, info.steps_observed);
   if (root.last_step_ns != 0) {
     info.seconds_since_step = static_cast<double>(Above(numbers.now_ns, root.last_step_ns)) * 1e-9;
   }
@@ -45,6 +46,21 @@ RootStatusInfo MakeRoot(const shm::RootStatus& root, const std::string& name, co
 }
 
 }  // namespace
+
+bool Follows(const shm::PubStatus& now, const shm::PubStatus& before, uint64_t ring_position, uint32_t ring_slots) {
+  if (now.attempted < before.attempted || now.attempted > kMaxStep) return false;
+  if (now.reserved < ring_position || now.reserved - ring_position > ring_slots) return false;
+  uint64_t left = now.attempted;
+  for (size_t i = 0; i < kDropReasonCount; ++i) {
+    if (now.dropped[i] < before.dropped[i] || now.dropped[i] > left) return false;
+    left -= now.dropped[i];
+  }
+  for (size_t i = 0; i < kMaxRoots; ++i) {
+    if (now.roots[i].step < before.roots[i].step || now.roots[i].step > kMaxStep) return false;
+    if (now.roots[i].steps_due < before.roots[i].steps_due) return false;
+  }
+  return left >= now.reserved;
+}
 
 ProducerStatus MakeReport(const ProducerInfo& info, RunState state, const SessionNumbers& numbers,
                           const RegistryNames& names, const StepMeter& meter, uint32_t ring_slots) {
@@ -61,6 +77,9 @@ ProducerStatus MakeReport(const ProducerInfo& info, RunState state, const Sessio
   }
   status.lost_in_daemon = numbers.ledger.lost_in_daemon;
   status.killed = numbers.ledger.killed;
+  if (numbers.closed) {
+    status.attempted = status.handled + status.dropped_total + status.lost_in_daemon + status.killed;
+  }
   // What is under way has no counter of its own: it is what the others leave of `attempted`, which PubView reads last.
   status.in_flight =
       Above(status.attempted, status.handled + status.dropped_total + status.lost_in_daemon + status.killed);

@@ -38,7 +38,13 @@ struct SessionNumbers {
   uint64_t ring_position = 0;
   uint64_t arena_position = 0;
   uint64_t now_ns = 0;  // CLOCK_MONOTONIC of the snapshot
+  // Nothing is read any more, `pub` neither: what the producer attempted beyond what is accounted for is not claimed.
+  bool closed = false;
 };
+
+// The counters of `now` can have come after those of `before`, and the ring was read up to
+// `ring_position`: to be asked where a producer is known to lie.
+bool Follows(const shm::PubStatus& now, const shm::PubStatus& before, uint64_t ring_position, uint32_t ring_slots);
 
 ProducerStatus MakeReport(const ProducerInfo& info, RunState state, const SessionNumbers& numbers,
                           const RegistryNames& names, const StepMeter& meter, uint32_t ring_slots);

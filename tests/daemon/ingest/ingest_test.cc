@@ -285,6 +285,83 @@ TEST_F(IngestTest, Malicious_ProducerIsQuarantinedAndTheOthersGoOn) {
   ExpectBalanced(core->StatusOf(good.hello().uuid));
 }
 
+// Its counters were last asked before the records that were handled in the turn in which it broke the format.
+TEST_F(IngestTest, Malicious_AQuarantinedProducerAddsUp) {
+  auto core = MakeCore();
+  TestProducer bad(temp_.sub("dir"));
+  bad.Register();
+  ASSERT_TRUE(bad.Connect()) << bad.reject();
+  bad.Step(0, 1);
+  ASSERT_TRUE(AllHandled(*core, bad));
+  for (uint64_t step = 1; step < 5; ++step) bad.Step(step, 1);
+  bad.Publish(5, Kind::kLoss, [](shm::Record& record) { record.type = 77; });
+  for (uint64_t step = 5; step < 8; ++step) bad.Step(step, 1);
+  ASSERT_TRUE(Reaches(*core, bad, RunState::kQuarantined));
+  for (uint64_t step = 8; step < 12; ++step) bad.Step(step, 1);
+  for (const char* when : {"by its daemon", "by the next"}) {
+    SCOPED_TRACE(when);
+    const auto status = core->StatusOf(bad.hello().uuid);
+    EXPECT_EQ(status.handled, 5 * TestProducer::kRecordsPerStep);
+    ExpectBalanced(status);
+    ASSERT_EQ(status.roots.size(), 1u);
+    EXPECT_EQ(status.roots[0].steps_observed, 5u);
+    EXPECT_GE(status.roots[0].steps_due, 5u);
+    EXPECT_GE(status.steps_total, 5u);
+    EXPECT_LE(status.steps_while_connected, status.steps_total);
+    core->Stop();
+    core = MakeCore();
+  }
+}
+
+TEST_F(IngestTest, Malicious_CountersOfAQuarantinedProducerAreNotBelieved) {
+  auto core = MakeCore();
+  TestProducer bad(temp_.sub("dir"));
+  bad.Register();
+  ASSERT_TRUE(bad.Connect()) << bad.reject();
+  shm::PubStatus& pub = bad.pub().status();
+  for (uint64_t step = 0; step < 5; ++step) bad.Step(step, 1);
+  shm::StoreRelease(pub.attempted, uint64_t{0});
+  shm::StoreRelease(pub.dropped[0], ~uint64_t{0});
+  shm::StoreRelease(pub.roots[0].step, uint64_t{1});
+  bad.Publish(5, Kind::kLoss, [](shm::Record& record) { record.type = 77; });
+  ASSERT_TRUE(Reaches(*core, bad, RunState::kQuarantined));
+  const auto status = core->StatusOf(bad.hello().uuid);
+  EXPECT_EQ(status.handled, 5 * TestProducer::kRecordsPerStep);
+  ExpectBalanced(status);
+  EXPECT_GE(status.steps_total, 5u);
+}
+
+TEST_F(IngestTest, WhatAKilledDaemonKeptOfCountersIsOlderThanItsResults) {
+  int go[2], done[2];
+  ASSERT_EQ(::pipe2(go, O_CLOEXEC), 0);
+  ASSERT_EQ(::pipe2(done, O_CLOEXEC), 0);
+  const pid_t child = ::fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) PublishAndHang(temp_.sub("dir"), 50, go[0], done[1]);
+  auto core = MakeCore();
+  store_->HoldStatuses();
+  ASSERT_EQ(::write(go[1], "g", 1), 1);
+  Uuid uuid{};
+  ASSERT_EQ(::read(done[0], uuid.data(), uuid.size()), 16);
+  // All before the hole.
+  ASSERT_TRUE(Eventually([&] { return core->StatusOf(uuid).handled == 50 * TestProducer::kRecordsPerStep; }));
+  core->Stop();
+  store_->Revive();
+  core = MakeCore();
+  auto status = core->StatusOf(uuid);
+  EXPECT_EQ(status.state, RunState::kDisconnected);
+  EXPECT_EQ(status.handled, 50 * TestProducer::kRecordsPerStep);
+  ExpectBalanced(status);
+  core->Stop();
+  ASSERT_EQ(::kill(child, SIGKILL), 0);
+  ASSERT_EQ(::waitpid(child, nullptr, 0), child);
+  core = MakeCore();
+  status = core->StatusOf(uuid);
+  EXPECT_EQ(status.state, RunState::kDied);
+  ExpectBalanced(status);
+  for (int fd : {go[0], go[1], done[0], done[1]}) ::close(fd);
+}
+
 TEST_F(IngestTest, Malicious_SegmentAndHelloOfDifferentProducers) {
   auto core = MakeCore();
   TestProducer producer(temp_.sub("dir"));

@@ -49,7 +49,7 @@ class MemoryStore : public RunStore, public Sink {
   }
   void SaveProducer(const ProducerStatus& status) override {
     std::lock_guard lock(mutex_);
-    files_[status.info.run_key].status = status;
+    if (!statuses_held_) files_[status.info.run_key].status = status;
   }
   void SaveModules(const RunKey& run, std::vector<ModuleInfo> modules) override {
     std::lock_guard lock(mutex_);
@@ -80,7 +80,13 @@ class MemoryStore : public RunStore, public Sink {
   }
   void Revive() {
     std::lock_guard lock(mutex_);
-    crashed_ = false;
+    crashed_ = statuses_held_ = false;
+  }
+  // Results go on being kept, the producer's own counters are as old as they are now, until Revive(): a daemon that is
+  // killed leaves them like this.
+  void HoldStatuses() {
+    std::lock_guard lock(mutex_);
+    statuses_held_ = true;
   }
 
   std::map<uint64_t, double> Values(const std::string& topic) {
@@ -128,6 +134,7 @@ class MemoryStore : public RunStore, public Sink {
   std::map<RunKey, File> files_;
   std::vector<Event> events_;
   bool crashed_ = false;
+  bool statuses_held_ = false;
 };
 
 }  // namespace ikkuna::ingest

@@ -221,6 +221,7 @@ TEST(Malicious_Mutator, AnInnocentProducerLosesNothing) {
   // Neither is every lie found out at once, nor none.
   uint64_t quarantined = 0, read_to_the_end = 0;
   for (const ProducerStatus& status : core.ingest().Producers()) {
+    if (status.state == RunState::kQuarantined) ExpectBalanced(status);
     quarantined += status.state == RunState::kQuarantined;
     read_to_the_end += status.state == RunState::kDied;
   }
