@@ -1,5 +1,7 @@
 #include "daemon/service/roles.h"
 
+#include <grpcpp/generic/async_generic_service.h>
+
 #include <atomic>
 #include <utility>
 
@@ -22,7 +24,14 @@ class DoorContexts final : public grpc::ContextAllocator {
  public:
   explicit DoorContexts(std::optional<uid_t> uid) : uid_(uid) {}
   grpc::CallbackServerContext* NewCallbackServerContext() override { return new DoorContext(uid_); }
+  // Of a call of a method that nobody has. What is not made here gRPC makes inside an object of its own, and gives it
+  // to Release() all the same.
+  grpc::GenericCallbackServerContext* NewGenericCallbackServerContext() override {
+    return new grpc::GenericCallbackServerContext;
+  }
+  // gRPC gives both kinds to the first.
   void Release(grpc::CallbackServerContext* context) override { delete context; }
+  void Release(grpc::GenericCallbackServerContext* context) override { delete context; }
 
  private:
   const std::optional<uid_t> uid_;

@@ -1,9 +1,8 @@
 // TCP: where it listens, and what has to be shown there.
 #include "daemon/service/tcp_port.h"
 
-#include <grpcpp/generic/generic_stub.h>
-
 #include "tests/daemon/service/doors_fixture.h"
+#include "tests/daemon/service/raw_call.h"
 
 namespace ikkuna::test {
 namespace {
@@ -49,30 +48,6 @@ class TcpDoorsTest : public DoorsTest {
   TestAuthority clients_{"clients"};
 };
 
-// A unary call by its name, as a client without our files makes it.
-grpc::StatusCode RawCall(const std::shared_ptr<grpc::Channel>& channel, const std::string& method,
-                         const std::string& authorization) {
-  grpc::GenericStub stub(channel);
-  grpc::ClientContext context;
-  SetDoorsWatchdog(&context);
-  if (!authorization.empty()) context.AddMetadata("authorization", authorization);
-  grpc::CompletionQueue queue;
-  grpc::Slice none;
-  grpc::ByteBuffer request(&none, 1);
-  auto call = stub.PrepareUnaryCall(&context, method, request, &queue);
-  call->StartCall();
-  grpc::ByteBuffer response;
-  grpc::Status status;
-  call->Finish(&response, &status, nullptr);
-  void* tag = nullptr;
-  bool ok = false;
-  queue.Next(&tag, &ok);
-  queue.Shutdown();
-  while (queue.Next(&tag, &ok)) {
-  }
-  return status.error_code();
-}
-
 TEST_F(TcpDoorsTest, EachTokenHasItsRole) {
   ASSERT_EQ(Refusal(TokenOptions()), "");
   ASSERT_GT(doors_->tcp_port(), 0);
@@ -105,11 +80,11 @@ TEST_F(TcpDoorsTest, HealthAndReflectionAskForItToo) {
   ASSERT_EQ(Refusal(TokenOptions()), "");
   auto channel = PlainTcp();
   const std::string health = "/grpc.health.v1.Health/Check";
-  EXPECT_EQ(RawCall(channel, health, ""), grpc::StatusCode::UNAUTHENTICATED);
-  EXPECT_EQ(RawCall(channel, health, "Bearer " + kReadToken), grpc::StatusCode::OK);
-  EXPECT_EQ(RawCall(channel, "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", ""),
+  EXPECT_EQ(RawCall(channel, health, "").error_code(), grpc::StatusCode::UNAUTHENTICATED);
+  EXPECT_EQ(RawCall(channel, health, "Bearer " + kReadToken).error_code(), grpc::StatusCode::OK);
+  EXPECT_EQ(RawCall(channel, "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", "").error_code(),
             grpc::StatusCode::UNAUTHENTICATED);
-  EXPECT_EQ(RawCall(channel, "/no.such/Call", ""), grpc::StatusCode::UNAUTHENTICATED);
+  EXPECT_EQ(RawCall(channel, "/no.such/Call", "").error_code(), grpc::StatusCode::UNAUTHENTICATED);
   OpenWatch watch(channel);
   EXPECT_EQ(watch.Next(), "ended");
 }
