@@ -21,6 +21,19 @@ namespace {
 
 using std::chrono::steady_clock;
 
+// Values that the store dropped in this life are not kept, however well the rest was written. Those of a step that has
+// one already are none that were missing.
+Status StoreLostNothing(const sinks::Store& store) {
+  std::string reasons;
+  for (const Count& drop : store.Counters().drops) {
+    if (drop.reason == "repeated") continue;
+    reasons += (reasons.empty() ? "" : ", ") + drop.reason + " " + std::to_string(drop.count);
+  }
+  if (reasons.empty()) return {};
+  return Error{ErrorCode::kResourceExhausted,
+               "the store dropped values since it started (" + reasons + "); 'ikkuna events' says when and why"};
+}
+
 constexpr std::chrono::seconds kFlushTime{20};       // of each sink, at the end: a slow disk, a large queue
 constexpr std::chrono::seconds kQueueTime{2};        // of the graph's threads, behind what ingest gave them
 constexpr std::chrono::milliseconds kJobsEvery{50};  // as job_graph.h asks
@@ -274,6 +287,7 @@ Status Daemon::Stop() {
   core_.reset();
   // Clients may have published until now. Where the disk refuses it was said already.
   if (kept) kept = sinks_.Flush(steady_clock::now() + kFlushTime);
+  if (kept) kept = StoreLostNothing(*store_);
   if (!kept) {
     Event event;
     event.severity = Severity::kError;

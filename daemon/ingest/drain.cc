@@ -1,5 +1,7 @@
 #include "daemon/ingest/drain.h"
 
+#include "shared/base/clock.h"
+
 #include <optional>
 #include <utility>
 
@@ -87,8 +89,11 @@ Result<uint64_t> Drain::Run(uint64_t records_max, uint64_t end) {
   auto finished = RunWaiting();
   if (!finished) return finished.error();
   uint64_t done = *finished;
+  const uint64_t began_ns = MonotonicNs();
   for (uint64_t taken = 0; taken < records_max && view_.ring_position() < end; ++taken) {
     if (waiting_.size() >= kWaitingMax) break;
+    // Where a record costs milliseconds, the session looks up between them: at its peer, and whether it is to end.
+    if (taken % 16 == 15 && MonotonicNs() - began_ns > kRunNs) break;
     auto next = view_.Next();
     if (!next) return next.error();
     if (!next->has_value()) break;

@@ -23,6 +23,7 @@ class Drain {
  public:
   // A ring of the default size; beyond it copying stops and the producer drops as ring_full.
   static constexpr size_t kWaitingMax = shm::kDefaultRingSlots;
+  static constexpr uint64_t kRunNs = 50'000'000;
   // The producer sees freed places after so many records or bytes at the latest: a fraction of ring and arena, and rare
   // enough that the heads' cache line does not travel for each record.
   static constexpr uint64_t kRecordsPerHead = 64;
@@ -35,7 +36,7 @@ class Drain {
 
   Status AddEntries(const std::vector<shm::RegistryEntry>& entries);
 
-  // Takes what is committed, up to `records_max` records and not beyond ring position `end`. How many were taken or
+  // Takes what is committed, up to `records_max` records, for some 50 ms and not beyond ring position `end`. How many were taken or
   // handled: 0 when there is nothing to do now. kCorrupt: the producer broke the format; do not call again.
   Result<uint64_t> Run(uint64_t records_max, uint64_t end);
   // After the producer's death: passes over reserved slots before the next committed one. How many.

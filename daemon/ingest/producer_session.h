@@ -51,6 +51,7 @@ class ProducerSession {
   static constexpr uint64_t kSaveNs = 1'000'000'000;         // how old the stored counters of a live producer may be
   static constexpr uint64_t kRecordsPerTurn = 4096;          // between two looks at demand and peer
   static constexpr uint64_t kPayloadWaitNs = 1'000'000'000;  // how long a dead producer's payloads may become ready
+  static constexpr uint64_t kStopNs = 5'000'000'000;         // how long a daemon that ends goes on reading
   static constexpr uint64_t kFinishNs = 2'000'000'000;       // what is still computed at the end has so long
   static constexpr size_t kNotesToldMax = 50;                // events of one session; status has them all
 

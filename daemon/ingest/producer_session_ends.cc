@@ -46,11 +46,25 @@ void ProducerSession::FinishGraph() {
   TakeNumbers();  // the state is shown by whoever ends it, after its event
 }
 
-// Handles what is committed before ring position `end`. Of a dead producer the holes too: nobody will fill them.
+// Handles what is committed before ring position `end`. Of a dead producer the holes too: nobody will fill them. A daemon
+// that ends does so for kStopNs: what a producer that lives has published the next one reads, what is left of one that
+// has gone is lost, and counted.
 void ProducerSession::DrainTo(uint64_t end) {
   const bool dead = end_ == End::kDied;
   const uint64_t deadline = MonotonicNs() + kPayloadWaitNs;
+  uint64_t stop_by = UINT64_MAX;
   while (!quarantined()) {
+    if (stop_by == UINT64_MAX && static_cast<End>(requested_.load()) == End::kStop) stop_by = MonotonicNs() + kStopNs;
+    if (MonotonicNs() > stop_by) {
+      if (end_ != End::kDied && end_ != End::kClosed) return;
+      const uint64_t lost = drain_->AbandonWaiting() + (end - drain_->position());
+      working_.lost_in_daemon += lost;
+      working_.done_seq = end;  // nobody reads them any more
+      publisher_->OfferEvent(Severity::kWarning, "records_lost",
+                             "the daemon ended before it had read the last " + std::to_string(lost) +
+                                 " records of run '" + run_->info()->run + "'");
+      return;
+    }
     auto done = Pump(kRecordsPerTurn, end);
     if (!done) return Quarantine(done.error().text);
     if (*done > 0) continue;

@@ -663,6 +663,51 @@ TEST_F(IngestTest, AStrangerIsNoRankOfAJobThatAnEarlierDaemonServed) {
   for (int fd : {go[0], go[1], done[0], done[1]}) ::close(fd);
 }
 
+TEST_F(IngestTest, ADaemonThatEndsLeavesAFullRingToTheNext) {
+  auto core = MakeCore();
+  TestProducer producer(temp_.sub("dir"));
+  producer.Register();
+  ASSERT_TRUE(producer.Connect()) << producer.reject();
+  core->knobs().handle_ms = 60;  // a minute for what follows
+  for (uint64_t step = 0; step < 250; ++step) producer.Step(step, 1);
+  core->Stop();
+  EXPECT_LT(store_->LoadProgress({producer.hello().run_id, 0, 0})->handled, 250 * TestProducer::kRecordsPerStep);
+  core = MakeCore();
+  producer.Disconnect();
+  ASSERT_TRUE(producer.Connect()) << producer.reject();
+  ASSERT_TRUE(AllHandled(*core, producer));
+  const auto status = core->StatusOf(producer.hello().uuid);
+  EXPECT_EQ(status.handled, 250 * TestProducer::kRecordsPerStep);
+  EXPECT_EQ(status.lost_in_daemon, 0u);
+  ExpectBalanced(status);
+}
+
+TEST_F(IngestTest, WhatADaemonThatEndsNoLongerReadsOfADeadOneIsLostAndSaid) {
+  int go[2], done[2];
+  ASSERT_EQ(::pipe2(go, O_CLOEXEC), 0);
+  ASSERT_EQ(::pipe2(done, O_CLOEXEC), 0);
+  const pid_t child = ::fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) PublishAndHang(temp_.sub("dir"), 200, go[0], done[1]);
+  auto core = MakeCore();
+  core->knobs().handle_ms = 60;
+  ASSERT_EQ(::write(go[1], "g", 1), 1);
+  Uuid uuid{};
+  ASSERT_EQ(::read(done[0], uuid.data(), uuid.size()), 16);
+  ASSERT_EQ(::kill(child, SIGKILL), 0);
+  ASSERT_EQ(::waitpid(child, nullptr, 0), child);
+  core->Stop();
+  const auto kept = store_->LoadProducers();
+  ASSERT_EQ(kept->size(), 1u);
+  const ProducerStatus& status = kept->at(0);
+  EXPECT_EQ(status.state, RunState::kDied);
+  EXPECT_GT(status.handled, 0u);
+  EXPECT_GT(status.lost_in_daemon, 0u);
+  ExpectBalanced(status);
+  EXPECT_EQ(core->Events("records_lost").size(), 1u);
+  for (int fd : {go[0], go[1], done[0], done[1]}) ::close(fd);
+}
+
 TEST_F(IngestTest, NamesThatFoundNoRoomAreShown) {
   auto core = MakeCore();
   TestProducer producer(temp_.sub("dir"));

@@ -27,6 +27,7 @@ struct GraphKnobs {
   std::atomic<bool> later{false};      // results come from another thread
   std::atomic<bool> hold{false};       // ... and not before this is false again
   std::atomic<int> throws_at{-1};      // step at whose loss Handle throws
+  std::atomic<int> handle_ms{0};       // how long each message takes
   std::atomic<uint64_t> ticks{0};
 };
 
@@ -53,6 +54,7 @@ class StepGraph : public MessageGraph {
   void Handle(const shm::Message& message) override {
     const shm::Record& record = message.record;
     seen_ = record.seq;
+    if (const int ms = knobs_->handle_ms.load(); ms > 0) std::this_thread::sleep_for(std::chrono::milliseconds(ms));
     switch (static_cast<Kind>(record.kind)) {
       case Kind::kBatchStarted:
         step_ = record.global_step;
