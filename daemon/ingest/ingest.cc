@@ -30,13 +30,20 @@ void CatchUp(ProducerStatus& status) {
   status.in_flight = status.attempted - accounted;
 }
 
+// How a producer ended that was connected to no daemon then.
+std::string UnseenEnd(const ProducerStatus& status) {
+  return "ended while no daemon was connected to it: whether it finished or died, and how many steps it made after the " +
+         std::to_string(status.steps_total) + " that were counted, is not known; coverage is of these";
+}
+
 // Of a producer that is not connected: has it died meanwhile? Its memory went with it, and with that what no daemon
-// kept.
+// kept, and how far it came.
 bool CloseIfDead(ProducerStatus& status) {
   CatchUp(status);
   if (ProcessLivesSince(status.info.pid, status.info.start_unix_ns)) return false;
   status.state = RunState::kDied;
   status.lost_in_daemon += std::exchange(status.in_flight, 0);
+  status.notes.push_back(UnseenEnd(status));
   return true;
 }
 
@@ -106,7 +113,7 @@ void Ingest::LoadPast() {
     CatchUp(past.status);
     if (IsOpen(past.status.state)) {
       past.status.state = RunState::kDisconnected;
-      CloseIfDead(past.status);
+      if (CloseIfDead(past.status)) OfferUnseenEnd(past.status);
       context_.store->SaveProducer(past.status);
     }
     const bool alive = MayLive(past.status.state) &&
@@ -293,8 +300,14 @@ void Ingest::Reap() {
   if (now - past_checked_ns_ < kPastCheckNs) return;
   past_checked_ns_ = now;
   for (Past& past : past_) {
-    if (past.status.state == RunState::kDisconnected && CloseIfDead(past.status)) context_.store->SaveProducer(past.status);
+    if (past.status.state != RunState::kDisconnected || !CloseIfDead(past.status)) continue;
+    OfferUnseenEnd(past.status);
+    context_.store->SaveProducer(past.status);
   }
+}
+
+void Ingest::OfferUnseenEnd(const ProducerStatus& status) {
+  OfferEvent(Severity::kWarning, kRunEnded, "run '" + status.info.run + "' " + UnseenEnd(status), status.info.run_key);
 }
 
 void Ingest::Stop() {

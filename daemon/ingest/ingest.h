@@ -80,6 +80,7 @@ class Ingest {
     uint64_t paused_until_ns = 0;  // CLOCK_MONOTONIC
   };
   void LoadPast();
+  void OfferUnseenEnd(const ProducerStatus& status);
   void ReapLocked();
   void Forget(const Run& run);
   void Keep(const ProducerSession& session);

@@ -40,7 +40,7 @@ inline bool IsDaemonRun(const RunKey& run) { return run.run_id == kDaemonRunId; 
 enum class RunState : uint8_t {
   kRunning = 1,
   kFinished = 2,      // ended by itself
-  kDied = 3,          // its process ended without saying so
+  kDied = 3,          // its process ended without saying so to a daemon; where none was connected a note says that
   kDisconnected = 4,  // its process lives, but is not connected
   kQuarantined = 5,   // it broke the format; nothing more is read from it
   kSwitchedOff = 6,   // its probe switched itself off

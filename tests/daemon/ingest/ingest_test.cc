@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <map>
@@ -283,6 +284,57 @@ TEST_F(IngestTest, Malicious_ProducerIsQuarantinedAndTheOthersGoOn) {
   for (uint64_t step = 1; step < 50; ++step) good.Step(step, 1);
   ASSERT_TRUE(AllHandled(*core, good));
   ExpectBalanced(core->StatusOf(good.hello().uuid));
+}
+
+// A job that exits in order leaves the next daemon no more than one that dies.
+TEST_F(IngestTest, AnEndThatNoDaemonSawIsNoClaimOfHowFarItCame) {
+  int go[2], done[2];
+  ASSERT_EQ(::pipe2(go, O_CLOEXEC), 0);
+  ASSERT_EQ(::pipe2(done, O_CLOEXEC), 0);
+  const pid_t child = ::fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    char byte;
+    if (::read(go[0], &byte, 1) != 1) ::_exit(2);
+    TestProducer producer(temp_.sub("dir"));
+    producer.Register();
+    if (!producer.Connect()) ::_exit(3);
+    for (uint64_t step = 0; step < 10; ++step) producer.Step(step, 1);
+    if (::write(done[1], producer.hello().uuid.data(), 16) != 16) ::_exit(4);
+    if (::read(go[0], &byte, 1) != 1) ::_exit(2);  // the daemon is down
+    producer.Disconnect();
+    for (uint64_t step = 10; step < 25; ++step) producer.Step(step, 1);
+    producer.Finish();
+    ::_exit(0);
+  }
+  auto core = MakeCore();
+  ASSERT_EQ(::write(go[1], "g", 1), 1);
+  Uuid uuid{};
+  ASSERT_EQ(::read(done[0], uuid.data(), uuid.size()), 16);
+  ASSERT_TRUE(Eventually([&] { return core->StatusOf(uuid).steps_total == 10; }));
+  core->Stop();
+  ASSERT_EQ(::write(go[1], "g", 1), 1);
+  int exit = 0;
+  ASSERT_EQ(::waitpid(child, &exit, 0), child);
+  ASSERT_EQ(exit, 0);
+  for (const char* when : {"by the next daemon", "by the one after"}) {
+    SCOPED_TRACE(when);
+    core = MakeCore();
+    const auto status = core->StatusOf(uuid);
+    ExpectBalanced(status);
+    EXPECT_EQ(status.steps_total, 10u);
+    const auto says = [](const std::string& text) {
+      return text.find("whether it finished or died") != std::string::npos &&
+             text.find("after the 10 that were counted, is not known") != std::string::npos;
+    };
+    EXPECT_EQ(std::count_if(status.notes.begin(), status.notes.end(), says), 1);
+    const auto events = core->Events("run_ended");
+    ASSERT_EQ(events.size(), 1u);
+    EXPECT_TRUE(says(events[0].text)) << events[0].text;
+    EXPECT_EQ(events[0].run, status.info.run_key);
+    core->Stop();
+  }
+  for (int fd : {go[0], go[1], done[0], done[1]}) ::close(fd);
 }
 
 // Its counters were last asked before the records that were handled in the turn in which it broke the format.
