@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
 #include <exception>
 #include <filesystem>
@@ -221,7 +222,7 @@ void Store::Impl::Commit(const EntryPtr& entry) {
   std::vector<std::shared_ptr<const Batch>> batches;
   std::optional<ProducerStatus> status;
   uint64_t status_version = 0;
-  bool modules_to_save = false, tags_to_save = false;
+  bool modules_to_save = false, tags_to_save = false, stuck = false;
   {
     std::lock_guard lock(mutex_);
     // A rank's progress speaks for what all ranks came to as well: it is not safe before that is. Where that cannot be
@@ -232,6 +233,7 @@ void Store::Impl::Commit(const EntryPtr& entry) {
     }
     uint64_t values = writer.staged_values();
     size_t room = writer.room();
+    stuck = room == 0 && entry->upkeep_failing;
     while (entry->staged < entry->pending.size() && values < kValuesPerCommit && room > 0 &&
            entry->staged < entry->commit_most &&
            entry->pending[entry->staged].ticket < before) {
@@ -256,7 +258,11 @@ void Store::Impl::Commit(const EntryPtr& entry) {
     tags = entry->head.tags;
   }
   for (const auto& batch : batches) writer.Stage(batch);
-  if (!writer.staged() && !status && !modules && !tags_to_save) return;  // it waits for room, or for all ranks
+  if (!writer.staged() && !status && !modules && !tags_to_save) {
+    // It waits for room, or for all ranks.
+    if (stuck) Failed(entry, {ErrorCode::kResourceExhausted, "'" + entry->path + "' takes no more before it is compacted"});
+    return;
+  }
   CommitReport report;
   Status committed = writer.Commit(status ? &*status : nullptr, modules ? &*modules : nullptr,
                                    tags_to_save ? &tags : nullptr, &report);
@@ -396,6 +402,19 @@ void Store::Impl::SetAside(const EntryPtr& entry, const std::string& reason) {
   {
     std::lock_guard lock(entry->mutex);
     entry->idle.clear();
+  }
+  if (std::rename(entry->path.c_str(), aside.c_str()) != 0) {
+    // Nothing of it is forgotten, and nothing else takes its place.
+    const int why = errno;
+    {
+      std::lock_guard lock(mutex_);
+      entry->staged = 0;
+    }
+    return Failed(entry, PosixError("'" + entry->path + "' is broken (" + reason + ") and cannot be moved aside", why));
+  }
+  (void)std::rename((entry->path + "-wal").c_str(), (aside + "-wal").c_str());
+  {
+    std::lock_guard lock(entry->mutex);
     auto fresh = std::make_shared<LoadedRun>();
     if (entry->loaded) fresh->run = entry->loaded->run;
     if (!fresh->run) fresh->run = entry->run.lock();
@@ -408,15 +427,12 @@ void Store::Impl::SetAside(const EntryPtr& entry, const std::string& reason) {
     entry->head.totals.progress = progress;
     entry->head.events = 0;
   }
-  const bool moved = std::rename(entry->path.c_str(), aside.c_str()) == 0;
-  (void)std::rename((entry->path + "-wal").c_str(), (aside + "-wal").c_str());
   {
     std::lock_guard lock(mutex_);
     entry->staged = 0;
     entry->tags_to_save = entry->tags_to_save || has_tags;
     entry->modules_to_save = entry->modules_to_save || has_modules;
-    if (!moved) entry->retry_at = Clock::now() + kRetryAfter;
-    if (moved) broken_.push_back(aside);
+    broken_.push_back(aside);
   }
   Raise(Severity::kError, "run_file_broken",
         "The file of this run is broken and what was in it is not shown any more; it goes on in a new one. The old one "

@@ -139,6 +139,7 @@ Result<std::vector<ModuleInfo>> Store::Impl::ListModules(const RunKey& run) {
 // A page is "<series id> <attempt> <rank> <run id>" of the last series before it.
 Result<SeriesPage> Store::Impl::ListSeries(const SeriesQuery& query) {
   SeriesPage page;
+  std::optional<Error> failed;
   RunKey from;
   uint32_t after = 0;
   if (!query.page.empty()) {
@@ -169,6 +170,7 @@ Result<SeriesPage> Store::Impl::ListSeries(const SeriesQuery& query) {
     Result<std::shared_ptr<const RunSnapshot>> snapshot = Snapshot(entry, &tallies);
     if (!snapshot) {
       ReadFailed(*entry, snapshot.error());
+      if (!failed) failed = snapshot.error();
       continue;  // others are shown
     }
     // One more than fits tells whether there is a next page.
@@ -184,6 +186,7 @@ Result<SeriesPage> Store::Impl::ListSeries(const SeriesQuery& query) {
     }
   }
   if (!begun) return Error{ErrorCode::kInvalidArgument, "the run of page '" + query.page + "' is gone; begin again"};
+  if (page.series.empty() && page.next.empty() && failed) return *failed;
   return page;
 }
 
@@ -247,15 +250,20 @@ Result<std::vector<Event>> Store::Impl::ListEvents(const EventQuery& query) {
   auto cut = [&] {
     while (found.size() > most) found.erase(query.last ? found.begin() : std::prev(found.end()));
   };
+  std::optional<Error> failed;
   for (const Source& source : sources) {
     cut();
     if (query.last && found.size() == most && source.last < found.begin()->first) break;
     Result<BorrowedFile> file = BorrowedFile::Borrow(source.entry, Database::Mode::kReadWrite);
     std::vector<Event> events;
     Status read = file ? (*file)->LoadEvents(query.after_id, most, query.last.has_value(), &events) : Status(file.error());
-    if (!read) ReadFailed(*source.entry, read.error());
+    if (!read) {
+      ReadFailed(*source.entry, read.error());
+      if (!failed) failed = read.error();
+    }
     for (Event& event : events) found.emplace(event.id, std::move(event));
   }
+  if (found.empty() && failed) return *failed;
   cut();
   std::vector<Event> events;
   for (auto& [id, event] : found) events.push_back(std::move(event));

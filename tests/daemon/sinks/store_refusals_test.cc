@@ -67,5 +67,98 @@ TEST_F(StoreRefusalsTest, ARunThatGoesOnWhileTheDiskIsFullKeepsItsSeriesAndItsFi
   store_.reset();
 }
 
+class UnmovableTest : public StoreRefusalsTest {
+ protected:
+  // A run that goes on in a file that is broken, of a name beside which no other is free.
+  void Break() {
+    OpenStore();
+    Fill({"bad", 0, 0}, 7, 5'000);
+    Reopen();
+    Begin({"bad", 0, 0});
+    for (int i = 1; i < 1'000; ++i) fs::create_directory(Aside(i));
+    const int fd = ::open(file({"bad", 0, 0}).c_str(), O_RDWR | O_CLOEXEC);
+    const off_t size = ::lseek(fd, 0, SEEK_END);
+    const std::string junk(static_cast<size_t>(size) - 4096, '\x5a');
+    ASSERT_EQ(::pwrite(fd, junk.data(), junk.size(), 4096), static_cast<ssize_t>(junk.size()));
+    ::close(fd);
+    const uint32_t s0 = Series("s0");
+    uint64_t step = 10'000;
+    ASSERT_TRUE(Eventually([&] {
+      for (int n = 0; n < 1'000; ++n, ++step) Put(s0, step, ValueOf("s0", step));
+      (void)store_->Flush(Shortly());
+      return Said("store_failing") + Said("run_file_broken") > 0;
+    }));
+    Put(s0, 1'000'000, 1);
+  }
+  std::string Aside(int i) const { return file({"bad", 0, 0}) + ".broken-" + std::to_string(i); }
+};
+
+TEST_F(UnmovableTest, ABrokenFileThatCannotBeMovedIsSaidOnceAndWaitedFor) {
+  Break();
+  for (int i = 0; i < 3; ++i) EXPECT_FALSE(store_->Flush(Shortly()).ok());
+  EXPECT_EQ(Said("run_file_broken"), 0u) << TextOf("run_file_broken");
+  EXPECT_EQ(Said("store_failing"), 1u);
+  EXPECT_NE(TextOf("store_failing").find("cannot be moved aside"), std::string::npos) << TextOf("store_failing");
+  fs::remove(Aside(999));
+  ASSERT_TRUE(Eventually([&] { return Said("store_recovered") == 1; }));
+  EXPECT_EQ(Said("run_file_broken"), 1u);
+  EXPECT_TRUE(fs::is_regular_file(Aside(999)));
+  ReadQuery query;
+  query.step_min = 1'000'000;
+  EXPECT_EQ(ReadOne("s0", query).numbers, std::vector<double>{1});
+}
+
+TEST_F(UnmovableTest, TheStoreEndsAllTheSame) {
+  Break();
+  CloseWatched();
+  EXPECT_GT(DropsFor(store_->Counters(), "disk"), 0u);
+  ExpectIdentity(store_->Counters());
+}
+
+TEST_F(StoreRefusalsTest, AFileThatTakesNoMoreBecauseItCannotBeCompactedIsSaidAndTheStoreEnds) {
+  OpenAndBegin();
+  const uint32_t a = Series("a");
+  run_.reset();
+  store_.reset();
+  sqlite3* db = nullptr;
+  ASSERT_EQ(sqlite3_open(file().c_str(), &db), SQLITE_OK);
+  ASSERT_EQ(sqlite3_exec(db, "CREATE TRIGGER no BEFORE INSERT ON step BEGIN SELECT RAISE(ABORT, 'no'); END", nullptr,
+                         nullptr, nullptr),
+            SQLITE_OK);
+  sqlite3_close(db);
+  OpenAndBegin();
+  ASSERT_EQ(Series("a"), a);
+  Status flushed;
+  for (uint64_t step = 0; flushed && step < 200'000;) {
+    for (int n = 0; n < 4'000; ++n, ++step) Put(a, step, ValueOf("a", step));
+    flushed = store_->Flush(Shortly());
+  }
+  ASSERT_FALSE(flushed.ok());
+  EXPECT_NE(flushed.error().text.find("before it is compacted"), std::string::npos) << flushed.error().text;
+  CloseWatched();
+  const SinkCounters counters = store_->Counters();
+  ExpectIdentity(counters);
+  EXPECT_GT(DropsFor(counters, "disk"), 0u);
+  Reopen();
+  EXPECT_EQ(ReadOne("a").steps.size(), counters.written);
+}
+
+TEST_F(StoreRefusalsTest, ListsOfARunThatCannotBeReadAreAnErrorAndNotEmpty) {
+  TwoRuns();
+  OpenStore();
+  fs::rename(file({"bad", 0, 0}), folder() + "/away");
+  SeriesQuery series;
+  EventQuery events;
+  series.filter.run = events.filter.run = "bad";
+  EXPECT_FALSE(store_->ListSeries(series).ok());
+  EXPECT_FALSE(store_->ListEvents(events).ok());
+  // Others are shown.
+  EXPECT_EQ(store_->ListSeries({})->series.size(), 41u);
+  EXPECT_FALSE(store_->ListEvents({})->empty());
+  fs::rename(folder() + "/away", file({"bad", 0, 0}));
+  EXPECT_EQ(store_->ListSeries(series)->series.size(), 41u);
+  EXPECT_FALSE(store_->ListEvents(events)->empty());
+}
+
 }  // namespace
 }  // namespace ikkuna::sinks
