@@ -1,6 +1,7 @@
 #include "daemon/monitor/publish_check.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <map>
 #include <set>
@@ -28,10 +29,14 @@ bool IsTopic(const std::string& text) {
   return is_word(std::string_view(text).substr(0, at)) && is_word(std::string_view(text).substr(at + 1));
 }
 
-// Whether a tensor's elements are those of its sizes, a histogram's counts its n, a text UTF-8.
+// Whether a tensor's elements are those of its sizes, a histogram's counts its n and over a range, a text UTF-8.
 bool IsSound(const Value& value) {
   if (const Text* text = std::get_if<Text>(&value)) return IsValidUtf8(text->text);
   if (const Histogram* histogram = std::get_if<Histogram>(&value)) {
+    // Without elements there is no range, and nobody reads it.
+    const bool ranged =
+        std::isfinite(histogram->min) && std::isfinite(histogram->max) && histogram->min <= histogram->max;
+    if (histogram->n > 0 && !ranged) return false;
     uint64_t n = 0;
     for (const uint64_t count : histogram->counts) {
       if (__builtin_add_overflow(n, count, &n)) return false;
@@ -71,21 +76,26 @@ std::optional<Failure> CheckValue(const PublishedValue& value) {
   if (!IsSound(value.value)) {
     return Bad("steps.values.value", "a value of topic '" + value.name.topic +
                                          "' does not fit itself: its text is not UTF-8, its sizes are not those of its "
-                                         "elements, or its counts do not add up");
+                                         "elements, or its counts do not add up or lie between no two numbers");
   }
   return {};
 }
 
-// What the values say of each other: of a series there is one type, and of anything but texts one value a step.
+// What the values say of each other: of a series there is one type and one unit, and of anything but texts
+// one value a step.
 std::optional<Failure> CheckTogether(const PublishRequest& request) {
-  std::map<SeriesName, ValueType> types;
+  std::map<SeriesName, std::pair<ValueType, std::string>> kinds;
   std::set<std::pair<SeriesName, uint64_t>> there;
   for (const PublishedStep& step : request.steps) {
     for (const PublishedValue& value : step.values) {
       SeriesName name = NameOf(step, value);
       const ValueType type = TypeOf(value.value);
-      if (types.try_emplace(name, type).first->second != type) {
+      const auto& kind = kinds.try_emplace(name, type, value.unit).first->second;
+      if (kind.first != type) {
         return Bad("steps.values.value", "values of topic '" + value.name.topic + "' are of different types");
+      }
+      if (kind.second != value.unit) {
+        return Bad("steps.values.unit", "values of topic '" + value.name.topic + "' are of different units");
       }
       if (type == ValueType::kText || there.emplace(std::move(name), step.stamp.step).second) continue;
       return Bad("steps.values", "topic '" + value.name.topic + "' has two values at step " +

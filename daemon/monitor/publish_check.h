@@ -18,7 +18,7 @@ bool IsName(const std::string& text);
 Failure Bad(const std::string& field, std::string text);
 // The series that a value belongs to.
 SeriesName NameOf(const PublishedStep& step, const PublishedValue& value);
-// Names, sizes, steps, and that of each series there is one type, and of anything but texts one value a step.
+// Names, sizes, steps, and that of each series there is one type and unit, and of anything but texts one value a step.
 std::optional<Failure> CheckValues(const PublishRequest& request);
 
 }  // namespace ikkuna

@@ -50,7 +50,7 @@ void Publisher::FinishIdleLocked() {
   std::erase_if(own_runs_, [&](const auto& entry) {
     if (now - entry.second.last_ns < kIdleNs) return false;
     FinishLocked(entry.second);
-    series_.erase(entry.second.run->key());
+    added_.erase(entry.second.run->key());
     return true;
   });
 }
@@ -154,7 +154,7 @@ void Publisher::ForgetEndedLocked() {
     return true;
   };
   std::erase_if(topics_, [&](const auto& entry) { return ended(entry.first.first); });
-  std::erase_if(series_,
+  std::erase_if(added_,
                 [&](const auto& entry) { return !own_runs_.contains(entry.first.run_id) && ended(entry.first); });
 }
 
@@ -228,24 +228,90 @@ std::optional<Failure> Publisher::CheckSeriesLocked(const Run& run, const Publis
         continue;
       }
       const std::shared_ptr<const Series> series = run.series().Find(*id);
-      if (series == nullptr || series->traits.type == TypeOf(value.value)) continue;
+      if (series == nullptr) continue;
+      const bool typed = series->traits.type == TypeOf(value.value);
+      if (typed && series->traits.unit == value.unit) continue;
+      const std::string has = typed ? "unit '" + series->traits.unit + "', not '" + value.unit + "'"
+                                    : "type " + std::string(ValueTypeName(series->traits.type));
       return Failure{ErrorCode::kFailedPrecondition,
-                     "topic '" + value.name.topic +
-                         "' cannot be recorded: the series of that name has values of type " +
-                         std::string(ValueTypeName(series->traits.type)),
+                     "topic '" + value.name.topic + "' cannot be recorded: the series of that name has values of " +
+                         has,
                      Reason::kTopicTaken, value.name.topic};
     }
   }
   *fresh = new_series.size();
-  const auto added = series_.find(run.key());
-  if ((added == series_.end() ? 0 : added->second) + *fresh > kSeriesMax ||
+  const auto found = added_.find(run.key());
+  const size_t added = found == added_.end() ? 0 : found->second.series;
+  if (added + *fresh > kSeriesMax ||
       run.series().size() + *fresh > SeriesCatalogue::kMaxSeries) {
     return Failure{ErrorCode::kResourceExhausted,
-                   "clients have added " + std::to_string(added == series_.end() ? 0 : added->second) +
-                       " series to run " + Describe(run.key()) + "; " + std::to_string(kSeriesMax) + " are the most",
+                   "clients have added " + std::to_string(added) + " series to run " + Describe(run.key()) + "; " +
+                       std::to_string(kSeriesMax) + " are the most",
                    Reason::kLimit, "series"};
   }
   return {};
+}
+
+Answer<std::unordered_map<uint32_t, uint64_t>> Publisher::CheckStepsLocked(const Run& run,
+                                                                           const PublishRequest& request) const {
+  struct Doubtful {
+    std::set<std::pair<uint32_t, uint64_t>> steps;  // by series
+    uint64_t least = UINT64_MAX;
+    uint64_t greatest = 0;
+    bool all_known = true;  // the newest step of each of the series
+  };
+  std::map<std::string, Doubtful> topics;
+  const auto added = added_.find(run.key());
+  for (const PublishedStep& step : request.steps) {
+    for (const PublishedValue& value : step.values) {
+      if (TypeOf(value.value) == ValueType::kText) continue;  // of which all stay
+      const std::optional<uint32_t> id = run.series().FindId(NameOf(step, value));
+      if (!id) continue;
+      bool known = false;
+      if (added != added_.end()) {
+        const auto newest = added->second.newest.find(*id);
+        known = newest != added->second.newest.end();
+        if (known && step.stamp.step > newest->second) continue;  // as nearly always
+      }
+      Doubtful& doubtful = topics[value.name.topic];
+      doubtful.steps.emplace(*id, step.stamp.step);
+      doubtful.least = std::min(doubtful.least, step.stamp.step);
+      doubtful.greatest = std::max(doubtful.greatest, step.stamp.step);
+      doubtful.all_known = doubtful.all_known && known;
+    }
+  }
+  std::unordered_map<uint32_t, uint64_t> learned;
+  for (const auto& [topic, doubtful] : topics) {
+    ReadQuery query;
+    query.filter.run = run.key().run_id;
+    query.filter.run_is_id = true;
+    query.filter.attempt = run.key().attempt;
+    query.filter.rank = run.key().rank;
+    query.filter.topic = topic;
+    query.step_min = doubtful.least;
+    // To the end where the newest steps are to be learned.
+    if (doubtful.all_known) query.step_max = doubtful.greatest;
+    Result<std::unique_ptr<SeriesReader>> reader = parts_.recorded->Read(query);
+    if (!reader) return reader.error();
+    while (true) {
+      Result<std::optional<SeriesColumns>> part = (*reader)->Next();
+      if (!part) return part.error();
+      if (!*part) break;
+      const uint32_t id = (*part)->series->id;
+      for (const uint64_t step : (*part)->steps) {
+        if (doubtful.steps.contains({id, step})) {
+          return Failure{ErrorCode::kAlreadyExists,
+                         "topic '" + topic + "' has a value at step " + std::to_string(step) +
+                             " of that series already, and what is recorded stands; give this one a step or a param "
+                             "of its own",
+                         Reason::kExists, topic};
+        }
+        // Of a part of the steps nothing is learned: the topic's other series may have newer ones.
+        if (!doubtful.all_known) learned[id] = std::max(learned[id], step);
+      }
+    }
+  }
+  return learned;
 }
 
 void Publisher::Offer(const std::shared_ptr<Run>& run, const Caller& caller, const PublishRequest& request,
@@ -298,29 +364,38 @@ Answer<PublishAnswer> Publisher::Publish(const Caller& caller, const PublishRequ
   }
   size_t new_series = 0;
   if (std::optional<Failure> refused = CheckSeriesLocked(*run, request, &new_series)) return *std::move(refused);
+  Answer<std::unordered_map<uint32_t, uint64_t>> learned = CheckStepsLocked(*run, request);
+  if (!learned) return learned.failure();
   PublishAnswer answer{run->key(), 0};
+  Added& added = added_[run->key()];
   for (const PublishedStep& step : request.steps) {
     for (const PublishedValue& value : step.values) {
       SeriesTraits traits;
       traits.type = TypeOf(value.value);
       traits.unit = value.unit;
-      if (run->series().Intern(NameOf(step, value), traits) == 0) {
+      const uint32_t id = run->series().Intern(NameOf(step, value), traits);
+      if (id == 0) {
         return Failure{ErrorCode::kResourceExhausted,
                        "topic '" + value.name.topic + "' cannot be recorded: run " + Describe(run->key()) +
                            " has too many series, or too many roots and tags",
                        Reason::kLimit, "series"};
       }
+      if (traits.type != ValueType::kText) {
+        uint64_t& newest = added.newest[id];
+        newest = std::max(newest, step.stamp.step);
+      }
       ++answer.values;
     }
   }
-  series_[run->key()] += new_series;
+  for (const auto& [id, step] : *learned) added.newest[id] = std::max(added.newest[id], step);
+  added.series += new_series;
   for (const std::string& topic : fresh) topics_[{run->key(), topic}] = caller.name;
   Offer(run, caller, request, fresh);
   if (const auto own = own_runs_.find(request.own_run); own != own_runs_.end()) {
     own->second.last_ns = MonotonicNs();
     if (request.end) {
       FinishLocked(own->second);
-      series_.erase(run->key());
+      added_.erase(run->key());
       own_runs_.erase(own);
     }
   }

@@ -15,6 +15,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -53,6 +54,13 @@ class Publisher {
     uint64_t last_ns = 0;  // CLOCK_MONOTONIC
   };
 
+  // What clients have done to one run.
+  struct Added {
+    size_t series = 0;  // that they made
+    // By series, a step above which it has no value. Not there: not known, as after a restart.
+    std::unordered_map<uint32_t, uint64_t> newest;
+  };
+
   Answer<std::shared_ptr<Run>> LiveRun(const Caller& caller, const PublishRequest& request) const;
   Answer<std::shared_ptr<Run>> OwnRunLocked(const Caller& caller, const PublishRequest& request);
   Answer<std::shared_ptr<Run>> BeginOwnLocked(const Caller& caller, const std::string& name);
@@ -61,6 +69,9 @@ class Publisher {
                                            std::vector<std::string>* fresh);
   Answer<bool> PublishedBefore(const Caller& caller, const RunKey& run, const std::string& topic) const;
   std::optional<Failure> CheckSeriesLocked(const Run& run, const PublishRequest& request, size_t* fresh) const;
+  // Whether a step has a value already: a store drops the second, and whoever watches must not see it. Answers what it
+  // learned of the newest steps of series.
+  Answer<std::unordered_map<uint32_t, uint64_t>> CheckStepsLocked(const Run& run, const PublishRequest& request) const;
   void ForgetEndedLocked();
   void Offer(const std::shared_ptr<Run>& run, const Caller& caller, const PublishRequest& request,
              const std::vector<std::string>& fresh) const;
@@ -72,7 +83,7 @@ class Publisher {
   // Guarded by mutex_.
   std::map<std::string, OwnRun> own_runs_;                        // by run_id
   std::map<std::pair<RunKey, std::string>, std::string> topics_;  // whose a topic of a trainer's run is
-  std::map<RunKey, size_t> series_;                               // that clients added
+  std::map<RunKey, Added> added_;
 };
 
 }  // namespace ikkuna

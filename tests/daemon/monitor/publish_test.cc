@@ -14,6 +14,10 @@ PublishedStep StepOf(uint64_t step, const std::string& topic, Value value, const
   one.values.push_back({{{}, module, {}, topic}, "", std::move(value)});
   return one;
 }
+PublishedStep In(const std::string& unit, PublishedStep step) {
+  for (PublishedValue& value : step.values) value.unit = unit;
+  return step;
+}
 PublishRequest To(const std::string& run, std::vector<PublishedStep> steps) {
   PublishRequest request;
   request.run = run;
@@ -206,6 +210,15 @@ TEST_F(PublishTest, WhatMakesNoSenseIsRefusedByName) {
   EXPECT_EQ(field(To("job", {StepOf(1, "bleu", histogram)})), "steps.values.value");
   histogram.counts = {UINT64_MAX, 5};  // wraps around to 4
   EXPECT_EQ(field(To("job", {StepOf(1, "bleu", histogram)})), "steps.values.value");
+  histogram.counts = {1, 3};
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  const double infinity = std::numeric_limits<double>::infinity();
+  const std::vector<std::pair<double, double>> no_ranges = {{2, 1}, {nan, 1}, {0, nan}, {0, infinity}, {-infinity, 0}};
+  for (const auto& [min, max] : no_ranges) {
+    histogram.min = min;
+    histogram.max = max;
+    EXPECT_EQ(field(To("job", {StepOf(1, "bleu", histogram)})), "steps.values.value") << min << " to " << max;
+  }
   TensorValue tensor;
   tensor.sizes = {2, 3};
   tensor.values.resize(5);
@@ -214,7 +227,68 @@ TEST_F(PublishTest, WhatMakesNoSenseIsRefusedByName) {
   EXPECT_EQ(field(To("job", {StepOf(1, "bleu", tensor)})), "steps.values.value");
   EXPECT_EQ(field(To("job", {StepOf(1, "bleu", 1.0), StepOf(1, "bleu", 2.0)})), "steps.values") << "two at one step";
   EXPECT_EQ(field(To("job", {StepOf(1, "bleu", 1.0), StepOf(2, "bleu", Text{"x"})})), "steps.values.value");
+  EXPECT_EQ(field(To("job", {StepOf(1, "bleu", 1.0), In("ms", StepOf(2, "bleu", 2.0))})), "steps.values.unit");
   EXPECT_EQ(SeriesOf("job"), 2u);
+}
+
+TEST_F(PublishTest, AStepThatHasAValueKeepsItAndNobodySeesAnother) {
+  auto trainer = Trainer(temp_, "job");
+  Train(*trainer, 0, 3);
+  house_->Settled(*trainer);
+  Histogram histogram;
+  histogram.n = 1;
+  histogram.counts = {1};
+  Expect(Me(), To("job", {StepOf(5, "bleu", 1.0), StepOf(7, "bleu", 2.0), StepOf(5, "curve", histogram)}), 3);
+  SeriesFilter filter;
+  filter.run = "job";
+  auto watcher = house_->series().Watch(filter, {});
+  ASSERT_TRUE(watcher.ok());
+  // The newest, one before it, and one among others that are fresh: at once, and when all is written.
+  const auto refused = [&](const char* when) {
+    EXPECT_EQ(ReasonOf(Me(), To("job", {StepOf(7, "bleu", 9.0)})), Reason::kExists) << when;
+    EXPECT_EQ(ReasonOf(Me(), To("job", {StepOf(5, "bleu", 1.0)})), Reason::kExists) << when;
+    EXPECT_EQ(ReasonOf(Me(), To("job", {StepOf(8, "bleu", 9.0), StepOf(5, "bleu", 9.0)})), Reason::kExists) << when;
+    EXPECT_EQ(ReasonOf(Me(), To("job", {StepOf(5, "curve", histogram)})), Reason::kExists) << when;
+  };
+  refused("at once");
+  house_->Flush();
+  refused("when it is written");
+  size_t watched = 0;
+  const WatchTaken taken = watcher->watcher->Take(1000);
+  for (const auto& update : taken.updates) watched += update->batch ? update->batch->values() : 0;
+  EXPECT_EQ(watched, 0u);
+  // Out of order, of another module and of texts it is no second value.
+  Expect(Me(), To("job", {StepOf(6, "bleu", 3.0), StepOf(7, "bleu", 4.0, "decoder"), StepOf(3, "bleu", 5.0)}), 3);
+  Expect(Me(), To("job", {StepOf(5, "sample", Text{"a"})}));
+  Expect(Me(), To("job", {StepOf(5, "sample", Text{"b"})}));
+  // Nor does a restart forget.
+  Again();
+  trainer->Disconnect();
+  ASSERT_TRUE(trainer->Connect()) << trainer->reject();
+  house_->Settled(*trainer);
+  refused("after a restart");
+  EXPECT_EQ(ReasonOf(Me(), To("job", {StepOf(6, "bleu", 9.0)})), Reason::kExists);
+  Expect(Me(), To("job", {StepOf(4, "bleu", 6.0)}));
+  refused("when one of before was told again");
+  // What is looked up for one series teaches nothing wrong of another that was not published to since.
+  EXPECT_EQ(ReasonOf(Me(), To("job", {StepOf(7, "bleu", 9.0, "decoder")})), Reason::kExists);
+  Expect(Me(), To("job", {StepOf(9, "bleu", 7.0)}));
+  ReadOptions options;
+  options.query.filter.module = "decoder";
+  EXPECT_THAT(house_->Values("job", "bleu", options), ElementsAre(std::pair(7, 4.0)));
+  house_->Flush();
+  for (const SinkCounters& sink : house_->monitor().status.GetStatus().sinks) EXPECT_EQ(sink.dropped, 0u) << sink.name;
+}
+
+TEST_F(PublishTest, ASeriesHasOneUnit) {
+  Expect(Me(), Own("mine", {In("ms", StepOf(1, "took", 1.0))}));
+  EXPECT_EQ(ReasonOf(Me(), Own("mine", {In("s", StepOf(2, "took", 2.0))})), Reason::kTopicTaken);
+  EXPECT_EQ(ReasonOf(Me(), Own("mine", {StepOf(2, "took", 2.0)})), Reason::kTopicTaken);
+  Expect(Me(), Own("mine", {In("ms", StepOf(2, "took", 2.0))}));
+  Again();
+  EXPECT_EQ(ReasonOf(Me(), Own("mine", {In("s", StepOf(3, "took", 2.0))})), Reason::kTopicTaken);
+  EXPECT_EQ(ReasonOf(Me(), Own("mine", {In("ms", StepOf(2, "took", 2.0))})), Reason::kExists);
+  EXPECT_EQ(house_->Values("mine", "took").size(), 2u);
 }
 
 TEST_F(PublishTest, ACatalogueIsTheTrainers) {
