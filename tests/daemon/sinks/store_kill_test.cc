@@ -431,7 +431,16 @@ TEST_F(StoreKillTest, NothingThatWasSaidToBeCommittedIsLostWheneverTheDaemonIsKi
   const int kills = kills_text ? std::atoi(kills_text) : kKills;
   std::printf("IKKUNA_TEST_SEED=%" PRIu64 "\n", seed);
   std::mt19937_64 random(seed);
-  for (int kill = 0; kill < kills; ++kill) {
+  const auto has_seen = [&] {
+    uint64_t deleted = 0, over = 0;
+    for (const auto& [run, known] : known_) {
+      deleted += known.deleted;
+      over += known.over;
+    }
+    return deleted > 3 && over > 3 && segments_ > 20;
+  };
+  // On a machine that is busy a writer comes less far: then it is killed more often, until everything has happened.
+  for (int kill = 0; kill < kills || (kills >= 50 && kill < 6 * kills && !has_seen()); ++kill) {
     SCOPED_TRACE("seed " + std::to_string(seed) + ", kill " + std::to_string(kill));
     // Often within the first milliseconds, when files are opened and recovered.
     const uint64_t most = kill % 5 == 0 ? 3'000 : kill % 7 == 0 ? 1'300'000 : 250'000;
@@ -469,11 +478,8 @@ TEST_F(StoreKillTest, NothingThatWasSaidToBeCommittedIsLostWheneverTheDaemonIsKi
   }
   std::printf("%zu runs, %" PRIu64 " over, %" PRIu64 " deleted, %" PRIu64 " steps; segments seen: %" PRIu64 "\n", known_.size(),
               over, deleted, done, segments_);
-  if (kills < 50) return;
   // It would be worth nothing if none of this had happened.
-  EXPECT_GT(deleted, 3u);
-  EXPECT_GT(over, 3u);
-  EXPECT_GT(segments_, 20u);
+  if (kills >= 50) EXPECT_TRUE(has_seen());
 }
 
 }  // namespace
