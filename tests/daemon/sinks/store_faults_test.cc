@@ -292,6 +292,8 @@ TEST_F(StoreFaultsTest, ALimitOnTheSizeOfFilesIsAFullDisk) {
 
 TEST_F(StoreFaultsTest, AFileThatAnotherProgramLocksIsWaitedFor) {
   TwoRuns();
+  OpenStore();  // the catalogue knows both, whatever was on its way when the first store closed
+  store_.reset();
   int ready[2], done[2];
   ASSERT_EQ(::pipe(ready) | ::pipe(done), 0);
   const pid_t child = ::fork();
