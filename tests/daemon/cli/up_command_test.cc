@@ -1,5 +1,6 @@
 // ikkuna up, ikkuna down: the life of a daemon, and who races for it.
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 
 #include <set>
@@ -225,7 +226,14 @@ TEST_F(UpCommandTest, DownSaysWhatBecameOfIt) {
   EXPECT_EQ(outcome.code, 3);
   EXPECT_THAT(outcome.err, HasSubstr("still writes what it has"));
   auto program = Spawn({"down"});
-  std::this_thread::sleep_for(std::chrono::milliseconds(200));
+  // It holds the lock while it waits.
+  ASSERT_TRUE(Eventually([&] {
+    const int lock = ::open((dir_.path() + "/up.lock").c_str(), O_RDWR | O_CLOEXEC);
+    const bool held = lock >= 0 && ::flock(lock, LOCK_EX | LOCK_NB) != 0;
+    if (lock >= 0) ::close(lock);
+    return held;
+  }));
+  std::this_thread::sleep_for(std::chrono::milliseconds(300));
   ::kill(Starts().back(), SIGKILL);
   EXPECT_EQ(program->Wait(), 1);
   EXPECT_THAT(program->err(), HasSubstr(Process() + " has ended, but not in order; what it had committed is kept"));

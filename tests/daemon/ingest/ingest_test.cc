@@ -19,29 +19,10 @@
 
 #include "daemon/ingest/producer_session.h"
 #include "tests/daemon/ingest/fake_pool.h"
-#include "tests/daemon/ingest/test_core.h"
-#include "tests/daemon/ingest/test_producer.h"
+#include "tests/daemon/ingest/ingest_fixture.h"
 
 namespace ikkuna::ingest {
 namespace {
-
-class IngestTest : public testing::Test {
- protected:
-  std::unique_ptr<TestCore> MakeCore(AcceptorOptions options = {}) {
-    return std::make_unique<TestCore>(temp_.sub("dir"), store_, options);
-  }
-  static bool AllHandled(TestCore& core, TestProducer& producer) {
-    return Eventually([&] {
-      const auto status = core.StatusOf(producer.hello().uuid);
-      return status.attempted == shm::LoadAcquire(producer.pub().status().attempted) && status.in_flight == 0;
-    });
-  }
-  static bool Reaches(TestCore& core, TestProducer& producer, RunState state) {
-    return Eventually([&] { return core.StatusOf(producer.hello().uuid).state == state; });
-  }
-  TempDirectory temp_;
-  std::shared_ptr<MemoryStore> store_ = std::make_shared<MemoryStore>();
-};
 
 TEST_F(IngestTest, FromPublishToStore) {
   auto core = MakeCore();
@@ -144,119 +125,6 @@ TEST_F(IngestTest, WhatFindsTheRingFullIsDroppedAndCounted) {
   EXPECT_EQ(by_reason, status.dropped_total);
 }
 
-TEST_F(IngestTest, AKilledProducerIsHandledToItsLastRecord) {
-  int go[2], done[2];
-  ASSERT_EQ(::pipe2(go, O_CLOEXEC), 0);
-  ASSERT_EQ(::pipe2(done, O_CLOEXEC), 0);
-  const pid_t child = ::fork();  // before any thread of ours
-  ASSERT_GE(child, 0);
-  if (child == 0) PublishAndHang(temp_.sub("dir"), 50, go[0], done[1]);
-  auto core = MakeCore();
-  ASSERT_EQ(::write(go[1], "g", 1), 1);
-  Uuid uuid{};
-  ASSERT_EQ(::read(done[0], uuid.data(), uuid.size()), 16);
-  ASSERT_EQ(::kill(child, SIGKILL), 0);
-  // A zombie is dead as well: nobody has to wait for it first.
-  ASSERT_TRUE(Eventually([&] { return core->StatusOf(uuid).state == RunState::kDied; }));
-  ASSERT_EQ(::waitpid(child, nullptr, 0), child);
-  const auto status = core->StatusOf(uuid);
-  EXPECT_EQ(status.info.pid, child);
-  EXPECT_EQ(status.killed, 1u);
-  EXPECT_EQ(status.handled, 51 * TestProducer::kRecordsPerStep);
-  ExpectBalanced(status);
-  EXPECT_EQ(core->Values("loss").size(), 51u);
-  ASSERT_EQ(core->Events("run_ended").size(), 1u);
-  EXPECT_EQ(core->Events("run_ended")[0].severity, Severity::kWarning);
-  for (int fd : {go[0], go[1], done[0], done[1]}) ::close(fd);
-}
-
-TEST_F(IngestTest, ADeathThatNoDaemonSawIsNotedByTheNext) {
-  int go[2], done[2];
-  ASSERT_EQ(::pipe2(go, O_CLOEXEC), 0);
-  ASSERT_EQ(::pipe2(done, O_CLOEXEC), 0);
-  const pid_t child = ::fork();
-  ASSERT_GE(child, 0);
-  if (child == 0) PublishAndHang(temp_.sub("dir"), 50, go[0], done[1]);
-  auto core = MakeCore();
-  ASSERT_EQ(::write(go[1], "g", 1), 1);
-  Uuid uuid{};
-  ASSERT_EQ(::read(done[0], uuid.data(), uuid.size()), 16);
-  core->Stop();
-  core = MakeCore();
-  EXPECT_EQ(core->StatusOf(uuid).state, RunState::kDisconnected);
-  ASSERT_EQ(::kill(child, SIGKILL), 0);
-  ASSERT_EQ(::waitpid(child, nullptr, 0), child);
-  ASSERT_TRUE(Eventually([&] { return core->StatusOf(uuid).state == RunState::kDied; }));
-  // What it had published and nobody had read went with it.
-  ExpectBalanced(core->StatusOf(uuid));
-  core->Stop();
-  core = MakeCore();
-  EXPECT_EQ(core->StatusOf(uuid).state, RunState::kDied);
-  for (int fd : {go[0], go[1], done[0], done[1]}) ::close(fd);
-}
-
-TEST_F(IngestTest, ARestartedDaemonGoesOnWhereTheOldOneEnded) {
-  TestProducer producer(temp_.sub("dir"));
-  producer.Register();
-  auto core = MakeCore();
-  ASSERT_TRUE(producer.Connect()) << producer.reject();
-  for (uint64_t step = 0; step < 50; ++step) producer.Step(step, 1);
-  ASSERT_TRUE(AllHandled(*core, producer));
-  EXPECT_FALSE(producer.DaemonGone());
-  core->Stop();
-  core.reset();
-  EXPECT_TRUE(producer.DaemonGone());
-  for (uint64_t step = 50; step < 60; ++step) producer.Step(step, 1);  // nobody reads
-  producer.Disconnect();
-  for (uint64_t step = 60; step < 70; ++step) producer.pub().status().roots[0].step = step + 1;  // nobody asks
-
-  core = MakeCore();
-  EXPECT_EQ(core->StatusOf(producer.hello().uuid).state, RunState::kDisconnected);
-  ASSERT_TRUE(producer.Connect()) << producer.reject();
-  for (uint64_t step = 70; step < 100; ++step) producer.Step(step, 1);
-  ASSERT_TRUE(AllHandled(*core, producer));
-  const auto status = core->StatusOf(producer.hello().uuid);
-  EXPECT_EQ(status.lost_in_daemon, 0u);
-  EXPECT_EQ(status.handled, 90 * TestProducer::kRecordsPerStep);
-  EXPECT_EQ(status.steps_total, 100u);
-  EXPECT_EQ(status.steps_while_connected, 80u);
-  EXPECT_EQ(status.roots[0].steps_observed, 90u);  // by both daemons: the store keeps the counters of roots
-  ExpectBalanced(status);
-  producer.Finish();
-  ASSERT_TRUE(Reaches(*core, producer, RunState::kFinished));
-  EXPECT_EQ(core->Values("loss").size(), 90u);
-  EXPECT_EQ(core->Events("run_resumed").size(), 1u);
-}
-
-TEST_F(IngestTest, WhatAKilledDaemonReleasedButDidNotKeepIsCounted) {
-  auto core = MakeCore();
-  TestProducer producer(temp_.sub("dir"));
-  producer.Register();
-  ASSERT_TRUE(producer.Connect()) << producer.reject();
-  for (uint64_t step = 0; step < 20; ++step) producer.Step(step, 1);
-  ASSERT_TRUE(AllHandled(*core, producer));
-  const RunKey key{producer.hello().run_id, 0, 0};
-  ASSERT_TRUE(Eventually([&] { return store_->LoadProgress(key)->progress.done_seq == 80; }));
-  store_->Crash();  // what follows is read, but never kept
-  for (uint64_t step = 20; step < 30; ++step) producer.Step(step, 1);
-  const uint64_t at_kill = shm::LoadAcquire(producer.pub().status().reserved);
-  ASSERT_TRUE(Eventually([&] { return producer.ctl().heads().ring_head == at_kill; }));
-  ASSERT_TRUE(producer.pub().AcceptHeads(producer.ctl().heads()));
-  core->Stop();
-  store_->Revive();
-  producer.Disconnect();
-
-  core = MakeCore();
-  ASSERT_TRUE(producer.Connect()) << producer.reject();
-  for (uint64_t step = 30; step < 40; ++step) producer.Step(step, 1);
-  ASSERT_TRUE(AllHandled(*core, producer));
-  const auto status = core->StatusOf(producer.hello().uuid);
-  EXPECT_EQ(status.lost_in_daemon, at_kill - 80);
-  ExpectBalanced(status);
-  EXPECT_EQ(core->Events("records_lost").size(), 1u);
-  EXPECT_EQ(core->Values("loss").size(), 30u);
-}
-
 TEST_F(IngestTest, Malicious_ProducerIsQuarantinedAndTheOthersGoOn) {
   auto core = MakeCore();
   TestProducer good(temp_.sub("dir")), bad(temp_.sub("dir"));
@@ -284,57 +152,6 @@ TEST_F(IngestTest, Malicious_ProducerIsQuarantinedAndTheOthersGoOn) {
   for (uint64_t step = 1; step < 50; ++step) good.Step(step, 1);
   ASSERT_TRUE(AllHandled(*core, good));
   ExpectBalanced(core->StatusOf(good.hello().uuid));
-}
-
-// A job that exits in order leaves the next daemon no more than one that dies.
-TEST_F(IngestTest, AnEndThatNoDaemonSawIsNoClaimOfHowFarItCame) {
-  int go[2], done[2];
-  ASSERT_EQ(::pipe2(go, O_CLOEXEC), 0);
-  ASSERT_EQ(::pipe2(done, O_CLOEXEC), 0);
-  const pid_t child = ::fork();
-  ASSERT_GE(child, 0);
-  if (child == 0) {
-    char byte;
-    if (::read(go[0], &byte, 1) != 1) ::_exit(2);
-    TestProducer producer(temp_.sub("dir"));
-    producer.Register();
-    if (!producer.Connect()) ::_exit(3);
-    for (uint64_t step = 0; step < 10; ++step) producer.Step(step, 1);
-    if (::write(done[1], producer.hello().uuid.data(), 16) != 16) ::_exit(4);
-    if (::read(go[0], &byte, 1) != 1) ::_exit(2);  // the daemon is down
-    producer.Disconnect();
-    for (uint64_t step = 10; step < 25; ++step) producer.Step(step, 1);
-    producer.Finish();
-    ::_exit(0);
-  }
-  auto core = MakeCore();
-  ASSERT_EQ(::write(go[1], "g", 1), 1);
-  Uuid uuid{};
-  ASSERT_EQ(::read(done[0], uuid.data(), uuid.size()), 16);
-  ASSERT_TRUE(Eventually([&] { return core->StatusOf(uuid).steps_total == 10; }));
-  core->Stop();
-  ASSERT_EQ(::write(go[1], "g", 1), 1);
-  int exit = 0;
-  ASSERT_EQ(::waitpid(child, &exit, 0), child);
-  ASSERT_EQ(exit, 0);
-  for (const char* when : {"by the next daemon", "by the one after"}) {
-    SCOPED_TRACE(when);
-    core = MakeCore();
-    const auto status = core->StatusOf(uuid);
-    ExpectBalanced(status);
-    EXPECT_EQ(status.steps_total, 10u);
-    const auto says = [](const std::string& text) {
-      return text.find("whether it finished or died") != std::string::npos &&
-             text.find("after the 10 that were counted, is not known") != std::string::npos;
-    };
-    EXPECT_EQ(std::count_if(status.notes.begin(), status.notes.end(), says), 1);
-    const auto events = core->Events("run_ended");
-    ASSERT_EQ(events.size(), 1u);
-    EXPECT_TRUE(says(events[0].text)) << events[0].text;
-    EXPECT_EQ(events[0].run, status.info.run_key);
-    core->Stop();
-  }
-  for (int fd : {go[0], go[1], done[0], done[1]}) ::close(fd);
 }
 
 // Its counters were last asked before the records that were handled in the turn in which it broke the format.
@@ -381,37 +198,6 @@ TEST_F(IngestTest, Malicious_CountersOfAQuarantinedProducerAreNotBelieved) {
   EXPECT_EQ(status.handled, 5 * TestProducer::kRecordsPerStep);
   ExpectBalanced(status);
   EXPECT_GE(status.steps_total, 5u);
-}
-
-TEST_F(IngestTest, WhatAKilledDaemonKeptOfCountersIsOlderThanItsResults) {
-  int go[2], done[2];
-  ASSERT_EQ(::pipe2(go, O_CLOEXEC), 0);
-  ASSERT_EQ(::pipe2(done, O_CLOEXEC), 0);
-  const pid_t child = ::fork();
-  ASSERT_GE(child, 0);
-  if (child == 0) PublishAndHang(temp_.sub("dir"), 50, go[0], done[1]);
-  auto core = MakeCore();
-  store_->HoldStatuses();
-  ASSERT_EQ(::write(go[1], "g", 1), 1);
-  Uuid uuid{};
-  ASSERT_EQ(::read(done[0], uuid.data(), uuid.size()), 16);
-  // All before the hole.
-  ASSERT_TRUE(Eventually([&] { return core->StatusOf(uuid).handled == 50 * TestProducer::kRecordsPerStep; }));
-  core->Stop();
-  store_->Revive();
-  core = MakeCore();
-  auto status = core->StatusOf(uuid);
-  EXPECT_EQ(status.state, RunState::kDisconnected);
-  EXPECT_EQ(status.handled, 50 * TestProducer::kRecordsPerStep);
-  ExpectBalanced(status);
-  core->Stop();
-  ASSERT_EQ(::kill(child, SIGKILL), 0);
-  ASSERT_EQ(::waitpid(child, nullptr, 0), child);
-  core = MakeCore();
-  status = core->StatusOf(uuid);
-  EXPECT_EQ(status.state, RunState::kDied);
-  ExpectBalanced(status);
-  for (int fd : {go[0], go[1], done[0], done[1]}) ::close(fd);
 }
 
 TEST_F(IngestTest, Malicious_SegmentAndHelloOfDifferentProducers) {
@@ -687,77 +473,6 @@ TEST_F(IngestTest, TheNextProbeOfAProcessIsTheNextAttempt) {
   EXPECT_EQ(info.run_key, (RunKey{run, 2, 0}));
   EXPECT_EQ(info.continues, 1u);
   EXPECT_EQ(info.start_step, 7u);
-}
-
-// The next daemon finds it in the store, and its process alive.
-TEST_F(IngestTest, AStrangerIsNoRankOfAJobThatAnEarlierDaemonServed) {
-  int go[2], done[2];
-  ASSERT_EQ(::pipe2(go, O_CLOEXEC), 0);
-  ASSERT_EQ(::pipe2(done, O_CLOEXEC), 0);
-  const pid_t child = ::fork();
-  ASSERT_GE(child, 0);
-  if (child == 0) PublishAndHang(temp_.sub("dir"), 5, go[0], done[1]);
-  auto core = MakeCore();
-  ASSERT_EQ(::write(go[1], "g", 1), 1);
-  Uuid uuid{};
-  ASSERT_EQ(::read(done[0], uuid.data(), uuid.size()), 16);
-  const RunKey first = core->StatusOf(uuid).info.run_key;
-  core->Stop();
-  core = MakeCore();
-  // The same job by its address, which is empty here, and its parent: this process is the child's, so it is not ours.
-  TestProducer stranger(temp_.sub("dir"));
-  stranger.hello().run_id = first.run_id;
-  stranger.hello().rank = 1;
-  ASSERT_TRUE(stranger.Connect()) << stranger.reject();
-  EXPECT_EQ(core->StatusOf(stranger.hello().uuid).info.run_key, (RunKey{first.run_id + "~2", 0, 1}));
-  ASSERT_EQ(::kill(child, SIGKILL), 0);
-  ASSERT_EQ(::waitpid(child, nullptr, 0), child);
-  for (int fd : {go[0], go[1], done[0], done[1]}) ::close(fd);
-}
-
-TEST_F(IngestTest, ADaemonThatEndsLeavesAFullRingToTheNext) {
-  auto core = MakeCore();
-  TestProducer producer(temp_.sub("dir"));
-  producer.Register();
-  ASSERT_TRUE(producer.Connect()) << producer.reject();
-  core->knobs().handle_ms = 60;  // a minute for what follows
-  for (uint64_t step = 0; step < 250; ++step) producer.Step(step, 1);
-  core->Stop();
-  EXPECT_LT(store_->LoadProgress({producer.hello().run_id, 0, 0})->handled, 250 * TestProducer::kRecordsPerStep);
-  core = MakeCore();
-  producer.Disconnect();
-  ASSERT_TRUE(producer.Connect()) << producer.reject();
-  ASSERT_TRUE(AllHandled(*core, producer));
-  const auto status = core->StatusOf(producer.hello().uuid);
-  EXPECT_EQ(status.handled, 250 * TestProducer::kRecordsPerStep);
-  EXPECT_EQ(status.lost_in_daemon, 0u);
-  ExpectBalanced(status);
-}
-
-TEST_F(IngestTest, WhatADaemonThatEndsNoLongerReadsOfADeadOneIsLostAndSaid) {
-  int go[2], done[2];
-  ASSERT_EQ(::pipe2(go, O_CLOEXEC), 0);
-  ASSERT_EQ(::pipe2(done, O_CLOEXEC), 0);
-  const pid_t child = ::fork();
-  ASSERT_GE(child, 0);
-  if (child == 0) PublishAndHang(temp_.sub("dir"), 200, go[0], done[1]);
-  auto core = MakeCore();
-  core->knobs().handle_ms = 60;
-  ASSERT_EQ(::write(go[1], "g", 1), 1);
-  Uuid uuid{};
-  ASSERT_EQ(::read(done[0], uuid.data(), uuid.size()), 16);
-  ASSERT_EQ(::kill(child, SIGKILL), 0);
-  ASSERT_EQ(::waitpid(child, nullptr, 0), child);
-  core->Stop();
-  const auto kept = store_->LoadProducers();
-  ASSERT_EQ(kept->size(), 1u);
-  const ProducerStatus& status = kept->at(0);
-  EXPECT_EQ(status.state, RunState::kDied);
-  EXPECT_GT(status.handled, 0u);
-  EXPECT_GT(status.lost_in_daemon, 0u);
-  ExpectBalanced(status);
-  EXPECT_EQ(core->Events("records_lost").size(), 1u);
-  for (int fd : {go[0], go[1], done[0], done[1]}) ::close(fd);
 }
 
 TEST_F(IngestTest, NamesThatFoundNoRoomAreShown) {

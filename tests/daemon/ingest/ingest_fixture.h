@@ -1,0 +1,31 @@
+// IngestTest: a core over a store that outlives it, as files do.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <memory>
+
+#include "tests/daemon/ingest/test_core.h"
+#include "tests/daemon/ingest/test_producer.h"
+
+namespace ikkuna::ingest {
+
+class IngestTest : public testing::Test {
+ protected:
+  std::unique_ptr<TestCore> MakeCore(AcceptorOptions options = {}) {
+    return std::make_unique<TestCore>(temp_.sub("dir"), store_, options);
+  }
+  static bool AllHandled(TestCore& core, TestProducer& producer) {
+    return Eventually([&] {
+      const auto status = core.StatusOf(producer.hello().uuid);
+      return status.attempted == shm::LoadAcquire(producer.pub().status().attempted) && status.in_flight == 0;
+    });
+  }
+  static bool Reaches(TestCore& core, TestProducer& producer, RunState state) {
+    return Eventually([&] { return core.StatusOf(producer.hello().uuid).state == state; });
+  }
+  TempDirectory temp_;
+  std::shared_ptr<MemoryStore> store_ = std::make_shared<MemoryStore>();
+};
+
+}  // namespace ikkuna::ingest
