@@ -287,7 +287,7 @@ Status Daemon::Stop() {
   core_.reset();
   // Clients may have published until now. Where the disk refuses it was said already.
   if (kept) kept = sinks_.Flush(steady_clock::now() + kFlushTime);
-  if (kept) kept = StoreLostNothing(*store_);
+  if (kept && store_ != nullptr) kept = StoreLostNothing(*store_);
   if (!kept) {
     Event event;
     event.severity = Severity::kError;

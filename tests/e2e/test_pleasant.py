@@ -7,6 +7,7 @@ answers, 1 for what the machine refuses.
 import os
 import re
 import socket
+import signal
 import subprocess
 
 import harness
@@ -256,7 +257,10 @@ class FullDiskTest(PleasantSite):
         whole = [sorted(loss) for run in self.client.runs()
                  for loss in self.client.everything(run=run.key.run_id, topic="loss", tag="default").values()]
         self.assertEqual(whole.count(list(range(500))), 2, str([len(loss) for loss in whole]))
-        self.stop_daemon()
+        # What was dropped is not kept, and its end says so.
+        self.daemon.signal(signal.SIGTERM)
+        self.assertEqual(self.daemon.wait(), 3, self.daemon.log()[-4000:])
+        self.assertIn("the store dropped values since it started (paused ", self.daemon.log())
 
 
 if __name__ == "__main__":
