@@ -22,14 +22,6 @@ Ledger FromStore(const ProducerStatus& status) {
   return ledger;
 }
 
-// A killed daemon kept its results with each commit and the producer's own counters each second: the older of them
-// cannot be less than what is accounted for. How much more it was, the producer says if it comes back.
-void CatchUp(ProducerStatus& status) {
-  const uint64_t accounted = status.handled + status.dropped_total + status.lost_in_daemon + status.killed;
-  status.attempted = std::max(status.attempted, accounted);
-  status.in_flight = status.attempted - accounted;
-}
-
 // How a producer ended that was connected to no daemon then.
 std::string UnseenEnd(const ProducerStatus& status) {
   return "ended while no daemon was connected to it: whether it finished or died, and how many steps it made after the " +
@@ -39,7 +31,6 @@ std::string UnseenEnd(const ProducerStatus& status) {
 // Of a producer that is not connected: has it died meanwhile? Its memory went with it, and with that what no daemon
 // kept, and how far it came.
 bool CloseIfDead(ProducerStatus& status) {
-  CatchUp(status);
   if (ProcessLivesSince(status.info.pid, status.info.start_unix_ns)) return false;
   status.state = RunState::kDied;
   status.lost_in_daemon += std::exchange(status.in_flight, 0);
@@ -110,7 +101,6 @@ void Ingest::LoadPast() {
   for (size_t i = 0; i < stored->size(); ++i) {
     Past past;
     past.status = std::move((*stored)[i]);
-    CatchUp(past.status);
     if (IsOpen(past.status.state)) {
       past.status.state = RunState::kDisconnected;
       if (CloseIfDead(past.status)) OfferUnseenEnd(past.status);

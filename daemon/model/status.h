@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "daemon/model/batch.h"
 #include "daemon/model/run.h"
 
 namespace ikkuna {
@@ -65,6 +66,11 @@ struct ProducerStatus {
   std::vector<RootStatusInfo> roots;
   std::vector<std::string> notes;  // what is not captured and why; weaker guarantees of this kernel
 };
+
+// What is known of a producer from its last commit, `progress`, where its last saved status may be older: a killed daemon
+// kept its results with each commit and the producer's own counters each second. `attempted` cannot be less than what is
+// accounted for; how much more it was, the producer says if it comes back.
+void CatchUp(ProducerStatus& status, const Progress& progress);
 
 struct ModuleInfo {
   std::string root;

@@ -181,11 +181,7 @@ Result<RunHead> RunFile::LoadHead() {
   }
   if (read) read = LoadTotals(&head.totals);
   if (!read) return read.error();
-  if (IsOpen(producer.state)) {
-    producer.lost_in_daemon = head.totals.progress.lost_in_daemon;
-    producer.killed = head.totals.progress.killed;
-    producer.handled = head.totals.progress.done_seq - producer.lost_in_daemon;
-  }
+  CatchUp(producer, head.totals.progress);
   return head;
 }
 

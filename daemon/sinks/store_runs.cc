@@ -28,11 +28,7 @@ Result<std::vector<ProducerStatus>> Store::Impl::LoadProducers() {
     if (entry == own_) continue;
     std::lock_guard reading(entry->mutex);
     producers.push_back(entry->head.producer);
-    if (!IsOpen(entry->head.producer.state)) continue;
-    const Progress& progress = entry->head.totals.progress;
-    producers.back().lost_in_daemon = progress.lost_in_daemon;
-    producers.back().killed = progress.killed;
-    producers.back().handled = progress.done_seq - progress.lost_in_daemon;
+    CatchUp(producers.back(), entry->head.totals.progress);
   }
   std::stable_sort(producers.begin(), producers.end(), [](const ProducerStatus& a, const ProducerStatus& b) {
     return a.info.start_unix_ns < b.info.start_unix_ns;

@@ -23,9 +23,7 @@ class MemoryStore : public RunStore, public Sink {
     std::vector<ProducerStatus> all;
     for (const auto& [key, file] : files_) {
       ProducerStatus status = file.status;
-      status.handled = file.handled();
-      status.lost_in_daemon = file.progress.lost_in_daemon;
-      status.killed = file.progress.killed;
+      CatchUp(status, file.progress);
       all.push_back(status);
     }
     std::sort(all.begin(), all.end(),
@@ -127,7 +125,7 @@ class MemoryStore : public RunStore, public Sink {
     Progress progress;
     std::vector<ModuleInfo> modules;
     std::map<std::string, std::map<uint64_t, double>> values;  // by topic, by step
-    uint64_t handled() const { return progress.done_seq - progress.lost_in_daemon - progress.killed; }
+    uint64_t handled() const { return progress.done_seq - progress.lost_in_daemon; }
   };
   std::mutex mutex_;
   // Guarded by mutex_.

@@ -372,6 +372,24 @@ TEST_F(StoreTest, RunsComeBackWithWhatIsKnownOfThem) {
   EXPECT_TRUE(store_->FindRuns("nobody")->empty());
 }
 
+// The counters were saved a while before the last commit.
+TEST_F(StoreTest, WhatACommitSaysIsNotBehindTheCountersThatWereSaved) {
+  OpenAndBegin();
+  ProducerStatus status;
+  status.info = Producer(kRun);
+  status.attempted = status.handled = 3;
+  store_->SaveProducer(status);
+  Put(Series("a"), 1, 1, 25);
+  Flush();
+  for (const bool again : {false, true}) {
+    if (again) Reopen();
+    const auto producers = store_->LoadProducers();
+    ASSERT_EQ(producers->size(), 1u);
+    EXPECT_EQ(producers->at(0).handled, 25u);
+    EXPECT_EQ(producers->at(0).attempted, 25u);
+  }
+}
+
 TEST_F(StoreTest, ARunThatADeadDaemonLeftRunningIsDisconnected) {
   OpenAndBegin();
   Put(Series("a"), 1, 1, 5);

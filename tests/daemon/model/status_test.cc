@@ -1,0 +1,46 @@
+// A status is never behind what was committed of it.
+#include "daemon/model/status.h"
+
+#include <gtest/gtest.h>
+
+namespace ikkuna {
+namespace {
+
+ProducerStatus Saved(RunState state) {
+  ProducerStatus status;
+  status.state = state;
+  status.attempted = 10;
+  status.handled = 8;
+  status.dropped_total = 2;
+  return status;
+}
+
+TEST(CatchUp, WhatWasCommittedAfterTheLastSaveIsCounted) {
+  ProducerStatus status = Saved(RunState::kRunning);
+  CatchUp(status, {30, 4, 1});
+  EXPECT_EQ(status.lost_in_daemon, 4u);
+  EXPECT_EQ(status.killed, 1u);
+  EXPECT_EQ(status.handled, 26u);
+  EXPECT_EQ(status.attempted, 26u + 2 + 4 + 1);
+  EXPECT_EQ(status.in_flight, 0u);
+}
+
+TEST(CatchUp, WhatWasNotHandledYetIsInFlight) {
+  ProducerStatus status = Saved(RunState::kDisconnected);
+  status.attempted = 50;
+  CatchUp(status, {30, 0, 0});
+  EXPECT_EQ(status.attempted, 50u);
+  EXPECT_EQ(status.in_flight, 18u);
+}
+
+// Its last word was said with everything counted.
+TEST(CatchUp, OneThatIsOverStaysAsItWasSaved) {
+  ProducerStatus status = Saved(RunState::kFinished);
+  CatchUp(status, {30, 4, 1});
+  EXPECT_EQ(status.handled, 8u);
+  EXPECT_EQ(status.attempted, 10u);
+  EXPECT_EQ(status.in_flight, 0u);
+}
+
+}  // namespace
+}  // namespace ikkuna
