@@ -1,6 +1,7 @@
 #include "daemon/cli/bring_up.h"
 
 #include <poll.h>
+#include <signal.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -9,9 +10,12 @@
 #include <cerrno>
 #include <chrono>
 #include <cstdio>
+#include <cstdlib>
 #include <deque>
 #include <filesystem>
 #include <fstream>
+#include <sstream>
+#include <string>
 #include <utility>
 
 #include "shared/base/unique_fd.h"
@@ -101,13 +105,42 @@ Result<Start> StartDaemon(const UpOptions& options, const std::string& data_dire
   return Start{std::move(*started), child.log_file, log_begin};
 }
 
+std::string ReadProcess(pid_t pid, const char* name) {
+  std::ifstream file("/proc/" + std::to_string(pid) + "/" + name);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+// What follows its name in /proc/<pid>/stat, which begins with a letter for its state; empty: there is no such process.
+std::string StatOf(pid_t pid) {
+  const std::string stat = ReadProcess(pid, "stat");
+  const size_t name_end = stat.rfind(')');  // the name may hold any character
+  return name_end == std::string::npos || name_end + 2 >= stat.size() ? std::string() : stat.substr(name_end + 2);
+}
+
 // Whether it was stopped (SIGSTOP, a debugger): it takes connections then, and nobody answers.
 bool IsStopped(pid_t pid) {
-  std::ifstream file("/proc/" + std::to_string(pid) + "/stat");
-  const std::string stat((std::istreambuf_iterator<char>(file)), {});
-  const size_t name_end = stat.rfind(')');  // the name may hold any character
-  if (name_end == std::string::npos || name_end + 2 >= stat.size()) return false;
-  return stat[name_end + 2] == 'T' || stat[name_end + 2] == 't';
+  const std::string stat = StatOf(pid);
+  return !stat.empty() && (stat[0] == 'T' || stat[0] == 't');
+}
+
+// Whether it was killed: its sockets take connections until its memory is given back, and nobody answers.
+bool IsDying(pid_t pid) {
+  std::istringstream stat(StatOf(pid));
+  char state = 'X';
+  int64_t ids[5];  // parent, group, session, terminal, its group
+  uint64_t flags = 0;
+  stat >> state;
+  for (int64_t& id : ids) stat >> id;
+  stat >> flags;
+  constexpr uint64_t kExiting = 4;  // PF_EXITING of the kernel
+  if (!stat || state == 'Z' || state == 'X' || (flags & kExiting) != 0) return true;
+  // Not told of it yet.
+  std::istringstream status(ReadProcess(pid, "status"));
+  for (std::string line; std::getline(status, line);) {
+    if (!line.starts_with("SigPnd:") && !line.starts_with("ShdPnd:")) continue;
+    if ((std::strtoull(line.c_str() + 7, nullptr, 16) & (uint64_t{1} << (SIGKILL - 1))) != 0) return true;
+  }
+  return false;
 }
 
 // One that serves: where it keeps its data, and whether that is where it was asked to.
@@ -149,8 +182,9 @@ Result<Served> MeetOrStart(const UpOptions& options, const std::string& director
   std::optional<Start> start;
   while (true) {
     auto connected = shm::ConnectToDaemon(directory);
-    if (connected) break;
-    if (connected.error().code != ErrorCode::kUnavailable) return connected.error();
+    const auto holder = shm::ReadDaemonNote(directory);
+    if (connected && !(holder && IsDying(holder->pid))) break;
+    if (!connected && connected.error().code != ErrorCode::kUnavailable) return connected.error();
     const bool late = Clock::now() > until;
     if (start && start->child.HasEnded()) {
       // It gives way to another that has the directory, which is starting or ending; that one is waited for.

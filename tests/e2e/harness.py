@@ -20,6 +20,7 @@ import unittest
 
 SOURCE = pathlib.Path(os.environ.get("IKKUNA_SOURCE_DIR", pathlib.Path(__file__).resolve().parents[2]))
 BIN = pathlib.Path(os.environ.get("IKKUNA_BIN_DIR", SOURCE / "build/release/bin"))
+TEST_BIN = pathlib.Path(os.environ.get("IKKUNA_TEST_BIN_DIR", SOURCE / "build/release/tests"))
 FASHION_MNIST = pathlib.Path("/usr/share/datasets/fashion-mnist")
 _libc = ctypes.CDLL(None)
 WATCHDOG_S = 240  # for whatever may hang; no test asserts a time

@@ -10,7 +10,7 @@ import subprocess
 import time
 
 import harness
-from harness import BIN, wait_until
+from harness import BIN, TEST_BIN, wait_until
 
 
 class CommandLineTest(harness.Site):
@@ -249,6 +249,21 @@ class RunTest(harness.Site):
                           f"sleep 3; {BIN}/ikkuna status"])
         job.expect_success()
         self.assertIn("ikkuna-daemon", job.log())
+        self.down()
+
+    def test_one_that_dies_is_not_taken_for_one_that_serves(self):
+        """Killed with much memory, it takes connections until that is given back."""
+        up = [BIN / "ikkuna", "up", "--data-dir", self.data]
+        self.start(up).expect_success()
+        for _ in range(10):
+            self.start([TEST_BIN / "c_job", "--steps", "3000", "--us", "0", "--rows", "1000"],
+                       IKKUNA_WAIT_MS="5000").expect_success()
+            (pid,) = self.alive()
+            os.kill(pid, signal.SIGKILL)
+            next_up = self.start(up)
+            next_up.expect_success()
+            self.assertNotIn(f"process {pid})", next_up.log())
+            subprocess.run([BIN / "ikkuna", "status"], env=self.environment, capture_output=True, check=True, timeout=60)
         self.down()
 
     def test_one_that_was_killed_or_stopped(self):

@@ -1,16 +1,13 @@
 """What the daemon does to a trainer by leave: the budget stretches periods and gives them back, freeze and thaw."""
 
-import os
-import pathlib
 import re
 import signal
 import subprocess
 import time
 
 import harness
-from harness import BIN, main, pb, wait_until
+from harness import BIN, TEST_BIN, main, pb, wait_until
 
-PROGRAMS = pathlib.Path(os.environ.get("IKKUNA_TEST_BIN_DIR", BIN.parent / "tests"))
 LONG_STEP_US = 40000
 
 
@@ -20,7 +17,7 @@ class ControlTest(harness.Site):
         self.log = self.root / "log"
         self.pace = self.root / "pace"
         self.set_pace(0)
-        self.trainer = self.start([PROGRAMS / "paced_trainer", "--log", self.log, "--pace", self.pace, *arguments],
+        self.trainer = self.start([TEST_BIN / "paced_trainer", "--log", self.log, "--pace", self.pace, *arguments],
                                   IKKUNA_WAIT_MS="10000")
 
     def set_pace(self, microseconds):

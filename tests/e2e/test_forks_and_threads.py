@@ -9,7 +9,6 @@ import losses
 from harness import main, pb, wait_until
 from losses import SUBSCRIBERS
 
-PROGRAMS = pathlib.Path(os.environ.get("IKKUNA_TEST_BIN_DIR", losses.BIN.parent / "tests"))
 FORKER_STEPS = 400
 # The program makes a worker every 40 steps, in turn with libc's fork() and the bare system call.
 WORKERS = ["fork exit 0", "clone exit 0", "fork _exit 0", "clone _exit 0"]
@@ -20,7 +19,7 @@ LATE_STEPS = 100
 class ForksAndThreadsTest(losses.LossSite):
     def start_forker(self, *arguments, **environment):
         self.losses = self.root / f"losses-{len(self.processes)}"
-        self.trainer = self.start([PROGRAMS / "forking_trainer", "--losses", self.losses, "--steps", FORKER_STEPS,
+        self.trainer = self.start([harness.TEST_BIN / "forking_trainer", "--losses", self.losses, "--steps", FORKER_STEPS,
                                    *arguments], **environment)
 
     def test_workers_are_inert_and_the_trainer_goes_on(self):
@@ -77,7 +76,7 @@ class ForksAndThreadsTest(losses.LossSite):
     def test_several_threads_train_one_model(self):
         self.start_daemon("--no-default", "--budget", "off", "--subscribe", "loss()", "--subscribe",
                           "norm(weight_gradients, order=2)")
-        trainer = self.start([PROGRAMS / "hogwild_trainer", "--threads", THREADS, "--steps", STEPS_EACH],
+        trainer = self.start([harness.TEST_BIN / "hogwild_trainer", "--threads", THREADS, "--steps", STEPS_EACH],
                              IKKUNA_WAIT_MS="10000")
         trainer.expect_success()
         made = THREADS * STEPS_EACH
@@ -106,7 +105,7 @@ class ForksAndThreadsTest(losses.LossSite):
     def test_a_thread_that_begins_late_in_anothers_backward_is_told_of(self):
         self.start_daemon("--no-default", "--budget", "off", "--subscribe", "loss()", "--subscribe",
                           "norm(weight_gradients, order=2)")
-        trainer = self.start([PROGRAMS / "hogwild_trainer", "--late", LATE_STEPS], IKKUNA_WAIT_MS="10000")
+        trainer = self.start([harness.TEST_BIN / "hogwild_trainer", "--late", LATE_STEPS], IKKUNA_WAIT_MS="10000")
         trainer.expect_success()
         self.assertIn(f"made {LATE_STEPS + 1} steps", trainer.log())
         producer = self.settled_producer()
@@ -124,7 +123,7 @@ class ForksAndThreadsTest(losses.LossSite):
 
     def test_a_freeze_takes_no_gradient_from_under_another_thread(self):
         self.start_daemon("--no-default", "--subscribe", "loss()")
-        trainer = self.start([PROGRAMS / "hogwild_trainer", "--threads", THREADS, "--steps", "100000000"], IKKUNA_WAIT_MS="10000")
+        trainer = self.start([harness.TEST_BIN / "hogwild_trainer", "--threads", THREADS, "--steps", "100000000"], IKKUNA_WAIT_MS="10000")
         wait_until(lambda: self.client.producer() and self.client.producer().steps_total > 100, "the threads do not train")
         self.client.stub.Freeze(pb.FreezeRequest(module="f2"), timeout=harness.WATCHDOG_S)
         wait_until(lambda: any("several threads train" in note for note in self.client.producer().notes), "it is not refused")

@@ -1,17 +1,15 @@
 """Who may ask the daemon what: tokens and client certificates with a client of Python, other users with real ones."""
 
 import os
-import pathlib
 import signal
 import subprocess
 
 import harness
-from harness import BIN, grpc, pb, pb_grpc, wait_until
+from harness import BIN, TEST_BIN, grpc, pb, pb_grpc, wait_until
 
 READ_TOKEN = "0123456789abcdef0123456789abcdef"
 CONTROL_TOKEN = "fedcba9876543210fedcba9876543210"
 OTHER_UID = 4242
-TEST_BIN = pathlib.Path(os.environ.get("IKKUNA_TEST_BIN_DIR", BIN.parent / "tests"))
 
 
 class Authority:

@@ -6,13 +6,9 @@ import resource
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "e2e"))
-from harness import BIN, SOURCE, Site, main, pb, pb_grpc, wait_until, WATCHDOG_S  # noqa: E402
-
-import os  # noqa: E402
+from harness import BIN, TEST_BIN, WATCHDOG_S, Site, main, pb, pb_grpc, wait_until  # noqa: E402
 
 import grpc  # noqa: E402
-
-TEST_BIN = pathlib.Path(os.environ.get("IKKUNA_TEST_BIN_DIR", SOURCE / "build/release/tests"))
 
 
 class ClientLimits(Site):

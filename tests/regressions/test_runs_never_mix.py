@@ -5,13 +5,10 @@ import sys
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "e2e"))
-from harness import BIN, SOURCE, Site, main, pb, wait_until, WATCHDOG_S  # noqa: E402
+from harness import BIN, SOURCE, TEST_BIN, WATCHDOG_S, Site, main, pb, wait_until  # noqa: E402
 
 import json  # noqa: E402
-import os  # noqa: E402
 import subprocess  # noqa: E402
-
-TEST_BIN = pathlib.Path(os.environ.get("IKKUNA_TEST_BIN_DIR", SOURCE / "build/release/tests"))
 
 
 class RunsNeverMix(Site):

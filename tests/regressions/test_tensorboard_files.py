@@ -12,12 +12,8 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "e2e"))
 
-import os  # noqa: E402
-
 import numpy as np  # noqa: E402
-from harness import SOURCE, Site, main, wait_until  # noqa: E402
-
-TEST_BIN = pathlib.Path(os.environ.get("IKKUNA_TEST_BIN_DIR", SOURCE / "build/release/tests"))
+from harness import SOURCE, TEST_BIN, Site, main, wait_until  # noqa: E402
 
 
 class TensorBoardFiles(Site):
