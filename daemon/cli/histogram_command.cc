@@ -6,6 +6,7 @@
 #include "daemon/cli/commands.h"
 #include "daemon/cli/json.h"
 #include "daemon/cli/samples.h"
+#include "daemon/service/convert_values.h"
 
 namespace ikkuna::cli {
 namespace {
@@ -64,7 +65,7 @@ class Shower {
         for (size_t from = 0; from < steps_.size(); from += 2) steps_[kept++] = std::move(steps_[from]);
         steps_.resize(kept);
       }
-      steps_.emplace_back(At(columns.steps(), i), FromProto(columns.values(static_cast<int>(i)).histogram()));
+      steps_.emplace_back(At(columns.steps(), i), service::FromProto(columns.values(static_cast<int>(i)).histogram()));
     }
   }
 

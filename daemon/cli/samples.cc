@@ -47,20 +47,6 @@ Json FlagWords(uint32_t flags) {
   return words;
 }
 
-Histogram FromProto(const v1::Histogram& histogram) {
-  Histogram value;
-  value.min = histogram.min();
-  value.max = histogram.max();
-  value.n = histogram.n();
-  value.sum = histogram.sum();
-  value.sum_squares = histogram.sum_squares();
-  value.nans = histogram.nans();
-  value.positive_infinities = histogram.positive_infinities();
-  value.negative_infinities = histogram.negative_infinities();
-  value.counts.assign(histogram.counts().begin(), histogram.counts().end());
-  return value;
-}
-
 std::string ExactValue(const v1::Columns& columns, size_t i) {
   if (columns.numbers_size() > 0) return ExactNumber(At(columns.numbers(), i));
   if (i >= static_cast<size_t>(columns.values_size())) return "";

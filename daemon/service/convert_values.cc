@@ -75,26 +75,28 @@ void ConvertPieces(const Value& from, const std::function<v1::Value*()>& piece,
   }
 }
 
+Histogram FromProto(const v1::Histogram& from) {
+  Histogram to;
+  to.min = from.min();
+  to.max = from.max();
+  to.n = from.n();
+  to.sum = from.sum();
+  to.sum_squares = from.sum_squares();
+  to.nans = from.nans();
+  to.positive_infinities = from.positive_infinities();
+  to.negative_infinities = from.negative_infinities();
+  to.counts.assign(from.counts().begin(), from.counts().end());
+  return to;
+}
+
 Answer<Value> FromProto(const v1::Value& from) {
   switch (from.kind_case()) {
     case v1::Value::kNumber:
       return Value(from.number());
     case v1::Value::kText:
       return Value(Text{from.text()});
-    case v1::Value::kHistogram: {
-      const v1::Histogram& histogram = from.histogram();
-      Histogram to;
-      to.min = histogram.min();
-      to.max = histogram.max();
-      to.n = histogram.n();
-      to.sum = histogram.sum();
-      to.sum_squares = histogram.sum_squares();
-      to.nans = histogram.nans();
-      to.positive_infinities = histogram.positive_infinities();
-      to.negative_infinities = histogram.negative_infinities();
-      to.counts.assign(histogram.counts().begin(), histogram.counts().end());
-      return Value(std::move(to));
-    }
+    case v1::Value::kHistogram:
+      return Value(FromProto(from.histogram()));
     case v1::Value::kTensor: {
       const v1::Tensor& tensor = from.tensor();
       if (tensor.offset() != 0) {

@@ -26,6 +26,7 @@ uint32_t ToFlags(uint16_t record_flags);
 void ConvertPieces(const Value& from, const std::function<v1::Value*()>& piece,
                    const std::function<void(uint32_t flags)>& emit);
 
+Histogram FromProto(const v1::Histogram& from);
 // What a client sends. kBadField: no kind is set, a histogram or a tensor that is none.
 Answer<Value> FromProto(const v1::Value& from);
 
