@@ -140,26 +140,19 @@ TEST_F(StopTest, ATrainerWhoseReturnFailsIsDisconnected) {
 }
 
 TEST_F(StopTest, OfATrainerKilledBeforeTheDaemonStoppedTheHolesArePassedOver) {
-  int go[2], done[2];
-  ASSERT_EQ(::pipe2(go, O_CLOEXEC), 0);
-  ASSERT_EQ(::pipe2(done, O_CLOEXEC), 0);
-  const pid_t child = ::fork();  // before any thread of ours
-  ASSERT_GE(child, 0);
-  if (child == 0) PublishAndHang(temp_.sub("dir"), 1, go[0], done[1]);
+  HangingTrainer child(temp_.sub("dir"), 1);
   auto core = MakeCore();
-  ASSERT_EQ(::write(go[1], "g", 1), 1);
-  Uuid uuid{};
-  ASSERT_EQ(::read(done[0], uuid.data(), uuid.size()), 16);
+  const Uuid uuid = child.Publish();
   auto session = TheLive(*core, core->StatusOf(uuid).info.run_key.run_id);
   ASSERT_TRUE(session);
   Play({[&] {
          siginfo_t info{};
-         EXPECT_EQ(::kill(child, SIGKILL), 0);
-         EXPECT_EQ(::waitid(P_PID, static_cast<id_t>(child), &info, WEXITED | WNOWAIT), 0);
+         EXPECT_EQ(::kill(child.pid(), SIGKILL), 0);
+         EXPECT_EQ(::waitid(P_PID, static_cast<id_t>(child.pid()), &info, WEXITED | WNOWAIT), 0);
          session->RequestEnd(false);
        }},
        *session);
-  ASSERT_EQ(::waitpid(child, nullptr, 0), child);
+  child.Wait();
   const auto status = core->StatusOf(uuid);
   EXPECT_EQ(status.state, RunState::kDied);
   EXPECT_EQ(status.killed, 1u);
@@ -167,7 +160,6 @@ TEST_F(StopTest, OfATrainerKilledBeforeTheDaemonStoppedTheHolesArePassedOver) {
   EXPECT_EQ(status.handled, 2 * TestProducer::kRecordsPerStep);
   ExpectBalanced(status);
   EXPECT_EQ(core->Events("run_ended").size(), 1u);
-  for (int fd : {go[0], go[1], done[0], done[1]}) ::close(fd);
 }
 
 // Whoever saw the state of an ended run asked for its event, and it was not there yet.

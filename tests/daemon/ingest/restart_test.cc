@@ -24,54 +24,37 @@ namespace ikkuna::ingest {
 namespace {
 
 TEST_F(IngestTest, AKilledProducerIsHandledToItsLastRecord) {
-  int go[2], done[2];
-  ASSERT_EQ(::pipe2(go, O_CLOEXEC), 0);
-  ASSERT_EQ(::pipe2(done, O_CLOEXEC), 0);
-  const pid_t child = ::fork();  // before any thread of ours
-  ASSERT_GE(child, 0);
-  if (child == 0) PublishAndHang(temp_.sub("dir"), 50, go[0], done[1]);
+  HangingTrainer child(temp_.sub("dir"), 50);
   auto core = MakeCore();
-  ASSERT_EQ(::write(go[1], "g", 1), 1);
-  Uuid uuid{};
-  ASSERT_EQ(::read(done[0], uuid.data(), uuid.size()), 16);
-  ASSERT_EQ(::kill(child, SIGKILL), 0);
+  const Uuid uuid = child.Publish();
+  ASSERT_EQ(::kill(child.pid(), SIGKILL), 0);
   // A zombie is dead as well: nobody has to wait for it first.
   ASSERT_TRUE(Eventually([&] { return core->StatusOf(uuid).state == RunState::kDied; }));
-  ASSERT_EQ(::waitpid(child, nullptr, 0), child);
+  child.Wait();
   const auto status = core->StatusOf(uuid);
-  EXPECT_EQ(status.info.pid, child);
+  EXPECT_EQ(status.info.pid, child.pid());
   EXPECT_EQ(status.killed, 1u);
   EXPECT_EQ(status.handled, 51 * TestProducer::kRecordsPerStep);
   ExpectBalanced(status);
   EXPECT_EQ(core->Values("loss").size(), 51u);
   ASSERT_EQ(core->Events("run_ended").size(), 1u);
   EXPECT_EQ(core->Events("run_ended")[0].severity, Severity::kWarning);
-  for (int fd : {go[0], go[1], done[0], done[1]}) ::close(fd);
 }
 
 TEST_F(IngestTest, ADeathThatNoDaemonSawIsNotedByTheNext) {
-  int go[2], done[2];
-  ASSERT_EQ(::pipe2(go, O_CLOEXEC), 0);
-  ASSERT_EQ(::pipe2(done, O_CLOEXEC), 0);
-  const pid_t child = ::fork();
-  ASSERT_GE(child, 0);
-  if (child == 0) PublishAndHang(temp_.sub("dir"), 50, go[0], done[1]);
+  HangingTrainer child(temp_.sub("dir"), 50);
   auto core = MakeCore();
-  ASSERT_EQ(::write(go[1], "g", 1), 1);
-  Uuid uuid{};
-  ASSERT_EQ(::read(done[0], uuid.data(), uuid.size()), 16);
+  const Uuid uuid = child.Publish();
   core->Stop();
   core = MakeCore();
   EXPECT_EQ(core->StatusOf(uuid).state, RunState::kDisconnected);
-  ASSERT_EQ(::kill(child, SIGKILL), 0);
-  ASSERT_EQ(::waitpid(child, nullptr, 0), child);
+  child.Kill();
   ASSERT_TRUE(Eventually([&] { return core->StatusOf(uuid).state == RunState::kDied; }));
   // What it had published and nobody had read went with it.
   ExpectBalanced(core->StatusOf(uuid));
   core->Stop();
   core = MakeCore();
   EXPECT_EQ(core->StatusOf(uuid).state, RunState::kDied);
-  for (int fd : {go[0], go[1], done[0], done[1]}) ::close(fd);
 }
 
 TEST_F(IngestTest, ARestartedDaemonGoesOnWhereTheOldOneEnded) {
@@ -188,17 +171,10 @@ TEST_F(IngestTest, AnEndThatNoDaemonSawIsNoClaimOfHowFarItCame) {
 }
 
 TEST_F(IngestTest, WhatAKilledDaemonKeptOfCountersIsOlderThanItsResults) {
-  int go[2], done[2];
-  ASSERT_EQ(::pipe2(go, O_CLOEXEC), 0);
-  ASSERT_EQ(::pipe2(done, O_CLOEXEC), 0);
-  const pid_t child = ::fork();
-  ASSERT_GE(child, 0);
-  if (child == 0) PublishAndHang(temp_.sub("dir"), 50, go[0], done[1]);
+  HangingTrainer child(temp_.sub("dir"), 50);
   auto core = MakeCore();
   store_->HoldStatuses();
-  ASSERT_EQ(::write(go[1], "g", 1), 1);
-  Uuid uuid{};
-  ASSERT_EQ(::read(done[0], uuid.data(), uuid.size()), 16);
+  const Uuid uuid = child.Publish();
   // All before the hole.
   ASSERT_TRUE(Eventually([&] { return core->StatusOf(uuid).handled == 50 * TestProducer::kRecordsPerStep; }));
   core->Stop();
@@ -209,27 +185,18 @@ TEST_F(IngestTest, WhatAKilledDaemonKeptOfCountersIsOlderThanItsResults) {
   EXPECT_EQ(status.handled, 50 * TestProducer::kRecordsPerStep);
   ExpectBalanced(status);
   core->Stop();
-  ASSERT_EQ(::kill(child, SIGKILL), 0);
-  ASSERT_EQ(::waitpid(child, nullptr, 0), child);
+  child.Kill();
   core = MakeCore();
   status = core->StatusOf(uuid);
   EXPECT_EQ(status.state, RunState::kDied);
   ExpectBalanced(status);
-  for (int fd : {go[0], go[1], done[0], done[1]}) ::close(fd);
 }
 
 // The next daemon finds it in the store, and its process alive.
 TEST_F(IngestTest, AStrangerIsNoRankOfAJobThatAnEarlierDaemonServed) {
-  int go[2], done[2];
-  ASSERT_EQ(::pipe2(go, O_CLOEXEC), 0);
-  ASSERT_EQ(::pipe2(done, O_CLOEXEC), 0);
-  const pid_t child = ::fork();
-  ASSERT_GE(child, 0);
-  if (child == 0) PublishAndHang(temp_.sub("dir"), 5, go[0], done[1]);
+  HangingTrainer child(temp_.sub("dir"), 5);
   auto core = MakeCore();
-  ASSERT_EQ(::write(go[1], "g", 1), 1);
-  Uuid uuid{};
-  ASSERT_EQ(::read(done[0], uuid.data(), uuid.size()), 16);
+  const Uuid uuid = child.Publish();
   const RunKey first = core->StatusOf(uuid).info.run_key;
   core->Stop();
   core = MakeCore();
@@ -239,9 +206,7 @@ TEST_F(IngestTest, AStrangerIsNoRankOfAJobThatAnEarlierDaemonServed) {
   stranger.hello().rank = 1;
   ASSERT_TRUE(stranger.Connect()) << stranger.reject();
   EXPECT_EQ(core->StatusOf(stranger.hello().uuid).info.run_key, (RunKey{first.run_id + "~2", 0, 1}));
-  ASSERT_EQ(::kill(child, SIGKILL), 0);
-  ASSERT_EQ(::waitpid(child, nullptr, 0), child);
-  for (int fd : {go[0], go[1], done[0], done[1]}) ::close(fd);
+  child.Kill();
 }
 
 TEST_F(IngestTest, ADaemonThatEndsLeavesAFullRingToTheNext) {
@@ -264,19 +229,11 @@ TEST_F(IngestTest, ADaemonThatEndsLeavesAFullRingToTheNext) {
 }
 
 TEST_F(IngestTest, WhatADaemonThatEndsNoLongerReadsOfADeadOneIsLostAndSaid) {
-  int go[2], done[2];
-  ASSERT_EQ(::pipe2(go, O_CLOEXEC), 0);
-  ASSERT_EQ(::pipe2(done, O_CLOEXEC), 0);
-  const pid_t child = ::fork();
-  ASSERT_GE(child, 0);
-  if (child == 0) PublishAndHang(temp_.sub("dir"), 200, go[0], done[1]);
+  HangingTrainer child(temp_.sub("dir"), 200);
   auto core = MakeCore();
   core->knobs().handle_ms = 60;
-  ASSERT_EQ(::write(go[1], "g", 1), 1);
-  Uuid uuid{};
-  ASSERT_EQ(::read(done[0], uuid.data(), uuid.size()), 16);
-  ASSERT_EQ(::kill(child, SIGKILL), 0);
-  ASSERT_EQ(::waitpid(child, nullptr, 0), child);
+  child.Publish();
+  child.Kill();
   core->Stop();
   const auto kept = store_->LoadProducers();
   ASSERT_EQ(kept->size(), 1u);
@@ -286,7 +243,6 @@ TEST_F(IngestTest, WhatADaemonThatEndsNoLongerReadsOfADeadOneIsLostAndSaid) {
   EXPECT_GT(status.lost_in_daemon, 0u);
   ExpectBalanced(status);
   EXPECT_EQ(core->Events("records_lost").size(), 1u);
-  for (int fd : {go[0], go[1], done[0], done[1]}) ::close(fd);
 }
 
 }  // namespace

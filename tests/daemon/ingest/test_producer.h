@@ -5,6 +5,8 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <poll.h>
+#include <signal.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -259,5 +261,45 @@ class TestProducer {
   if (::write(done, producer.hello().uuid.data(), 16) != 16) ::_exit(4);
   while (true) ::pause();
 }
+
+// A child that does so. Make it before any thread of the test's own.
+class HangingTrainer {
+ public:
+  HangingTrainer(const std::string& directory, uint64_t steps) {
+    if (::pipe2(go_, O_CLOEXEC) != 0 || ::pipe2(done_, O_CLOEXEC) != 0) ::abort();
+    pid_ = ::fork();
+    if (pid_ == 0) PublishAndHang(directory, steps, go_[0], done_[1]);
+    EXPECT_GT(pid_, 0);
+  }
+  ~HangingTrainer() {
+    if (!gone_) Kill();
+    for (int fd : {go_[0], go_[1], done_[0], done_[1]}) ::close(fd);
+  }
+  HangingTrainer(const HangingTrainer&) = delete;
+  HangingTrainer& operator=(const HangingTrainer&) = delete;
+
+  pid_t pid() const { return pid_; }
+  // Lets it publish, and returns its uuid when it has.
+  Uuid Publish() {
+    Uuid uuid{};
+    EXPECT_EQ(::write(go_[1], "g", 1), 1);
+    EXPECT_EQ(::read(done_[0], uuid.data(), uuid.size()), 16);
+    return uuid;
+  }
+  void Kill() {
+    EXPECT_EQ(::kill(pid_, SIGKILL), 0);
+    Wait();
+  }
+  // Of one that was killed.
+  void Wait() {
+    EXPECT_EQ(::waitpid(pid_, nullptr, 0), pid_);
+    gone_ = true;
+  }
+
+ private:
+  int go_[2], done_[2];
+  pid_t pid_ = -1;
+  bool gone_ = false;
+};
 
 }  // namespace ikkuna::ingest

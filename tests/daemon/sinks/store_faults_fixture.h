@@ -54,31 +54,8 @@ class SmallDisk {
   bool mounted_ = false;
 };
 
-class StoreFaultsTest : public StoreTest {
+class StoreFaultsTest : public HeardStoreTest {
  protected:
-  StoreFaultsTest() {
-    options_.free_bytes_min = 0;
-    options_.free_bytes_pause = 0;
-    options_.bytes_max = 0;
-    options_.on_event = [this](const Event& event) {
-      std::lock_guard lock(said_mutex_);
-      said_.push_back(event);
-    };
-  }
-  ~StoreFaultsTest() override { store_.reset(); }  // it speaks to what stands here
-
-  size_t Said(const std::string& kind) {
-    std::lock_guard lock(said_mutex_);
-    return static_cast<size_t>(
-        std::count_if(said_.begin(), said_.end(), [&](const Event& event) { return event.kind == kind; }));
-  }
-  std::string TextOf(const std::string& kind) {
-    std::lock_guard lock(said_mutex_);
-    for (const Event& event : said_) {
-      if (event.kind == kind) return event.text;
-    }
-    return "";
-  }
   std::string folder() const { return dir_.path() + "/data/runs/here"; }
 
   // Numbers in several segments and in the tail, texts, an event.
@@ -178,8 +155,6 @@ class StoreFaultsTest : public StoreTest {
     return read;
   }
 
-  std::mutex said_mutex_;
-  std::vector<Event> said_;
 };
 
 }  // namespace ikkuna::sinks

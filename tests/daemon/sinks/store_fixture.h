@@ -2,7 +2,10 @@
 #pragma once
 
 #include <cmath>
+#include <mutex>
 #include <optional>
+#include <string>
+#include <vector>
 
 #include "daemon/sinks/store.h"
 #include "daemon/sinks/stored_runs.h"
@@ -121,6 +124,39 @@ class StoreTest : public ::testing::Test {
   StoreOptions options_;
   RunPtr run_;
   std::unique_ptr<Store> store_;
+};
+
+// A store without limits, of which each event is heard.
+class HeardStoreTest : public StoreTest {
+ protected:
+  HeardStoreTest() {
+    options_.free_bytes_min = 0;
+    options_.free_bytes_pause = 0;
+    options_.bytes_max = 0;
+    options_.on_event = [this](const Event& event) {
+      std::lock_guard lock(said_mutex_);
+      said_.push_back(event);
+    };
+  }
+  ~HeardStoreTest() override { store_.reset(); }  // it speaks to what stands here
+
+  std::vector<std::string> TextsOf(const std::string& kind) {
+    std::lock_guard lock(said_mutex_);
+    std::vector<std::string> texts;
+    for (const Event& event : said_) {
+      if (event.kind == kind) texts.push_back(event.text);
+    }
+    return texts;
+  }
+  size_t Said(const std::string& kind) { return TextsOf(kind).size(); }
+  // Of the first; empty: there was none.
+  std::string TextOf(const std::string& kind) {
+    const std::vector<std::string> texts = TextsOf(kind);
+    return texts.empty() ? "" : texts.front();
+  }
+
+  std::mutex said_mutex_;
+  std::vector<Event> said_;  // guarded by said_mutex_
 };
 
 }  // namespace ikkuna::sinks

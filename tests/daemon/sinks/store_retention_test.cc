@@ -13,18 +13,8 @@
 namespace ikkuna::sinks {
 namespace {
 
-class StoreRetentionTest : public StoreTest {
+class StoreRetentionTest : public HeardStoreTest {
  protected:
-  StoreRetentionTest() {
-    options_.free_bytes_min = 0;
-    options_.free_bytes_pause = 0;
-    options_.bytes_max = 0;
-    options_.on_event = [this](const Event& event) {
-      std::lock_guard lock(said_mutex_);
-      said_.push_back(event);
-    };
-  }
-  ~StoreRetentionTest() override { store_.reset(); }  // it speaks to what stands here
   // A finished run of noise, which ended at `ended`.
   void Finished(const std::string& id, unsigned char uuid, int64_t ended_ns, uint64_t steps = 3000) {
     const RunKey key{id, 0, 0};
@@ -51,26 +41,11 @@ class StoreRetentionTest : public StoreTest {
     std::sort(ids.begin(), ids.end());
     return ids;
   }
-  size_t Said(const std::string& kind) {
-    std::lock_guard lock(said_mutex_);
-    return static_cast<size_t>(
-        std::count_if(said_.begin(), said_.end(), [&](const Event& event) { return event.kind == kind; }));
-  }
-  std::vector<std::string> TextsOf(const std::string& kind) {
-    std::lock_guard lock(said_mutex_);
-    std::vector<std::string> texts;
-    for (const Event& event : said_) {
-      if (event.kind == kind) texts.push_back(event.text);
-    }
-    return texts;
-  }
   static int64_t Now() {
     return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::system_clock::now().time_since_epoch())
         .count();
   }
 
-  std::mutex said_mutex_;
-  std::vector<Event> said_;
   std::mt19937_64 random_{7};
   std::normal_distribution<double> noise_;
 };
