@@ -14,7 +14,7 @@
 // A rank's steps of a timeline ascend: its watermark is the last that it closed, with inputs (Contribute) or without
 // (Pass). Bounded: bytes by a MemoryBudget, steps by kMaxWaiting; what finds no room is counted.
 //
-// Owner: the JobGraph. Thread rule: every method from any thread. `give` is called without a lock, one call after
+// Owner: the JobNode. Thread rule: every method from any thread. `give` is called without a lock, one call after
 // another, on the thread of whichever method let the step go; it may not wait, and may call any method here.
 #pragma once
 

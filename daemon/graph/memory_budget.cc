@@ -11,7 +11,6 @@ struct MemoryBudget::State {
   std::atomic<uint64_t> used{0};
   std::atomic<uint64_t> peak{0};
   std::atomic<uint64_t> refused{0};
-  std::atomic<uint64_t> refused_bytes{0};
 };
 
 MemoryBudget::Reservation::Reservation(std::shared_ptr<State> state, uint64_t bytes)
@@ -43,7 +42,6 @@ std::optional<MemoryBudget::Reservation> MemoryBudget::Reserve(uint64_t bytes) {
   do {
     if (bytes > state.bytes_max - used) {
       state.refused.fetch_add(1, std::memory_order_relaxed);
-      state.refused_bytes.fetch_add(bytes, std::memory_order_relaxed);
       return std::nullopt;
     }
   } while (!state.used.compare_exchange_weak(used, used + bytes, std::memory_order_relaxed));
@@ -57,6 +55,5 @@ uint64_t MemoryBudget::bytes_max() const { return state_->bytes_max; }
 uint64_t MemoryBudget::used() const { return state_->used.load(std::memory_order_relaxed); }
 uint64_t MemoryBudget::peak() const { return state_->peak.load(std::memory_order_relaxed); }
 uint64_t MemoryBudget::refused() const { return state_->refused.load(std::memory_order_relaxed); }
-uint64_t MemoryBudget::refused_bytes() const { return state_->refused_bytes.load(std::memory_order_relaxed); }
 
 }  // namespace ikkuna::graph

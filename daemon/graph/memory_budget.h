@@ -43,7 +43,6 @@ class MemoryBudget {
   uint64_t used() const;
   uint64_t peak() const;
   uint64_t refused() const;        // calls of Reserve
-  uint64_t refused_bytes() const;  // that they asked for
 
  private:
   std::shared_ptr<State> state_;

@@ -27,7 +27,7 @@ struct NodeWork {
 };
 
 // Takes what the frame has for the node: kept inputs (they move), merged ones, and values of topics. What misses
-// something that was dropped is left out and counted. `whole`: the slot of a module, without a parameter.
+// something that was dropped is left out and counted.
 class WorkBuilder {
  public:
   void Build(Frame& frame, uint32_t node, const RegistryIndex& registry, NodeWork& work);

@@ -248,7 +248,7 @@ bool ProducerSession::LeftInOrder() {
   return said == shm::ProducerState::kFinished || said == shm::ProducerState::kSwitchedOff;
 }
 
-// The peer's state was read before, in Wait(): what a dead producer committed is all visible now.
+// The peer's state was read before, in LookAtPeer(): what a dead producer committed is all visible now.
 void ProducerSession::Turn() {
   more_ = false;
   if (!quarantined()) {

@@ -37,7 +37,6 @@ class Access {
 
   // Empty: no TLS.
   const std::optional<TlsFiles>& tls() const { return tls_; }
-  bool has_tokens() const { return tokens_.has_value(); }
   // Users besides our own and root may connect.
   bool has_other_users() const { return !users_.empty(); }
   // What the operator should know; one sentence each.

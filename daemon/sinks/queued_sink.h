@@ -124,7 +124,7 @@ class QueuedSink : public Sink {
   std::deque<Waiting> queue_;
   size_t bytes_queued_ = 0;
   uint64_t ticket_ = 0;          // batches offered
-  uint64_t taken_ticket_ = 0;    // the last that the writer was given, or that was dropped on the way
+  uint64_t taken_ticket_ = 0;    // the last that the writer was given, or that Close dropped
   uint64_t writing_ticket_ = 0;  // the last that was taken from the queue
   uint64_t committed_ticket_ = 0;
   uint64_t flush_ticket_ = 0;       // a Flush waits for it

@@ -112,7 +112,7 @@ Result<std::shared_ptr<LoadedRun>> LoadRun(RunEntry& entry, RunFile& file, std::
 // The segment as all of this process have it. Under the entry's mutex.
 std::shared_ptr<const Segment> SharedSegment(RunEntry& entry, Segment segment);
 
-// Numbers and others of series, over runs. `most`: as ReadQuery says.
+// Numbers and others of series, over runs.
 struct SeriesToRead {
   std::shared_ptr<const RunSnapshot> run;
   std::vector<std::shared_ptr<const Series>> series;

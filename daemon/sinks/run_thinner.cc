@@ -94,7 +94,7 @@ Status RunWriter::ReadStamps(Thinning& thinning) {
   return {};
 }
 
-// What stays of one series. `thinned`: numbers that are gone, with those of before.
+// What stays of one series. `before`: numbers that were gone already.
 Status RunWriter::Keep(const Thinning& thinning, std::span<const StampColumns> stamps_of, uint32_t series,
                        std::span<const GroupRow> rows, std::vector<Kept>* kept, uint8_t* coarsened, uint64_t* before) {
   kept->clear();

@@ -58,7 +58,6 @@ class RunWriter {
   // How many went.
   Result<uint64_t> TrimOthers(uint64_t bytes_max);
 
-  size_t tail_bytes() const { return entry_.loaded->open.bytes; }
   RunFile& file() { return *file_; }
 
  private:

@@ -254,17 +254,4 @@ StepStamp StampColumns::at(size_t index) const {
   return stamp;
 }
 
-size_t StampColumns::LowerBound(uint64_t step) const {
-  size_t low = 0, high = size_;
-  while (low < high) {
-    const size_t middle = (low + high) / 2;
-    if (this->step(middle) < step) {
-      low = middle + 1;
-    } else {
-      high = middle;
-    }
-  }
-  return low;
-}
-
 }  // namespace ikkuna::sinks

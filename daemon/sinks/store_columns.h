@@ -65,8 +65,6 @@ class StampColumns {
   size_t size() const { return size_; }
   uint64_t step(size_t index) const { return Column(0, index); }
   StepStamp at(size_t index) const;
-  // First index whose step is not below `step`.
-  size_t LowerBound(uint64_t step) const;
 
  private:
   static constexpr size_t kBlock = 512;
