@@ -23,6 +23,7 @@
 #include <variant>
 #include <vector>
 
+#include "daemon/model/run.h"
 #include "shared/ctl.h"
 #include "shared/handshake.h"
 #include "shared/pub.h"
