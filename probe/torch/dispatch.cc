@@ -70,7 +70,7 @@ void Listener::OnEnd(const at::RecordFunction& function, at::ObserverContext* co
   if (context == nullptr) return;
   const Inside inside;
   Listener* self = live_listener_.load();
-  ThreadState& thread = Thread();
+  ThreadState& thread = CurrentThread();
   if (thread.depth > 0) --thread.depth;
   auto& begun = static_cast<OperatorContext&>(*context);
   if (self == nullptr || thread.listener != self->serial_ || begun.listener != self->serial_) return;
@@ -177,10 +177,10 @@ void Listener::Ended(ThreadState& thread, const at::RecordFunction& function, Op
     WatchedModel& model = *models_[static_cast<size_t>(thread.last_root)];
     if (model.manual_loss.load(std::memory_order_relaxed)) return;
     const uint16_t call = pass.losses++;
-    EmitMeta(*pass.identity, Kind::kNetworkOutput, model, call, pass.micro, context.output);
-    EmitMeta(*pass.identity, Kind::kInputLabels, model, call, pass.micro, context.labels);
+    capture_.PublishMeta(*pass.identity, Kind::kNetworkOutput, model, call, pass.micro, context.output);
+    capture_.PublishMeta(*pass.identity, Kind::kInputLabels, model, call, pass.micro, context.labels);
     if (const auto value = ReadScalar(output)) {
-      EmitScalar(*pass.identity, Kind::kLoss, 0, call, pass.micro, *value, "");
+      capture_.PublishScalar(*pass.identity, Kind::kLoss, 0, call, pass.micro, *value, "");
     }
     return;
   }
@@ -192,7 +192,7 @@ void Listener::Ended(ThreadState& thread, const at::RecordFunction& function, Op
   const int reported = module.reports_as;
   if (reported < 0) return;
   if (!context.recomputed) {
-    Emit(*context.identity, Kind::kActivations, model, reported, nullptr, 0, context.call, context.micro, output);
+    capture_.Publish(*context.identity, Kind::kActivations, model, reported, nullptr, 0, context.call, context.micro, output);
   }
   if (!output.requires_grad() || !output.grad_fn()) return;
   if (!context.identity->Wants(Kind::kLayerGradients, model.module(reported).id)) return;
@@ -207,7 +207,7 @@ void Listener::LayerGradient(int model, int module, uint16_t call, uint16_t micr
                              const std::shared_ptr<StepIdentity>& identity, const at::Tensor& gradient) {
   Guarded([&](ThreadState& thread) {
     ThreadTimer timer(thread);
-    Emit(*identity, Kind::kLayerGradients, *models_[static_cast<size_t>(model)], module, nullptr, 0, call, micro,
+    capture_.Publish(*identity, Kind::kLayerGradients, *models_[static_cast<size_t>(model)], module, nullptr, 0, call, micro,
          gradient);
   });
 }
@@ -223,7 +223,7 @@ bool Listener::FindLayer(const c10::IValue& value, int* model, int* module, int 
     *module = candidates->front();
     // Tied weights: the bias tells the modules apart; without one they take their turns in order.
     if (candidates->size() > 1) {
-      const ThreadState& thread = Thread();
+      const ThreadState& thread = CurrentThread();
       int after = thread.last_root == m ? thread.last_layer : -1;
       for (int candidate : *candidates) {
         if (candidate == bias_owner) {
@@ -283,7 +283,7 @@ int Listener::FunctionalModule(ThreadState& thread, const OperatorInfo& info, co
 }
 
 void Listener::LayerBegins(ThreadState& thread, WatchedModel& model, int module, const at::Tensor& input) {
-  if (watchdog_awake_.load(std::memory_order_relaxed) && watchdog_awake_.exchange(false)) ChangeNeed(-1);
+  if (watchdog_awake_.load(std::memory_order_relaxed) && watchdog_awake_.exchange(false)) callback_.Need(-1);
   RootThread& state = State(thread, model);
   if (!state.runs_layers.load(std::memory_order_relaxed) && !state.runs_layers.exchange(true)) {
     model.layer_threads.fetch_add(1);

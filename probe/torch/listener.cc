@@ -1,16 +1,13 @@
-// Beginning and end, hooks, waking and sleeping. Threads are in threads.cc, operators in dispatch.cc, steps in
-// steps.cc, messages in capture.cc.
+// Beginning and end, backward, waking and sleeping.
 #include "probe/torch/listener.h"
 
 #include <time.h>
 
 #include <torch/csrc/autograd/engine.h>
 #include <torch/csrc/autograd/graph_task.h>
-#include <torch/csrc/autograd/variable.h>
 
 #include <algorithm>
 #include <cstdio>
-#include <iterator>
 
 namespace ikkuna::torch_probe {
 
@@ -42,19 +39,6 @@ Listener* Listener::Live(uint64_t serial) {
   return listener != nullptr && listener->serial_ == serial ? listener : nullptr;
 }
 
-// A post-accumulate hook on one parameter; chains whatever was there.
-struct Listener::Hook : torch::autograd::PostAccumulateGradHook {
-  uint64_t listener = 0;                                   // serial
-  std::atomic<const std::vector<Owner>*> owners{nullptr};  // the listener's
-  std::unique_ptr<torch::autograd::PostAccumulateGradHook> before;
-  torch::autograd::PostAccumulateGradHook* chained = nullptr;  // `before`, also when it is back in its place
-  void operator()(const at::Tensor& tensor) override {
-    const Inside inside;
-    if (chained != nullptr) (*chained)(tensor);
-    if (Listener* live = Live(listener)) live->GradientReady(tensor, *owners.load());
-  }
-};
-
 // The end of a backward pass: the engine calls End(), or, where backward throws, drops the last reference.
 class Listener::BackwardGuard {
  public:
@@ -69,9 +53,9 @@ class Listener::BackwardGuard {
     const Inside inside;
     if (ended_.exchange(true) || !listener_->active()) return;
     // A step of this pass may be ended by another thread, which cannot see what was spent here.
-    if (!models_.empty() && Thread().listener == listener_->serial_) {
+    if (!models_.empty() && CurrentThread().listener == listener_->serial_) {
       RootThread& state = *states_.front();
-      if (!state.stepper.load()) state.handed_over.Add(std::exchange(Thread().cost, {}));
+      if (!state.stepper.load()) state.handed_over.Add(std::exchange(CurrentThread().cost, {}));
     }
     for (RootThread* state : states_) {
       if (models_.empty()) state->in_backward.store(false);
@@ -107,22 +91,14 @@ std::shared_ptr<Listener> Listener::Start(const ProbeOptions& options) {
     Retired().listeners.push_back(listener);
   }
   live_listener_.store(listener.get());
-  {
-    std::lock_guard lock(listener->wake_mutex_);
-    listener->callback_ = at::addGlobalCallback(at::RecordFunctionCallback(&Listener::OnStart, &Listener::OnEnd)
-                                                    .needsInputs(true)
-                                                    .needsOutputs(true)
-                                                    .scopes({at::RecordScope::FUNCTION}));
-    at::disableCallback(listener->callback_);
-    listener->registered_ = true;
-  }
+  listener->callback_.Register(&Listener::OnStart, &Listener::OnEnd);
   Listener* raw = listener.get();
   listener->session_->SetTick([raw] { raw->Watchdog(); });
   return listener;
 }
 
 Listener::Listener(std::unique_ptr<probe::Session> session, const ProbeOptions& options, uint64_t serial)
-    : session_(std::move(session)), options_(options), serial_(serial) {}
+    : session_(std::move(session)), options_(options), serial_(serial), hooks_(serial), capture_(*session_, optimizers_) {}
 
 Listener::~Listener() = default;
 
@@ -130,15 +106,15 @@ void Listener::DestroyRetired() noexcept {
   // What they hold (models, subscribers) may be the trainer's, whose destructors may do anything: not under the lock.
   std::vector<std::shared_ptr<Listener>> gone;
   // Backward may have looked up a hook and not be inside yet: they stay for as long as it takes until the next is gone.
-  static auto* const last_hooks = new std::vector<std::unique_ptr<Hook>>;
-  std::vector<std::unique_ptr<Hook>> hooks;
+  static auto* const last_hooks = new ParameterHooks::Removed;
+  ParameterHooks::Removed hooks;
   std::lock_guard lock(Retired().mutex);
   if (inside_.load() != 0) return;
   auto& listeners = Retired().listeners;
   for (auto it = listeners.begin(); it != listeners.end();) {
     const bool unused = it->use_count() == 1 && (*it)->stopped_.load() && live_listener_.load() != it->get();
     if (unused) {
-      std::move((*it)->removed_hooks_.begin(), (*it)->removed_hooks_.end(), std::back_inserter(hooks));
+      for (auto& hook : (*it)->hooks_.TakeRemoved()) hooks.push_back(std::move(hook));
       gone.push_back(std::move(*it));
     }
     it = unused ? listeners.erase(it) : it + 1;
@@ -168,29 +144,15 @@ void Listener::Attach(torch::nn::Module& root, std::shared_ptr<torch::nn::Module
     shm::StoreRelaxed(status.step, options_.start_step);
     models_[static_cast<size_t>(index)] = std::move(model);
     WatchedModel& watched = *models_[static_cast<size_t>(index)];
-    InstallHooks(watched);
+    hooks_.Install(watched);
     watched.first_hold.store(true);
     model_count_.store(index + 1, std::memory_order_release);
-    ChangeNeed(+1);
+    callback_.Need(+1);
   });
 }
 
 void Listener::Attach(torch::optim::Optimizer& optimizer) {
-  Guarded([&](ThreadState&) {
-    auto watched = std::make_shared<WatchedOptimizer>();
-    watched->optimizer = &optimizer;
-    int group = 0;
-    for (const auto& parameters : optimizer.param_groups()) {
-      for (const at::Tensor& parameter : parameters.params()) {
-        watched->groups.emplace(parameter.unsafeGetTensorImpl(), group);
-      }
-      watched->group_names.push_back(session_->NameId("group" + std::to_string(group++)));
-    }
-    std::lock_guard lock(mutex_);
-    auto more = std::make_shared<WatchedOptimizers>(*optimizers_);
-    more->push_back(std::move(watched));
-    optimizers_ = std::move(more);
-  });
+  Guarded([&](ThreadState&) { optimizers_.Attach(*session_, optimizer); });
 }
 
 void Listener::Subscribe(std::shared_ptr<LocalSubscriber> subscriber) {
@@ -199,87 +161,14 @@ void Listener::Subscribe(std::shared_ptr<LocalSubscriber> subscriber) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------
-// Hooks on parameters
-
-void Listener::InstallHooks(WatchedModel& model) {
-  auto& params = model.params();
-  for (size_t i = 0; i < params.size(); ++i) {
-    const at::Tensor& tensor = params[i].tensor;
-    const Owner owner{model.index(), static_cast<int>(i)};
-    auto& slot = torch::autograd::impl::post_acc_grad_hooks(tensor);
-    if (Hook* mine = HookOn(tensor)) {
-      // Tied within one model: the first owner speaks for it.
-      if (mine->owners.load()->back().model == owner.model) continue;
-      auto more = std::make_unique<std::vector<Owner>>(*mine->owners.load());
-      more->push_back(owner);
-      for (HookPlace& place : hooks_) {
-        if (place.parameter.is_same(tensor)) place.owners = more.get();
-      }
-      mine->owners.store(more.get());
-      owners_.push_back(std::move(more));
-      continue;
-    }
-    auto hook = std::make_unique<Hook>();
-    owners_.push_back(std::make_unique<std::vector<Owner>>(1, owner));
-    hook->listener = serial_;
-    hook->owners.store(owners_.back().get());
-    hook->before = std::move(slot);
-    hook->chained = hook->before.get();
-    hooks_.push_back({tensor, owners_.back().get()});
-    torch::autograd::impl::set_post_acc_grad_hooks(tensor, std::move(hook));
-  }
-  // A model all of whose parameters also belong to others shares their steps; one that shares a part only must not
-  // take the others' backward passes for its own.
-  for (const HookPlace& place : hooks_) {
-    for (const Owner& owner : *place.owners) all_shared_[static_cast<size_t>(owner.model)] = true;
-  }
-  for (const HookPlace& place : hooks_) {
-    if (place.owners->size() == 1) all_shared_[static_cast<size_t>(place.owners->front().model)] = false;
-  }
-}
-
-// Ours, where it is the one that backward calls.
-Listener::Hook* Listener::HookOn(const at::Tensor& parameter) const {
-  auto* hook = dynamic_cast<Hook*>(torch::autograd::impl::post_acc_grad_hooks(parameter).get());
-  return hook != nullptr && hook->listener == serial_ ? hook : nullptr;
-}
-
-void Listener::RemoveHooks() {
-  for (const HookPlace& place : hooks_) {
-    Hook* const mine = HookOn(place.parameter);
-    if (mine == nullptr) continue;  // somebody chained theirs onto ours: it stays, deaf
-    auto& slot = torch::autograd::impl::post_acc_grad_hooks(place.parameter);
-    static_cast<void>(slot.release());
-    removed_hooks_.emplace_back(mine);
-    slot = std::move(mine->before);
-  }
-  hooks_.clear();
-}
-
-// ---------------------------------------------------------------------------------------------------------------
 // Waking and sleeping
-
-void Listener::ChangeNeed(int change) {
-  std::lock_guard lock(wake_mutex_);
-  ChangeNeedLocked(change);
-}
-
-void Listener::ChangeNeedLocked(int change) {
-  const int before = need_;
-  need_ += change;
-  if (!registered_) return;
-  if (before == 0 && need_ > 0) at::reenableCallback(callback_);
-  if (before > 0 && need_ == 0) at::disableCallback(callback_);
-}
 
 void Listener::Sync(RootThread& state) {
   const auto on = [](const std::atomic<bool>& flag) { return flag.load(std::memory_order_relaxed); };
-  std::lock_guard lock(wake_mutex_);
-  const bool awake = !on(state.in_backward) &&
-                     (on(state.due) || on(state.open) || on(state.learning) || on(state.watching) || on(state.pending));
-  const int change = (awake ? 1 : 0) - state.held;
-  state.held += change;
-  if (change != 0) ChangeNeedLocked(change);
+  callback_.Hold(state.held, [&] {
+    return !on(state.in_backward) &&
+           (on(state.due) || on(state.open) || on(state.learning) || on(state.watching) || on(state.pending));
+  });
 }
 
 void Listener::AtEndOfBackward(std::vector<RootThread*> states, std::vector<WatchedModel*> models) {
@@ -330,23 +219,24 @@ void Listener::SleepDuringBackward(ThreadState& thread) {
   AtEndOfBackward(std::move(states), {});
 }
 
-void Listener::GradientReady(const at::Tensor& parameter, const std::vector<Owner>& owners) noexcept {
-  if (!active()) return;
+void Listener::OnGradient(uint64_t serial, const at::Tensor& parameter, const std::vector<ParamOwner>& owners) noexcept {
+  const Inside inside;
+  Listener* const live = Live(serial);
+  if (live == nullptr || !live->active()) return;
   try {
-    GradientsReady(OwnThread(), parameter, owners);
+    live->GradientsReady(live->OwnThread(), parameter, owners);
   } catch (const std::exception& error) {
-    session_->SwitchOff(error.what());
+    live->session_->SwitchOff(error.what());
   }
 }
 
-void Listener::GradientsReady(ThreadState& thread, const at::Tensor& parameter, const std::vector<Owner>& owners) {
+void Listener::GradientsReady(ThreadState& thread, const at::Tensor& parameter, const std::vector<ParamOwner>& owners) {
   ++thread.cost.calls;
   const int64_t task = torch::autograd::get_current_graph_task_id();
   std::vector<RootThread*> fresh;
   std::vector<WatchedModel*> models;
-  for (const Owner& owner : owners) {
-    // A layer that several models share counts for none of them, unless a model has nothing else.
-    if (owners.size() > 1 && !all_shared_[static_cast<size_t>(owner.model)]) continue;
+  for (const ParamOwner& owner : owners) {
+    if (!hooks_.Counts(owners, owner.model)) continue;
     WatchedModel& model = *models_[static_cast<size_t>(owner.model)];
     WatchedParam& param = model.params()[static_cast<size_t>(owner.param)];
     if (param.data.load(std::memory_order_relaxed) != DataOf(parameter)) model.Refresh();
@@ -356,7 +246,7 @@ void Listener::GradientsReady(ThreadState& thread, const at::Tensor& parameter, 
         forward.pass.identity->Wants(Kind::kRawWeightGradients, model.module(param.module).id)) {
       Guarded([&](ThreadState& own) {
         ThreadTimer timer(own);
-        Emit(*forward.pass.identity, Kind::kRawWeightGradients, model, param.module, &param, param.id, 0,
+        capture_.Publish(*forward.pass.identity, Kind::kRawWeightGradients, model, param.module, &param, param.id, 0,
              forward.pass.micro, parameter.grad());
       });
     }
@@ -383,7 +273,7 @@ void Listener::Watchdog() {
     const uint64_t last = shm::LoadRelaxed(session_->root_status(model.root_id()).last_step_ns);
     const uint64_t usual = model.usual_step_ns.load(std::memory_order_relaxed);
     if (last == 0 || now - last < std::max<uint64_t>(1'000'000'000, 4 * usual)) continue;
-    if (!watchdog_awake_.exchange(true)) ChangeNeed(+1);
+    if (!watchdog_awake_.exchange(true)) callback_.Need(+1);
   }
 }
 
@@ -398,14 +288,10 @@ void Listener::Stop(bool optimizers_alive) {
     CloseEnded(optimizers_alive);
   });
   live_.store(false);
-  {
-    std::lock_guard lock(wake_mutex_);
-    if (registered_) at::removeCallback(callback_);
-    registered_ = false;
-  }
+  callback_.Unregister();
   {
     std::lock_guard lock(mutex_);
-    RemoveHooks();
+    hooks_.Remove();
     for (int i = 0; i < model_count_.load(); ++i) models_[static_cast<size_t>(i)]->Forget();
   }
   Listener* self = this;

@@ -1,4 +1,7 @@
-// Listener: hears every operator and every finished gradient of the process and turns them into messages.
+// Listener: hears every operator and every finished gradient of the process and follows the steps that they make.
+//
+// Threads are in threads.cc, operators in dispatch.cc, steps in steps.cc, what the trainer says itself in
+// trainer_calls.cc, what the daemon asks in control.cc; what becomes which record is Capture's.
 //
 // It finds layers by the parameters among an operator's inputs, a step's end by the first write to a parameter after a
 // backward pass, and the layer gradients by hooks on the outputs. With nothing due its dispatcher callback is disabled.
@@ -9,86 +12,25 @@
 #include <atomic>
 #include <memory>
 #include <mutex>
-#include <optional>
 #include <string>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/record_function.h>
-#include <c10/util/intrusive_ptr.h>
-#include <torch/csrc/autograd/function_hook.h>
 #include <torch/optim/optimizer.h>
 
 #include "probe/core/session.h"
+#include "probe/torch/capture.h"
+#include "probe/torch/hooks.h"
+#include "probe/torch/operator_callback.h"
 #include "probe/torch/operator_table.h"
+#include "probe/torch/optimizers.h"
 #include "probe/torch/step_state.h"
+#include "probe/torch/threads.h"
 #include "probe/torch/watched_model.h"
 
 namespace ikkuna::torch_probe {
-
-struct WatchedOptimizer {
-  torch::optim::Optimizer* optimizer = nullptr;
-  std::unordered_map<const void*, int> groups;  // TensorImpl of a parameter -> group
-  std::vector<uint32_t> group_names;            // registry ids of group0, group1, ...
-  std::mutex mutex;
-  // Guarded by mutex. Moments as last found, so that the last step's can be read when the optimizer itself may be gone.
-  std::unordered_map<const void*, std::pair<at::Tensor, at::Tensor>> moments;
-};
-using WatchedOptimizers = std::vector<std::shared_ptr<WatchedOptimizer>>;
-
-class ThreadTimer;
-
-// Per thread, reset when another Listener takes over.
-struct ThreadState {
-  uint64_t listener = 0;  // serial of the Listener it belongs to
-  std::array<RootThread*, kMaxRoots> roots{};
-  std::array<RootThread*, kMaxRoots> stepped{};  // of another thread, whose step this one's write has ended last
-  bool owns_backward = false;                    // a gradient hook fired on this thread
-  int depth = 0;                                 // inside a captured operator: what it calls is not looked at
-  bool busy = false;                             // inside our own work
-  bool grad_mode = true;                         // the user's, before we switched it off for ourselves
-  int64_t off_graph_task = -2;
-  int last_root = -1;    // of the last layer
-  int last_layer = -1;   // module index of the last layer with parameters: what positions count from
-  int last_module = -1;  // module index that made last_output
-  // Weak: it must not keep an activation alive, only keep its address from being used again.
-  std::optional<c10::weak_intrusive_ptr<c10::TensorImpl>> last_output;
-  Pass* pass = nullptr;  // the pass under way, training or evaluation
-  RootThread* pass_state = nullptr;
-  ThreadCost cost;
-  ThreadTimer* timer = nullptr;  // the innermost that runs
-  uint64_t last_step_ns = 0;     // when a step of any model ended here; 0: none has
-  uint64_t steps_ended = 0;      // of all models
-  probe::StepTime step_time;
-  ~ThreadState();
-};
-
-// Adds the time of a scope to its thread's account.
-class ThreadTimer {
- public:
-  explicit ThreadTimer(ThreadState& thread)
-      : thread_(thread), outer_(std::exchange(thread.timer, this)), begin_ns_(MonotonicNs()) {}
-  ~ThreadTimer() {
-    thread_.cost.total_ns += MonotonicNs() - begin_ns_;
-    thread_.timer = outer_;
-  }
-  ThreadTimer(const ThreadTimer&) = delete;
-  ThreadTimer& operator=(const ThreadTimer&) = delete;
-  // Of the scope's time so much is not the probe's.
-  void Skip(uint64_t ns) { begin_ns_ += ns; }
-  // Adds what has passed so far: of a step that ends within the scope.
-  void Flush() {
-    const uint64_t now = MonotonicNs();
-    thread_.cost.total_ns += now - std::exchange(begin_ns_, now);
-  }
-
- private:
-  ThreadState& thread_;
-  ThreadTimer* const outer_;
-  uint64_t begin_ns_;
-};
 
 class Listener : public std::enable_shared_from_this<Listener> {
  public:
@@ -118,19 +60,10 @@ class Listener : public std::enable_shared_from_this<Listener> {
   // --- Called by LibTorch.
   static std::unique_ptr<at::ObserverContext> OnStart(const at::RecordFunction& function);
   static void OnEnd(const at::RecordFunction& function, at::ObserverContext* context);
-  struct Owner {
-    int model;
-    int param;
-  };
-  void GradientReady(const at::Tensor& parameter, const std::vector<Owner>& owners) noexcept;
+  static void OnGradient(uint64_t serial, const at::Tensor& parameter, const std::vector<ParamOwner>& owners) noexcept;
   void LayerGradient(int model, int module, uint16_t call, uint16_t micro,
                      const std::shared_ptr<StepIdentity>& identity, const at::Tensor& gradient);
 
- private:
-  struct Hook;
-  class BackwardGuard;
-  struct OperatorContext;
-  friend struct ThreadState;
   // A thread in a callback: while one is, no listener is destroyed. Sequentially consistent, as is what it guards:
   // whoever finds nobody inside, after live_listener_ was taken away, knows that nobody holds it.
   class Inside {
@@ -140,29 +73,22 @@ class Listener : public std::enable_shared_from_this<Listener> {
     Inside(const Inside&) = delete;
     Inside& operator=(const Inside&) = delete;
   };
-  // A parameter with a hook of ours, unless the trainer has set another in its place.
-  struct HookPlace {
-    at::Tensor parameter;
-    const std::vector<Owner>* owners;
-  };
 
+ private:
+  class BackwardGuard;
+  struct OperatorContext;
+  friend struct ThreadState;
   // threads.cc: what is kept of each.
-  static ThreadState& Thread();
   ThreadState& OwnThread();
   RootThread& State(ThreadState& thread, WatchedModel& model, bool only_backward = false);
   bool TrainsLocked(size_t model) const;
   void TakeOver(RootThread& state, WatchedModel& model, bool optimizers_alive);
   RootThread& ForwardState(ThreadState& thread, WatchedModel& model);
 
-  // listener.cc: beginning and end, hooks, wake and sleep.
+  // listener.cc: beginning and end, backward, wake and sleep.
   static Listener* Live(uint64_t serial);
-  Hook* HookOn(const at::Tensor& parameter) const;
-  void InstallHooks(WatchedModel& model);
-  void RemoveHooks();
-  void GradientsReady(ThreadState& thread, const at::Tensor& parameter, const std::vector<Owner>& owners);
+  void GradientsReady(ThreadState& thread, const at::Tensor& parameter, const std::vector<ParamOwner>& owners);
   void Sync(RootThread& state);
-  void ChangeNeed(int change);
-  void ChangeNeedLocked(int change);
   void AtEndOfBackward(std::vector<RootThread*> states, std::vector<WatchedModel*> models);
   bool OneThreadRunsLayers() const;
   void SleepDuringBackward(ThreadState& thread);
@@ -207,27 +133,8 @@ class Listener : public std::enable_shared_from_this<Listener> {
   void FreezeAsAsked(WatchedModel& model);
   void Freeze(WatchedModel& model, const shm::Command& command);
 
-  // capture.cc: messages.
-  void EnsureStarted(RootThread& state);
-  void TakeWeights(RootThread& state, WatchedModel& model);
-  void TakeBuffers(RootThread& state, WatchedModel& model);
-  void TakeGradients(WatchedModel& model, const std::shared_ptr<StepIdentity>& identity, int written_param,
-                     std::vector<int>* late);
-  void TakeUpdates(RootThread& state, WatchedModel& model);
-  void TakeMoments(WatchedModel& model, const StepIdentity& identity, bool optimizers_alive);
-  void TakeLearningRates(const StepIdentity& identity, WatchedModel& model, int written_param);
+  // trainer_calls.cc
   void TakeLoss(ThreadState& thread, const at::Tensor& loss);
-  void Emit(const StepIdentity& identity, Kind kind, WatchedModel& model, int module, const WatchedParam* param,
-            uint32_t param_id, uint16_t call, uint16_t micro, const at::Tensor& tensor);
-  void EmitMeta(const StepIdentity& identity, Kind kind, WatchedModel& model, uint16_t call, uint16_t micro,
-                const at::Tensor& tensor);
-  void EmitScalar(const StepIdentity& identity, Kind kind, uint32_t param, uint16_t call, uint16_t micro, double value,
-                  const std::string& name);
-  void EmitMarker(const StepIdentity& identity, Kind kind);
-  void TellLocal(const StepIdentity& identity, ProbeMessage message, Kind kind);
-  probe::MessageHeader HeaderOf(const StepIdentity& identity, Kind kind) const;
-  std::shared_ptr<const WatchedOptimizers> Optimizers() const;
-  static int OptimizerOf(const WatchedOptimizers& optimizers, const WatchedParam& param);
 
   // Constant after construction.
   const std::unique_ptr<probe::Session> session_;
@@ -248,19 +155,13 @@ class Listener : public std::enable_shared_from_this<Listener> {
   // Guarded by mutex_; models only grow, up to kMaxRoots, and are read without it through model_count_.
   std::array<std::unique_ptr<WatchedModel>, kMaxRoots> models_;
   std::atomic<int> model_count_{0};
-  std::shared_ptr<const WatchedOptimizers> optimizers_ = std::make_shared<WatchedOptimizers>();  // replaced whole
   std::vector<std::shared_ptr<LocalSubscriber>> local_;
   std::array<std::vector<std::unique_ptr<RootThread>>, kMaxRoots> states_;
-  std::vector<HookPlace> hooks_;
-  std::vector<std::unique_ptr<Hook>> removed_hooks_;               // backward may be in one
-  std::vector<std::unique_ptr<const std::vector<Owner>>> owners_;  // superseded ones, too
-  std::array<bool, kMaxRoots> all_shared_{};  // every parameter of the model belongs to another model too
+  ParameterHooks hooks_;
 
-  std::mutex wake_mutex_;
-  // Guarded by wake_mutex_.
-  at::CallbackHandle callback_ = at::INVALID_CALLBACK_HANDLE;
-  bool registered_ = false;
-  int need_ = 0;  // states that need to hear operators
+  OperatorCallback callback_;
+  Optimizers optimizers_;
+  Capture capture_;
 
   static std::atomic<Listener*> live_listener_;
   static std::atomic<int64_t> inside_;  // threads in a callback of any listener

@@ -78,16 +78,16 @@ void Listener::BeginTrainingPass(ThreadState& thread, RootThread& state, Watched
   }
   state.in_pass = true;
   if (state.pass.identity->any()) {
-    EnsureStarted(state);
-    if (!state.pass.identity->buffers_taken.exchange(true)) TakeBuffers(state, model);
+    capture_.EnsureStarted(*state.pass.identity);
+    if (!state.pass.identity->buffers_taken.exchange(true)) capture_.TakeBuffers(*state.pass.identity, model);
     // A loop that says its steps itself may move the weights on the way: what counts is what the step began with.
-    if (model.manual_steps.load(std::memory_order_relaxed) && !state.weights_taken) TakeWeights(state, model);
+    if (model.manual_steps.load(std::memory_order_relaxed) && !state.weights_taken) capture_.TakeWeights(state, model);
   }
   if (new_pass) {
     state.begun_after = thread.steps_ended;
     thread.last_layer = thread.last_module = -1;
     thread.last_output.reset();
-    if (input.defined()) EmitMeta(*state.pass.identity, Kind::kInputData, model, 0, state.pass.micro, input);
+    if (input.defined()) capture_.PublishMeta(*state.pass.identity, Kind::kInputData, model, 0, state.pass.micro, input);
     shm::RootStatus& status = session_->root_status(model.root_id());
     shm::StoreRelaxed(status.phase, static_cast<uint32_t>(shm::Phase::kTrain));
   }
@@ -110,7 +110,7 @@ void Listener::BeginEvaluationPass(ThreadState& thread, RootThread& state, Watch
     pass.losses = 0;
     state.evaluation_first = module;
     state.kinds_evaluated |= pass.identity->demand.due_kinds();
-    if (pass.identity->any()) EmitMarker(*pass.identity, Kind::kBatchStarted);
+    if (pass.identity->any()) capture_.PublishMarker(*pass.identity, Kind::kBatchStarted);
     shm::RootStatus& status = session_->root_status(model.root_id());
     shm::StoreRelaxed(status.phase, static_cast<uint32_t>(shm::Phase::kEvaluate));
     new_batch = true;
@@ -123,12 +123,12 @@ void Listener::BeginEvaluationPass(ThreadState& thread, RootThread& state, Watch
   if (!new_batch) return;
   thread.last_layer = thread.last_module = -1;
   thread.last_output.reset();
-  if (input.defined()) EmitMeta(*pass.identity, Kind::kInputData, model, 0, pass.micro, input);
+  if (input.defined()) capture_.PublishMeta(*pass.identity, Kind::kInputData, model, 0, pass.micro, input);
 }
 
 void Listener::CloseEvaluation(RootThread& state) {
   if (!state.evaluation.identity) return;
-  if (state.evaluation.identity->any()) EmitMarker(*state.evaluation.identity, Kind::kBatchFinished);
+  if (state.evaluation.identity->any()) capture_.PublishMarker(*state.evaluation.identity, Kind::kBatchFinished);
   state.evaluation.identity.reset();
 }
 
@@ -160,7 +160,7 @@ void Listener::Follow(RootThread& state, const RootThread& leader) {
   }
   if (identity == state.pass.identity) return;
   if (!std::exchange(state.follows, true) && state.pass.identity->started.load()) {
-    EmitMarker(*state.pass.identity, Kind::kBatchFinished);
+    capture_.PublishMarker(*state.pass.identity, Kind::kBatchFinished);
   }
   state.pass.identity = std::move(identity);
   state.pass.Restart();
@@ -239,12 +239,12 @@ void Listener::Written(ThreadState& thread, WatchedModel& model, const OperatorI
   if (arithmetic && has_gradient) model.writes_arithmetic.store(true);
   // An optimizer that is attached beside the one whose write ended the step: its gradients are still the step's.
   if (arithmetic && has_gradient && state.closing && !state.late_optimizers.empty()) {
-    const int optimizer = OptimizerOf(*Optimizers(), written);
+    const int optimizer = Optimizers::IndexOf(*optimizers_.All(), written);
     const auto late = std::find(state.late_optimizers.begin(), state.late_optimizers.end(), optimizer);
     if (late != state.late_optimizers.end()) {
       state.late_optimizers.erase(late);
-      TakeLearningRates(*state.closing, model, param);
-      TakeGradients(model, state.closing, param, nullptr);
+      capture_.TakeLearningRates(*state.closing, model, param);
+      capture_.TakeGradients(model, state.closing, param, nullptr);
     }
   }
   WrittenOutside(state, model, info, param);
@@ -269,10 +269,10 @@ void Listener::EndStep(ThreadState& thread, WatchedModel& model, RootThread& sta
   identity->samples = samples_.load(std::memory_order_relaxed);
   std::vector<int> late;
   if (identity->any()) {
-    EnsureStarted(state);
-    if (!state.weights_taken) TakeWeights(state, model);
-    TakeGradients(model, identity, written_param, &late);
-    TakeLearningRates(*identity, model, written_param);
+    capture_.EnsureStarted(*state.pass.identity);
+    if (!state.weights_taken) capture_.TakeWeights(state, model);
+    capture_.TakeGradients(model, identity, written_param, &late);
+    capture_.TakeLearningRates(*identity, model, written_param);
   }
   const bool stays_open = identity->AnyOf(kUpdateKinds | kMomentKinds) || !late.empty();
   if (stays_open) {
@@ -282,7 +282,7 @@ void Listener::EndStep(ThreadState& thread, WatchedModel& model, RootThread& sta
     state.last_written = written_param;
     if (written_param >= 0) state.written[static_cast<size_t>(written_param)] = state.write_round;
   } else if (identity->any()) {
-    EmitMarker(*identity, Kind::kBatchFinished);
+    capture_.PublishMarker(*identity, Kind::kBatchFinished);
   }
   AccountStep(thread, state, model);
   state.steps_at_close = model.steps_finished.load();
@@ -306,7 +306,7 @@ void Listener::EndStep(ThreadState& thread, WatchedModel& model, RootThread& sta
   state.watching.store(state.demand.table && state.demand.table->WatchesEvaluation(model.root_id()));
   Sync(state);
   ClearPending(thread, model, state);
-  if (model.first_hold.exchange(false)) ChangeNeed(-1);
+  if (model.first_hold.exchange(false)) callback_.Need(-1);
   if (seen >= 1) SayWhatIsCaptured();
 }
 
@@ -338,9 +338,9 @@ void Listener::AccountStep(ThreadState& thread, RootThread& state, WatchedModel&
 // The finished step's updates: what the parameters are now less what they were in it.
 void Listener::FinishClosing(RootThread& state, WatchedModel& model, bool optimizers_alive) {
   const std::shared_ptr<StepIdentity> identity = state.closing;
-  TakeUpdates(state, model);
-  TakeMoments(model, *identity, optimizers_alive);
-  EmitMarker(*identity, Kind::kBatchFinished);
+  capture_.TakeUpdates(state, model);
+  capture_.TakeMoments(model, *identity, optimizers_alive);
+  capture_.PublishMarker(*identity, Kind::kBatchFinished);
   state.closing.reset();
   state.late_optimizers.clear();
   state.open.store(false);
@@ -356,7 +356,7 @@ void Listener::CloseAll(ThreadState& thread, bool optimizers_alive) {
     CloseEvaluation(*state);
     // A step in which only names were logged is whole; one whose pass was cut short is not.
     if (state->pass.identity && !state->in_pass && !state->follows && state->pass.identity->started.exchange(false)) {
-      EmitMarker(*state->pass.identity, Kind::kBatchFinished);
+      capture_.PublishMarker(*state->pass.identity, Kind::kBatchFinished);
     }
     shm::StoreRelaxed(session_->root_status(model.root_id()).phase, static_cast<uint32_t>(shm::Phase::kIdle));
   }
@@ -374,63 +374,6 @@ void Listener::CloseEnded(bool optimizers_alive) {
     }
     for (RootThread* state : ended) TakeOver(*state, *models_[static_cast<size_t>(m)], optimizers_alive);
   }
-}
-
-// ---------------------------------------------------------------------------------------------------------------
-// What the trainer says itself
-
-void Listener::Step(const torch::nn::Module* root) {
-  Guarded([&](ThreadState& thread) {
-    ThreadTimer timer(thread);
-    for (int m = 0; m < model_count_.load(std::memory_order_acquire); ++m) {
-      WatchedModel& model = *models_[static_cast<size_t>(m)];
-      if (root != nullptr && &model.root() != root) continue;
-      RootThread& state = State(thread, model);
-      const bool first = !model.manual_steps.exchange(true);
-      SeenFirst(state, model);
-      // The write of this very step may have ended it already, before we knew that Step() would come.
-      if (first && !state.in_pass) continue;
-      EndStep(thread, model, state, -1);
-      if (state.closing) FinishClosing(state, model, true);
-      FreezeAsAsked(model);
-    }
-  });
-}
-
-void Listener::Epoch(uint32_t epoch) {
-  Guarded([&](ThreadState& thread) {
-    ThreadTimer timer(thread);
-    CloseAll(thread, true);
-    for (int m = 0; m < model_count_.load(std::memory_order_acquire); ++m) {
-      WatchedModel& model = *models_[static_cast<size_t>(m)];
-      RootThread& state = State(thread, model);
-      SeenFirst(state, model);
-      const uint32_t before = model.epoch.exchange(epoch);
-      StepIdentity& identity = *state.pass.identity;
-      if (before != epoch && identity.step != options_.start_step) EmitMarker(identity, Kind::kEpochFinished);
-      model.epoch_begin_step.store(identity.step);
-      identity.epoch = epoch;
-      identity.train_step = 0;
-      shm::StoreRelaxed(session_->root_status(model.root_id()).epoch, epoch);
-      EmitMarker(identity, Kind::kEpochStarted);
-    }
-  });
-}
-
-void Listener::Loss(const at::Tensor& loss) {
-  Guarded([&](ThreadState& thread) {
-    ThreadTimer timer(thread);
-    TakeLoss(thread, loss);
-  });
-}
-
-void Listener::Tag(const std::string& name) {
-  Guarded([&](ThreadState& thread) {
-    for (RootThread* state : thread.roots) {
-      if (state != nullptr) CloseEvaluation(*state);
-    }
-    evaluation_tag_.store(name.empty() ? kTagDefault : session_->TagId(name));
-  });
 }
 
 // ---------------------------------------------------------------------------------------------------------------

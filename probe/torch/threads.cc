@@ -7,13 +7,13 @@
 
 namespace ikkuna::torch_probe {
 
-ThreadState& Listener::Thread() {
+ThreadState& CurrentThread() {
   thread_local ThreadState state;
   return state;
 }
 
 ThreadState& Listener::OwnThread() {
-  ThreadState& thread = Thread();
+  ThreadState& thread = CurrentThread();
   if (thread.listener != serial_) {
     thread.listener = serial_;
     thread.roots.fill(nullptr);
@@ -97,7 +97,7 @@ void Listener::TakeOver(RootThread& state, WatchedModel& model, bool optimizers_
   } else if (state.closing) {
     // The weights have moved on since, and so have the moments.
     session_->AddNote("the last update of a thread of " + model.name() + " that ended is not captured: others went on");
-    EmitMarker(*state.closing, Kind::kBatchFinished);
+    capture_.PublishMarker(*state.closing, Kind::kBatchFinished);
     state.closing.reset();
     state.late_optimizers.clear();
     state.kept.clear();

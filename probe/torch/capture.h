@@ -1,0 +1,54 @@
+// Capture: what of a model's tensors becomes which record, for the daemon and for the subscribers of this process.
+//
+// It knows nothing of when a step begins or ends: the listener says of which step it takes what. Thread rule: training
+// threads, each with a step of its own or one that they share; the session and the optimizers are safe for all.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+#include "probe/core/session.h"
+#include "probe/torch/optimizers.h"
+#include "probe/torch/step_state.h"
+#include "probe/torch/watched_model.h"
+
+namespace ikkuna::torch_probe {
+
+class Capture {
+ public:
+  Capture(probe::Session& session, const Optimizers& optimizers) : session_(session), optimizers_(optimizers) {}
+
+  // --- Of a step.
+  void EnsureStarted(StepIdentity& identity);
+  void TakeWeights(RootThread& state, WatchedModel& model);
+  void TakeBuffers(const StepIdentity& identity, WatchedModel& model);
+  // Of the optimizer that writes, if it is attached; the others attached follow with their own first write (`late`).
+  void TakeGradients(WatchedModel& model, const std::shared_ptr<StepIdentity>& identity, int written_param,
+                     std::vector<int>* late);
+  void TakeUpdates(RootThread& state, WatchedModel& model);
+  void TakeMoments(WatchedModel& model, const StepIdentity& identity, bool optimizers_alive);
+  void TakeLearningRates(const StepIdentity& identity, WatchedModel& model, int written_param);
+
+  // --- One message, where the step wants it.
+  void Publish(const StepIdentity& identity, Kind kind, WatchedModel& model, int module, const WatchedParam* param,
+               uint32_t param_id, uint16_t call, uint16_t micro, const at::Tensor& tensor);
+  void PublishMeta(const StepIdentity& identity, Kind kind, WatchedModel& model, uint16_t call, uint16_t micro,
+                   const at::Tensor& tensor);
+  void PublishScalar(const StepIdentity& identity, Kind kind, uint32_t param, uint16_t call, uint16_t micro,
+                     double value, const std::string& name);
+  void PublishText(const StepIdentity& identity, const std::string& name, const std::string& text);
+  void PublishMarker(const StepIdentity& identity, Kind kind);
+
+ private:
+  void TellLocal(const StepIdentity& identity, ProbeMessage message, Kind kind);
+  probe::MessageHeader HeaderOf(const StepIdentity& identity, Kind kind) const;
+
+  probe::Session& session_;
+  const Optimizers& optimizers_;
+};
+
+}  // namespace ikkuna::torch_probe

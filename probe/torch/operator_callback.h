@@ -1,0 +1,41 @@
+// OperatorCallback: our callback in LibTorch's dispatcher, on while somebody needs to hear operators.
+//
+// Thread rule: any thread, one mutex.
+#pragma once
+
+#include <mutex>
+
+#include <ATen/record_function.h>
+
+namespace ikkuna::torch_probe {
+
+class OperatorCallback {
+ public:
+  // Registered, and off.
+  void Register(at::RecordFunctionCallback::StartCallback start, at::RecordFunctionCallback::EndCallback end);
+  void Unregister();
+  // So many more (or fewer) need to hear operators.
+  void Need(int change) {
+    std::lock_guard lock(mutex_);
+    NeedLocked(change);
+  }
+  // `held` is what one of them holds now; it becomes `awake`. Guarded by this callback's mutex.
+  template <typename Awake>
+  void Hold(int& held, Awake&& awake) {
+    std::lock_guard lock(mutex_);
+    const int change = (awake() ? 1 : 0) - held;
+    held += change;
+    if (change != 0) NeedLocked(change);
+  }
+
+ private:
+  void NeedLocked(int change);
+
+  std::mutex mutex_;
+  // Guarded by mutex_.
+  at::CallbackHandle callback_ = at::INVALID_CALLBACK_HANDLE;
+  bool registered_ = false;
+  int need_ = 0;
+};
+
+}  // namespace ikkuna::torch_probe

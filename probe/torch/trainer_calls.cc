@@ -1,0 +1,101 @@
+// What the trainer says itself.
+#include "probe/torch/listener.h"
+#include "probe/torch/tensor_reader.h"
+
+namespace ikkuna::torch_probe {
+
+void Listener::Step(const torch::nn::Module* root) {
+  Guarded([&](ThreadState& thread) {
+    ThreadTimer timer(thread);
+    for (int m = 0; m < model_count_.load(std::memory_order_acquire); ++m) {
+      WatchedModel& model = *models_[static_cast<size_t>(m)];
+      if (root != nullptr && &model.root() != root) continue;
+      RootThread& state = State(thread, model);
+      const bool first = !model.manual_steps.exchange(true);
+      SeenFirst(state, model);
+      // The write of this very step may have ended it already, before we knew that Step() would come.
+      if (first && !state.in_pass) continue;
+      EndStep(thread, model, state, -1);
+      if (state.closing) FinishClosing(state, model, true);
+      FreezeAsAsked(model);
+    }
+  });
+}
+
+void Listener::Epoch(uint32_t epoch) {
+  Guarded([&](ThreadState& thread) {
+    ThreadTimer timer(thread);
+    CloseAll(thread, true);
+    for (int m = 0; m < model_count_.load(std::memory_order_acquire); ++m) {
+      WatchedModel& model = *models_[static_cast<size_t>(m)];
+      RootThread& state = State(thread, model);
+      SeenFirst(state, model);
+      const uint32_t before = model.epoch.exchange(epoch);
+      StepIdentity& identity = *state.pass.identity;
+      if (before != epoch && identity.step != options_.start_step) capture_.PublishMarker(identity, Kind::kEpochFinished);
+      model.epoch_begin_step.store(identity.step);
+      identity.epoch = epoch;
+      identity.train_step = 0;
+      shm::StoreRelaxed(session_->root_status(model.root_id()).epoch, epoch);
+      capture_.PublishMarker(identity, Kind::kEpochStarted);
+    }
+  });
+}
+
+void Listener::Loss(const at::Tensor& loss) {
+  Guarded([&](ThreadState& thread) {
+    ThreadTimer timer(thread);
+    TakeLoss(thread, loss);
+  });
+}
+
+void Listener::Tag(const std::string& name) {
+  Guarded([&](ThreadState& thread) {
+    for (RootThread* state : thread.roots) {
+      if (state != nullptr) CloseEvaluation(*state);
+    }
+    evaluation_tag_.store(name.empty() ? kTagDefault : session_->TagId(name));
+  });
+}
+
+void Listener::TakeLoss(ThreadState& thread, const at::Tensor& loss) {
+  if (model_count_.load(std::memory_order_acquire) == 0) return;
+  WatchedModel& model = *models_[thread.last_root < 0 ? 0 : static_cast<size_t>(thread.last_root)];
+  model.manual_loss.store(true);
+  RootThread& state = State(thread, model);
+  Pass* pass = thread.pass != nullptr ? thread.pass : &state.pass;
+  if (!pass->identity || !pass->identity->AnyOf(Kind::kLoss)) return;
+  const auto value = ReadScalar(loss);
+  if (!value) return;
+  if (pass == &state.pass) capture_.EnsureStarted(*state.pass.identity);
+  capture_.PublishScalar(*pass->identity, Kind::kLoss, 0, pass->losses++, pass->micro, *value, "");
+}
+
+void Listener::Log(const std::string& name, double value) {
+  Guarded([&](ThreadState& thread) {
+    ThreadTimer timer(thread);
+    if (model_count_.load(std::memory_order_acquire) == 0) return;
+    WatchedModel& model = *models_[thread.last_root < 0 ? 0 : static_cast<size_t>(thread.last_root)];
+    RootThread& state = State(thread, model);
+    SeenFirst(state, model);
+    if (!state.pass.identity->AnyOf(Kind::kScalar)) return;
+    capture_.EnsureStarted(*state.pass.identity);
+    capture_.PublishScalar(*state.pass.identity, Kind::kScalar, session_->NameId(name), 0, 0, value, name);
+  });
+}
+
+void Listener::Log(const std::string& name, const std::string& text) {
+  Guarded([&](ThreadState& thread) {
+    ThreadTimer timer(thread);
+    if (model_count_.load(std::memory_order_acquire) == 0) return;
+    WatchedModel& model = *models_[thread.last_root < 0 ? 0 : static_cast<size_t>(thread.last_root)];
+    RootThread& state = State(thread, model);
+    SeenFirst(state, model);
+    const StepIdentity& identity = *state.pass.identity;
+    if (!identity.AnyOf(Kind::kText)) return;
+    capture_.EnsureStarted(*state.pass.identity);
+    capture_.PublishText(identity, name, text);
+  });
+}
+
+}  // namespace ikkuna::torch_probe
