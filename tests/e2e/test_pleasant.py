@@ -231,9 +231,15 @@ class FullDiskTest(PleasantSite):
     def store(self):
         return next(sink for sink in self.client.status().sinks if sink.name == "store")
 
+    def everything_is_kept(self):
+        store = self.store()
+        return (all(producer.accounting.in_flight == 0 for producer in self.client.status().producers) and
+                0 < store.offered == store.written)
+
     def test_a_disk_that_fills_up_pauses_the_store_and_nothing_else(self):
         self.start_daemon("--no-tensorboard", "--budget", "off")
         self.train_500()
+        wait_until(self.everything_is_kept, lambda: str(self.client.status()), 60)
         filler = self.fill()
         # Nobody can keep that event now: the log has it, and status.
         wait_until(lambda: "store_paused" in self.daemon.log(), lambda: self.daemon.log(), 60)
