@@ -39,7 +39,6 @@ std::string FlagsText(uint32_t flags, const char* separator);
 // The same as an array.
 Json FlagWords(uint32_t flags);
 
-
 // Of any value, for a machine: the number with every digit, the text, a histogram or a tensor as JSON.
 std::string ExactValue(const v1::Columns& columns, size_t i);
 // For a person, in one line, escaped.

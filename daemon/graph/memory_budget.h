@@ -42,7 +42,7 @@ class MemoryBudget {
   uint64_t bytes_max() const;
   uint64_t used() const;
   uint64_t peak() const;
-  uint64_t refused() const;        // calls of Reserve
+  uint64_t refused() const;  // calls of Reserve
 
  private:
   std::shared_ptr<State> state_;

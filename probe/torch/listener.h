@@ -14,6 +14,7 @@
 #include <mutex>
 #include <string>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include <ATen/core/grad_mode.h>
@@ -135,6 +136,7 @@ class Listener : public std::enable_shared_from_this<Listener> {
 
   // trainer_calls.cc
   void TakeLoss(ThreadState& thread, const at::Tensor& loss);
+  void LogValue(const std::string& name, const std::variant<double, std::string>& value);
 
   // Constant after construction.
   const std::unique_ptr<probe::Session> session_;

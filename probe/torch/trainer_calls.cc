@@ -71,31 +71,27 @@ void Listener::TakeLoss(ThreadState& thread, const at::Tensor& loss) {
   capture_.PublishScalar(*pass->identity, Kind::kLoss, 0, pass->losses++, pass->micro, *value, "");
 }
 
-void Listener::Log(const std::string& name, double value) {
+void Listener::LogValue(const std::string& name, const std::variant<double, std::string>& value) {
   Guarded([&](ThreadState& thread) {
     ThreadTimer timer(thread);
     if (model_count_.load(std::memory_order_acquire) == 0) return;
     WatchedModel& model = *models_[thread.last_root < 0 ? 0 : static_cast<size_t>(thread.last_root)];
     RootThread& state = State(thread, model);
     SeenFirst(state, model);
-    if (!state.pass.identity->AnyOf(Kind::kScalar)) return;
-    capture_.EnsureStarted(*state.pass.identity);
-    capture_.PublishScalar(*state.pass.identity, Kind::kScalar, session_->NameId(name), 0, 0, value, name);
+    StepIdentity& identity = *state.pass.identity;
+    const auto* number = std::get_if<double>(&value);
+    if (!identity.AnyOf(number != nullptr ? Kind::kScalar : Kind::kText)) return;
+    capture_.EnsureStarted(identity);
+    if (number != nullptr) {
+      capture_.PublishScalar(identity, Kind::kScalar, session_->NameId(name), 0, 0, *number, name);
+    } else {
+      capture_.PublishText(identity, name, std::get<std::string>(value));
+    }
   });
 }
 
-void Listener::Log(const std::string& name, const std::string& text) {
-  Guarded([&](ThreadState& thread) {
-    ThreadTimer timer(thread);
-    if (model_count_.load(std::memory_order_acquire) == 0) return;
-    WatchedModel& model = *models_[thread.last_root < 0 ? 0 : static_cast<size_t>(thread.last_root)];
-    RootThread& state = State(thread, model);
-    SeenFirst(state, model);
-    const StepIdentity& identity = *state.pass.identity;
-    if (!identity.AnyOf(Kind::kText)) return;
-    capture_.EnsureStarted(*state.pass.identity);
-    capture_.PublishText(identity, name, text);
-  });
-}
+void Listener::Log(const std::string& name, double value) { LogValue(name, value); }
+
+void Listener::Log(const std::string& name, const std::string& text) { LogValue(name, text); }
 
 }  // namespace ikkuna::torch_probe

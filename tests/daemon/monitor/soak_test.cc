@@ -200,13 +200,13 @@ class SoakTest : public testing::Test {
     EXPECT_TRUE(Eventually([&] { return house_->ingest().connected() == kRanks; }));
     Go();
     std::vector<ProducerStatus> ended;
-    EXPECT_TRUE(Eventually([&] {
+    while (ended.size() < kRanks) {  // a sanitizer takes its time; the alarm is the watchdog
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
       ended.clear();
       for (const ProducerStatus& status : house_->ingest().Producers()) {
         if (status.state == RunState::kFinished) ended.push_back(status);
       }
-      return ended.size() == kRanks;
-    }));
+    }
     return ended;
   }
   SubscriberInfo InfoOf(const std::string& topic) {
@@ -289,11 +289,7 @@ TEST_F(SoakTest, AHeavySubscriberCostsNobodyAnything) {
 
 // As fast as the ranks can publish: what does not fit is dropped by the trainer, and everything adds up.
 TEST_F(SoakTest, FasterThanAnybodyReadsItAddsUp) {
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-  constexpr uint64_t kSteps = 2'000;
-#else
   constexpr uint64_t kSteps = 20'000;
-#endif
   const std::vector<ProducerStatus> ended = TrainAll(kSteps, 0);
   ASSERT_EQ(ended.size(), kRanks);
   ExpectBalance(ended);

@@ -154,7 +154,6 @@ class StoreFaultsTest : public HeardStoreTest {
     store_.reset();
     return read;
   }
-
 };
 
 }  // namespace ikkuna::sinks

@@ -120,6 +120,12 @@ class StoreTest : public ::testing::Test {
     return page->series[0];
   }
 
+  void TakeLimitsAway() {
+    options_.free_bytes_min = 0;
+    options_.free_bytes_pause = 0;
+    options_.bytes_max = 0;
+  }
+
   TempDir dir_;
   StoreOptions options_;
   RunPtr run_;
@@ -130,9 +136,7 @@ class StoreTest : public ::testing::Test {
 class HeardStoreTest : public StoreTest {
  protected:
   HeardStoreTest() {
-    options_.free_bytes_min = 0;
-    options_.free_bytes_pause = 0;
-    options_.bytes_max = 0;
+    TakeLimitsAway();
     options_.on_event = [this](const Event& event) {
       std::lock_guard lock(said_mutex_);
       said_.push_back(event);

@@ -5,7 +5,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <atomic>
 #include <stdexcept>
+#include <thread>
+#include <vector>
 
 #include "daemon/sinks/store_tail.h"
 #include "tests/daemon/sinks/store_fixture.h"
@@ -175,18 +179,32 @@ TEST_F(StoreTest, CommitsAreInTheFileItselfSoon) {
 }
 
 TEST_F(StoreTest, TheBudgetThatIsShownIsTheOneThatIsKept) {
+  auto tasks = [] {
+    std::vector<id_t> all;
+    for (const auto& task : std::filesystem::directory_iterator("/proc/self/task")) {
+      all.push_back(static_cast<id_t>(std::atoi(task.path().filename().c_str())));
+    }
+    return all;
+  };
+  // With the first thread a sanitizer makes one of its own; one that ended is listed for a moment.
+  std::atomic<id_t> first{0};
+  std::thread([&] { first = static_cast<id_t>(::gettid()); }).join();
+  ASSERT_TRUE(Eventually([&] {
+    const std::vector<id_t> all = tasks();
+    return std::find(all.begin(), all.end(), first.load()) == all.end();
+  }));
+  const size_t before = tasks().size();
   OpenAndBegin();
   Put(Series("a"), 1, 1);
   Flush();
   const StoreStatus status = store_->GetStatus();
+  EXPECT_EQ(status.threads, tasks().size() - before);
   EXPECT_GE(status.nice, kNiceDefault);
-  if (::getpriority(PRIO_PROCESS, 0) >= status.nice) GTEST_SKIP() << "all threads of this process are as nice";
-  uint64_t as_nice = 0;
-  for (const auto& task : std::filesystem::directory_iterator("/proc/self/task")) {
-    const id_t thread = static_cast<id_t>(std::atoi(task.path().filename().c_str()));
-    if (::getpriority(PRIO_PROCESS, thread) == status.nice) ++as_nice;
-  }
-  EXPECT_EQ(status.threads, as_nice);
+  // So many threads of this process have it, or all where the process itself is as nice.
+  const std::vector<id_t> all = tasks();
+  const auto as_nice = static_cast<uint64_t>(std::count_if(
+      all.begin(), all.end(), [&](id_t task) { return ::getpriority(PRIO_PROCESS, task) == status.nice; }));
+  EXPECT_GE(as_nice, status.threads);
 }
 
 std::vector<FrameMaker::Number> Numbers(std::initializer_list<uint32_t> ids) {

@@ -17,9 +17,7 @@ namespace fs = std::filesystem;
 class StoreImportTest : public StoreTest {
  protected:
   StoreImportTest() {
-    options_.free_bytes_min = 0;
-    options_.free_bytes_pause = 0;
-    options_.bytes_max = 0;
+    TakeLimitsAway();
     options_.tail_bytes_max = 1 << 20;
   }
   // A store of another host, in the same folder of the test.
