@@ -47,7 +47,7 @@ class TopList {
 };
 
 struct Pending {
-  uint32_t key = 0;
+  uint64_t key = 0;
   uint64_t rows = 0;
   std::vector<int32_t> top;  // of an output: `width` class indices a row
   size_t width = 0;
@@ -61,7 +61,7 @@ class Accuracy final : public Subscriber {
   explicit Accuracy(size_t top) : top_(top) {}
 
   void OnMessage(const Input& input, const Payload* payload) override {
-    const uint32_t key = (uint32_t{input.micro} << 16) | input.call;
+    const uint64_t key = (uint64_t{input.pass} << 16) | input.call;
     const bool is_output = input.index == 0;
     Pending part = is_output ? Reduce(payload->view) : CopyLabels(payload->view);
     if (unusable_) return;

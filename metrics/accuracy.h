@@ -5,7 +5,7 @@
 // row. Ties are decided as by a stable descending sort, so `top=1` is argmax: an entry is among the k largest if fewer
 // than k entries are greater or equal with a smaller index. NaN counts as the largest, as torch and numpy have it.
 // Counts run over all calls and micro-batches of a step, or all batches of an evaluation pass. Output and labels of one
-// loss belong together by (micro, call). Shapes or types that do not fit this publish nothing.
+// loss belong together by (pass, call). Shapes or types that do not fit this publish nothing.
 #pragma once
 
 #include "metrics/subscriber.h"

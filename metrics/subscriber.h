@@ -56,9 +56,8 @@ struct Input {
   std::string_view module;  // dotted path; empty for META
   std::string_view param;
   uint32_t rank = 0;                   // whose it is
-  uint32_t pass = 0;                   // 0: of the step as a whole
+  uint32_t pass = 0;                   // 0 when merged, or of the step as a whole
   uint16_t call = 0;                   // 0 when merged
-  uint16_t micro = 0;                  // 0 when merged
   uint16_t flags = 0;                  // RecordFlag
   const TensorStats* stats = nullptr;  // Content::kStatistics
   const Payload* payload = nullptr;    // Content::kTensor
@@ -126,7 +125,7 @@ enum class Content : uint8_t {
 };
 
 enum class Delivery : uint8_t {
-  kMerged = 1,       // statistics of all calls and micro-batches of a step as if concatenated; or a topic's value
+  kMerged = 1,       // statistics of all calls and passes of a step as if concatenated; or a topic's value
   kEachMessage = 2,  // every message, then OnStep()
   kLast = 3,         // of each series the last message of the step, at its end; tensors as copies
 };

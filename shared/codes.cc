@@ -7,7 +7,7 @@ namespace ikkuna {
 
 namespace {
 
-constexpr std::array<std::pair<Kind, std::string_view>, 23> kKindNames{{
+constexpr std::array<std::pair<Kind, std::string_view>, 25> kKindNames{{
     {Kind::kBatchStarted, "batch_started"},
     {Kind::kBatchFinished, "batch_finished"},
     {Kind::kEpochStarted, "epoch_started"},
@@ -19,6 +19,8 @@ constexpr std::array<std::pair<Kind, std::string_view>, 23> kKindNames{{
     {Kind::kLearningRate, "learning_rate"},
     {Kind::kScalar, "scalar"},
     {Kind::kText, "text"},
+    {Kind::kPassStarted, "pass_started"},
+    {Kind::kPassesNamed, "passes_named"},
     {Kind::kWeights, "weights"},
     {Kind::kBiases, "biases"},
     {Kind::kWeightGradients, "weight_gradients"},
@@ -49,7 +51,7 @@ std::optional<Kind> KindFromName(std::string_view name) {
   return std::nullopt;
 }
 
-bool IsKnownKind(uint8_t code) { return (code >= 1 && code <= 11) || (code >= 16 && code <= 27); }
+bool IsKnownKind(uint8_t code) { return (code >= 1 && code <= 13) || (code >= 16 && code <= 27); }
 
 bool IsKnownRecordType(uint8_t code) { return code >= 1 && code <= 5; }
 

@@ -26,6 +26,8 @@ enum class Kind : uint8_t {
   kLearningRate = 9,
   kScalar = 10,
   kText = 11,
+  kPassStarted = 12,
+  kPassesNamed = 13,
   kWeights = 16,
   kBiases = 17,
   kWeightGradients = 18,
@@ -47,8 +49,13 @@ std::string_view KindName(Kind kind);
 std::optional<Kind> KindFromName(std::string_view name);
 bool IsKnownKind(uint8_t code);
 constexpr bool IsDataKind(Kind kind) { return static_cast<uint8_t>(kind) >= 16; }
-// Kinds of which a module can publish several messages a step (one per call and micro-batch); the others come at most
-// once per parameter and step.
+// Kinds that bound steps, passes and epochs, and carry no values: their records are markers, and no others are.
+constexpr bool IsMarkerKind(Kind kind) {
+  return (kind >= Kind::kBatchStarted && kind <= Kind::kEpochFinished) || kind == Kind::kPassStarted ||
+         kind == Kind::kPassesNamed;
+}
+// Kinds of which a module can publish several messages a step (one per call and pass); the others come at most once per
+// parameter and step.
 constexpr bool IsPerCallKind(Kind kind) {
   return kind == Kind::kActivations || kind == Kind::kLayerGradients || kind == Kind::kRawWeightGradients ||
          kind == Kind::kInputData || kind == Kind::kInputLabels || kind == Kind::kNetworkOutput || kind == Kind::kLoss;
@@ -61,7 +68,7 @@ enum class RecordType : uint8_t {
   kSummary = 2,  // TensorStats: reduced at the source, no bytes anywhere
   kScalar = 3,   // one f64
   kText = 4,     // u32 length and up to 124 bytes of UTF-8
-  kMarker = 5,   // a count of samples: batch_finished; nothing: batch_started and its like
+  kMarker = 5,   // samples and passes: batch_finished, passes_named; nothing: batch_started and its like
 };
 bool IsKnownRecordType(uint8_t code);
 

@@ -24,8 +24,8 @@ static_assert(std::atomic<uint64_t>::is_always_lock_free && std::atomic<uint32_t
 constexpr size_t kCacheLine = 64;
 constexpr uint64_t kPubMagic = 0x315055504e4b4b49;  // "IKKNPUP1" read as bytes
 constexpr uint64_t kCtlMagic = 0x314c54434e4b4b49;  // "IKKNCTL1" read as bytes
-constexpr uint16_t kAbiMajor = 1;
-constexpr uint16_t kAbiMinor = 1;
+constexpr uint16_t kAbiMajor = 2;
+constexpr uint16_t kAbiMinor = 0;
 
 constexpr uint32_t kRecordBytes = 256;
 constexpr uint32_t kDefaultRingSlots = 16384;  // 4 MiB: 160 steps of 100 records while the daemon is busy
@@ -58,11 +58,21 @@ struct InlineText {
   char bytes[kMaxTextBytes];
 };
 
-// Of batch_finished; of any other marker both are 0.
+// Passes that one marker can name: from its first one on, so many numbers.
+constexpr uint32_t kPassesInMarker = 768;
+
+// Of batch_finished and passes_named; of any other marker all of it is 0. The step is that of the record: it is made of
+// the passes that these markers name, whatever step the passes' own records bear. shared/passes.h reads and writes it.
 struct MarkerInfo {
-  uint64_t samples;        // training samples up to this step, 0: unknown
-  uint64_t dropped_kinds;  // kinds (KindBit) of which a message of this step was dropped
+  uint64_t samples;        // batch_finished: training samples up to this step, 0: unknown
+  uint64_t dropped_kinds;  // batch_finished: kinds (KindBit) of which a message of this step was dropped
+  uint32_t first_pass;     // the first that is named here; 0: none
+  uint32_t lowest_open;    // of this root: no pass before it is named any more, or publishes; 0: not told
+  uint32_t passes;         // named of this step, by this marker and those before it
+  uint32_t reserved;
+  uint64_t named[kPassesInMarker / 64];  // bit i: pass first_pass + i
 };
+static_assert(sizeof(MarkerInfo) == kUnionBytes);
 
 struct Record {
   uint64_t seq;            // 0: never written
@@ -73,10 +83,10 @@ struct Record {
   uint32_t param;          // registry id of a parameter (DATA) or of a name (learning_rate, scalar, text); 0 for none
   uint32_t epoch;
   uint32_t train_step;      // steps since the epoch began
-  uint16_t root;            // registry id
-  uint16_t tag;             // registry id of the tag; 0, 1, 2 are default, test, no_grad without an entry
-  uint16_t call;            // call of this module within the step and micro-batch
-  uint16_t micro;           // micro-batch within the step
+  uint32_t pass;            // pass of this root, from 1; 0: belongs to the step as a whole
+  uint16_t call;            // call of this module within the pass
+  uint8_t root;             // registry id
+  uint8_t tag;              // registry id of the tag; 0, 1, 2 are default, test, no_grad without an entry
   uint8_t type;             // RecordType
   uint8_t kind;             // Kind
   uint8_t dtype;            // DType of the tensor; kInvalid for scalar, text, marker
@@ -94,8 +104,9 @@ struct Record {
     unsigned char raw[kUnionBytes];
   };
 };
+static_assert(kMaxRoots <= UINT8_MAX && kMaxTags <= UINT8_MAX + 1);
 static_assert(sizeof(Record) == kRecordBytes && std::is_trivially_copyable_v<Record>);
-static_assert(offsetof(Record, module) == 32 && offsetof(Record, root) == 48 && offsetof(Record, type) == 56);
+static_assert(offsetof(Record, module) == 32 && offsetof(Record, pass) == 48 && offsetof(Record, type) == 56);
 static_assert(offsetof(Record, sizes) == 64 && offsetof(Record, stats) == 128 && offsetof(Record, flags) == 62);
 
 // ---------------------------------------------------------------------------------------------------------------

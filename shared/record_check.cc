@@ -1,5 +1,9 @@
 #include "shared/record_check.h"
 
+#include <algorithm>
+#include <iterator>
+
+#include "shared/passes.h"
 #include "shared/stats/merge.h"
 
 namespace ikkuna::shm {
@@ -12,11 +16,14 @@ const char* CheckIds(const Record& record) {
   if ((record.flags & ~kKnownRecordFlags) != 0) return "unknown flags";
   if (record.global_step > kMaxStep) return "a step outside its limits";
   if (record.root > kMaxRoots) return "a root outside its limits";
-  if (record.tag >= kMaxTags) return "a tag outside its limits";
   if (record.module >= kMaxModules) return "a module outside its limits";
   if (record.param > kMaxParams) return "a parameter outside its limits";
   const bool has_module = record.module != 0;
-  if (IsDataKind(static_cast<Kind>(record.kind)) != has_module) return "a module where its kind has none, or none";
+  const auto kind = static_cast<Kind>(record.kind);
+  if (IsDataKind(kind) != has_module) return "a module where its kind has none, or none";
+  const bool marker = record.type == static_cast<uint8_t>(RecordType::kMarker);
+  if (IsMarkerKind(kind) != marker) return "a marker's kind in another record, or another kind in a marker";
+  if (marker && (kind == Kind::kPassStarted) != (record.pass != 0)) return "a pass where its kind has none, or none";
   return nullptr;
 }
 
@@ -59,15 +66,30 @@ const char* CheckTensor(const Record& record) {
   return nullptr;
 }
 
+// Each set of passes is written in one way only.
+const char* CheckMarker(const Record& record) {
+  const MarkerInfo& marker = record.marker;
+  if (marker.samples > kMaxStep) return "more samples than can be";
+  const auto kind = static_cast<Kind>(record.kind);
+  if (kind != Kind::kBatchFinished && kind != Kind::kPassesNamed) return nullptr;
+  if (marker.first_pass == 0) {
+    const bool none = std::all_of(std::begin(marker.named), std::end(marker.named), [](uint64_t word) { return word == 0; });
+    return none ? nullptr : "names of passes without a first";
+  }
+  if ((marker.named[0] & 1) == 0) return "a first pass that it does not name";
+  const uint32_t zero = 0 - marker.first_pass;  // where the number 0 would stand
+  if (zero < kPassesInMarker && (marker.named[zero / 64] >> (zero % 64) & 1) != 0) return "a pass 0 among those it names";
+  if (marker.passes < CountNamed(marker)) return "fewer passes than it names";
+  return nullptr;
+}
+
 const char* CheckInline(const Record& record) {
   uint64_t elements = 0;
   if (record.space != static_cast<uint8_t>(Space::kInline)) return "a value outside itself";
   if (record.dtype != 0 || record.layout != 0 || record.ndim != 0 || !CountElements(record, elements)) {
     return "a shape where its type has none";
   }
-  if (record.type == static_cast<uint8_t>(RecordType::kMarker) && record.marker.samples > kMaxStep) {
-    return "more samples than can be";
-  }
+  if (record.type == static_cast<uint8_t>(RecordType::kMarker)) return CheckMarker(record);
   if (record.type == static_cast<uint8_t>(RecordType::kText) && record.text.length > kMaxTextBytes) {
     return "a text that is too long";
   }

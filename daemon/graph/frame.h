@@ -23,7 +23,7 @@ class StepResults;  // step_results.h
 struct Gathered {
   TensorStats stats;  // merged; only where GroupState::merges
   uint32_t messages = 0;
-  uint16_t micro = 0;  // of the last message
+  uint32_t pass = 0;  // of the last message
   uint16_t call = 0;
   uint16_t flags = 0;  // of all messages
   bool gap = false;    // a call is missing, or has no statistics

@@ -11,11 +11,11 @@ using metrics::Content;
 using metrics::Delivery;
 using metrics::Scope;
 
-// Calls of a module are numbered from 0 in each micro-batch, in the order of the forward pass. Of other kinds a number
+// Calls of a module are numbered from 0 in each pass, in the order of the forward pass. Of other kinds a number
 // may be left out: an output that does not reach the loss has no gradient.
 bool SkipsCall(const Gathered& gathered, const shm::Record& record) {
   if (record.kind != static_cast<uint8_t>(Kind::kActivations)) return false;
-  const bool goes_on = gathered.messages != 0 && gathered.micro == record.micro;
+  const bool goes_on = gathered.messages != 0 && gathered.pass == record.pass;
   return record.call > (goes_on ? uint32_t{gathered.call} + 1 : 0);
 }
 
@@ -28,8 +28,8 @@ metrics::Input InputOf(const shm::Record& record, const Slot& slot, uint32_t ind
   input.subject = slot.subject;
   input.module = slot.module_name;
   input.param = slot.param_name;
+  input.pass = record.pass;
   input.call = record.call;
-  input.micro = record.micro;
   input.flags = record.flags;
   return input;
 }
@@ -90,7 +90,7 @@ void Intake::Merge(GroupState& state, const Offer& offer) {
     gathered.stats = MergeStats(gathered.stats, *offer.stats);
   }
   ++gathered.messages;
-  gathered.micro = record.micro;
+  gathered.pass = record.pass;
   gathered.call = record.call;
   gathered.flags |= record.flags;
 }
@@ -199,8 +199,8 @@ void Intake::Keep(Frame& frame, const Scene::User& user, Offer& offer) {
   kept->index = user.input;
   kept->kind = static_cast<Kind>(record.kind);
   kept->slot = offer.slot;
+  kept->pass = record.pass;
   kept->call = record.call;
-  kept->micro = record.micro;
   kept->flags = flags;
   kept->wide = offer.wide;
   KeepContent(node, offer, *kept);

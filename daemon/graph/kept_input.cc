@@ -82,7 +82,6 @@ void InputList::Build(std::span<const KeptInput> kept, Content content, const Sl
     if (about != nullptr) input.subject = about->subject;
     input.pass = from.pass;
     input.call = from.call;
-    input.micro = from.micro;
     input.flags = from.flags;
     input.scalar = from.number;
     input.text = from.text;

@@ -45,7 +45,6 @@ struct KeptInput {
   const Slot* slot = nullptr;  // the scene's slots outlive what is kept
   uint32_t pass = 0;
   uint16_t call = 0;
-  uint16_t micro = 0;
   uint16_t flags = 0;
   bool wide = false;      // Precision::kDouble
   bool withheld = false;  // some of it was dropped, or cannot be read

@@ -16,7 +16,7 @@ using metrics::Descriptor;
 constexpr const char* kCommonOptions[] = {"tag", "subsample", "module", "root", "run", "as"};
 
 // Kinds that carry numbers: tensors and scalars, no markers and no text.
-bool CarriesNumbers(Kind kind) { return kind >= Kind::kInputData && kind != Kind::kText; }
+bool CarriesNumbers(Kind kind) { return !IsMarkerKind(kind) && kind != Kind::kText; }
 
 std::vector<std::string> KindNames() {
   std::vector<std::string> names;

@@ -34,10 +34,10 @@ void Session::FillRecord(shm::Record& record, const MessageHeader& header, Recor
   record.param = header.param;
   record.epoch = header.epoch;
   record.train_step = header.train_step;
-  record.root = header.root;
-  record.tag = header.tag;
+  record.pass = header.pass;
   record.call = header.call;
-  record.micro = header.micro;
+  record.root = static_cast<uint8_t>(header.root);
+  record.tag = static_cast<uint8_t>(header.tag);
   record.type = static_cast<uint8_t>(type);
   record.kind = static_cast<uint8_t>(header.kind);
   record.dtype = 0;
@@ -99,15 +99,38 @@ bool Session::PublishText(const MessageHeader& header, std::string_view text) {
   return true;
 }
 
-bool Session::PublishMarker(const MessageHeader& header, uint64_t samples) {
+bool Session::PublishMarker(const MessageHeader& header, uint64_t samples, const StepPasses& passes) {
+  shm::MarkerInfo marker{};
+  marker.passes = passes.named_before;
+  bool published = true;
+  for (const uint32_t pass : passes.named) {
+    if (pass == 0) continue;
+    if (!shm::NamePass(marker, pass)) {
+      // Those behind it are not named yet: it says nothing of which are open.
+      MessageHeader part = header;
+      part.kind = Kind::kPassesNamed;
+      published &= PublishMarkerRecord(part, marker);
+      const uint32_t named = marker.passes;
+      marker = {};
+      marker.passes = named;
+      shm::NamePass(marker, pass);
+    }
+    ++marker.passes;
+  }
+  marker.samples = samples;
+  marker.lowest_open = passes.lowest_open;
+  // Last of all: what was dropped on the way here counts.
+  if (header.kind == Kind::kBatchFinished && header.dropped_kinds != nullptr) {
+    marker.dropped_kinds = header.dropped_kinds->load(std::memory_order_relaxed);
+  }
+  return PublishMarkerRecord(header, marker) && published;
+}
+
+bool Session::PublishMarkerRecord(const MessageHeader& header, const shm::MarkerInfo& marker) {
   auto reservation = pub_->Reserve(0);
   if (!reservation) return NoteDrop(header);
   FillRecord(*reservation.record, header, RecordType::kMarker, Space::kInline, nullptr);
-  std::memset(reservation.record->raw, 0, shm::kUnionBytes);
-  reservation.record->marker.samples = samples;
-  if (header.kind == Kind::kBatchFinished && header.dropped_kinds != nullptr) {
-    reservation.record->marker.dropped_kinds = header.dropped_kinds->load(std::memory_order_relaxed);
-  }
+  reservation.record->marker = marker;
   pub_->Commit(reservation);
   return true;
 }

@@ -14,6 +14,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <thread>
@@ -27,6 +28,7 @@
 #include "shared/base/fork_guard.h"
 #include "shared/base/unique_fd.h"
 #include "shared/ctl.h"
+#include "shared/passes.h"
 #include "shared/pub.h"
 #include "shared/stats/tensor_stats.h"
 
@@ -47,16 +49,34 @@ struct MessageHeader {
   Kind kind = Kind::kInvalid;
   uint16_t root = 0;
   uint16_t tag = kTagDefault;
-  uint16_t call = 0;
-  uint16_t micro = 0;
+  uint16_t call = 0;  // of the module within the pass
+  uint32_t pass = 0;  // of the root; 0: belongs to the step as a whole
   uint32_t module = 0;
   uint32_t param = 0;
   uint64_t step = 0;
   uint32_t train_step = 0;
   uint32_t epoch = 0;
   uint16_t flags = 0;
-  // Set of kinds (KindBit) that the message's step keeps of what was dropped of it; null: it belongs to no step.
+  // Set of kinds (KindBit) of which a message was dropped, kept by the message's pass, or by its step where it has none;
+  // null: it belongs to neither. That of batch_finished is the step's, and has in it what its passes lost.
   std::atomic<uint64_t>* dropped_kinds = nullptr;
+};
+
+// What batch_finished and passes_named say of their root's passes. A root numbers its passes from 1 on with NextPass(),
+// training and evaluation alike, over all steps and threads. Where something is due a pass begins with a marker
+// pass_started (its number in MessageHeader::pass), which the thread that opens it publishes before any other message
+// of it: without that the daemon takes the pass for one whose beginning was lost. A step is made of the passes that its
+// markers name, whatever step their messages bear; nobody else's messages go into it.
+struct StepPasses {
+  // Ascending. Each pass is named once. A step of many names them as they come to an end (PublishMarker with
+  // passes_named, of the open step's header, some kNameAtOnce at a time): what waits for its name takes memory in the
+  // daemon, which holds a bounded number of passes of a root.
+  std::span<const uint32_t> named;
+  uint32_t named_before = 0;  // of this step, by markers before this one
+  // No pass before this one will be named any more, or publish: the lowest that is open, or whose naming marker is not
+  // published yet; where there is none, the number that the next will take. 0: not told.
+  uint32_t lowest_open = 0;
+  static constexpr size_t kNameAtOnce = 64;
 };
 
 struct TensorShape {
@@ -130,7 +150,8 @@ class Session {
   bool PublishScalar(const MessageHeader& header, double value);
   bool PublishText(const MessageHeader& header, std::string_view text);
   // `samples`: of batch_finished, training samples up to this step; 0: unknown. Carries what was dropped of the step.
-  bool PublishMarker(const MessageHeader& header, uint64_t samples = 0);
+  // `passes`: of batch_finished and passes_named; where one record does not reach them all, further ones go before it.
+  bool PublishMarker(const MessageHeader& header, uint64_t samples = 0, const StepPasses& passes = {});
 
   // --- Status words; the step boundary of each root.
   shm::RootStatus& root_status(uint16_t root) { return pub_->status().roots[root - 1]; }
@@ -174,6 +195,7 @@ class Session {
                   const TensorShape* shape);
   bool Append(const shm::RegistryEntry& entry);
   bool NoteDrop(const MessageHeader& header) noexcept;  // false, always
+  bool PublishMarkerRecord(const MessageHeader& header, const shm::MarkerInfo& marker);
   void TakeCommands(const shm::CtlView& ctl);
   void TakeCommandsOnService();
   void SetCommandsNext();

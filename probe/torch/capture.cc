@@ -66,7 +66,6 @@ void Capture::Publish(const StepIdentity& identity, Kind kind, WatchedModel& mod
     header.module = watched.id;
     header.param = param_id;
     header.call = call;
-    header.micro = micro;
     const uint64_t begin = MonotonicNs();
     PublishTensor(session_, header, level, tensor);
     if (level == Level::kTensor) CurrentThread().cost.tensor_ns += MonotonicNs() - begin;
@@ -89,7 +88,6 @@ void Capture::PublishMeta(const StepIdentity& identity, Kind kind, WatchedModel&
   if (const Level level = identity.demand.Wanted(kind, 0); level != Level::kInvalid) {
     probe::MessageHeader header = HeaderOf(identity, kind);
     header.call = call;
-    header.micro = micro;
     const uint64_t begin = MonotonicNs();
     PublishTensor(session_, header, level, tensor);
     const uint64_t spent = MonotonicNs() - begin;
@@ -116,7 +114,6 @@ void Capture::PublishScalar(const StepIdentity& identity, Kind kind, uint32_t pa
     probe::MessageHeader header = HeaderOf(identity, kind);
     header.param = param;
     header.call = call;
-    header.micro = micro;
     const uint64_t begin = MonotonicNs();
     session_.PublishScalar(header, value);
     CurrentThread().cost.scalar_ns += MonotonicNs() - begin;

@@ -16,12 +16,14 @@ import unittest
 KINDS = {
     1: "batch_started", 2: "batch_finished", 3: "epoch_started", 4: "epoch_finished", 5: "input_data",
     6: "input_labels", 7: "network_output", 8: "loss", 9: "learning_rate", 10: "scalar", 11: "text",
+    12: "pass_started", 13: "passes_named",
     16: "weights", 17: "biases", 18: "weight_gradients", 19: "bias_gradients", 20: "weight_updates",
     21: "bias_updates", 22: "activations", 23: "layer_gradients", 24: "raw_weight_gradients", 25: "exp_avg",
     26: "exp_avg_sq", 27: "buffers",
 }
 TENSOR, SUMMARY, SCALAR, TEXT, MARKER = 1, 2, 3, 4, 5
-BATCH_FINISHED = 2  # a kind
+BATCH_FINISHED, PASS_STARTED, PASSES_NAMED = 2, 12, 13  # kinds
+MARKERS = {1, 2, 3, 4, 12, 13}  # kinds
 INLINE, HOST_ARENA, DEVICE_POOL = 1, 2, 3
 ELEMENT_BYTES = {1: 4, 2: 8, 3: 2, 4: 2, 5: 1, 6: 1, 7: 2, 8: 4, 9: 8, 10: 1}
 DROP_REASONS = ["ring_full", "arena_full", "pool_full", "oversize", "contended", "reentrant", "failed"]
@@ -52,7 +54,7 @@ class Pub:
          self.ring_offset, self.arena_offset, self.arena_bytes, ready) = struct.unpack_from(
              "<8sHHIQQ16sQqIIIIQQQQQQQI", data)
         check(self.magic == b"IKKNPUP1", "magic")
-        check(self.abi_major == 1, "major version")
+        check(self.abi_major == 2, "major version")
         check(ready == 1, "not ready")
         check(144 <= self.header_bytes <= 4096, "header size")
         check(self.total_bytes <= len(data), "total size")
@@ -146,21 +148,23 @@ class Pub:
             position += 1
 
     def record(self, start, arena_tail):
-        (seq, time_ns, global_step, dropped_total, module, param, epoch, train_step, root, tag, call, micro, kind_of,
-         kind, dtype, ndim, space, layout, flags) = struct.unpack_from("<QQQQIIIIHHHHBBBBBBH", self.data, start)
+        (seq, time_ns, global_step, dropped_total, module, param, epoch, train_step, pass_, call, root, tag, kind_of,
+         kind, dtype, ndim, space, layout, flags) = struct.unpack_from("<QQQQIIIIIHBBBBBBBBH", self.data, start)
         sizes = struct.unpack_from("<8q", self.data, start + 64)
         check(kind_of in (TENSOR, SUMMARY, SCALAR, TEXT, MARKER) and kind in KINDS, "type or kind")
         check(global_step < 1 << 63, "step")
-        check(flags < 1 << 7 and root <= 16 and tag < 256 and module < 65536 and param <= 262144, "flags or ids")
+        check(flags < 1 << 7 and root <= 16 and module < 65536 and param <= 262144, "flags or ids")
         check((module != 0) == (kind >= 16), "module")
+        check((kind_of == MARKER) == (kind in MARKERS), "marker")
+        check(kind_of != MARKER or (pass_ != 0) == (kind == PASS_STARTED), "pass of a marker")
         check(ndim <= 8 and all(s == 0 for s in sizes[ndim:]) and all(s >= 0 for s in sizes), "sizes")
         shaped = kind_of in (TENSOR, SUMMARY)
         check(dtype in ELEMENT_BYTES and layout == 1 if shaped else dtype == layout == ndim == 0, "shape")
         elements = math.prod(sizes[:ndim])
         check(elements < 1 << 64, "elements")
         result = {"seq": seq, "time_ns": time_ns, "global_step": global_step, "dropped_total": dropped_total,
-                  "module": module, "param": param, "epoch": epoch, "train_step": train_step, "root": root,
-                  "tag": tag, "call": call, "micro": micro, "type": kind_of, "kind": KINDS[kind], "dtype": dtype,
+                  "module": module, "param": param, "epoch": epoch, "train_step": train_step, "pass": pass_,
+                  "call": call, "root": root, "tag": tag, "type": kind_of, "kind": KINDS[kind], "dtype": dtype,
                   "sizes": list(sizes[:ndim]), "space": space, "layout": layout, "flags": flags}
         if kind_of == TENSOR:
             self.payload(result, start + 128, elements * ELEMENT_BYTES[dtype], arena_tail)
@@ -174,15 +178,25 @@ class Pub:
         elif kind_of == SCALAR:
             result["scalar"] = number(struct.unpack_from("<d", self.data, start + 128)[0])
         elif kind_of == MARKER:
-            samples, dropped_kinds = struct.unpack_from("<QQ", self.data, start + 128)
-            check(samples < 1 << 63, "samples")
-            if kind == BATCH_FINISHED:
-                result["samples"], result["dropped_kinds"] = samples, dropped_kinds
+            self.marker(result, start + 128, kind)
         elif kind_of == TEXT:
             length = struct.unpack_from("<I", self.data, start + 128)[0]
             check(length <= 124, "text length")
             result["text"] = self.data[start + 132:start + 132 + length].decode("utf-8", "replace")
         return result
+
+    def marker(self, result, start, kind):
+        samples, dropped_kinds, first, lowest_open, passes, _ = struct.unpack_from("<QQIIII", self.data, start)
+        check(samples < 1 << 63, "samples")
+        if kind == BATCH_FINISHED:
+            result["samples"], result["dropped_kinds"] = samples, dropped_kinds
+        if kind not in (BATCH_FINISHED, PASSES_NAMED):
+            return
+        words = struct.unpack_from("<12Q", self.data, start + 32)
+        named = [(first + i) % (1 << 32) for i in range(768) if words[i // 64] >> i % 64 & 1]
+        check((first != 0) == bool(named) and named[:1] in ([], [first]) and 0 not in named, "names of passes")
+        check(passes >= len(named), "number of passes")
+        result["named"], result["lowest_open"], result["passes"] = named, lowest_open, passes
 
     def payload(self, result, start, expected_bytes, arena_tail):
         position, size, event, device = struct.unpack_from("<QQII", self.data, start)
@@ -214,7 +228,7 @@ def number(value):
     return value
 
 
-GOLDEN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "golden", "pub_v1")
+GOLDEN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "golden", "pub_v2")
 
 
 class GoldenSegment(unittest.TestCase):
@@ -256,10 +270,14 @@ class GoldenSegment(unittest.TestCase):
 
     def test_lies_are_refused(self):
         pub = Pub(self.data)
-        record = pub.ring_offset  # position 8: a tensor
-        lies = {"magic": (0, b"X"), "major": (8, b"\2"), "slots": (76, b"\7"), "ready": (136, b"\0"),
-                "type": (record + 56, b"\6"), "kind": (record + 57, b"\14"), "space": (record + 60, b"\4"),
+        record, ended = pub.ring_offset, pub.ring_offset + 10 * 256  # positions 16: a tensor, 10: a step's end
+        lies = {"magic": (0, b"X"), "major": (8, b"\1"), "slots": (76, b"\7"), "ready": (136, b"\0"),
+                "type": (record + 56, b"\6"), "kind": (record + 57, b"\16"), "space": (record + 60, b"\4"),
                 "size": (record + 64, b"\3"), "negative size": (record + 71, b"\x80"), "flags": (record + 63, b"\1"),
+                "pass of a marker": (ended + 48, b"\1"), "scalar marker": (ended + 56, b"\3"),
+                "first of none": (ended + 144, b"\0"), "first not named": (ended + 160, b"\2"),
+                "names without a first": (ended + 144, b"\0\0\0\0"), "too few": (ended + 152, b"\2"),
+                "pass 0 named": (ended + 144, b"\xff\xff\xff\xff"),
                 "position": (record + 128, b"\1"), "bytes": (record + 136, b"\1"), "tail": (pub.status_offset + 128, b"\1"),
                 "entry length": (pub.registry_offset, b"\1"), "entry type": (pub.registry_offset + 4, b"\0"),
                 "extent": (pub.registry_offset + 16, b"\1")}

@@ -216,8 +216,8 @@ void EvilProducer::PublishRecord(FuzzInput& input) {
       *reinterpret_cast<shm::Record*>(data() + header_.ring_offset + position % kSlots * uint64_t{shm::kRecordBytes});
   shm::Record record{};
   FillMarker(record, static_cast<Kind>(input.Choice(30)), input.Choice(6));
-  record.root = static_cast<uint16_t>(1 + input.Choice(8) / 7);
-  record.tag = static_cast<uint16_t>(input.Choice(8) / 6);
+  record.root = static_cast<uint8_t>(1 + input.Choice(8) / 7);
+  record.tag = static_cast<uint8_t>(input.Choice(8) / 6);
   record.call = static_cast<uint16_t>(input.Choice(3));
   record.micro = static_cast<uint16_t>(input.Choice(2));
   record.type = static_cast<uint8_t>(input.Choice(7));

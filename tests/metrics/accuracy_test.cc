@@ -15,8 +15,8 @@ class AccuracyTest : public testing::Test {
     definition_ = Define(name, {}, {top});
     subscriber_ = definition_.create();
   }
-  void Output(const TestTensor& tensor, uint16_t micro = 0, uint16_t call = 0) { Give(0, tensor, micro, call); }
-  void Labels(const TestTensor& tensor, uint16_t micro = 0, uint16_t call = 0) { Give(1, tensor, micro, call); }
+  void Output(const TestTensor& tensor, uint32_t pass = 0, uint16_t call = 0) { Give(0, tensor, pass, call); }
+  void Labels(const TestTensor& tensor, uint32_t pass = 0, uint16_t call = 0) { Give(1, tensor, pass, call); }
   // The step's result; NaN where 0 rows counted, and nothing at all as a failure.
   double Close() {
     const auto recorder = std::make_shared<Recorder>();
@@ -33,11 +33,11 @@ class AccuracyTest : public testing::Test {
   size_t published_ = 0;
 
  private:
-  void Give(size_t index, const TestTensor& tensor, uint16_t micro, uint16_t call) {
+  void Give(size_t index, const TestTensor& tensor, uint32_t pass, uint16_t call) {
     const Payload payload{tensor.view()};
     Input input;
     input.index = index;
-    input.micro = micro;
+    input.pass = pass;
     input.call = call;
     subscriber_->OnMessage(input, &payload);
   }
@@ -142,8 +142,8 @@ TEST_F(AccuracyTest, AHalfWithoutItsOtherHalfIsIncomplete) {
 
 TEST_F(AccuracyTest, WaitsForABoundedNumberOfHalves) {
   Start();
-  for (uint16_t micro = 0; micro < 200; ++micro) Output(Scores({1, 0}, {1, 2}), micro);
-  for (uint16_t micro = 0; micro < 200; ++micro) Labels(Ints({0}), micro);
+  for (uint32_t pass = 0; pass < 200; ++pass) Output(Scores({1, 0}, {1, 2}), pass);
+  for (uint32_t pass = 0; pass < 200; ++pass) Labels(Ints({0}), pass);
   Close();
   EXPECT_EQ(published_, 0u);
   EXPECT_EQ(incomplete_, 1);
@@ -152,9 +152,9 @@ TEST_F(AccuracyTest, WaitsForABoundedNumberOfHalves) {
 TEST_F(AccuracyTest, KeepsABoundedNumberOfIndices) {
   Start("1000");
   const std::vector<double> rows(20'000 * 1000, 0.5);
-  for (uint16_t micro = 0; micro < 4; ++micro) Output(TestTensor::Of(DType::kF32, rows, {20'000, 1000}), micro);
+  for (uint32_t pass = 0; pass < 4; ++pass) Output(TestTensor::Of(DType::kF32, rows, {20'000, 1000}), pass);
   const std::vector<double> labels(20'000, 1);
-  for (uint16_t micro = 0; micro < 4; ++micro) Labels(Ints(labels), micro);
+  for (uint32_t pass = 0; pass < 4; ++pass) Labels(Ints(labels), pass);
   Close();
   EXPECT_EQ(published_, 0u);  // the first was given up
   EXPECT_EQ(incomplete_, 1);

@@ -23,12 +23,18 @@ TEST(Codes, KindsKeepTheirNumbersAndNames) {
     EXPECT_EQ(KindFromName(KindName(kind)), kind);
     EXPECT_LT(code, 64) << "a set of kinds is one word";
   }
-  EXPECT_EQ(known, 23u);
+  EXPECT_EQ(known, 25u);
   EXPECT_EQ(KindFromName("weight_gradients"), Kind::kWeightGradients);
   EXPECT_EQ(KindFromName("invalid"), std::nullopt);
   EXPECT_EQ(KindFromName(""), std::nullopt);
   EXPECT_EQ(KindBit(Kind::kBuffers), uint64_t{1} << 27);
   EXPECT_FALSE(IsDataKind(Kind::kText));
+  for (const Kind kind : {Kind::kBatchStarted, Kind::kEpochFinished, Kind::kPassStarted, Kind::kPassesNamed}) {
+    EXPECT_TRUE(IsMarkerKind(kind)) << KindName(kind);
+  }
+  for (const Kind kind : {Kind::kInvalid, Kind::kInputData, Kind::kText, Kind::kWeights}) {
+    EXPECT_FALSE(IsMarkerKind(kind)) << KindName(kind);
+  }
   EXPECT_TRUE(IsDataKind(Kind::kWeights));
 }
 

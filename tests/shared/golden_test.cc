@@ -1,7 +1,7 @@
 // The golden segment: PUB as this version writes it, byte for byte, and what is in it as JSON for readers in any
 // language.
 //
-// tests/conformance/golden/pub_v1.{bin,json}. A change of either is a change of the format. To rewrite them on purpose:
+// tests/conformance/golden/pub_v2.{bin,json}. A change of either is a change of the format. To rewrite them on purpose:
 // IKKUNA_REWRITE_GOLDEN=1 shared_tests --gtest_filter='Golden.*'
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -16,6 +16,7 @@
 #include <nlohmann/json.hpp>
 
 #include "build_paths.h"
+#include "shared/passes.h"
 #include "tests/shared/transport_pair.h"
 
 namespace ikkuna::shm {
@@ -23,7 +24,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-const std::string kGolden = std::string(IKKUNA_SOURCE_DIR) + "/tests/conformance/golden/pub_v1";
+const std::string kGolden = std::string(IKKUNA_SOURCE_DIR) + "/tests/conformance/golden/pub_v2";
 
 // JSON has no word for these.
 Json Number(double value) {
@@ -36,7 +37,7 @@ Json Number(double value) {
 class Golden {
  public:
   Golden() {
-    auto made = PubWriter::Create({.ring_slots = 8, .arena_bytes = 8192, .registry_bytes = 4096});
+    auto made = PubWriter::Create({.ring_slots = 16, .arena_bytes = 8192, .registry_bytes = 4096});
     EXPECT_TRUE(made.ok()) << made.error().text;
     writer_ = std::move(made).value();
     EXPECT_EQ(writer_->BackArena(4096), 4096u);
@@ -128,9 +129,9 @@ class Golden {
     record.global_step = 10 * number;
     record.module = IsDataKind(kind) ? 1 : 0;
     record.param = 0;
-    record.tag = static_cast<uint16_t>(number % 4);
+    record.pass = 100 + static_cast<uint32_t>(number);
     record.call = static_cast<uint16_t>(number);
-    record.micro = 2;
+    record.tag = static_cast<uint8_t>(number % 4);
     record.flags = static_cast<uint16_t>(number & kKnownRecordFlags);
     Json json = Json::object();
     fill(reservation, record, json);
@@ -144,10 +145,10 @@ class Golden {
                    {"param", record.param},
                    {"epoch", record.epoch},
                    {"train_step", record.train_step},
+                   {"pass", record.pass},
+                   {"call", record.call},
                    {"root", record.root},
                    {"tag", record.tag},
-                   {"call", record.call},
-                   {"micro", record.micro},
                    {"type", record.type},
                    {"kind", std::string(KindName(kind))},
                    {"dtype", record.dtype},
@@ -226,18 +227,41 @@ class Golden {
     return s;
   }
 
-  // Positions 0 to 3 are read and overwritten by 8 to 11; 11 stays reserved, as a thread in the middle of it leaves it.
+  // Positions 0 to 9 are read, 0 to 3 overwritten by 16 to 19; 19 stays reserved, as a thread in the middle of it leaves it.
   void WriteRing() {
     const float nan = std::numeric_limits<float>::quiet_NaN();
     const float infinity = std::numeric_limits<float>::infinity();
-    for (int i = 0; i < 3; ++i) Publish(0, Kind::kBatchStarted, AsMarker);
-    PublishFloats(std::vector<float>(900, 1.0f), {30, 30});  // position 3: 3600 bytes, so that the next but one wraps
-    ASSERT_TRUE(writer_->AcceptHeads({4, 3648}));
-    // The end of a step of which losses and activations were dropped.
+    for (int i = 0; i < 9; ++i) Publish(0, Kind::kBatchStarted, AsMarker);
+    PublishFloats(std::vector<float>(900, 1.0f), {30, 30});  // position 9: 3600 bytes, so that the next but one wraps
+    ASSERT_TRUE(writer_->AcceptHeads({10, 3648}));
+    // The end of a step of three passes, of which losses and activations were dropped. A pass before them is open.
     Publish(0, Kind::kBatchFinished, [](const auto&, Record& record, Json& json) {
-      record.type = static_cast<uint8_t>(RecordType::kMarker);
-      record.marker = {640, KindBit(Kind::kLoss) | KindBit(Kind::kActivations)};
-      json = {{"samples", record.marker.samples}, {"dropped_kinds", record.marker.dropped_kinds}};
+      MarkerInfo marker{};
+      marker.samples = 640;
+      marker.dropped_kinds = KindBit(Kind::kLoss) | KindBit(Kind::kActivations);
+      for (const uint32_t pass : {7u, 8u, 774u}) ASSERT_TRUE(NamePass(marker, pass));
+      marker.lowest_open = 5;
+      marker.passes = 3;
+      AsMarker({}, record, json);
+      record.marker = marker;
+      json = {{"samples", 640},
+              {"dropped_kinds", marker.dropped_kinds},
+              {"named", {7, 8, 774}},
+              {"lowest_open", 5},
+              {"passes", 3}};
+    });
+    Publish(0, Kind::kPassStarted, [](const auto&, Record& record, Json& json) {
+      AsMarker({}, record, json);
+      record.pass = UINT32_MAX;
+    });
+    // Numbers of passes go on from the greatest to 1.
+    Publish(0, Kind::kPassesNamed, [](const auto&, Record& record, Json& json) {
+      MarkerInfo marker{};
+      for (const uint32_t pass : {UINT32_MAX, 1u, 700u}) ASSERT_TRUE(NamePass(marker, pass));
+      marker.passes = 3;
+      AsMarker({}, record, json);
+      record.marker = marker;
+      json = {{"named", {UINT32_MAX, 1u, 700u}}, {"lowest_open", 0}, {"passes", 3}};
     });
     Publish(0, Kind::kLearningRate, [](const auto&, Record& record, Json& json) {
       record.param = 1;
@@ -268,6 +292,8 @@ class Golden {
 
   static void AsMarker(const PubWriter::Reservation&, Record& record, Json&) {
     record.type = static_cast<uint8_t>(RecordType::kMarker);
+    record.pass = 0;
+    record.marker = {};
   }
 
   // What differs from run to run gets a fixed value.
@@ -290,7 +316,7 @@ class Golden {
     root.samples_seen = 5120;
     root.last_step_ns = 223000000;
     root.steps_due = 7;
-    expected_["header"] = {{"abi", {1, 1}},
+    expected_["header"] = {{"abi", {2, 0}},
                            {"uuid", "000102030405060708090a0b0c0d0e0f"},
                            {"feature_bits", header.feature_bits},
                            {"start_monotonic_ns", header.start_monotonic_ns},
@@ -304,16 +330,16 @@ class Golden {
         {"state", status.state},
         {"attempt", status.attempt},
         {"commands", {9, 8}},
-        {"reserved", 12},
+        {"reserved", 20},
         {"arena_tail", status.arena_tail},
-        {"attempted", 14},
+        {"attempted", 22},
         {"dropped", {{"oversize", 1}, {"failed", 1}}},
         {"root_1", {{"phase", 2}, {"epoch", 3}, {"step", 40}, {"samples_seen", 5120}, {"steps_due", 7}}}};
     expected_["read_from"] = {{"ring_head", kFirstLeft}, {"arena_head", 3648}};
     expected_["uncommitted"] = 1;
   }
 
-  static constexpr uint64_t kFirstLeft = 4;
+  static constexpr uint64_t kFirstLeft = 10;
   std::unique_ptr<PubWriter> writer_;
   Json expected_;
 };

@@ -20,10 +20,10 @@ TEST(Layout, Record) {
   EXPECT_AT(Record, param, 36);
   EXPECT_AT(Record, epoch, 40);
   EXPECT_AT(Record, train_step, 44);
-  EXPECT_AT(Record, root, 48);
-  EXPECT_AT(Record, tag, 50);
+  EXPECT_AT(Record, pass, 48);
   EXPECT_AT(Record, call, 52);
-  EXPECT_AT(Record, micro, 54);
+  EXPECT_AT(Record, root, 54);
+  EXPECT_AT(Record, tag, 55);
   EXPECT_AT(Record, type, 56);
   EXPECT_AT(Record, kind, 57);
   EXPECT_AT(Record, dtype, 58);
@@ -41,6 +41,14 @@ TEST(Layout, Record) {
   EXPECT_AT(PayloadRef, event, 16);
   EXPECT_AT(PayloadRef, device, 20);
   EXPECT_AT(InlineText, bytes, 4);
+  EXPECT_AT(Record, marker, 128);
+  EXPECT_AT(MarkerInfo, samples, 0);
+  EXPECT_AT(MarkerInfo, dropped_kinds, 8);
+  EXPECT_AT(MarkerInfo, first_pass, 16);
+  EXPECT_AT(MarkerInfo, lowest_open, 20);
+  EXPECT_AT(MarkerInfo, passes, 24);
+  EXPECT_AT(MarkerInfo, named, 32);
+  EXPECT_EQ(sizeof(MarkerInfo), 128u);
 }
 
 TEST(Layout, Statistics) {

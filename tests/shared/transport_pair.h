@@ -71,10 +71,10 @@ inline void FillScalar(Record& record, double value) {
   record.param = 1;
   record.epoch = 3;
   record.train_step = 4;
+  record.pass = 0;
+  record.call = 0;
   record.root = 1;
   record.tag = kTagDefault;
-  record.call = 0;
-  record.micro = 0;
   record.type = static_cast<uint8_t>(RecordType::kScalar);
   record.kind = static_cast<uint8_t>(Kind::kScalar);
   record.dtype = 0;

@@ -303,7 +303,7 @@ TEST(Graph, SamplesCarryTimeEpochAndFlags) {
   site.Handle(Site::At(site.Summary(Kind::kActivations, {1, 0, 8}, Site::kFc1, 0, {1}), 0, 1));
   site.flags = kFlagStepSkipped | kFlagWeightsChangedOutside;  // of the step, and of its updates alone
   shm::Message finish = site.Marker(Kind::kBatchFinished, {1, 0, 8});
-  finish.record.marker = {1152, 0};
+  finish.record.marker.samples = 1152;
   site.Handle(finish);
   ASSERT_EQ(site.batches.size(), 1u);
   ASSERT_EQ(site.batches[0].samples.size(), 2u);

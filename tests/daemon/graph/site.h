@@ -174,8 +174,8 @@ class Site {
     return Payload(Kind::kInputLabels, where, 0, 0, DType::kI64, labels_.back().data(), labels.size() * 8,
                    {static_cast<int64_t>(labels.size())});
   }
-  static shm::Message At(shm::Message message, uint16_t micro, uint16_t call) {
-    message.record.micro = micro;
+  static shm::Message At(shm::Message message, uint32_t pass, uint16_t call) {
+    message.record.pass = pass;
     message.record.call = call;
     return message;
   }
@@ -229,8 +229,8 @@ class Site {
     record.time_ns = time_ns += 1000;
     record.global_step = where.step;
     record.dropped_total = dropped;
-    record.root = where.root;
-    record.tag = where.tag;
+    record.root = static_cast<uint8_t>(where.root);
+    record.tag = static_cast<uint8_t>(where.tag);
     record.epoch = epoch;
     record.flags = flags;
     record.type = static_cast<uint8_t>(type);

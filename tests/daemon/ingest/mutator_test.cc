@@ -117,7 +117,9 @@ void PublishActivations(TestProducer& producer, uint64_t step) {
   record.module = 1;
   record.param = 0;
   record.root = 1;
-  record.tag = record.call = record.micro = record.flags = 0;
+  record.pass = 0;
+  record.tag = 0;
+  record.call = record.flags = 0;
   record.type = static_cast<uint8_t>(RecordType::kTensor);
   record.kind = static_cast<uint8_t>(Kind::kActivations);
   record.dtype = static_cast<uint8_t>(DType::kF32);

@@ -49,7 +49,9 @@ bool PublishActivations(TestProducer& producer, uint64_t step) {
   record.param = 0;
   record.epoch = record.train_step = 0;
   record.root = 1;
-  record.tag = record.call = record.micro = 0;
+  record.pass = 0;
+  record.tag = 0;
+  record.call = 0;
   record.type = static_cast<uint8_t>(RecordType::kTensor);
   record.kind = static_cast<uint8_t>(Kind::kActivations);
   record.dtype = static_cast<uint8_t>(DType::kF32);
