@@ -52,8 +52,9 @@ void Capture::TellLocal(const StepIdentity& identity, ProbeMessage message, Kind
   }
 }
 
-void Capture::Publish(const StepIdentity& identity, Kind kind, WatchedModel& model, int module, const WatchedParam* param,
-                    uint32_t param_id, uint16_t call, uint16_t micro, const at::Tensor& tensor) {
+void Capture::Publish(const StepIdentity& identity, Kind kind, WatchedModel& model, int module,
+                      const WatchedParam* param, uint32_t param_id, uint16_t call, uint16_t micro,
+                      const at::Tensor& tensor) {
   const WatchedModule& watched = model.module(module);
   if (watched.id == 0 || !tensor.defined() || !identity.Wants(kind, watched.id)) return;
   const std::string why = WhyUnreadable(tensor);
@@ -83,7 +84,7 @@ void Capture::Publish(const StepIdentity& identity, Kind kind, WatchedModel& mod
 }
 
 void Capture::PublishMeta(const StepIdentity& identity, Kind kind, WatchedModel& model, uint16_t call, uint16_t micro,
-                        const at::Tensor& tensor) {
+                          const at::Tensor& tensor) {
   if (!tensor.defined() || !identity.Wants(kind, 0) || !WhyUnreadable(tensor).empty()) return;
   if (const Level level = identity.demand.Wanted(kind, 0); level != Level::kInvalid) {
     probe::MessageHeader header = HeaderOf(identity, kind);
@@ -108,7 +109,7 @@ void Capture::PublishMeta(const StepIdentity& identity, Kind kind, WatchedModel&
 }
 
 void Capture::PublishScalar(const StepIdentity& identity, Kind kind, uint32_t param, uint16_t call, uint16_t micro,
-                          double value, const std::string& name) {
+                            double value, const std::string& name) {
   if (!identity.Wants(kind, 0)) return;
   if (identity.demand.Wanted(kind, 0) != Level::kInvalid) {
     probe::MessageHeader header = HeaderOf(identity, kind);
@@ -173,7 +174,7 @@ void Capture::TakeWeights(RootThread& state, WatchedModel& model) {
     const WatchedParam& param = params[i];
     if (param.id == 0) continue;
     Publish(identity, param.bias ? Kind::kBiases : Kind::kWeights, model, param.module, &param, param.id, 0, 0,
-         param.tensor);
+            param.tensor);
     const Kind update = param.bias ? Kind::kBiasUpdates : Kind::kWeightUpdates;
     if (!identity.Wants(update, model.module(param.module).id) || !WhyUnreadable(param.tensor).empty()) {
       state.kept[i].reset();
@@ -210,7 +211,7 @@ void Capture::TakeUpdates(RootThread& state, WatchedModel& model) {
     if (kept.sizes() != param.tensor.sizes() || kept.scalar_type() != param.tensor.scalar_type() ||
         !WhyUnreadable(param.tensor).empty()) {
       session_.AddNote("the update of " + module.path +
-                        " that spans a change of its type, shape or device is not captured");
+                       " that spans a change of its type, shape or device is not captured");
       continue;
     }
     if (!identity.local.empty()) {
@@ -233,11 +234,12 @@ void Capture::TakeUpdates(RootThread& state, WatchedModel& model) {
 }
 
 void Capture::TakeGradients(WatchedModel& model, const std::shared_ptr<StepIdentity>& identity, int written_param,
-                             std::vector<int>* late) {
+                            std::vector<int>* late) {
   if (!identity->AnyOf(KindBit(Kind::kWeightGradients) | KindBit(Kind::kBiasGradients))) return;
   auto& params = model.params();
   const auto optimizers = optimizers_.All();
-  const int writer = written_param < 0 ? -1 : Optimizers::IndexOf(*optimizers, params[static_cast<size_t>(written_param)]);
+  const int writer =
+      written_param < 0 ? -1 : Optimizers::IndexOf(*optimizers, params[static_cast<size_t>(written_param)]);
   for (const WatchedParam& param : params) {
     if (param.id == 0) continue;
     const at::Tensor& gradient = param.tensor.grad();
@@ -249,8 +251,8 @@ void Capture::TakeGradients(WatchedModel& model, const std::shared_ptr<StepIdent
       }
       if (optimizer >= 0 || late == nullptr) continue;
     }
-    Publish(*identity, param.bias ? Kind::kBiasGradients : Kind::kWeightGradients, model, param.module, &param, param.id,
-         0, 0, gradient);
+    Publish(*identity, param.bias ? Kind::kBiasGradients : Kind::kWeightGradients, model, param.module, &param,
+            param.id, 0, 0, gradient);
   }
 }
 

@@ -98,7 +98,11 @@ std::shared_ptr<Listener> Listener::Start(const ProbeOptions& options) {
 }
 
 Listener::Listener(std::unique_ptr<probe::Session> session, const ProbeOptions& options, uint64_t serial)
-    : session_(std::move(session)), options_(options), serial_(serial), hooks_(serial), capture_(*session_, optimizers_) {}
+    : session_(std::move(session)),
+      options_(options),
+      serial_(serial),
+      hooks_(serial),
+      capture_(*session_, optimizers_) {}
 
 Listener::~Listener() = default;
 
@@ -219,7 +223,8 @@ void Listener::SleepDuringBackward(ThreadState& thread) {
   AtEndOfBackward(std::move(states), {});
 }
 
-void Listener::OnGradient(uint64_t serial, const at::Tensor& parameter, const std::vector<ParamOwner>& owners) noexcept {
+void Listener::OnGradient(uint64_t serial, const at::Tensor& parameter,
+                          const std::vector<ParamOwner>& owners) noexcept {
   const Inside inside;
   Listener* const live = Live(serial);
   if (live == nullptr || !live->active()) return;
@@ -247,7 +252,7 @@ void Listener::GradientsReady(ThreadState& thread, const at::Tensor& parameter, 
       Guarded([&](ThreadState& own) {
         ThreadTimer timer(own);
         capture_.Publish(*forward.pass.identity, Kind::kRawWeightGradients, model, param.module, &param, param.id, 0,
-             forward.pass.micro, parameter.grad());
+                         forward.pass.micro, parameter.grad());
       });
     }
     forward.backward_seen.store(true, std::memory_order_relaxed);

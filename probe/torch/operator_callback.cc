@@ -5,10 +5,8 @@ namespace ikkuna::torch_probe {
 void OperatorCallback::Register(at::RecordFunctionCallback::StartCallback start,
                                 at::RecordFunctionCallback::EndCallback end) {
   std::lock_guard lock(mutex_);
-  callback_ = at::addGlobalCallback(at::RecordFunctionCallback(start, end)
-                                        .needsInputs(true)
-                                        .needsOutputs(true)
-                                        .scopes({at::RecordScope::FUNCTION}));
+  callback_ = at::addGlobalCallback(
+      at::RecordFunctionCallback(start, end).needsInputs(true).needsOutputs(true).scopes({at::RecordScope::FUNCTION}));
   at::disableCallback(callback_);
   registered_ = true;
 }

@@ -32,7 +32,8 @@ void Listener::Epoch(uint32_t epoch) {
       SeenFirst(state, model);
       const uint32_t before = model.epoch.exchange(epoch);
       StepIdentity& identity = *state.pass.identity;
-      if (before != epoch && identity.step != options_.start_step) capture_.PublishMarker(identity, Kind::kEpochFinished);
+      if (before != epoch && identity.step != options_.start_step)
+        capture_.PublishMarker(identity, Kind::kEpochFinished);
       model.epoch_begin_step.store(identity.step);
       identity.epoch = epoch;
       identity.train_step = 0;

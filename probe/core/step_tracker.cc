@@ -1,0 +1,693 @@
+#include "probe/core/step_tracker.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace ikkuna::probe {
+
+namespace {
+
+constexpr TaskId kNoTask = -1;
+
+}  // namespace
+
+// ---------------------------------------------------------------------------------------------------------------
+// Roots, threads, passes
+
+int StepTracker::AddRoot(uint64_t start_step, bool manual) {
+  std::lock_guard lock(mutex_);
+  Root& root = roots_.emplace_back();
+  root.next_step = start_step;
+  root.manual = manual;
+  root.lanes.emplace_back().used = true;
+  return static_cast<int>(roots_.size()) - 1;
+}
+
+ThreadId StepTracker::AddThread() {
+  std::lock_guard lock(mutex_);
+  threads_.emplace(next_thread_, Thread());
+  return next_thread_++;
+}
+
+void StepTracker::EndThread(ThreadId thread) {
+  std::lock_guard lock(mutex_);
+  const auto found = threads_.find(thread);
+  if (found == threads_.end()) return;
+  for (size_t r = 0; r < roots_.size(); ++r) {
+    const ThreadPart* part = found->second.parts[r].get();
+    if (part != nullptr && part->lane != 0) MergeIntoShared(static_cast<int>(r), part->lane);
+    // A pass that nobody published anything of is open for nobody.
+  }
+  threads_.erase(found);
+}
+
+StepTracker::ThreadPart& StepTracker::PartOf(int root, ThreadId thread) {
+  std::unique_ptr<ThreadPart>& part = threads_[thread].parts[static_cast<size_t>(root)];
+  if (!part) part = std::make_unique<ThreadPart>();
+  return *part;
+}
+
+const StepTracker::ThreadPart* StepTracker::FindPart(int root, ThreadId thread) const {
+  const auto found = threads_.find(thread);
+  return found == threads_.end() ? nullptr : found->second.parts[static_cast<size_t>(root)].get();
+}
+
+StepTracker::Pass* StepTracker::FindPass(Root& root, PassId pass) {
+  const auto found = std::lower_bound(root.passes.begin(), root.passes.end(), pass,
+                                      [](const Pass& left, PassId id) { return left.id < id; });
+  return found == root.passes.end() || found->id != pass ? nullptr : &*found;
+}
+
+PassId StepTracker::AddPass(Root& root, ThreadId thread, uint32_t lane, PassState state) {
+  if (root.passes.size() >= kMaxOpenPasses) {
+    const auto oldest = std::find_if(root.passes.begin(), root.passes.end(),
+                                     [](const Pass& pass) { return pass.state == PassState::kOpen; });
+    if (oldest != root.passes.end()) root.passes.erase(oldest);
+  }
+  if (root.next_pass == 0) root.next_pass = 1;  // it went round
+  root.passes.push_back({root.next_pass, thread, lane, state, false});
+  return root.next_pass++;
+}
+
+void StepTracker::DropPass(Root& root, PassId pass, bool only_if_gone) {
+  Pass* const found = FindPass(root, pass);
+  if (found == nullptr) return;
+  if (only_if_gone && !found->gone) {
+    found->state = PassState::kOpen;
+    return;
+  }
+  root.passes.erase(root.passes.begin() + (found - root.passes.data()));
+}
+
+PassId StepTracker::NextPass(int root) {
+  std::lock_guard lock(mutex_);
+  return AddPass(At(root), 0, 0, PassState::kNamed);
+}
+
+void StepTracker::PassGone(int root, PassId pass) {
+  std::lock_guard lock(mutex_);
+  Pass* const found = FindPass(At(root), pass);
+  if (found == nullptr) return;
+  found->gone = true;
+  if (found->state == PassState::kOpen) DropPass(At(root), pass, true);
+}
+
+void StepTracker::PassesTold(int root, const std::vector<PassId>& passes) {
+  std::lock_guard lock(mutex_);
+  for (const PassId pass : passes) DropPass(At(root), pass, false);
+}
+
+PassId StepTracker::LowestOpen(int root) const {
+  std::lock_guard lock(mutex_);
+  return At(root).passes.empty() ? At(root).next_pass : At(root).passes.front().id;
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Lanes
+
+bool StepTracker::Accumulated(const Lane& lane) {
+  return std::any_of(lane.walks.begin(), lane.walks.end(), [](const Walk& walk) { return walk.accumulated; });
+}
+
+// Whether another thread writes for itself in this root; `now`: and may be in the midst of it.
+bool StepTracker::OthersWriteLocked(int root, ThreadId thread, bool now) const {
+  for (const auto& [id, other] : threads_) {
+    const ThreadPart* part = other.parts[static_cast<size_t>(root)].get();
+    if (id != thread && part != nullptr && part->writes_itself && (part->writing || !now)) return true;
+  }
+  return false;
+}
+
+// The lane that a pass or a backward pass of this thread joins.
+uint32_t StepTracker::LaneFor(int root_index, ThreadId thread) {
+  Root& root = At(root_index);
+  ThreadPart& part = PartOf(root_index, thread);
+  // It goes on without having written for what it did before: another thread writes for it.
+  if (part.robbed || part.doubted) {
+    part.writes_itself = false;
+    if (part.lane != 0) MergeIntoShared(root_index, part.lane);
+    part.lane = 0;
+  }
+  part.robbed = part.left = part.doubted = part.writing = false;
+  part.active = true;
+  if (part.lane != 0 || !root.side_by_side || !part.writes_itself) return part.lane;
+  if (!OthersWriteLocked(root_index, thread, false)) return part.lane;
+  size_t free = 1;
+  while (free < root.lanes.size() && root.lanes[free].used) ++free;
+  if (free == root.lanes.size()) root.lanes.emplace_back();
+  root.lanes[free] = {};
+  root.lanes[free].used = true;
+  root.lanes[free].owner = thread;
+  return part.lane = static_cast<uint32_t>(free);
+}
+
+// What the lane holds becomes everybody's. An update that is open stays with it until somebody closes it.
+void StepTracker::MergeIntoShared(int root_index, uint32_t index) {
+  Root& root = At(root_index);
+  Lane& lane = root.lanes[index];
+  Lane& shared = root.lanes[0];
+  if (lane.open && !shared.open) {
+    shared.open = true;
+    shared.step = lane.step;
+    shared.opened_ns = lane.opened_ns;
+    shared.writes_at_open = lane.writes_at_open;
+    shared.others_wrote_at_open = lane.others_wrote_at_open;
+    shared.due |= lane.due;
+  }
+  shared.trained += lane.trained;
+  shared.evaluated += lane.evaluated;
+  for (Walk& walk : lane.walks) shared.walks.push_back(std::move(walk));
+  for (Pass& pass : root.passes) {
+    if (pass.lane == index) pass.lane = 0;
+  }
+  lane.walks.clear();
+  lane.open = lane.due = false;
+  lane.owner = 0;
+  lane.used = lane.closing;
+}
+
+// True: it had no number until now.
+bool StepTracker::Open(int root_index, uint32_t index, ThreadId thread, uint64_t now_ns) {
+  Root& root = At(root_index);
+  Lane& lane = root.lanes[index];
+  if (lane.open) return false;
+  lane.open = true;
+  lane.step = root.next_step++;
+  lane.opened_ns = now_ns;
+  lane.writes_at_open = root.writes;
+  lane.others_wrote_at_open = root.side_by_side && OthersWriteLocked(root_index, thread, true);
+  return true;
+}
+
+bool StepTracker::TakeClosing(const Root& root, Lane& lane, std::vector<StepToClose>* to_close) {
+  if (!lane.closing) return false;
+  lane.closing = false;
+  const auto index = static_cast<uint32_t>(&lane - root.lanes.data());
+  to_close->push_back({index, lane.closing_step, lane.closing_spanned || root.writes != lane.closing_writes});
+  if (index != 0 && lane.owner == 0) lane.used = false;
+  return true;
+}
+
+// Walks that were for nothing: their passes belong to no step.
+void StepTracker::Forget(Root& root, Lane& lane, TaskId except) {
+  for (auto walk = lane.walks.begin(); walk != lane.walks.end();) {
+    if (walk->task == except) {
+      ++walk;
+      continue;
+    }
+    for (const WalkedPass& pass : walk->passes) {
+      DropPass(root, pass.pass, false);
+      DropPass(root, pass.number, false);
+    }
+    walk = lane.walks.erase(walk);
+  }
+}
+
+void StepTracker::Claim(int root_index, TaskId task) {
+  for (Lane& lane : At(root_index).lanes) {
+    for (Walk& walk : lane.walks) walk.claimed |= walk.task == task;
+  }
+}
+
+// Threads whose backward the step takes over, or whose pass it leaves behind.
+void StepTracker::NoteOtherThreads(int root_index, const Lane& lane, ThreadId writer) {
+  const auto index = static_cast<uint32_t>(&lane - At(root_index).lanes.data());
+  for (auto& [id, other] : threads_) {
+    ThreadPart* part = other.parts[static_cast<size_t>(root_index)].get();
+    if (id == writer || part == nullptr || part->lane != index || !part->active) continue;
+    bool ended = false;
+    bool under_way = false;
+    for (const Walk& walk : lane.walks) {
+      if (walk.thread == id && walk.accumulated) (walk.ended ? ended : under_way) = true;
+    }
+    part->robbed |= ended && !under_way;
+    part->left |= under_way || !ended;
+    part->active = !part->robbed;
+  }
+}
+
+// The lane's step is over. What of it is still under way (a pass that no backward has reached, another thread's
+// backward) stays for the next; so does the backward pass `except`, whose first gradient ended the step.
+StepEnd StepTracker::End(int root_index, uint32_t index, StepEndCause cause, ThreadId writer, TaskId except) {
+  Root& root = At(root_index);
+  Lane& lane = root.lanes[index];
+  StepEnd end;
+  end.step = lane.step;
+  end.lane = index;
+  end.cause = cause;
+  const bool written = cause == StepEndCause::kWritten || cause == StepEndCause::kBoundary;
+  if (written && writer != 0) NoteOtherThreads(root_index, lane, writer);
+  // Gradients that came make the step; a backward pass that gave none (of a penalty, a saliency) is not one of them,
+  // unless this loop never gets its gradients by hooks.
+  bool any_accumulated = false;
+  for (const Walk& walk : lane.walks) any_accumulated |= walk.accumulated && walk.task != except;
+  const auto ends_with = [&](const Walk& walk) {
+    return walk.task != except && (walk.ended || walk.thread == writer || !written);
+  };
+  std::vector<WalkedPass> named;
+  for (const Walk& walk : lane.walks) {
+    if (!ends_with(walk)) continue;
+    const bool counts = (walk.accumulated || !any_accumulated) && !walk.after_clear;
+    for (const WalkedPass& walked : walk.passes) {
+      const auto same =
+          std::find_if(named.begin(), named.end(), [&](const WalkedPass& other) { return other.pass == walked.pass; });
+      if (!counts) {
+        DropPass(root, walked.number, false);
+        if (same == named.end()) DropPass(root, walked.pass, true);
+      } else if (same == named.end()) {
+        named.push_back(walked);
+      } else {  // the last walk before the write counts
+        DropPass(root, std::exchange(same->number, walked.number), false);
+      }
+    }
+  }
+  for (const WalkedPass& walked : named) {
+    for (const PassId pass : {walked.pass, walked.number}) {
+      Pass* const found = FindPass(root, pass);
+      if (found == nullptr) continue;
+      found->state = PassState::kNamed;
+      end.passes.push_back(pass);
+    }
+  }
+  std::sort(end.passes.begin(), end.passes.end());
+  bool own_backward = false;
+  std::vector<TaskId> tasks;
+  for (auto walk = lane.walks.begin(); walk != lane.walks.end();) {
+    if (!ends_with(*walk)) {
+      ++walk;
+      continue;
+    }
+    own_backward |= walk->thread == writer;
+    if (walk->accumulated) tasks.push_back(walk->task);
+    walk = lane.walks.erase(walk);
+  }
+  if (written) {
+    ++root.writes;
+    for (size_t other = 0; other < roots_.size(); ++other) {
+      if (static_cast<int>(other) == root_index) continue;
+      for (const TaskId task : tasks) Claim(static_cast<int>(other), task);
+    }
+    // What the passes of this step were says whether evaluation mode is how this root trains.
+    if (lane.trained != 0) {
+      root.evaluation_trains = false;
+    } else if (lane.evaluated != 0 || root.evaluation_walked) {
+      root.evaluation_trains = true;
+    }
+    if (cause == StepEndCause::kWritten) root.seen = true;
+    root.inferred = 0;
+    if (writer != 0) {
+      ThreadPart& part = PartOf(root_index, writer);
+      if (part.robbed || part.left) root.side_by_side = true;
+      part.writes_itself |= own_backward || part.robbed || part.left;
+      part.robbed = part.left = part.doubted = part.active = false;
+      part.writing = true;
+    }
+  } else if (cause == StepEndCause::kInferred) {
+    ++root.inferred;
+  }
+  root.evaluation_walked = false;
+  lane.closing_spanned = lane.others_wrote_at_open || root.writes != lane.writes_at_open + (written ? 1 : 0);
+  lane.closing_writer = writer;
+  lane.closing_writes = root.writes;
+  lane.closing_doubtful = false;
+  lane.open = lane.due = lane.cleared = false;
+  lane.trained = lane.evaluated = 0;
+  ++root.ended;
+  root.others_ended = 0;
+  root.resting = false;
+  for (size_t other = 0; other < roots_.size(); ++other) {
+    Root& of = roots_[other];
+    if (static_cast<int>(other) != root_index && ++of.others_ended >= kStepsOfOthers) of.resting = true;
+  }
+  if (Accumulated(lane)) Open(root_index, index, writer, lane.opened_ns);
+  return end;
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Events
+
+StepTracker::PassBegun StepTracker::BeginPass(int root_index, ThreadId thread, const PassOptions& options) {
+  std::lock_guard lock(mutex_);
+  Root& root = At(root_index);
+  PassBegun begun;
+  begun.lane = LaneFor(root_index, thread);
+  for (size_t i = 0; i < root.lanes.size(); ++i) {
+    Lane& lane = root.lanes[i];
+    if (i == begun.lane || (i != 0 && lane.used && lane.owner == 0)) TakeClosing(root, lane, &begun.to_close);
+  }
+  Lane& lane = root.lanes[begun.lane];
+  if (!root.manual && lane.open) {
+    const bool waits = std::any_of(lane.walks.begin(), lane.walks.end(), [](const Walk& walk) { return walk.ended; });
+    const bool bounded = lane.walks.size() >= kMaxAccumulated && options.now_ns - lane.opened_ns >= kMaxAccumulationNs;
+    if (waits && ((options.moved && !root.seen) || bounded)) {
+      begun.ended = End(root_index, begun.lane, StepEndCause::kInferred, 0, kNoTask);
+    }
+  }
+  Lane& joined = root.lanes[begun.lane];
+  begun.opened = Open(root_index, begun.lane, thread, options.now_ns);
+  begun.step = joined.step;
+  ++(options.evaluating ? joined.evaluated : joined.trained);
+  if (options.recorded) begun.pass = AddPass(root, thread, begun.lane, PassState::kOpen);
+  return begun;
+}
+
+// The backward pass that this one runs within, as checkpointing does; itself where there is none.
+TaskId StepTracker::Outermost(ThreadId thread, TaskId task) {
+  std::vector<TaskId>& tasks = threads_[thread].tasks;
+  if (std::find(tasks.begin(), tasks.end(), task) == tasks.end()) tasks.push_back(task);
+  return tasks.front();
+}
+
+StepTracker::Walk& StepTracker::WalkIn(Lane& lane, ThreadId thread, TaskId task) {
+  for (Walk& walk : lane.walks) {
+    if (walk.task == task) return walk;
+  }
+  Walk& walk = lane.walks.emplace_back();
+  walk.task = task;
+  walk.thread = thread;
+  return walk;
+}
+
+PassId StepTracker::Walked(int root_index, ThreadId thread, PassId pass, TaskId task, bool numbered) {
+  std::lock_guard lock(mutex_);
+  Root& root = At(root_index);
+  const TaskId outermost = Outermost(thread, task);
+  Pass* const found = FindPass(root, pass);
+  if (found == nullptr || found->state == PassState::kNamed) return 0;  // of a step that has ended
+  found->state = PassState::kWalked;
+  const uint32_t lane = found->lane;
+  Walk& walk = WalkIn(root.lanes[lane], thread, outermost);
+  walk.after_clear |= root.lanes[lane].cleared && !walk.accumulated;
+  auto walked =
+      std::find_if(walk.passes.begin(), walk.passes.end(), [&](const WalkedPass& other) { return other.pass == pass; });
+  if (walked == walk.passes.end()) walked = walk.passes.insert(walk.passes.end(), {pass, 0});
+  if (numbered && walked->number == 0) walked->number = AddPass(root, thread, lane, PassState::kWalked);
+  return walked->number;
+}
+
+StepTracker::GradientCame StepTracker::Gradient(int root_index, ThreadId thread, TaskId task,
+                                                const GradientOptions& options) {
+  std::lock_guard lock(mutex_);
+  Root& root = At(root_index);
+  const TaskId outermost = Outermost(thread, task);
+  GradientCame came;
+  came.lane = UINT32_MAX;
+  for (size_t i = 0; i < root.lanes.size(); ++i) {
+    for (const Walk& walk : root.lanes[i].walks) {
+      if (walk.task == outermost) came.lane = static_cast<uint32_t>(i);
+    }
+  }
+  // Of a pass that was not heard.
+  if (came.lane == UINT32_MAX) came.lane = LaneFor(root_index, thread);
+  Lane& lane = root.lanes[came.lane];
+  root.accumulates = true;
+  if (WalkIn(lane, thread, outermost).accumulated) {
+    came.step = lane.step;
+    return came;
+  }
+  size_t before = 0;
+  bool all_claimed = true;
+  for (const Walk& walk : lane.walks) {
+    if (!walk.accumulated) continue;
+    ++before;
+    all_claimed &= walk.claimed;
+  }
+  const bool cleared = options.state == GradientState::kCleared;
+  if (before != 0 && cleared && root.manual) {
+    lane.cleared = true;
+  } else if (before != 0 && cleared && all_claimed) {
+    Forget(root, lane, outermost);
+  } else if (before != 0 && !root.manual &&
+             (cleared || (before >= kMaxAccumulated && options.now_ns - lane.opened_ns >= kMaxAccumulationNs))) {
+    const bool skipped = cleared && (root.seen || !options.moved);
+    TakeClosing(root, lane, &came.to_close);
+    came.ended = End(root_index, came.lane, skipped ? StepEndCause::kSkipped : StepEndCause::kInferred, 0, outermost);
+  }
+  Lane& joined = root.lanes[came.lane];
+  Walk& walk = WalkIn(joined, thread, outermost);
+  walk.accumulated = true;
+  walk.after_clear = joined.cleared;
+  came.opened = Open(root_index, came.lane, thread, options.now_ns);
+  came.step = joined.step;
+  return came;
+}
+
+void StepTracker::EndBackward(ThreadId thread, TaskId task) {
+  std::lock_guard lock(mutex_);
+  for (auto& [id, other] : threads_) std::erase(other.tasks, task);
+  for (size_t r = 0; r < roots_.size(); ++r) {
+    Root& root = roots_[r];
+    for (Lane& lane : root.lanes) {
+      for (Walk& walk : lane.walks) {
+        if (walk.task != task) continue;
+        walk.ended = true;
+        if (!walk.accumulated) continue;
+        const auto found = threads_.find(thread);
+        ThreadPart* part = found == threads_.end() ? nullptr : found->second.parts[r].get();
+        if (part == nullptr || part->unit_calls == 0) continue;
+        root.unit_varies = root.unit != 0 && root.unit != part->unit_calls;
+        root.unit = std::exchange(part->unit_calls, 0);
+      }
+    }
+  }
+}
+
+bool StepTracker::Pending(int root) const {
+  std::lock_guard lock(mutex_);
+  const auto& lanes = At(root).lanes;
+  return std::any_of(lanes.begin(), lanes.end(), [](const Lane& lane) { return Accumulated(lane); });
+}
+
+// Whose step a write of this thread ends: its own, else everybody's, else the only other that waits for one.
+std::optional<uint32_t> StepTracker::LaneToEnd(int root_index, ThreadId thread, bool arithmetic) {
+  Root& root = At(root_index);
+  const ThreadPart* part = FindPart(root_index, thread);
+  const uint32_t own = part == nullptr ? 0 : part->lane;
+  if (own != 0 && Accumulated(root.lanes[own])) return own;
+  // Others' backward may be under way in the shared lane: a step is made of what has ended, or is the writer's.
+  const auto& walks = root.lanes[0].walks;
+  if (std::any_of(walks.begin(), walks.end(),
+                  [&](const Walk& walk) { return walk.accumulated && (walk.ended || walk.thread == thread); })) {
+    return 0;
+  }
+  // Its own backward was part of the step that another thread's write has ended: the number of writes is kept right.
+  if (part != nullptr && part->robbed && arithmetic) return own;
+  std::optional<uint32_t> only;
+  size_t waiting = 0;
+  for (size_t i = 1; i < root.lanes.size(); ++i) {
+    if (i == own || !Accumulated(root.lanes[i])) continue;
+    only = static_cast<uint32_t>(i);
+    ++waiting;
+  }
+  if (waiting == 1 && !root.side_by_side) {
+    MergeIntoShared(root_index, *only);
+    return 0;
+  }
+  if (waiting != 0) {
+    for (auto& [id, other] : threads_) {
+      ThreadPart* of = other.parts[static_cast<size_t>(root_index)].get();
+      if (id != thread && of != nullptr && of->lane != 0 && Accumulated(root.lanes[of->lane])) of->doubted = true;
+    }
+    return std::nullopt;
+  }
+  // A loop that puts its gradients where they belong by itself.
+  if (!root.accumulates && arithmetic) {
+    for (const uint32_t index : {own, 0u}) {
+      const auto& of = root.lanes[index].walks;
+      if (std::any_of(of.begin(), of.end(), [](const Walk& walk) { return walk.ended; })) return index;
+    }
+  }
+  return std::nullopt;
+}
+
+StepTracker::WriteSeen StepTracker::Written(int root_index, ThreadId thread, WriteKind kind, bool has_gradient) {
+  std::lock_guard lock(mutex_);
+  Root& root = At(root_index);
+  WriteSeen seen;
+  const bool optimizer = kind == WriteKind::kArithmetic && has_gradient;
+  // Arithmetic on a parameter with a gradient is an optimizer; an assignment is one only in a loop that has no other.
+  const bool counts = !root.manual && (optimizer || (kind == WriteKind::kAssign && !root.arithmetic));
+  const std::optional<uint32_t> ending = counts ? LaneToEnd(root_index, thread, optimizer) : std::nullopt;
+  root.arithmetic |= optimizer;
+  if (ending) {
+    seen.lane = *ending;
+    TakeClosing(root, root.lanes[*ending], &seen.to_close);
+    seen.opened = Open(root_index, *ending, thread, 0);
+    seen.ended = End(root_index, *ending, StepEndCause::kWritten, thread, kNoTask);
+    root.lanes[*ending].closing_doubtful = kind == WriteKind::kAssign;
+    return seen;
+  }
+  const ThreadPart* part = FindPart(root_index, thread);
+  seen.lane = part == nullptr ? 0 : part->lane;
+  for (const uint32_t lane : {seen.lane, 0u}) {
+    if (!seen.closing && root.lanes[lane].closing) seen.closing = lane;
+  }
+  return seen;
+}
+
+StepTracker::WriteSeen StepTracker::Boundary(int root_index, ThreadId thread) {
+  std::lock_guard lock(mutex_);
+  Root& root = At(root_index);
+  WriteSeen seen;
+  const bool first = !std::exchange(root.manual, true);
+  const ThreadPart* part = FindPart(root_index, thread);
+  seen.lane = part == nullptr ? 0 : part->lane;
+  Lane& lane = root.lanes[seen.lane];
+  TakeClosing(root, lane, &seen.to_close);
+  // The write of this very step may have ended it already, before anybody knew that Step() would come.
+  if (first && !lane.open) return seen;
+  seen.opened = Open(root_index, seen.lane, thread, 0);
+  seen.ended = End(root_index, seen.lane, StepEndCause::kBoundary, thread, kNoTask);
+  return seen;
+}
+
+void StepTracker::EvaluationWalked(int root) {
+  std::lock_guard lock(mutex_);
+  At(root).evaluation_walked = true;
+}
+
+bool StepTracker::EvaluationLayer(int root_index, ThreadId thread, int module, bool opened) {
+  std::lock_guard lock(mutex_);
+  Root& root = At(root_index);
+  ThreadPart& part = PartOf(root_index, thread);
+  part.writing = false;
+  if (opened) {
+    part.evaluation_first = module;
+    part.evaluation_calls = 0;
+  } else if (module != part.evaluation_first) {
+    return false;
+  }
+  const uint32_t unit = root.unit == 0 || root.unit_varies ? 1 : root.unit;
+  return part.evaluation_calls++ % unit == 0;
+}
+
+void StepTracker::FirstModuleCalled(int root, ThreadId thread) {
+  std::lock_guard lock(mutex_);
+  ++PartOf(root, thread).unit_calls;
+}
+
+std::vector<StepToClose> StepTracker::CloseSteps(int root_index, ThreadId thread, bool all) {
+  std::lock_guard lock(mutex_);
+  Root& root = At(root_index);
+  std::vector<StepToClose> to_close;
+  for (Lane& lane : root.lanes) {
+    if (!all) {
+      // Another thread may be in the midst of its writes.
+      if (lane.closing_writer != thread && threads_.count(lane.closing_writer) != 0) continue;
+      // It may not have ended at all, while it is not known how this loop writes.
+      if (lane.closing_doubtful && !root.arithmetic) continue;
+    }
+    TakeClosing(root, lane, &to_close);
+  }
+  return to_close;
+}
+
+void StepTracker::HoldClosing(int root, uint32_t index, uint64_t step) {
+  std::lock_guard lock(mutex_);
+  Lane& lane = At(root).lanes[index];
+  lane.closing = true;
+  lane.closing_step = step;
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// What is known
+
+uint64_t StepTracker::NextStep(int root) const {
+  std::lock_guard lock(mutex_);
+  return At(root).next_step;
+}
+
+uint32_t StepTracker::LaneOf(int root, ThreadId thread) const {
+  std::lock_guard lock(mutex_);
+  const ThreadPart* part = FindPart(root, thread);
+  return part == nullptr ? 0 : part->lane;
+}
+
+std::optional<uint64_t> StepTracker::OpenStep(int root, ThreadId thread) const {
+  const uint32_t index = LaneOf(root, thread);
+  std::lock_guard lock(mutex_);
+  const Lane& lane = At(root).lanes[index];
+  return lane.open ? std::optional(lane.step) : std::nullopt;
+}
+
+uint64_t StepTracker::steps_ended(int root) const {
+  std::lock_guard lock(mutex_);
+  return At(root).ended;
+}
+
+bool StepTracker::manual(int root) const {
+  std::lock_guard lock(mutex_);
+  return At(root).manual;
+}
+
+bool StepTracker::writes_arithmetic(int root) const {
+  std::lock_guard lock(mutex_);
+  return At(root).arithmetic;
+}
+
+bool StepTracker::writes_unseen(int root) const {
+  std::lock_guard lock(mutex_);
+  return At(root).inferred != 0;
+}
+
+bool StepTracker::trains_in_evaluation(int root) const {
+  std::lock_guard lock(mutex_);
+  return At(root).evaluation_trains;
+}
+
+bool StepTracker::side_by_side(int root) const {
+  std::lock_guard lock(mutex_);
+  return At(root).side_by_side;
+}
+
+bool StepTracker::WatchesWeights(int root_index) const {
+  std::lock_guard lock(mutex_);
+  const Root& root = At(root_index);
+  if (root.manual || root.seen) return false;
+  return std::any_of(root.lanes.begin(), root.lanes.end(), [](const Lane& lane) { return !lane.walks.empty(); });
+}
+
+bool StepTracker::OthersWrite(int root, ThreadId thread) const {
+  std::lock_guard lock(mutex_);
+  return At(root).side_by_side && OthersWriteLocked(root, thread, true);
+}
+
+void StepTracker::SetDue(int root, uint32_t lane, bool due, bool next_due) {
+  std::lock_guard lock(mutex_);
+  At(root).lanes[lane].due = due && At(root).lanes[lane].open;
+  At(root).next_due = next_due;
+}
+
+void StepTracker::SetWatching(int root, bool watching) {
+  std::lock_guard lock(mutex_);
+  At(root).watching = watching;
+}
+
+void StepTracker::Rest(int root) {
+  std::lock_guard lock(mutex_);
+  if (At(root).ended == 0) At(root).resting = true;
+}
+
+bool StepTracker::Awake(int root_index) const {
+  std::lock_guard lock(mutex_);
+  const Root& root = At(root_index);
+  bool open = false;
+  for (const Lane& lane : root.lanes) {
+    if (!lane.used) continue;
+    if (lane.closing) return true;
+    open |= lane.open;
+    if (lane.open && lane.due && !root.resting) return true;
+    // Gradients that wait for their write. Where writes are not seen nobody waits; now and then one listens again.
+    const bool waits = root.inferred == 0 || root.ended % kListenAgain == 0;
+    for (const Walk& walk : lane.walks) {
+      if (walk.accumulated && waits && !(walk.claimed && root.resting)) return true;
+    }
+  }
+  if (root.watching && !open) return true;
+  if (root.resting) return false;
+  if (root.next_due && (!open || root.inferred != 0 || root.side_by_side)) return true;
+  if (root.inferred != 0 && !root.accumulates) return true;  // only its passes are heard of
+  return root.ended < 1 || (root.ended < kLearningSteps && !root.arithmetic && !root.manual);
+}
+
+}  // namespace ikkuna::probe

@@ -1,0 +1,321 @@
+// StepTracker: the life of the steps of every root, from what a front end sees: events go in, what to do comes back.
+//
+// It knows no tensors and calls nobody. A front end (LibTorch, C) tells it that a pass begins, that backward walked a
+// pass, that gradients arrived, that backward ended, that parameters were written, that the trainer said where a step
+// ends; it answers which step and pass that belongs to, which step has ended with which passes, and whether operators
+// have to be heard. Thread rule: any thread, one mutex, held for the few lines of one event and under no other lock.
+//
+// A root has lanes; each holds at most one open step. Lane 0 is everybody's: passes of any thread join its step, and
+// the thread that writes ends it, whoever ran backward. Threads that were seen to train side by side, each writing for
+// itself, get a lane each. A step takes its number with its first training pass (or with its first gradient, where the
+// pass was not heard), so that nothing a trainer merely says takes one. States of a lane, and what moves them:
+//
+//   event             | idle            | forward                | pending (gradients came)
+//   ------------------+-----------------+------------------------+------------------------------------------------------
+//   BeginPass         | -> forward,     | joins                  | joins; a loop whose writes are not seen: weights
+//   that
+//                     | takes a number  |                        | moved since end the step (inferred) -> forward
+//   Gradient          | -> pending,     | -> pending             | first of a backward pass: gradients that were
+//   cleared
+//                     | takes a number  |                        | since the last one end the step before: skipped, or
+//                     |                 |                        | inferred, or forgotten where it was for another
+//                     root's |                 |                        | step -> pending of the next; kept: joins,
+//                     until 256 |                 |                        | passes and a minute (inferred)
+//   Written, counted  | not a step's    | ends, where gradients  | ends -> idle, or forward if passes are left that no
+//                     |                 | never come by hooks    | backward has reached
+//   Boundary (Step()) | ends (manual)   | ends                   | ends -> idle or forward
+//   EndThread         | the lane goes   | joins lane 0           | joins lane 0
+//
+// A pass is open until its step names it, or it is gone: its graph was destroyed, or more than kMaxOpenPasses are. What
+// a step names are the passes that its backward passes walked: a pass that none reached belongs to no step.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <unordered_map>
+#include <vector>
+
+#include "shared/codes.h"
+
+namespace ikkuna::probe {
+
+using ThreadId = uint32_t;  // from AddThread(); never used again
+using PassId = uint32_t;    // of a root, from 1; 0: none
+using TaskId = int64_t;     // of a backward pass, as the front end numbers them
+
+// Why a step ended.
+enum class StepEndCause : uint8_t {
+  kWritten,   // its parameters were written
+  kBoundary,  // the trainer said so
+  kSkipped,   // its gradients were cleared without a write: a loss scaler skips such a step
+  kInferred,  // the write was not seen
+};
+
+// What the front end found of the gradients when the first of a new backward pass arrived.
+enum class GradientState : uint8_t {
+  kKept,     // those of the backward pass before are still part of them
+  kCleared,  // they were zeroed, dropped or replaced
+};
+
+enum class WriteKind : uint8_t {
+  kArithmetic,  // from the old value: what optimizers do
+  kAssign,      // a new value: loads, swaps, and optimizers written by hand
+  kOther,       // clamp_, fill_: never an optimizer's step
+};
+
+struct StepEnd {
+  uint64_t step = 0;
+  uint32_t lane = 0;
+  StepEndCause cause = StepEndCause::kWritten;
+  std::vector<PassId> passes;  // that the step is made of, ascending
+  uint16_t flags() const {
+    if (cause == StepEndCause::kSkipped) return kFlagStepSkipped;
+    return cause == StepEndCause::kInferred ? uint16_t{kFlagStepInferred} : uint16_t{0};
+  }
+};
+
+// A step that ended and whose update was open until now.
+struct StepToClose {
+  uint32_t lane = 0;
+  uint64_t step = 0;
+  bool spanned = false;  // others have written since: the update is not this step's alone
+};
+
+class StepTracker {
+ public:
+  // Of a step that keeps accumulating: both are passed before its end is inferred.
+  static constexpr uint32_t kMaxAccumulated = 256;
+  static constexpr uint64_t kMaxAccumulationNs = 60'000'000'000;
+  // Passes that no backward has reached and whose graph still stands; a trainer may keep them for ever.
+  static constexpr size_t kMaxOpenPasses = 1024;
+  // Early steps: see what is there, and how this loop writes.
+  static constexpr uint64_t kLearningSteps = 8;
+  // Steps of other roots after which one that has not begun a pass with gradients is taken for one that never trains.
+  static constexpr uint64_t kStepsOfOthers = 64;
+  // In a loop whose writes are not seen, each so-manieth step listens for one again.
+  static constexpr uint64_t kListenAgain = 64;
+
+  // --- Roots and threads.
+  int AddRoot(uint64_t start_step, bool manual);
+  ThreadId AddThread();
+  // The thread is gone; its lanes are everybody's.
+  void EndThread(ThreadId thread);
+
+  // --- Passes.
+  struct PassOptions {
+    bool recorded = false;  // something of it is published: it is named or forgotten, and open until then
+    bool moved = false;  // the weights are not what they were when the last backward pass ended, see WatchesWeights()
+    bool evaluating = false;  // the root is in evaluation mode
+    uint64_t now_ns = 0;
+  };
+  struct PassBegun {
+    PassId pass = 0;
+    uint32_t lane = 0;
+    uint64_t step = 0;
+    bool opened = false;                // the step begins with it
+    std::optional<StepEnd> ended;       // the step before it ends here
+    std::vector<StepToClose> to_close;  // before anything of the pass is taken
+  };
+  PassBegun BeginPass(int root, ThreadId thread, const PassOptions& options);
+  // A number for what is no pass of a step: an evaluation batch. It stays open until PassesTold().
+  PassId NextPass(int root);
+  // No backward can reach it any more.
+  void PassGone(int root, PassId pass);
+  // Backward reaches a recorded pass. Where `numbered`, what this walk gives of layer gradients is published under a
+  // number of its own, which is returned (the same for each call of one walk): of a pass that is walked several times
+  // the last walk before the write counts, and only its number is named. Else 0.
+  PassId Walked(int root, ThreadId thread, PassId pass, TaskId task, bool numbered);
+  // The marker that names them is published.
+  void PassesTold(int root, const std::vector<PassId>& passes);
+  // The lowest pass that may still be named or published: what lies below and was not named belongs to no step.
+  PassId LowestOpen(int root) const;
+
+  // --- Backward.
+  struct GradientOptions {
+    GradientState state = GradientState::kKept;
+    bool moved = false;
+    uint64_t now_ns = 0;
+  };
+  // The first gradient of this root in `task` on this thread. A step that ends with it, and updates to be taken before.
+  struct GradientCame {
+    std::optional<StepEnd> ended;
+    std::vector<StepToClose> to_close;
+    uint32_t lane = 0;
+    uint64_t step = 0;
+    bool opened = false;
+  };
+  GradientCame Gradient(int root, ThreadId thread, TaskId task, const GradientOptions& options);
+  // Of all roots. It may have thrown.
+  void EndBackward(ThreadId thread, TaskId task);
+  // Whether gradients wait for a write, so that it matters what becomes of them.
+  bool Pending(int root) const;
+
+  // --- Writes and what the trainer says.
+  struct WriteSeen {
+    std::optional<StepEnd> ended;       // the write counts
+    std::vector<StepToClose> to_close;  // before the gradients of the step are taken
+    bool opened = false;                // the step that ended had no number until now
+    std::optional<uint32_t> closing;    // else: the lane whose finished step this write follows
+    uint32_t lane = 0;                  // whose the thread's writes are
+  };
+  WriteSeen Written(int root, ThreadId thread, WriteKind kind, bool has_gradient);
+  // Step(): none the first time if the write of this very step has ended it already.
+  WriteSeen Boundary(int root, ThreadId thread);
+
+  // --- Evaluation.
+  // A layer of an evaluation pass on this thread; `opened`: the first after another phase. True: a new batch begins
+  // with it. Its first module called again begins one, unless training showed that one batch calls it several times.
+  bool EvaluationLayer(int root, ThreadId thread, int module, bool opened);
+  // Backward reaches an evaluation pass: if a counted write follows, this root trains in evaluation mode.
+  void EvaluationWalked(int root);
+  // The finished steps whose updates end here, where an evaluation pass or an epoch begins on the thread, or (`all`)
+  // everything ends.
+  std::vector<StepToClose> CloseSteps(int root, ThreadId thread, bool all);
+  // The step that has just ended in the lane stays open for its updates.
+  void HoldClosing(int root, uint32_t lane, uint64_t step);
+  // The module that began the pass is called, by this or by a pass that goes on.
+  void FirstModuleCalled(int root, ThreadId thread);
+
+  // --- What is known.
+  uint64_t NextStep(int root) const;                                  // the number that the next step takes
+  std::optional<uint64_t> OpenStep(int root, ThreadId thread) const;  // of the thread's lane
+  uint32_t LaneOf(int root, ThreadId thread) const;
+  uint64_t steps_ended(int root) const;
+  bool manual(int root) const;
+  bool writes_arithmetic(int root) const;
+  bool writes_unseen(int root) const;  // steps end as inferred
+  bool trains_in_evaluation(int root) const;
+  bool side_by_side(int root) const;  // threads write for themselves at the same time
+  // The front end has to look whether weights move between backward and the next pass: how the loop writes is not
+  // known.
+  bool WatchesWeights(int root) const;
+  // Another thread may be in the midst of its writes: what is read of the weights now may be torn.
+  bool OthersWrite(int root, ThreadId thread) const;
+
+  // --- Listening. `due`: the step that is open, or comes next, is wanted; `watching`: evaluation passes are.
+  void SetDue(int root, uint32_t lane, bool due, bool next_due);
+  void SetWatching(int root, bool watching);
+  // The root has made no step for a while: it is taken for one that never trains until it does.
+  void Rest(int root);
+  bool Awake(int root) const;
+
+ private:
+  enum class PassState : uint8_t {
+    kOpen,    // no backward has reached it
+    kWalked,  // one has
+    kNamed,   // its step has ended, or it is an evaluation batch: its marker is to come
+  };
+  struct Pass {
+    PassId id = 0;
+    ThreadId thread = 0;
+    uint32_t lane = 0;
+    PassState state = PassState::kOpen;
+    bool gone = false;
+  };
+  // What one backward pass did in one lane.
+  struct WalkedPass {
+    PassId pass = 0;
+    PassId number = 0;  // under which its layer gradients are published; 0: none are
+  };
+  struct Walk {
+    TaskId task = 0;
+    ThreadId thread = 0;
+    bool accumulated = false;  // gradients came
+    bool ended = false;
+    bool claimed = false;      // another root's write made use of it
+    bool after_clear = false;  // manual steps: of an evaluation that is not the step's first
+    std::vector<WalkedPass> passes;
+  };
+  struct Lane {
+    bool used = false;
+    ThreadId owner = 0;  // 0: everybody's (lane 0), or of a thread that ended and left an update open
+    bool open = false;   // its step has a number
+    uint64_t step = 0;
+    uint64_t opened_ns = 0;
+    uint64_t writes_at_open = 0;
+    bool others_wrote_at_open = false;
+    uint32_t trained = 0;    // passes in training mode begun in this step
+    uint32_t evaluated = 0;  // passes in evaluation mode
+    bool cleared = false;    // manual steps: gradients were cleared within the step
+    bool due = false;
+    std::vector<Walk> walks;
+    // The step that ended last, while its updates are open.
+    bool closing = false;
+    bool closing_doubtful = false;  // an assignment ended it
+    uint64_t closing_step = 0;
+    ThreadId closing_writer = 0;
+    uint64_t closing_writes = 0;  // of the root, when nobody else wrote in between
+    bool closing_spanned = false;
+  };
+  struct ThreadPart {  // of a root
+    uint32_t lane = 0;
+    bool writes_itself = false;  // a write of its own ended a step that its own backward made
+    bool active = false;         // a pass or backward pass of its since its last write, or since one took it over
+    bool robbed = false;         // another's write ended the step of its backward pass
+    bool left = false;           // another's write left its pass behind
+    bool doubted = false;        // another thread wrote while its own write was awaited
+    bool writing = false;        // since its counted write it began nothing else
+    int evaluation_first = -1;
+    uint32_t evaluation_calls = 0;
+    uint32_t unit_calls = 0;  // of the first module since the last backward pass
+  };
+  struct Thread {
+    std::vector<TaskId> tasks;  // backward passes under way, the outermost first
+    std::array<std::unique_ptr<ThreadPart>, kMaxRoots> parts;
+  };
+  struct Root {
+    bool manual = false;
+    bool arithmetic = false;   // optimizers write arithmetically here; then assignments are somebody else's
+    bool accumulates = false;  // gradients came by hooks, ever
+    bool seen = false;         // a counted write was
+    bool evaluation_trains = false;
+    bool evaluation_walked = false;  // by a backward pass since the last step
+    bool side_by_side = false;
+    bool watching = false;
+    bool next_due = false;
+    bool resting = false;  // taken for one that never trains
+    uint64_t next_step = 0;
+    uint64_t ended = 0;
+    uint64_t others_ended = 0;  // since its own last
+    uint64_t writes = 0;        // steps that were written
+    uint64_t inferred = 0;      // in a row
+    PassId next_pass = 1;
+    uint32_t unit = 0;  // calls of the first module between two backward passes; 0: not known
+    bool unit_varies = false;
+    std::vector<Lane> lanes;
+    std::vector<Pass> passes;  // ascending
+  };
+
+  // All with the mutex held.
+  Root& At(int root) { return roots_[static_cast<size_t>(root)]; }
+  const Root& At(int root) const { return roots_[static_cast<size_t>(root)]; }
+  ThreadPart& PartOf(int root, ThreadId thread);
+  const ThreadPart* FindPart(int root, ThreadId thread) const;
+  static Pass* FindPass(Root& root, PassId pass);
+  PassId AddPass(Root& root, ThreadId thread, uint32_t lane, PassState state);
+  static void DropPass(Root& root, PassId pass, bool only_if_gone);
+  TaskId Outermost(ThreadId thread, TaskId task);
+  static Walk& WalkIn(Lane& lane, ThreadId thread, TaskId task);
+  static bool Accumulated(const Lane& lane);
+  uint32_t LaneFor(int root, ThreadId thread);
+  void MergeIntoShared(int root, uint32_t lane);
+  bool OthersWriteLocked(int root, ThreadId thread, bool now) const;
+  bool Open(int root, uint32_t lane, ThreadId thread, uint64_t now_ns);
+  StepEnd End(int root, uint32_t lane, StepEndCause cause, ThreadId writer, TaskId except);
+  static void Forget(Root& root, Lane& lane, TaskId except);
+  void Claim(int root, TaskId task);
+  static bool TakeClosing(const Root& root, Lane& lane, std::vector<StepToClose>* to_close);
+  std::optional<uint32_t> LaneToEnd(int root, ThreadId thread, bool arithmetic);
+  void NoteOtherThreads(int root, const Lane& lane, ThreadId writer);
+
+  mutable std::mutex mutex_;
+  // Guarded by mutex_.
+  std::vector<Root> roots_;
+  std::unordered_map<ThreadId, Thread> threads_;
+  ThreadId next_thread_ = 1;
+};
+
+}  // namespace ikkuna::probe
