@@ -53,7 +53,7 @@ std::optional<Kind> KindFromName(std::string_view name) {
 
 bool IsKnownKind(uint8_t code) { return (code >= 1 && code <= 13) || (code >= 16 && code <= 27); }
 
-bool IsKnownRecordType(uint8_t code) { return code >= 1 && code <= 5; }
+bool IsKnownRecordType(uint8_t code) { return code >= 1 && code <= 6; }
 
 bool IsKnownDType(uint8_t code) { return code >= 1 && code <= 10; }
 
@@ -105,6 +105,8 @@ std::string_view DropReasonName(DropReason reason) {
       return "reentrant";
     case DropReason::kFailed:
       return "failed";
+    case DropReason::kUnnamed:
+      return "unnamed";
   }
   return "invalid";
 }

@@ -69,6 +69,7 @@ enum class RecordType : uint8_t {
   kScalar = 3,   // one f64
   kText = 4,     // u32 length and up to 124 bytes of UTF-8
   kMarker = 5,   // samples and passes: batch_finished, passes_named; nothing: batch_started and its like
+  kVoid = 6,     // nothing: its publisher failed between reserving and committing; names the bytes it had reserved
 };
 bool IsKnownRecordType(uint8_t code);
 
@@ -145,9 +146,10 @@ enum class DropReason : uint8_t {
   kOversize = 3,   // the payload can never fit its space
   kContended = 4,  // another thread held the reservation lock beyond the bounded spin
   kReentrant = 5,  // a publish was entered from within a publish of the same thread
-  kFailed = 6,     // an internal error while reading the tensor
+  kFailed = 6,     // an internal error before a slot was reserved
+  kUnnamed = 7,    // what it belongs to has no id: a limit on names was reached
 };
-constexpr size_t kDropReasonCount = 7;
+constexpr size_t kDropReasonCount = 8;
 std::string_view DropReasonName(DropReason reason);
 
 // What a demand entry asks for: numbers of the tensor, or the tensor itself.

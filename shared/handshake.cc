@@ -92,12 +92,16 @@ Result<Received> Receive(int socket_fd) {
   TakeFds(message, received.fds);
   if (bytes == 0) return Error{ErrorCode::kFailedPrecondition, "the peer closed the connection"};
   if ((message.msg_flags & MSG_TRUNC) != 0) return Corrupt("is longer than any may be");
-  if ((message.msg_flags & MSG_CTRUNC) != 0) return Corrupt("carries more descriptors than any may");
+  if ((message.msg_flags & MSG_CTRUNC) != 0) {
+    if (received.fds.size() == kFdRoom) return Corrupt("carries more descriptors than any may");
+    return Error{ErrorCode::kResourceExhausted,
+                 "this process has no descriptor left for the one that the peer sent; raise its limit (ulimit -n)"};
+  }
   received.bytes.resize(static_cast<size_t>(bytes));
   return received;
 }
 
-std::string Name(const std::string& text) { return CleanUtf8(text, kMaxNameBytes); }
+std::string Name(const std::string& text) { return WireName(text, kMaxNameBytes); }
 
 // Takes a field of the message into `out`; false when it is missing or malformed.
 template <typename T>

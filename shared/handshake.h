@@ -83,7 +83,8 @@ Result<UniqueFd> ListenForProducers(const std::string& directory, bool allow_oth
 // anybody could have made) of the user who owns the directory: tensors go to nobody else.
 Result<UniqueFd> ConnectToDaemon(const std::string& directory);
 
-// All sends are MSG_DONTWAIT|MSG_NOSIGNAL. Texts are cleaned and cut to kMaxNameBytes, a reason to kMaxReasonBytes.
+// All sends are MSG_DONTWAIT|MSG_NOSIGNAL. Texts are written as WireName() does to kMaxNameBytes, a reason is cut to
+// kMaxReasonBytes.
 constexpr size_t kMaxReasonBytes = 1024;
 Status SendHello(int socket_fd, const Hello& hello, int pub_fd);
 Status SendWelcome(int socket_fd, const Welcome& welcome, int ctl_fd);
@@ -98,7 +99,7 @@ struct ReceivedWelcome {
   UniqueFd ctl_fd;
 };
 // Non-blocking: kUnavailable when nothing is there yet, kFailedPrecondition when the peer closed the connection,
-// kCorrupt for a message that breaks the format. A descriptor that is not returned has been closed.
+// kCorrupt for a message that breaks the format, kResourceExhausted where its descriptor found no room here. A descriptor that is not returned has been closed.
 Result<ReceivedHello> ReceiveHello(int socket_fd);
 Result<std::variant<ReceivedWelcome, Reject>> ReceiveAnswer(int socket_fd);
 

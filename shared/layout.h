@@ -32,7 +32,7 @@ constexpr uint32_t kDefaultRingSlots = 16384;  // 4 MiB: 160 steps of 100 record
 constexpr uint32_t kMaxRingSlots = 1u << 22;   // 1 GiB of records: bounds what a peer can make us map
 constexpr uint64_t kDefaultArenaBytes = 256ull << 20;
 constexpr uint64_t kMaxArenaBytes = 64ull << 30;         // bounds the address space a peer can make us map
-constexpr uint64_t kDefaultRegistryBytes = 16ull << 20;  // sparse; 65,536 modules with parameters of usual names
+constexpr uint64_t kDefaultRegistryBytes = 32ull << 20;  // sparse; all modules and parameters there may be, of usual names
 constexpr uint64_t kMaxRegistryBytes = 256ull << 20;
 constexpr uint64_t kPayloadAlign = 64;
 
@@ -97,7 +97,7 @@ struct Record {
   int64_t sizes[kMaxDims];  // the first ndim hold; the rest are 0
   union {
     TensorStats stats;   // kSummary
-    PayloadRef payload;  // kTensor
+    PayloadRef payload;  // kTensor, kVoid
     double scalar;       // kScalar
     MarkerInfo marker;   // kMarker
     InlineText text;     // kText
@@ -188,7 +188,7 @@ struct PubStatus {
   uint32_t shift_tensor;                  // budget: periods of whole tensors are multiplied by 2^shift
   uint32_t shift_summary;                 // of statistics
   uint32_t shift_scalar;                  // of scalars
-  uint32_t threads_seen;                  // training threads that published
+  uint32_t reserved0;
   uint32_t control;                       // Control
   uint32_t budget_ppm;                    // share of the step time allowed, parts per million; 0: no budget
   uint64_t fixed_ns;                      // of probe_ns, at steps of which nothing was due

@@ -14,6 +14,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "shared/base/result.h"
@@ -64,9 +65,20 @@ class PubWriter {
   PubWriter(const PubWriter&) = delete;
   PubWriter& operator=(const PubWriter&) = delete;
 
-  // --- Registry. False and a count when it is full or the entry can never be valid: the thing then has id 0. Names are
-  // cut to kMaxNameBytes at a UTF-8 boundary, `second` to kMaxSecondBytes; bytes that are no UTF-8 become '?'. May make
-  // a system call when it grows into pages not backed yet.
+  // --- Registry. Names are written as EncodeEntry says. What its last bytes are kept for is notes: that it is full can
+  // still be said in it.
+  enum class Appended {
+    kDone,
+    kRefused,   // full, or the entry can never be valid: counted, and the thing has id 0
+    kUnbacked,  // needs BackRegistry() first; nothing is counted
+  };
+  // Makes no system call.
+  Appended TryAppend(const RegistryEntry& entry) noexcept;
+  // Gives the registry its next pages, without a lock; at its end or out of memory it does nothing, and TryAppend()
+  // refuses. The service thread does so ahead of use (RegistryRunsShort()), others only when they are ahead of it.
+  void BackRegistry() noexcept;
+  bool RegistryRunsShort() const noexcept;
+  // Both: true when the entry is published.
   bool Append(const RegistryEntry& entry) noexcept;
 
   // --- Arena backing (service thread): fallocate + MADV_POPULATE_WRITE of up to `bytes`, but at most 1/8 of the memory
@@ -80,6 +92,7 @@ class PubWriter {
     Record* record = nullptr;          // null: dropped and counted
     unsigned char* payload = nullptr;  // null for payload_bytes == 0
     uint64_t position = 0;             // ring position
+    PayloadRef place{};                // of the payload
     explicit operator bool() const { return record != nullptr; }
   };
   // Takes one slot and, for payload_bytes > 0, contiguous 64-byte aligned arena bytes. Counts `attempted` first.
@@ -88,6 +101,8 @@ class PubWriter {
   Reservation Reserve(uint64_t payload_bytes) noexcept;
   // Stores seq last, with release (pairs with PubView::Next). Nothing for a dropped reservation.
   void Commit(const Reservation& reservation) noexcept;
+  // In its place when what was to be written cannot be: the reader passes over the record and frees its payload.
+  void CommitVoid(const Reservation& reservation) noexcept;
   // A message that fails before it could reserve: counts attempted and the reason.
   void CountDrop(DropReason reason) noexcept;
 
@@ -117,6 +132,25 @@ class PubWriter {
   void Drop(DropReason reason) noexcept;
   std::unique_ptr<State> state_;
   std::atomic<uint64_t> arena_extent_{0};
+};
+
+// A reservation that is committed whatever happens: as a void record where an exception comes between.
+class OpenReservation {
+ public:
+  OpenReservation(PubWriter& writer, uint64_t payload_bytes) noexcept
+      : writer_(writer), reservation_(writer.Reserve(payload_bytes)) {}
+  ~OpenReservation() { writer_.CommitVoid(reservation_); }
+  OpenReservation(const OpenReservation&) = delete;
+  OpenReservation& operator=(const OpenReservation&) = delete;
+
+  explicit operator bool() const { return static_cast<bool>(reservation_); }
+  Record& record() const { return *reservation_.record; }
+  unsigned char* payload() const { return reservation_.payload; }
+  void Commit() noexcept { writer_.Commit(std::exchange(reservation_, {})); }
+
+ private:
+  PubWriter& writer_;
+  PubWriter::Reservation reservation_;
 };
 
 // A validated message: `record` is the private copy; payload points into the mapping (valid until Release).

@@ -4,6 +4,7 @@
 #include <array>
 #include <bit>
 #include <cstring>
+#include <iterator>
 #include <limits>
 #include <utility>
 
@@ -203,7 +204,8 @@ Result<std::optional<Message>> PubView::Next() {
   CopyOnce(&record, shared, sizeof(Record));
   record.seq = ring_position_ + 1;
   if (const char* fault = CheckRecord(record)) return Corrupt(std::string("record has ") + fault);
-  if (record.type == static_cast<uint8_t>(RecordType::kTensor)) {
+  if (record.type == static_cast<uint8_t>(RecordType::kTensor) ||
+      record.type == static_cast<uint8_t>(RecordType::kVoid)) {
     if (auto read = ReadPayload(*message); !read) return read.error();
   } else if (record.type == static_cast<uint8_t>(RecordType::kText)) {
     // Whoever shows it needs UTF-8; a text that is none is worth no quarantine.
@@ -218,7 +220,8 @@ Result<std::optional<Message>> PubView::Next() {
 
 Status PubView::ReadPayload(Message& message) {
   const PayloadRef& ref = message.record.payload;
-  message.payload_bytes = ref.bytes;
+  const bool is_void = message.record.type == static_cast<uint8_t>(RecordType::kVoid);
+  if (!is_void) message.payload_bytes = ref.bytes;
   if (message.record.space != static_cast<uint8_t>(Space::kHostArena) || ref.bytes == 0) return {};
   // The record was committed after the extent's entry, so that the entry is there to be seen.
   if (arena_extent_ == 0) {
@@ -235,7 +238,7 @@ Status PubView::ReadPayload(Message& message) {
     return Corrupt("payload lies where the arena is not reserved");
   }
   arena_position_ = ref.position + rounded;
-  message.payload = segment_.data() + header_.arena_offset + offset;
+  if (!is_void) message.payload = segment_.data() + header_.arena_offset + offset;
   return {};
 }
 
@@ -252,23 +255,63 @@ uint64_t PubView::SkipHole() {
   return skipped;
 }
 
+namespace {
+
+// Each word by one load of its own size, which is how it was stored: two halves read at once may be of two moments.
+void CopyWord(uint64_t& to, const uint64_t& from) { to = LoadAcquire(from); }
+void CopyWord(uint32_t& to, const uint32_t& from) { to = LoadAcquire(from); }
+void CopyWord(int64_t& to, const int64_t& from) {
+  to = std::atomic_ref<int64_t>(const_cast<int64_t&>(from)).load(std::memory_order_acquire);
+}
+
+void CopyRoot(RootStatus& to, const RootStatus& from) {
+  CopyWord(to.phase, from.phase);
+  CopyWord(to.epoch, from.epoch);
+  CopyWord(to.step, from.step);
+  CopyWord(to.samples_seen, from.samples_seen);
+  CopyWord(to.last_step_ns, from.last_step_ns);
+  CopyWord(to.steps_due, from.steps_due);
+  CopyWord(to.start_step, from.start_step);
+}
+
+}  // namespace
+
+// The order of the words does not matter, but for the clock pair and `attempted`.
 StatusSnapshot PubView::ReadStatus() {
   const PubStatus& shared = shared_status();
   StatusSnapshot now;
-  // Word by word: each is atomic, their order does not matter but for the clock pair and `attempted` below.
-  const auto* words = reinterpret_cast<const uint64_t*>(&shared);
-  std::array<uint64_t, sizeof(PubStatus) / sizeof(uint64_t)> copy;
-  for (size_t i = 0; i < copy.size(); ++i) copy[i] = LoadAcquire(words[i]);
-  std::memcpy(&now.status, copy.data(), sizeof(PubStatus));
-  now.status.attempted = LoadAcquire(shared.attempted);
-  // Pairs with PubWriter::WriteClock: an even generation on both sides of the copy.
-  const uint64_t generation = now.status.clock_generation;
-  if (generation % 2 != 0 || LoadAcquire(shared.clock_generation) != generation) {
-    now.status.clock_generation = last_status_.status.clock_generation;
-    now.status.clock_monotonic_ns = last_status_.status.clock_monotonic_ns;
-    now.status.clock_unix_ns = last_status_.status.clock_unix_ns;
+  PubStatus& copy = now.status;
+  CopyWord(copy.clock_generation, shared.clock_generation);
+  CopyWord(copy.clock_monotonic_ns, shared.clock_monotonic_ns);
+  CopyWord(copy.clock_unix_ns, shared.clock_unix_ns);
+  // Pairs with PubWriter::WriteClock: an even generation on both sides of the pair.
+  if (copy.clock_generation % 2 != 0 || LoadAcquire(shared.clock_generation) != copy.clock_generation) {
+    copy.clock_generation = last_status_.status.clock_generation;
+    copy.clock_monotonic_ns = last_status_.status.clock_monotonic_ns;
+    copy.clock_unix_ns = last_status_.status.clock_unix_ns;
   }
-  for (const uint64_t dropped : now.status.dropped) now.dropped_total += dropped;
+  CopyWord(copy.state, shared.state);
+  CopyWord(copy.attempt, shared.attempt);
+  CopyWord(copy.command_done, shared.command_done);
+  CopyWord(copy.command_late, shared.command_late);
+  CopyWord(copy.registry_count, shared.registry_count);
+  CopyWord(copy.registry_used_bytes, shared.registry_used_bytes);
+  CopyWord(copy.registry_rejected, shared.registry_rejected);
+  CopyWord(copy.reserved, shared.reserved);
+  CopyWord(copy.arena_tail, shared.arena_tail);
+  for (size_t i = 0; i < std::size(copy.dropped); ++i) CopyWord(copy.dropped[i], shared.dropped[i]);
+  CopyWord(copy.probe_ns, shared.probe_ns);
+  CopyWord(copy.step_ns, shared.step_ns);
+  CopyWord(copy.steps_timed, shared.steps_timed);
+  CopyWord(copy.shift_tensor, shared.shift_tensor);
+  CopyWord(copy.shift_summary, shared.shift_summary);
+  CopyWord(copy.shift_scalar, shared.shift_scalar);
+  CopyWord(copy.control, shared.control);
+  CopyWord(copy.budget_ppm, shared.budget_ppm);
+  CopyWord(copy.fixed_ns, shared.fixed_ns);
+  for (size_t i = 0; i < kMaxRoots; ++i) CopyRoot(copy.roots[i], shared.roots[i]);
+  CopyWord(copy.attempted, shared.attempted);
+  for (const uint64_t dropped : copy.dropped) now.dropped_total += dropped;
   last_status_ = now;
   return now;
 }

@@ -44,6 +44,10 @@ constexpr int kSpinMax = 256;
 constexpr uint64_t kArenaShare = 8;
 // The registry gets its pages in steps of this size, so that few appends make a system call.
 constexpr uint64_t kRegistryBackStep = 256 << 10;
+// So much is kept backed ahead of what is used: a few hundred names.
+constexpr uint64_t kRegistryAhead = 64 << 10;
+// Share of the registry, as a divisor, that only notes and extents may take.
+constexpr uint64_t kNotesShare = 64;
 // Positions never wrap: at their end nothing more is published. A billion records a second take 584 years to get there.
 constexpr uint64_t kEndOfPositions = std::numeric_limits<uint64_t>::max();
 
@@ -133,10 +137,11 @@ struct PubWriter::State {
   alignas(kCacheLine) std::atomic<uint64_t> dropped_total{0};
   std::atomic<bool> peer_lied{false};
 
-  // Guarded by registry_mutex.
+  // Guards the words of the registry. Held for no system call: a training thread may wait for it.
   std::mutex registry_mutex;
-  uint64_t registry_backed = 0;
+  std::atomic<uint64_t> registry_backed{0};  // raised under registry_mutex
 
+  bool BackNext() noexcept;  // false: no page was to be had
   bool TryLock() noexcept;
   void LockWaiting() noexcept;
   void Unlock() noexcept { lock.store(0, std::memory_order_release); }  // pairs with the acquire in TryLock
@@ -224,7 +229,7 @@ Result<std::unique_ptr<PubWriter>> PubWriter::Create(const PubSizes& sizes) {
   state->arena = own.data() + header.arena_offset;
   state->slots = header.ring_slots;
   state->first_position = sizes.first_position;
-  state->registry_backed = registry_backed;
+  state->registry_backed.store(registry_backed, std::memory_order_relaxed);
   state->reserved = state->arena_tail = sizes.first_position;
   state->heads = Heads{sizes.first_position, sizes.first_position};
   StoreRelaxed(state->status->reserved, sizes.first_position);
@@ -244,32 +249,62 @@ PubWriter::~PubWriter() {
   if (publishing == this) publishing = nullptr;
 }
 
-bool PubWriter::Append(const RegistryEntry& entry) noexcept try {
+PubWriter::Appended PubWriter::TryAppend(const RegistryEntry& entry) noexcept try {
   State& s = *state_;
-  if (!s.segment.in_owner()) return false;
+  if (!s.segment.in_owner()) return Appended::kRefused;
   const std::vector<unsigned char> bytes = EncodeEntry(entry);
+  const bool said = entry.type == EntryType::kNote || entry.type == EntryType::kArenaExtent;
+  const uint64_t room = s.header.registry_bytes - (said ? 0 : s.header.registry_bytes / kNotesShare);
   std::lock_guard hold(s.registry_mutex);
   PubStatus& status = *s.status;
   const uint64_t used = LoadRelaxed(status.registry_used_bytes);  // own word, under the mutex
   const uint64_t count = LoadRelaxed(status.registry_count);
-  bool fits = !bytes.empty() && count < kMaxRegistryEntries && bytes.size() <= s.header.registry_bytes - used;
-  if (fits && used + bytes.size() > s.registry_backed) {
-    const uint64_t step = std::min(kRegistryBackStep, s.header.registry_bytes - s.registry_backed);
-    s.registry_backed += s.segment.Back(s.header.registry_offset + s.registry_backed, step);
-    fits = used + bytes.size() <= s.registry_backed;
+  const uint64_t end = used + bytes.size();
+  if (!bytes.empty() && count < kMaxRegistryEntries && end <= room) {
+    if (end > s.registry_backed.load(std::memory_order_relaxed)) return Appended::kUnbacked;
+    std::memcpy(s.segment.data() + s.header.registry_offset + used, bytes.data(), bytes.size());
+    StoreRelaxed(status.registry_used_bytes, end);   // ordered by the store of the count
+    StoreRelease(status.registry_count, count + 1);  // pairs with PubView::LoadRegistry
+    return Appended::kDone;
   }
-  if (!fits) {
-    AddRelaxed(status.registry_rejected, 1);
-    return false;
-  }
-  std::memcpy(s.segment.data() + s.header.registry_offset + used, bytes.data(), bytes.size());
-  StoreRelaxed(status.registry_used_bytes, used + bytes.size());  // ordered by the store of the count
-  StoreRelease(status.registry_count, count + 1);                 // pairs with PubView::LoadRegistry
-  return true;
+  AddRelaxed(status.registry_rejected, 1);
+  return Appended::kRefused;
 } catch (...) {
   // Out of memory while encoding: as good as a full registry.
   AddRelaxed(state_->status->registry_rejected, 1);
-  return false;
+  return Appended::kRefused;
+}
+
+// Two threads that do it at once give the same pages twice, which is once.
+bool PubWriter::State::BackNext() noexcept {
+  const uint64_t backed = registry_backed.load(std::memory_order_relaxed);
+  const uint64_t step = std::min(kRegistryBackStep, header.registry_bytes - backed);
+  if (step == 0) return false;
+  const uint64_t end = backed + segment.Back(header.registry_offset + backed, step);
+  std::lock_guard hold(registry_mutex);
+  if (end > registry_backed.load(std::memory_order_relaxed)) registry_backed.store(end, std::memory_order_relaxed);
+  return registry_backed.load(std::memory_order_relaxed) > backed;
+}
+
+void PubWriter::BackRegistry() noexcept {
+  if (in_owner()) static_cast<void>(state_->BackNext());
+}
+
+bool PubWriter::RegistryRunsShort() const noexcept {
+  if (!in_owner()) return false;
+  const uint64_t backed = state_->registry_backed.load(std::memory_order_relaxed);
+  return backed < state_->header.registry_bytes &&
+         backed - LoadRelaxed(state_->status->registry_used_bytes) < kRegistryAhead;
+}
+
+bool PubWriter::Append(const RegistryEntry& entry) noexcept {
+  for (;;) {
+    const Appended appended = TryAppend(entry);
+    if (appended != Appended::kUnbacked) return appended == Appended::kDone;
+    if (state_->BackNext()) continue;
+    AddRelaxed(state_->status->registry_rejected, 1);  // out of memory
+    return false;
+  }
 }
 
 uint64_t PubWriter::BackArena(uint64_t bytes) noexcept try {
@@ -330,6 +365,9 @@ PubWriter::Reservation PubWriter::Reserve(uint64_t payload_bytes) noexcept {
     return {};
   }
   const uint64_t position = s.reserved++;
+  // Under the lock, as the position is: of two records the later never shows fewer drops, and the drops between them are
+  // the difference. Relaxed: a count, orders nothing.
+  const uint64_t dropped_total = s.dropped_total.load(std::memory_order_relaxed);
   // `reserved` before `arena_tail`: whoever sees the new tail sees the reservation it belongs to (PubView::LeaveEmpty).
   StoreRelease(s.status->reserved, s.reserved);
   IKKUNA_PUBLISH_POINT(Reserved);
@@ -344,8 +382,9 @@ PubWriter::Reservation PubWriter::Reserve(uint64_t payload_bytes) noexcept {
   Reservation reservation;
   reservation.position = position;
   reservation.record = s.Slot(position);
-  reservation.record->dropped_total = s.dropped_total.load(std::memory_order_relaxed);  // a count, orders nothing
-  reservation.record->payload = PayloadRef{payload_position, payload_bytes, 0, 0};
+  reservation.record->dropped_total = dropped_total;
+  reservation.place = PayloadRef{payload_position, payload_bytes, 0, 0};
+  reservation.record->payload = reservation.place;
   if (payload_bytes > 0) reservation.payload = s.arena + payload_position % extent;
   return reservation;
 }
@@ -357,6 +396,19 @@ void PubWriter::Commit(const Reservation& reservation) noexcept {
   StoreRelease(reservation.record->seq, reservation.position + 1);  // pairs with PubView::Next
   IKKUNA_PUBLISH_POINT(Committed);
   publishing = nullptr;
+}
+
+void PubWriter::CommitVoid(const Reservation& reservation) noexcept {
+  if (reservation.record == nullptr) return;
+  Record& record = *reservation.record;
+  const uint64_t dropped_total = record.dropped_total;
+  const PayloadRef place = reservation.place;
+  std::memset(reinterpret_cast<unsigned char*>(&record) + sizeof record.seq, 0, sizeof record - sizeof record.seq);
+  record.dropped_total = dropped_total;
+  record.type = static_cast<uint8_t>(RecordType::kVoid);
+  record.space = static_cast<uint8_t>(place.bytes != 0 ? Space::kHostArena : Space::kInline);
+  record.payload = place;
+  Commit(reservation);
 }
 
 void PubWriter::Drop(DropReason reason) noexcept {

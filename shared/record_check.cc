@@ -96,9 +96,22 @@ const char* CheckInline(const Record& record) {
   return nullptr;
 }
 
+// Nothing but the place of its payload.
+const char* CheckVoid(const Record& record) {
+  if ((record.kind | record.dtype | record.ndim | record.layout | record.flags | record.module) != 0) {
+    return "a content where a void has none";
+  }
+  const bool in_arena = record.space == static_cast<uint8_t>(Space::kHostArena);
+  if (!in_arena && record.space != static_cast<uint8_t>(Space::kInline)) return "a space where a void has none";
+  if (in_arena != (record.payload.bytes != 0)) return "a void with bytes where its space has none, or none";
+  if (record.payload.event != 0 || record.payload.device != 0) return "a device in a void";
+  return nullptr;
+}
+
 }  // namespace
 
 const char* CheckRecord(const Record& record) {
+  if (record.type == static_cast<uint8_t>(RecordType::kVoid)) return CheckVoid(record);
   if (const char* fault = CheckIds(record)) return fault;
   switch (static_cast<RecordType>(record.type)) {
     case RecordType::kTensor:

@@ -55,7 +55,7 @@ Error Corrupt(const char* what) {
 
 std::vector<unsigned char> EncodeEntry(const RegistryEntry& entry) {
   if (!IsKnownEntryType(static_cast<uint16_t>(entry.type)) || FieldFault(entry) != nullptr) return {};
-  const std::string name = CleanUtf8(entry.name, kMaxNameBytes);
+  const std::string name = WireName(entry.name, kMaxNameBytes);
   const std::string second =
       SecondIsText(entry.type) ? CleanUtf8(entry.second, kMaxSecondBytes) : entry.second.substr(0, kMaxSecondBytes);
   const size_t sizes_bytes = entry.sizes.size() * sizeof(int64_t);

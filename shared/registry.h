@@ -12,7 +12,8 @@
 
 namespace ikkuna::shm {
 
-// The bytes of `entry`, its texts cleaned and cut. Empty when its ids, sizes or type can never be valid.
+// The bytes of `entry`, its name as WireName() writes it, its second text cleaned and cut. Empty when its ids, sizes or
+// type can never be valid.
 std::vector<unsigned char> EncodeEntry(const RegistryEntry& entry);
 
 struct DecodedEntry {

@@ -37,7 +37,10 @@ Result<bip::mapped_region> Map(int fd, bip::mode_t mode, size_t bytes) {
   try {
     return bip::mapped_region(MappableFd{fd}, mode, 0, bytes);
   } catch (const bip::interprocess_exception& e) {
-    return PosixError("cannot map " + std::to_string(bytes) + " bytes of shared memory", e.get_native_error());
+    const int error = e.get_native_error();
+    return PosixError("cannot map " + std::to_string(bytes) + " bytes of shared memory" +
+                          (error == ENOMEM ? " (of the address space, too, there is a limit: ulimit -v)" : ""),
+                      error);
   }
 }
 
@@ -79,7 +82,16 @@ Result<Segment> Segment::Create(const std::string& name, size_t bytes) {
   if (auto checked = CheckFileSizeLimit(name, bytes); !checked) return checked.error();
   Segment segment;
   segment.fd_.reset(memfd_create(name.c_str(), MFD_CLOEXEC | MFD_ALLOW_SEALING));
-  if (!segment.fd_) return PosixError("cannot create shared memory '" + name + "'", errno);
+  if (!segment.fd_) {
+    const int error = errno;
+    const bool missing = error == ENOSYS || error == EPERM || error == EACCES;
+    const bool full = error == EMFILE || error == ENFILE;
+    return PosixError("cannot create shared memory '" + name + "'" +
+                          (missing ? " (memfd_create, which this kernel or sandbox does not allow)"
+                           : full  ? " (there is no descriptor left for it: see ulimit -n)"
+                                   : ""),
+                      error);
+  }
   if (ftruncate(segment.fd(), static_cast<off_t>(bytes)) != 0) {
     return PosixError("cannot size shared memory '" + name + "' to " + std::to_string(bytes) + " bytes", errno);
   }

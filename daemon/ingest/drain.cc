@@ -35,6 +35,11 @@ PayloadSource* Drain::SourceOf(const shm::Message& message) const {
 
 // True when the message is done with; false when it has to wait.
 Result<bool> Drain::TryFinish(shm::Message& message, bool skipped) {
+  if (message.record.type == static_cast<uint8_t>(RecordType::kVoid)) {
+    handled_ += skipped ? 0 : 1;
+    voids_ += skipped ? 0 : 1;
+    return true;
+  }
   if (message.record.space == static_cast<uint8_t>(Space::kInline)) {
     if (!skipped) {
       handle_(message);

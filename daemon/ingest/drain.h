@@ -44,7 +44,8 @@ class Drain {
   // Gives up on messages whose payload is not ready. How many.
   uint64_t AbandonWaiting();
 
-  uint64_t handled() const { return handled_; }  // records handed to `handle`
+  uint64_t handled() const { return handled_; }  // records handed to `handle`, and voids
+  uint64_t voids() const { return voids_; }      // records that the probe could not finish: there is nothing in them
   uint64_t waiting() const { return waiting_.size(); }
   uint64_t position() const { return view_.ring_position(); }
 
@@ -69,6 +70,7 @@ class Drain {
 
   std::deque<Waiting> waiting_;
   uint64_t handled_ = 0;
+  uint64_t voids_ = 0;
   uint64_t arena_head_;   // arena bytes before it are no longer used
   shm::Heads published_;  // heads the producer can see
 };

@@ -34,6 +34,7 @@ void ProducerSession::TakeNumbers() {
   std::lock_guard lock(mutex_);
   numbers_.ledger = working_;
   numbers_.missing = graph_->Missing();
+  if (drain_->voids() != 0) numbers_.missing.push_back({"void", drain_->voids()});
   if (!quarantined()) {
     numbers_.pub = view_->ReadStatus();
   } else if (!numbers_.closed) {

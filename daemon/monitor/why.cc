@@ -86,6 +86,10 @@ class Explainer {
               " with a trainer that died over them");
     }
     for (const Count& miss : status.missing) {
+      if (miss.reason == "void" && miss.count != 0) {
+        Say(WhyReason::kDropped, {}, {}, {}, miss.count,
+            std::to_string(miss.count) + " messages are void: the probe failed while it wrote them");
+      }
       for (size_t i = 0; i < kMissReasonCount; ++i) {
         if (miss.count == 0 || miss.reason != MissReasonName(static_cast<MissReason>(i))) continue;
         Say(static_cast<WhyReason>(i), {}, {}, {}, miss.count,

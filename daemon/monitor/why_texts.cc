@@ -128,6 +128,7 @@ std::string_view DropText(const std::string& reason) {
       {"contended", "several threads published at once: rare, and nothing to do about"},
       {"reentrant", "it was published from within a publish of its own thread"},
       {"failed", "the tensor could not be read: see the notes in 'ikkuna status'"},
+      {"unnamed", "there was no room for one more name: see the notes in 'ikkuna status'"},
   };
   for (const auto& [name, text] : kTexts) {
     if (name == reason) return text;

@@ -69,4 +69,13 @@ std::string CleanUtf8(std::string_view text, size_t bytes_max) {
   return clean;
 }
 
+std::string WireName(std::string_view name, size_t bytes_max) {
+  if (name.size() <= bytes_max && IsValidUtf8(name)) return std::string(name);
+  uint64_t hash = 14695981039346656037u;
+  for (const char c : name) hash = (hash ^ static_cast<unsigned char>(c)) * 1099511628211u;
+  std::string mark = "~";
+  for (int shift = 60; shift >= 0; shift -= 4) mark += "0123456789abcdef"[hash >> shift & 15];
+  return CleanUtf8(name, bytes_max - mark.size()) + mark;
+}
+
 }  // namespace ikkuna

@@ -16,4 +16,9 @@ std::string_view CutUtf8(std::string_view text, size_t bytes_max);
 // `text` with each byte that belongs to no valid character replaced by '?', cut to `bytes_max` as above.
 std::string CleanUtf8(std::string_view text, size_t bytes_max);
 
+// A name as it may be written: itself where it is valid and fits, else cleaned, cut, and followed by '~' and 16 digits
+// that are made of all its bytes (FNV-1a), so that two names stay two. The same in every process. `bytes_max` is at
+// least 32.
+std::string WireName(std::string_view name, size_t bytes_max);
+
 }  // namespace ikkuna

@@ -21,12 +21,12 @@ KINDS = {
     21: "bias_updates", 22: "activations", 23: "layer_gradients", 24: "raw_weight_gradients", 25: "exp_avg",
     26: "exp_avg_sq", 27: "buffers",
 }
-TENSOR, SUMMARY, SCALAR, TEXT, MARKER = 1, 2, 3, 4, 5
+TENSOR, SUMMARY, SCALAR, TEXT, MARKER, VOID = 1, 2, 3, 4, 5, 6
 BATCH_FINISHED, PASS_STARTED, PASSES_NAMED = 2, 12, 13  # kinds
 MARKERS = {1, 2, 3, 4, 12, 13}  # kinds
 INLINE, HOST_ARENA, DEVICE_POOL = 1, 2, 3
 ELEMENT_BYTES = {1: 4, 2: 8, 3: 2, 4: 2, 5: 1, 6: 1, 7: 2, 8: 4, 9: 8, 10: 1}
-DROP_REASONS = ["ring_full", "arena_full", "pool_full", "oversize", "contended", "reentrant", "failed"]
+DROP_REASONS = ["ring_full", "arena_full", "pool_full", "oversize", "contended", "reentrant", "failed", "unnamed"]
 POOL, EVENT, EXTENT = 9, 10, 8
 MAX_ID = {1: 16, 2: 65535, 3: 262144, 4: 255, 5: 262144, 6: 262144, 7: 262144, 8: 262144, 9: 16, 10: 262144}
 UNNUMBERED = {6, 7, 8}
@@ -150,6 +150,15 @@ class Pub:
     def record(self, start, arena_tail):
         (seq, time_ns, global_step, dropped_total, module, param, epoch, train_step, pass_, call, root, tag, kind_of,
          kind, dtype, ndim, space, layout, flags) = struct.unpack_from("<QQQQIIIIIHBBBBBBBBH", self.data, start)
+        if kind_of == VOID:
+            result = {"seq": seq, "dropped_total": dropped_total, "type": kind_of, "space": space}
+            size = struct.unpack_from("<Q", self.data, start + 136)[0]
+            check(space == (HOST_ARENA if size else INLINE), "space of a void")
+            check(kind == dtype == ndim == layout == flags == module == 0, "fields of a void")
+            result.update(position=0, bytes=0)
+            if size:
+                self.payload(result, start + 128, size, arena_tail)
+            return result
         sizes = struct.unpack_from("<8q", self.data, start + 64)
         check(kind_of in (TENSOR, SUMMARY, SCALAR, TEXT, MARKER) and kind in KINDS, "type or kind")
         check(global_step < 1 << 63, "step")
@@ -216,7 +225,7 @@ class Pub:
         check(offset + rounded <= self.extent, "payload leaves its arena")
         check(self.arena_position <= position and position + rounded <= arena_tail, "payload is not reserved")
         self.arena_position = position + rounded
-        if result["dtype"] == 1:
+        if result.get("dtype") == 1:
             values = struct.unpack_from("<%df" % (size // 4), self.data, self.arena_offset + offset)
             result["values"] = [number(value) for value in values]
 
@@ -272,7 +281,7 @@ class GoldenSegment(unittest.TestCase):
         pub = Pub(self.data)
         record, ended = pub.ring_offset, pub.ring_offset + 10 * 256  # positions 16: a tensor, 10: a step's end
         lies = {"magic": (0, b"X"), "major": (8, b"\1"), "slots": (76, b"\7"), "ready": (136, b"\0"),
-                "type": (record + 56, b"\6"), "kind": (record + 57, b"\16"), "space": (record + 60, b"\4"),
+                "type": (record + 56, b"\7"), "kind": (record + 57, b"\16"), "space": (record + 60, b"\4"),
                 "size": (record + 64, b"\3"), "negative size": (record + 71, b"\x80"), "flags": (record + 63, b"\1"),
                 "pass of a marker": (ended + 48, b"\1"), "scalar marker": (ended + 56, b"\3"),
                 "first of none": (ended + 144, b"\0"), "first not named": (ended + 160, b"\2"),

@@ -54,7 +54,7 @@ TEST(Codes, DataTypesHaveSizesAndNames) {
 TEST(Codes, OtherTables) {
   for (int code = 0; code < 256; ++code) {
     const auto byte = static_cast<uint8_t>(code);
-    EXPECT_EQ(IsKnownRecordType(byte), code >= 1 && code <= 5) << code;
+    EXPECT_EQ(IsKnownRecordType(byte), code >= 1 && code <= 6) << code;
     EXPECT_EQ(IsKnownLayout(byte), code == 1) << code;
     EXPECT_EQ(IsKnownSpace(byte), code >= 1 && code <= 3) << code;
   }

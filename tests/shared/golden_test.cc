@@ -227,7 +227,7 @@ class Golden {
     return s;
   }
 
-  // Positions 0 to 9 are read, 0 to 3 overwritten by 16 to 19; 19 stays reserved, as a thread in the middle of it leaves it.
+  // Positions 0 to 9 are read, 0 to 4 overwritten by 16 to 20; 20 stays reserved, as a thread in the middle of it leaves it.
   void WriteRing() {
     const float nan = std::numeric_limits<float>::quiet_NaN();
     const float infinity = std::numeric_limits<float>::infinity();
@@ -286,8 +286,24 @@ class Golden {
       record.payload = {1024, 16, 7, 1};
       json = {{"position", 1024}, {"bytes", 16}, {"event", 7}, {"device", 1}};
     });
+    PublishVoid(64);
     Publish(
         64, Kind::kWeights, [](const auto&, Record&, Json&) {}, false);
+  }
+
+  // What a publisher leaves that failed in the middle.
+  void PublishVoid(uint64_t payload_bytes) {
+    const auto reservation = writer_->Reserve(payload_bytes);
+    ASSERT_TRUE(reservation);
+    std::memset(reservation.record->sizes, 0x5a, sizeof reservation.record->sizes);
+    std::memset(reservation.payload, 0, payload_bytes);
+    writer_->CommitVoid(reservation);
+    expected_["records"].push_back({{"seq", reservation.position + 1},
+                                    {"dropped_total", reservation.record->dropped_total},
+                                    {"type", 6},
+                                    {"space", 2},
+                                    {"position", reservation.place.position},
+                                    {"bytes", payload_bytes}});
   }
 
   static void AsMarker(const PubWriter::Reservation&, Record& record, Json&) {
@@ -330,9 +346,9 @@ class Golden {
         {"state", status.state},
         {"attempt", status.attempt},
         {"commands", {9, 8}},
-        {"reserved", 20},
+        {"reserved", 21},
         {"arena_tail", status.arena_tail},
-        {"attempted", 22},
+        {"attempted", 23},
         {"dropped", {{"oversize", 1}, {"failed", 1}}},
         {"root_1", {{"phase", 2}, {"epoch", 3}, {"step", 40}, {"samples_seen", 5120}, {"steps_due", 7}}}};
     expected_["read_from"] = {{"ring_head", kFirstLeft}, {"arena_head", 3648}};

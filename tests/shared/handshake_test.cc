@@ -2,6 +2,7 @@
 #include "shared/handshake.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/mman.h>
@@ -139,11 +140,30 @@ TEST(Handshake, TextsAreCleanedAndCut) {
   ASSERT_TRUE(SendReject(pair.b.get(), {std::string(5000, 'x')}).ok());
   auto received = ReceiveHello(pair.b.get());
   ASSERT_TRUE(received.ok()) << received.error().text;
-  EXPECT_EQ(received->hello.run, std::string(kMaxNameBytes, 'r'));
-  EXPECT_EQ(received->hello.run_id, "a?");
+  EXPECT_EQ(received->hello.run.size(), kMaxNameBytes);
+  EXPECT_EQ(received->hello.run.substr(0, 239), std::string(238, 'r') + "~");
+  // Two runs whose names are alike as far as they can be written are two.
+  EXPECT_EQ(received->hello.run_id.substr(0, 3), "a?~");
+  EXPECT_EQ(received->hello.run_id.size(), 19u);
   auto answer = ReceiveAnswer(pair.a.get());
   ASSERT_TRUE(answer.ok());
   EXPECT_EQ(std::get<Reject>(*answer).reason.size(), kMaxReasonBytes);
+}
+
+// A process that has no descriptor left gets no word of what was sent to it; the peer broke no rule.
+TEST(Handshake, ADescriptorThatFindsNoRoomIsOurOwnLimit) {
+  SocketPair pair;
+  UniqueFd pub = SomeFd();
+  ASSERT_TRUE(SendHello(pair.a.get(), SomeHello(), pub.get()).ok());
+  rlimit limit{};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &limit), 0);
+  const rlimit none{0, limit.rlim_max};  // those that are open stay
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &none), 0);
+  auto received = ReceiveHello(pair.b.get());
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &limit), 0);
+  ASSERT_FALSE(received.ok());
+  EXPECT_EQ(received.error().code, ErrorCode::kResourceExhausted);
+  EXPECT_NE(received.error().text.find("ulimit -n"), std::string::npos) << received.error().text;
 }
 
 TEST(Handshake, NothingYetAndNeverAgainAreTold) {

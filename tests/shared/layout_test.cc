@@ -116,7 +116,6 @@ TEST(Layout, PubStatus) {
   EXPECT_AT(PubStatus, shift_tensor, 344);
   EXPECT_AT(PubStatus, shift_summary, 348);
   EXPECT_AT(PubStatus, shift_scalar, 352);
-  EXPECT_AT(PubStatus, threads_seen, 356);
   EXPECT_AT(PubStatus, control, 360);
   EXPECT_AT(PubStatus, budget_ppm, 364);
   EXPECT_AT(PubStatus, fixed_ns, 368);

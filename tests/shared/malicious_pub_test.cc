@@ -233,7 +233,8 @@ void ExpectEachRefused(const std::vector<RecordLie>& lies, const std::function<b
 const std::vector<RecordLie>& LiesOfAll() {
   static const std::vector<RecordLie> lies = {
       {"type 0", [](Record& r) { r.type = 0; }},
-      {"type 6", [](Record& r) { r.type = 6; }},
+      {"a void with a content", [](Record& r) { r.type = 6; }},
+      {"type 7", [](Record& r) { r.type = 7; }},
       {"kind 0", [](Record& r) { r.kind = 0; }},
       {"kind 14", [](Record& r) { r.kind = 14; }},
       {"kind 2, of a marker", [](Record& r) { r.kind = 2; }},

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <functional>
+#include <set>
 #include <string>
 
 #include "tests/shared/transport_pair.h"
@@ -78,6 +79,62 @@ TEST(Registry, GrowsPastWhatIsBackedAtFirst) {
   EXPECT_EQ(MustReadRegistry(*pair.view).size(), 8000u);
 }
 
+// What does not fit can still be said in the room that is kept for notes.
+TEST(Registry, ANoteFitsWhereNoNameDoes) {
+  TransportPair pair({.ring_slots = 8, .arena_bytes = 0, .registry_bytes = 64 << 10});
+  ASSERT_TRUE(pair.ok());
+  while (pair.writer->Append(Param())) {
+  }
+  RegistryEntry note;
+  note.type = EntryType::kNote;
+  note.second = "the registry is full";
+  EXPECT_TRUE(pair.writer->Append(note));
+  EXPECT_EQ(MustReadRegistry(*pair.view).back().second, "the registry is full");
+}
+
+// No system call under the lock of the registry: who finds it unbacked is told, and nothing is counted.
+TEST(Registry, WhatIsNotBackedIsToldAndBackedAheadOfUse) {
+  auto made = PubWriter::Create({.ring_slots = 8, .arena_bytes = 0, .registry_bytes = 1 << 20});
+  ASSERT_TRUE(made.ok());
+  PubWriter& writer = **made;
+  EXPECT_FALSE(writer.RegistryRunsShort());
+  auto appended = PubWriter::Appended::kDone;
+  uint64_t count = 0;
+  uint64_t short_at = 0;
+  while (appended == PubWriter::Appended::kDone) {
+    if (short_at == 0 && writer.RegistryRunsShort()) short_at = count;
+    appended = writer.TryAppend(Param());
+    count += appended == PubWriter::Appended::kDone ? 1 : 0;
+  }
+  EXPECT_EQ(appended, PubWriter::Appended::kUnbacked);
+  EXPECT_GT(short_at, 0u) << "it runs short before it ends";
+  EXPECT_LT(short_at, count);
+  EXPECT_EQ(writer.status().registry_rejected, 0u);
+  writer.BackRegistry();
+  EXPECT_FALSE(writer.RegistryRunsShort());
+  EXPECT_EQ(writer.TryAppend(Param()), PubWriter::Appended::kDone);
+}
+
+TEST(Registry, NamesThatCannotBeWrittenAsTheyAreStayTwo) {
+  TransportPair pair({.ring_slots = 8, .arena_bytes = 0, .registry_bytes = 65536});
+  ASSERT_TRUE(pair.ok());
+  const std::string names[] = {std::string(255, 'x'),        std::string(255, 'x') + "a", std::string(255, 'x') + "b",
+                               std::string(300, 'x') + "b", "a\xff",                       "a\xfe",
+                               "a?"};
+  RegistryEntry entry = Param();
+  for (const std::string& name : names) {
+    entry.name = name;
+    ASSERT_TRUE(pair.writer->Append(entry));
+  }
+  std::set<std::string> read;
+  for (const RegistryEntry& got : MustReadRegistry(*pair.view)) {
+    EXPECT_LE(got.name.size(), kMaxNameBytes);
+    EXPECT_TRUE(read.insert(got.name).second) << got.name;
+  }
+  EXPECT_EQ(read.count(names[0]), 1u) << "one that fits is itself";
+  EXPECT_EQ(read.count("a?"), 1u);
+}
+
 TEST(Registry, TextsAreCleanedAndCut) {
   TransportPair pair({.ring_slots = 8, .arena_bytes = 0, .registry_bytes = 65536});
   ASSERT_TRUE(pair.ok());
@@ -87,7 +144,8 @@ TEST(Registry, TextsAreCleanedAndCut) {
   ASSERT_TRUE(pair.writer->Append(entry));
   const auto entries = MustReadRegistry(*pair.view);
   ASSERT_EQ(entries.size(), 1u);
-  EXPECT_EQ(entries[0].name, std::string(254, 'x'));
+  EXPECT_EQ(entries[0].name.substr(0, 239), std::string(238, 'x') + "~");
+  EXPECT_EQ(entries[0].name.size(), kMaxNameBytes);
   EXPECT_EQ(entries[0].second.size(), kMaxSecondBytes);
   EXPECT_EQ(entries[0].second.substr(0, 3), "a?y");
 }

@@ -1,6 +1,10 @@
 // The ring: half-written states made by hand, then what each side does with them.
 #include <gtest/gtest.h>
 
+#include <cstring>
+#include <iterator>
+#include <stdexcept>
+
 #include "tests/shared/transport_pair.h"
 
 namespace ikkuna::shm {
@@ -117,6 +121,69 @@ TEST(Ring, ReservationLeftOpenEndsWithItsWriter) {
     EXPECT_TRUE(pair->writer->Reserve(0));
     pair->~TransportPair();
   }
+}
+
+// What is thrown between Reserve and Commit leaves no hole: the reader goes on behind it, its bytes are free again.
+TEST(Ring, AnExceptionLeavesAVoidRecordAndNoHole) {
+  TransportPair pair;
+  ASSERT_TRUE(pair.ok());
+  for (int round = 0; round < 20; ++round) {
+    const uint64_t bytes = round % 2 == 0 ? 1000 : 0;
+    try {
+      OpenReservation open(*pair.writer, bytes);
+      ASSERT_TRUE(open) << round;
+      FillTensor(open.record(), bytes);
+      throw std::runtime_error("no memory for a copy");
+    } catch (const std::runtime_error&) {
+    }
+    ASSERT_TRUE(PublishBytes(*pair.writer, 1000, 7)) << "nor is the thread still inside a publish";
+    const Message message = MustRead(*pair.view);
+    EXPECT_EQ(message.record.type, static_cast<uint8_t>(RecordType::kVoid));
+    EXPECT_EQ(message.record.payload.bytes, bytes);
+    EXPECT_EQ(message.payload, nullptr);
+    EXPECT_EQ(message.payload_bytes, 0u);
+    EXPECT_EQ(MustRead(*pair.view).payload_bytes, 1000u);
+    pair.FreeAll();
+  }
+  EXPECT_EQ(pair.view->ReadStatus().dropped_total, 0u);
+  EXPECT_EQ(pair.view->SkipHole(), 0u);
+}
+
+TEST(Ring, AnOpenReservationIsCommittedOnce) {
+  TransportPair pair;
+  ASSERT_TRUE(pair.ok());
+  {
+    OpenReservation open(*pair.writer, 0);
+    FillScalar(open.record(), 5);
+    open.Commit();
+  }
+  EXPECT_EQ(MustRead(*pair.view).record.scalar, 5);
+  EXPECT_TRUE(ReadsNothing(*pair.view));
+}
+
+// Each word is read as it is stored; no two stand in each other's place.
+TEST(Ring, EveryStatusWordIsRead) {
+  TransportPair pair;
+  ASSERT_TRUE(pair.ok());
+  PubStatus& status = pair.shared_status();
+  uint32_t value = 100;
+  for (uint32_t* word : {&status.state, &status.attempt, &status.shift_tensor, &status.shift_summary,
+                         &status.shift_scalar, &status.control, &status.budget_ppm}) {
+    *word = ++value;
+  }
+  for (uint64_t* word : {&status.command_done, &status.command_late, &status.registry_count,
+                         &status.registry_used_bytes, &status.registry_rejected, &status.reserved, &status.arena_tail,
+                         &status.attempted, &status.probe_ns, &status.step_ns, &status.steps_timed, &status.fixed_ns}) {
+    *word = (uint64_t{1} << 40) + ++value;
+  }
+  for (size_t i = 0; i < std::size(status.dropped); ++i) status.dropped[i] = 1000 + i;
+  for (size_t i = 0; i < kMaxRoots; ++i) {
+    RootStatus& root = status.roots[i];
+    root = {++value, ++value, ++value, ++value, ++value, ++value, ++value, {}};
+  }
+  const StatusSnapshot read = pair.view->ReadStatus();
+  EXPECT_EQ(std::memcmp(&read.status, &status, sizeof status), 0);
+  EXPECT_EQ(read.dropped_total, 8u * 1000 + 28);
 }
 
 TEST(Ring, CountDropAttemptsToo) {

@@ -68,6 +68,28 @@ TEST_F(IngestTest, FromPublishToStore) {
             (std::vector<std::pair<std::string, std::string>>{{"command", "train --lr 0.1"}}));
 }
 
+// What the probe could not finish is passed over, its bytes are given back, and status counts it.
+TEST_F(IngestTest, AVoidRecordIsCountedAndPassedOver) {
+  auto core = MakeCore();
+  TestProducer producer(temp_.sub("dir"));
+  producer.Register();
+  producer.pub().BackArena(1 << 20);
+  ASSERT_TRUE(producer.Connect()) << producer.reject();
+  for (uint64_t step = 0; step < 4; ++step) {
+    { shm::OpenReservation failed(producer.pub(), step % 2 == 0 ? 700'000 : 0); }
+    producer.Step(step, 1);
+    ASSERT_TRUE(AllHandled(*core, producer));
+  }
+  const auto status = core->StatusOf(producer.hello().uuid);
+  EXPECT_EQ(status.state, RunState::kRunning);
+  EXPECT_EQ(status.dropped_total, 0u) << "the second payload found the room of the first";
+  ExpectBalanced(status);
+  ASSERT_EQ(status.missing.size(), 1u);
+  EXPECT_EQ(status.missing[0].reason, "void");
+  EXPECT_EQ(status.missing[0].count, 4u);
+  EXPECT_EQ(core->Values("loss").size(), 4u);
+}
+
 TEST_F(IngestTest, DemandFollowsSubscriptions) {
   auto core = MakeCore();
   TestProducer producer(temp_.sub("dir"));

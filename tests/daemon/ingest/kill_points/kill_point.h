@@ -3,6 +3,8 @@
 // A plan is made before the publish it is for, and holds for this process. Thread rule: per call below.
 #pragma once
 
+#include <functional>
+
 #include "shared/publish_point.h"
 
 namespace ikkuna::shm {
@@ -11,6 +13,8 @@ namespace ikkuna::shm {
 void DieAt(PublishPoint point);
 // The next time the calling thread comes to `point` it stays there for ever.
 void StayAt(PublishPoint point);
+// The next time the calling thread comes to `point` it does so.
+void DoAt(PublishPoint point, std::function<void()> what);
 // How many threads stay.
 int Staying();
 

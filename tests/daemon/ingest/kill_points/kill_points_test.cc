@@ -310,6 +310,23 @@ TEST(KillPoints, WhatWaitsForADeadDeviceIsLost) {
   ExpectBalanced(status);
 }
 
+// A message that is dropped when a place is taken already counts in the record behind it, never in the one before:
+// neighbours' counts differ by exactly what was dropped between them, whichever threads they come from.
+TEST(KillPoints, ADropBehindAReservationCountsInTheNextRecord) {
+  auto made = shm::PubWriter::Create({.ring_slots = 8, .arena_bytes = 0, .registry_bytes = 4096});
+  ASSERT_TRUE(made.ok());
+  shm::PubWriter& writer = **made;
+  shm::DoAt(PublishPoint::kReserved, [&] { writer.CountDrop(DropReason::kFailed); });
+  const auto first = writer.Reserve(0);
+  ASSERT_TRUE(first);
+  EXPECT_EQ(first.record->dropped_total, 0u);
+  writer.CommitVoid(first);
+  const auto second = writer.Reserve(0);
+  ASSERT_TRUE(second);
+  EXPECT_EQ(second.record->dropped_total, 1u);
+  writer.CommitVoid(second);
+}
+
 // The list of the code and the table of the contract name the same points in the same order.
 TEST(KillPoints, AreThoseOfTheLayout) {
   std::ifstream file(IKKUNA_SOURCE_DIR "/shared/layout.md");
