@@ -84,6 +84,15 @@ class Accuracy final : public Subscriber {
     others.erase(partner);
   }
 
+  // Outputs and labels of one loss are of one pass: no half here waits for one there.
+  void Merge(Subscriber& pass) override {
+    const auto& more = static_cast<const Accuracy&>(pass);
+    rows_ += more.rows_;
+    right_ += more.right_;
+    unusable_ |= more.unusable_;
+    lonely_ |= more.lonely_ || !more.outputs_.empty() || !more.labels_.empty();
+  }
+
   void OnStep(const StepInfo&, std::span<const Input>, const ResultsRef& results) override {
     if (unusable_) return;
     if (lonely_ || !outputs_.empty() || !labels_.empty()) return results->Incomplete();

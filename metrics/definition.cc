@@ -1,10 +1,16 @@
 // Which parts of a definition make sense together.
 #include <algorithm>
+#include <stdexcept>
 #include <string>
 
 #include "metrics/subscriber.h"
 
 namespace ikkuna::metrics {
+
+void Subscriber::Merge(Subscriber& pass) {
+  static_cast<void>(pass);
+  throw std::logic_error("it cannot merge the passes of a step");
+}
 
 namespace {
 

@@ -20,6 +20,17 @@ class Texts final : public Subscriber {
       ++left_out_;
     }
   }
+  void Merge(Subscriber& pass) override {
+    auto& more = static_cast<Texts&>(pass);
+    left_out_ += more.left_out_;
+    for (std::string& text : more.texts_) {
+      if (texts_.size() < kTextsMax) {
+        texts_.push_back(std::move(text));
+      } else {
+        ++left_out_;
+      }
+    }
+  }
   void OnStep(const StepInfo&, std::span<const Input> inputs, const ResultsRef& results) override {
     for (std::string& text : texts_) results->Put(inputs[0].subject, Text{std::move(text)});
     for (; left_out_ != 0; --left_out_) results->Incomplete();

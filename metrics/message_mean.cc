@@ -13,6 +13,11 @@ class MeanOfScalars final : public Subscriber {
   void OnStep(const StepInfo&, std::span<const Input> inputs, const ResultsRef& results) override {
     results->Put(inputs.empty() ? Subject{} : inputs[0].subject, sum_ / static_cast<double>(count_));
   }
+  void Merge(Subscriber& pass) override {
+    const auto& more = static_cast<const MeanOfScalars&>(pass);
+    sum_ += more.sum_;
+    count_ += more.count_;
+  }
   void Reset() override {
     sum_ = 0;
     count_ = 0;

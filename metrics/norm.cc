@@ -48,6 +48,7 @@ class PowerNorm final : public Subscriber {
   void OnStep(const StepInfo&, std::span<const Input> inputs, const ResultsRef& results) override {
     results->Put(inputs[0].subject, std::pow(sum_, 1 / order_));
   }
+  void Merge(Subscriber& pass) override { sum_ += static_cast<PowerNorm&>(pass).sum_; }
   void Reset() override { sum_ = 0; }
 
  private:

@@ -56,6 +56,7 @@ struct Input {
   std::string_view module;  // dotted path; empty for META
   std::string_view param;
   uint32_t rank = 0;                   // whose it is
+  uint64_t seq = 0;                    // of the message, ascending as they were published; 0 when merged, or a topic
   uint32_t pass = 0;                   // 0 when merged, or of the step as a whole
   uint16_t call = 0;                   // 0 when merged
   uint16_t flags = 0;                  // RecordFlag
@@ -104,9 +105,15 @@ class Subscriber {
     static_cast<void>(input);
     static_cast<void>(payload);
   }
+  // Delivery::kEachMessage at once: `pass` is of the same definition, and was fed with the messages of a pass of the
+  // step (or this one was, and `pass` with another's). This one takes over what `pass` gathered, as if the messages had
+  // come here; `pass` is reset afterwards. A step's passes come in ascending order, each whole, and not in the order in
+  // which their messages came: Input::seq tells that. Whoever does not merge fails at the first step of two passes.
+  virtual void Merge(Subscriber& pass);
   // The step is whole. Inputs:
   //   kMerged, kLast   everything of this instance's series, module or root (see Scope)
   //   kEachMessage     kSeries, kModule: one, which says what it is about and nothing else; kRoot: none
+  // Messages that are kept for the end of the step come in ascending order of their passes, those of pass 0 first.
   virtual void OnStep(const StepInfo& step, std::span<const Input> inputs, const ResultsRef& results) = 0;
   // Keeps::kStep: forget everything, the next call belongs to another series or step; kMerged is not told, and keeps
   // nothing. Keeps::kRun: never, but the run may end; the messages of a step come right before its OnStep, and only of

@@ -13,10 +13,12 @@
 #include "daemon/graph/intake.h"
 #include "daemon/graph/job_graph.h"
 #include "daemon/graph/open_frames.h"
+#include "daemon/graph/open_passes.h"
 #include "daemon/graph/step_runner.h"
 #include "daemon/graph/subscriber_set.h"
 #include "daemon/graph/work_queue.h"
 #include "shared/base/clock.h"
+#include "shared/passes.h"
 
 namespace ikkuna::graph {
 
@@ -24,6 +26,15 @@ namespace {
 
 // What is true of the step as a whole, whenever its messages were published.
 constexpr uint16_t kStepFlags = kFlagStepInferred | kFlagStepSkipped;
+
+// What passes bring.
+constexpr uint64_t kPassKinds = [] {
+  uint64_t kinds = 0;
+  for (uint8_t code = 1; code < 64; ++code) {
+    if (IsPerCallKind(static_cast<Kind>(code))) kinds |= KindBit(static_cast<Kind>(code));
+  }
+  return kinds;
+}();
 
 class Graph final : public MessageGraph {
  public:
@@ -34,7 +45,8 @@ class Graph final : public MessageGraph {
       : emit_(std::move(emit)),
         intake_(context_),
         runner_(context_, intake_),
-        open_(context_, [this](std::unique_ptr<Frame> frame) { Recycle(std::move(frame)); }) {
+        open_(context_, [this](std::unique_ptr<Frame> frame) { Recycle(std::move(frame)); }),
+        passes_(context_) {
     context_.run = std::move(run);
     context_.parts = std::move(parts);
     context_.mailbox = std::make_shared<Mailbox>();
@@ -55,6 +67,7 @@ class Graph final : public MessageGraph {
     // Filters, slots and series were found by the old names.
     context_.memory.scenes.clear();
     plan_ = std::make_shared<Plan>(plan_->entries(), *context_.run->info());
+    passes_.SetPlan(plan_);
   }
 
   void Handle(const shm::Message& message) override {
@@ -66,6 +79,10 @@ class Graph final : public MessageGraph {
         return Start(record);
       case Kind::kBatchFinished:
         return Close(record);
+      case Kind::kPassStarted:
+        return StartPass(record);
+      case Kind::kPassesNamed:
+        return NamePasses(record);
       case Kind::kEpochStarted:
       case Kind::kEpochFinished:
         return;  // between steps; no subscriber takes markers
@@ -73,9 +90,13 @@ class Graph final : public MessageGraph {
         break;
     }
     Frame* frame = open_.Find(record);
+    if (record.pass != 0) {
+      if (frame != nullptr) open_.Touch(*frame, record.seq);
+      return TakeOfPass(message);
+    }
     if (frame == nullptr) frame = &open_.OpenHeadless(record);
     open_.Touch(*frame, record.seq);
-    if (frame->whole) intake_.Take(*frame, message);
+    if (frame->whole) intake_.Take(frame->contents, message);
   }
 
   bool Refresh() override {
@@ -96,11 +117,12 @@ class Graph final : public MessageGraph {
     if (context_.parts.jobs != nullptr) context_.parts.jobs->Tick(monotonic_ns);
     if (context_.mailbox->any()) TakeLetters();
     open_.Tick(monotonic_ns);
+    passes_.Tick(monotonic_ns);
     if (!context_.events.empty()) EmitEvents();
   }
 
   uint64_t done_seq() const override {
-    uint64_t done = std::min(last_seq_, open_.done_seq());
+    uint64_t done = std::min({last_seq_, open_.done_seq(), passes_.done_seq()});
     for (const auto& [id, frame] : closing_) done = std::min(done, frame->first_seq - 1);
     return done;
   }
@@ -108,6 +130,7 @@ class Graph final : public MessageGraph {
   void Finish(uint64_t deadline_ns) override {
     finished_ = true;
     open_.DropAll();
+    passes_.DiscardAll();
     context_.job.reset();  // nobody waits for this rank any more
     TakeLetters();
     while (!closing_.empty() && context_.mailbox->Wait(deadline_ns)) TakeLetters();
@@ -125,6 +148,7 @@ class Graph final : public MessageGraph {
   void MakePlan() {
     version_ = context_.parts.subscribers->version();  // before the snapshot: what changes meanwhile is seen next time
     plan_ = std::make_shared<Plan>(context_.parts.subscribers->Snapshot(), *context_.run->info());
+    passes_.SetPlan(plan_);
     ForgetRemoved();
   }
 
@@ -153,8 +177,7 @@ class Graph final : public MessageGraph {
   void Start(const shm::Record& record) {
     // The same step again while it is open: its end was lost.
     open_.Discard(record);
-    Scene* scene = plan_->SceneOf(record.root, record.tag, context_.registry, context_.memory, *context_.run,
-                                  context_.share.get());
+    Scene* scene = SceneOf(record);
     std::unique_ptr<Frame> frame;
     if (scene != nullptr && !scene->idle_frames.empty()) {
       frame = std::move(scene->idle_frames.back());
@@ -166,16 +189,75 @@ class Graph final : public MessageGraph {
     open_.Append(std::move(frame));
   }
 
+  Scene* SceneOf(const shm::Record& record) {
+    return plan_->SceneOf(record.root, record.tag, context_.registry, context_.memory, *context_.run,
+                          context_.share.get());
+  }
+
+  void StartPass(const shm::Record& record) {
+    Frame* frame = open_.Find(record);
+    if (frame != nullptr) open_.Touch(*frame, record.seq);
+    // With the plan that its step began with, which is likely to be the one that names it.
+    if (frame != nullptr && frame->whole) {
+      passes_.Begin(record, frame->contents.plan, frame->scene());
+    } else {
+      passes_.Begin(record, plan_, SceneOf(record));
+    }
+  }
+
+  void TakeOfPass(const shm::Message& message) {
+    Pass* pass = passes_.Find(message.record);
+    if (pass == nullptr) return;
+    intake_.Take(pass->contents, message);
+    passes_.Touch(*pass);
+  }
+
+  // What the passes that this marker names have brought belongs to its step.
+  void NamePasses(const shm::Record& record) {
+    Frame* frame = open_.Find(record);
+    if (frame == nullptr && record.kind == static_cast<uint8_t>(Kind::kPassesNamed)) {
+      frame = &open_.OpenHeadless(record);
+    }
+    if (frame != nullptr) open_.Touch(*frame, record.seq);
+    if (record.type != static_cast<uint8_t>(RecordType::kMarker)) return;
+    shm::ForEachNamed(record.marker, [&](uint32_t number) {
+      std::unique_ptr<Pass> pass = passes_.Take(record, number);
+      if (frame != nullptr && frame->whole) Merge(*frame, pass.get());
+      if (pass) passes_.Recycle(std::move(pass));
+    });
+    passes_.DiscardBefore(record.root, record.marker.lowest_open);
+  }
+
+  // `pass`: null if it did not come whole.
+  void Merge(Frame& frame, Pass* pass) {
+    ++frame.passes;
+    if (pass == nullptr) {
+      frame.lacks_passes = true;
+      return;
+    }
+    if (frame.dropped_before > pass->dropped_before) frame.dropped_before = pass->dropped_before;
+    if (frame.scene() == nullptr) return;
+    if (frame.scene() != pass->contents.scene) {
+      frame.lacks_passes = true;  // other subscribers looked at it
+    } else {
+      frame.contents.Merge(context_, pass->contents);
+    }
+  }
+
   void Close(const shm::Record& record) {
+    NamePasses(record);
     std::unique_ptr<Frame> frame = open_.Take(record);
     if (!frame) return;
+    const bool marker = record.type == static_cast<uint8_t>(RecordType::kMarker);
+    if (marker && record.marker.passes != frame->passes) frame->lacks_passes = true;  // a marker was dropped
     const uint64_t dropped = record.dropped_total - frame->dropped_before;
-    if (record.tag == kTagDefault && record.root < steps_.size() && dropped == 0) ++steps_[record.root];
+    const bool whole = dropped == 0 && !frame->lacks_passes;
+    if (record.tag == kTagDefault && record.root < steps_.size() && whole) ++steps_[record.root];
     ClosedSteps& closed = closed_[{frame->root, frame->tag}];
     frame->again = closed.Again(frame->step);
     closed.Close(frame->step);
     const uint64_t began = frame->first_seq;
-    if (frame->scene == nullptr) {
+    if (frame->scene() == nullptr) {
       Recycle(std::move(frame));
     } else {
       Stamp(*frame, record, dropped);
@@ -190,7 +272,7 @@ class Graph final : public MessageGraph {
     const uint64_t unix_offset = static_cast<uint64_t>(UnixNs()) - MonotonicNs();
     frame.id = ++last_id_;
     frame.stamp = {};
-    frame.stamp.timeline = frame.scene->memory->timeline;
+    frame.stamp.timeline = frame.scene()->memory->timeline;
     frame.stamp.step = frame.step;
     frame.stamp.epoch = finished.epoch;
     frame.stamp.unix_ns = static_cast<int64_t>(finished.time_ns + unix_offset);
@@ -199,6 +281,7 @@ class Graph final : public MessageGraph {
     // A producer that does not say which kinds it dropped may have dropped any.
     const uint64_t kinds = marker && finished.marker.dropped_kinds != 0 ? finished.marker.dropped_kinds : ~uint64_t{0};
     frame.dropped_kinds = dropped == 0 ? 0 : kinds;
+    if (frame.lacks_passes) frame.dropped_kinds |= kPassKinds;
   }
 
   Batch BatchOf(const Frame& frame) const {
@@ -212,7 +295,7 @@ class Graph final : public MessageGraph {
   void Run(std::unique_ptr<Frame> frame) {
     Batch batch = BatchOf(*frame);
     std::vector<bool> blocked;
-    for (const auto& [id, earlier] : closing_) AddWaiting(*earlier, *frame->scene, blocked);
+    for (const auto& [id, earlier] : closing_) AddWaiting(*earlier, *frame->scene(), blocked);
     runner_.Advance(*frame, blocked, batch);
     SayRepeated(*frame);
     Emit(std::move(batch));
@@ -228,7 +311,7 @@ class Graph final : public MessageGraph {
   }
 
   static void AddWaiting(const Frame& earlier, const Scene& scene, std::vector<bool>& blocked) {
-    if (earlier.scene != &scene) return;
+    if (earlier.scene() != &scene) return;
     blocked.resize(earlier.nodes.size(), false);
     for (size_t i = 0; i < earlier.nodes.size(); ++i) {
       if (earlier.nodes[i].work == NodeState::Work::kWaits) blocked[i] = true;
@@ -246,7 +329,7 @@ class Graph final : public MessageGraph {
       runner_.TakeLate(frame, std::move(late), batch);
       SayRepeated(frame);
       Emit(std::move(batch));
-      moved.insert(frame.scene);
+      moved.insert(frame.scene());
     }
     for (Scene* scene : moved) AdvanceAll(*scene);
     for (auto at = closing_.begin(); at != closing_.end();) {
@@ -262,7 +345,7 @@ class Graph final : public MessageGraph {
   void AdvanceAll(Scene& scene) {
     std::vector<bool> blocked;
     for (auto& [id, frame] : closing_) {
-      if (frame->scene != &scene) continue;
+      if (frame->scene() != &scene) continue;
       Batch batch = BatchOf(*frame);
       runner_.Advance(*frame, blocked, batch);
       SayRepeated(*frame);
@@ -287,7 +370,7 @@ class Graph final : public MessageGraph {
     if (runner_.TakeRepeated() == 0) return;
     ClosedSteps& closed = closed_[{frame.root, frame.tag}];
     if (!closed.SetRewound()) return;
-    const SceneMemory& memory = *frame.scene->memory;
+    const SceneMemory& memory = *frame.scene()->memory;
     const std::string which = memory.root_name + ", tag " + memory.tag_name + ": step " + std::to_string(frame.step) +
                               " came again after it was closed; its values are refused, as is all until step " +
                               std::to_string(closed.last()) + " is passed. ";
@@ -307,10 +390,10 @@ class Graph final : public MessageGraph {
   }
 
   void Recycle(std::unique_ptr<Frame> frame) {
-    if (frame->scene == nullptr) return;
-    frame->Clear([&](SubscriberEntry& entry, const std::string& what) { context_.Fail(entry, what, frame->step); });
-    const std::shared_ptr<Plan> plan = std::move(frame->plan);
-    Scene* scene = std::exchange(frame->scene, nullptr);
+    if (frame->scene() == nullptr) return;
+    frame->Clear(context_);
+    const std::shared_ptr<Plan> plan = std::move(frame->contents.plan);
+    Scene* scene = std::exchange(frame->contents.scene, nullptr);
     if (plan == plan_ && scene->idle_frames.size() < kMaxIdleFrames) scene->idle_frames.push_back(std::move(frame));
   }
 
@@ -326,6 +409,7 @@ class Graph final : public MessageGraph {
   bool demand_stale_ = false;
   bool demand_changed_ = true;  // nobody was told of the first
   OpenFrames open_;
+  OpenPasses passes_;
   std::map<uint64_t, std::unique_ptr<Frame>> closing_;  // closed, not done; by id
   std::map<std::pair<uint16_t, uint16_t>, ClosedSteps> closed_;
   uint64_t last_id_ = 0;

@@ -1,8 +1,8 @@
 // The graph: the subscribers of one producer and the messages on their way through them.
 //
 // One a producer, on its ingest thread; messages come in order, state is the producer's own. Everything of one step is
-// gathered in a frame (root, tag, step). Statistics of the calls and micro-batches of a series merge in it as if the
-// tensors were concatenated; whole tensors are handed to the subscribers that read them at once, and copied for those
+// gathered in a frame (root, tag, step), everything of a pass by itself until a step names it, which then takes it over.
+// Statistics of the calls and passes of a series merge as if the tensors were concatenated; whole tensors are handed to the subscribers that read them at once, and copied for those
 // that read them later. When the step closes the subscribers run in topological order. What is there then leaves as one
 // Batch; what a queue or a device gives later leaves in batches of its own, with the same stamp, from the ingest thread
 // as well (any call but Demand, done_seq, Missing, steps_observed).

@@ -1,5 +1,6 @@
 #include "daemon/graph/intake.h"
 
+#include "daemon/graph/frame.h"
 #include "shared/base/clock.h"
 #include "shared/stats/merge.h"
 
@@ -14,9 +15,7 @@ using metrics::Scope;
 // Calls of a module are numbered from 0 in each pass, in the order of the forward pass. Of other kinds a number
 // may be left out: an output that does not reach the loss has no gradient.
 bool SkipsCall(const Gathered& gathered, const shm::Record& record) {
-  if (record.kind != static_cast<uint8_t>(Kind::kActivations)) return false;
-  const bool goes_on = gathered.messages != 0 && gathered.pass == record.pass;
-  return record.call > (goes_on ? uint32_t{gathered.call} + 1 : 0);
+  return record.kind == static_cast<uint8_t>(Kind::kActivations) && record.call > gathered.next_call;
 }
 
 bool HasType(const shm::Message& message, RecordType type) { return message.record.type == static_cast<uint8_t>(type); }
@@ -28,6 +27,7 @@ metrics::Input InputOf(const shm::Record& record, const Slot& slot, uint32_t ind
   input.subject = slot.subject;
   input.module = slot.module_name;
   input.param = slot.param_name;
+  input.seq = record.seq;
   input.pass = record.pass;
   input.call = record.call;
   input.flags = record.flags;
@@ -36,16 +36,17 @@ metrics::Input InputOf(const shm::Record& record, const Slot& slot, uint32_t ind
 
 }  // namespace
 
-void Intake::Take(Frame& frame, const shm::Message& message) {
+void Intake::Take(Contents& contents, const shm::Message& message) {
   const shm::Record& record = message.record;
-  if (frame.scene == nullptr || record.kind >= frame.gathering->groups.size()) return;
-  GroupState& state = frame.gathering->groups[record.kind];
+  if (contents.scene == nullptr || record.kind >= contents.gathering->groups.size()) return;
+  GroupState& state = contents.gathering->groups[record.kind];
   if (!state.due) return;
-  SceneMemory& memory = *frame.scene->memory;
+  SceneMemory& memory = *contents.scene->memory;
   Group& group = *memory.groups[record.kind];
   const uint32_t ordinal =
       group.Find({record.module, record.param}, static_cast<DType>(record.dtype), memory.slots, context_.registry);
-  if (ordinal == Group::kNone) return Unnamed(frame, group.kind());
+  if (ordinal == Group::kNone) return Unnamed(contents, group.kind());
+  if (state.touched.empty()) contents.bytes += group.size() * sizeof(Gathered);
   if (state.slots.size() < group.size()) state.slots.resize(group.size());
 
   TensorStats stats;
@@ -53,27 +54,27 @@ void Intake::Take(Frame& frame, const shm::Message& message) {
   const Group::Member& member = group.member(ordinal);
   Offer offer{message, member.slot, ordinal, member.wide, has_stats ? &stats : nullptr};
   Merge(state, offer);
-  for (const Scene::User& user : frame.scene->users[record.kind].each) {
-    const SceneNode& node = frame.scene->nodes[user.node];
-    if (frame.nodes[user.node].work != NodeState::Work::kWaits || !node.Matches(*offer.slot)) continue;
+  for (const Scene::User& user : contents.scene->users[record.kind].each) {
+    const SceneNode& node = contents.scene->nodes[user.node];
+    if (!contents.feeds[user.node].due || !node.Matches(*offer.slot)) continue;
     if (node.entry->ended()) continue;
     if (node.feeding == Feeding::kAtOnce) {
-      Hand(frame, user, offer);
+      Hand(contents, user, offer);
     } else {
-      Keep(frame, user, offer);
+      Keep(contents, user, offer);
     }
   }
 }
 
-void Intake::Unnamed(Frame& frame, Kind kind) {
+void Intake::Unnamed(Contents& contents, Kind kind) {
   context_.Count(MissReason::kUnnamed, 1);
-  const Scene::Users& users = frame.scene->users[static_cast<size_t>(kind)];
+  const Scene::Users& users = contents.scene->users[static_cast<size_t>(kind)];
   for (const auto* list : {&users.merged, &users.each}) {
     for (const Scene::User& user : *list) {
-      NodeState& state = frame.nodes[user.node];
-      if (state.work != NodeState::Work::kWaits) continue;
-      ++state.unnamed;
-      frame.scene->nodes[user.node].entry->Count(MissReason::kUnnamed, 1);
+      NodeFeed& feed = contents.feeds[user.node];
+      if (!feed.due) continue;
+      ++feed.unnamed;
+      contents.scene->nodes[user.node].entry->Count(MissReason::kUnnamed, 1);
     }
   }
 }
@@ -90,14 +91,13 @@ void Intake::Merge(GroupState& state, const Offer& offer) {
     gathered.stats = MergeStats(gathered.stats, *offer.stats);
   }
   ++gathered.messages;
-  gathered.pass = record.pass;
-  gathered.call = record.call;
+  gathered.next_call = uint32_t{record.call} + 1;
   gathered.flags |= record.flags;
 }
 
-FedInstance* Intake::InstanceOf(Frame& frame, uint32_t node_index, const Slot& slot, uint32_t series_key) {
-  SceneNode& node = frame.scene->nodes[node_index];
-  NodeState& state = frame.nodes[node_index];
+FedInstance* Intake::InstanceOf(Contents& contents, uint32_t node_index, const Slot& slot, uint32_t series_key) {
+  SceneNode& node = contents.scene->nodes[node_index];
+  NodeFeed& feed = contents.feeds[node_index];
   FedInstance fresh;
   switch (node.definition().scope) {
     case Scope::kSeries:
@@ -110,25 +110,26 @@ FedInstance* Intake::InstanceOf(Frame& frame, uint32_t node_index, const Slot& s
     default:
       break;
   }
-  if (state.instance_of.size() <= fresh.key) state.instance_of.resize(fresh.key + 1, 0);
-  uint32_t& index = state.instance_of[fresh.key];
+  if (feed.instance_of.size() <= fresh.key) feed.instance_of.resize(fresh.key + 1, 0);
+  uint32_t& index = feed.instance_of[fresh.key];
   if (index == 0) {
     if (node.definition().scope == Scope::kModule) {
-      fresh.slot = frame.scene->memory->slots.Find({slot.subject.module, 0}, context_.registry);
+      fresh.slot = contents.scene->memory->slots.Find({slot.subject.module, 0}, context_.registry);
     }
-    if (!Guarded(context_, *node.entry, frame.step, [&] { fresh.subscriber = node.instances->Rouse(); })) {
+    if (!Guarded(context_, *node.entry, contents.step, [&] { fresh.subscriber = node.instances->Rouse(); })) {
       return nullptr;
     }
-    state.instances.push_back(std::move(fresh));
-    index = static_cast<uint32_t>(state.instances.size());
+    feed.instances.push_back(std::move(fresh));
+    contents.bytes += Contents::kInstanceBytes;
+    index = static_cast<uint32_t>(feed.instances.size());
   }
-  return &state.instances[index - 1];
+  return &feed.instances[index - 1];
 }
 
-void Intake::Hand(Frame& frame, const Scene::User& user, const Offer& offer) {
-  FedInstance* instance = InstanceOf(frame, user.node, *offer.slot, offer.ordinal);
+void Intake::Hand(Contents& contents, const Scene::User& user, const Offer& offer) {
+  FedInstance* instance = InstanceOf(contents, user.node, *offer.slot, offer.ordinal);
   if (instance == nullptr) return;
-  SceneNode& node = frame.scene->nodes[user.node];
+  SceneNode& node = contents.scene->nodes[user.node];
   const shm::Record& record = offer.message.record;
   instance->origin.flags |= record.flags;
   instance->origin.wide |= offer.wide;
@@ -163,35 +164,39 @@ void Intake::Hand(Frame& frame, const Scene::User& user, const Offer& offer) {
     instance->spoiled = true;
     return;
   }
-  Call(frame, user.node, *instance, input, read);
+  Call(contents, user.node, *instance, input, read);
 }
 
-void Intake::Call(Frame& frame, uint32_t node_index, FedInstance& instance, const metrics::Input& input,
+void Intake::Call(Contents& contents, uint32_t node_index, FedInstance& instance, const metrics::Input& input,
                   const metrics::Payload* payload) {
-  SceneNode& node = frame.scene->nodes[node_index];
+  SceneNode& node = contents.scene->nodes[node_index];
   // What is short is not worth a look at the clock for each message.
   const uint64_t began = payload != nullptr ? MonotonicNs() : 0;
-  if (!Guarded(context_, *node.entry, frame.step, [&] { instance.subscriber->OnMessage(input, payload); })) {
+  if (!Guarded(context_, *node.entry, contents.step, [&] { instance.subscriber->OnMessage(input, payload); })) {
     instance.spoiled = true;
     instance.subscriber.reset();
   }
   if (began != 0) node.entry->cpu_ns.fetch_add(MonotonicNs() - began, std::memory_order_relaxed);
 }
 
-void Intake::Keep(Frame& frame, const Scene::User& user, Offer& offer) {
-  SceneNode& node = frame.scene->nodes[user.node];
-  NodeState& state = frame.nodes[user.node];
+void Intake::Keep(Contents& contents, const Scene::User& user, Offer& offer) {
+  SceneNode& node = contents.scene->nodes[user.node];
+  NodeFeed& feed = contents.feeds[user.node];
   const shm::Record& record = offer.message.record;
   KeptInput* kept = nullptr;
   if (node.definition().delivery == Delivery::kLast) {
-    const auto [at, fresh] = state.last_of.try_emplace((uint64_t{user.input} << 32) | offer.slot->number,
-                                                       static_cast<uint32_t>(state.kept.size()));
-    if (!fresh) kept = &state.kept[at->second];
+    const auto [at, fresh] =
+        feed.last_of.try_emplace(LastKey(user.input, *offer.slot), static_cast<uint32_t>(feed.kept.size()));
+    if (!fresh) kept = &feed.kept[at->second];
+    if (kept != nullptr && record.pass == 0 && kept->pass != 0) {
+      kept->flags |= record.flags;  // what belongs to the step as a whole comes before its passes
+      return;
+    }
   }
   uint16_t flags = record.flags;
   if (kept == nullptr) {
-    state.kept.emplace_back();
-    kept = &state.kept.back();
+    kept = &feed.kept.emplace_back();
+    contents.bytes += sizeof(KeptInput);
   } else {
     flags |= kept->flags;
     *kept = {};
@@ -199,6 +204,7 @@ void Intake::Keep(Frame& frame, const Scene::User& user, Offer& offer) {
   kept->index = user.input;
   kept->kind = static_cast<Kind>(record.kind);
   kept->slot = offer.slot;
+  kept->seq = record.seq;
   kept->pass = record.pass;
   kept->call = record.call;
   kept->flags = flags;
@@ -244,10 +250,10 @@ void Intake::KeepContent(const SceneNode& node, Offer& offer, KeptInput& kept) {
   if (kept.withheld) context_.Count(MissReason::kIncomplete, 1, node.entry.get());
 }
 
-void Intake::Feed(Frame& frame, uint32_t node_index, uint32_t input_index, const TopicValue& value) {
-  FedInstance* instance = InstanceOf(frame, node_index, *value.slot, value.slot->number);
+void Intake::Feed(Contents& contents, uint32_t node_index, uint32_t input_index, const TopicValue& value) {
+  FedInstance* instance = InstanceOf(contents, node_index, *value.slot, value.slot->number);
   if (instance == nullptr) return;
-  SceneNode& node = frame.scene->nodes[node_index];
+  SceneNode& node = contents.scene->nodes[node_index];
   instance->origin.flags |= value.flags;
   instance->origin.wide |= value.wide;
   instance->seen |= uint64_t{1} << (input_index % 64);
@@ -278,7 +284,7 @@ void Intake::Feed(Frame& frame, uint32_t node_index, uint32_t input_index, const
     case Content::kText:
       break;
   }
-  Call(frame, node_index, *instance, input, input.payload);
+  Call(contents, node_index, *instance, input, input.payload);
 }
 
 }  // namespace ikkuna::graph

@@ -1,25 +1,27 @@
-// Intake: one message of an open step on its way into the frame: merged, handed to those that read it at once, kept for
-// those that read it later.
+// Intake: one message on its way into what its step or its pass has brought: merged, handed to those that read it at
+// once, kept for those that read it later.
 //
 // Owner: the graph, on its one thread. The bytes of a message are not touched after Take() returns.
 #pragma once
 
 #include <memory>
 
-#include "daemon/graph/frame.h"
+#include "daemon/graph/contents.h"
 #include "daemon/graph/graph_context.h"
 #include "shared/pub.h"
 
 namespace ikkuna::graph {
+
+struct TopicValue;  // frame.h
 
 class Intake {
  public:
   explicit Intake(GraphContext& context) : context_(context) {}
 
   // A message between the markers.
-  void Take(Frame& frame, const shm::Message& message);
+  void Take(Contents& contents, const shm::Message& message);
   // A value of a topic, for a subscriber that is fed (Feeding::kAtOnce), when the step has closed.
-  void Feed(Frame& frame, uint32_t node, uint32_t input, const TopicValue& value);
+  void Feed(Contents& contents, uint32_t node, uint32_t input, const TopicValue& value);
 
  private:
   // The message under way, as several subscribers may want it.
@@ -33,13 +35,13 @@ class Intake {
     bool copied = false;  // or refused
   };
 
-  void Unnamed(Frame& frame, Kind kind);
+  void Unnamed(Contents& contents, Kind kind);
   void Merge(GroupState& state, const Offer& offer);
-  void Hand(Frame& frame, const Scene::User& user, const Offer& offer);
-  void Keep(Frame& frame, const Scene::User& user, Offer& offer);
+  void Hand(Contents& contents, const Scene::User& user, const Offer& offer);
+  void Keep(Contents& contents, const Scene::User& user, Offer& offer);
   void KeepContent(const SceneNode& node, Offer& offer, KeptInput& kept);
-  FedInstance* InstanceOf(Frame& frame, uint32_t node, const Slot& slot, uint32_t series_key);
-  void Call(Frame& frame, uint32_t node, FedInstance& instance, const metrics::Input& input,
+  FedInstance* InstanceOf(Contents& contents, uint32_t node, const Slot& slot, uint32_t series_key);
+  void Call(Contents& contents, uint32_t node, FedInstance& instance, const metrics::Input& input,
             const metrics::Payload* payload);
 
   GraphContext& context_;

@@ -80,6 +80,7 @@ void InputList::Build(std::span<const KeptInput> kept, Content content, const Sl
       input.param = from.slot->param_name;
     }
     if (about != nullptr) input.subject = about->subject;
+    input.seq = from.seq;
     input.pass = from.pass;
     input.call = from.call;
     input.flags = from.flags;

@@ -43,6 +43,7 @@ struct KeptInput {
   uint32_t index = 0;  // which of the subscriber's inputs
   Kind kind = Kind::kInvalid;
   const Slot* slot = nullptr;  // the scene's slots outlive what is kept
+  uint64_t seq = 0;
   uint32_t pass = 0;
   uint16_t call = 0;
   uint16_t flags = 0;

@@ -4,6 +4,8 @@
 #include <tuple>
 #include <utility>
 
+#include "shared/passes.h"
+
 namespace ikkuna::graph {
 
 using metrics::Delivery;
@@ -17,14 +19,16 @@ uint32_t ParamOf(const KeptInput& part) { return part.slot->subject.param; }
 }  // namespace
 
 bool LacksMessages(const Frame& frame, uint32_t index) {
-  const SceneNode& node = frame.scene->nodes[index];
-  return (frame.dropped_kinds & node.kinds) != 0 || frame.nodes[index].unnamed != 0;
+  const SceneNode& node = frame.scene()->nodes[index];
+  const NodeFeed& feed = frame.contents.feeds[index];
+  return ((frame.dropped_kinds | feed.lacks) & node.kinds) != 0 || feed.unnamed != 0;
 }
 
 void WorkBuilder::Build(Frame& frame, uint32_t index, const RegistryIndex& registry, NodeWork& work) {
   frame_ = &frame;
-  node_ = &frame.scene->nodes[index];
+  node_ = &frame.scene()->nodes[index];
   state_ = &frame.nodes[index];
+  feed_ = &frame.contents.feeds[index];
   registry_ = &registry;
   work_ = &work;
   parts_.clear();
@@ -49,11 +53,12 @@ void WorkBuilder::Build(Frame& frame, uint32_t index, const RegistryIndex& regis
 
 void WorkBuilder::Collect() {
   if (node_->feeding == Feeding::kKept) {
-    for (KeptInput& kept : state_->kept) {
+    SortByPass();
+    for (KeptInput& kept : feed_->kept) {
       kept.withheld |= MayMiss(kept.kind);
       parts_.push_back(std::move(kept));
     }
-    state_->kept.clear();
+    feed_->kept.clear();
   }
   for (uint32_t input = 0; input < node_->inputs.size(); ++input) {
     if (node_->inputs[input].group == nullptr) {
@@ -64,9 +69,22 @@ void WorkBuilder::Collect() {
   }
 }
 
+// What belongs to the step as a whole, then pass by pass; a step may name its passes in any order.
+void WorkBuilder::SortByPass() {
+  std::vector<KeptInput>& kept = feed_->kept;
+  uint32_t first = 0;
+  for (const KeptInput& one : kept) {
+    if (one.pass != 0 && (first == 0 || shm::PassBefore(one.pass, first))) first = one.pass;
+  }
+  if (first == 0) return;
+  const auto place = [first](const KeptInput& one) { return one.pass == 0 ? 0 : uint64_t{one.pass - first} + 1; };
+  const auto before = [&](const KeptInput& a, const KeptInput& b) { return place(a) < place(b); };
+  if (!std::is_sorted(kept.begin(), kept.end(), before)) std::stable_sort(kept.begin(), kept.end(), before);
+}
+
 void WorkBuilder::CollectMerged(uint32_t input) {
   const Group& group = *node_->inputs[input].group;
-  const GroupState& gathered = frame_->gathering->groups[static_cast<size_t>(group.kind())];
+  const GroupState& gathered = frame_->contents.gathering->groups[static_cast<size_t>(group.kind())];
   const bool may_miss = MayMiss(group.kind());
   for (const uint32_t ordinal : gathered.touched) {
     const Group::Member& member = group.member(ordinal);
@@ -147,7 +165,7 @@ void WorkBuilder::Modules() {
       seen[parts_[end].index] = true;
       work_->inputs.push_back(std::move(parts_[end]));
     }
-    const Slot* about = frame_->scene->memory->slots.Find({module, 0}, *registry_);
+    const Slot* about = frame_->scene()->memory->slots.Find({module, 0}, *registry_);
     if (about == nullptr || std::find(seen.begin(), seen.end(), false) != seen.end()) {
       ++work_->incomplete;
       work_->inputs.resize(at);
@@ -242,7 +260,7 @@ void WorkBuilder::Whole() {
   }
   const size_t at = work_->inputs.size();
   std::move(parts_.begin(), parts_.end(), std::back_inserter(work_->inputs));
-  AddCall(at, &frame_->scene->memory->slots.whole());
+  AddCall(at, &frame_->scene()->memory->slots.whole());
 }
 
 }  // namespace ikkuna::graph

@@ -34,6 +34,7 @@ class WorkBuilder {
 
  private:
   void Collect();
+  void SortByPass();
   void CollectMerged(uint32_t input);
   void CollectTopic(uint32_t input);
   void Series();
@@ -42,13 +43,16 @@ class WorkBuilder {
   void PairsOfModule(size_t begin, size_t end);
   bool Pair(size_t begin, size_t end, uint32_t param, const std::vector<bool>& for_all);
   void Whole();
-  bool MayMiss(Kind kind) const { return IsPerCallKind(kind) && (frame_->dropped_kinds & KindBit(kind)) != 0; }
+  bool MayMiss(Kind kind) const {
+    return IsPerCallKind(kind) && ((frame_->dropped_kinds | feed_->lacks) & KindBit(kind)) != 0;
+  }
   void AddCall(size_t begin, const Slot* about);
 
   // The node under way.
   Frame* frame_ = nullptr;
   SceneNode* node_ = nullptr;
   NodeState* state_ = nullptr;
+  NodeFeed* feed_ = nullptr;
   const RegistryIndex* registry_ = nullptr;
   NodeWork* work_ = nullptr;
   std::vector<KeptInput> parts_;

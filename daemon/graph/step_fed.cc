@@ -12,11 +12,11 @@ using metrics::Scope;
 // Those that were fed message by message: the step is whole, they may speak.
 void StepRunner::RunFed() {
   if (node_->takes_topic) FeedTopics();
-  if (state_->instances.empty()) return;
+  if (feed_->instances.empty()) return;
   const metrics::StepInfo step = InfoOf(*frame_);
   metrics::ResultsRef ref = OpenResults();
   const Scope scope = node_->definition().scope;
-  for (FedInstance& instance : state_->instances) {
+  for (FedInstance& instance : feed_->instances) {
     if (node_->entry->ended()) {
       state_->partial = true;
       break;
@@ -42,7 +42,7 @@ void StepRunner::RunFed() {
       about.module = instance.slot->module_name;
       about.param = instance.slot->param_name;
     } else {
-      about_ = &frame_->scene->memory->slots.whole();
+      about_ = &frame_->scene()->memory->slots.whole();
     }
     if (node_->inputs[0].group != nullptr) about.kind = node_->inputs[0].group->kind();
     origin_ = instance.origin;
@@ -66,7 +66,7 @@ bool StepRunner::FeedTopics() {
       for (const TopicValue& value : published.values) {
         if (value.output != publisher.output || !node_->Matches(*value.slot)) continue;
         if (node_->entry->ended()) return false;
-        intake_.Feed(*frame_, index_, input, value);
+        intake_.Feed(frame_->contents, index_, input, value);
       }
     }
   }
@@ -94,7 +94,7 @@ bool StepRunner::HasGap(const FedInstance& instance) const {
   const Scope scope = node_->definition().scope;
   for (const SceneNode::Source& input : node_->inputs) {
     if (input.group == nullptr || input.group->kind() != Kind::kActivations) continue;  // see SkipsCall()
-    const GroupState& gathered = frame_->gathering->groups[static_cast<size_t>(input.group->kind())];
+    const GroupState& gathered = frame_->contents.gathering->groups[static_cast<size_t>(input.group->kind())];
     if (scope == Scope::kSeries) return gathered.slots[instance.key].gap;
     for (const uint32_t ordinal : gathered.touched) {
       const Slot& slot = *input.group->member(ordinal).slot;

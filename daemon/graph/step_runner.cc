@@ -17,10 +17,11 @@ using Work = NodeState::Work;
 void StepRunner::Enter(Frame& frame, uint32_t index, Batch& batch) {
   frame_ = &frame;
   index_ = index;
-  node_ = &frame.scene->nodes[index];
+  node_ = &frame.scene()->nodes[index];
   state_ = &frame.nodes[index];
+  feed_ = &frame.contents.feeds[index];
   batch_ = &batch;
-  about_ = &frame.scene->memory->slots.whole();
+  about_ = &frame.scene()->memory->slots.whole();
   origin_ = {};
   given_ = 0;
 }
@@ -47,11 +48,11 @@ void StepRunner::Advance(Frame& frame, std::vector<bool>& blocked, Batch& batch)
     began = ended;
   }
   samples_before_ = std::max(batch.samples.size(), samples_before_ / 2);
-  if (!waits) frame.ReleaseGathering();
+  if (!waits) frame.contents.ReleaseGathering();
 }
 
 bool StepRunner::IsReady(const Frame& frame, uint32_t index) const {
-  for (const SceneNode::Source& input : frame.scene->nodes[index].inputs) {
+  for (const SceneNode::Source& input : frame.scene()->nodes[index].inputs) {
     for (const SceneNode::Publisher& publisher : input.publishers) {
       const Work work = frame.nodes[publisher.node].work;
       if (work == Work::kWaits || work == Work::kRuns) return false;
@@ -103,7 +104,7 @@ void StepRunner::Settle(metrics::ResultsRef ref) {
 // Merged statistics, one result for each series: the way of most numbers.
 void StepRunner::RunSeries() {
   const Group& group = *node_->inputs[0].group;
-  const GroupState& gathered = frame_->gathering->groups[static_cast<size_t>(group.kind())];
+  const GroupState& gathered = frame_->contents.gathering->groups[static_cast<size_t>(group.kind())];
   if (gathered.touched.empty()) return;
   const bool may_miss = MayMiss(group.kind());
   const metrics::StepInfo step = InfoOf(*frame_);
@@ -173,7 +174,7 @@ void StepRunner::RunQueued(NodeWork work) {
   }
   queued->room = std::move(*room);
   queued->entry = node_->entry;
-  queued->memory = frame_->scene->memory;
+  queued->memory = frame_->scene()->memory;
   queued->instances = node_->instances;
   queued->step = InfoOf(*frame_);
   if (node_->definition().keeps == Keeps::kRun) {
@@ -222,7 +223,7 @@ void StepRunner::RunJob(NodeWork& work) {
     state_->work = Work::kRuns;
     contribution.hold = results;
   }
-  const SceneMemory& memory = *frame_->scene->memory;
+  const SceneMemory& memory = *frame_->scene()->memory;
   const JobSteps::Taken taken = context_.job->Contribute(node_->entry, {memory.root_name, memory.tag_name},
                                                          frame_->step, std::move(contribution));
   if (!any) return;
@@ -264,7 +265,7 @@ void StepRunner::Apply(LateResults late) {
     Count(MissReason::kCancelled, 1);
     return;
   }
-  SceneMemory& memory = *frame_->scene->memory;
+  SceneMemory& memory = *frame_->scene()->memory;
   for (LateValue& value : late.values) {
     about_ = memory.slots.Find(value.subject, context_.registry);
     if (about_ == nullptr) {
@@ -283,7 +284,7 @@ void StepRunner::GiveUp(Frame& frame) {
   for (size_t i = 0; i < frame.nodes.size(); ++i) {
     NodeState& state = frame.nodes[i];
     if (state.work != Work::kRuns && state.work != Work::kWaits) continue;
-    context_.Count(MissReason::kCancelled, 1, frame.scene->nodes[i].entry.get());
+    context_.Count(MissReason::kCancelled, 1, frame.scene()->nodes[i].entry.get());
     if (const auto results = state.results.lock()) results->Cancel();
     state.work = Work::kDone;
   }
@@ -298,8 +299,8 @@ metrics::StepInfo StepRunner::InfoOf(const Frame& frame) const {
   info.flags = frame.stamp.flags;
   info.unix_ns = frame.stamp.unix_ns;
   info.samples_seen = frame.stamp.samples_seen;
-  info.root = frame.scene->memory->root_name;
-  info.tag = frame.scene->memory->tag_name;
+  info.root = frame.scene()->memory->root_name;
+  info.tag = frame.scene()->memory->tag_name;
   return info;
 }
 

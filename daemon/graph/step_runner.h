@@ -49,7 +49,9 @@ class StepRunner final : private ResultsTaker {
   void Enter(Frame& frame, uint32_t index, Batch& batch);
   void Apply(LateResults late);
   void Count(MissReason reason, uint64_t count);
-  bool MayMiss(Kind kind) const { return IsPerCallKind(kind) && (frame_->dropped_kinds & KindBit(kind)) != 0; }
+  bool MayMiss(Kind kind) const {
+    return IsPerCallKind(kind) && ((frame_->dropped_kinds | feed_->lacks) & KindBit(kind)) != 0;
+  }
   metrics::StepInfo InfoOf(const Frame& frame) const;
 
   // ResultsTaker: of the node under way.
@@ -74,6 +76,7 @@ class StepRunner final : private ResultsTaker {
   uint32_t index_ = 0;
   SceneNode* node_ = nullptr;
   NodeState* state_ = nullptr;
+  NodeFeed* feed_ = nullptr;
   Batch* batch_ = nullptr;
   const Slot* about_ = nullptr;  // of the call under way
   Origin origin_;

@@ -8,7 +8,7 @@ namespace ikkuna::graph {
 void StepRunner::TakeValue(uint32_t output, metrics::Subject subject, Value value) {
   const std::vector<metrics::Output>& outputs = node_->definition().outputs;
   const Slot* slot =
-      subject == about_->subject ? about_ : frame_->scene->memory->slots.Find(subject, context_.registry);
+      subject == about_->subject ? about_ : frame_->scene()->memory->slots.Find(subject, context_.registry);
   if (output >= outputs.size() || TypeOf(value) != outputs[output].type || slot == nullptr) {
     return Count(MissReason::kRefused, 1);
   }
@@ -88,7 +88,7 @@ void StepRunner::KeepForTakers(const Slot& slot, uint32_t output, const Value& v
 }
 
 uint32_t StepRunner::SeriesOf(const Slot& slot, uint32_t output, bool wide) {
-  const Scene& scene = *frame_->scene;
+  const Scene& scene = *frame_->scene();
   const metrics::Output& described = node_->definition().outputs[output];
   SeriesName name;
   name.timeline = {scene.memory->root_name, scene.memory->tag_name};
@@ -112,7 +112,7 @@ void StepRunner::TakeEvent(Severity severity, std::string text, std::optional<Ac
   event.severity = severity;
   event.run = context_.run->key();
   event.kind = node_->subscription().descriptor->name;
-  event.text = frame_->scene->memory->root_name + ", " + std::move(text);
+  event.text = frame_->scene()->memory->root_name + ", " + std::move(text);
   if (answer.suppressed != 0) {
     event.text += " (" + std::to_string(answer.suppressed) + " more since the last of these were not shown)";
   }

@@ -7,7 +7,7 @@ namespace ikkuna {
 std::string_view MissReasonName(MissReason reason) {
   static constexpr std::string_view kNames[kMissReasonCount] = {
       "withheld",   "incomplete",  "no_tensor", "unnamed", "discarded", "silent",    "repeated",
-      "queue_full", "memory_full", "cancelled", "threw",   "refused",   "suppressed"};
+      "queue_full", "memory_full", "cancelled", "threw",   "refused",   "suppressed", "no_step"};
   const auto index = static_cast<size_t>(reason);
   return index < kMissReasonCount ? kNames[index] : "invalid";
 }

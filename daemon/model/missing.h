@@ -27,9 +27,10 @@ enum class MissReason : uint8_t {
   kThrew = 10,       // calls in which a subscriber threw
   kRefused = 11,     // values: of another type than their series, about nothing known, or the catalogue is full
   kSuppressed = 12,  // events that came too soon after one of the same rule
+  kNoStep = 13,      // messages of passes that no step named in time, or whose beginning was not seen
 };
-constexpr size_t kMissReasonCount = 13;
-std::string_view MissReasonName(MissReason reason);  // "withheld", ..., "suppressed"
+constexpr size_t kMissReasonCount = 14;
+std::string_view MissReasonName(MissReason reason);  // "withheld", ..., "no_step"
 
 using MissCounts = std::array<uint64_t, kMissReasonCount>;
 // Those that are not 0, by name.

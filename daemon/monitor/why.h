@@ -32,6 +32,7 @@ enum class WhyReason : uint8_t {
   kThrew,
   kRefused,
   kSuppressed,
+  kNoStep,
   kNotAsked,     // no subscriber reads it
   kThinned,      // the budget makes its steps rarer than was asked
   kDropped,      // the trainer had no room for it

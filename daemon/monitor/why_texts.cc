@@ -15,7 +15,7 @@ constexpr Kind kDataKindList[] = {Kind::kWeights,       Kind::kBiases,         K
 
 constexpr std::string_view kWhatMissed[kMissReasonCount] = {"results", "results", "messages", "messages", "steps",
                                                             "steps",   "values",  "steps",    "messages", "steps",
-                                                            "calls",   "values",  "events"};
+                                                            "calls",   "values",  "events",   "messages"};
 
 bool IsWordEnd(std::string_view text, size_t at) { return at >= text.size() || text[at] == '_' || text[at] == '@'; }
 
@@ -168,6 +168,9 @@ std::string_view MissText(MissReason reason) {
       return "refused: of another type than their series, or the catalogue of series is full";
     case MissReason::kSuppressed:
       return "not repeated: they came soon after one of the same rule";
+    case MissReason::kNoStep:
+      return "discarded: no step was made of their pass, since the trainer skipped that batch (no backward pass reached "
+             "it), or its first message or the end of its step was dropped";
   }
   return "missing";
 }

@@ -70,7 +70,7 @@ struct MessageHeader {
 struct StepPasses {
   // Ascending. Each pass is named once. A step of many names them as they come to an end (PublishMarker with
   // passes_named, of the open step's header, some kNameAtOnce at a time): what waits for its name takes memory in the
-  // daemon, which holds a bounded number of passes of a root.
+  // daemon, which discards the oldest beyond 128 MiB of a producer.
   std::span<const uint32_t> named;
   uint32_t named_before = 0;  // of this step, by markers before this one
   // No pass before this one will be named any more, or publish: the lowest that is open, or whose naming marker is not

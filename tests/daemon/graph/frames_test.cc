@@ -12,8 +12,8 @@ class Frames : public testing::Test {
   void Weights(uint64_t step, double value = 1) {
     site.Handle(site.Summary(Kind::kWeights, At(step), Site::kFc1, Site::kW1, {value}));
   }
-  void Activations(uint64_t step, uint16_t micro = 0, uint16_t call = 0) {
-    site.Handle(Site::At(site.Summary(Kind::kActivations, At(step), Site::kFc1, 0, {1}), micro, call));
+  void Activations(uint64_t step, uint32_t pass = 0, uint16_t call = 0) {
+    site.Handle(Site::At(site.Summary(Kind::kActivations, At(step), Site::kFc1, 0, {1}), pass, call));
   }
   void Whole(uint64_t step) {
     site.Start(At(step));
@@ -91,10 +91,11 @@ TEST_F(Frames, AMissingCallIsSeenByItsNumber) {
   EXPECT_EQ(site.published(), (Published{{"fc2/activations_mean", {{0, 1}}}}));
   EXPECT_EQ(withheld(), 2u);  // the series, and the mean over all of them
   site.Start(At(1));
-  Activations(1, 0, 0);
-  Activations(1, 0, 1);
-  Activations(1, 2, 0);  // the module was not used in micro-batch 1
-  site.Finish(At(1));
+  for (const uint32_t pass : {1, 2, 3}) site.StartPass(At(1), pass);
+  Activations(1, 1, 0);
+  Activations(1, 1, 1);
+  Activations(1, 3, 0);  // the module was not used in pass 2
+  site.Finish(At(1), {1, 2, 3}, 4);
   EXPECT_TRUE(site.has(kActivationsMean, 1));
   site.Start(At(2));
   Activations(2, 0, 1);
@@ -253,12 +254,14 @@ TEST_F(Frames, EvaluationPassesAtOneStepAreFramesOfTheirOwn) {
   site.graph->Refresh();
   site.Start(At(4));
   site.Start(At(4, 1, kTagTest));
-  for (uint16_t micro = 0; micro < 3; ++micro) {
-    site.Handle(Site::At(site.Scalar(Kind::kLoss, At(4, 1, kTagTest), micro), micro, 0));
+  for (const uint32_t pass : {1, 2, 3}) {
+    site.StartPass(At(4, 1, kTagTest), pass);
+    site.Handle(Site::At(site.Scalar(Kind::kLoss, At(4, 1, kTagTest), pass - 1), pass, 0));
   }
-  site.Handle(site.Scalar(Kind::kLoss, At(4), 10));
-  site.Finish(At(4, 1, kTagTest));
-  site.Finish(At(4));
+  site.StartPass(At(4), 4);
+  site.Handle(Site::At(site.Scalar(Kind::kLoss, At(4), 10), 4, 0));
+  site.Finish(At(4, 1, kTagTest), {1, 2, 3}, 4);
+  site.Finish(At(4), {4}, 5);
   EXPECT_EQ(site.value("test:loss", 4), 1);
   EXPECT_EQ(site.value("loss", 4), 10);
 }

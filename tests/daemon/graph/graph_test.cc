@@ -24,14 +24,16 @@ TEST(Graph, StatisticsOfOneMessage) {
   EXPECT_EQ(site.graph->steps_observed(2), 0u);
 }
 
-TEST(Graph, MergesCallsAndMicroBatches) {
+TEST(Graph, MergesCallsAndPasses) {
   Site site({"mean(activations)", "variance(activations)", "norm(activations, order=3)"});
   site.Start({});
-  site.Handle(Site::At(site.Tensor(Kind::kActivations, {}, Site::kFc1, 0, {1, 2}), 0, 0));
-  site.Handle(Site::At(site.Tensor(Kind::kActivations, {}, Site::kFc2, 0, {10}), 0, 0));
-  site.Handle(Site::At(site.Tensor(Kind::kActivations, {}, Site::kFc1, 0, {3}), 0, 1));
-  site.Handle(Site::At(site.Tensor(Kind::kActivations, {}, Site::kFc1, 0, {4, 5}), 1, 0));
-  site.Finish({});
+  site.StartPass({}, 1);
+  site.Handle(Site::At(site.Tensor(Kind::kActivations, {}, Site::kFc1, 0, {1, 2}), 1, 0));
+  site.Handle(Site::At(site.Tensor(Kind::kActivations, {}, Site::kFc2, 0, {10}), 1, 0));
+  site.Handle(Site::At(site.Tensor(Kind::kActivations, {}, Site::kFc1, 0, {3}), 1, 1));
+  site.StartPass({}, 2);
+  site.Handle(Site::At(site.Tensor(Kind::kActivations, {}, Site::kFc1, 0, {4, 5}), 2, 0));
+  site.Finish({}, {1, 2}, 3);
   EXPECT_DOUBLE_EQ(site.value("fc1/activations_mean", 0), 3);
   EXPECT_DOUBLE_EQ(site.value("fc1/activations_variance", 0), 2.5);
   EXPECT_DOUBLE_EQ(site.value("fc1/activations_norm3", 0), std::cbrt(1.0 + 8 + 27 + 64 + 125));
@@ -87,10 +89,12 @@ TEST(Graph, TagsAndRootsAreApart) {
 TEST(Graph, LossIsTheMeanOfItsCallsAndBatches) {
   Site site({"loss", "mean(loss)", "loss(tag=test)"});
   site.Start({});
-  site.Handle(Site::At(site.Scalar(Kind::kLoss, {}, 1), 0, 0));
-  site.Handle(Site::At(site.Scalar(Kind::kLoss, {}, 2), 0, 1));
-  site.Handle(Site::At(site.Scalar(Kind::kLoss, {}, 6), 1, 0));
-  site.Finish({});
+  site.StartPass({}, 1);
+  site.Handle(Site::At(site.Scalar(Kind::kLoss, {}, 1), 1, 0));
+  site.Handle(Site::At(site.Scalar(Kind::kLoss, {}, 2), 1, 1));
+  site.StartPass({}, 2);
+  site.Handle(Site::At(site.Scalar(Kind::kLoss, {}, 6), 2, 0));
+  site.Finish({}, {1, 2}, 3);
   EXPECT_DOUBLE_EQ(site.value("loss", 0), 3);
   EXPECT_DOUBLE_EQ(site.value("loss_mean", 0), 3);
 }
@@ -111,16 +115,18 @@ TEST(Graph, NamesLoggedByTheTrainer) {
   EXPECT_EQ(site.texts, (std::vector<std::string>{".alpha/text=hello", ".alpha/text=again", ".beta/text="}));
 }
 
-TEST(Graph, AccuracyOverMicroBatchesAndEvaluationPasses) {
+TEST(Graph, AccuracyOverPassesOfTrainingAndEvaluation) {
   Site site({"train_accuracy", "test_accuracy", "train_accuracy(top=2, as=top2)"});
   for (const uint16_t tag : {kTagDefault, kTagTest}) {
     const Where where{1, tag, 5};
     site.Start(where);
-    for (uint16_t micro = 0; micro < 3; ++micro) {
-      site.Handle(Site::At(site.Tensor(Kind::kNetworkOutput, where, 0, 0, {3, 2, 1, 1, 2, 3}, {2, 3}), micro, 0));
-      site.Handle(Site::At(site.Labels(where, {0, micro}), micro, 0));
+    const uint32_t first = tag == kTagDefault ? 1 : 4;
+    for (uint32_t i = 0; i < 3; ++i) {
+      site.StartPass(where, first + i);
+      site.Handle(Site::At(site.Tensor(Kind::kNetworkOutput, where, 0, 0, {3, 2, 1, 1, 2, 3}, {2, 3}), first + i, 0));
+      site.Handle(Site::At(site.Labels(where, {0, i}), first + i, 0));
     }
-    site.Finish(where);
+    site.Finish(where, {first, first + 1, first + 2}, first + 3);
   }
   EXPECT_DOUBLE_EQ(site.value("train_accuracy", 5), 4.0 / 6);
   EXPECT_DOUBLE_EQ(site.value("train_accuracy@top2", 5), 5.0 / 6);

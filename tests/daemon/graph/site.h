@@ -20,6 +20,8 @@
 #include "daemon/graph/work_queue.h"
 #include "daemon/model/missing.h"
 #include "shared/base/clock.h"
+#include "shared/passes.h"
+#include "shared/record_check.h"
 #include "shared/stats/stats_pass.h"
 
 namespace ikkuna::graph {
@@ -180,7 +182,34 @@ class Site {
     return message;
   }
 
-  void Handle(const shm::Message& message) { graph->Handle(message); }
+  // `lowest`: the lowest pass that is open; 0: not told. `before`: named of this step already.
+  shm::Message Naming(Kind kind, const Where& where, const std::vector<uint32_t>& passes, uint32_t lowest = 0,
+                      uint32_t before = 0) {
+    shm::Message message = Marker(kind, where);
+    shm::MarkerInfo& marker = message.record.marker;
+    for (const uint32_t pass : passes) EXPECT_TRUE(shm::NamePass(marker, pass)) << pass;
+    marker.lowest_open = lowest;
+    marker.passes = before + static_cast<uint32_t>(passes.size());
+    return message;
+  }
+
+  void Handle(const shm::Message& message) {
+    if (message.record.type == static_cast<uint8_t>(RecordType::kMarker)) {
+      EXPECT_STREQ(shm::CheckRecord(message.record), nullptr);
+    }
+    graph->Handle(message);
+  }
+  void StartPass(const Where& where, uint32_t pass) {
+    shm::Message message = Marker(Kind::kPassStarted, where);
+    message.record.pass = pass;
+    Handle(message);
+  }
+  void Name(const Where& where, const std::vector<uint32_t>& passes, uint32_t lowest = 0, uint32_t before = 0) {
+    Handle(Naming(Kind::kPassesNamed, where, passes, lowest, before));
+  }
+  void Finish(const Where& where, const std::vector<uint32_t>& passes, uint32_t lowest = 0, uint32_t before = 0) {
+    Handle(Naming(Kind::kBatchFinished, where, passes, lowest, before));
+  }
   void Start(const Where& where) { Handle(Marker(Kind::kBatchStarted, where)); }
   void Finish(const Where& where) { Handle(Marker(Kind::kBatchFinished, where)); }
 

@@ -10,6 +10,7 @@
 #include <mutex>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "metrics/subscriber.h"
@@ -108,6 +109,28 @@ class Total : public Subscriber {
   uint64_t steps_ = 0;
 };
 
+// The digits of a step's messages, in the order in which they are given.
+class Sequence : public Subscriber {
+ public:
+  void OnMessage(const Input&, const Payload* payload) override { digits_ = 10 * digits_ + SumOf(*payload); }
+  void OnStep(const StepInfo&, std::span<const Input> inputs, const ResultsRef& results) override {
+    results->Put(inputs[0].subject, std::exchange(digits_, 0));
+  }
+  void Reset() override { digits_ = 0; }
+
+ protected:
+  double digits_ = 0;
+};
+// That know their passes one by one.
+class MergedSequence : public Sequence {
+ public:
+  void Merge(Subscriber& pass) override {
+    const double more = static_cast<MergedSequence&>(pass).digits_;
+    for (double rest = more; rest >= 1; rest /= 10) digits_ *= 10;
+    digits_ += more;
+  }
+};
+
 class Thrower : public Subscriber {
  public:
   void OnStep(const StepInfo& step, std::span<const Input> inputs, const ResultsRef& results) override {
@@ -164,6 +187,13 @@ class HistogramSize : public Subscriber {
       const auto* histogram = std::get_if<Histogram>(input.value);
       results->Put(input.subject, histogram == nullptr ? -1.0 : static_cast<double>(histogram->n));
     }
+  }
+};
+
+class LastOf : public Subscriber {
+ public:
+  void OnStep(const StepInfo&, std::span<const Input> inputs, const ResultsRef& results) override {
+    results->Put(inputs[0].subject, inputs[0].scalar);
   }
 };
 
@@ -233,6 +263,44 @@ inline const Descriptor kTestMetrics[] = {
        d.runs = Runs::kQueue;
        d.keeps = Keeps::kRun;
        d.outputs = {{.suffix = "_steps"}, {.suffix = "_sum"}};
+       return d;
+     }},
+    {.name = "sequence",  // all at the end of the step
+     .publishes = "{kind}_sequence",
+     .help = "-",
+     .define = [](Written inputs, Written) -> Result<Definition> {
+       Definition d = Make<Sequence>(inputs, "sequence");
+       d.content = Content::kTensor;
+       d.delivery = Delivery::kEachMessage;
+       d.keeps = Keeps::kRun;
+       return d;
+     }},
+    {.name = "merged_sequence",  // as they come
+     .publishes = "{kind}_merged_sequence",
+     .help = "-",
+     .define = [](Written inputs, Written) -> Result<Definition> {
+       Definition d = Make<MergedSequence>(inputs, "merged_sequence");
+       d.content = Content::kTensor;
+       d.delivery = Delivery::kEachMessage;
+       return d;
+     }},
+    {.name = "unmerged",
+     .publishes = "{kind}_unmerged",
+     .help = "-",
+     .define = [](Written inputs, Written) -> Result<Definition> {
+       Definition d = Make<Sequence>(inputs, "unmerged");
+       d.content = Content::kTensor;
+       d.delivery = Delivery::kEachMessage;
+       return d;
+     }},
+    {.name = "last",
+     .publishes = "{kind}_last",
+     .help = "-",
+     .define = [](Written inputs, Written) -> Result<Definition> {
+       Definition d = Make<Sequence>(inputs, "last");
+       d.content = Content::kScalar;
+       d.delivery = Delivery::kLast;
+       d.create = [] { return std::make_unique<LastOf>(); };
        return d;
      }},
     {.name = "thrower",
