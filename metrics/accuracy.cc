@@ -1,7 +1,10 @@
 #include "metrics/accuracy.h"
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
+#include <optional>
+#include <string_view>
 #include <utility>
 
 #include "metrics/elements.h"
@@ -17,6 +20,15 @@ constexpr size_t kBlock = 64;       // positions that are looked at together
 // Labels and class indices kept until their other half comes: half a gigabyte at most, a batch of a million rows is 16
 // MB.
 constexpr uint64_t kKeptMax = 1u << 26;
+
+// The label that does not count, which the probe gives labels as their name: `ignore_index=0`.
+std::optional<int64_t> IgnoredLabel(std::string_view name) {
+  constexpr std::string_view kPrefix = "ignore_index=";
+  if (!name.starts_with(kPrefix)) return std::nullopt;
+  int64_t label = 0;
+  const auto [end, error] = std::from_chars(name.data() + kPrefix.size(), name.data() + name.size(), label);
+  return error == std::errc() && end == name.data() + name.size() ? std::optional(label) : std::nullopt;
+}
 
 bool Greater(double a, double b) { return std::isnan(a) ? !std::isnan(b) : a > b; }
 
@@ -52,6 +64,7 @@ struct Pending {
   std::vector<int32_t> top;  // of an output: `width` class indices a row
   size_t width = 0;
   std::vector<int64_t> labels;  // of labels: one a row
+  bool no_classes = false;      // of labels: they are targets of another kind of loss
 
   uint64_t kept() const { return top.size() + labels.size(); }
 };
@@ -63,7 +76,7 @@ class Accuracy final : public Subscriber {
   void OnMessage(const Input& input, const Payload* payload) override {
     const uint64_t key = (uint64_t{input.pass} << 16) | input.call;
     const bool is_output = input.index == 0;
-    Pending part = is_output ? Reduce(payload->view) : CopyLabels(payload->view);
+    Pending part = is_output ? Reduce(payload->view) : CopyLabels(payload->view, IgnoredLabel(input.param));
     if (unusable_) return;
     part.key = key;
     auto& others = is_output ? labels_ : outputs_;
@@ -94,14 +107,14 @@ class Accuracy final : public Subscriber {
   }
 
   void OnStep(const StepInfo&, std::span<const Input>, const ResultsRef& results) override {
-    if (unusable_) return;
+    if (unusable_ || (rows_ == 0 && no_classes_)) return;
     if (lonely_ || !outputs_.empty() || !labels_.empty()) return results->Incomplete();
     results->Put({}, static_cast<double>(right_) / static_cast<double>(rows_));
   }
 
   void Reset() override {
     rows_ = right_ = 0;
-    unusable_ = lonely_ = false;
+    unusable_ = lonely_ = no_classes_ = false;
     outputs_.clear();
     labels_.clear();
     kept_ = 0;
@@ -153,12 +166,17 @@ class Accuracy final : public Subscriber {
     for (size_t j = 0; j < count; ++j) lists_[j].AppendTo(part.top);
   }
 
-  Pending CopyLabels(const TensorView& labels) {
+  Pending CopyLabels(const TensorView& labels, std::optional<int64_t> ignored) {
     Pending part;
-    if (!IsInteger(labels.dtype) || labels.elements > kKeptMax) return Unusable();
+    part.no_classes = !IsInteger(labels.dtype);
+    if (part.no_classes) return part;
+    if (labels.elements > kKeptMax) return Unusable();
     part.rows = labels.elements;
     part.labels.reserve(labels.elements);
-    for (uint64_t i = 0; i < labels.elements; ++i) part.labels.push_back(LoadInteger(labels, i));
+    for (uint64_t i = 0; i < labels.elements; ++i) {
+      const int64_t label = LoadInteger(labels, i);
+      part.labels.push_back(ignored && label == *ignored ? -1 : label);
+    }
     return part;
   }
 
@@ -168,6 +186,10 @@ class Accuracy final : public Subscriber {
   }
 
   void Count(const Pending& output, const Pending& labels) {
+    if (labels.no_classes) {
+      no_classes_ = true;
+      return;
+    }
     if (output.rows != labels.rows) {
       unusable_ = true;
       return;
@@ -186,6 +208,7 @@ class Accuracy final : public Subscriber {
   uint64_t rows_ = 0;
   uint64_t right_ = 0;
   bool unusable_ = false;  // a shape or type of which this is not defined
+  bool no_classes_ = false;  // a loss had targets that are no class indices
   bool lonely_ = false;    // a half was given up before its other half came
   std::vector<Pending> outputs_;
   std::vector<Pending> labels_;

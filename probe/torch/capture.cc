@@ -84,11 +84,12 @@ void Capture::Publish(const StepIdentity& identity, Kind kind, WatchedModel& mod
 }
 
 void Capture::PublishMeta(const StepIdentity& identity, Kind kind, WatchedModel& model, uint16_t call, uint16_t micro,
-                          const at::Tensor& tensor) {
+                          const at::Tensor& tensor, const std::string& name) {
   if (!tensor.defined() || !identity.Wants(kind, 0) || !WhyUnreadable(tensor).empty()) return;
   if (const Level level = identity.demand.Wanted(kind, 0); level != Level::kInvalid) {
     probe::MessageHeader header = HeaderOf(identity, kind);
     header.call = call;
+    if (!name.empty()) header.param = session_.NameId(name);
     const uint64_t begin = MonotonicNs();
     PublishTensor(session_, header, level, tensor);
     const uint64_t spent = MonotonicNs() - begin;
@@ -103,6 +104,7 @@ void Capture::PublishMeta(const StepIdentity& identity, Kind kind, WatchedModel&
     message.root = model.name();
     message.call = call;
     message.micro = micro;
+    message.param = name;
     message.tensor = tensor.detach();
     TellLocal(identity, std::move(message), kind);
   }

@@ -36,8 +36,9 @@ class Capture {
   // --- One message, where the step wants it.
   void Publish(const StepIdentity& identity, Kind kind, WatchedModel& model, int module, const WatchedParam* param,
                uint32_t param_id, uint16_t call, uint16_t micro, const at::Tensor& tensor);
+  // `name`: what the daemon has to know of it (labels: `ignore_index=0`); empty: nothing.
   void PublishMeta(const StepIdentity& identity, Kind kind, WatchedModel& model, uint16_t call, uint16_t micro,
-                   const at::Tensor& tensor);
+                   const at::Tensor& tensor, const std::string& name = {});
   void PublishScalar(const StepIdentity& identity, Kind kind, uint32_t param, uint16_t call, uint16_t micro,
                      double value, const std::string& name);
   void PublishText(const StepIdentity& identity, const std::string& name, const std::string& text);

@@ -1,47 +1,25 @@
 // Operators: which layer or loss they are, what flows through them, and which writes they make.
-#include <torch/csrc/autograd/graph_task.h>
-
 #include <utility>
 
 #include "probe/torch/listener.h"
+#include "probe/torch/operator_context.h"
 #include "probe/torch/tensor_reader.h"
 
 namespace ikkuna::torch_probe {
 
-struct Listener::OperatorContext : at::ObserverContext {
-  uint64_t listener = 0;  // serial
-  const OperatorInfo* info = nullptr;
-  int model = -1;
-  int module = -1;  // reports the output; -1: a loss
-  uint16_t call = 0;
-  uint16_t micro = 0;
-  bool recomputed = false;
-  bool nothing = false;  // only keeps what runs inside from being looked at
-  std::shared_ptr<StepIdentity> identity;
-  at::Tensor output;  // loss: what the network gave
-  at::Tensor labels;
-};
-
 namespace {
 
-// The tensor of an argument, or the first of a list; undefined when there is none.
-at::Tensor FirstTensor(const c10::IValue& value) {
-  if (value.isTensor()) return value.toTensor();
-  if (value.isTensorList()) {
-    const auto list = value.toTensorList();
-    if (!list.empty()) return list.get(0);
-  }
-  return {};
+constexpr uint64_t kLayerKinds = KindBit(Kind::kActivations) | KindBit(Kind::kLayerGradients);
+constexpr uint64_t kLossKinds = KindBit(Kind::kLoss) | KindBit(Kind::kNetworkOutput) | KindBit(Kind::kInputLabels);
+
+const c10::IValue* At(c10::ArrayRef<const c10::IValue> inputs, int index) {
+  return index >= 0 && static_cast<size_t>(index) < inputs.size() ? &inputs[static_cast<size_t>(index)] : nullptr;
 }
 
-// A forward pass has begun on this thread and, if it is a training pass, its backward has not.
-bool InsidePass(const ThreadState& thread) {
-  if (thread.pass == nullptr || !thread.pass->identity || thread.last_root < 0) return false;
-  const RootThread& state = *thread.pass_state;
-  return thread.pass != &state.pass || (state.in_pass && !state.backward_seen.load(std::memory_order_relaxed));
+// With a history of its own, beyond that of a view (weight.t()).
+bool IsComputed(const at::Tensor& tensor) {
+  return tensor.grad_fn() && !(tensor.is_view() && !tensor._base().grad_fn());
 }
-
-bool InBackward() { return torch::autograd::get_current_graph_task_id() != -1; }
 
 }  // namespace
 
@@ -56,12 +34,13 @@ std::unique_ptr<at::ObserverContext> Listener::OnStart(const at::RecordFunction&
     if (self->OneThreadRunsLayers()) self->Guarded([&](ThreadState& own) { self->SleepDuringBackward(own); });
     return nullptr;
   }
-  if (self->operators_.Find(function.name()) == nullptr) return nullptr;
+  const OperatorInfo* const info = self->operators_.Find(function.name());
+  if (info == nullptr && !thread.provenance.carries()) return nullptr;
   thread.grad_mode = at::GradMode::is_enabled();
   std::unique_ptr<at::ObserverContext> context;
   self->Guarded([&](ThreadState& own) {
     ThreadTimer timer(own);
-    context = self->Started(own, function);
+    context = self->Started(own, function, info);
   });
   return context;
 }
@@ -71,128 +50,220 @@ void Listener::OnEnd(const at::RecordFunction& function, at::ObserverContext* co
   const Inside inside;
   Listener* self = live_listener_.load();
   ThreadState& thread = CurrentThread();
-  if (thread.depth > 0) --thread.depth;
   auto& begun = static_cast<OperatorContext&>(*context);
+  if (begun.deeper && thread.depth > 0) --thread.depth;
   if (self == nullptr || thread.listener != self->serial_ || begun.listener != self->serial_) return;
+  if (begun.end == OperatorEnd::kNothing) return;
   self->Guarded([&](ThreadState& own) {
     ThreadTimer timer(own);
     self->Ended(own, function, begun);
   });
 }
 
-std::unique_ptr<at::ObserverContext> Listener::Started(ThreadState& thread, const at::RecordFunction& function) {
-  const OperatorInfo& info = *operators_.Find(function.name());
+std::unique_ptr<at::ObserverContext> Listener::Started(ThreadState& thread, const at::RecordFunction& function,
+                                                       const OperatorInfo* info) {
   auto inputs = function.inputs();
   // The interpreter passes its whole stack: the arguments are the last of it.
-  if (inputs.size() > info.arguments) inputs = inputs.slice(inputs.size() - info.arguments);
+  if (info != nullptr && inputs.size() > info->arguments) inputs = inputs.slice(inputs.size() - info->arguments);
   if (inputs.empty()) return nullptr;
-  const bool backward = InBackward();
   auto context = std::make_unique<OperatorContext>();
   context->listener = serial_;
-  context->info = &info;
-
-  if (info.what == OperatorClass::kLoss) {
-    if (backward || inputs.size() < 2 || !InsidePass(thread)) return nullptr;
-    ++thread.depth;  // what a loss is made of is no layer, whether the loss is wanted or not
-    context->nothing = !thread.pass->identity->AnyOf(KindBit(Kind::kLoss) | KindBit(Kind::kNetworkOutput) |
-                                                     KindBit(Kind::kInputLabels));
-    context->output = FirstTensor(inputs[0]);
-    context->labels = FirstTensor(inputs[1]);
-    return context;
-  }
-
-  if (info.what >= OperatorClass::kArithmetic) {
-    if (static_cast<size_t>(info.data) >= inputs.size()) return nullptr;
-    // The bias of a Linear on more than two dimensions is added in place.
-    int model = -1;
-    const int bias_module = info.what == OperatorClass::kArithmetic && inputs.size() > 1 && info.data == 0
-                                ? FindBias(inputs[1], &model)
-                                : -1;
-    if (bias_module < 0) {
-      if (!backward) FindWritten(thread, info, inputs[static_cast<size_t>(info.data)]);
-      return nullptr;
-    }
-    context->model = model;
-    context->module = bias_module;
-  } else if (info.what == OperatorClass::kLayer) {
-    int bias_owner = -1;
-    int bias_model = -1;
-    for (const size_t i : {size_t{0}, size_t{2}}) {
-      if (bias_owner < 0 && i < inputs.size()) bias_owner = FindBias(inputs[i], &bias_model);
-    }
-    const auto at = [&](int8_t i) -> const c10::IValue* {
-      return i >= 0 && static_cast<size_t>(i) < inputs.size() ? &inputs[static_cast<size_t>(i)] : nullptr;
-    };
-    bool found = false;
-    for (int attempt = 0; attempt < 2 && !found; ++attempt) {
-      for (const int8_t i : {info.weight, info.other_weight}) {
-        if (!found && at(i) != nullptr) found = FindLayer(*at(i), &context->model, &context->module, bias_owner);
-      }
-      if (found || attempt > 0) break;
-      bool moved = false;
-      for (int m = 0; m < model_count_.load(std::memory_order_acquire); ++m) {
-        moved |= models_[static_cast<size_t>(m)]->Refresh();
-      }
-      if (!moved) break;
-    }
-    if (!found) return nullptr;
-    WatchedModel& model = *models_[static_cast<size_t>(context->model)];
-    if (!backward) {
-      const c10::IValue* data = at(info.data);
-      LayerBegins(thread, model, context->module, data == nullptr ? at::Tensor() : FirstTensor(*data));
-    }
-    if (info.without_bias && model.module(context->module).has_bias) {
-      context->nothing = true;  // its add_ of the bias makes the activation
-      ++thread.depth;
-      return context;
-    }
+  context->info = info;
+  bool follow = false;
+  if (info == nullptr) {
+    follow = CarryStarted(thread, inputs, *context);
+  } else if (info->what == OperatorClass::kLayer) {
+    follow = LayerStarted(thread, inputs, *context);
+  } else if (info->what == OperatorClass::kFunctional) {
+    follow = FunctionalStarted(thread, inputs, *context);
+  } else if (info->what == OperatorClass::kLoss) {
+    follow = LossStarted(thread, inputs, *context);
+  } else if (info->what == OperatorClass::kRoot) {
+    BackwardStarts(thread, FirstTensor(inputs[0]));
   } else {
-    if (backward || !InsidePass(thread) || thread.pass->losses != 0) return nullptr;
-    context->model = thread.last_root;
-    context->module = FunctionalModule(thread, info, inputs[0]);
-    if (context->module < 0) return nullptr;
+    follow = WriteStarted(thread, inputs, *context);
   }
-
-  RootThread& state = State(thread, *models_[static_cast<size_t>(context->model)], backward);
-  Pass* pass = backward ? &ForwardState(thread, *models_[static_cast<size_t>(context->model)]).pass : thread.pass;
-  if (pass == nullptr || !pass->identity) return nullptr;
-  const bool wanted = pass->identity->AnyOf(KindBit(Kind::kActivations) | KindBit(Kind::kLayerGradients));
-  if (!wanted && !state.learning.load(std::memory_order_relaxed)) return nullptr;
-  context->identity = pass->identity;
-  context->recomputed = backward;
-  context->micro = pass->micro;
-  context->call = (backward ? pass->recomputed : pass->calls).Next(context->module);
-  ++thread.depth;
+  if (!follow) return nullptr;
+  if (context->deeper) ++thread.depth;
   return context;
 }
 
+// Without gradients nothing but the operators themselves tells what a tensor was made of.
+bool Listener::CarryStarted(ThreadState& thread, c10::ArrayRef<const c10::IValue> inputs, OperatorContext& context) {
+  if (InBackward()) return false;
+  const Origin* origin = nullptr;
+  for (const c10::IValue& input : inputs) {
+    EachTensor(input, [&](const at::Tensor& tensor) {
+      if (origin == nullptr && !tensor.grad_fn()) origin = thread.provenance.Of(tensor);
+    });
+    if (origin != nullptr) break;
+  }
+  if (origin == nullptr || !UnderWay(*origin)) return false;
+  context.origin = *origin;
+  context.origin.module = -1;
+  context.end = OperatorEnd::kMark;
+  return true;
+}
+
+bool Listener::WriteStarted(ThreadState& thread, c10::ArrayRef<const c10::IValue> inputs, OperatorContext& context) {
+  const OperatorInfo& info = *context.info;
+  if (static_cast<size_t>(info.data) >= inputs.size()) return false;
+  // The bias of a Linear on more than two dimensions is added in place.
+  if (info.what == OperatorClass::kArithmetic && inputs.size() > 1 && info.data == 0) {
+    context.module = FindBias(inputs[1], &context.model);
+    if (context.module >= 0) return Counted(thread, context);
+  }
+  // What a write is made of is no write of its own: a sparse one resizes.
+  context.deeper = true;
+  return !InBackward() && FindWritten(thread, info, inputs[static_cast<size_t>(info.data)]);
+}
+
+bool Listener::LayerStarted(ThreadState& thread, c10::ArrayRef<const c10::IValue> inputs, OperatorContext& context) {
+  const OperatorInfo& info = *context.info;
+  const bool backward = InBackward();
+  int bias_owner = -1;
+  int bias_model = -1;
+  for (const size_t i : {size_t{0}, size_t{2}}) {
+    if (bias_owner < 0 && i < inputs.size()) bias_owner = FindBias(inputs[i], &bias_model);
+  }
+  bool found = false;
+  for (int attempt = 0; attempt < 2 && !found; ++attempt) {
+    for (const int8_t i : {info.weight, info.other_weight}) {
+      const c10::IValue* weight = At(inputs, i);
+      if (!found && weight != nullptr) found = FindLayer(*weight, &context.model, &context.module, bias_owner);
+    }
+    if (found || attempt > 0) break;
+    bool moved = false;
+    for (int m = 0; m < model_count_.load(std::memory_order_acquire); ++m) {
+      moved |= models_[static_cast<size_t>(m)]->Refresh();
+    }
+    if (!moved) break;
+  }
+  const c10::IValue* const data = At(inputs, info.data);
+  const at::Tensor input = data == nullptr ? at::Tensor() : FirstTensor(*data);
+  if (!found) {
+    if (backward || thread.provenance.empty()) return false;
+    // A layer of another network: what it gives comes from ours, but is none of it. Where the weight was computed, it is
+    // no layer at all (the product of queries and keys).
+    const at::Tensor weight = At(inputs, info.weight) == nullptr ? at::Tensor() : FirstTensor(*At(inputs, info.weight));
+    const bool computed = !weight.defined() || IsComputed(weight) || thread.provenance.Of(weight) != nullptr;
+    const Origin* const origin = thread.provenance.Of(input);
+    if (origin == nullptr || !UnderWay(*origin)) return false;
+    if (computed && input.grad_fn()) return false;  // its history tells
+    context.origin = *origin;
+    context.origin.module = -1;
+    context.origin.foreign |= !computed;
+    context.end = OperatorEnd::kMark;
+    context.deeper = true;
+    return true;
+  }
+  WatchedModel& model = *models_[static_cast<size_t>(context.model)];
+  if (!backward) LayerBegins(thread, model, context.module, input);
+  if (info.without_bias && model.module(context.module).has_bias) {
+    context.deeper = true;  // its add_ of the bias makes the activation
+    return true;
+  }
+  return Counted(thread, context);
+}
+
+// By what made its input, not by what ran before: a network that nobody attached runs on the same thread.
+bool Listener::FunctionalStarted(ThreadState& thread, c10::ArrayRef<const c10::IValue> inputs,
+                                 OperatorContext& context) {
+  if (thread.provenance.empty() || InBackward()) return false;
+  const at::Tensor input = FirstTensor(inputs[0]);
+  bool exact = false;
+  const Origin* const origin = thread.provenance.Of(input, &exact);
+  if (origin == nullptr || !UnderWay(*origin)) return false;
+  context.origin = *origin;
+  context.deeper = true;
+  context.end = OperatorEnd::kMark;
+  context.origin.module = -1;
+  // Nor is what looks at an output from outside the pass: without gradients at what has them, or after the loss.
+  if (origin->foreign || origin->grad_mode != thread.grad_mode || origin->pass->after_loss) return !input.grad_fn();
+  context.model = origin->model;
+  WatchedModel& model = *models_[static_cast<size_t>(origin->model)];
+  // Its module's own name where a Sequential proves it: the tensor that flows in is what the module before gave.
+  if (exact && origin->module >= 0) {
+    const int next = model.module(origin->module).next_in_sequence;
+    if (next >= 0 && !model.module(next).has_params && model.module(next).type == context.info->module_type) {
+      context.module = next;
+    }
+  }
+  if (context.module < 0) {
+    // What follows a layer that is not published (depth, filter) is not published either.
+    if (origin->layer >= 0 && model.module(origin->layer).reports_as != origin->layer) return !input.grad_fn();
+    context.module = model.FunctionalModule(*session_, origin->layer, context.info->name, context.info->module_type);
+    if (context.module < 0) return !input.grad_fn();
+  }
+  Pass& pass = *origin->pass;
+  context.identity = pass.identity;
+  context.wanted = pass.identity->AnyOf(kLayerKinds);
+  context.micro = pass.micro;
+  context.call = pass.calls.Next(context.module);
+  context.origin.module = context.module;
+  context.end = OperatorEnd::kLayer;
+  return true;
+}
+
+// A layer of an attached model, whose output is to be looked at, or at least to be known again.
+bool Listener::Counted(ThreadState& thread, OperatorContext& context) {
+  const bool backward = InBackward();
+  WatchedModel& model = *models_[static_cast<size_t>(context.model)];
+  RootThread& state = State(thread, model, backward);
+  Pass* pass = backward ? &ForwardState(thread, model).pass : thread.pass;
+  if (pass == nullptr || !pass->identity) return false;
+  const bool learning = state.learning.load(std::memory_order_relaxed);
+  context.wanted = pass->identity->AnyOf(kLayerKinds);
+  // A loss finds the model by the history of its input where it has one.
+  const bool marked = context.wanted || learning ||
+                      (!thread.grad_mode && (pass == &state.pass || pass->identity->AnyOf(kLossKinds)));
+  if (!marked) return false;
+  context.identity = pass->identity;
+  context.recomputed = backward;
+  context.micro = pass->micro;
+  context.call = (backward ? pass->recomputed : pass->calls).Next(context.module);
+  context.origin = {context.model,    context.module, context.module, thread.grad_mode, false, pass,
+                    context.identity, pass->micro};
+  context.end = OperatorEnd::kLayer;
+  context.deeper = true;
+  return true;
+}
+
 void Listener::Ended(ThreadState& thread, const at::RecordFunction& function, OperatorContext& context) {
-  if (context.nothing) return;
   const auto& outputs = function.outputs();
-  if (outputs.size() < context.info->results) return;  // the operator threw
-  const at::Tensor output = FirstTensor(outputs[outputs.size() - context.info->results]);
-  if (!output.defined()) return;
-  if (context.info->what == OperatorClass::kLoss) {
-    Pass& pass = *thread.pass;
-    WatchedModel& model = *models_[static_cast<size_t>(thread.last_root)];
-    if (model.manual_loss.load(std::memory_order_relaxed)) return;
-    const uint16_t call = pass.losses++;
-    capture_.PublishMeta(*pass.identity, Kind::kNetworkOutput, model, call, pass.micro, context.output);
-    capture_.PublishMeta(*pass.identity, Kind::kInputLabels, model, call, pass.micro, context.labels);
-    if (const auto value = ReadScalar(output)) {
-      capture_.PublishScalar(*pass.identity, Kind::kLoss, 0, call, pass.micro, *value, "");
+  if (context.end == OperatorEnd::kMark) {
+    for (const c10::IValue& result : outputs) {
+      EachTensor(result, [&](const at::Tensor& tensor) {
+        const bool known = !tensor.grad_fn() && thread.provenance.Of(tensor) != nullptr;
+        if (!known && (context.info != nullptr || !tensor.grad_fn())) thread.provenance.Mark(tensor, context.origin);
+      });
     }
     return;
   }
+  if (outputs.size() < context.info->results) return;  // the operator threw
+  const at::Tensor output = FirstTensor(outputs[outputs.size() - context.info->results]);
+  if (!output.defined()) return;
+  if (context.end == OperatorEnd::kLoss) return LossEnded(context, output);
+  LayerEnded(thread, context, output);
+  if (context.recomputed) return;
+  for (size_t i = 1; i < context.info->results; ++i) {
+    Origin other = context.origin;
+    other.module = -1;
+    EachTensor(outputs[outputs.size() - context.info->results + i],
+               [&](const at::Tensor& tensor) { thread.provenance.Mark(tensor, other); });
+  }
+}
+
+void Listener::LayerEnded(ThreadState& thread, OperatorContext& context, const at::Tensor& output) {
   WatchedModel& model = *models_[static_cast<size_t>(context.model)];
   const WatchedModule& module = model.module(context.module);
-  thread.last_module = context.module;
-  thread.last_output.emplace(output.getIntrusivePtr());
   if (module.has_params) thread.last_layer = context.module;
+  if (!context.recomputed) thread.provenance.Mark(output, context.origin);
   const int reported = module.reports_as;
-  if (reported < 0) return;
+  if (reported < 0 || !context.wanted) return;
   if (!context.recomputed) {
-    capture_.Publish(*context.identity, Kind::kActivations, model, reported, nullptr, 0, context.call, context.micro, output);
+    capture_.Publish(*context.identity, Kind::kActivations, model, reported, nullptr, 0, context.call, context.micro,
+                     output);
   }
   if (!output.requires_grad() || !output.grad_fn()) return;
   if (!context.identity->Wants(Kind::kLayerGradients, model.module(reported).id)) return;
@@ -256,30 +327,19 @@ int Listener::FindBias(const c10::IValue& value, int* model) const {
   return -1;
 }
 
-void Listener::FindWritten(ThreadState& thread, const OperatorInfo& info, const c10::IValue& value) {
+bool Listener::FindWritten(ThreadState& thread, const OperatorInfo& info, const c10::IValue& value) {
   const void* data = DataOf(FirstTensor(value));
-  if (data == nullptr) return;
+  bool found = false;
+  if (data == nullptr) return found;
   // A parameter that several models share is written for each of them.
   for (int m = 0; m < model_count_.load(std::memory_order_acquire); ++m) {
     WatchedModel& model = *models_[static_cast<size_t>(m)];
     const int param = model.ParamAt(data);
-    if (param >= 0) Written(thread, model, info, param);
+    if (param < 0) continue;
+    Written(thread, model, info, param);
+    found = true;
   }
-}
-
-// Its module's own name where a Sequential proves it: the tensor that flows in is what the module before gave.
-int Listener::FunctionalModule(ThreadState& thread, const OperatorInfo& info, const c10::IValue& input) {
-  WatchedModel& model = *models_[static_cast<size_t>(thread.last_root)];
-  const at::Tensor tensor = FirstTensor(input);
-  if (!tensor.defined()) return -1;
-  if (thread.last_module >= 0 && thread.last_output &&
-      thread.last_output->_unsafe_get_target() == tensor.unsafeGetTensorImpl()) {
-    const int next = model.module(thread.last_module).next_in_sequence;
-    if (next >= 0 && !model.module(next).has_params && model.module(next).type == info.module_type) return next;
-  }
-  // What follows a layer that is not published (depth, filter) is not published either.
-  if (thread.last_layer >= 0 && model.module(thread.last_layer).reports_as != thread.last_layer) return -1;
-  return model.FunctionalModule(*session_, thread.last_layer, info.name, info.module_type);
+  return found;
 }
 
 void Listener::LayerBegins(ThreadState& thread, WatchedModel& model, int module, const at::Tensor& input) {
@@ -288,14 +348,14 @@ void Listener::LayerBegins(ThreadState& thread, WatchedModel& model, int module,
   if (!state.runs_layers.load(std::memory_order_relaxed) && !state.runs_layers.exchange(true)) {
     model.layer_threads.fetch_add(1);
   }
-  if (thread.last_root != model.index()) {
-    thread.last_layer = thread.last_module = -1;
-    thread.last_output.reset();
-  }
+  if (thread.last_root != model.index()) thread.last_layer = -1;
   thread.last_root = model.index();
   const bool training = model.is_training();
-  // Checkpointing runs its forward without gradients, in the middle of a pass that has them.
-  const bool within = state.in_pass && !state.backward_seen.load(std::memory_order_relaxed);
+  // Checkpointing runs its forward without gradients, on what a pass that has them made. Other passes without gradients
+  // (pseudo labels, old policies) run in the middle of one, too, on data of their own.
+  const Origin* const from = thread.grad_mode ? nullptr : thread.provenance.Of(input);
+  const bool within = state.in_pass && !state.backward_seen.load(std::memory_order_relaxed) && input.defined() &&
+                      (input.requires_grad() || (from != nullptr && from->pass == &state.pass && UnderWay(*from)));
   if (training && (thread.grad_mode || within)) {
     BeginTrainingPass(thread, state, model, input);
     thread.pass = &state.pass;
@@ -306,6 +366,7 @@ void Listener::LayerBegins(ThreadState& thread, WatchedModel& model, int module,
     thread.pass = &state.evaluation;
   }
   thread.pass_state = &state;
+  thread.pass->after_loss = false;
 }
 
 }  // namespace ikkuna::torch_probe

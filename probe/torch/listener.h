@@ -99,13 +99,37 @@ class Listener : public std::enable_shared_from_this<Listener> {
   void Guarded(Body&& body) noexcept;
 
   // dispatch.cc: operators.
-  std::unique_ptr<at::ObserverContext> Started(ThreadState& thread, const at::RecordFunction& function);
+  std::unique_ptr<at::ObserverContext> Started(ThreadState& thread, const at::RecordFunction& function,
+                                               const OperatorInfo* info);
+  bool LayerStarted(ThreadState& thread, c10::ArrayRef<const c10::IValue> inputs, OperatorContext& context);
+  bool FunctionalStarted(ThreadState& thread, c10::ArrayRef<const c10::IValue> inputs, OperatorContext& context);
+  bool CarryStarted(ThreadState& thread, c10::ArrayRef<const c10::IValue> inputs, OperatorContext& context);
+  bool WriteStarted(ThreadState& thread, c10::ArrayRef<const c10::IValue> inputs, OperatorContext& context);
+  bool Counted(ThreadState& thread, OperatorContext& context);
   void Ended(ThreadState& thread, const at::RecordFunction& function, OperatorContext& context);
+  void LayerEnded(ThreadState& thread, OperatorContext& context, const at::Tensor& output);
   bool FindLayer(const c10::IValue& value, int* model, int* module, int bias_owner) const;
   int FindBias(const c10::IValue& value, int* model) const;
-  void FindWritten(ThreadState& thread, const OperatorInfo& info, const c10::IValue& value);
-  int FunctionalModule(ThreadState& thread, const OperatorInfo& info, const c10::IValue& input);
+  bool FindWritten(ThreadState& thread, const OperatorInfo& info, const c10::IValue& value);
   void LayerBegins(ThreadState& thread, WatchedModel& model, int module, const at::Tensor& input);
+
+  // attribution.cc: which losses belong to which pass.
+  struct LossOwner {
+    WatchedModel* model = nullptr;
+    RootThread* state = nullptr;
+    Pass* pass = nullptr;  // null: no attached model has made it
+    bool training() const { return pass == &state->pass; }
+  };
+  static bool UnderWay(const Origin& origin);
+  WatchedLeaf FindLeaf(const at::Tensor& leaf) const;
+  LossOwner OwnerOfLoss(ThreadState& thread, const at::Tensor& tensor);
+  bool LossStarted(ThreadState& thread, c10::ArrayRef<const c10::IValue> inputs, OperatorContext& context);
+  void LossEnded(OperatorContext& context, const at::Tensor& result);
+  void BackwardStarts(ThreadState& thread, const at::Tensor& root);
+  void SettleLosses(Pass& pass, WatchedModel& model, bool training);
+  void SettleLossesOfStep(RootThread& state, WatchedModel& model);
+  void NoteLosses(const SettledLosses& settled, WatchedModel& model);
+  void TakeLoss(ThreadState& thread, const at::Tensor& loss);
 
   // steps.cc: the life of a step.
   void SeenFirst(RootThread& state, WatchedModel& model);
@@ -122,7 +146,7 @@ class Listener : public std::enable_shared_from_this<Listener> {
   void WrittenOutside(RootThread& state, WatchedModel& model, const OperatorInfo& info, int param);
   void EndStep(ThreadState& thread, WatchedModel& model, RootThread& state, int written_param);
   void FinishClosing(RootThread& state, WatchedModel& model, bool optimizers_alive);
-  void CloseEvaluation(RootThread& state);
+  void CloseEvaluation(RootThread& state, WatchedModel& model);
   void CloseAll(ThreadState& thread, bool optimizers_alive);
   void CloseEnded(bool optimizers_alive);
   void AccountStep(ThreadState& thread, RootThread& state, WatchedModel& model);
@@ -133,10 +157,6 @@ class Listener : public std::enable_shared_from_this<Listener> {
   bool TrainsOnSeveralThreads(const WatchedModel& model);
   void FreezeAsAsked(WatchedModel& model);
   void Freeze(WatchedModel& model, const shm::Command& command);
-
-  // trainer_calls.cc
-  void TakeLoss(ThreadState& thread, const at::Tensor& loss);
-  void LogValue(const std::string& name, const std::variant<double, std::string>& value);
 
   // Constant after construction.
   const std::unique_ptr<probe::Session> session_;

@@ -89,23 +89,33 @@ constexpr Functional kFunctionals[] = {
     {"flatten", "using_ints", "Flatten"},
 };
 
-// A norm without parameters and running statistics, or attention, is seen by its parts.
-constexpr std::array kLosses = {
-    "aten::cross_entropy_loss",
-    "aten::nll_loss_nd",
-    "aten::nll_loss",
-    "aten::nll_loss2d",
-    "aten::mse_loss",
-    "aten::l1_loss",
-    "aten::smooth_l1_loss",
-    "aten::huber_loss",
-    "aten::binary_cross_entropy",
-    "aten::kl_div",
-    "aten::poisson_nll_loss",
-    "aten::binary_cross_entropy_with_logits",
-    "aten::soft_margin_loss",
-    "aten::hinge_embedding_loss",
-    "aten::multi_margin_loss",
+struct LossFunction {
+  const char* name;
+  const char* overload;
+  bool labelled;  // of what the network gave and what it should have given
+};
+constexpr LossFunction kLosses[] = {
+    {"aten::cross_entropy_loss", "", true},
+    {"aten::nll_loss_nd", "", true},
+    {"aten::nll_loss", "", true},
+    {"aten::nll_loss2d", "", true},
+    {"aten::mse_loss", "", true},
+    {"aten::l1_loss", "", true},
+    {"aten::smooth_l1_loss", "", true},
+    {"aten::huber_loss", "", true},
+    {"aten::binary_cross_entropy", "", true},
+    {"aten::binary_cross_entropy_with_logits", "", true},
+    {"aten::kl_div", "", true},
+    {"aten::poisson_nll_loss", "", true},
+    {"aten::soft_margin_loss", "", true},
+    {"aten::hinge_embedding_loss", "", true},
+    {"aten::multi_margin_loss", "", true},
+    {"aten::multilabel_margin_loss", "", true},
+    {"aten::cosine_embedding_loss", "", false},
+    {"aten::margin_ranking_loss", "", false},
+    {"aten::triplet_margin_loss", "", false},
+    {"aten::ctc_loss", "IntList", false},
+    {"aten::ctc_loss", "Tensor", false},
 };
 
 const std::set<std::string_view> kArithmeticWrites = {"add_",
@@ -160,6 +170,10 @@ void OperatorTable::Add(const char* name, const char* overload, OperatorInfo inf
   const auto& schema = handle->schema();
   info.arguments = static_cast<uint8_t>(schema.arguments().size());
   info.results = static_cast<uint8_t>(schema.returns().size());
+  for (size_t i = 0; info.what == OperatorClass::kLoss && i < schema.arguments().size(); ++i) {
+    if (schema.arguments()[i].name() == "reduction") info.reduction = static_cast<int8_t>(i);
+    if (schema.arguments()[i].name() == "ignore_index") info.ignore_index = static_cast<int8_t>(i);
+  }
   operators_[schema.name().c_str()] = info;
 }
 
@@ -193,12 +207,17 @@ void OperatorTable::AddFunctionals() {
 }
 
 void OperatorTable::AddLosses() {
-  for (const char* name : kLosses) {
+  for (const LossFunction& loss : kLosses) {
     OperatorInfo info;
     info.what = OperatorClass::kLoss;
-    info.name = name + 6;
-    Add(name, "", info);
+    info.labelled = loss.labelled;
+    info.name = loss.name + 6;
+    Add(loss.name, loss.overload, info);
   }
+  OperatorInfo root;
+  root.what = OperatorClass::kRoot;
+  root.name = "ones_like";
+  Add("aten::ones_like", "", root);
 }
 
 void OperatorTable::AddWrites() {

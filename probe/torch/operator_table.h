@@ -14,6 +14,7 @@ enum class OperatorClass : uint8_t {
   kLayer,       // takes a parameter of a module: its output is that module's activation
   kFunctional,  // takes none: ReLU, pooling, dropout
   kLoss,        // (output, labels, ...) -> loss
+  kRoot,        // backward makes the gradient of the scalar that it starts from
   kArithmetic,  // writes its first argument from its old value: what optimizers do
   kAssign,      // replaces its first argument: loads, swaps, and optimizers written by hand
   kOtherWrite,  // clamp_, fill_: never an optimizer's step
@@ -24,6 +25,9 @@ struct OperatorInfo {
   int8_t weight = -1;         // kLayer: index of the parameter that names the module
   int8_t other_weight = -1;   // kLayer: where to look when that one is absent (a norm's running mean)
   int8_t data = 0;            // kLayer: index of the input; writes: index of the tensor written
+  int8_t reduction = -1;      // kLoss: index of how it reduces
+  int8_t ignore_index = -1;   // kLoss: index of the label that does not count
+  bool labelled = false;      // kLoss: of an output and its labels
   bool without_bias = false;  // kLayer: a bias follows as add_ (matmul of a Linear on more than two dimensions)
   uint8_t arguments = 0;
   uint8_t results = 1;

@@ -15,6 +15,7 @@
 #include "probe/core/session.h"
 #include "probe/core/step_time.h"
 #include "probe/ikkuna/probe.hpp"
+#include "probe/torch/losses.h"
 
 namespace ikkuna::torch_probe {
 
@@ -82,14 +83,16 @@ struct Pass {
   CallCounts calls;
   CallCounts recomputed;
   uint16_t micro = 0;
-  uint16_t losses = 0;  // losses seen in this micro-batch
+  PassLosses losses;        // of this micro-batch
+  bool after_loss = false;  // no layer has begun since a loss was seen
 
   // The first pass of another step.
   void Restart() {
     calls.Clear();
     recomputed.Clear();
     micro = 0;
-    losses = 0;
+    losses.Clear();
+    after_loss = false;
   }
 };
 

@@ -60,15 +60,15 @@ void Listener::BeginTrainingPass(ThreadState& thread, RootThread& state, Watched
   SeenFirst(state, model);
   state.trains.store(true, std::memory_order_relaxed);
   if (const RootThread* leader = state.leader.load()) Follow(state, *leader);
-  if (state.evaluation.identity) CloseEvaluation(state);
+  if (state.evaluation.identity) CloseEvaluation(state, model);
   if (state.closing) FinishClosing(state, model, true);
   const bool micro_batch = state.in_pass && state.backward_seen.load(std::memory_order_relaxed);
   const bool new_pass = !state.in_pass || micro_batch;
   if (micro_batch) {
+    SettleLosses(state.pass, model, true);
     ++state.pass.micro;
     state.pass.calls.Clear();
     state.pass.recomputed.Clear();
-    state.pass.losses = 0;
     state.backward_seen.store(false);
     // Gradients that were cleared without a write: a loss scaler skipped that step, its passes belong to this one.
     // Unless it was the step of another model, whose pass went through this one.
@@ -85,8 +85,7 @@ void Listener::BeginTrainingPass(ThreadState& thread, RootThread& state, Watched
   }
   if (new_pass) {
     state.begun_after = thread.steps_ended;
-    thread.last_layer = thread.last_module = -1;
-    thread.last_output.reset();
+    thread.last_layer = -1;
     if (input.defined()) capture_.PublishMeta(*state.pass.identity, Kind::kInputData, model, 0, state.pass.micro, input);
     shm::RootStatus& status = session_->root_status(model.root_id());
     shm::StoreRelaxed(status.phase, static_cast<uint32_t>(shm::Phase::kTrain));
@@ -101,13 +100,12 @@ void Listener::BeginEvaluationPass(ThreadState& thread, RootThread& state, Watch
   const bool doubtful = state.ended_by_assignment && !model.writes_arithmetic.load(std::memory_order_relaxed);
   if (state.closing && !doubtful) FinishClosing(state, model, true);
   Pass& pass = state.evaluation;
-  if (pass.identity && pass.identity->tag != tag) CloseEvaluation(state);
+  if (pass.identity && pass.identity->tag != tag) CloseEvaluation(state, model);
   bool new_batch = false;
   if (!pass.identity) {
     pass.identity = MakeIdentity(state, model, tag, model.steps_finished.load(std::memory_order_relaxed));
     pass.calls.Clear();
     pass.micro = 0;
-    pass.losses = 0;
     state.evaluation_first = module;
     state.kinds_evaluated |= pass.identity->demand.due_kinds();
     if (pass.identity->any()) capture_.PublishMarker(*pass.identity, Kind::kBatchStarted);
@@ -115,19 +113,19 @@ void Listener::BeginEvaluationPass(ThreadState& thread, RootThread& state, Watch
     shm::StoreRelaxed(status.phase, static_cast<uint32_t>(shm::Phase::kEvaluate));
     new_batch = true;
   } else if (module == state.evaluation_first) {
+    SettleLosses(pass, model, false);
     if (pass.micro < UINT16_MAX) ++pass.micro;
     pass.calls.Clear();
-    pass.losses = 0;
     new_batch = true;
   }
   if (!new_batch) return;
-  thread.last_layer = thread.last_module = -1;
-  thread.last_output.reset();
+  thread.last_layer = -1;
   if (input.defined()) capture_.PublishMeta(*pass.identity, Kind::kInputData, model, 0, pass.micro, input);
 }
 
-void Listener::CloseEvaluation(RootThread& state) {
+void Listener::CloseEvaluation(RootThread& state, WatchedModel& model) {
   if (!state.evaluation.identity) return;
+  SettleLosses(state.evaluation, model, false);
   if (state.evaluation.identity->any()) capture_.PublishMarker(*state.evaluation.identity, Kind::kBatchFinished);
   state.evaluation.identity.reset();
 }
@@ -274,6 +272,7 @@ void Listener::EndStep(ThreadState& thread, WatchedModel& model, RootThread& sta
     capture_.TakeGradients(model, identity, written_param, &late);
     capture_.TakeLearningRates(*identity, model, written_param);
   }
+  SettleLossesOfStep(state, model);
   const bool stays_open = identity->AnyOf(kUpdateKinds | kMomentKinds) || !late.empty();
   if (stays_open) {
     state.closing = identity;
@@ -353,7 +352,7 @@ void Listener::CloseAll(ThreadState& thread, bool optimizers_alive) {
     if (state == nullptr) continue;
     WatchedModel& model = *models_[static_cast<size_t>(m)];
     if (state->closing) FinishClosing(*state, model, optimizers_alive);
-    CloseEvaluation(*state);
+    CloseEvaluation(*state, model);
     // A step in which only names were logged is whole; one whose pass was cut short is not.
     if (state->pass.identity && !state->in_pass && !state->follows && state->pass.identity->started.exchange(false)) {
       capture_.PublishMarker(*state->pass.identity, Kind::kBatchFinished);

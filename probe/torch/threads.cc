@@ -22,8 +22,8 @@ ThreadState& Listener::OwnThread() {
     thread.depth = 0;
     thread.busy = false;
     thread.off_graph_task = -2;
-    thread.last_root = thread.last_layer = thread.last_module = -1;
-    thread.last_output.reset();
+    thread.last_root = thread.last_layer = -1;
+    thread.provenance.Clear();
     thread.pass = nullptr;
     thread.pass_state = nullptr;
     thread.cost = {};
@@ -103,7 +103,7 @@ void Listener::TakeOver(RootThread& state, WatchedModel& model, bool optimizers_
     state.kept.clear();
     state.open.store(false);
   }
-  CloseEvaluation(state);
+  CloseEvaluation(state, model);
   state.stepper.store(false);
   state.trains.store(false);
   state.graph_task = -2;

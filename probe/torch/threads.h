@@ -5,13 +5,10 @@
 
 #include <array>
 #include <cstdint>
-#include <optional>
 #include <utility>
 
-#include <c10/core/TensorImpl.h>
-#include <c10/util/intrusive_ptr.h>
-
 #include "probe/core/step_time.h"
+#include "probe/torch/provenance.h"
 #include "probe/torch/step_state.h"
 
 namespace ikkuna::torch_probe {
@@ -30,9 +27,7 @@ struct ThreadState {
   int64_t off_graph_task = -2;
   int last_root = -1;    // of the last layer
   int last_layer = -1;   // module index of the last layer with parameters: what positions count from
-  int last_module = -1;  // module index that made last_output
-  // Weak: it must not keep an activation alive, only keep its address from being used again.
-  std::optional<c10::weak_intrusive_ptr<c10::TensorImpl>> last_output;
+  Provenance provenance;  // of what its passes made
   Pass* pass = nullptr;  // the pass under way, training or evaluation
   RootThread* pass_state = nullptr;
   ThreadCost cost;

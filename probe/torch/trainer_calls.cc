@@ -1,6 +1,5 @@
 // What the trainer says itself.
 #include "probe/torch/listener.h"
-#include "probe/torch/tensor_reader.h"
 
 namespace ikkuna::torch_probe {
 
@@ -44,6 +43,8 @@ void Listener::Epoch(uint32_t epoch) {
 }
 
 void Listener::Loss(const at::Tensor& loss) {
+  if (!active()) return;
+  OwnThread().grad_mode = at::GradMode::is_enabled();
   Guarded([&](ThreadState& thread) {
     ThreadTimer timer(thread);
     TakeLoss(thread, loss);
@@ -52,27 +53,14 @@ void Listener::Loss(const at::Tensor& loss) {
 
 void Listener::Tag(const std::string& name) {
   Guarded([&](ThreadState& thread) {
-    for (RootThread* state : thread.roots) {
-      if (state != nullptr) CloseEvaluation(*state);
+    for (size_t m = 0; m < kMaxRoots; ++m) {
+      if (thread.roots[m] != nullptr) CloseEvaluation(*thread.roots[m], *models_[m]);
     }
     evaluation_tag_.store(name.empty() ? kTagDefault : session_->TagId(name));
   });
 }
 
-void Listener::TakeLoss(ThreadState& thread, const at::Tensor& loss) {
-  if (model_count_.load(std::memory_order_acquire) == 0) return;
-  WatchedModel& model = *models_[thread.last_root < 0 ? 0 : static_cast<size_t>(thread.last_root)];
-  model.manual_loss.store(true);
-  RootThread& state = State(thread, model);
-  Pass* pass = thread.pass != nullptr ? thread.pass : &state.pass;
-  if (!pass->identity || !pass->identity->AnyOf(Kind::kLoss)) return;
-  const auto value = ReadScalar(loss);
-  if (!value) return;
-  if (pass == &state.pass) capture_.EnsureStarted(*state.pass.identity);
-  capture_.PublishScalar(*pass->identity, Kind::kLoss, 0, pass->losses++, pass->micro, *value, "");
-}
-
-void Listener::LogValue(const std::string& name, const std::variant<double, std::string>& value) {
+void Listener::Log(const std::string& name, double value) {
   Guarded([&](ThreadState& thread) {
     ThreadTimer timer(thread);
     if (model_count_.load(std::memory_order_acquire) == 0) return;

@@ -99,7 +99,10 @@ class WatchedModel {
   std::atomic<uint64_t> usual_step_ns{0};  // of the last steps, for the watchdog
   std::atomic<bool> first_hold{false};     // the callback stays on until this model's first step ended
   std::atomic<bool> manual_steps{false};   // Step() is the only boundary
-  std::atomic<bool> manual_loss{false};    // Loss() was called: recognised losses are not published
+  std::atomic<bool> manual_loss{false};    // Loss() was called in training: recognised terms are not published there
+  std::atomic<bool> several_losses{false}; // the loss of training is not known: there are several terms
+  std::atomic<bool> loss_elsewhere{false}; // its losses are booked for a model whose output it takes
+  std::atomic<uint32_t> steps_without_loss{0};  // in a row, of those that were heard from their first layer on
   std::atomic<bool> freezes_wait{false};   // there are some of the next
   std::vector<shm::Command> freezes;       // freeze and unfreeze to be done, in their order; guarded by the listener
 

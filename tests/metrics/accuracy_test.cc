@@ -16,7 +16,9 @@ class AccuracyTest : public testing::Test {
     subscriber_ = definition_.create();
   }
   void Output(const TestTensor& tensor, uint32_t pass = 0, uint16_t call = 0) { Give(0, tensor, pass, call); }
-  void Labels(const TestTensor& tensor, uint32_t pass = 0, uint16_t call = 0) { Give(1, tensor, pass, call); }
+  void Labels(const TestTensor& tensor, uint32_t pass = 0, uint16_t call = 0, std::string_view name = {}) {
+    Give(1, tensor, pass, call, name);
+  }
   // The step's result; NaN where 0 rows counted, and nothing at all as a failure.
   double Close() {
     const auto recorder = std::make_shared<Recorder>();
@@ -33,12 +35,13 @@ class AccuracyTest : public testing::Test {
   size_t published_ = 0;
 
  private:
-  void Give(size_t index, const TestTensor& tensor, uint32_t pass, uint16_t call) {
+  void Give(size_t index, const TestTensor& tensor, uint32_t pass, uint16_t call, std::string_view name = {}) {
     const Payload payload{tensor.view()};
     Input input;
     input.index = index;
     input.pass = pass;
     input.call = call;
+    input.param = name;
     subscriber_->OnMessage(input, &payload);
   }
 };
@@ -53,6 +56,29 @@ TEST_F(AccuracyTest, ShareOfRowsWhoseLabelIsGreatest) {
   Output(Scores({0, 1, 2, 5, 4, 3, -1, -2, -3, 1, 9, 1}, {4, 3}));
   Labels(Ints({2, 0, 1, 1}));
   EXPECT_DOUBLE_EQ(Close(), 0.75);
+}
+
+TEST_F(AccuracyTest, TheLabelThatTheLossIgnoresIsNoRow) {
+  Start();
+  const TestTensor output = Scores({9, 1, 1, 9, 9, 1, 1, 9}, {4, 2});
+  Output(output);
+  Labels(Ints({0, 0, 0, 1}), 0, 0, "ignore_index=0");
+  EXPECT_DOUBLE_EQ(Close(), 1);
+  Output(output);
+  Labels(Ints({0, 0, 0, 1}), 0, 0, "ignore_index=1");
+  EXPECT_DOUBLE_EQ(Close(), 2.0 / 3);
+  Output(output);
+  Labels(Ints({0, 0, 0, 1}), 0, 0, "ignore_index=");
+  EXPECT_DOUBLE_EQ(Close(), 0.75);
+}
+
+TEST_F(AccuracyTest, ALossByOtherTargetsBesideItDoesNotCount) {
+  Start();
+  Output(Scores({9, 1, 1, 9}, {2, 2}));
+  Labels(Ints({0, 0}));
+  Output(Scores({9, 1, 1, 9}, {2, 2}), 0, 1);
+  Labels(Scores({9, 1, 1, 9}, {2, 2}), 0, 1);
+  EXPECT_DOUBLE_EQ(Close(), 0.5);
 }
 
 TEST_F(AccuracyTest, TopK) {

@@ -21,11 +21,11 @@ TEST_F(Threads, AThreadThatBeginsDuringAnothersBackwardIsHeard) {
   torch::nn::Linear first(8, 6), last(6, 3);
   torch::nn::Sequential net(first, last);
   torch::optim::SGD optimizer(net->parameters(), 0.1);
-  Start({"loss"}).Attach(net);
+  Start({"network_output"}).Attach(net);
   const Tensor x = torch::randn({4, 8}), y = torch::randint(3, {4});
   // In the midst of a backward pass, of which operators have been heard already, another thread runs a forward pass.
-  const auto losses_of_both = [&] {
-    const size_t before = Of("loss").size();
+  const auto outputs_of_both = [&] {
+    const size_t before = Of("network_output").size();
     optimizer.zero_grad();
     const Tensor hidden = first->forward(x);
     hidden.register_hook([&](const Tensor& gradient) {
@@ -34,13 +34,13 @@ TEST_F(Threads, AThreadThatBeginsDuringAnothersBackwardIsHeard) {
     });
     F::cross_entropy(last->forward(hidden), y).backward();
     optimizer.step();
-    return Of("loss").size() - before;
+    return Of("network_output").size() - before;
   };
   Train(net, optimizer, x, y);
-  EXPECT_EQ(losses_of_both(), 2u) << "early on";
+  EXPECT_EQ(outputs_of_both(), 2u) << "early on";
   for (int step = 0; step < 100; ++step) Train(net, optimizer, x, y);
   std::thread([&] { Train(net, optimizer, x, y); }).join();
-  EXPECT_EQ(losses_of_both(), 2u) << "where several threads train";
+  EXPECT_EQ(outputs_of_both(), 2u) << "where several threads train";
 }
 
 // A thread an epoch: each takes over from the one before, whose last step is closed with its update.

@@ -1,0 +1,138 @@
+#include "probe/torch/losses.h"
+
+#include <algorithm>
+#include <map>
+#include <utility>
+
+#include "probe/torch/provenance.h"
+
+namespace ikkuna::torch_probe {
+
+namespace {
+
+using torch::autograd::Node;
+
+void CutEnd(std::string& name, const std::string& end) {
+  if (name.size() > end.size() && name.compare(name.size() - end.size(), end.size(), end) == 0) {
+    name.resize(name.size() - end.size());
+  }
+}
+
+// The only node behind this one that gets a gradient; null: none, or several.
+Node* OnlyBehind(const Node& node) {
+  Node* only = nullptr;
+  for (const auto& edge : node.next_edges()) {
+    if (!edge.function) continue;
+    if (only != nullptr) return nullptr;
+    only = edge.function.get();
+  }
+  return only;
+}
+
+}  // namespace
+
+std::string LossFunctionName(const std::string& operator_name) {
+  std::string name = operator_name;
+  for (const char* end : {"_nd", "2d", "_loss"}) CutEnd(name, end);
+  return name;
+}
+
+void PassLosses::AddTerm(const char* operator_name, const at::Tensor& result, std::optional<double> value, bool summed,
+                         double rows, uint16_t call, uint16_t micro) {
+  if (terms_.size() >= kTermsMax) return;
+  Term term;
+  term.function = LossFunctionName(operator_name);
+  term.node = result.grad_fn();
+  term.value = value;
+  term.summed = summed;
+  term.rows = rows;
+  term.call = call;
+  term.micro = micro;
+  terms_.push_back(std::move(term));
+}
+
+void PassLosses::BackwardFrom(const at::Tensor& root, std::optional<double> value) {
+  root_seen_ = true;
+  if (terms_.empty() || !root.grad_fn()) return;
+  std::map<const Node*, Term*> at;  // those not yet reached by another root
+  for (Term& term : terms_) {
+    if (const auto node = term.node.lock()) at[node.get()] = &term;
+  }
+  std::vector<Term*> reached;
+  bool others = false;
+  const bool whole = Provenance::Walk(root.grad_fn().get(), kNodesMax, [&](Node& node) {
+    if (const auto term = at.find(&node); term != at.end()) {
+      reached.push_back(term->second);
+      return false;
+    }
+    others |= node.next_edges().empty();
+    return !(others && reached.size() == at.size());
+  });
+  for (Term* term : reached) {
+    term->reached = true;
+    term->alone = reached.size() == 1 && !others && whole;
+    term->of_root = value;
+    if (term->summed && term->alone) MeanOfSum(*term, root.grad_fn().get(), value);
+  }
+}
+
+// A sum that is divided right behind the operator is a mean that the loss function makes (kl_div with `batchmean`) or the
+// trainer (by the tokens of the batch).
+void PassLosses::MeanOfSum(Term& term, Node* root, std::optional<double> value) {
+  const auto node = term.node.lock();
+  for (Node* above = root; node && above != nullptr && above != node.get();) {
+    Node* const behind = OnlyBehind(*above);
+    if (behind == node.get() && above->name().rfind("DivBackward", 0) == 0) {
+      if (above == root && value)
+        term.value = value;
+      else if (term.value && term.function == "kl_div")
+        *term.value /= term.rows;
+    }
+    above = behind;
+  }
+}
+
+SettledLosses PassLosses::Settle(bool training) {
+  SettledLosses settled;
+  const bool root_seen = std::exchange(root_seen_, false);
+  std::vector<Term> terms = std::exchange(terms_, {});
+  std::vector<LossValue> given = std::exchange(given_, {});
+  calls_ = 0;
+  if (!given.empty()) {
+    settled.known = LossKnown::kKnown;
+    settled.given = true;
+    settled.values = std::move(given);
+    return settled;
+  }
+  if (training && root_seen) {
+    terms.erase(std::remove_if(terms.begin(), terms.end(), [](const Term& term) { return !term.reached; }),
+                terms.end());
+  }
+  if (terms.empty()) return settled;
+  if (terms.size() == 1 && terms[0].alone) {
+    const auto value = terms[0].value ? terms[0].value : terms[0].of_root;
+    settled.only = "loss_" + terms[0].function;
+    settled.known = value ? LossKnown::kKnown : LossKnown::kUnreduced;
+    if (value) settled.values.push_back({"", *value, terms[0].call, terms[0].micro});
+    return settled;
+  }
+  settled.known = terms.size() == 1 ? LossKnown::kComposite : LossKnown::kSeveral;
+  std::map<std::string, int> seen;
+  for (const Term& term : terms) {
+    const int nth = ++seen[term.function];
+    // Of what is no scalar there is no value before it is reduced, and then it is mixed with the others.
+    if (!term.value) continue;
+    settled.values.push_back({"loss_" + term.function + (nth == 1 ? "" : "_" + std::to_string(nth)), *term.value,
+                              term.call, term.micro});
+  }
+  return settled;
+}
+
+void PassLosses::Clear() {
+  terms_.clear();
+  given_.clear();
+  root_seen_ = false;
+  calls_ = 0;
+}
+
+}  // namespace ikkuna::torch_probe

@@ -1,0 +1,92 @@
+// PassLosses: the loss terms of one pass, and what of them is the loss.
+//
+// A term is what a loss function of LibTorch gave for an output of the model. Whether it is the loss shows when backward
+// starts: at a scalar that the term alone flows into, it is; where something else flows in, too, or where there are
+// several terms, each is a value under a name of its own (`loss_mse`, a second one of the pass `loss_mse_2`) and the
+// loss is not known until the trainer gives it. So nothing goes out before the micro-batch is over.
+//
+// Thread rule: belongs to a pass, and is touched by whoever may touch that.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+#include <torch/csrc/autograd/function.h>
+
+namespace ikkuna::torch_probe {
+
+// "cross_entropy_loss" -> "cross_entropy": how a term is called, after `loss_`.
+std::string LossFunctionName(const std::string& operator_name);
+
+struct LossValue {
+  std::string name;  // empty: the loss itself
+  double value = 0;
+  uint16_t call = 0;
+  uint16_t micro = 0;
+};
+
+enum class LossKnown : uint8_t {
+  kNothing,    // no loss function ran on the model's output
+  kKnown,      // the loss
+  kSeveral,    // several terms, by name
+  kComposite,  // something beside the named term flows into it
+  kUnreduced,  // a term of many elements, and where backward started was not seen
+};
+
+struct SettledLosses {
+  LossKnown known = LossKnown::kNothing;
+  std::vector<LossValue> values;
+  std::string only;    // kKnown, and not given: the name that its term would have
+  bool given = false;  // by the trainer
+  // The loss is one of several terms elsewhere: here it has its term's name, too.
+  void NameAll() {
+    for (LossValue& loss : values) loss.name = only;
+  }
+};
+
+class PassLosses {
+ public:
+  // Terms and given ones count together: so a term's output and labels are found beside it.
+  uint16_t NextCall() { return calls_++; }
+  bool empty() const { return terms_.empty() && given_.empty(); }
+  // An operator has given `result`, of `value` if that is a scalar. Of a sum over `rows` rows a mean may be made later.
+  void AddTerm(const char* operator_name, const at::Tensor& result, std::optional<double> value, bool summed,
+               double rows, uint16_t call, uint16_t micro);
+  // The trainer's own.
+  void Give(double value, uint16_t call, uint16_t micro) { given_.push_back({"", value, call, micro}); }
+  // Backward starts from here on the thread of the pass.
+  void BackwardFrom(const at::Tensor& root, std::optional<double> value);
+  // What is to be published of what was seen, which is forgotten. In training a term counts only if backward started
+  // from it, where it was seen at all that it started.
+  SettledLosses Settle(bool training);
+  void Clear();
+
+ private:
+  struct Term {
+    std::string function;
+    std::weak_ptr<torch::autograd::Node> node;  // expired, or never there: without a gradient
+    std::optional<double> value;                // of a scalar
+    bool summed = false;
+    double rows = 1;
+    uint16_t call = 0;
+    uint16_t micro = 0;
+    bool reached = false;            // backward started from what it flows into
+    bool alone = true;               // nothing else flows into that
+    std::optional<double> of_root;   // value of that
+  };
+  static constexpr size_t kNodesMax = 4096;  // between a root and its terms; behind them nothing is looked at
+  static constexpr size_t kTermsMax = 1024;  // of one pass; a loop that calls a loss function for each row
+
+  static void MeanOfSum(Term& term, torch::autograd::Node* root, std::optional<double> value);
+
+  std::vector<Term> terms_;
+  std::vector<LossValue> given_;
+  bool root_seen_ = false;
+  uint16_t calls_ = 0;
+};
+
+}  // namespace ikkuna::torch_probe

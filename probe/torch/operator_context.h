@@ -1,0 +1,65 @@
+// Listener::OperatorContext: what the beginning of an operator leaves for its end.
+#pragma once
+
+#include <memory>
+
+#include <ATen/record_function.h>
+#include <torch/csrc/autograd/graph_task.h>
+
+#include "probe/torch/listener.h"
+
+namespace ikkuna::torch_probe {
+
+// What is to be done when the operator has ended.
+enum class OperatorEnd : uint8_t {
+  kNothing,  // it only keeps what runs inside from being looked at
+  kLayer,    // its output is an activation
+  kLoss,
+  kMark,     // its output comes from a pass, and is nothing that anybody asks for
+};
+
+struct Listener::OperatorContext : at::ObserverContext {
+  uint64_t listener = 0;               // serial
+  const OperatorInfo* info = nullptr;  // null: of an operator that the table does not know
+  OperatorEnd end = OperatorEnd::kNothing;
+  bool deeper = false;  // what runs inside is not looked at
+  int model = -1;
+  int module = -1;  // reports the output
+  uint16_t call = 0;
+  uint16_t micro = 0;
+  bool recomputed = false;
+  bool wanted = true;  // activations or layer gradients
+  std::shared_ptr<StepIdentity> identity;
+  Origin origin;      // of the output
+  RootThread* state = nullptr;  // loss: whose
+  Pass* pass = nullptr;         // loss
+  at::Tensor output;  // loss: what the network gave
+  at::Tensor labels;
+  int64_t ignore_index = -1;  // loss: label that does not count; negative: those that are no class anyway
+  bool summed = false;
+};
+
+// The tensor of an argument, or the first of a list; undefined when there is none.
+inline at::Tensor FirstTensor(const c10::IValue& value) {
+  if (value.isTensor()) return value.toTensor();
+  if (value.isTensorList()) {
+    const auto list = value.toTensorList();
+    if (!list.empty()) return list.get(0);
+  }
+  return {};
+}
+
+// Calls `visit` for each tensor of an argument or result.
+template <typename Visit>
+void EachTensor(const c10::IValue& value, Visit&& visit) {
+  if (value.isTensor()) {
+    if (value.toTensor().defined()) visit(value.toTensor());
+  } else if (value.isTensorList()) {
+    const auto list = value.toTensorList();
+    for (size_t i = 0; i < list.size(); ++i) visit(at::Tensor(list.get(i)));
+  }
+}
+
+inline bool InBackward() { return torch::autograd::get_current_graph_task_id() != -1; }
+
+}  // namespace ikkuna::torch_probe

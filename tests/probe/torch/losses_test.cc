@@ -1,0 +1,380 @@
+// Losses: which pass they belong to, what of several terms is the loss, and what is said where it is not known.
+#include <map>
+#include <set>
+
+#include "tests/probe/torch/capture_fixture.h"
+
+namespace ikkuna {
+namespace {
+
+class Losses : public Capture {
+ protected:
+  static Tensor X() { return torch::randn({12, 8}); }
+  static Tensor Y() { return torch::randn({12, 4}); }
+  static Tensor K() { return torch::randint(0, 4, {12}); }
+  static torch::nn::Sequential Net(int64_t out = 4) {
+    return torch::nn::Sequential(torch::nn::Linear(8, 16), torch::nn::ReLU(), torch::nn::Linear(16, out));
+  }
+  // By name, of a tag; the value at each step.
+  std::map<std::string, std::vector<double>> Values(const std::string& tag = "default") const {
+    std::map<std::string, std::vector<double>> values;
+    for (const Kept& kept : Of("loss")) {
+      if (kept.message.tag == tag) values[kept.message.param].push_back(kept.message.scalar);
+    }
+    return values;
+  }
+  static void Expect(const std::vector<double>& got, const std::vector<double>& want) {
+    ASSERT_EQ(got.size(), want.size());
+    for (size_t i = 0; i < got.size(); ++i) EXPECT_FLOAT_EQ(got[i], want[i]) << i;
+  }
+};
+
+TEST_F(Losses, WhatHasNoGradientIsNoLoss) {
+  auto net = Net();
+  torch::optim::SGD optimizer(net->parameters(), 0.05);
+  Start({"loss", "network_output"}).Attach(net);
+  std::vector<double> want;
+  for (int step = 0; step < 4; ++step) {
+    optimizer.zero_grad();
+    const Tensor out = net->forward(X());
+    const Tensor loss = F::cross_entropy(out, K());
+    {
+      torch::NoGradGuard no_grad;
+      F::l1_loss(out, Y() * 100);
+    }
+    F::mse_loss(out.detach(), Y() * 100);
+    F::smooth_l1_loss(out, Y() * 100);  // with a gradient that nobody uses
+    want.push_back(loss.item<double>());
+    loss.backward();
+    optimizer.step();
+  }
+  EXPECT_EQ(Values().size(), 1u);
+  Expect(Values()[""], want);
+}
+
+TEST_F(Losses, SeveralTermsGoByNameAndTheLossIsUnknown) {
+  auto net = Net();
+  torch::optim::SGD optimizer(net->parameters(), 0.05);
+  Start({"loss"}).Attach(net);
+  std::vector<double> first, second, third;
+  for (int step = 0; step < 3; ++step) {
+    optimizer.zero_grad();
+    const Tensor out = net->forward(X());
+    const Tensor a = F::cross_entropy(out, K()), b = F::mse_loss(out, Y()), c = F::mse_loss(out, Y());
+    first.push_back(a.item<double>());
+    second.push_back(b.item<double>());
+    third.push_back(c.item<double>());
+    (a + 0.1 * b + c).backward();
+    optimizer.step();
+  }
+  EXPECT_EQ(Values().size(), 3u);
+  Expect(Values()["loss_cross_entropy"], first);
+  Expect(Values()["loss_mse"], second);
+  Expect(Values()["loss_mse_2"], third);
+}
+
+TEST_F(Losses, ATermThatAnotherIsAddedToByHandIsNotTheLoss) {
+  auto net = Net();
+  torch::optim::SGD optimizer(net->parameters(), 0.05);
+  Start({"loss"}).Attach(net);
+  for (int step = 0; step < 3; ++step) {
+    optimizer.zero_grad();
+    const Tensor out = net->forward(X());
+    (F::mse_loss(out, Y()) + out.exp().mean()).backward();
+    optimizer.step();
+  }
+  EXPECT_EQ(Values().size(), 1u);
+  EXPECT_EQ(Values()["loss_mse"].size(), 3u);
+}
+
+TEST_F(Losses, ScaledForAccumulationATermIsStillTheLoss) {
+  auto net = Net();
+  torch::optim::SGD optimizer(net->parameters(), 0.05);
+  Start({"loss"}).Attach(net);
+  std::vector<double> want;
+  for (int step = 0; step < 2; ++step) {
+    optimizer.zero_grad();
+    for (int micro = 0; micro < 3; ++micro) {
+      const Tensor loss = F::mse_loss(net->forward(X()), Y());
+      want.push_back(loss.item<double>());
+      (loss / 3).backward();
+    }
+    optimizer.step();
+  }
+  Expect(Values()[""], want);
+  EXPECT_EQ(Values().size(), 1u);
+}
+
+TEST_F(Losses, OfManyElementsWhatIsMadeOfThemCounts) {
+  auto net = Net();
+  torch::optim::SGD optimizer(net->parameters(), 0.05);
+  Start({"loss"}).Attach(net);
+  std::vector<double> want;
+  const auto step = [&](const Tensor& loss) {
+    want.push_back(loss.item<double>());
+    optimizer.zero_grad();
+    loss.backward();
+    optimizer.step();
+  };
+  const auto none = F::CrossEntropyFuncOptions().reduction(torch::kNone);
+  step((F::cross_entropy(net->forward(X()), K(), none) * torch::linspace(0, 1, 12)).mean());
+  const Tensor each = F::cross_entropy(net->forward(X()), K(), none);
+  step(((1 - (-each).exp()).pow(2) * each).mean());  // focal loss: all of it flows through the term
+  step(F::kl_div(torch::log_softmax(net->forward(X()), 1), torch::softmax(Y(), 1),
+                 F::KLDivFuncOptions().reduction(torch::kBatchMean)));
+  step(F::cross_entropy(net->forward(X()), K(), F::CrossEntropyFuncOptions().reduction(torch::kSum)) / 7);
+  Expect(Values()[""], want);
+  EXPECT_EQ(Values().size(), 1u);
+}
+
+TEST_F(Losses, GivenAfterTheTermsWereSeenTheTotalReplacesThem) {
+  auto net = Net();
+  torch::optim::SGD optimizer(net->parameters(), 0.05);
+  Probe& probe = Start({"loss"});
+  Also({"loss"}, "test");
+  probe.Attach(net);
+  std::vector<double> want, tested;
+  for (int step = 0; step < 3; ++step) {
+    optimizer.zero_grad();
+    const Tensor out = net->forward(X());
+    const Tensor total = F::mse_loss(out, Y()) + out.exp().mean();
+    if (step == 0) {
+      probe.Loss(total);
+      total.backward();
+    } else {
+      total.backward();
+      probe.Loss(total);
+    }
+    want.push_back(total.item<double>());
+    optimizer.step();
+    net->eval();
+    {
+      torch::NoGradGuard no_grad;
+      for (int batch = 0; batch < 2; ++batch) tested.push_back(F::mse_loss(net->forward(X()), Y()).item<double>());
+    }
+    net->train();
+  }
+  probe.Detach();
+  EXPECT_EQ(Values().size(), 1u);
+  Expect(Values()[""], want);
+  EXPECT_EQ(Values("test").size(), 1u);
+  Expect(Values("test")[""], tested);
+}
+
+TEST_F(Losses, AnEvaluationWithGradientModeOnIsAnEvaluation) {
+  auto net = Net();
+  torch::optim::SGD optimizer(net->parameters(), 0.05);
+  Probe& probe = Start({"loss"});
+  Also({"loss"}, "test");
+  probe.Attach(net);
+  std::vector<double> want, tested;
+  for (int step = 0; step < 3; ++step) {
+    net->eval();
+    tested.push_back(F::mse_loss(net->forward(X()), Y()).item<double>());
+    net->train();
+    optimizer.zero_grad();
+    const Tensor loss = F::mse_loss(net->forward(X()), Y());
+    want.push_back(loss.item<double>());
+    loss.backward();
+    optimizer.step();
+  }
+  probe.Detach();
+  Expect(Values()[""], want);
+  Expect(Values("test")[""], tested);
+}
+
+// FixMatch: labels by a pass without gradients between the forward pass and its loss.
+TEST_F(Losses, APassWithoutGradientsBetweenForwardAndLossIsApart) {
+  auto net = Net();
+  torch::optim::SGD optimizer(net->parameters(), 0.05);
+  Probe& probe = Start({"loss", "activations"});
+  Also({"loss", "activations"}, "no_grad");
+  probe.Attach(net);
+  std::vector<double> want;
+  for (int step = 0; step < 3; ++step) {
+    optimizer.zero_grad();
+    const Tensor out = net->forward(X());
+    Tensor pseudo;
+    {
+      torch::NoGradGuard no_grad;
+      pseudo = net->forward(X()).argmax(1);
+    }
+    const Tensor loss = F::cross_entropy(out, pseudo);
+    want.push_back(loss.item<double>());
+    loss.backward();
+    optimizer.step();
+  }
+  probe.Detach();
+  Expect(Values()[""], want);
+  std::map<std::string, int> activations;
+  for (const Kept& kept : Of("activations")) {
+    ++activations[kept.message.tag];
+    EXPECT_EQ(kept.message.call, 0);
+  }
+  EXPECT_EQ(activations["default"], 9);
+  EXPECT_EQ(activations["no_grad"], 9);
+}
+
+class WithTeacher : public Losses, public ::testing::WithParamInterface<bool> {};
+
+// A teacher that follows the student: its layers, its operators and what it gives are not the student's.
+TEST_P(WithTeacher, TheLossIsTheStudents) {
+  auto student = Net(), teacher = Net();
+  torch::optim::SGD optimizer(student->parameters(), 0.05);
+  Probe& probe = Start({"loss", "activations", "network_output"});
+  probe.Attach(student, {.name = "student"});
+  if (GetParam()) probe.Attach(teacher, {.name = "teacher"});
+  std::vector<double> want;
+  for (int step = 0; step < 4; ++step) {
+    const Tensor x = X();
+    optimizer.zero_grad();
+    const Tensor out = student->forward(x);
+    Tensor target;
+    if (step % 2 == 0) {
+      torch::NoGradGuard no_grad;
+      target = teacher->forward(x);
+    } else {
+      target = teacher->forward(x).detach();
+    }
+    const Tensor loss = step < 2 ? F::mse_loss(out, target) : F::mse_loss(target, out);
+    want.push_back(loss.item<double>());
+    loss.backward();
+    optimizer.step();
+  }
+  probe.Detach();
+  Expect(Values()[""], want);
+  std::map<std::string, int> activations;
+  for (const Kept& kept : Of("activations")) ++activations[kept.message.root];
+  EXPECT_EQ(activations["student"], 12);
+  EXPECT_EQ(activations.size(), GetParam() && activations.count("teacher") != 0 ? 2u : 1u);
+  for (const Kept& kept : Of("network_output")) EXPECT_EQ(kept.message.root, "student");
+}
+INSTANTIATE_TEST_SUITE_P(Attached, WithTeacher, ::testing::Bool());
+
+// What an unattached network makes of our output is not our activation, but its loss is what we are trained by.
+TEST_F(Losses, ThroughANetworkThatIsNotAttached) {
+  for (const bool frozen : {false, true}) {
+    kept_.clear();
+    auto net = Net(), judge = torch::nn::Sequential(torch::nn::Linear(4, 6), torch::nn::ReLU(), torch::nn::Linear(6, 1));
+    if (frozen) {
+      for (auto& parameter : judge->parameters()) parameter.set_requires_grad(false);
+    }
+    torch::optim::SGD optimizer(net->parameters(), 0.05);
+    Probe& probe = Start({"loss", "activations"});
+    probe.Attach(net);
+    std::vector<double> want;
+    for (int step = 0; step < 3; ++step) {
+      optimizer.zero_grad();
+      const Tensor loss = F::binary_cross_entropy_with_logits(judge->forward(net->forward(X())), torch::ones({12, 1}));
+      want.push_back(loss.item<double>());
+      loss.backward();
+      optimizer.step();
+    }
+    probe.Detach();
+    Expect(Values()[""], want);
+    std::set<std::string> names;
+    for (const Kept& kept : Of("activations")) names.insert(kept.message.module);
+    EXPECT_EQ(names, (std::set<std::string>{"0", "1", "2"})) << frozen;
+    probe_.reset();
+  }
+}
+
+TEST_F(Losses, OfTwoModelsInARowTheOneThatIsTrainedHasTheLoss) {
+  auto generator = torch::nn::Sequential(torch::nn::Linear(4, 8));
+  auto critic = torch::nn::Sequential(torch::nn::Linear(8, 1));
+  torch::optim::SGD of_generator(generator->parameters(), 0.1), of_critic(critic->parameters(), 0.1);
+  Probe& probe = Start({"loss"});
+  probe.Attach(generator, {.name = "generator"});
+  probe.Attach(critic, {.name = "critic"});
+  const Tensor one = torch::ones({2, 1}), zero = torch::zeros({2, 1});
+  std::vector<double> real, fake, fooled;
+  for (int i = 0; i < 4; ++i) {
+    of_critic.zero_grad();
+    const Tensor a = F::binary_cross_entropy_with_logits(critic->forward(torch::randn({2, 8})), one);
+    const Tensor b = F::binary_cross_entropy_with_logits(
+        critic->forward(generator->forward(torch::randn({2, 4})).detach()), zero);
+    real.push_back(a.item<double>());
+    fake.push_back(b.item<double>());
+    (a + b).backward();
+    of_critic.step();
+    of_generator.zero_grad();
+    const Tensor c = F::binary_cross_entropy_with_logits(critic->forward(generator->forward(torch::randn({2, 4}))), one);
+    fooled.push_back(c.item<double>());
+    c.backward();
+    of_generator.step();
+  }
+  probe.Detach();
+  EXPECT_EQ(Values().size(), 3u);
+  Expect(Values()["loss_binary_cross_entropy_with_logits"], real);
+  Expect(Values()["loss_binary_cross_entropy_with_logits_2"], fake);
+  Expect(Values()[""], fooled);
+}
+
+TEST_F(Losses, TheIgnoredLabelGoesWithTheLabels) {
+  auto net = Net();
+  torch::optim::SGD optimizer(net->parameters(), 0.05);
+  Start({"input_labels"}).Attach(net);
+  for (const int64_t ignored : {int64_t{-100}, int64_t{0}, int64_t{3}}) {
+    optimizer.zero_grad();
+    F::cross_entropy(net->forward(X()), K(), F::CrossEntropyFuncOptions().ignore_index(ignored)).backward();
+    optimizer.step();
+  }
+  std::vector<std::string> names;
+  for (const Kept& kept : Of("input_labels")) names.push_back(kept.message.param);
+  EXPECT_EQ(names, (std::vector<std::string>{"", "ignore_index=0", "ignore_index=3"}));
+}
+
+// Residual blocks in evaluation: the sum has no history, and no entry in the table of operators.
+TEST_F(Losses, WithoutGradientsOperatorsHandOnWhatTheyCameFrom) {
+  struct Residual : torch::nn::Module {
+    Residual() {
+      a = register_module("a", torch::nn::Linear(8, 8));
+      b = register_module("b", torch::nn::Linear(8, 4));
+    }
+    Tensor forward(const Tensor& x) { return b(torch::relu(a(x) + x)); }
+    torch::nn::Linear a{nullptr}, b{nullptr};
+  };
+  auto net = std::make_shared<Residual>();
+  auto other = Net();
+  torch::optim::SGD optimizer(net->parameters(), 0.1);
+  Probe& probe = Start({"loss"});
+  Also({"activations", "loss"}, "test");
+  probe.Attach(net);
+  double tested = 0;
+  for (int step = 0; step < 2; ++step) {
+    optimizer.zero_grad();
+    F::cross_entropy(net->forward(X()), K()).backward();
+    optimizer.step();
+  }
+  {
+    torch::NoGradGuard no_grad;
+    net->eval();
+    const Tensor out = net->forward(X());
+    F::cross_entropy(other->forward(X()), K());  // of nobody
+    tested = F::cross_entropy(out * 2, K()).item<double>();
+    net->train();
+  }
+  probe.Detach();
+  std::vector<std::string> names;
+  for (const Kept& kept : Of("activations")) names.push_back(kept.message.module);
+  EXPECT_EQ(names, (std::vector<std::string>{"a", "a > relu", "b"}));
+  Expect(Values("test")[""], {tested});
+}
+
+TEST_F(Losses, AnImageOfTheLossThatComesLateIsNotTheNextSteps) {
+  auto net = Net();
+  torch::optim::SGD optimizer(net->parameters(), 0.05);
+  Probe& probe = Start({"loss"});
+  probe.Attach(net);
+  for (int step = 0; step < 3; ++step) {
+    optimizer.zero_grad();
+    const Tensor loss = net->forward(X()).pow(2).mean();
+    loss.backward();
+    optimizer.step();
+    probe.Loss(loss);
+  }
+  EXPECT_TRUE(Values().empty());
+}
+
+}  // namespace
+}  // namespace ikkuna
