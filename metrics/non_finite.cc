@@ -11,73 +11,68 @@ std::string Count(uint64_t count, const char* what) { return std::to_string(coun
 class NonFinite final : public Subscriber {
  public:
   void OnMessage(const Input& input, const Payload*) override {
-    if (!what_.empty()) return;
+    if (!seen_.what.empty()) return;
     const TensorStats& stats = *input.stats;
     if (stats.finite_n == stats.n) {
       // Everything before the first is finite: what is kept is only which activation came last.
       if (input.kind != Kind::kActivations) return;
-      before_ = input.module;
-      before_seq_ = input.seq;
+      seen_.before = input.module;
+      seen_.before_seq = input.seq;
       return;
     }
-    seq_ = input.seq;
-    activation_ = input.kind == Kind::kActivations;
+    seen_.seq = input.seq;
+    seen_.pass = input.pass;
+    seen_.activation = input.kind == Kind::kActivations;
     const uint64_t infinities = stats.positive_infinities + stats.negative_infinities;
-    what_ = std::string(KindName(input.kind));
-    if (!input.module.empty()) what_ += " of " + std::string(input.module);
-    what_ += stats.n == 1 ? " is not finite" : " hold";
+    seen_.what = std::string(KindName(input.kind));
+    if (!input.module.empty()) seen_.what += " of " + std::string(input.module);
+    seen_.what += stats.n == 1 ? " is not finite" : " hold";
     if (stats.n != 1) {
-      if (stats.nans != 0) what_ += " " + Count(stats.nans, "NaN");
-      if (stats.nans != 0 && infinities != 0) what_ += " and";
-      if (infinities != 0) what_ += " " + Count(infinities, infinities == 1 ? "infinity" : "infinities");
-      what_ += " among " + Count(stats.n, "elements");
+      if (stats.nans != 0) seen_.what += " " + Count(stats.nans, "NaN");
+      if (stats.nans != 0 && infinities != 0) seen_.what += " and";
+      if (infinities != 0) seen_.what += " " + Count(infinities, infinities == 1 ? "infinity" : "infinities");
+      seen_.what += " among " + Count(stats.n, "elements");
     }
   }
 
-  // The first in the order of execution counts, whatever passes the two belong to.
+  // The first in the order of execution counts, whatever passes the two belong to. What a module got came of its own
+  // pass: what another thread computed meanwhile says nothing of it.
   void Merge(Subscriber& pass) override {
     auto& more = static_cast<NonFinite&>(pass);
-    if (!more.what_.empty() && (what_.empty() || more.seq_ < seq_)) {
-      std::swap(what_, more.what_);
-      std::swap(seq_, more.seq_);
-      std::swap(activation_, more.activation_);
-    }
-    // Of activations the last before it, as far as either saw one.
-    const auto counts = [&](const NonFinite& one) {
-      return !one.before_.empty() && (what_.empty() || one.before_seq_ < seq_);
-    };
-    if (!counts(*this)) before_.clear();
-    if (!counts(more) || (!before_.empty() && more.before_seq_ < before_seq_)) return;
-    std::swap(before_, more.before_);
-    std::swap(before_seq_, more.before_seq_);
+    if (!more.seen_.what.empty() && (seen_.what.empty() || more.seen_.seq < seen_.seq)) std::swap(seen_, more.seen_);
+    if (seen_.activation && seen_.pass != 0) return;
+    const bool in_time = seen_.what.empty() || more.seen_.before_seq < seen_.seq;
+    if (more.seen_.before.empty() || more.seen_.before_seq < seen_.before_seq || !in_time) return;
+    seen_.before = std::move(more.seen_.before);
+    seen_.before_seq = more.seen_.before_seq;
   }
 
   void OnStep(const StepInfo& step, std::span<const Input>, const ResultsRef& results) override {
-    if (what_.empty()) return;
-    results->Raise(Severity::kWarning, "step " + std::to_string(step.global_step) + ": " + what_ + "; " + Origin(), std::nullopt);
+    if (seen_.what.empty()) return;
+    const std::string text = "step " + std::to_string(step.global_step) + ": " + seen_.what + "; " + Origin();
+    results->Raise(Severity::kWarning, text, std::nullopt);
   }
 
-  void Reset() override {
-    what_.clear();
-    before_.clear();
-    seq_ = before_seq_ = 0;
-    activation_ = false;
-  }
+  void Reset() override { seen_ = {}; }
 
  private:
   std::string Origin() const {
-    if (!before_.empty()) {
-      return "the activations before it, of " + before_ + ", were finite" +
-             (activation_ ? ": this module produced them" : "");
+    if (!seen_.before.empty()) {
+      return "the activations before it, of " + seen_.before + ", were finite" +
+             (seen_.activation ? ": this module produced them" : "");
     }
     return "nothing before it in this step shows whether its input was finite";
   }
 
-  std::string what_;         // the first that is not finite; empty: none so far
-  uint64_t seq_ = 0;         // its message
-  bool activation_ = false;  // it is one
-  std::string before_;       // module of the last activations before it
-  uint64_t before_seq_ = 0;
+  struct Seen {
+    std::string what;         // the first that is not finite; empty: none so far
+    uint64_t seq = 0;         // its message
+    uint32_t pass = 0;        // that it belongs to
+    bool activation = false;  // it is one
+    std::string before;       // module of the last activations before it
+    uint64_t before_seq = 0;
+  };
+  Seen seen_;
 };
 
 constexpr Kind kInputs[] = {Kind::kLoss, Kind::kWeights, Kind::kActivations, Kind::kLayerGradients,

@@ -4,6 +4,7 @@
 
 #include <array>
 
+#include "shared/passes.h"
 #include "shared/registry.h"
 #include "shared/stats/stats_pass.h"
 
@@ -76,23 +77,33 @@ void FillTensor(shm::Record& record, Kind kind, RecordType type) {
 
 void PublishStep(shm::PubWriter& writer, uint64_t step) {
   const float weights[4] = {1, -2, 0, 3};
-  for (int message = 0; message < 5; ++message) {
-    const auto reservation = writer.Reserve(message == 2 ? sizeof weights : 0);
+  const uint32_t pass = static_cast<uint32_t>(step) + 1;
+  for (int message = 0; message < 6; ++message) {
+    const auto reservation = writer.Reserve(message == 3 ? sizeof weights : 0);
     FUZZ_CHECK(reservation);
     shm::Record& record = *reservation.record;
     FillMarker(record, message == 0 ? Kind::kBatchStarted : Kind::kBatchFinished, step);
     if (message == 1) {
+      record.kind = static_cast<uint8_t>(Kind::kPassStarted);
+      record.pass = pass;
+    } else if (message == 2) {
       FillTensor(record, Kind::kWeights, RecordType::kSummary);
       record.stats = ComputeStats(weights, DType::kF32, 4);
-    } else if (message == 2) {
+    } else if (message == 3) {
       FillTensor(record, Kind::kActivations, RecordType::kTensor);
+      record.pass = pass;
       record.param = 0;
       record.space = static_cast<uint8_t>(Space::kHostArena);
       std::memcpy(reservation.payload, weights, sizeof weights);
-    } else if (message == 3) {
+    } else if (message == 4) {
       record.type = static_cast<uint8_t>(RecordType::kScalar);
       record.kind = static_cast<uint8_t>(Kind::kLoss);
+      record.pass = pass;
       record.scalar = 0.5;
+    } else if (message == 5) {
+      FUZZ_CHECK(shm::NamePass(record.marker, pass));
+      record.marker.passes = 1;
+      record.marker.lowest_open = pass + 1;
     }
     writer.Commit(reservation);
   }
@@ -216,10 +227,10 @@ void EvilProducer::PublishRecord(FuzzInput& input) {
       *reinterpret_cast<shm::Record*>(data() + header_.ring_offset + position % kSlots * uint64_t{shm::kRecordBytes});
   shm::Record record{};
   FillMarker(record, static_cast<Kind>(input.Choice(30)), input.Choice(6));
+  record.pass = static_cast<uint32_t>(input.Choice(5));
   record.root = static_cast<uint8_t>(1 + input.Choice(8) / 7);
   record.tag = static_cast<uint8_t>(input.Choice(8) / 6);
   record.call = static_cast<uint16_t>(input.Choice(3));
-  record.micro = static_cast<uint16_t>(input.Choice(2));
   record.type = static_cast<uint8_t>(input.Choice(7));
   switch (static_cast<RecordType>(record.type)) {
     case RecordType::kTensor:
@@ -235,6 +246,15 @@ void EvilProducer::PublishRecord(FuzzInput& input) {
       record.stats = ComputeStats(values.data(), DType::kF32, std::min<uint64_t>(elements, values.size()));
       break;
     }
+    case RecordType::kMarker:
+      // Names of passes, most of them as they should be.
+      for (uint32_t pass = 1; pass <= 4; ++pass) {
+        if (input.Choice(2) != 0) shm::NamePass(record.marker, pass);
+      }
+      record.marker.passes = shm::CountNamed(record.marker) + static_cast<uint32_t>(input.Choice(8) / 7);
+      record.marker.lowest_open = static_cast<uint32_t>(input.Choice(6));
+      if (record.kind != static_cast<uint8_t>(Kind::kPassStarted)) record.pass = 0;
+      break;
     case RecordType::kText:
       record.param = static_cast<uint32_t>(input.Choice(3));
       record.text.length = static_cast<uint32_t>(input.U8());

@@ -26,6 +26,7 @@
 #include "daemon/model/run.h"
 #include "shared/ctl.h"
 #include "shared/handshake.h"
+#include "shared/passes.h"
 #include "shared/pub.h"
 #include "shared/stats/stats_pass.h"
 
@@ -188,10 +189,32 @@ class TestProducer {
   bool Marker(Kind kind, uint64_t step) {
     return Publish(step, kind, [](shm::Record& record) { record.type = static_cast<uint8_t>(RecordType::kMarker); });
   }
-  bool Scalar(Kind kind, uint64_t step, double value) {
+  // `pass`: 0: of the step as a whole.
+  bool Scalar(Kind kind, uint64_t step, double value, uint32_t pass = 0) {
     return Publish(step, kind, [&](shm::Record& record) {
       record.type = static_cast<uint8_t>(RecordType::kScalar);
+      record.pass = pass;
       record.scalar = value;
+    });
+  }
+  // A pass of two records: its beginning and a loss.
+  void Pass(uint64_t step, uint32_t pass, double loss) {
+    StartPass(step, pass);
+    Scalar(Kind::kLoss, step, loss, pass);
+  }
+  bool StartPass(uint64_t step, uint32_t pass) {
+    return Publish(step, Kind::kPassStarted, [&](shm::Record& record) {
+      record.type = static_cast<uint8_t>(RecordType::kMarker);
+      record.pass = pass;
+    });
+  }
+  // The end of a step of these passes; `before`: of it that were named already. kPassesNamed: not its end yet.
+  bool Name(Kind kind, uint64_t step, const std::vector<uint32_t>& passes, uint32_t lowest_open, uint32_t before = 0) {
+    return Publish(step, kind, [&](shm::Record& record) {
+      record.type = static_cast<uint8_t>(RecordType::kMarker);
+      for (const uint32_t pass : passes) EXPECT_TRUE(shm::NamePass(record.marker, pass)) << pass;
+      record.marker.lowest_open = lowest_open;
+      record.marker.passes = before + static_cast<uint32_t>(passes.size());
     });
   }
   bool Summary(uint64_t step, float value) {
