@@ -2,7 +2,26 @@
 
 #include <utility>
 
+#include "daemon/graph/open_passes.h"
+#include "shared/base/clock.h"
+
 namespace ikkuna::graph {
+
+namespace {
+
+// What is true of the step as a whole, whenever its messages were published.
+constexpr uint16_t kStepFlags = kFlagStepInferred | kFlagStepSkipped;
+
+// What passes bring.
+constexpr uint64_t kPassKinds = [] {
+  uint64_t kinds = 0;
+  for (uint8_t code = 1; code < 64; ++code) {
+    if (IsPerCallKind(static_cast<Kind>(code))) kinds |= KindBit(static_cast<Kind>(code));
+  }
+  return kinds;
+}();
+
+}  // namespace
 
 void Frame::Open(std::shared_ptr<Plan> with, Scene* of, const shm::Record& started) {
   root = started.root;
@@ -19,6 +38,42 @@ void Frame::Open(std::shared_ptr<Plan> with, Scene* of, const shm::Record& start
   for (size_t i = 0; i < nodes.size(); ++i) {
     nodes[i].work = contents.feeds[i].due ? NodeState::Work::kWaits : NodeState::Work::kNone;
   }
+}
+
+void Frame::AddPass(GraphContext& context, Pass* pass) {
+  ++passes;
+  if (pass == nullptr) {
+    lacks_passes = true;
+    return;
+  }
+  if (dropped_before > pass->dropped_before) dropped_before = pass->dropped_before;
+  if (scene() == nullptr) return;
+  if (scene() != pass->contents.scene) {
+    lacks_passes = true;  // other subscribers looked at it
+  } else {
+    contents.Merge(context, pass->contents);
+  }
+}
+
+void Frame::Close(const shm::Record& finished, uint64_t with_id) {
+  id = with_id;
+  const bool marker = finished.type == static_cast<uint8_t>(RecordType::kMarker);
+  if (marker && finished.marker.passes != passes) lacks_passes = true;  // a marker that named some was dropped
+  const uint64_t dropped = finished.dropped_total - dropped_before;
+  complete = dropped == 0 && !lacks_passes;
+  // A producer that does not say which kinds it dropped may have dropped any.
+  const uint64_t kinds = marker && finished.marker.dropped_kinds != 0 ? finished.marker.dropped_kinds : ~uint64_t{0};
+  dropped_kinds = dropped == 0 ? 0 : kinds;
+  if (lacks_passes) dropped_kinds |= kPassKinds;
+  // Added to a monotonic time it gives unix time. Unsigned: a peer's time may be anything.
+  const uint64_t unix_offset = static_cast<uint64_t>(UnixNs()) - MonotonicNs();
+  stamp = {};
+  stamp.timeline = scene() == nullptr ? 0 : scene()->memory->timeline;
+  stamp.step = step;
+  stamp.epoch = finished.epoch;
+  stamp.unix_ns = static_cast<int64_t>(finished.time_ns + unix_offset);
+  stamp.samples_seen = marker ? finished.marker.samples : 0;
+  stamp.flags = finished.flags & kStepFlags;
 }
 
 void Frame::Clear(GraphContext& context) {

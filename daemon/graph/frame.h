@@ -16,6 +16,7 @@
 namespace ikkuna::graph {
 
 class StepResults;  // step_results.h
+struct Pass;        // open_passes.h
 
 // A result that others take.
 struct TopicValue {
@@ -58,11 +59,16 @@ struct Frame {
   // Since it closed.
   uint64_t id = 0;
   bool again = false;          // a step of this number was closed before
-  uint64_t dropped_kinds = 0;  // of which messages were dropped within it
+  bool complete = false;       // nothing was dropped within it
+  uint64_t dropped_kinds = 0;  // of which messages were
   StepStamp stamp;
 
   // A step of `scene` begins.
   void Open(std::shared_ptr<Plan> with, Scene* of, const shm::Record& started);
+  // The step is made of this pass, too; null: it did not come whole.
+  void AddPass(GraphContext& context, Pass* pass);
+  // It has ended: what it is in time, and what it lacks.
+  void Close(const shm::Record& finished, uint64_t with_id);
   Scene* scene() const { return contents.scene; }
   // Forgets the step; the memory stays. Instances go back to rest.
   void Clear(GraphContext& context);

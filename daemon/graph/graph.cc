@@ -24,18 +24,6 @@ namespace ikkuna::graph {
 
 namespace {
 
-// What is true of the step as a whole, whenever its messages were published.
-constexpr uint16_t kStepFlags = kFlagStepInferred | kFlagStepSkipped;
-
-// What passes bring.
-constexpr uint64_t kPassKinds = [] {
-  uint64_t kinds = 0;
-  for (uint8_t code = 1; code < 64; ++code) {
-    if (IsPerCallKind(static_cast<Kind>(code))) kinds |= KindBit(static_cast<Kind>(code));
-  }
-  return kinds;
-}();
-
 class Graph final : public MessageGraph {
  public:
   static constexpr size_t kMaxIdleFrames = 4;  // of a scene
@@ -222,37 +210,18 @@ class Graph final : public MessageGraph {
     if (record.type != static_cast<uint8_t>(RecordType::kMarker)) return;
     shm::ForEachNamed(record.marker, [&](uint32_t number) {
       std::unique_ptr<Pass> pass = passes_.Take(record, number);
-      if (frame != nullptr && frame->whole) Merge(*frame, pass.get());
+      if (frame != nullptr && frame->whole) frame->AddPass(context_, pass.get());
       if (pass) passes_.Recycle(std::move(pass));
     });
     passes_.DiscardBefore(record.root, record.marker.lowest_open);
-  }
-
-  // `pass`: null if it did not come whole.
-  void Merge(Frame& frame, Pass* pass) {
-    ++frame.passes;
-    if (pass == nullptr) {
-      frame.lacks_passes = true;
-      return;
-    }
-    if (frame.dropped_before > pass->dropped_before) frame.dropped_before = pass->dropped_before;
-    if (frame.scene() == nullptr) return;
-    if (frame.scene() != pass->contents.scene) {
-      frame.lacks_passes = true;  // other subscribers looked at it
-    } else {
-      frame.contents.Merge(context_, pass->contents);
-    }
   }
 
   void Close(const shm::Record& record) {
     NamePasses(record);
     std::unique_ptr<Frame> frame = open_.Take(record);
     if (!frame) return;
-    const bool marker = record.type == static_cast<uint8_t>(RecordType::kMarker);
-    if (marker && record.marker.passes != frame->passes) frame->lacks_passes = true;  // a marker was dropped
-    const uint64_t dropped = record.dropped_total - frame->dropped_before;
-    const bool whole = dropped == 0 && !frame->lacks_passes;
-    if (record.tag == kTagDefault && record.root < steps_.size() && whole) ++steps_[record.root];
+    frame->Close(record, ++last_id_);
+    if (record.tag == kTagDefault && record.root < steps_.size() && frame->complete) ++steps_[record.root];
     ClosedSteps& closed = closed_[{frame->root, frame->tag}];
     frame->again = closed.Again(frame->step);
     closed.Close(frame->step);
@@ -260,28 +229,9 @@ class Graph final : public MessageGraph {
     if (frame->scene() == nullptr) {
       Recycle(std::move(frame));
     } else {
-      Stamp(*frame, record, dropped);
       Run(std::move(frame));
     }
     open_.DiscardStragglers(record, began);
-  }
-
-  void Stamp(Frame& frame, const shm::Record& finished, uint64_t dropped) {
-    const bool marker = finished.type == static_cast<uint8_t>(RecordType::kMarker);
-    // Added to a monotonic time it gives unix time. Unsigned: a peer's time may be anything.
-    const uint64_t unix_offset = static_cast<uint64_t>(UnixNs()) - MonotonicNs();
-    frame.id = ++last_id_;
-    frame.stamp = {};
-    frame.stamp.timeline = frame.scene()->memory->timeline;
-    frame.stamp.step = frame.step;
-    frame.stamp.epoch = finished.epoch;
-    frame.stamp.unix_ns = static_cast<int64_t>(finished.time_ns + unix_offset);
-    frame.stamp.samples_seen = marker ? finished.marker.samples : 0;
-    frame.stamp.flags = finished.flags & kStepFlags;
-    // A producer that does not say which kinds it dropped may have dropped any.
-    const uint64_t kinds = marker && finished.marker.dropped_kinds != 0 ? finished.marker.dropped_kinds : ~uint64_t{0};
-    frame.dropped_kinds = dropped == 0 ? 0 : kinds;
-    if (frame.lacks_passes) frame.dropped_kinds |= kPassKinds;
   }
 
   Batch BatchOf(const Frame& frame) const {
