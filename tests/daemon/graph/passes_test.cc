@@ -1,47 +1,8 @@
 // Which passes a step is made of, and what becomes of the others.
-#include "daemon/graph/open_passes.h"
-#include "tests/daemon/graph/site.h"
-#include "tests/daemon/graph/test_metrics.h"
+#include "tests/daemon/graph/passes_fixture.h"
 
 namespace ikkuna::graph {
 namespace {
-
-using Named = std::vector<uint32_t>;
-
-class Passes : public testing::Test {
- protected:
-  static void SetUpTestSuite() { RegisterTestMetrics(); }
-  explicit Passes(const std::vector<std::string>& texts = {"loss", "mean(activations)", "mean(weights)"})
-      : site(texts) {}
-
-  static Where At(uint64_t step, uint16_t tag = kTagDefault, uint16_t root = 1) { return {root, tag, step}; }
-  void Loss(uint64_t step, uint32_t pass, double value, uint16_t tag = kTagDefault) {
-    site.Handle(Site::At(site.Scalar(Kind::kLoss, At(step, tag), value), pass, 0));
-  }
-  void Activations(uint64_t step, uint32_t pass, double value, uint16_t call = 0) {
-    site.Handle(Site::At(site.Tensor(Kind::kActivations, At(step), Site::kFc1, 0, {value}), pass, call));
-  }
-  void Weights(uint64_t step, double value) {
-    site.Handle(site.Summary(Kind::kWeights, At(step), Site::kFc1, Site::kW1, {value}));
-  }
-  // A pass of two messages.
-  void Pass(uint64_t step, uint32_t pass, double value) {
-    site.StartPass(At(step), pass);
-    Activations(step, pass, value);
-    Loss(step, pass, value);
-  }
-  uint64_t no_step() const { return site.missing(MissReason::kNoStep); }
-  uint64_t withheld() const { return site.missing(MissReason::kWithheld); }
-  void ExpectPassesWithheld(uint64_t step) {
-    EXPECT_FALSE(site.has("loss", step));
-    EXPECT_FALSE(site.has(kActivations, step));
-    EXPECT_TRUE(site.has(kWeights, step)) << "what belongs to the step as a whole lacks nothing";
-  }
-
-  const std::string kActivations = "fc1/activations_mean";
-  const std::string kWeights = "fc1.weight/weights_mean";
-  Site site;
-};
 
 // ---- Whose they are
 
@@ -227,6 +188,38 @@ TEST_F(Passes, WhoDoesNotMergeFailsAndSaysSo) {
   EXPECT_NE(site.events[0].text.find("cannot merge the passes"), std::string::npos) << site.events[0].text;
 }
 
+TEST_F(Passes, FlagsGapsAndWhatCannotBeReadGoAlongWithThem) {
+  site.Subscribe("norm(activations, order=3); message_mean(activations_mean)");
+  site.graph->Refresh();
+  site.Start(At(0));
+  site.flags = kFlagGradScaled;
+  Pass(0, 1, 1);
+  site.flags = kFlagFlattened;
+  Pass(0, 2, 1);
+  site.flags = 0;
+  site.Finish(At(0), {1, 2}, 3);
+  ASSERT_EQ(site.batches.size(), 1u);
+  ASSERT_GE(site.batches[0].samples.size(), 3u);
+  for (const Sample& sample : site.batches[0].samples) EXPECT_EQ(sample.flags, kFlagGradScaled | kFlagFlattened);
+  // A message that came as statistics, for one who needs the tensor.
+  site.Start(At(1));
+  Pass(1, 3, 1);
+  site.StartPass(At(1), 4);
+  site.Handle(Site::At(site.Summary(Kind::kActivations, At(1), Site::kFc1, 0, {1}), 4, 0));
+  site.Finish(At(1), {3, 4}, 5);
+  EXPECT_TRUE(site.has(kActivations, 1));
+  EXPECT_TRUE(site.has("activations_mean_message_mean", 1));
+  EXPECT_FALSE(site.has("fc1/activations_norm3", 1));
+  // A message of a module without a name: the mean over all of them lacks it.
+  site.Start(At(2));
+  Pass(2, 5, 1);
+  site.StartPass(At(2), 6);
+  site.Handle(Site::At(site.Summary(Kind::kActivations, At(2), 77, 0, {1}), 6, 0));
+  site.Finish(At(2), {5, 6}, 7);
+  EXPECT_TRUE(site.has(kActivations, 2));
+  EXPECT_FALSE(site.has("activations_mean_message_mean", 2));
+}
+
 // The first in the order of execution, wherever it belongs.
 TEST_F(Passes, TheRuleForWhatIsNotFiniteFindsTheFirst) {
   site.Subscribe("non_finite(loss, activations, weights, weight_gradients)");
@@ -260,108 +253,6 @@ TEST_F(Passes, TheRuleForWhatIsNotFiniteFindsTheFirst) {
   Pass(400, 5, 1);
   site.Finish(At(400), {5}, 6);
   EXPECT_EQ(site.events.size(), 2u);
-}
-
-// ---- What is lost
-
-TEST_F(Passes, AStepWhoseEndWasDroppedGoesIntoNoOther) {
-  site.Start(At(0));
-  Pass(0, 1, 100);
-  ++site.dropped;  // batch_finished of step 0, which named pass 1
-  site.Start(At(1));
-  Pass(1, 2, 4);
-  EXPECT_EQ(no_step(), 0u);
-  shm::Message finish = site.Naming(Kind::kBatchFinished, At(1), {2}, 3);
-  site.Handle(finish);
-  EXPECT_EQ(site.value("loss", 1), 4);
-  EXPECT_FALSE(site.has("loss", 0));
-  EXPECT_EQ(no_step(), 2u);
-  EXPECT_EQ(site.missing(MissReason::kDiscarded), 1u);
-  EXPECT_EQ(site.graph->done_seq(), site.seq);
-}
-
-TEST_F(Passes, AStepOfWhichAMarkerWithNamesWasDroppedIsWithheld) {
-  site.Start(At(0));
-  Weights(0, 1);
-  for (const uint32_t pass : {1, 2, 3}) Pass(0, pass, pass);
-  site.Name(At(0), {1}, 2);
-  ++site.dropped;  // the marker that names pass 2
-  shm::Message finish = site.Naming(Kind::kBatchFinished, At(0), {3}, 4, 2);
-  finish.record.marker.dropped_kinds = KindBit(Kind::kPassesNamed);
-  site.Handle(finish);
-  ExpectPassesWithheld(0);
-  EXPECT_EQ(withheld(), 2u);
-  EXPECT_EQ(no_step(), 2u);
-  EXPECT_EQ(site.graph->steps_observed(1), 0u);
-}
-
-TEST_F(Passes, AStepWithAPassWhoseBeginningWasNotSeenIsWithheld) {
-  // As after a restart of the daemon, or where pass_started was dropped.
-  Activations(0, 1, 100);
-  EXPECT_EQ(no_step(), 1u);
-  site.Start(At(0));
-  Weights(0, 1);
-  Loss(0, 1, 100);
-  Pass(0, 2, 1);
-  site.Finish(At(0), {1, 2}, 3);
-  ExpectPassesWithheld(0);
-  EXPECT_EQ(no_step(), 2u);
-  EXPECT_EQ(site.missing(MissReason::kDiscarded), 0u) << "the step itself is whole";
-  site.Start(At(1));
-  Weights(1, 1);
-  Pass(1, 3, 2);
-  site.Finish(At(1), {3}, 4);
-  EXPECT_EQ(site.value("loss", 1), 2);
-}
-
-TEST_F(Passes, AStepWhoseOwnBeginningWasNotSeenTakesItsPassesAlong) {
-  Pass(3, 7, 1);
-  Weights(3, 1);
-  site.Name(At(3), {7}, 8);
-  Pass(3, 8, 1);
-  site.Finish(At(3), {8}, 9, 1);
-  EXPECT_TRUE(site.published().empty());
-  EXPECT_EQ(site.missing(MissReason::kDiscarded), 1u);
-  EXPECT_EQ(no_step(), 0u) << "they are of that step, which is counted";
-  EXPECT_EQ(site.graph->done_seq(), site.seq);
-}
-
-TEST_F(Passes, WhatTheyDroppedBeforeTheirStepBeganCounts) {
-  site.Start(At(0));
-  site.StartPass(At(0), 1);
-  ++site.dropped;  // activations of pass 1
-  Loss(0, 1, 5);
-  site.Finish(At(0), Named{}, 1);
-  site.Start(At(1));
-  Weights(1, 1);
-  shm::Message finish = site.Naming(Kind::kBatchFinished, At(1), {1}, 2);
-  finish.record.marker.dropped_kinds = KindBit(Kind::kActivations);
-  site.Handle(finish);
-  EXPECT_FALSE(site.has(kActivations, 1));
-  EXPECT_EQ(site.value("loss", 1), 5);
-}
-
-TEST_F(Passes, OfCallsThatAreMissingEachPassHasItsOwn) {
-  site.Start(At(0));
-  site.StartPass(At(0), 1);
-  site.StartPass(At(0), 2);
-  Activations(0, 1, 1);
-  Activations(0, 2, 2);
-  Activations(0, 1, 3, 1);
-  Activations(0, 2, 4, 2);  // call 1 of this pass never came
-  site.Finish(At(0), {1, 2}, 3);
-  EXPECT_FALSE(site.has(kActivations, 0));
-  EXPECT_EQ(withheld(), 1u);
-}
-
-TEST_F(Passes, WhatComesAfterTheNameIsTooLate) {
-  site.Start(At(0));
-  Pass(0, 1, 1);
-  site.Name(At(0), {1}, 2);
-  Loss(0, 1, 100);
-  site.Finish(At(0), Named{}, 2, 1);
-  EXPECT_EQ(site.value("loss", 0), 1);
-  EXPECT_EQ(no_step(), 1u);
 }
 
 // ---- What is due
@@ -421,123 +312,6 @@ TEST_F(Passes, NothingSubscribedNothingKept) {
   bare.Finish(At(0), {1}, 2);
   EXPECT_TRUE(bare.batches.empty());
   EXPECT_EQ(bare.graph->done_seq(), bare.seq);
-}
-
-// ---- Peers that never name, never close, or lie
-
-TEST_F(Passes, ThoseThatNobodyNamesAreHeldUpToABound) {
-  site.Start(At(0));
-  for (uint32_t pass = 1; pass <= 2 * OpenPasses::kMaxWaiting; ++pass) {
-    site.StartPass(At(0), pass);
-    Loss(0, pass, 1);
-  }
-  site.graph->Tick(MonotonicNs());
-  EXPECT_GE(no_step(), OpenPasses::kMaxWaiting);
-  ASSERT_EQ(site.events.size(), 1u) << "said once";
-  EXPECT_EQ(site.events[0].kind, "passes_overflow");
-  const uint32_t last = 2 * OpenPasses::kMaxWaiting;
-  site.Finish(At(0), {last}, last + 1);
-  EXPECT_EQ(site.value("loss", 0), 1) << "the youngest is still there";
-  EXPECT_EQ(no_step(), last - 1);
-  EXPECT_EQ(site.graph->done_seq(), site.seq);
-}
-
-TEST_F(Passes, LargeOnesAreBoundedByWhatTheyTake) {
-  site.Subscribe("sequence(activations)");
-  site.graph->Refresh();
-  site.Start(At(0));
-  const uint64_t messages = OpenPasses::kMaxBytes / sizeof(KeptInput) * 5 / 4;
-  uint64_t sent = 0;
-  for (uint32_t pass = 1; sent < messages; ++pass) {
-    site.StartPass(At(0), pass);
-    for (int i = 0; i < 4096; ++i, ++sent) {
-      site.Handle(Site::At(site.Summary(Kind::kActivations, At(0), Site::kFc1, 0, {}), pass, 0));
-    }
-  }
-  EXPECT_GE(no_step(), messages / 6);
-  EXPECT_LT(no_step(), messages / 3);
-  // One alone may take more.
-  const uint64_t before = no_step();
-  site.Finish(At(0), Named{}, UINT32_MAX / 2);
-  EXPECT_GT(no_step(), before);
-  const uint64_t all = no_step();
-  site.Start(At(1));
-  site.StartPass(At(1), UINT32_MAX / 2);
-  for (uint64_t i = 0; i < messages; ++i) {
-    site.Handle(Site::At(site.Summary(Kind::kActivations, At(1), Site::kFc1, 0, {}), UINT32_MAX / 2, 0));
-  }
-  EXPECT_EQ(no_step(), all);
-}
-
-TEST_F(Passes, ThoseOfASilentRootAreGivenUp) {
-  constexpr uint64_t kStart = 1'000'000;
-  site.graph->Tick(kStart);
-  Pass(0, 1, 1);
-  site.graph->Tick(kStart + OpenPasses::kSilentNs - 1);
-  EXPECT_EQ(no_step(), 0u);
-  site.StartPass(At(0), 2);  // the root is not silent
-  site.graph->Tick(kStart + OpenPasses::kSilentNs + 1);
-  EXPECT_EQ(no_step(), 0u);
-  site.graph->Tick(kStart + 3 * OpenPasses::kSilentNs);
-  EXPECT_EQ(no_step(), 2u);
-  EXPECT_EQ(site.graph->done_seq(), site.seq);
-}
-
-TEST_F(Passes, WhatWaitsHoldsBackWhatIsDone) {
-  site.Start(At(0));
-  Pass(0, 1, 1);
-  site.Finish(At(0), Named{}, 1);
-  site.Start(At(1));
-  Pass(1, 2, 1);
-  site.Finish(At(1), {2}, 1);
-  EXPECT_EQ(site.graph->done_seq(), 1u) << "pass 1 may still be named";
-  site.Name(At(2), Named{}, 3);
-  EXPECT_EQ(no_step(), 2u);
-}
-
-TEST_F(Passes, TheEndOfTheProducerDiscardsThem) {
-  Pass(0, 1, 1);
-  site.graph->Finish(0);
-  EXPECT_EQ(no_step(), 2u);
-  EXPECT_EQ(site.graph->done_seq(), site.seq);
-}
-
-TEST_F(Passes, LiesHarmNobodyElse) {
-  // The lowest goes back, and far ahead.
-  site.Start(At(0));
-  Pass(0, 5, 1);
-  site.Name(At(0), Named{}, 4);
-  site.Name(At(0), Named{}, 2);
-  site.Name(At(0), {1'000'000'000}, UINT32_MAX);  // named, and never begun; the lowest is half a circle behind
-  site.Finish(At(0), {5}, 6, 1);
-  EXPECT_EQ(no_step(), 0u);
-  EXPECT_EQ(withheld(), 2u);
-  // A pass begins twice: what came before the second time is nobody's.
-  site.Start(At(1));
-  Pass(1, 6, 100);
-  Pass(1, 6, 2);
-  site.Finish(At(1), {6}, 7);
-  EXPECT_EQ(site.value("loss", 1), 2);
-  EXPECT_EQ(no_step(), 2u);
-  // A pass is named twice: the second step lacks it.
-  site.Start(At(2));
-  site.Start(At(3));
-  Pass(2, 7, 2);
-  site.Finish(At(2), {7}, 8);
-  Weights(3, 1);
-  Loss(3, 0, 1);
-  site.Finish(At(3), {7}, 8);
-  EXPECT_EQ(site.value("loss", 2), 2);
-  EXPECT_FALSE(site.has("loss", 3));
-  // Of a root that does not exist.
-  site.StartPass(At(0, kTagDefault, 16), 1);
-  site.Name(At(0, kTagDefault, 16), {1}, 9);
-  site.StartPass(At(0, kTagDefault, 0), 1);
-  site.Name(At(0, kTagDefault, 0), Named{}, 9);
-  site.Start(At(4));
-  Pass(4, 8, 2);
-  site.Finish(At(4), {8}, 9);
-  EXPECT_EQ(site.value("loss", 4), 2);
 }
 
 TEST_F(Passes, ManyReuseTheirMemoryAndForgetTheirPast) {
