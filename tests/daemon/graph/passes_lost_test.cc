@@ -73,7 +73,8 @@ TEST_F(LostPasses, AStepWhoseOwnBeginningWasNotSeenTakesItsPassesAlong) {
 TEST_F(LostPasses, WhatTheyDroppedBeforeTheirStepBeganCounts) {
   site.Start(At(0));
   site.StartPass(At(0), 1);
-  ++site.dropped;  // activations of pass 1
+  Activations(0, 1, 1);
+  ++site.dropped;  // more activations of pass 1
   Loss(0, 1, 5);
   site.Finish(At(0), Named{}, 1);
   site.Start(At(1));
@@ -125,6 +126,15 @@ TEST_F(LostPasses, ThoseThatNobodyNamesAreHeldUpToABound) {
   EXPECT_EQ(site.value("loss", 0), 1) << "the youngest is still there";
   EXPECT_EQ(no_step(), last - 1);
   EXPECT_EQ(site.graph->done_seq(), site.seq);
+}
+
+TEST_F(LostPasses, EmptyOnesAreBoundedByTheirNumber) {
+  Site bare;
+  for (uint32_t pass = 1; pass <= OpenPasses::kMaxWaiting + 10; ++pass) {
+    bare.StartPass(At(0), pass);
+    bare.Handle(Site::At(bare.Scalar(Kind::kLoss, At(0), 1), pass, 0));
+  }
+  EXPECT_EQ(bare.missing(MissReason::kNoStep), 10u);
 }
 
 TEST_F(LostPasses, LargeOnesAreBoundedByWhatTheyTake) {
