@@ -74,9 +74,9 @@ class PubWriter {
   };
   // Makes no system call.
   Appended TryAppend(const RegistryEntry& entry) noexcept;
-  // Gives the registry its next pages, without a lock; at its end or out of memory it does nothing, and TryAppend()
-  // refuses. The service thread does so ahead of use (RegistryRunsShort()), others only when they are ahead of it.
-  void BackRegistry() noexcept;
+  // Gives the registry its next pages, without a lock; false: there are none to be had. The service thread does so ahead
+  // of use (RegistryRunsShort()), others only when they are ahead of it.
+  bool BackRegistry() noexcept;
   bool RegistryRunsShort() const noexcept;
   // Both: true when the entry is published.
   bool Append(const RegistryEntry& entry) noexcept;

@@ -286,9 +286,7 @@ bool PubWriter::State::BackNext() noexcept {
   return registry_backed.load(std::memory_order_relaxed) > backed;
 }
 
-void PubWriter::BackRegistry() noexcept {
-  if (in_owner()) static_cast<void>(state_->BackNext());
-}
+bool PubWriter::BackRegistry() noexcept { return in_owner() && state_->BackNext(); }
 
 bool PubWriter::RegistryRunsShort() const noexcept {
   if (!in_owner()) return false;

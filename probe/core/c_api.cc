@@ -1,7 +1,6 @@
 // The C interface over Session. Exceptions (memory) end here; a failed call does nothing.
 #include <algorithm>
 #include <array>
-#include <cstdio>
 #include <cstring>
 #include <map>
 #include <memory>
@@ -34,6 +33,7 @@ struct Root {
   StepDemand due;
   MessageHeader header;
   bool open = false;
+  bool started = false;                    // its first marker is published
   bool begun = false;                      // a training step was
   uint64_t last_step = 0;                  // of training, that was begun
   std::atomic<uint64_t> dropped_kinds{0};  // of the step that is open
@@ -44,6 +44,7 @@ struct Root {
   uint64_t steps = 0;            // training steps that ended
   uint64_t samples = 0;          // that went into them, as the caller says
   uint64_t kinds_evaluated = 0;  // due in evaluation passes since the last training step
+  bool evaluated_rarely = false;  // one of these came rarely
   std::map<std::tuple<int, uint32_t, uint32_t>, uint16_t> calls;  // (kind, module, param) within the step
 };
 
@@ -148,6 +149,27 @@ std::string WhyNot(const Root& root, uint16_t tag, uint64_t step) {
          "epochs";
 }
 
+// The marker that stands before all else of a step, or of a pass that is not training.
+void EnsureStarted(Session& session, Root& root) {
+  if (std::exchange(root.started, true)) return;
+  if (root.header.tag == ikkuna::kTagDefault) {
+    ikkuna::shm::AddRelaxed(session.root_status(root.header.root).steps_due, 1);
+  }
+  MessageHeader marker = root.header;
+  marker.kind = Kind::kBatchStarted;
+  session.PublishMarker(marker);
+}
+
+// Of what a trainer logs under `name`: the header, if this value is to be published.
+std::optional<MessageHeader> LoggedHeader(Session& session, Root& root, Kind kind, const char* name) {
+  MessageHeader header = root.header;
+  header.kind = kind;
+  header.param = session.NameId(Text(name));
+  if (!root.due.TakesLogged(kind, header.param)) return std::nullopt;
+  EnsureStarted(session, root);
+  return header;
+}
+
 // Told once a root: a loop that counts anew in each epoch would tell it at every step.
 void Refuse(ikkuna_session& s, Session& session, Root& root, const std::string& why) {
   {
@@ -186,7 +208,7 @@ ikkuna_session* ikkuna_open(const ikkuna_options* given) {
     handle->quiet = options.quiet != 0;
     handle->session = Session::Open(session);
   } catch (const std::exception& error) {
-    std::fprintf(stderr, "ikkuna: off, this run is not watched: %s\n", error.what());
+    ikkuna::probe::PrintNow(std::string("off, this run is not watched: ") + error.what());
   }
   return handle;
 }
@@ -270,7 +292,8 @@ int ikkuna_begin(ikkuna_session* s, uint16_t root_id, uint16_t tag, uint64_t ste
     root->dropped_kinds.store(0, std::memory_order_relaxed);
     root->header.dropped_kinds = &root->dropped_kinds;
     if (tag == ikkuna::kTagDefault) root->last_step = step;
-    root->due = StepDemand(root->demand.table, root_id, tag, step, session.shifts(), session.arena_ready());
+    root->due = session.DemandAt(root->demand, root_id, tag, step, session.shifts());
+    root->started = false;
     root->calls.clear();
     root->open = true;
     auto& status = session.root_status(root_id);
@@ -280,12 +303,7 @@ int ikkuna_begin(ikkuna_session* s, uint16_t root_id, uint16_t tag, uint64_t ste
     const auto phase = tag == ikkuna::kTagDefault ? ikkuna::shm::Phase::kTrain : ikkuna::shm::Phase::kEvaluate;
     ikkuna::shm::StoreRelaxed(status.phase, static_cast<uint32_t>(phase));
     ikkuna::shm::StoreRelaxed(status.epoch, epoch);
-    if (root->due.any()) {
-      if (tag == ikkuna::kTagDefault) ikkuna::shm::AddRelaxed(status.steps_due, 1);
-      MessageHeader marker = root->header;
-      marker.kind = Kind::kBatchStarted;
-      session.PublishMarker(marker);
-    }
+    if (root->due.any()) EnsureStarted(session, *root);
   });
   return began;
 }
@@ -309,6 +327,7 @@ void ikkuna_end(ikkuna_session* s, uint16_t root_id) {
     }
     if (root->header.tag != ikkuna::kTagDefault) {
       root->kinds_evaluated |= root->due.due_kinds();
+      root->evaluated_rarely |= root->due.rare();
       root->cost.total_ns += ikkuna::MonotonicNs() - now;
       return;
     }
@@ -321,7 +340,8 @@ void ikkuna_end(ikkuna_session* s, uint16_t root_id) {
     ThreadClock& clock = ClockOf(s->serial);
     const uint64_t step_ns = clock.step_time.Count(now - std::exchange(clock.last_end_ns, now));
     session.StepFinished(step_ns, std::exchange(root->cost, {}),
-                         root->due.due_kinds() | std::exchange(root->kinds_evaluated, 0));
+                         root->due.due_kinds() | std::exchange(root->kinds_evaluated, 0),
+                         std::exchange(root->evaluated_rarely, false));
   });
 }
 
@@ -381,10 +401,7 @@ void ikkuna_log(ikkuna_session* s, uint16_t root_id, const char* name, double va
   Guarded(s, [&](Session& session) {
     Root& root = *s->root(root_id);
     ScalarTimer timer(root.cost);
-    MessageHeader header = root.header;
-    header.kind = Kind::kScalar;
-    header.param = session.NameId(Text(name));
-    if (header.param != 0) session.PublishScalar(header, value);
+    if (const auto header = LoggedHeader(session, root, Kind::kScalar, name)) session.PublishScalar(*header, value);
   });
 }
 
@@ -393,10 +410,7 @@ void ikkuna_log_text(ikkuna_session* s, uint16_t root_id, const char* name, cons
   Guarded(s, [&](Session& session) {
     Root& root = *s->root(root_id);
     ScalarTimer timer(root.cost);
-    MessageHeader header = root.header;
-    header.kind = Kind::kText;
-    header.param = session.NameId(Text(name));
-    if (header.param != 0) session.PublishText(header, Text(text));
+    if (const auto header = LoggedHeader(session, root, Kind::kText, name)) session.PublishText(*header, Text(text));
   });
 }
 

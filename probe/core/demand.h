@@ -5,10 +5,12 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <vector>
 
+#include "probe/core/pace.h"
 #include "shared/codes.h"
 #include "shared/ctl.h"
 
@@ -35,32 +37,59 @@ class DemandTable {
 };
 
 // What is due for one (root, tag, step).
+//
+// Kinds of a step or pass are due by the step, on multiples of the asked period that the budget stretches; those of a
+// pass that is not training only if such passes come often (Pace). Logged kinds (scalar, text, the ends of epochs) come
+// when the trainer says so: each name is thinned by itself, and only if it comes often; until one is taken they make no
+// step due.
 class StepDemand {
  public:
   StepDemand() = default;
+  // `pace` outlives this; null: nothing is known of what came before, and all is as if it came at each step.
   StepDemand(std::shared_ptr<const DemandTable> table, uint16_t root, uint16_t tag, uint64_t step,
-             const PeriodShifts& shifts, bool arena_ready);
+             const PeriodShifts& shifts, bool arena_ready, Pace* pace = nullptr);
 
   bool any() const { return due_kinds() != 0; }
-  uint64_t due_kinds() const { return summary_ | tensor_ | filtered_kinds_; }
+  uint64_t due_kinds() const { return summary_ | tensor_ | filtered_kinds_ | taken_.load(); }
   // None of these kinds costs more than a scalar: the budget thins them last.
   static bool OnlyScalars(uint64_t kinds);
-  // Whether any module's messages of this kind are wanted.
-  bool AnyOf(uint64_t kinds) const { return ((summary_ | tensor_ | filtered_kinds_) & kinds) != 0; }
+  // Whether any module's messages of this kind are wanted. Of a logged kind: those of some name may be.
+  bool AnyOf(uint64_t kinds) const { return ((due_kinds() | logged_) & kinds) != 0; }
   bool AnyOf(Kind kind) const { return AnyOf(KindBit(kind)); }
   // kInvalid: not wanted.
   Level Wanted(Kind kind, uint32_t module) const;
+  // Asked once for each value that is about to be published: whether this one is. From then on the step is due. `name`
+  // is its registry id, 0 for the end of an epoch. Any thread.
+  bool TakesLogged(Kind kind, uint32_t name);
+  // A pass that came rarely: what it cost cannot be thinned.
+  bool rare() const { return rare_; }
 
  private:
+  std::shared_ptr<const DemandTable> table_;
   uint64_t summary_ = 0;  // kinds wanted of every module
   uint64_t tensor_ = 0;
   uint64_t filtered_kinds_ = 0;
+  uint64_t logged_ = 0;         // kinds that are asked of this step
+  uint64_t logged_window_ = 1;  // steps in which one of a name is taken
+  struct Taken {                // logged kinds of which a value was taken; copied with the rest
+    std::atomic<uint64_t> kinds{0};
+    Taken() = default;
+    Taken(const Taken& other) : kinds(other.load()) {}
+    Taken& operator=(const Taken& other) {
+      kinds.store(other.load(), std::memory_order_relaxed);
+      return *this;
+    }
+    uint64_t load() const { return kinds.load(std::memory_order_relaxed); }
+  } taken_;
+  Pace* pace_ = nullptr;
+  uint16_t root_ = 0;
+  uint16_t tag_ = kTagDefault;
+  bool rare_ = false;
   struct Filtered {
     const shm::DemandItem* item;  // points into table_
     uint64_t due;
   };
   std::vector<Filtered> filtered_;  // entries with a module set
-  std::shared_ptr<const DemandTable> table_;
 };
 
 }  // namespace ikkuna::probe

@@ -56,7 +56,26 @@ bool Session::NoteDrop(const MessageHeader& header) noexcept {
   return false;
 }
 
+// A record that names nothing would end the session: the daemon takes it for a lie.
+bool Session::IsNamed(const MessageHeader& header) {
+  if (header.root == 0 || header.tag >= kMaxTags) return false;
+  if (IsDataKind(header.kind)) return header.module != 0;
+  const bool logged = header.kind == Kind::kScalar || header.kind == Kind::kText || header.kind == Kind::kLearningRate;
+  return !logged || header.param != 0;
+}
+
+bool Session::DropUnnamed(const MessageHeader& header) noexcept {
+  pub_->CountDrop(DropReason::kUnnamed);
+  return NoteDrop(header);
+}
+
+void Session::CountFailed(const MessageHeader& header) noexcept {
+  pub_->CountDrop(DropReason::kFailed);
+  NoteDrop(header);
+}
+
 void Session::NoteOversize(Kind kind, uint64_t bytes) {
+  if (!takes(shm::kFeatureArena)) return;  // said when the session began
   if ((oversize_kinds_.fetch_or(KindBit(kind), std::memory_order_relaxed) & KindBit(kind)) != 0) return;
   AddNote("whole tensors of " + std::string(KindName(kind)) + " (" + std::to_string(bytes >> 20) +
           " MiB) do not fit into the arena of " + std::to_string(pub_->arena_extent() >> 20) +
@@ -64,6 +83,7 @@ void Session::NoteOversize(Kind kind, uint64_t bytes) {
 }
 
 bool Session::PublishSummary(const MessageHeader& header, const TensorShape& shape, const TensorStats& stats) {
+  if (!IsNamed(header)) return DropUnnamed(header);
   auto reservation = pub_->Reserve(0);
   if (!reservation) return NoteDrop(header);
   FillRecord(*reservation.record, header, RecordType::kSummary, Space::kInline, &shape);
@@ -73,6 +93,7 @@ bool Session::PublishSummary(const MessageHeader& header, const TensorShape& sha
 }
 
 bool Session::PublishScalar(const MessageHeader& header, double value) {
+  if (!IsNamed(header)) return DropUnnamed(header);
   auto reservation = pub_->Reserve(0);
   if (!reservation) return NoteDrop(header);
   FillRecord(*reservation.record, header, RecordType::kScalar, Space::kInline, nullptr);
@@ -83,6 +104,7 @@ bool Session::PublishScalar(const MessageHeader& header, double value) {
 }
 
 bool Session::PublishText(const MessageHeader& header, std::string_view text) {
+  if (!IsNamed(header)) return DropUnnamed(header);
   auto reservation = pub_->Reserve(0);
   if (!reservation) return NoteDrop(header);
   FillRecord(*reservation.record, header, RecordType::kText, Space::kInline, nullptr);
@@ -127,6 +149,7 @@ bool Session::PublishMarker(const MessageHeader& header, uint64_t samples, const
 }
 
 bool Session::PublishMarkerRecord(const MessageHeader& header, const shm::MarkerInfo& marker) {
+  if (!IsNamed(header)) return DropUnnamed(header);
   auto reservation = pub_->Reserve(0);
   if (!reservation) return NoteDrop(header);
   FillRecord(*reservation.record, header, RecordType::kMarker, Space::kInline, nullptr);
@@ -135,15 +158,17 @@ bool Session::PublishMarkerRecord(const MessageHeader& header, const shm::Marker
   return true;
 }
 
-PeriodShifts Session::StepFinished(uint64_t step_ns, const StepCost& cost, uint64_t due_kinds) {
+PeriodShifts Session::StepFinished(uint64_t step_ns, const StepCost& cost, uint64_t due_kinds, bool rare) {
+  pace_.StepFinished();
   // A process that was held up inside one of our calls was not held up by us: the time of a step is bounded, too.
   const uint64_t total_ns = std::min(cost.total_ns, step_ns);
-  const uint64_t tensor_ns = std::min(total_ns, cost.tensor_ns);
-  const uint64_t scalar_ns = std::min(total_ns - tensor_ns, cost.scalar_ns);
+  const uint64_t tensor_ns = rare ? 0 : std::min(total_ns, cost.tensor_ns);
+  const uint64_t scalar_ns = rare ? 0 : std::min(total_ns - tensor_ns, cost.scalar_ns);
   std::array<uint64_t, kCostClasses> cost_ns{tensor_ns, 0, scalar_ns};
   uint64_t fixed_ns = 0;
-  // Being awake is on the account of the dearest class that was due; of a step of which nothing was, on nobody's.
-  uint64_t& account = due_kinds == 0                       ? fixed_ns
+  // Being awake is on the account of the dearest class that was due; of a step of which nothing was, on nobody's, and so
+  // is what comes too rarely to be thinned.
+  uint64_t& account = rare || due_kinds == 0                       ? fixed_ns
                       : StepDemand::OnlyScalars(due_kinds) ? cost_ns[static_cast<size_t>(CostClass::kScalar)]
                                                            : cost_ns[static_cast<size_t>(CostClass::kSummary)];
   account += total_ns - tensor_ns - scalar_ns;
@@ -164,13 +189,34 @@ void Session::SetFinished() {
   shm::StoreRelease(pub_->status().state, static_cast<uint32_t>(shm::ProducerState::kFinished));
 }
 
+// What nobody would act on is taken all the same, or it would hold up those behind it, and said.
+bool Session::MayDo(const shm::Command& command) {
+  switch (static_cast<shm::CommandType>(command.type)) {
+    case shm::CommandType::kPrepare:
+      return false;  // nothing but to be taken
+    case shm::CommandType::kStop:
+      if (options_.control != shm::Control::kNone) return true;
+      break;
+    case shm::CommandType::kFreeze:
+    case shm::CommandType::kUnfreeze:
+      if (options_.control == shm::Control::kAll) return true;
+      break;
+    default:
+      AddNote("the daemon sent a command (" + std::to_string(command.type) + ") that this probe does not know");
+      return false;
+  }
+  AddNote("the daemon sent a command (" + std::to_string(command.type) + ") that this trainer does not take");
+  return false;
+}
+
 // The caller holds session_mutex_.
 void Session::TakeCommands(const shm::CtlView& ctl) {
+  if (!takes(shm::kFeatureCommands)) return;
   uint64_t done = shm::LoadRelaxed(pub_->status().command_done);
   for (size_t i = 0; i < shm::kCommandSlots; ++i) {
     const auto command = ctl.NextCommand(done);
     if (!command) return;
-    if (command->type != static_cast<uint32_t>(shm::CommandType::kPrepare)) {
+    if (MayDo(*command)) {
       std::lock_guard hold(commands_mutex_);
       if (commands_.size() >= kMaxCommands) return;
       commands_.push_back(*command);

@@ -8,10 +8,10 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <system_error>
+#include <utility>
 
 #include "shared/handshake.h"
 
@@ -23,6 +23,9 @@ constexpr int kServicePeriodMs = 50;  // demand for whole tensors is noticed wit
 constexpr int kReconnectMinMs = 50;
 constexpr int kReconnectMaxMs = 1000;
 constexpr uint64_t kTickNs = 250'000'000;
+constexpr uint64_t kLeastArenaBytes = 4 << 20;     // a smaller one is none
+constexpr int kLastPrintMs = 200;                  // for whoever reads stderr, at the end
+constexpr uint64_t kExitWaitNs = 2'000'000'000;
 
 // The one session of this process; see Session::Open.
 std::atomic<Session*> g_session{nullptr};
@@ -43,28 +46,6 @@ uint64_t EnvironmentNumber(const char* name) {
   return text == nullptr ? 0 : std::strtoull(text, nullptr, 10);
 }
 
-shm::RegistryEntry ParamEntry(uint32_t id, uint16_t root, uint32_t module, const std::string& name,
-                              const TensorShape& shape, uint32_t flags) {
-  shm::RegistryEntry entry;
-  entry.type = shm::EntryType::kParam;
-  entry.root = root;
-  entry.id = id;
-  entry.parent = module;
-  entry.flags = flags;
-  entry.dtype = shape.dtype;
-  entry.name = name;
-  entry.value = 1;
-  for (int i = 0; i < shape.ndim; ++i) {
-    entry.value *= static_cast<uint64_t>(shape.sizes[i]);
-    if (static_cast<size_t>(i) < kMaxDims) {
-      entry.sizes.push_back(shape.sizes[i]);
-    } else {
-      entry.sizes.back() *= shape.sizes[i];
-    }
-  }
-  return entry;
-}
-
 bool SwitchedOffByUser() {
   const char* text = std::getenv("IKKUNA");
   return text != nullptr && (std::strcmp(text, "off") == 0 || std::strcmp(text, "0") == 0);
@@ -77,7 +58,7 @@ std::unique_ptr<Session> Session::Open(const SessionOptions& options) {
   std::unique_ptr<Session> session(new Session(options));
   Session* expected = nullptr;
   if (!g_session.compare_exchange_strong(expected, session.get())) {
-    std::fprintf(stderr, "ikkuna: this process is being watched already; the second probe does nothing\n");
+    PrintNow("this process is being watched already; the second probe does nothing");
     return nullptr;
   }
   if (!session->CreateSegments()) {
@@ -94,24 +75,46 @@ Session::Session(const SessionOptions& options)
       wait_ms_(EnvironmentNumber("IKKUNA_WAIT_MS")),
       table_(std::make_shared<DemandTable>(std::vector<shm::DemandItem>{})) {}
 
-bool Session::CreateSegments() {
-  uint64_t arena_mb = options_.arena_mb != 0 ? options_.arena_mb : EnvironmentNumber("IKKUNA_ARENA_MB");
-  if (arena_mb == 0) arena_mb = shm::kDefaultArenaBytes >> 20;
-  arena_bytes_ = std::min(arena_mb << 20, shm::kMaxArenaBytes);
+// With a limit on files or address space there may be no room for the whole arena, and yet for all but whole tensors.
+bool Session::CreatePub() {
   shm::PubSizes sizes;
   sizes.ring_slots = options_.ring_slots;
   sizes.arena_bytes = arena_bytes_;
   auto pub = shm::PubWriter::Create(sizes);
+  const std::string short_of = pub ? std::string() : pub.error().text;
+  while (!pub && pub.error().code == ErrorCode::kResourceExhausted && sizes.arena_bytes != 0) {
+    sizes.arena_bytes = sizes.arena_bytes > kLeastArenaBytes ? sizes.arena_bytes / 4 : 0;
+    pub = shm::PubWriter::Create(sizes);
+  }
   if (!pub) {
-    std::fprintf(stderr, "ikkuna: off, training is not watched: %s\n", pub.error().text.c_str());
+    PrintNow("off, training is not watched: " + pub.error().text);
     return false;
   }
   pub_ = std::move(pub).value();
+  names_ = std::make_unique<Names>(*pub_, notices_);
+  arena_bytes_ = sizes.arena_bytes;
+  if (!short_of.empty()) {
+    AddNote("whole tensors have " + std::to_string(arena_bytes_ >> 20) + " MiB, the rest of them is not captured: " +
+            short_of);
+  }
+  if (!pub_->segment().wiped_on_fork()) {
+    AddNote("this kernel has no MADV_WIPEONFORK: a child made by a raw clone() is not told from the trainer itself");
+  }
+  return true;
+}
+
+bool Session::CreateSegments() {
+  uint64_t arena_mb = options_.arena_mb != 0 ? options_.arena_mb : EnvironmentNumber("IKKUNA_ARENA_MB");
+  if (arena_mb == 0) arena_mb = shm::kDefaultArenaBytes >> 20;
+  arena_bytes_ = std::min(arena_mb, shm::kMaxArenaBytes >> 20) << 20;
+  if (!CreatePub()) return false;
   wake_ = UniqueFd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   g_pub_fd.store(pub_->fd());
   g_wake_fd.store(wake_.get());
   static const int kRegistered = ::pthread_atfork(nullptr, nullptr, &CloseInChild);
   (void)kRegistered;
+  // Of each session anew: it runs before the end of whatever is there already.
+  std::atexit(&EndAtExit);
 
   shm::PubStatus& status = pub_->status();
   shm::StoreRelaxed(status.attempt, identity_.attempt.value_or(0));
@@ -128,7 +131,7 @@ bool Session::CreateSegments() {
   try {
     service_ = std::thread([this] { Serve(); });
   } catch (const std::system_error& error) {
-    std::fprintf(stderr, "ikkuna: off, training is not watched: no thread can be made: %s\n", error.what());
+    PrintNow(std::string("off, training is not watched: no thread can be made: ") + error.what());
   }
   ::pthread_sigmask(SIG_SETMASK, &old, nullptr);
   return service_.joinable();
@@ -147,11 +150,10 @@ Session::~Session() {
 }
 
 void Session::Close() {
-  if (!fork_guard_.in_owner() || stop_.exchange(true)) return;
+  if (!fork_guard_.in_owner() || closed_.exchange(true)) return;
   off_.store(true);
-  const uint64_t one = 1;
-  // Should it fail, the poll's timeout ends the thread as well.
-  if (wake_) (void)!::write(wake_.get(), &one, sizeof one);
+  stop_.store(true);
+  Wake();
   if (service_.joinable()) service_.join();
   g_socket_fd.store(-1);
   g_pub_fd.store(-1);
@@ -161,15 +163,31 @@ void Session::Close() {
 }
 
 void Session::SwitchOff(const std::string& reason) noexcept {
-  if (off_.exchange(true)) return;
-  std::fprintf(stderr, "ikkuna: off for the rest of this run, training goes on unwatched: %s\n", reason.c_str());
-  if (pub_) {
-    shm::StoreRelaxed(pub_->status().state, static_cast<uint32_t>(shm::ProducerState::kSwitchedOff));
-    try {
-      AddNote("switched itself off: " + reason);
-    } catch (...) {
-    }
+  if (off_.exchange(true) || !in_owner() || !pub_) return;
+  shm::StoreRelaxed(pub_->status().state, static_cast<uint32_t>(shm::ProducerState::kSwitchedOff));
+  try {
+    Say("off for the rest of this run, training goes on unwatched: " + reason);
+    AddNote("switched itself off: " + reason);
+  } catch (...) {
   }
+}
+
+// A probe that is never destroyed, or destroyed too late: its thread must not outlive what the process takes down. The
+// thread may be in a callback that waits for the one which exits: it is not waited for any longer than this.
+void Session::EndAtExit() {
+  Session* session = g_session.load();
+  if (session == nullptr || !session->in_owner()) return;
+  session->SetFinished();
+  if (session->stop_.exchange(true)) return;  // another of these handlers has waited
+  session->Wake();
+  const uint64_t until = MonotonicNs() + kExitWaitNs;
+  while (!session->ended_.load(std::memory_order_acquire) && MonotonicNs() < until) ::poll(nullptr, 0, 1);
+}
+
+void Session::Wake() {
+  const uint64_t one = 1;
+  // Should it fail, the poll's timeout ends the thread as well.
+  if (wake_) (void)!::write(wake_.get(), &one, sizeof one);
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -186,8 +204,14 @@ void Session::Serve() noexcept {
   } catch (...) {
     SwitchOff("unknown error");
   }
+  try {
+    CallSwitchedOff();
+    notices_.PrintLast(kLastPrintMs);
+  } catch (...) {
+  }
   g_socket_fd.store(-1);
   socket_.reset();
+  ended_.store(true, std::memory_order_release);
 }
 
 void Session::ServeUntilStopped() {
@@ -209,29 +233,41 @@ void Session::ServeUntilStopped() {
     }
     TakeCommandsOnService();
     BackArenaIfAsked();
-    PrintSaid();
+    if (pub_->RegistryRunsShort()) pub_->BackRegistry();
+    notices_.Print();
+    if (off_.load(std::memory_order_relaxed)) CallSwitchedOff();
     if (now >= next_tick_ns) {
       next_tick_ns = now + kTickNs;
-      pub_->WriteClock();
-      std::lock_guard lock(tick_mutex_);
-      if (tick_) tick_();
+      Tick();
     }
   }
-  PrintSaid();
 }
 
-void Session::Say(const std::string& text) {
-  std::lock_guard lock(said_mutex_);
-  said_ += "ikkuna: " + text + "\n";
+void Session::Tick() {
+  pub_->WriteClock();
+  if (ctl_) LookAtDaemon();
+  std::lock_guard lock(tick_mutex_);
+  if (tick_) tick_();
 }
 
-void Session::PrintSaid() {
-  std::string lines;
-  {
-    std::lock_guard lock(said_mutex_);
-    lines.swap(said_);
+// What is wrong with a daemon and would not be seen by the trainer otherwise. Only this thread changes ctl_.
+void Session::LookAtDaemon() {
+  if (pub_->peer_lied() && !std::exchange(lie_noted_, true)) {
+    AddNote("the daemon showed positions that cannot be, which were ignored: what finds no room is dropped");
   }
-  if (!lines.empty()) std::fputs(lines.c_str(), stderr);
+  const uint64_t beat = ctl_->heartbeat_ns();
+  const bool silent = beat != 0 && MonotonicNs() > beat + kSilentDaemonNs;
+  if (silent && !std::exchange(silence_said_, true)) {
+    Say("the daemon has not moved for " + std::to_string(kSilentDaemonNs / 1'000'000'000) +
+        " s: it hangs or was stopped; what finds no room is dropped and counted, training goes on");
+  }
+  if (!silent) silence_said_ = false;
+}
+
+void Session::CallSwitchedOff() {
+  std::lock_guard lock(tick_mutex_);
+  if (!switched_off_ || !off_.load() || closed_.load()) return;
+  std::exchange(switched_off_, {})();
 }
 
 void Session::WatchSocket(int timeout_ms) {
@@ -246,7 +282,10 @@ void Session::WatchSocket(int timeout_ms) {
 
 void Session::Connect() {
   auto socket = shm::ConnectToDaemon(directory_);
-  if (!socket) return;
+  if (!socket) {
+    if (socket.error().code != ErrorCode::kUnavailable) Unreachable(socket.error().text);
+    return;
+  }
   shm::Hello hello;
   std::memcpy(hello.uuid.data(), pub_->header().uuid, hello.uuid.size());
   hello.run_id = identity_.run_id;
@@ -261,16 +300,31 @@ void Session::Connect() {
   hello.job_port = identity_.job_port;
   hello.feature_bits = pub_->header().feature_bits;
   hello.heads = pub_->heads();
-  if (!shm::SendHello(socket->get(), hello, pub_->fd())) return;
+  if (auto sent = shm::SendHello(socket->get(), hello, pub_->fd()); !sent) {
+    if (sent.error().code != ErrorCode::kUnavailable) Unreachable(sent.error().text);
+    return;
+  }
+  unreachable_.clear();
   socket_ = std::move(socket).value();
   g_socket_fd.store(socket_.get());
   refused_.store(false);
 }
 
+// Not that none is there, which may be meant: it is there or not, and we cannot get to it.
+void Session::Unreachable(const std::string& why) {
+  refused_.store(true);
+  if (why == unreachable_) return;
+  unreachable_ = why;
+  Say("training goes on unwatched: " + why);
+  AddNote("no daemon could be reached for a time, and what came then is not captured: " + why);
+}
+
 void Session::ReadAnswer() {
   auto answer = shm::ReceiveAnswer(socket_.get());
   if (!answer) {
-    if (answer.error().code != ErrorCode::kUnavailable) Disconnect();
+    if (answer.error().code == ErrorCode::kUnavailable) return;
+    if (answer.error().code == ErrorCode::kFailedPrecondition) return Disconnect();  // it left
+    Refused("gave an answer that cannot be used: " + answer.error().text);
     return;
   }
   if (auto* reject = std::get_if<shm::Reject>(&answer.value())) {
@@ -280,10 +334,15 @@ void Session::ReadAnswer() {
   auto& welcome = std::get<shm::ReceivedWelcome>(answer.value());
   auto view = shm::CtlView::Open(std::move(welcome.ctl_fd));
   if (!view || !pub_->AcceptHeads((*view)->heads())) {
-    Refused("gave an answer that makes no sense: " +
+    Refused("gave an answer that cannot be used: " +
             (view ? "its positions lie outside of what was published" : view.error().text));
     return;
   }
+  features_.store(welcome.welcome.feature_bits & pub_->header().feature_bits, std::memory_order_relaxed);
+  if (!takes(shm::kFeatureArena)) {
+    AddNote("the daemon takes no whole tensors of this trainer: their statistics are sent, the rest is not captured");
+  }
+  lie_noted_ = silence_said_ = false;
   SetCtl(std::shared_ptr<const shm::CtlView>(std::move(view).value()));
   connected_.store(true);
 }
@@ -291,8 +350,8 @@ void Session::ReadAnswer() {
 // It may have been full, or another will take its place: it is asked again, in no hurry.
 void Session::Refused(const std::string& why) {
   if (why != refusal_) {
-    std::fprintf(stderr, "ikkuna: training goes on unwatched, since the daemon %s; it is asked again every %d s\n",
-                 why.c_str(), options_.retry_refused_ms / 1000);
+    Say("training goes on unwatched, since the daemon " + why + "; it is asked again every " +
+        std::to_string(options_.retry_refused_ms / 1000) + " s");
     refusal_ = why;
   }
   refused_.store(true);
@@ -301,9 +360,13 @@ void Session::Refused(const std::string& why) {
 
 void Session::SetCtl(std::shared_ptr<const shm::CtlView> ctl) {
   pub_->SetHeadSource(ctl);
+  std::shared_ptr<const shm::CtlView> oldest;  // ends behind the lock: unmapping is a system call
   std::lock_guard lock(session_mutex_);
   if (ctl_) retired_.push_back(ctl_);
-  if (retired_.size() > kMaxRetired) retired_.pop_front();
+  if (retired_.size() > kMaxRetired) {
+    oldest = std::move(retired_.front());
+    retired_.pop_front();
+  }
   ctl_ = std::move(ctl);
   if (ctl_) {
     const uint32_t daemon_ppm = ctl_->budget_ppm();
@@ -325,7 +388,7 @@ void Session::Disconnect() {
 
 // Memory is taken when whole tensors are first asked for, and by this thread: a first touch costs milliseconds.
 void Session::BackArenaIfAsked() {
-  if (arena_tried_.load()) return;
+  if (arena_tried_.load() || !takes(shm::kFeatureArena)) return;
   DemandCopy copy;
   RefreshDemand(copy);
   if (!copy.table || !copy.table->NeedsArena()) return;
@@ -338,9 +401,10 @@ void Session::BackArenaIfAsked() {
   session_count_.fetch_add(1, std::memory_order_release);  // due tensors can travel from the next step on
 }
 
-void Session::SetTick(std::function<void()> tick) {
+void Session::SetTick(std::function<void()> tick, std::function<void()> switched_off) {
   std::lock_guard lock(tick_mutex_);
   tick_ = std::move(tick);
+  switched_off_ = std::move(switched_off);
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -361,7 +425,7 @@ void Session::RefreshDemand(DemandCopy& copy) {
     if (!ctl_) {
       table_ = std::make_shared<DemandTable>(std::vector<shm::DemandItem>{});
     } else {
-      auto items = ctl_->CopyDemand(modules_.load(std::memory_order_relaxed) + 1);
+      auto items = ctl_->CopyDemand(names_->modules() + 1);
       if (!items) return;  // being written: the old copy holds for one more step
       table_ = std::make_shared<DemandTable>(std::move(*items));
     }
@@ -384,114 +448,11 @@ void Session::WaitForDemand(uint64_t wait_ms) {
     bool known = false;
     {
       std::lock_guard lock(session_mutex_);
-      known = ctl_ && ctl_->demand_generation() != 0 && ctl_->registry_seen() >= entries_.load();
+      known = ctl_ && ctl_->demand_generation() != 0 && ctl_->registry_seen() >= names_->entries();
     }
     if (known && copy.table && (!copy.table->NeedsArena() || arena_tried_.load())) return;
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
-}
-
-// ---------------------------------------------------------------------------------------------------------------
-// Names
-
-bool Session::Append(const shm::RegistryEntry& entry) {
-  if (!pub_->Append(entry)) return false;
-  entries_.fetch_add(1);
-  return true;
-}
-
-uint16_t Session::AddRoot(const std::string& name) {
-  std::lock_guard lock(names_mutex_);
-  if (next_root_ > kMaxRoots) return 0;
-  shm::RegistryEntry entry;
-  entry.type = shm::EntryType::kRoot;
-  entry.root = next_root_;
-  entry.id = next_root_;
-  entry.name = name;
-  return Append(entry) ? next_root_++ : 0;
-}
-
-uint32_t Session::AddModule(uint16_t root, const std::string& path, const std::string& type, uint32_t flags) {
-  std::lock_guard lock(names_mutex_);
-  if (next_module_ >= kMaxModules) return 0;
-  shm::RegistryEntry entry;
-  entry.type = shm::EntryType::kModule;
-  entry.root = root;
-  entry.id = next_module_;
-  entry.flags = flags;
-  entry.name = path;
-  entry.second = type;
-  if (!Append(entry)) return 0;
-  modules_.store(next_module_, std::memory_order_relaxed);
-  return next_module_++;
-}
-
-uint32_t Session::AddParam(uint16_t root, uint32_t module, const std::string& name, const TensorShape& shape,
-                           uint32_t flags) {
-  std::lock_guard lock(names_mutex_);
-  if (next_param_ >= kMaxParams) return 0;
-  return Append(ParamEntry(next_param_, root, module, name, shape, flags)) ? next_param_++ : 0;
-}
-
-void Session::RenewParam(uint32_t id, uint16_t root, uint32_t module, const std::string& name, const TensorShape& shape,
-                         uint32_t flags) {
-  if (id != 0) Append(ParamEntry(id, root, module, name, shape, flags));
-}
-
-uint16_t Session::TagId(const std::string& name) {
-  if (name.empty() || name == "default") return kTagDefault;
-  if (name == "test") return kTagTest;
-  if (name == "no_grad") return kTagNoGrad;
-  std::lock_guard lock(names_mutex_);
-  if (auto found = tags_.find(name); found != tags_.end()) return found->second;
-  const size_t id = 3 + tags_.size();
-  if (id >= kMaxTags) return kTagTest;
-  shm::RegistryEntry entry;
-  entry.type = shm::EntryType::kTag;
-  entry.id = static_cast<uint32_t>(id);
-  entry.name = name;
-  if (!Append(entry)) return kTagTest;
-  return tags_[name] = static_cast<uint16_t>(id);
-}
-
-uint32_t Session::NameId(const std::string& name) {
-  std::lock_guard lock(names_mutex_);
-  if (auto found = names_.find(name); found != names_.end()) return found->second;
-  if (names_.size() >= kMaxModules) return 0;
-  shm::RegistryEntry entry;
-  entry.type = shm::EntryType::kName;
-  entry.id = static_cast<uint32_t>(names_.size() + 1);
-  entry.name = name;
-  if (!Append(entry)) return 0;
-  return names_[name] = entry.id;
-}
-
-void Session::AddFact(const std::string& key, const std::string& value) {
-  // One that is said anew at every step must not take the room of names.
-  constexpr size_t kMaxFactEntries = 10'000;
-  std::lock_guard lock(names_mutex_);
-  if (fact_entries_ >= kMaxFactEntries) return;
-  const auto [known, fresh] = facts_.try_emplace(key, static_cast<uint32_t>(facts_.size() + 1), value);
-  if (!fresh && known->second.second == value) return;
-  known->second.second = value;
-  ++fact_entries_;
-  shm::RegistryEntry entry;
-  entry.type = shm::EntryType::kFact;
-  entry.id = known->second.first;
-  entry.name = key;
-  entry.second = value;
-  Append(entry);
-}
-
-void Session::AddNote(const std::string& text) {
-  constexpr size_t kMaxNotes = 1000;  // a model of a thousand odd layers; the registry is for names first
-  std::lock_guard lock(names_mutex_);
-  if (notes_.size() >= kMaxNotes || !notes_.emplace(text, true).second) return;
-  shm::RegistryEntry entry;
-  entry.type = shm::EntryType::kNote;
-  entry.id = static_cast<uint32_t>(notes_.size());
-  entry.second = text;
-  Append(entry);
 }
 
 }  // namespace ikkuna::probe

@@ -3,7 +3,8 @@
 // A service thread connects and reconnects, backs the arena, keeps the clock pair and notices the daemon's end;
 // training threads only publish and look at the demand. Nothing here throws or waits (but WaitForDaemon, which the
 // trainer asks for). Owner: the front end (ikkuna::Probe or the C interface). Stop order: no training thread may be
-// inside a call when the Session is destroyed; its service thread is joined first, then the segments go.
+// inside a call when the Session is destroyed; its service thread is joined first, then the segments go. One that is never
+// destroyed ends its thread when the process exits.
 #pragma once
 
 #include <array>
@@ -18,13 +19,15 @@
 #include <string>
 #include <string_view>
 #include <thread>
-#include <unordered_map>
 #include <vector>
 
 #include "probe/core/budget.h"
 #include "probe/core/cost.h"
 #include "probe/core/demand.h"
 #include "probe/core/identity.h"
+#include "probe/core/names.h"
+#include "probe/core/notices.h"
+#include "probe/core/pace.h"
 #include "shared/base/fork_guard.h"
 #include "shared/base/unique_fd.h"
 #include "shared/ctl.h"
@@ -79,12 +82,6 @@ struct StepPasses {
   static constexpr size_t kNameAtOnce = 64;
 };
 
-struct TensorShape {
-  DType dtype = DType::kInvalid;
-  int ndim = 0;  // may exceed kMaxDims: trailing dimensions are then multiplied into the last, flagged
-  const int64_t* sizes = nullptr;
-};
-
 class Session {
  public:
   // Null, with the reason on stderr, when the process has a session already, IKKUNA=off, or memory cannot be had.
@@ -97,24 +94,31 @@ class Session {
   bool active() const { return fork_guard_.in_owner() && !off_.load(std::memory_order_relaxed); }
   bool in_owner() const { return fork_guard_.in_owner(); }  // not in a forked child
   // Prints a line on stderr, from the service thread: a training thread does not wait for whoever reads there.
-  void Say(const std::string& text);
-  // Our own failure: says so once on stderr and turns the session off; training goes on.
+  void Say(const std::string& text) {
+    if (in_owner()) notices_.Say(text);
+  }
+  // Our own failure: the session is off from here on, and training goes on. The service thread says so, once, and calls
+  // what SetTick() was given for that.
   void SwitchOff(const std::string& reason) noexcept;
 
   const Identity& identity() const { return identity_; }
 
-  // --- Names; each returns an id, 0 when a limit of the format is reached.
-  uint16_t AddRoot(const std::string& name);
-  uint32_t AddModule(uint16_t root, const std::string& path, const std::string& type, uint32_t flags);
-  uint32_t AddParam(uint16_t root, uint32_t module, const std::string& name, const TensorShape& shape, uint32_t flags);
-  // Says anew what is known of a parameter that has an id.
+  // --- Names (names.h).
+  uint16_t AddRoot(const std::string& name) { return names_->AddRoot(name); }
+  uint32_t AddModule(uint16_t root, const std::string& path, const std::string& type, uint32_t flags) {
+    return names_->AddModule(root, path, type, flags);
+  }
+  uint32_t AddParam(uint16_t root, uint32_t module, const std::string& name, const TensorShape& shape, uint32_t flags) {
+    return names_->AddParam(root, module, name, shape, flags);
+  }
   void RenewParam(uint32_t id, uint16_t root, uint32_t module, const std::string& name, const TensorShape& shape,
-                  uint32_t flags);
-  uint16_t TagId(const std::string& name);
-  uint32_t NameId(const std::string& name);  // of a scalar, text or parameter group
-  // A fact of the run; a later one of the same key takes its place.
-  void AddFact(const std::string& key, const std::string& value);
-  void AddNote(const std::string& text);  // once per text
+                  uint32_t flags) {
+    names_->RenewParam(id, root, module, name, shape, flags);
+  }
+  uint16_t TagId(const std::string& name) { return names_->TagId(name); }  // kNoTag: there is no room for it
+  uint32_t NameId(const std::string& name) { return names_->NameId(name); }
+  void AddFact(const std::string& key, const std::string& value) { names_->AddFact(key, value); }
+  void AddNote(const std::string& text) { names_->AddNote(text); }
 
   // --- Demand.
   // A caller's copy of what is asked, with the version it was taken at.
@@ -124,10 +128,19 @@ class Session {
   };
   // Brings the copy up to date if it changed and can be read now; else leaves it. Two loads when nothing changed.
   void RefreshDemand(DemandCopy& copy);
+  // What is due of a pass that begins now.
+  StepDemand DemandAt(const DemandCopy& copy, uint16_t root, uint16_t tag, uint64_t step, const PeriodShifts& shifts) {
+    return {copy.table, root, tag, step, shifts, arena_ready(), &pace_};
+  }
   // It has what memory it ever gets: whole tensors can travel, or never will.
-  bool arena_ready() const { return arena_tried_.load(std::memory_order_acquire); }
+  bool arena_ready() const { return arena_tried_.load(std::memory_order_acquire) || !takes(shm::kFeatureArena); }
   // False: a payload of so many bytes can never travel, however empty the arena is. Its statistics can.
-  bool FitsArena(uint64_t bytes) const { return !arena_ready() || bytes <= pub_->arena_extent(); }
+  bool FitsArena(uint64_t bytes) const {
+    if (!takes(shm::kFeatureArena)) return false;
+    return !arena_tried_.load(std::memory_order_acquire) || bytes <= pub_->arena_extent();
+  }
+  // Of what this probe offers, whether the daemon of this session takes it.
+  bool takes(shm::FeatureBit feature) const { return (features_.load(std::memory_order_relaxed) & feature) != 0; }
   // Says once for each kind that its whole tensors do not fit.
   void NoteOversize(Kind kind, uint64_t bytes);
   // Blocks at most the milliseconds of IKKUNA_WAIT_MS, once, until a daemon has answered and knows all names.
@@ -135,18 +148,27 @@ class Session {
   bool connected() const { return connected_.load(std::memory_order_relaxed); }
 
   // --- Publishing. What is not published is counted, and its kind noted at its step; the return value says whether it
-  // was.
+  // was. What belongs to a name, module or tag that has no id is dropped as unnamed.
   bool PublishSummary(const MessageHeader& header, const TensorShape& shape, const TensorStats& stats);
   // `fill` writes exactly the payload's bytes to its argument.
+  // What `fill` throws leaves a void record, and this call.
   template <typename Fill>
   bool PublishTensor(const MessageHeader& header, const TensorShape& shape, uint64_t bytes, Fill&& fill) {
-    auto reservation = pub_->Reserve(bytes);
-    if (!reservation) return NoteDrop(header);
-    fill(reservation.payload);
-    FillRecord(*reservation.record, header, RecordType::kTensor, Space::kHostArena, &shape);
-    pub_->Commit(reservation);
+    if (!IsNamed(header)) return DropUnnamed(header);
+    shm::OpenReservation open(*pub_, bytes);
+    if (!open) return NoteDrop(header);
+    try {
+      fill(open.payload());
+    } catch (...) {
+      NoteDrop(header);
+      throw;
+    }
+    FillRecord(open.record(), header, RecordType::kTensor, Space::kHostArena, &shape);
+    open.Commit();
     return true;
   }
+  // A message whose tensor could not be read.
+  void CountFailed(const MessageHeader& header) noexcept;
   bool PublishScalar(const MessageHeader& header, double value);
   bool PublishText(const MessageHeader& header, std::string_view text);
   // `samples`: of batch_finished, training samples up to this step; 0: unknown. Carries what was dropped of the step.
@@ -154,9 +176,14 @@ class Session {
   bool PublishMarker(const MessageHeader& header, uint64_t samples = 0, const StepPasses& passes = {});
 
   // --- Status words; the step boundary of each root.
-  shm::RootStatus& root_status(uint16_t root) { return pub_->status().roots[root - 1]; }
-  // A step of `step_ns` ended, of which these kinds were due (KindBit set). Returns the shifts for the next one.
-  PeriodShifts StepFinished(uint64_t step_ns, const StepCost& cost, uint64_t due_kinds);
+  // Of a root without an id: words that nobody reads.
+  shm::RootStatus& root_status(uint16_t root) {
+    return root >= 1 && root <= kMaxRoots ? pub_->status().roots[root - 1] : no_root_;
+  }
+  // A step of `step_ns` ended, of which these kinds were due (KindBit set), those of passes between it and the one
+  // before included. `rare`: a pass among them came rarely, so that no period changes what it cost. Returns the shifts
+  // for the next step.
+  PeriodShifts StepFinished(uint64_t step_ns, const StepCost& cost, uint64_t due_kinds, bool rare = false);
   PeriodShifts shifts() const { return budget_.shifts(); }
   void SetFinished();
   // Ends the service thread and the connection; what was published stays readable. Names and publishing do nothing
@@ -170,31 +197,42 @@ class Session {
                       const std::function<void(const shm::Command&)>& handle);
   bool allow_control() const { return options_.control != shm::Control::kNone; }
 
-  // Called by the service thread about four times a second, for watchdogs.
-  void SetTick(std::function<void()> tick);
+  // Called by the service thread: `tick` about four times a second, for watchdogs; `switched_off` once, when the session
+  // has switched itself off. Neither is called any more when this returns from setting others.
+  void SetTick(std::function<void()> tick, std::function<void()> switched_off = {});
 
   // Commands that wait for their step; beyond it none is taken: a freeze of every module of the largest model.
   static constexpr size_t kMaxCommands = 65'536;
   // CTL mappings kept after their session: a training thread may still be reading one, for microseconds.
   static constexpr size_t kMaxRetired = 16;
+  // A daemon whose heartbeat is so old hangs or is stopped, and the trainer's terminal says so.
+  static constexpr uint64_t kSilentDaemonNs = 30'000'000'000;
 
  private:
   explicit Session(const SessionOptions& options);
   bool CreateSegments();
+  bool CreatePub();
   void Serve() noexcept;
   void ServeUntilStopped();
+  void Tick();
+  void LookAtDaemon();
+  void CallSwitchedOff();
+  void Wake();
+  static void EndAtExit();
   void Connect();
+  void Unreachable(const std::string& why);
   void Disconnect();
   void ReadAnswer();
   void Refused(const std::string& why);
   void WatchSocket(int timeout_ms);
   void BackArenaIfAsked();
-  void PrintSaid();
   void WaitForDemand(uint64_t wait_ms);
   void FillRecord(shm::Record& record, const MessageHeader& header, RecordType type, Space space,
                   const TensorShape* shape);
-  bool Append(const shm::RegistryEntry& entry);
-  bool NoteDrop(const MessageHeader& header) noexcept;  // false, always
+  static bool IsNamed(const MessageHeader& header);
+  bool DropUnnamed(const MessageHeader& header) noexcept;  // false, always
+  bool NoteDrop(const MessageHeader& header) noexcept;     // false, always
+  bool MayDo(const shm::Command& command);
   bool PublishMarkerRecord(const MessageHeader& header, const shm::MarkerInfo& marker);
   void TakeCommands(const shm::CtlView& ctl);
   void TakeCommandsOnService();
@@ -209,15 +247,18 @@ class Session {
   const uint64_t wait_ms_;  // IKKUNA_WAIT_MS
   uint64_t arena_bytes_ = 0;
   std::unique_ptr<shm::PubWriter> pub_;
+  std::unique_ptr<Names> names_;
   ForkGuard fork_guard_;
+  Notices notices_;
+  shm::RootStatus no_root_{};
 
   std::atomic<bool> off_{false};
   std::atomic<bool> connected_{false};
   std::atomic<bool> arena_tried_{false};
   std::once_flag waited_;
-  std::atomic<uint64_t> modules_{0};
-  std::atomic<uint64_t> entries_{0};  // registry entries published
+  std::atomic<uint64_t> features_{~uint64_t{0}};  // of the session, or of the one before; at first all
   Budget budget_;
+  Pace pace_;
 
   mutable std::mutex session_mutex_;
   // Guarded by session_mutex_.
@@ -237,28 +278,22 @@ class Session {
   std::atomic<uint64_t> commands_next_{UINT64_MAX};
   std::atomic<uint64_t> oversize_kinds_{0};  // noted
 
-  std::mutex names_mutex_;
-  // Guarded by names_mutex_.
-  std::unordered_map<std::string, uint32_t> names_;
-  std::unordered_map<std::string, uint16_t> tags_;
-  std::unordered_map<std::string, bool> notes_;
-  std::unordered_map<std::string, std::pair<uint32_t, std::string>> facts_;  // key -> id and value
-  size_t fact_entries_ = 0;
-  uint32_t next_module_ = 1;
-  uint32_t next_param_ = 1;
-  uint16_t next_root_ = 1;
-
-  std::mutex said_mutex_;
-  std::string said_;  // guarded by said_mutex_: lines that wait
-
   // Service thread.
   std::atomic<bool> stop_{false};
+  std::atomic<bool> closed_{false};  // by Close()
   UniqueFd wake_;  // eventfd: written once, at the end
   std::mutex tick_mutex_;
-  std::function<void()> tick_;        // guarded by tick_mutex_
-  std::atomic<bool> refused_{false};  // by the daemon that was met last
-  std::string refusal_;               // service thread only: the last that was printed
-  UniqueFd socket_;                   // service thread only
+  // Guarded by tick_mutex_.
+  std::function<void()> tick_;
+  std::function<void()> switched_off_;
+  std::atomic<bool> refused_{false};  // by the daemon that was met last, or none can be met
+  std::atomic<bool> ended_{false};    // the service thread has nothing more to do
+  // Service thread only.
+  std::string refusal_;       // the last that was printed
+  std::string unreachable_;   // the same
+  bool lie_noted_ = false;    // in this session
+  bool silence_said_ = false;
+  UniqueFd socket_;
   std::thread service_;
 };
 

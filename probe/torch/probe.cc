@@ -14,7 +14,7 @@ class Probe::Impl {
     try {
       listener = torch_probe::Listener::Start(options);
     } catch (const std::exception& error) {
-      std::fprintf(stderr, "ikkuna: off, training is not watched: %s\n", error.what());
+      probe::PrintNow(std::string("off, training is not watched: ") + error.what());
     }
   }
 
@@ -58,7 +58,7 @@ void Probe::Attach(torch::nn::Module& model, const AttachOptions& options) {
 
 void Probe::Attach(std::shared_ptr<torch::nn::Module> model, const AttachOptions& options) {
   if (!model) {
-    std::fprintf(stderr, "ikkuna: Attach() got a null model, which is not watched\n");
+    probe::PrintNow("Attach() got a null model, which is not watched");
     return;
   }
   torch::nn::Module& root = *model;
@@ -120,7 +120,7 @@ void Probe::Subscribe(const std::vector<std::string>& kinds, std::function<void(
     for (const std::string& name : kinds) {
       const auto kind = KindFromName(name);
       if (!kind) {
-        std::fprintf(stderr, "ikkuna: Subscribe() knows no kind '%s'\n", name.c_str());
+        listener.session().Say("Subscribe() knows no kind '" + name + "'");
         continue;
       }
       subscriber->kinds |= KindBit(*kind);

@@ -78,14 +78,28 @@ bool Travels(probe::Session& session, const probe::MessageHeader& header, Level 
   return false;
 }
 
+// What reads a tensor before room is reserved for it, and may throw: then the message counts as failed.
+template <typename Read>
+auto ReadCounted(probe::Session& session, const probe::MessageHeader& header, Read&& read) {
+  try {
+    return read();
+  } catch (...) {
+    session.CountFailed(header);
+    throw;
+  }
+}
+
 }  // namespace
 
 bool PublishTensor(probe::Session& session, const probe::MessageHeader& header, Level level, const at::Tensor& tensor) {
   const auto shape = ShapeOf(tensor);
   const uint64_t bytes = static_cast<uint64_t>(tensor.numel()) * DTypeBytes(shape.dtype);
-  if (!Travels(session, header, level, bytes)) return session.PublishSummary(header, shape, StatsOf(tensor));
+  if (!Travels(session, header, level, bytes)) {
+    return session.PublishSummary(header, shape, ReadCounted(session, header, [&] { return StatsOf(tensor); }));
+  }
   // Whatever can throw (a copy that allocates) happens before room is reserved: a reservation is always committed.
-  const at::Tensor source = tensor.is_neg() ? tensor.resolve_neg().contiguous() : tensor.contiguous();
+  const at::Tensor source = ReadCounted(
+      session, header, [&] { return tensor.is_neg() ? tensor.resolve_neg().contiguous() : tensor.contiguous(); });
   return session.PublishTensor(header, shape, bytes,
                                [&](unsigned char* payload) { StreamCopy(payload, source.const_data_ptr(), bytes); });
 }
@@ -95,7 +109,7 @@ bool PublishDifference(probe::Session& session, const probe::MessageHeader& head
   const auto shape = ShapeOf(now);
   const auto n = static_cast<size_t>(now.numel());
   const uint64_t bytes = n * DTypeBytes(shape.dtype);
-  const at::Tensor plain = now.contiguous();
+  const at::Tensor plain = ReadCounted(session, header, [&] { return now.contiguous(); });
   if (!Travels(session, header, level, bytes)) {
     StatsPass pass;
     pass.AddDifference(plain.const_data_ptr(), kept.const_data_ptr(), shape.dtype, n);

@@ -35,7 +35,8 @@ class DaemonByHand {
   ~DaemonByHand() { std::filesystem::remove_all(directory_); }
   const std::string& directory() const { return directory_; }
 
-  void Accept(const std::vector<shm::DemandItem>& demand, uint32_t budget_ppm = 0) {
+  void Accept(const std::vector<shm::DemandItem>& demand, uint32_t budget_ppm = 0,
+              uint64_t features = shm::kFeatureArena | shm::kFeatureCommands) {
     Meet();
     ASSERT_TRUE(view_);
     ASSERT_TRUE(view_->StartAt(hello_.heads).ok());
@@ -45,7 +46,7 @@ class DaemonByHand {
     ReadRegistry();
     ASSERT_TRUE(ctl_->SetDemand(demand, 1u << 20).ok());
     ASSERT_TRUE(
-        shm::SendWelcome(socket_.get(), {.session_id = 7, .feature_bits = 0, .daemon_version = "test"}, ctl_->fd())
+        shm::SendWelcome(socket_.get(), {.session_id = 7, .feature_bits = features, .daemon_version = "test"}, ctl_->fd())
             .ok());
   }
   // Meets a producer and sends it away.
