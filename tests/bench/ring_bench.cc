@@ -128,7 +128,8 @@ void Fill(Record& record, uint64_t step) {
   record.epoch = record.train_step = 0;
   record.root = 1;
   record.tag = kTagDefault;
-  record.call = record.micro = 0;
+  record.pass = 0;
+  record.call = 0;
   record.type = static_cast<uint8_t>(RecordType::kScalar);
   record.kind = static_cast<uint8_t>(Kind::kScalar);
   record.dtype = record.ndim = record.layout = 0;
