@@ -112,6 +112,8 @@ class Accuracy final : public Subscriber {
     results->Put({}, static_cast<double>(right_) / static_cast<double>(rows_));
   }
 
+  uint64_t bytes() const override { return kept_ * sizeof(int64_t); }
+
   void Reset() override {
     rows_ = right_ = 0;
     unusable_ = lonely_ = no_classes_ = false;

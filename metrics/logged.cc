@@ -35,6 +35,7 @@ class Texts final : public Subscriber {
     for (std::string& text : texts_) results->Put(inputs[0].subject, Text{std::move(text)});
     for (; left_out_ != 0; --left_out_) results->Incomplete();
   }
+  uint64_t bytes() const override { return texts_.size() * kTextBytes; }
   void Reset() override {
     texts_.clear();
     left_out_ = 0;
@@ -42,6 +43,7 @@ class Texts final : public Subscriber {
 
  private:
   static constexpr size_t kTextsMax = 1000;  // of one name in one step: 124 KB; a loop that logs more is no log
+  static constexpr uint64_t kTextBytes = 160;  // with what a string takes
   std::vector<std::string> texts_;
   uint64_t left_out_ = 0;
 };

@@ -115,6 +115,8 @@ class Subscriber {
   //   kEachMessage     kSeries, kModule: one, which says what it is about and nothing else; kRoot: none
   // Messages that are kept for the end of the step come in ascending order of their passes, those of pass 0 first.
   virtual void OnStep(const StepInfo& step, std::span<const Input> inputs, const ResultsRef& results) = 0;
+  // Of what it gathered, in memory, roughly; the object itself is not counted. What waits for its step is bounded by it.
+  virtual uint64_t bytes() const { return 0; }
   // Keeps::kStep: forget everything, the next call belongs to another series or step; kMerged is not told, and keeps
   // nothing. Keeps::kRun: never, but the run may end; the messages of a step come right before its OnStep, and only of
   // steps that are whole.

@@ -172,10 +172,12 @@ void Intake::Call(Contents& contents, uint32_t node_index, FedInstance& instance
   SceneNode& node = contents.scene->nodes[node_index];
   // What is short is not worth a look at the clock for each message.
   const uint64_t began = payload != nullptr ? MonotonicNs() : 0;
+  contents.bytes -= instance.subscriber ? instance.subscriber->bytes() : 0;
   if (!Guarded(context_, *node.entry, contents.step, [&] { instance.subscriber->OnMessage(input, payload); })) {
     instance.spoiled = true;
     instance.subscriber.reset();
   }
+  contents.bytes += instance.subscriber ? instance.subscriber->bytes() : 0;
   if (began != 0) node.entry->cpu_ns.fetch_add(MonotonicNs() - began, std::memory_order_relaxed);
 }
 

@@ -164,6 +164,22 @@ TEST_F(LostPasses, LargeOnesAreBoundedByWhatTheyTake) {
   EXPECT_EQ(no_step(), all);
 }
 
+TEST_F(LostPasses, WhatSubscribersGatherOfThemCounts) {
+  site.Subscribe("train_accuracy");
+  site.graph->Refresh();
+  site.Start(At(0));
+  constexpr uint64_t kRows = 1 << 20;
+  shm::Message labels = site.Labels(At(0), std::vector<int64_t>(kRows, 1));  // whose outputs never come
+  const uint64_t fit = OpenPasses::kMaxBytes / (kRows * sizeof(int64_t));
+  for (uint32_t pass = 1; pass <= 2 * fit; ++pass) {
+    site.StartPass(At(0), pass);
+    labels.record.seq = ++site.seq;
+    site.Handle(Site::At(labels, pass, 0));
+  }
+  EXPECT_GE(no_step(), fit);
+  EXPECT_LE(no_step(), fit + 2);
+}
+
 TEST_F(LostPasses, ThoseOfASilentRootAreGivenUp) {
   constexpr uint64_t kStart = 1'000'000;
   site.graph->Tick(kStart);
