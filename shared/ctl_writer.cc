@@ -145,7 +145,6 @@ Result<uint64_t> CtlWriter::Push(const Command& command, uint64_t command_done) 
   pushed_ = true;
   ++command_tail_;
   StoreRelease(slot->seq, command_tail_);
-  StoreRelease(state().command_tail, command_tail_);
   return command_tail_;
 }
 

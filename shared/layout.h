@@ -301,7 +301,6 @@ struct CtlState {
   alignas(kCacheLine) uint64_t demand_generation;      // odd while the daemon writes the entries
   uint32_t demand_count;
   uint32_t reserved1;
-  uint64_t command_tail;  // commands written
 };
 static_assert(sizeof(CtlState) % kCacheLine == 0);
 

@@ -49,6 +49,7 @@ class EvilDaemon {
   }
 
   void Reset() {
+    last_command_ = 2;
     for (const auto& [offset, bytes] : Regions()) std::memcpy(segment_.data() + offset, image_.data() + offset, bytes);
   }
   UniqueFd fd() const { return UniqueFd(::fcntl(segment_.fd(), F_DUPFD_CLOEXEC, 0)); }
@@ -63,8 +64,8 @@ class EvilDaemon {
   void PokeWord(FuzzInput& input) {
     auto& header = *reinterpret_cast<shm::CtlHeader*>(segment_.data());
     shm::CtlState& now = state();
-    const std::array<uint64_t*, 12> words{&now.ring_head,        &now.arena_head,        &now.demand_generation,
-                                          &now.command_tail,     &now.registry_seen,     &now.pool_head[0],
+    const std::array<uint64_t*, 11> words{&now.ring_head,        &now.arena_head,        &now.demand_generation,
+                                          &now.registry_seen,    &now.pool_head[0],
                                           &now.event_head[15],   &header.total_bytes,    &header.state_offset,
                                           &header.demand_offset, &header.bitsets_offset, &header.commands_offset};
     uint64_t* word = words[input.Choice(words.size())];
@@ -90,13 +91,13 @@ class EvilDaemon {
   }
   void WriteCommand(FuzzInput& input) {
     shm::Command command{};
-    command.seq = input.Near(state().command_tail + 1);
+    command.seq = input.Near(last_command_ + 1);
     command.type = static_cast<uint32_t>(input.Choice(8));
     command.module = static_cast<uint32_t>(input.Near(0));
     command.param = static_cast<uint32_t>(input.Near(0));
     command.root = static_cast<uint16_t>(input.Near(0));
     command.argument = input.U64();
-    state().command_tail = command.seq;
+    last_command_ = command.seq;
     std::memcpy(segment_.data() + header_.commands_offset + (command.seq - 1) % shm::kCommandSlots * sizeof command,
                 &command, sizeof command);
   }
@@ -113,6 +114,7 @@ class EvilDaemon {
   shm::CtlHeader header_{};
   std::vector<unsigned char> image_;
   shm::Segment segment_;
+  uint64_t last_command_ = 2;
 };
 
 class Trainer {

@@ -165,7 +165,6 @@ TEST(Layout, Ctl) {
   EXPECT_AT(CtlState, event_head, 320);
   EXPECT_AT(CtlState, demand_generation, 448);
   EXPECT_AT(CtlState, demand_count, 456);
-  EXPECT_AT(CtlState, command_tail, 464);
   EXPECT_EQ(sizeof(DemandEntry), 32u);
   EXPECT_AT(DemandEntry, kinds, 0);
   EXPECT_AT(DemandEntry, period, 8);

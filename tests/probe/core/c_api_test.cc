@@ -189,7 +189,9 @@ TEST_F(CInterface, AnEvaluationIsOnTheAccountOfWhatWasAskedOfIt) {
   const auto fixed_ns = [&] { return daemon.view().ReadStatus().status.fixed_ns; };
   // The first ones are rare: no period could change what they cost.
   evaluate();
+  EXPECT_EQ(daemon.view().ReadStatus().status.roots[0].phase, static_cast<uint32_t>(shm::Phase::kEvaluate));
   train();
+  EXPECT_EQ(daemon.view().ReadStatus().status.roots[0].phase, static_cast<uint32_t>(shm::Phase::kTrain));
   EXPECT_EQ(daemon.Drain().size(), 3u);
   EXPECT_EQ(fixed_ns(), daemon.view().ReadStatus().status.probe_ns);
   // One at each step is not.

@@ -142,6 +142,23 @@ TEST(Session, WhatAFillThrowsLeavesAVoidAndItsKindIsMissing) {
   EXPECT_EQ(got[1].payload.size(), 64u);
 }
 
+TEST(Session, ATextThatIsTooLongIsCutBeforeACharacterAndFlagged) {
+  DaemonByHand daemon;
+  std::unique_ptr<Session> session = Open(daemon);
+  ASSERT_NE(session, nullptr);
+  daemon.Accept({});
+  MessageHeader header = Header(Kind::kText);
+  header.param = session->NameId("note");
+  EXPECT_TRUE(session->PublishText(header, std::string(shm::kMaxTextBytes - 1, 'x') + "\xc3\xa4"));
+  EXPECT_TRUE(session->PublishText(header, std::string(shm::kMaxTextBytes, 'y')));
+  const auto got = daemon.Drain();
+  ASSERT_EQ(got.size(), 2u);
+  EXPECT_EQ(got[0].record.text.length, shm::kMaxTextBytes - 1);
+  EXPECT_EQ(got[0].record.flags, kFlagTruncated);
+  EXPECT_EQ(got[1].record.text.length, shm::kMaxTextBytes);
+  EXPECT_EQ(got[1].record.flags, 0);
+}
+
 // A record without its module, name or tag would be a broken format to the daemon, and the end of the session.
 TEST(Session, WhatHasNoIdIsDroppedAsUnnamed) {
   DaemonByHand daemon;
