@@ -124,9 +124,9 @@ void OpenPasses::DiscardOldest(const Pass& except) {
 }
 
 void OpenPasses::DiscardBefore(uint16_t root_id, uint32_t lowest) {
-  if (lowest == 0) return;
   Root& root = RootOf(root_id);
-  if (root.lowest != 0 && !shm::PassBefore(root.lowest, lowest)) return;
+  if (lowest == 0 || lowest == root.lowest) return;
+  // One that goes back reaches fewer passes than the one before did: it need not be refused.
   root.lowest = lowest;
   if (root.waiting == 0) return;
   DiscardIf([&](const Pass& pass) { return pass.root == root_id && shm::PassBefore(pass.number, lowest); });

@@ -71,7 +71,7 @@ class OpenPasses {
  private:
   struct Root {
     size_t waiting = 0;
-    uint32_t lowest = 0;  // open, as last told; 0: never
+    uint32_t lowest = 0;  // open, as last told: looked for once; 0: never told
     uint64_t touched_ns = 0;
   };
   static uint64_t KeyOf(uint16_t root, uint16_t tag, uint32_t number) {

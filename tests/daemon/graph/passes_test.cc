@@ -114,6 +114,20 @@ TEST_F(Passes, NumbersGoOnFromTheGreatestToTheLeast) {
   EXPECT_EQ(site.value("loss", 1), 1);
 }
 
+// A trainer may make two billion passes of which nobody asks anything.
+TEST_F(Passes, NumbersMayGoFarOnUnheard) {
+  site.Start(At(0));
+  Pass(0, 4, 1);
+  site.Finish(At(0), {4}, 5);
+  const uint32_t far = 0x8000'0100;
+  site.Start(At(1));
+  Pass(1, far, kNan);
+  Pass(1, far + 1, 2);
+  site.Finish(At(1), {far + 1}, far + 2);
+  EXPECT_EQ(site.value("loss", 1), 2);
+  EXPECT_EQ(no_step(), 2u);
+}
+
 TEST_F(Passes, EvaluationHasItsOwn) {
   site.Subscribe("loss(tag=test)");
   site.graph->Refresh();
