@@ -12,6 +12,7 @@
 
 #include "probe/core/session.h"
 #include "probe/core/step_time.h"
+#include "probe/core/step_tracker.h"
 #include "probe/ikkuna/probe.h"
 #include "shared/base/stream_copy.h"
 #include "shared/stats/stats_pass.h"
@@ -27,25 +28,34 @@ using ikkuna::probe::Session;
 using ikkuna::probe::StepDemand;
 using ikkuna::probe::TensorShape;
 
-// One root: touched by one thread at a time, as the interface demands.
-struct Root {
-  Session::DemandCopy demand;
+// What is open of a root: a training step, and beside it an evaluation pass.
+struct Frame {
   StepDemand due;
   MessageHeader header;
   bool open = false;
-  bool started = false;                    // its first marker is published
-  bool begun = false;                      // a training step was
-  uint64_t last_step = 0;                  // of training, that was begun
-  std::atomic<uint64_t> dropped_kinds{0};  // of the step that is open
-  bool refused = false;                    // a step was, which was told
+  bool started = false;                                           // its first marker is published
+  std::atomic<uint64_t> dropped_kinds{0};                         // of it
+  std::map<std::tuple<int, uint32_t, uint32_t>, uint16_t> calls;  // (kind, module, param) within it
+};
+
+// One root: touched by one thread at a time, as the interface demands.
+struct Root {
+  int tracked = -1;  // the tracker's number
+  ikkuna::probe::ThreadId thread = 0;
+  Session::DemandCopy demand;
+  Frame training;
+  Frame evaluation;
+  bool refused = false;  // a step was, which was told
   std::string name;
+  uint32_t epoch = 0;
   uint32_t epoch_begin_step = 0;
-  ikkuna::probe::StepCost cost;  // of the calls since the last training step ended
-  uint64_t steps = 0;            // training steps that ended
-  uint64_t samples = 0;          // that went into them, as the caller says
-  uint64_t kinds_evaluated = 0;  // due in evaluation passes since the last training step
+  ikkuna::probe::StepCost cost;   // of the calls since the last training step ended
+  uint64_t samples = 0;           // that went into its steps, as the caller says
+  uint64_t kinds_evaluated = 0;   // due in evaluation passes since the last training step
   bool evaluated_rarely = false;  // one of these came rarely
-  std::map<std::tuple<int, uint32_t, uint32_t>, uint16_t> calls;  // (kind, module, param) within the step
+
+  // What calls are about: the evaluation, where one is open.
+  Frame& current() { return evaluation.open ? evaluation : training; }
 };
 
 // When a training step of any root ended on this thread: roots that take turns share the time that passes.
@@ -74,6 +84,7 @@ std::string Text(const char* text) { return text == nullptr ? std::string() : st
 struct ikkuna_session {
   std::unique_ptr<Session> session;  // null: a handle that does nothing
   const uint64_t serial = NextSerial();
+  ikkuna::probe::StepTracker tracker;
   std::array<Root, ikkuna::kMaxRoots> roots;
   std::atomic<bool> stop{false};
   std::atomic<bool> greeted{false};
@@ -137,36 +148,37 @@ bool ValidTensor(int dtype, int ndim, const int64_t* sizes, const void* data, ui
 }
 
 // Why a step cannot begin; empty: it can.
-std::string WhyNot(const Root& root, uint16_t tag, uint64_t step) {
+std::string WhyNot(const ikkuna_session& s, const Root& root, uint16_t tag, uint64_t step) {
   const std::string name = root.name.empty() ? "a model" : "'" + root.name + "'";
   if (step > ikkuna::kMaxStep) {
     return "step " + std::to_string(static_cast<int64_t>(step)) + " of " + name +
            " is not taken: steps count from 0 and stay below 2^63";
   }
-  if (tag != ikkuna::kTagDefault || !root.begun || step > root.last_step) return {};
-  return "step " + std::to_string(step) + " of " + name + " is not taken: step " + std::to_string(root.last_step) +
+  const uint64_t next = s.tracker.NextStep(root.tracked);
+  if (tag != ikkuna::kTagDefault || step >= next) return {};
+  return "step " + std::to_string(step) + " of " + name + " is not taken: step " + std::to_string(next - 1) +
          " was begun before it, and the values of one step would stand in the place of another's; count on over the "
          "epochs";
 }
 
 // The marker that stands before all else of a step, or of a pass that is not training.
-void EnsureStarted(Session& session, Root& root) {
-  if (std::exchange(root.started, true)) return;
-  if (root.header.tag == ikkuna::kTagDefault) {
-    ikkuna::shm::AddRelaxed(session.root_status(root.header.root).steps_due, 1);
+void EnsureStarted(Session& session, Frame& frame) {
+  if (std::exchange(frame.started, true)) return;
+  if (frame.header.tag == ikkuna::kTagDefault) {
+    ikkuna::shm::AddRelaxed(session.root_status(frame.header.root).steps_due, 1);
   }
-  MessageHeader marker = root.header;
+  MessageHeader marker = frame.header;
   marker.kind = Kind::kBatchStarted;
   session.PublishMarker(marker);
 }
 
 // Of what a trainer logs under `name`: the header, if this value is to be published.
-std::optional<MessageHeader> LoggedHeader(Session& session, Root& root, Kind kind, const char* name) {
-  MessageHeader header = root.header;
+std::optional<MessageHeader> LoggedHeader(Session& session, Frame& frame, Kind kind, const char* name) {
+  MessageHeader header = frame.header;
   header.kind = kind;
   header.param = session.NameId(Text(name));
-  if (!root.due.TakesLogged(kind, header.param)) return std::nullopt;
-  EnsureStarted(session, root);
+  if (!frame.due.TakesLogged(kind, header.param)) return std::nullopt;
+  EnsureStarted(session, frame);
   return header;
 }
 
@@ -217,9 +229,10 @@ void ikkuna_close(ikkuna_session* s) {
   if (s == nullptr) return;
   for (size_t i = 0; i < s->roots.size(); ++i) {
     const auto id = static_cast<uint16_t>(i + 1);
+    ikkuna_end(s, id);  // an evaluation, where one is open
     ikkuna_end(s, id);
     Guarded(s, [&](Session& session) {
-      if (s->roots[i].steps == 0) return;
+      if (s->roots[i].tracked < 0 || s->tracker.steps_ended(s->roots[i].tracked) == 0) return;
       ikkuna::shm::StoreRelaxed(session.root_status(id).phase, static_cast<uint32_t>(ikkuna::shm::Phase::kIdle));
     });
   }
@@ -231,7 +244,12 @@ uint16_t ikkuna_root(ikkuna_session* s, const char* name) {
   uint16_t id = 0;
   Guarded(s, [&](Session& session) {
     id = session.AddRoot(Text(name));
-    if (Root* root = s->root(id)) root->name = Text(name);
+    Root* const root = s->root(id);
+    if (root == nullptr) return;
+    root->name = Text(name);
+    if (root->tracked >= 0) return;
+    root->tracked = s->tracker.AddRoot(0, true);
+    root->thread = s->tracker.AddThread();
   });
   return id;
 }
@@ -259,18 +277,24 @@ void ikkuna_fact(ikkuna_session* s, const char* key, const char* value) {
   Guarded(s, [&](Session& session) { session.AddFact(Text(key), Text(value)); });
 }
 
+// The number of a step is the caller's; the tracker says whether it may have it, and ends it.
 int ikkuna_begin(ikkuna_session* s, uint16_t root_id, uint16_t tag, uint64_t step, uint32_t epoch) {
   Root* root = s == nullptr ? nullptr : s->root(root_id);
   if (root == nullptr || tag >= ikkuna::kMaxTags) return s == nullptr ? 0 : -1;
-  if (root->open) ikkuna_end(s, root_id);
+  if (root->tracked < 0) return s->active() ? -1 : 0;
+  const bool training = tag == ikkuna::kTagDefault;
+  // An evaluation stands beside the step that is open, which goes on behind it.
+  if (root->evaluation.open) ikkuna_end(s, root_id);
+  if (training && root->training.open) ikkuna_end(s, root_id);
   int began = 0;
   Guarded(s, [&](Session& session) {
     session.WaitForDaemon();
     CostTimer timer(root->cost.total_ns);
-    if (tag == ikkuna::kTagDefault) ClockOf(s->serial);
-    const std::string refusal = WhyNot(*root, tag, step);
+    if (training) ClockOf(s->serial);
+    const bool first = s->tracker.NextStep(root->tracked) == 0;
+    const std::string refusal = WhyNot(*s, *root, tag, step);
     // A boundary it is all the same: a trainer whose steps are refused can be stopped.
-    const bool boundary = tag == ikkuna::kTagDefault && refusal.empty();
+    const bool boundary = training && refusal.empty();
     session.HandleCommands(root_id, boundary ? std::optional(step) : std::nullopt,
                            [&](const ikkuna::shm::Command& command) {
                              const bool stop = command.type == static_cast<uint32_t>(ikkuna::shm::CommandType::kStop);
@@ -282,28 +306,28 @@ int ikkuna_begin(ikkuna_session* s, uint16_t root_id, uint16_t tag, uint64_t ste
       return;
     }
     session.RefreshDemand(root->demand);
-    if (epoch != root->header.epoch) root->epoch_begin_step = static_cast<uint32_t>(step);
-    root->header = {};
-    root->header.root = root_id;
-    root->header.tag = tag;
-    root->header.step = step;
-    root->header.epoch = epoch;
-    root->header.train_step = static_cast<uint32_t>(step) - root->epoch_begin_step;
-    root->dropped_kinds.store(0, std::memory_order_relaxed);
-    root->header.dropped_kinds = &root->dropped_kinds;
-    if (tag == ikkuna::kTagDefault) root->last_step = step;
-    root->due = session.DemandAt(root->demand, root_id, tag, step, session.shifts());
-    root->started = false;
-    root->calls.clear();
-    root->open = true;
+    if (epoch != root->epoch) root->epoch_begin_step = static_cast<uint32_t>(step);
+    root->epoch = epoch;
+    Frame& frame = training ? root->training : root->evaluation;
+    frame.header = {};
+    frame.header.root = root_id;
+    frame.header.tag = tag;
+    frame.header.step = step;
+    frame.header.epoch = epoch;
+    frame.header.train_step = static_cast<uint32_t>(step) - root->epoch_begin_step;
+    frame.dropped_kinds.store(0, std::memory_order_relaxed);
+    frame.header.dropped_kinds = &frame.dropped_kinds;
+    frame.due = session.DemandAt(root->demand, root_id, tag, step, session.shifts());
+    frame.started = false;
+    frame.calls.clear();
+    frame.open = true;
+    if (training) s->tracker.TakeStep(root->tracked, root->thread, step);
     auto& status = session.root_status(root_id);
-    if (tag == ikkuna::kTagDefault && !std::exchange(root->begun, true)) {
-      ikkuna::shm::StoreRelaxed(status.start_step, step);
-    }
-    const auto phase = tag == ikkuna::kTagDefault ? ikkuna::shm::Phase::kTrain : ikkuna::shm::Phase::kEvaluate;
+    if (training && first) ikkuna::shm::StoreRelaxed(status.start_step, step);
+    const auto phase = training ? ikkuna::shm::Phase::kTrain : ikkuna::shm::Phase::kEvaluate;
     ikkuna::shm::StoreRelaxed(status.phase, static_cast<uint32_t>(phase));
     ikkuna::shm::StoreRelaxed(status.epoch, epoch);
-    if (root->due.any()) EnsureStarted(session, *root);
+    if (frame.due.any()) EnsureStarted(session, frame);
   });
   return began;
 }
@@ -316,41 +340,46 @@ const char* ikkuna_error(const ikkuna_session* s) {
 
 void ikkuna_end(ikkuna_session* s, uint16_t root_id) {
   Root* root = s == nullptr ? nullptr : s->root(root_id);
-  if (root == nullptr || !root->open) return;
-  root->open = false;
+  if (root == nullptr || !root->current().open) return;
+  Frame& frame = root->current();
+  frame.open = false;
   Guarded(s, [&](Session& session) {
     const uint64_t now = ikkuna::MonotonicNs();
-    if (root->due.any()) {
-      MessageHeader marker = root->header;
+    if (frame.due.any()) {
+      MessageHeader marker = frame.header;
       marker.kind = Kind::kBatchFinished;
       session.PublishMarker(marker, root->samples);
     }
-    if (root->header.tag != ikkuna::kTagDefault) {
-      root->kinds_evaluated |= root->due.due_kinds();
-      root->evaluated_rarely |= root->due.rare();
+    auto& status = session.root_status(root_id);
+    if (frame.header.tag != ikkuna::kTagDefault) {
+      root->kinds_evaluated |= frame.due.due_kinds();
+      root->evaluated_rarely |= frame.due.rare();
+      if (root->training.open) {
+        ikkuna::shm::StoreRelaxed(status.phase, static_cast<uint32_t>(ikkuna::shm::Phase::kTrain));
+      }
       root->cost.total_ns += ikkuna::MonotonicNs() - now;
       return;
     }
-    auto& status = session.root_status(root_id);
+    s->tracker.Boundary(root->tracked, root->thread);
     ikkuna::shm::StoreRelaxed(status.samples_seen, root->samples);
     ikkuna::shm::StoreRelaxed(status.last_step_ns, now);
-    ikkuna::shm::StoreRelaxed(status.step, root->header.step + 1);
-    if (++root->steps == 2) Greet(*s, session, root->name);
+    ikkuna::shm::StoreRelaxed(status.step, frame.header.step + 1);
+    if (s->tracker.steps_ended(root->tracked) == 2) Greet(*s, session, root->name);
     root->cost.total_ns += ikkuna::MonotonicNs() - now;
     ThreadClock& clock = ClockOf(s->serial);
     const uint64_t step_ns = clock.step_time.Count(now - std::exchange(clock.last_end_ns, now));
     session.StepFinished(step_ns, std::exchange(root->cost, {}),
-                         root->due.due_kinds() | std::exchange(root->kinds_evaluated, 0),
+                         frame.due.due_kinds() | std::exchange(root->kinds_evaluated, 0),
                          std::exchange(root->evaluated_rarely, false));
   });
 }
 
 int ikkuna_wanted(ikkuna_session* s, uint16_t root_id, int kind, uint32_t module) {
   Root* root = s == nullptr ? nullptr : s->root(root_id);
-  if (root == nullptr || !root->open || !s->active() || !ikkuna::IsKnownKind(static_cast<uint8_t>(kind))) {
+  if (root == nullptr || !root->current().open || !s->active() || !ikkuna::IsKnownKind(static_cast<uint8_t>(kind))) {
     return IKKUNA_NOTHING;
   }
-  return static_cast<int>(root->due.Wanted(static_cast<Kind>(kind), module));
+  return static_cast<int>(root->current().due.Wanted(static_cast<Kind>(kind), module));
 }
 
 void ikkuna_tensor(ikkuna_session* s, uint16_t root_id, int kind, uint32_t module, uint32_t param, int dtype, int ndim,
@@ -363,11 +392,12 @@ void ikkuna_tensor(ikkuna_session* s, uint16_t root_id, int kind, uint32_t modul
     Root& root = *s->root(root_id);
     CostTimer timer(root.cost.total_ns);
     const TensorShape shape{static_cast<ikkuna::DType>(dtype), ndim, sizes};
-    MessageHeader header = root.header;
+    Frame& frame = root.current();
+    MessageHeader header = frame.header;
     header.kind = static_cast<Kind>(kind);
     header.module = module;
     header.param = param;
-    header.call = root.calls[{kind, module, param}]++;
+    header.call = frame.calls[{kind, module, param}]++;
     const uint64_t bytes = elements * ikkuna::DTypeBytes(shape.dtype);
     const bool fits = session.FitsArena(bytes);
     if (level == IKKUNA_TENSOR && !fits) session.NoteOversize(header.kind, bytes);
@@ -389,9 +419,10 @@ void ikkuna_loss(ikkuna_session* s, uint16_t root_id, double value) {
   Guarded(s, [&](Session& session) {
     Root& root = *s->root(root_id);
     ScalarTimer timer(root.cost);
-    MessageHeader header = root.header;
+    Frame& frame = root.current();
+    MessageHeader header = frame.header;
     header.kind = Kind::kLoss;
-    header.call = root.calls[{static_cast<int>(Kind::kLoss), 0, 0}]++;
+    header.call = frame.calls[{static_cast<int>(Kind::kLoss), 0, 0}]++;
     session.PublishScalar(header, value);
   });
 }
@@ -401,7 +432,8 @@ void ikkuna_log(ikkuna_session* s, uint16_t root_id, const char* name, double va
   Guarded(s, [&](Session& session) {
     Root& root = *s->root(root_id);
     ScalarTimer timer(root.cost);
-    if (const auto header = LoggedHeader(session, root, Kind::kScalar, name)) session.PublishScalar(*header, value);
+    if (const auto header = LoggedHeader(session, root.current(), Kind::kScalar, name))
+      session.PublishScalar(*header, value);
   });
 }
 
@@ -410,7 +442,8 @@ void ikkuna_log_text(ikkuna_session* s, uint16_t root_id, const char* name, cons
   Guarded(s, [&](Session& session) {
     Root& root = *s->root(root_id);
     ScalarTimer timer(root.cost);
-    if (const auto header = LoggedHeader(session, root, Kind::kText, name)) session.PublishText(*header, Text(text));
+    if (const auto header = LoggedHeader(session, root.current(), Kind::kText, name))
+      session.PublishText(*header, Text(text));
   });
 }
 

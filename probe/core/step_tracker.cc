@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "shared/passes.h"
+
 namespace ikkuna::probe {
 
 namespace {
@@ -54,7 +56,7 @@ const StepTracker::ThreadPart* StepTracker::FindPart(int root, ThreadId thread) 
 
 StepTracker::Pass* StepTracker::FindPass(Root& root, PassId pass) {
   const auto found = std::lower_bound(root.passes.begin(), root.passes.end(), pass,
-                                      [](const Pass& left, PassId id) { return left.id < id; });
+                                      [](const Pass& left, PassId id) { return shm::PassBefore(left.id, id); });
   return found == root.passes.end() || found->id != pass ? nullptr : &*found;
 }
 
@@ -64,9 +66,9 @@ PassId StepTracker::AddPass(Root& root, ThreadId thread, uint32_t lane, PassStat
                                      [](const Pass& pass) { return pass.state == PassState::kOpen; });
     if (oldest != root.passes.end()) root.passes.erase(oldest);
   }
-  if (root.next_pass == 0) root.next_pass = 1;  // it went round
-  root.passes.push_back({root.next_pass, thread, lane, state, false});
-  return root.next_pass++;
+  const PassId pass = std::exchange(root.next_pass, shm::NextPass(root.next_pass));
+  root.passes.push_back({pass, thread, lane, state, false});
+  return pass;
 }
 
 void StepTracker::DropPass(Root& root, PassId pass, bool only_if_gone) {
@@ -77,6 +79,11 @@ void StepTracker::DropPass(Root& root, PassId pass, bool only_if_gone) {
     return;
   }
   root.passes.erase(root.passes.begin() + (found - root.passes.data()));
+}
+
+PassId StepTracker::RecordPass(int root, ThreadId thread, uint32_t lane) {
+  std::lock_guard lock(mutex_);
+  return AddPass(At(root), thread, lane, PassState::kOpen);
 }
 
 PassId StepTracker::NextPass(int root) {
@@ -269,7 +276,7 @@ StepEnd StepTracker::End(int root_index, uint32_t index, StepEndCause cause, Thr
       end.passes.push_back(pass);
     }
   }
-  std::sort(end.passes.begin(), end.passes.end());
+  std::sort(end.passes.begin(), end.passes.end(), shm::PassBefore);
   bool own_backward = false;
   std::vector<TaskId> tasks;
   for (auto walk = lane.walks.begin(); walk != lane.walks.end();) {
@@ -317,7 +324,8 @@ StepEnd StepTracker::End(int root_index, uint32_t index, StepEndCause cause, Thr
   root.resting = false;
   for (size_t other = 0; other < roots_.size(); ++other) {
     Root& of = roots_[other];
-    if (static_cast<int>(other) != root_index && ++of.others_ended >= kStepsOfOthers) of.resting = true;
+    if (static_cast<int>(other) == root_index || ++of.others_ended < kStepsOfOthers) continue;
+    end.others_rest |= !std::exchange(of.resting, true);
   }
   if (Accumulated(lane)) Open(root_index, index, writer, lane.opened_ns);
   return end;
@@ -445,8 +453,10 @@ void StepTracker::EndBackward(ThreadId thread, TaskId task) {
         const auto found = threads_.find(thread);
         ThreadPart* part = found == threads_.end() ? nullptr : found->second.parts[r].get();
         if (part == nullptr || part->unit_calls == 0) continue;
-        root.unit_varies = root.unit != 0 && root.unit != part->unit_calls;
-        root.unit = std::exchange(part->unit_calls, 0);
+        const uint32_t calls = std::exchange(part->unit_calls, 0);
+        if (root.ended != 0 && !lane.due) continue;  // some may not have been heard
+        root.unit_varies = root.unit != 0 && root.unit != calls;
+        root.unit = calls;
       }
     }
   }
@@ -541,6 +551,14 @@ StepTracker::WriteSeen StepTracker::Boundary(int root_index, ThreadId thread) {
   return seen;
 }
 
+bool StepTracker::TakeStep(int root_index, ThreadId thread, uint64_t step) {
+  std::lock_guard lock(mutex_);
+  Root& root = At(root_index);
+  if (step < root.next_step) return false;
+  root.next_step = step;
+  return Open(root_index, LaneFor(root_index, thread), thread, 0);
+}
+
 void StepTracker::EvaluationWalked(int root) {
   std::lock_guard lock(mutex_);
   At(root).evaluation_walked = true;
@@ -608,6 +626,51 @@ std::optional<uint64_t> StepTracker::OpenStep(int root, ThreadId thread) const {
   std::lock_guard lock(mutex_);
   const Lane& lane = At(root).lanes[index];
   return lane.open ? std::optional(lane.step) : std::nullopt;
+}
+
+std::optional<uint64_t> StepTracker::OpenStepOf(int root, uint32_t index) const {
+  std::lock_guard lock(mutex_);
+  const Lane& lane = At(root).lanes[index];
+  return lane.open ? std::optional(lane.step) : std::nullopt;
+}
+
+bool StepTracker::Accumulates(int root) const {
+  std::lock_guard lock(mutex_);
+  return At(root).accumulates;
+}
+
+bool StepTracker::Waits(int root, ThreadId thread) const {
+  const uint32_t index = LaneOf(root, thread);
+  std::lock_guard lock(mutex_);
+  const Lane& lane = At(root).lanes[index];
+  return std::any_of(lane.walks.begin(), lane.walks.end(),
+                     [](const Walk& walk) { return walk.accumulated && !walk.claimed; });
+}
+
+bool StepTracker::LaneInUse(int root, uint32_t index) const {
+  std::lock_guard lock(mutex_);
+  return index < At(root).lanes.size() && At(root).lanes[index].used;
+}
+
+size_t StepTracker::ThreadsThatTrain(int root) const {
+  std::lock_guard lock(mutex_);
+  size_t count = 0;
+  for (const auto& [id, thread] : threads_) {
+    const ThreadPart* part = thread.parts[static_cast<size_t>(root)].get();
+    count += part != nullptr && (part->active || part->writes_itself);
+  }
+  return count;
+}
+
+bool StepTracker::Learning(int root_index) const {
+  std::lock_guard lock(mutex_);
+  const Root& root = At(root_index);
+  return root.ended < 1 || (root.ended < kLearningSteps && !root.arithmetic && !root.manual);
+}
+
+bool StepTracker::WeightsMayMove(int root) const {
+  std::lock_guard lock(mutex_);
+  return At(root).manual || !At(root).seen || At(root).side_by_side;
 }
 
 uint64_t StepTracker::steps_ended(int root) const {
@@ -686,7 +749,7 @@ bool StepTracker::Awake(int root_index) const {
   if (root.watching && !open) return true;
   if (root.resting) return false;
   if (root.next_due && (!open || root.inferred != 0 || root.side_by_side)) return true;
-  if (root.inferred != 0 && !root.accumulates) return true;  // only its passes are heard of
+  if (root.ended != 0 && !root.accumulates && !root.manual) return true;  // only its passes are heard of
   return root.ended < 1 || (root.ended < kLearningSteps && !root.arithmetic && !root.manual);
 }
 

@@ -71,6 +71,7 @@ struct StepEnd {
   uint32_t lane = 0;
   StepEndCause cause = StepEndCause::kWritten;
   std::vector<PassId> passes;  // that the step is made of, ascending
+  bool others_rest = false;    // another root is taken for one that never trains from now on
   uint16_t flags() const {
     if (cause == StepEndCause::kSkipped) return kFlagStepSkipped;
     return cause == StepEndCause::kInferred ? uint16_t{kFlagStepInferred} : uint16_t{0};
@@ -120,6 +121,9 @@ class StepTracker {
     std::vector<StepToClose> to_close;  // before anything of the pass is taken
   };
   PassBegun BeginPass(int root, ThreadId thread, const PassOptions& options);
+  // A number for the pass that has just begun on the thread, in its lane; it is named or forgotten, and open until
+  // then.
+  PassId RecordPass(int root, ThreadId thread, uint32_t lane);
   // A number for what is no pass of a step: an evaluation batch. It stays open until PassesTold().
   PassId NextPass(int root);
   // No backward can reach it any more.
@@ -165,6 +169,9 @@ class StepTracker {
   // Step(): none the first time if the write of this very step has ended it already.
   WriteSeen Boundary(int root, ThreadId thread);
 
+  // Opens a step of this number, which the front end says itself. False: it, or a later one, was taken before.
+  bool TakeStep(int root, ThreadId thread, uint64_t step);
+
   // --- Evaluation.
   // A layer of an evaluation pass on this thread; `opened`: the first after another phase. True: a new batch begins
   // with it. Its first module called again begins one, unless training showed that one batch calls it several times.
@@ -182,7 +189,15 @@ class StepTracker {
   // --- What is known.
   uint64_t NextStep(int root) const;                                  // the number that the next step takes
   std::optional<uint64_t> OpenStep(int root, ThreadId thread) const;  // of the thread's lane
+  std::optional<uint64_t> OpenStepOf(int root, uint32_t lane) const;
   uint32_t LaneOf(int root, ThreadId thread) const;
+  bool Accumulates(int root) const;             // gradients came by hooks, ever
+  bool Waits(int root, ThreadId thread) const;  // the step open in the thread's lane waits for its write
+  bool LaneInUse(int root, uint32_t lane) const;
+  size_t ThreadsThatTrain(int root) const;  // that run its passes or write it
+  bool Learning(int root) const;            // its first steps
+  // The weights may be written before a step's end is seen: they are to be taken when it begins.
+  bool WeightsMayMove(int root) const;
   uint64_t steps_ended(int root) const;
   bool manual(int root) const;
   bool writes_arithmetic(int root) const;

@@ -101,7 +101,8 @@ IKKUNA_API uint32_t ikkuna_param(ikkuna_session* session, uint16_t root, uint32_
 /* A fact of the run, such as a hyperparameter. */
 IKKUNA_API void ikkuna_fact(ikkuna_session* session, const char* key, const char* value);
 
-/* A step (or, with another tag, an evaluation pass) begins: what is wanted is fixed from here to ikkuna_end(). The time
+/* A step (or, with another tag, an evaluation pass) begins: what is wanted is fixed from here to ikkuna_end(). An
+ * evaluation may stand within a step: calls are about it until its ikkuna_end(), then about the step again. The time
  * of a step is that from one end to the next; when these calls take more than the budget of it, less is wanted.
  * Steps of training (the default tag) ascend, over all epochs: one that was taken before, and one that is 2^63 or above
  * (a negative number), is refused, since its values would stand in the place of others. The call then

@@ -63,12 +63,13 @@ struct ProbeMessage {
   uint64_t global_step = 0;
   uint32_t train_step = 0;
   uint32_t epoch = 0;
-  uint16_t call = 0;
-  uint16_t micro = 0;
+  uint32_t pass = 0;       // of the root, from 1; 0: belongs to the step as a whole
+  uint16_t call = 0;       // of the module within the pass
   uint16_t flags = 0;
   at::Tensor tensor;       // undefined for scalars, texts and markers
   double scalar = 0;
   std::string text;
+  std::vector<uint32_t> passes;  // batch_finished: those that the step is made of; passes_named: some of them
 };
 
 class IKKUNA_EXPORT Probe {

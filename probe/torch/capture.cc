@@ -15,46 +15,45 @@ constexpr uint64_t kSmallKinds = KindBit(Kind::kNetworkOutput) | KindBit(Kind::k
 
 }  // namespace
 
-probe::MessageHeader Capture::HeaderOf(const StepIdentity& identity, Kind kind) const {
+probe::MessageHeader Capture::HeaderOf(const StepIdentity& identity, Kind kind, const PassNumber* pass) {
   probe::MessageHeader header;
   header.kind = kind;
   header.root = identity.root;
   header.tag = identity.tag;
   header.step = identity.step;
-  header.train_step = identity.train_step;
-  header.epoch = identity.epoch;
+  header.train_step = identity.train_step.load(std::memory_order_relaxed);
+  header.epoch = identity.epoch.load(std::memory_order_relaxed);
   header.flags = identity.flags.load(std::memory_order_relaxed);
-  header.dropped_kinds = &identity.dropped_kinds;
+  header.pass = pass == nullptr ? 0 : pass->value;
+  header.dropped_kinds = pass == nullptr ? &identity.dropped_kinds : &pass->dropped_kinds;
   return header;
 }
 
-void Capture::TellLocal(const StepIdentity& identity, ProbeMessage message, Kind kind) {
+// When nothing of ours is held any more; what a callback says itself is told to none.
+void Capture::TellLocal(const StepIdentity& identity, ProbeMessage message, Kind kind, const PassNumber* pass) {
+  ThreadState& thread = CurrentThread();
+  constexpr uint64_t kSaid =
+      KindBit(Kind::kScalar) | KindBit(Kind::kText) | KindBit(Kind::kEpochStarted) | KindBit(Kind::kEpochFinished);
+  if (thread.telling && (kSaid & KindBit(kind)) != 0) return;
   message.kind = std::string(KindName(kind));
   message.tag = identity.tag == kTagDefault  ? "default"
                 : identity.tag == kTagTest   ? "test"
                 : identity.tag == kTagNoGrad ? "no_grad"
                                              : "other";
   message.global_step = identity.step;
-  message.train_step = identity.train_step;
-  message.epoch = identity.epoch;
-  message.flags = identity.flags.load(std::memory_order_relaxed);
+  message.train_step = identity.train_step.load(std::memory_order_relaxed);
+  message.epoch = identity.epoch.load(std::memory_order_relaxed);
+  message.flags |= identity.flags.load(std::memory_order_relaxed);
+  message.pass = pass == nullptr ? 0 : pass->value;
   for (const auto& subscriber : identity.local) {
     if ((subscriber->kinds & KindBit(kind)) == 0 || subscriber->failed.load()) continue;
-    try {
-      subscriber->callback(message);
-    } catch (const std::exception& error) {
-      subscriber->failed.store(true);
-      std::fprintf(stderr, "ikkuna: an in-process subscriber threw and was removed: %s\n", error.what());
-    } catch (...) {
-      subscriber->failed.store(true);
-      std::fprintf(stderr, "ikkuna: an in-process subscriber threw what is no exception and was removed\n");
-    }
+    thread.untold.push_back({subscriber, message});
   }
 }
 
 void Capture::Publish(const StepIdentity& identity, Kind kind, WatchedModel& model, int module,
-                      const WatchedParam* param, uint32_t param_id, uint16_t call, uint16_t micro,
-                      const at::Tensor& tensor) {
+                      const WatchedParam* param, uint32_t param_id, uint16_t call, const PassNumber* pass,
+                      const at::Tensor& tensor, uint16_t flags) {
   const WatchedModule& watched = model.module(module);
   if (watched.id == 0 || !tensor.defined() || !identity.Wants(kind, watched.id)) return;
   const std::string why = WhyUnreadable(tensor);
@@ -63,10 +62,11 @@ void Capture::Publish(const StepIdentity& identity, Kind kind, WatchedModel& mod
     return;
   }
   if (const Level level = identity.demand.Wanted(kind, watched.id); level != Level::kInvalid) {
-    probe::MessageHeader header = HeaderOf(identity, kind);
+    probe::MessageHeader header = HeaderOf(identity, kind, pass);
     header.module = watched.id;
     header.param = param_id;
     header.call = call;
+    header.flags |= flags;
     const uint64_t begin = MonotonicNs();
     PublishTensor(session_, header, level, tensor);
     if (level == Level::kTensor) CurrentThread().cost.tensor_ns += MonotonicNs() - begin;
@@ -77,17 +77,17 @@ void Capture::Publish(const StepIdentity& identity, Kind kind, WatchedModel& mod
     message.module = watched.path;
     if (param != nullptr) message.param = param->name;
     message.call = call;
-    message.micro = micro;
+    message.flags = flags;
     message.tensor = tensor.detach();
-    TellLocal(identity, std::move(message), kind);
+    TellLocal(identity, std::move(message), kind, pass);
   }
 }
 
-void Capture::PublishMeta(const StepIdentity& identity, Kind kind, WatchedModel& model, uint16_t call, uint16_t micro,
-                          const at::Tensor& tensor, const std::string& name) {
+void Capture::PublishMeta(const StepIdentity& identity, Kind kind, WatchedModel& model, uint16_t call,
+                          const PassNumber* pass, const at::Tensor& tensor, const std::string& name) {
   if (!tensor.defined() || !identity.Wants(kind, 0) || !WhyUnreadable(tensor).empty()) return;
   if (const Level level = identity.demand.Wanted(kind, 0); level != Level::kInvalid) {
-    probe::MessageHeader header = HeaderOf(identity, kind);
+    probe::MessageHeader header = HeaderOf(identity, kind, pass);
     header.call = call;
     if (!name.empty()) header.param = session_.NameId(name);
     const uint64_t begin = MonotonicNs();
@@ -103,18 +103,17 @@ void Capture::PublishMeta(const StepIdentity& identity, Kind kind, WatchedModel&
     ProbeMessage message;
     message.root = model.name();
     message.call = call;
-    message.micro = micro;
     message.param = name;
     message.tensor = tensor.detach();
-    TellLocal(identity, std::move(message), kind);
+    TellLocal(identity, std::move(message), kind, pass);
   }
 }
 
-void Capture::PublishScalar(const StepIdentity& identity, Kind kind, uint32_t param, uint16_t call, uint16_t micro,
-                            double value, const std::string& name) {
+void Capture::PublishScalar(const StepIdentity& identity, Kind kind, uint32_t param, uint16_t call,
+                            const PassNumber* pass, double value, const std::string& name) {
   if (!identity.Wants(kind, 0)) return;
   if (identity.demand.Wanted(kind, 0) != Level::kInvalid) {
-    probe::MessageHeader header = HeaderOf(identity, kind);
+    probe::MessageHeader header = HeaderOf(identity, kind, pass);
     header.param = param;
     header.call = call;
     const uint64_t begin = MonotonicNs();
@@ -125,33 +124,55 @@ void Capture::PublishScalar(const StepIdentity& identity, Kind kind, uint32_t pa
     ProbeMessage message;
     message.param = name;
     message.call = call;
-    message.micro = micro;
     message.scalar = value;
-    TellLocal(identity, std::move(message), kind);
+    TellLocal(identity, std::move(message), kind, pass);
   }
 }
 
-void Capture::PublishText(const StepIdentity& identity, const std::string& name, const std::string& text) {
-  if (identity.demand.Wanted(Kind::kText, 0) != Level::kInvalid) {
-    probe::MessageHeader header = HeaderOf(identity, Kind::kText);
-    header.param = session_.NameId(name);
-    session_.PublishText(header, text);
+void Capture::PublishLogged(StepIdentity& identity, const std::string& name,
+                            const std::variant<double, std::string>& value) {
+  const auto* const number = std::get_if<double>(&value);
+  const Kind kind = number != nullptr ? Kind::kScalar : Kind::kText;
+  if (!identity.AnyOf(kind)) return;
+  const uint64_t begin = MonotonicNs();
+  const uint32_t id = session_.NameId(name);
+  const bool taken = id != 0 && identity.demand.TakesLogged(kind, id);
+  if (!taken && identity.local.empty()) return;
+  EnsureStarted(identity);
+  if (taken) {
+    probe::MessageHeader header = HeaderOf(identity, kind);
+    header.param = id;
+    if (number != nullptr)
+      session_.PublishScalar(header, *number);
+    else
+      session_.PublishText(header, std::get<std::string>(value));
+    CurrentThread().cost.scalar_ns += MonotonicNs() - begin;
   }
-  if (!identity.local.empty()) {
-    ProbeMessage message;
-    message.param = name;
-    message.text = text;
-    TellLocal(identity, std::move(message), Kind::kText);
-  }
+  if (identity.local.empty()) return;
+  ProbeMessage message;
+  message.param = name;
+  if (number != nullptr)
+    message.scalar = *number;
+  else
+    message.text = std::get<std::string>(value);
+  TellLocal(identity, std::move(message), kind);
 }
 
-void Capture::PublishMarker(const StepIdentity& identity, Kind kind) {
-  const bool bounds = kind == Kind::kBatchStarted || kind == Kind::kBatchFinished;
+void Capture::PublishMarker(const StepIdentity& identity, Kind kind, const probe::StepPasses& passes) {
+  const bool bounds = kind == Kind::kBatchStarted || kind == Kind::kBatchFinished || kind == Kind::kPassesNamed;
   // Whatever is published of a step stands between its markers.
-  if (bounds ? identity.demand.any() : identity.demand.Wanted(kind, 0) != Level::kInvalid) {
-    session_.PublishMarker(HeaderOf(identity, kind), kind == Kind::kBatchFinished ? identity.samples : 0);
+  if (bounds ? identity.demand.any() : identity.demand.TakesLogged(kind, 0)) {
+    session_.PublishMarker(HeaderOf(identity, kind), kind == Kind::kBatchFinished ? identity.samples : 0, passes);
   }
-  if (!identity.local.empty()) TellLocal(identity, {}, kind);
+  if (identity.local.empty()) return;
+  ProbeMessage message;
+  message.passes.assign(passes.named.begin(), passes.named.end());
+  TellLocal(identity, std::move(message), kind);
+}
+
+void Capture::PublishPassStarted(const StepIdentity& identity, const PassNumber& pass) {
+  if (identity.demand.any()) session_.PublishMarker(HeaderOf(identity, Kind::kPassStarted, &pass));
+  if (!identity.local.empty()) TellLocal(identity, {}, Kind::kPassStarted, &pass);
 }
 
 void Capture::EnsureStarted(StepIdentity& identity) {
@@ -164,25 +185,25 @@ void Capture::EnsureStarted(StepIdentity& identity) {
   identity.started.store(true, std::memory_order_release);
 }
 
-void Capture::TakeWeights(RootThread& state, WatchedModel& model) {
-  state.weights_taken = true;
-  const StepIdentity& identity = *state.pass.identity;
+void Capture::TakeWeights(LaneState& lane, const StepIdentity& identity, WatchedModel& model,
+                          const std::function<bool()>& torn) {
+  lane.weights_taken = true;
   constexpr uint64_t kWanted =
       KindBit(Kind::kWeights) | KindBit(Kind::kBiases) | KindBit(Kind::kWeightUpdates) | KindBit(Kind::kBiasUpdates);
   if (!identity.AnyOf(kWanted)) return;
   auto& params = model.params();
-  state.kept.resize(params.size());
+  lane.kept.resize(params.size());
   for (size_t i = 0; i < params.size(); ++i) {
     const WatchedParam& param = params[i];
     if (param.id == 0) continue;
-    Publish(identity, param.bias ? Kind::kBiases : Kind::kWeights, model, param.module, &param, param.id, 0, 0,
-            param.tensor);
+    Publish(identity, param.bias ? Kind::kBiases : Kind::kWeights, model, param.module, &param, param.id, 0, nullptr,
+            param.tensor, torn() ? uint16_t{kFlagWeightsChangedOutside} : uint16_t{0});
     const Kind update = param.bias ? Kind::kBiasUpdates : Kind::kWeightUpdates;
     if (!identity.Wants(update, model.module(param.module).id) || !WhyUnreadable(param.tensor).empty()) {
-      state.kept[i].reset();
+      lane.kept[i].reset();
       continue;
     }
-    at::Tensor& kept = state.kept[i];
+    at::Tensor& kept = lane.kept[i];
     if (kept.defined() && kept.sizes() == param.tensor.sizes() && kept.scalar_type() == param.tensor.scalar_type() &&
         param.tensor.is_contiguous()) {
       std::memcpy(kept.mutable_data_ptr(), param.tensor.const_data_ptr(), kept.nbytes());
@@ -196,16 +217,15 @@ void Capture::TakeWeights(RootThread& state, WatchedModel& model) {
 void Capture::TakeBuffers(const StepIdentity& identity, WatchedModel& model) {
   if (!identity.AnyOf(Kind::kBuffers)) return;
   for (const WatchedBuffer& buffer : model.buffers()) {
-    Publish(identity, Kind::kBuffers, model, buffer.module, nullptr, buffer.id, 0, 0, buffer.tensor);
+    Publish(identity, Kind::kBuffers, model, buffer.module, nullptr, buffer.id, 0, nullptr, buffer.tensor);
   }
 }
 
-void Capture::TakeUpdates(RootThread& state, WatchedModel& model) {
-  const StepIdentity& identity = *state.closing;
+void Capture::TakeUpdates(LaneState& lane, const StepIdentity& identity, WatchedModel& model) {
   auto& params = model.params();
-  for (size_t i = 0; i < params.size() && i < state.kept.size(); ++i) {
+  for (size_t i = 0; i < params.size() && i < lane.kept.size(); ++i) {
     const WatchedParam& param = params[i];
-    at::Tensor& kept = state.kept[i];
+    at::Tensor& kept = lane.kept[i];
     if (param.id == 0 || !kept.defined()) continue;
     const WatchedModule& module = model.module(param.module);
     const Kind kind = param.bias ? Kind::kBiasUpdates : Kind::kWeightUpdates;
@@ -235,14 +255,16 @@ void Capture::TakeUpdates(RootThread& state, WatchedModel& model) {
   }
 }
 
-void Capture::TakeGradients(WatchedModel& model, const std::shared_ptr<StepIdentity>& identity, int written_param,
-                            std::vector<int>* late) {
-  if (!identity->AnyOf(KindBit(Kind::kWeightGradients) | KindBit(Kind::kBiasGradients))) return;
+void Capture::TakeGradients(LaneState& lane, WatchedModel& model, const StepIdentity& identity, int written_param,
+                            uint16_t flags, std::vector<int>* late) {
+  if (!identity.AnyOf(KindBit(Kind::kWeightGradients) | KindBit(Kind::kBiasGradients))) return;
   auto& params = model.params();
   const auto optimizers = optimizers_.All();
   const int writer =
       written_param < 0 ? -1 : Optimizers::IndexOf(*optimizers, params[static_cast<size_t>(written_param)]);
+  size_t index = 0;
   for (const WatchedParam& param : params) {
+    const size_t i = index++;
     if (param.id == 0) continue;
     const at::Tensor& gradient = param.tensor.grad();
     if (!gradient.defined()) continue;
@@ -253,8 +275,9 @@ void Capture::TakeGradients(WatchedModel& model, const std::shared_ptr<StepIdent
       }
       if (optimizer >= 0 || late == nullptr) continue;
     }
-    Publish(*identity, param.bias ? Kind::kBiasGradients : Kind::kWeightGradients, model, param.module, &param,
-            param.id, 0, 0, gradient);
+    Publish(identity, param.bias ? Kind::kBiasGradients : Kind::kWeightGradients, model, param.module, &param, param.id,
+            0, nullptr, gradient, flags);
+    lane.taken[i] = static_cast<int64_t>(gradient._version());
   }
 }
 
@@ -273,7 +296,8 @@ void Capture::TakeLearningRates(const StepIdentity& identity, WatchedModel& mode
         session_.AddNote("learning rates of an attached optimizer are not captured: its options have no get_lr()");
         continue;
       }
-      PublishScalar(identity, Kind::kLearningRate, watched.group_names[g], 0, 0, *rate, "group" + std::to_string(g));
+      PublishScalar(identity, Kind::kLearningRate, watched.group_names[g], 0, nullptr, *rate,
+                    "group" + std::to_string(g));
     }
   }
 }
@@ -286,8 +310,8 @@ void Capture::TakeMoments(WatchedModel& model, const StepIdentity& identity, boo
     if (param.id == 0 || index < 0) continue;
     const auto [first, second] =
         Optimizers::Moments(*(*optimizers)[static_cast<size_t>(index)], param, optimizers_alive);
-    Publish(identity, Kind::kExpAvg, model, param.module, &param, param.id, 0, 0, first);
-    Publish(identity, Kind::kExpAvgSq, model, param.module, &param, param.id, 0, 0, second);
+    Publish(identity, Kind::kExpAvg, model, param.module, &param, param.id, 0, nullptr, first);
+    Publish(identity, Kind::kExpAvgSq, model, param.module, &param, param.id, 0, nullptr, second);
   }
 }
 

@@ -5,8 +5,10 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
@@ -24,29 +26,34 @@ class Capture {
 
   // --- Of a step.
   void EnsureStarted(StepIdentity& identity);
-  void TakeWeights(RootThread& state, WatchedModel& model);
+  // `torn`: another thread may be writing the weights.
+  void TakeWeights(LaneState& lane, const StepIdentity& identity, WatchedModel& model,
+                   const std::function<bool()>& torn);
   void TakeBuffers(const StepIdentity& identity, WatchedModel& model);
   // Of the optimizer that writes, if it is attached; the others attached follow with their own first write (`late`).
-  void TakeGradients(WatchedModel& model, const std::shared_ptr<StepIdentity>& identity, int written_param,
-                     std::vector<int>* late);
-  void TakeUpdates(RootThread& state, WatchedModel& model);
+  void TakeGradients(LaneState& lane, WatchedModel& model, const StepIdentity& identity, int written_param,
+                     uint16_t flags, std::vector<int>* late);
+  void TakeUpdates(LaneState& lane, const StepIdentity& identity, WatchedModel& model);
   void TakeMoments(WatchedModel& model, const StepIdentity& identity, bool optimizers_alive);
   void TakeLearningRates(const StepIdentity& identity, WatchedModel& model, int written_param);
 
-  // --- One message, where the step wants it.
+  // --- One message, where the step wants it; `pass` null: of the step as a whole.
   void Publish(const StepIdentity& identity, Kind kind, WatchedModel& model, int module, const WatchedParam* param,
-               uint32_t param_id, uint16_t call, uint16_t micro, const at::Tensor& tensor);
+               uint32_t param_id, uint16_t call, const PassNumber* pass, const at::Tensor& tensor, uint16_t flags = 0);
   // `name`: what the daemon has to know of it (labels: `ignore_index=0`); empty: nothing.
-  void PublishMeta(const StepIdentity& identity, Kind kind, WatchedModel& model, uint16_t call, uint16_t micro,
+  void PublishMeta(const StepIdentity& identity, Kind kind, WatchedModel& model, uint16_t call, const PassNumber* pass,
                    const at::Tensor& tensor, const std::string& name = {});
-  void PublishScalar(const StepIdentity& identity, Kind kind, uint32_t param, uint16_t call, uint16_t micro,
+  void PublishScalar(const StepIdentity& identity, Kind kind, uint32_t param, uint16_t call, const PassNumber* pass,
                      double value, const std::string& name);
-  void PublishText(const StepIdentity& identity, const std::string& name, const std::string& text);
-  void PublishMarker(const StepIdentity& identity, Kind kind);
+  // A number or a text that the trainer logs by name.
+  void PublishLogged(StepIdentity& identity, const std::string& name, const std::variant<double, std::string>& value);
+  void PublishMarker(const StepIdentity& identity, Kind kind, const probe::StepPasses& passes = {});
+  void PublishPassStarted(const StepIdentity& identity, const PassNumber& pass);
 
  private:
-  void TellLocal(const StepIdentity& identity, ProbeMessage message, Kind kind);
-  probe::MessageHeader HeaderOf(const StepIdentity& identity, Kind kind) const;
+  static void TellLocal(const StepIdentity& identity, ProbeMessage message, Kind kind,
+                        const PassNumber* pass = nullptr);
+  static probe::MessageHeader HeaderOf(const StepIdentity& identity, Kind kind, const PassNumber* pass = nullptr);
 
   probe::Session& session_;
   const Optimizers& optimizers_;

@@ -1,5 +1,5 @@
 // What the daemon asks of the trainer: to stop, to freeze and to thaw.
-#include <algorithm>
+#include <optional>
 #include <string>
 #include <unordered_set>
 #include <utility>
@@ -9,8 +9,9 @@
 
 namespace ikkuna::torch_probe {
 
-void Listener::HandleCommands(const WatchedModel& boundary) {
-  const uint64_t step = boundary.next_step.load();
+// `step_begins`: a step of the model is about to; else only a pass is, of one that does not end.
+void Listener::HandleCommands(const WatchedModel& boundary, bool step_begins) {
+  const std::optional<uint64_t> step = step_begins ? std::optional(tracker_.NextStep(boundary.index())) : std::nullopt;
   session_->HandleCommands(boundary.root_id(), step, [this](const shm::Command& command) {
     if (!session_->allow_control()) return;
     switch (static_cast<shm::CommandType>(command.type)) {
@@ -47,14 +48,6 @@ void Listener::FreezeAsAsked(WatchedModel& model) {
   for (const shm::Command& command : commands) Freeze(model, command);
 }
 
-bool Listener::TrainsOnSeveralThreads(const WatchedModel& model) {
-  std::lock_guard lock(mutex_);
-  const auto& states = states_[static_cast<size_t>(model.index())];
-  return std::count_if(states.begin(), states.end(), [](const auto& state) {
-           return !state->ended.load() && (state->stepper.load() || state->in_pass);
-         }) > 1;
-}
-
 // Also resets the gradient: with momentum an optimizer would go on moving a parameter that merely stopped requiring
 // one.
 void Listener::Freeze(WatchedModel& model, const shm::Command& command) {
@@ -87,7 +80,7 @@ void Listener::Freeze(WatchedModel& model, const shm::Command& command) {
     session_->AddNote(refused + model.name() + " would have nothing left to train");
     return;
   }
-  if (freeze && TrainsOnSeveralThreads(model)) {
+  if (freeze && tracker_.ThreadsThatTrain(model.index()) > 1) {
     session_->AddNote(refused + "several threads train " + model.name() +
                       ", one may not take a gradient away from the others");
     return;

@@ -143,8 +143,8 @@ bool Listener::LayerStarted(ThreadState& thread, c10::ArrayRef<const c10::IValue
   const at::Tensor input = data == nullptr ? at::Tensor() : FirstTensor(*data);
   if (!found) {
     if (backward || thread.provenance.empty()) return false;
-    // A layer of another network: what it gives comes from ours, but is none of it. Where the weight was computed, it is
-    // no layer at all (the product of queries and keys).
+    // A layer of another network: what it gives comes from ours, but is none of it. Where the weight was computed, it
+    // is no layer at all (the product of queries and keys).
     const at::Tensor weight = At(inputs, info.weight) == nullptr ? at::Tensor() : FirstTensor(*At(inputs, info.weight));
     const bool computed = !weight.defined() || IsComputed(weight) || thread.provenance.Of(weight) != nullptr;
     const Origin* const origin = thread.provenance.Of(input);
@@ -158,7 +158,8 @@ bool Listener::LayerStarted(ThreadState& thread, c10::ArrayRef<const c10::IValue
     return true;
   }
   WatchedModel& model = *models_[static_cast<size_t>(context.model)];
-  if (!backward) LayerBegins(thread, model, context.module, input);
+  context.input = input;
+  if (!backward) LayerBegins(thread, model, context.module, input, inputs);
   if (info.without_bias && model.module(context.module).has_bias) {
     context.deeper = true;  // its add_ of the bias makes the activation
     return true;
@@ -195,11 +196,9 @@ bool Listener::FunctionalStarted(ThreadState& thread, c10::ArrayRef<const c10::I
     context.module = model.FunctionalModule(*session_, origin->layer, context.info->name, context.info->module_type);
     if (context.module < 0) return !input.grad_fn();
   }
-  Pass& pass = *origin->pass;
-  context.identity = pass.identity;
-  context.wanted = pass.identity->AnyOf(kLayerKinds);
-  context.micro = pass.micro;
-  context.call = pass.calls.Next(context.module);
+  context.pass = origin->pass;
+  context.wanted = origin->pass->identity->AnyOf(kLayerKinds);
+  context.call = origin->pass->calls.Next(context.module);
   context.origin.module = context.module;
   context.end = OperatorEnd::kLayer;
   return true;
@@ -209,21 +208,20 @@ bool Listener::FunctionalStarted(ThreadState& thread, c10::ArrayRef<const c10::I
 bool Listener::Counted(ThreadState& thread, OperatorContext& context) {
   const bool backward = InBackward();
   WatchedModel& model = *models_[static_cast<size_t>(context.model)];
-  RootThread& state = State(thread, model, backward);
-  Pass* pass = backward ? &ForwardState(thread, model).pass : thread.pass;
-  if (pass == nullptr || !pass->identity) return false;
-  const bool learning = state.learning.load(std::memory_order_relaxed);
+  // What backward computes again belongs to the pass that it has reached last.
+  const std::shared_ptr<Pass> pass = backward ? State(thread, model).training : thread.pass;
+  if (!pass) return false;
+  const bool learning = StateOf(model).learning.load(std::memory_order_relaxed);
   context.wanted = pass->identity->AnyOf(kLayerKinds);
   // A loss finds the model by the history of its input where it has one.
-  const bool marked = context.wanted || learning ||
-                      (!thread.grad_mode && (pass == &state.pass || pass->identity->AnyOf(kLossKinds)));
-  if (!marked) return false;
-  context.identity = pass->identity;
+  const bool marked =
+      context.wanted || learning || (!thread.grad_mode && (pass->training || pass->identity->AnyOf(kLossKinds)));
+  // The first outputs of a pass say when backward reaches it.
+  if (!marked && !(pass->tracked != 0 && !pass->hooked) && !MayTrain(model, *pass)) return false;
+  context.pass = pass;
   context.recomputed = backward;
-  context.micro = pass->micro;
   context.call = (backward ? pass->recomputed : pass->calls).Next(context.module);
-  context.origin = {context.model,    context.module, context.module, thread.grad_mode, false, pass,
-                    context.identity, pass->micro};
+  context.origin = {context.model, context.module, context.module, thread.grad_mode, false, pass};
   context.end = OperatorEnd::kLayer;
   context.deeper = true;
   return true;
@@ -260,27 +258,27 @@ void Listener::LayerEnded(ThreadState& thread, OperatorContext& context, const a
   if (module.has_params) thread.last_layer = context.module;
   if (!context.recomputed) thread.provenance.Mark(output, context.origin);
   const int reported = module.reports_as;
+  if (output.requires_grad() && output.grad_fn() && !context.recomputed) {
+    HookPass(context.pass, context.model, context.input, output);
+  }
   if (reported < 0 || !context.wanted) return;
+  const Pass& pass = *context.pass;
   if (!context.recomputed) {
-    capture_.Publish(*context.identity, Kind::kActivations, model, reported, nullptr, 0, context.call, context.micro,
+    capture_.Publish(*pass.identity, Kind::kActivations, model, reported, nullptr, 0, context.call, pass.number.get(),
                      output);
   }
   if (!output.requires_grad() || !output.grad_fn()) return;
-  if (!context.identity->Wants(Kind::kLayerGradients, model.module(reported).id)) return;
-  output.register_hook([serial = serial_, root = context.model, reported, call = context.call, micro = context.micro,
-                        identity = context.identity](const at::Tensor& gradient) {
+  if (!pass.identity->Wants(Kind::kLayerGradients, model.module(reported).id)) return;
+  output.register_hook([serial = serial_, root = context.model, reported, call = context.call, pass = context.pass,
+                        life = pass.life.lock()](const at::Tensor& gradient) {
     const Inside inside;
-    if (Listener* live = Live(serial)) live->LayerGradient(root, reported, call, micro, identity, gradient);
+    if (Listener* live = Live(serial)) live->LayerGradient(root, reported, call, pass, gradient);
   });
 }
 
-void Listener::LayerGradient(int model, int module, uint16_t call, uint16_t micro,
-                             const std::shared_ptr<StepIdentity>& identity, const at::Tensor& gradient) {
-  Guarded([&](ThreadState& thread) {
-    ThreadTimer timer(thread);
-    capture_.Publish(*identity, Kind::kLayerGradients, *models_[static_cast<size_t>(model)], module, nullptr, 0, call, micro,
-         gradient);
-  });
+// Whether it is to be known if backward reaches an evaluation pass.
+bool Listener::MayTrain(const WatchedModel& model, const Pass& pass) {
+  return !pass.training && !pass.hooked && !StateOf(model).evaluation_trains.load(std::memory_order_relaxed);
 }
 
 bool Listener::FindLayer(const c10::IValue& value, int* model, int* module, int bias_owner) const {
@@ -327,45 +325,55 @@ int Listener::FindBias(const c10::IValue& value, int* model) const {
   return -1;
 }
 
+// A parameter that several models share is written for each of them; a write of a list is one of all that it holds.
 bool Listener::FindWritten(ThreadState& thread, const OperatorInfo& info, const c10::IValue& value) {
-  const void* data = DataOf(FirstTensor(value));
   bool found = false;
-  if (data == nullptr) return found;
-  // A parameter that several models share is written for each of them.
+  std::vector<int> params;
   for (int m = 0; m < model_count_.load(std::memory_order_acquire); ++m) {
     WatchedModel& model = *models_[static_cast<size_t>(m)];
-    const int param = model.ParamAt(data);
-    if (param < 0) continue;
-    Written(thread, model, info, param);
+    params.clear();
+    EachTensor(value, [&](const at::Tensor& tensor) {
+      const void* data = DataOf(tensor);
+      const int param = data == nullptr ? -1 : model.ParamAt(data);
+      if (param >= 0) params.push_back(param);
+    });
+    if (params.empty()) continue;
+    Written(thread, model, info, params);
     found = true;
   }
   return found;
 }
 
-void Listener::LayerBegins(ThreadState& thread, WatchedModel& model, int module, const at::Tensor& input) {
+void Listener::LayerBegins(ThreadState& thread, WatchedModel& model, int module, const at::Tensor& input,
+                           c10::ArrayRef<const c10::IValue> inputs) {
   if (watchdog_awake_.load(std::memory_order_relaxed) && watchdog_awake_.exchange(false)) callback_.Need(-1);
   RootThread& state = State(thread, model);
-  if (!state.runs_layers.load(std::memory_order_relaxed) && !state.runs_layers.exchange(true)) {
-    model.layer_threads.fetch_add(1);
-  }
+  RootState& root = StateOf(model);
+  if (!std::exchange(state.runs_layers, true)) model.layer_threads.fetch_add(1);
   if (thread.last_root != model.index()) thread.last_layer = -1;
   thread.last_root = model.index();
   const bool training = model.is_training();
+  const bool trains = training || root.evaluation_trains.load(std::memory_order_relaxed);
   // Checkpointing runs its forward without gradients, on what a pass that has them made. Other passes without gradients
   // (pseudo labels, old policies) run in the middle of one, too, on data of their own.
+  const std::shared_ptr<Pass>& under_way = state.training;
   const Origin* const from = thread.grad_mode ? nullptr : thread.provenance.Of(input);
-  const bool within = state.in_pass && !state.backward_seen.load(std::memory_order_relaxed) && input.defined() &&
-                      (input.requires_grad() || (from != nullptr && from->pass == &state.pass && UnderWay(*from)));
-  if (training && (thread.grad_mode || within)) {
-    BeginTrainingPass(thread, state, model, input);
-    thread.pass = &state.pass;
+  const bool within = under_way && !under_way->over.load() && !under_way->walked.load() && input.defined() &&
+                      (input.requires_grad() || (from != nullptr && from->pass == under_way && UnderWay(*from)));
+  if (trains && (thread.grad_mode || within)) {
+    const bool first = !under_way || module == under_way->first_module;
+    if (ContinuesPass(thread, state, root, module, inputs)) {
+      thread.pass = state.training;
+      if (first) tracker_.FirstModuleCalled(model.index(), thread.id);
+    } else {
+      BeginTrainingPass(thread, state, model, module, input);
+      tracker_.FirstModuleCalled(model.index(), thread.id);
+    }
   } else {
     uint16_t tag = evaluation_tag_.load(std::memory_order_relaxed);
     if (tag == kTagDefault) tag = training ? kTagNoGrad : kTagTest;
     BeginEvaluationPass(thread, state, model, tag, module, input);
-    thread.pass = &state.evaluation;
   }
-  thread.pass_state = &state;
   thread.pass->after_loss = false;
 }
 

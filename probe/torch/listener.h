@@ -1,8 +1,9 @@
-// Listener: hears every operator and every finished gradient of the process and follows the steps that they make.
+// Listener: hears every operator and every finished gradient of the process and tells the step tracker, which says what
+// step and pass they belong to and where a step ends.
 //
-// Threads are in threads.cc, operators in dispatch.cc, steps in steps.cc, what the trainer says itself in
-// trainer_calls.cc, what the daemon asks in control.cc; what becomes which record is Capture's.
-//
+// Operators are in dispatch.cc, losses in attribution.cc, passes in passes.cc, the ends of steps in steps.cc, backward
+// in backward.cc, threads in threads.cc, what the trainer says itself in trainer_calls.cc, what the daemon asks in
+// control.cc; what becomes which record is Capture's.
 // It finds layers by the parameters among an operator's inputs, a step's end by the first write to a parameter after a
 // backward pass, and the layer gradients by hooks on the outputs. With nothing due its dispatcher callback is disabled.
 // One Listener is live at a time. Stop() makes it deaf; it is destroyed when its probe is gone and no thread is in one
@@ -22,6 +23,7 @@
 #include <torch/optim/optimizer.h>
 
 #include "probe/core/session.h"
+#include "probe/core/step_tracker.h"
 #include "probe/torch/capture.h"
 #include "probe/torch/hooks.h"
 #include "probe/torch/operator_callback.h"
@@ -62,8 +64,8 @@ class Listener : public std::enable_shared_from_this<Listener> {
   static std::unique_ptr<at::ObserverContext> OnStart(const at::RecordFunction& function);
   static void OnEnd(const at::RecordFunction& function, at::ObserverContext* context);
   static void OnGradient(uint64_t serial, const at::Tensor& parameter, const std::vector<ParamOwner>& owners) noexcept;
-  void LayerGradient(int model, int module, uint16_t call, uint16_t micro,
-                     const std::shared_ptr<StepIdentity>& identity, const at::Tensor& gradient);
+  // The graph of a pass is destroyed; any thread, and within whatever destroys it.
+  static void OnPassGone(uint64_t serial, int model, uint32_t number) noexcept;
 
   // A thread in a callback: while one is, no listener is destroyed. Sequentially consistent, as is what it guards:
   // whoever finds nobody inside, after live_listener_ was taken away, knows that nobody holds it.
@@ -79,24 +81,41 @@ class Listener : public std::enable_shared_from_this<Listener> {
   class BackwardGuard;
   struct OperatorContext;
   friend struct ThreadState;
-  // threads.cc: what is kept of each.
-  ThreadState& OwnThread();
-  RootThread& State(ThreadState& thread, WatchedModel& model, bool only_backward = false);
-  bool TrainsLocked(size_t model) const;
-  void TakeOver(RootThread& state, WatchedModel& model, bool optimizers_alive);
-  RootThread& ForwardState(ThreadState& thread, WatchedModel& model);
 
-  // listener.cc: beginning and end, backward, wake and sleep.
+  // listener.cc: beginning and end, wake and sleep.
   static Listener* Live(uint64_t serial);
-  void GradientsReady(ThreadState& thread, const at::Tensor& parameter, const std::vector<ParamOwner>& owners);
-  void Sync(RootThread& state);
-  void AtEndOfBackward(std::vector<RootThread*> states, std::vector<WatchedModel*> models);
+  void Listen(int model);
   bool OneThreadRunsLayers() const;
-  void SleepDuringBackward(ThreadState& thread);
-  bool WantsRecomputation(ThreadState& thread) const;
   void Watchdog();
   template <typename Body>
+  void Guarded(ThreadState& thread, Body&& body) noexcept;
+  template <typename Body>
   void Guarded(Body&& body) noexcept;
+  static void Tell(ThreadState& thread) noexcept;
+
+  // threads.cc: what is kept of each.
+  ThreadState& OwnThread();
+  void EndThread(ThreadState& thread) noexcept;
+  static RootThread& State(ThreadState& thread, const WatchedModel& model);
+  RootState& StateOf(const WatchedModel& model) { return *roots_[static_cast<size_t>(model.index())]; }
+
+  // backward.cc: gradients, and which passes backward reaches.
+  void GradientsReady(ThreadState& thread, const at::Tensor& parameter, const std::vector<ParamOwner>& owners);
+  void FirstGradient(ThreadState& thread, WatchedModel& model, int param, int64_t task);
+  probe::GradientState GradientsBefore(RootState& root, WatchedModel& model, int fired);
+  bool GradientsUntouched(const RootState& root, WatchedModel& model) const;
+  void HookRawGradients(RootState& root, WatchedModel& model);
+  void UnhookRawGradients();
+  void RawGradient(int m, size_t index, const at::Tensor& gradient);
+  static uint16_t ScaleFlag(const Pass& pass);
+  void HearEndOfBackward(ThreadState& thread, int64_t task);
+  void BackwardEnded(ThreadState& thread, int64_t task);
+  void SleepDuringBackward(ThreadState& thread);
+  bool WantsRecomputation(ThreadState& thread) const;
+  void HookPass(const std::shared_ptr<Pass>& pass, int model, const at::Tensor& input, const at::Tensor& output);
+  std::shared_ptr<const PassNumber> Walked(Pass& pass, int model);
+  void LayerGradient(int model, int module, uint16_t call, const std::shared_ptr<Pass>& pass,
+                     const at::Tensor& gradient);
 
   // dispatch.cc: operators.
   std::unique_ptr<at::ObserverContext> Started(ThreadState& thread, const at::RecordFunction& function,
@@ -106,55 +125,73 @@ class Listener : public std::enable_shared_from_this<Listener> {
   bool CarryStarted(ThreadState& thread, c10::ArrayRef<const c10::IValue> inputs, OperatorContext& context);
   bool WriteStarted(ThreadState& thread, c10::ArrayRef<const c10::IValue> inputs, OperatorContext& context);
   bool Counted(ThreadState& thread, OperatorContext& context);
+  bool MayTrain(const WatchedModel& model, const Pass& pass);
   void Ended(ThreadState& thread, const at::RecordFunction& function, OperatorContext& context);
   void LayerEnded(ThreadState& thread, OperatorContext& context, const at::Tensor& output);
   bool FindLayer(const c10::IValue& value, int* model, int* module, int bias_owner) const;
   int FindBias(const c10::IValue& value, int* model) const;
   bool FindWritten(ThreadState& thread, const OperatorInfo& info, const c10::IValue& value);
-  void LayerBegins(ThreadState& thread, WatchedModel& model, int module, const at::Tensor& input);
+  void LayerBegins(ThreadState& thread, WatchedModel& model, int module, const at::Tensor& input,
+                   c10::ArrayRef<const c10::IValue> inputs);
 
   // attribution.cc: which losses belong to which pass.
   struct LossOwner {
     WatchedModel* model = nullptr;
-    RootThread* state = nullptr;
-    Pass* pass = nullptr;  // null: no attached model has made it
-    bool training() const { return pass == &state->pass; }
+    std::shared_ptr<Pass> pass;  // null: no attached model has made it
   };
-  static bool UnderWay(const Origin& origin);
+  static bool UnderWay(const Origin& origin) { return origin.pass && !origin.pass->over.load(); }
   WatchedLeaf FindLeaf(const at::Tensor& leaf) const;
   LossOwner OwnerOfLoss(ThreadState& thread, const at::Tensor& tensor);
   bool LossStarted(ThreadState& thread, c10::ArrayRef<const c10::IValue> inputs, OperatorContext& context);
   void LossEnded(OperatorContext& context, const at::Tensor& result);
   void BackwardStarts(ThreadState& thread, const at::Tensor& root);
-  void SettleLosses(Pass& pass, WatchedModel& model, bool training);
-  void SettleLossesOfStep(RootThread& state, WatchedModel& model);
+  bool SettleLosses(const Pass& pass, WatchedModel& model);
+  void SettleLossesOfStep(const std::vector<std::shared_ptr<Pass>>& passes, WatchedModel& model, bool heard);
   void NoteLosses(const SettledLosses& settled, WatchedModel& model);
   void TakeLoss(ThreadState& thread, const at::Tensor& loss);
 
-  // steps.cc: the life of a step.
-  void SeenFirst(RootThread& state, WatchedModel& model);
-  std::shared_ptr<StepIdentity> MakeIdentity(RootThread& state, WatchedModel& model, uint16_t tag, uint64_t step);
-  void BeginTrainingPass(ThreadState& thread, RootThread& state, WatchedModel& model, const at::Tensor& input);
+  // passes.cc: where a pass begins.
+  std::shared_ptr<StepIdentity> MakeIdentity(RootState& root, const WatchedModel& model, uint16_t tag, uint64_t step);
+  std::shared_ptr<StepIdentity> Coming(RootState& root, const WatchedModel& model);
+  std::shared_ptr<StepIdentity> IdentityOf(RootState& root, const WatchedModel& model, uint32_t lane, uint64_t step);
+  static LaneState& LaneOf(RootState& root, uint32_t lane);
+  void WaitOnce(ThreadState& thread, RootState& root);
+  bool ContinuesPass(ThreadState& thread, RootThread& state, RootState& root, int module,
+                     c10::ArrayRef<const c10::IValue> inputs);
+  void BeginTrainingPass(ThreadState& thread, RootThread& state, WatchedModel& model, int module,
+                         const at::Tensor& input);
   void BeginEvaluationPass(ThreadState& thread, RootThread& state, WatchedModel& model, uint16_t tag, int module,
                            const at::Tensor& input);
-  RootThread& SteppingState(ThreadState& thread, WatchedModel& model);
-  bool IsPending(ThreadState& thread, WatchedModel& model, RootThread& state);
-  void ClearPending(ThreadState& thread, WatchedModel& model, RootThread& state);
-  void CollectCost(ThreadState& thread, WatchedModel& model, RootThread& state);
-  void Follow(RootThread& state, const RootThread& leader);
-  void Written(ThreadState& thread, WatchedModel& model, const OperatorInfo& info, int param);
-  void WrittenOutside(RootThread& state, WatchedModel& model, const OperatorInfo& info, int param);
-  void EndStep(ThreadState& thread, WatchedModel& model, RootThread& state, int written_param);
-  void FinishClosing(RootThread& state, WatchedModel& model, bool optimizers_alive);
+  std::shared_ptr<const PassNumber> Number(RootState& root, const StepIdentity& identity, uint32_t number,
+                                           const std::shared_ptr<Pass>& pass);
   void CloseEvaluation(RootThread& state, WatchedModel& model);
-  void CloseAll(ThreadState& thread, bool optimizers_alive);
-  void CloseEnded(bool optimizers_alive);
-  void AccountStep(ThreadState& thread, RootThread& state, WatchedModel& model);
+  probe::StepPasses Name(RootState& root, const std::vector<std::shared_ptr<const PassNumber>>& passes,
+                         uint32_t named_before);
+  void NoteDue(RootState& root, const WatchedModel& model, uint32_t lane);
+
+  // steps.cc: where a step ends.
+  void Written(ThreadState& thread, WatchedModel& model, const OperatorInfo& info, const std::vector<int>& params);
+  void WrittenOutside(LaneState& lane, bool assigns_outside, const OperatorInfo& info, int param);
+  // `gradients`: those of the step are still there.
+  void EndStep(ThreadState& thread, WatchedModel& model, RootState& root, const probe::StepEnd& end, int written_param,
+               bool gradients);
+  void FinishClosing(RootState& root, WatchedModel& model, const probe::StepToClose& closing, bool optimizers_alive);
+  void FinishAll(RootState& root, WatchedModel& model, const std::vector<probe::StepToClose>& closing,
+                 bool optimizers_alive = true);
+  bool AsksForUpdates(const RootState& root) const;
+  bool WatchesEvaluation(const RootState& root, const WatchedModel& model) const;
+  void CloseSteps(ThreadState& thread, bool all, bool optimizers_alive);
+  void AccountStep(ThreadState& thread, RootState& root, WatchedModel& model, const StepIdentity& identity);
+  void AccountPasses(ThreadState& thread, RootState& root, const StepIdentity& identity);
   void SayWhatIsCaptured();
+  uint64_t Fingerprint(WatchedModel& model) const;
+
+  // trainer_calls.cc: what the trainer says itself.
+  std::shared_ptr<StepIdentity> Said(ThreadState& thread, RootState& root, const WatchedModel& model);
+  void LogValue(const std::string& name, const std::variant<double, std::string>& value);
 
   // control.cc: what the daemon asks.
-  void HandleCommands(const WatchedModel& boundary);  // whose next step is about to begin
-  bool TrainsOnSeveralThreads(const WatchedModel& model);
+  void HandleCommands(const WatchedModel& boundary, bool step_begins);
   void FreezeAsAsked(WatchedModel& model);
   void Freeze(WatchedModel& model, const shm::Command& command);
 
@@ -176,11 +213,12 @@ class Listener : public std::enable_shared_from_this<Listener> {
   mutable std::mutex mutex_;
   // Guarded by mutex_; models only grow, up to kMaxRoots, and are read without it through model_count_.
   std::array<std::unique_ptr<WatchedModel>, kMaxRoots> models_;
+  std::array<std::unique_ptr<RootState>, kMaxRoots> roots_;
   std::atomic<int> model_count_{0};
   std::vector<std::shared_ptr<LocalSubscriber>> local_;
-  std::array<std::vector<std::unique_ptr<RootThread>>, kMaxRoots> states_;
   ParameterHooks hooks_;
 
+  probe::StepTracker tracker_;
   OperatorCallback callback_;
   Optimizers optimizers_;
   Capture capture_;
@@ -189,21 +227,31 @@ class Listener : public std::enable_shared_from_this<Listener> {
   static std::atomic<int64_t> inside_;  // threads in a callback of any listener
 };
 
-// Runs `body` as our own work: nothing it calls is recorded, no gradient is tracked, nothing it throws gets out.
+// Runs `body` as our own work: nothing it calls is recorded, no gradient is tracked, nothing it throws gets out. What
+// it had to tell subscribers of this process it tells them when it is done.
 template <typename Body>
-void Listener::Guarded(Body&& body) noexcept {
-  if (!active()) return;
-  ThreadState& thread = OwnThread();
+void Listener::Guarded(ThreadState& thread, Body&& body) noexcept {
   const bool was_busy = std::exchange(thread.busy, true);
   try {
     at::NoGradGuard no_grad;
     body(thread);
+    if (!was_busy && !thread.untold.empty()) Tell(thread);
   } catch (const std::exception& error) {
     session_->SwitchOff(error.what());
   } catch (...) {
     session_->SwitchOff("unknown error");
   }
   thread.busy = was_busy;
+}
+
+template <typename Body>
+void Listener::Guarded(Body&& body) noexcept {
+  if (!active()) return;
+  try {
+    Guarded(OwnThread(), std::forward<Body>(body));
+  } catch (const std::exception& error) {
+    session_->SwitchOff(error.what());
+  }
 }
 
 }  // namespace ikkuna::torch_probe

@@ -38,7 +38,7 @@ std::string LossFunctionName(const std::string& operator_name) {
 }
 
 void PassLosses::AddTerm(const char* operator_name, const at::Tensor& result, std::optional<double> value, bool summed,
-                         double rows, uint16_t call, uint16_t micro) {
+                         double rows, uint16_t call, std::shared_ptr<const PassNumber> pass) {
   if (terms_.size() >= kTermsMax) return;
   Term term;
   term.function = LossFunctionName(operator_name);
@@ -47,7 +47,7 @@ void PassLosses::AddTerm(const char* operator_name, const at::Tensor& result, st
   term.summed = summed;
   term.rows = rows;
   term.call = call;
-  term.micro = micro;
+  term.pass = std::move(pass);
   terms_.push_back(std::move(term));
 }
 
@@ -76,8 +76,8 @@ void PassLosses::BackwardFrom(const at::Tensor& root, std::optional<double> valu
   }
 }
 
-// A sum that is divided right behind the operator is a mean that the loss function makes (kl_div with `batchmean`) or the
-// trainer (by the tokens of the batch).
+// A sum that is divided right behind the operator is a mean that the loss function makes (kl_div with `batchmean`) or
+// the trainer (by the tokens of the batch).
 void PassLosses::MeanOfSum(Term& term, Node* root, std::optional<double> value) {
   const auto node = term.node.lock();
   for (Node* above = root; node && above != nullptr && above != node.get();) {
@@ -94,6 +94,7 @@ void PassLosses::MeanOfSum(Term& term, Node* root, std::optional<double> value) 
 
 SettledLosses PassLosses::Settle(bool training) {
   SettledLosses settled;
+  settled_ = true;
   const bool root_seen = std::exchange(root_seen_, false);
   std::vector<Term> terms = std::exchange(terms_, {});
   std::vector<LossValue> given = std::exchange(given_, {});
@@ -113,7 +114,7 @@ SettledLosses PassLosses::Settle(bool training) {
     const auto value = terms[0].value ? terms[0].value : terms[0].of_root;
     settled.only = "loss_" + terms[0].function;
     settled.known = value ? LossKnown::kKnown : LossKnown::kUnreduced;
-    if (value) settled.values.push_back({"", *value, terms[0].call, terms[0].micro});
+    if (value) settled.values.push_back({"", *value, terms[0].call, terms[0].pass});
     return settled;
   }
   settled.known = terms.size() == 1 ? LossKnown::kComposite : LossKnown::kSeveral;
@@ -122,8 +123,8 @@ SettledLosses PassLosses::Settle(bool training) {
     const int nth = ++seen[term.function];
     // Of what is no scalar there is no value before it is reduced, and then it is mixed with the others.
     if (!term.value) continue;
-    settled.values.push_back({"loss_" + term.function + (nth == 1 ? "" : "_" + std::to_string(nth)), *term.value,
-                              term.call, term.micro});
+    settled.values.push_back(
+        {"loss_" + term.function + (nth == 1 ? "" : "_" + std::to_string(nth)), *term.value, term.call, term.pass});
   }
   return settled;
 }

@@ -1,23 +1,27 @@
 // PassLosses: the loss terms of one pass, and what of them is the loss.
 //
-// A term is what a loss function of LibTorch gave for an output of the model. Whether it is the loss shows when backward
-// starts: at a scalar that the term alone flows into, it is; where something else flows in, too, or where there are
-// several terms, each is a value under a name of its own (`loss_mse`, a second one of the pass `loss_mse_2`) and the
-// loss is not known until the trainer gives it. So nothing goes out before the micro-batch is over.
+// A term is what a loss function of LibTorch gave for an output of the model. Whether it is the loss shows when
+// backward starts: at a scalar that the term alone flows into, it is; where something else flows in, too, or where
+// there are several terms, each is a value under a name of its own (`loss_mse`, a second one of the pass `loss_mse_2`)
+// and the loss is not known until the trainer gives it. So nothing goes out before the micro-batch is over.
 //
 // Thread rule: belongs to a pass, and is touched by whoever may touch that.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
 #include <torch/csrc/autograd/function.h>
 
 namespace ikkuna::torch_probe {
+
+struct PassNumber;
 
 // "cross_entropy_loss" -> "cross_entropy": how a term is called, after `loss_`.
 std::string LossFunctionName(const std::string& operator_name);
@@ -26,7 +30,7 @@ struct LossValue {
   std::string name;  // empty: the loss itself
   double value = 0;
   uint16_t call = 0;
-  uint16_t micro = 0;
+  std::shared_ptr<const PassNumber> pass;  // null: not published
 };
 
 enum class LossKnown : uint8_t {
@@ -52,12 +56,25 @@ class PassLosses {
  public:
   // Terms and given ones count together: so a term's output and labels are found beside it.
   uint16_t NextCall() { return calls_++; }
+  // Backward has brought a term's result a gradient of `value`. Above 1 it is a loss scale, unless another term's is
+  // not.
+  void NoteGradient(double value) {
+    if (value > 1)
+      scaled_.store(true, std::memory_order_relaxed);
+    else
+      plain_.store(true, std::memory_order_relaxed);
+  }
+  bool scaled() const { return scaled_.load(std::memory_order_relaxed) && !plain_.load(std::memory_order_relaxed); }
+  // They were settled before.
+  bool settled() const { return settled_; }
   bool empty() const { return terms_.empty() && given_.empty(); }
   // An operator has given `result`, of `value` if that is a scalar. Of a sum over `rows` rows a mean may be made later.
   void AddTerm(const char* operator_name, const at::Tensor& result, std::optional<double> value, bool summed,
-               double rows, uint16_t call, uint16_t micro);
+               double rows, uint16_t call, std::shared_ptr<const PassNumber> pass);
   // The trainer's own.
-  void Give(double value, uint16_t call, uint16_t micro) { given_.push_back({"", value, call, micro}); }
+  void Give(double value, uint16_t call, std::shared_ptr<const PassNumber> pass) {
+    given_.push_back({"", value, call, std::move(pass)});
+  }
   // Backward starts from here on the thread of the pass.
   void BackwardFrom(const at::Tensor& root, std::optional<double> value);
   // What is to be published of what was seen, which is forgotten. In training a term counts only if backward started
@@ -73,10 +90,10 @@ class PassLosses {
     bool summed = false;
     double rows = 1;
     uint16_t call = 0;
-    uint16_t micro = 0;
-    bool reached = false;            // backward started from what it flows into
-    bool alone = true;               // nothing else flows into that
-    std::optional<double> of_root;   // value of that
+    std::shared_ptr<const PassNumber> pass;  // null: not published
+    bool reached = false;                    // backward started from what it flows into
+    bool alone = true;                       // nothing else flows into that
+    std::optional<double> of_root;           // value of that
   };
   static constexpr size_t kNodesMax = 4096;  // between a root and its terms; behind them nothing is looked at
   static constexpr size_t kTermsMax = 1024;  // of one pass; a loop that calls a loss function for each row
@@ -86,6 +103,9 @@ class PassLosses {
   std::vector<Term> terms_;
   std::vector<LossValue> given_;
   bool root_seen_ = false;
+  bool settled_ = false;
+  std::atomic<bool> scaled_{false};
+  std::atomic<bool> plain_{false};
   uint16_t calls_ = 0;
 };
 

@@ -15,7 +15,7 @@ enum class OperatorEnd : uint8_t {
   kNothing,  // it only keeps what runs inside from being looked at
   kLayer,    // its output is an activation
   kLoss,
-  kMark,     // its output comes from a pass, and is nothing that anybody asks for
+  kMark,  // its output comes from a pass, and is nothing that anybody asks for
 };
 
 struct Listener::OperatorContext : at::ObserverContext {
@@ -26,13 +26,11 @@ struct Listener::OperatorContext : at::ObserverContext {
   int model = -1;
   int module = -1;  // reports the output
   uint16_t call = 0;
-  uint16_t micro = 0;
   bool recomputed = false;
   bool wanted = true;  // activations or layer gradients
-  std::shared_ptr<StepIdentity> identity;
-  Origin origin;      // of the output
-  RootThread* state = nullptr;  // loss: whose
-  Pass* pass = nullptr;         // loss
+  Origin origin;       // of the output
+  std::shared_ptr<Pass> pass;
+  at::Tensor input;   // layer: what flows into it
   at::Tensor output;  // loss: what the network gave
   at::Tensor labels;
   int64_t ignore_index = -1;  // loss: label that does not count; negative: those that are no class anyway

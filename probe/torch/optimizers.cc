@@ -3,6 +3,7 @@
 #include <torch/optim/adagrad.h>
 #include <torch/optim/adam.h>
 #include <torch/optim/adamw.h>
+#include <torch/optim/lbfgs.h>
 #include <torch/optim/rmsprop.h>
 #include <torch/optim/sgd.h>
 
@@ -26,6 +27,11 @@ std::pair<at::Tensor, at::Tensor> MomentsOf(torch::optim::OptimizerParamState& s
 }  // namespace
 
 void Optimizers::Attach(probe::Session& session, torch::optim::Optimizer& optimizer) {
+  if (dynamic_cast<torch::optim::LBFGS*>(&optimizer) != nullptr) {
+    session.AddNote(
+        "an attached LBFGS evaluates several times in one step(), and each evaluation counts as a step; call "
+        "probe.Step() behind each step() (and attach the model with manual_steps)");
+  }
   auto watched = std::make_shared<WatchedOptimizer>();
   watched->optimizer = &optimizer;
   int group = 0;

@@ -21,7 +21,6 @@
 namespace ikkuna::torch_probe {
 
 struct Pass;
-struct StepIdentity;
 
 // What is known of a marked tensor.
 struct Origin {
@@ -30,9 +29,7 @@ struct Origin {
   int module = -1;          // of the module that made it
   bool grad_mode = true;    // of the pass, when it was made
   bool foreign = false;     // it went through a layer of no attached model since
-  Pass* pass = nullptr;     // under way when it was made
-  std::weak_ptr<const StepIdentity> identity;  // of that pass then: another one means that it is over
-  uint16_t micro = 0;
+  std::shared_ptr<Pass> pass;  // under way when it was made
 };
 
 // A watched parameter that a walk has met.

@@ -1,4 +1,4 @@
-// What the listener remembers of one step, of one root on one thread, and of one thread.
+// What the listener remembers of one step, one pass, one root, and one root on one thread.
 #pragma once
 
 #include <array>
@@ -7,13 +7,18 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
+#include <utility>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
+#include <c10/util/intrusive_ptr.h>
+#include <torch/csrc/autograd/function.h>
 
 #include "probe/core/cost.h"
 #include "probe/core/session.h"
 #include "probe/core/step_time.h"
+#include "probe/core/step_tracker.h"
 #include "probe/ikkuna/probe.hpp"
 #include "probe/torch/losses.h"
 
@@ -28,15 +33,17 @@ struct LocalSubscriber {
   std::atomic<bool> failed{false};
 };
 
-// A step (or an evaluation pass) with what is wanted of it. Gradient hooks share it, so it outlives the step.
+// A step (or an evaluation pass) with what is wanted of it. Passes and gradient hooks share it, so it outlives the
+// step.
 struct StepIdentity {
   uint16_t root = 0;
   uint16_t tag = kTagDefault;
   uint64_t step = 0;
-  uint32_t epoch = 0;
-  uint32_t train_step = 0;
-  uint64_t samples = 0;  // up to this step; 0: unknown
-  probe::StepDemand demand;
+  std::atomic<uint32_t> epoch{0};  // Epoch() may say it anew while the step is open
+  std::atomic<uint32_t> train_step{0};
+  uint64_t samples = 0;              // up to this step; 0: unknown
+  uint64_t demand_version = 0;       // of the demand that it was made from
+  mutable probe::StepDemand demand;  // what is logged makes a step due
   std::vector<std::shared_ptr<LocalSubscriber>> local;
   std::atomic<uint16_t> flags{0};
   mutable std::atomic<uint64_t> dropped_kinds{0};  // of which a message of this step was dropped
@@ -63,10 +70,9 @@ struct StepIdentity {
   }
 };
 
-// Calls of each module within one micro-batch or evaluation batch.
+// Calls of each module within one pass.
 class CallCounts {
  public:
-  void Clear() { counts_.assign(counts_.size(), 0); }
   uint16_t Next(int module) {
     const auto index = static_cast<size_t>(module);
     if (index >= counts_.size()) counts_.resize(index + 1, 0);
@@ -77,23 +83,52 @@ class CallCounts {
   std::vector<uint16_t> counts_;
 };
 
-// A forward pass under way: what its operators' messages carry.
-struct Pass {
-  std::shared_ptr<StepIdentity> identity;
+// The number under which a pass, or what one backward pass gives of its layer gradients, is published.
+struct PassNumber {
+  explicit PassNumber(uint32_t number) : value(number) {}
+  const uint32_t value;
+  mutable std::atomic<uint64_t> dropped_kinds{0};  // of which a message of this pass was dropped
+};
+
+// Held by the hooks on a pass's outputs: when the last of them is destroyed, no backward can reach the pass any more.
+class PassLife {
+ public:
+  PassLife(uint64_t listener, int model, uint32_t number) : listener_(listener), model_(model), number_(number) {}
+  ~PassLife();
+  PassLife(const PassLife&) = delete;
+  PassLife& operator=(const PassLife&) = delete;
+
+ private:
+  const uint64_t listener_;  // serial
+  const int model_;
+  const uint32_t number_;
+};
+
+// A forward pass: what its operators' messages carry. The thread that runs it writes it; marks and hooks hold it.
+struct Pass : std::enable_shared_from_this<Pass> {
+  std::shared_ptr<StepIdentity> identity;    // never null
+  std::shared_ptr<const PassNumber> number;  // null: nothing of it is published
+  std::shared_ptr<PassLosses> losses;        // of all passes between two backward passes
+  uint32_t tracked = 0;  // the tracker's number, also of a pass of which nothing is published; 0: it has none
+  bool training = false;
+  int first_module = -1;
+  uint64_t begun_at = 0;  // backward passes of the root when it began: what is not published has no hooks that tell
+  std::weak_ptr<torch::autograd::Node> first_output;
   CallCounts calls;
   CallCounts recomputed;
-  uint16_t micro = 0;
-  PassLosses losses;        // of this micro-batch
-  bool after_loss = false;  // no layer has begun since a loss was seen
+  bool after_loss = false;          // no layer has begun since a loss was seen
+  std::atomic<bool> walked{false};  // backward has reached it
+  std::atomic<bool> over{false};    // what is made of its outputs from now on is none of it
+  std::weak_ptr<PassLife> life;
+  bool hooked = false;
 
-  // The first pass of another step.
-  void Restart() {
-    calls.Clear();
-    recomputed.Clear();
-    micro = 0;
-    losses.Clear();
-    after_loss = false;
-  }
+  // The backward passes that reached it.
+  struct Walk {
+    int64_t task = -1;
+    std::shared_ptr<const PassNumber> number;  // null: no layer gradients are wanted
+  };
+  std::mutex walks_mutex;
+  std::vector<Walk> walks;  // guarded by walks_mutex
 };
 
 // What the probe spends on one thread; a step's sum goes to the budget.
@@ -108,57 +143,79 @@ struct ThreadCost : probe::StepCost {
   }
 };
 
-// One root on one thread. The owner thread writes it, or another that the trainer has made wait for it; the fields that
-// threads touch side by side are atomic. When its thread has ended between two steps, the next one that begins takes it
-// over.
-// States of a step, by who moves on: the first layer operator starts it, hooks of backward make it pending, the first
-// counted write ends it; it stays closing while its updates are still open, until the next pass.
+// One root on one thread: touched by that thread only.
 struct RootThread {
-  // Step detection.
-  std::atomic<bool> pending{false};      // backward ran, the write has not come
-  std::atomic<bool> stepper{false};      // this thread closes its own steps
-  std::atomic<bool> runs_layers{false};  // a pass has begun here, of training or of evaluation
-  std::atomic<bool> trains{false};       // of training
-  // The thread whose write has ended the step that this one ran a pass for: the passes that follow are for its steps.
-  std::atomic<RootThread*> leader{nullptr};
-  bool follows = false;                     // the pass is for a step of the leader's
-  std::atomic<bool> ended{false};           // the thread is gone
-  std::atomic<bool> backward_seen{false};   // since the last pass began
-  std::atomic<bool> in_backward{false};     // callbacks sleep until backward ends
-  std::atomic<bool> due{false};             // the current step is wanted
-  std::atomic<bool> open{false};            // the finished step waits for its updates
-  std::atomic<bool> learning{false};        // early steps: see what is there, and how this loop writes
-  std::atomic<bool> watching{false};        // evaluation passes are wanted, and none of training is under way
-  int held = 0;                             // guarded by the listener's wake mutex: whether it keeps the callback on
-  bool ended_by_assignment = false;         // the last step: a load or a swap looks the same at first
-  int64_t graph_task = -2;                  // of the last hook
-  std::atomic<bool> started_thread{false};  // this thread ran a training layer or wrote a parameter
-  uint64_t begun_after = 0;                 // steps that had ended on the thread when the pass began
+  bool runs_layers = false;                                // a pass has begun here, of training or of evaluation
+  bool ends_steps = false;                                 // this thread's writes have ended steps
+  int64_t graph_task = -2;                                 // of the last gradient
+  std::shared_ptr<Pass> training;                          // the last training pass; null: none was
+  std::shared_ptr<Pass> evaluation;                        // the batch under way; null: none is
+  std::vector<std::shared_ptr<const PassNumber>> batches;  // of the evaluation under way, not named yet
+  uint32_t batches_named = 0;
+  // The backward pass that has reached a pass of it last on this thread.
+  int64_t walk_task = -2;
+  std::shared_ptr<const PassNumber> walk;  // null: it is not published
+  std::shared_ptr<const Pass> walk_of;
+};
 
-  // The current step.
-  Pass pass;                         // identity never null once started_thread
-  std::atomic<bool> in_pass{false};  // a training pass was seen in this step
+// The open step of a lane of the tracker, and the one before it while its updates are open.
+struct LaneState {
+  std::shared_ptr<StepIdentity> identity;  // of the step that is open, or was; ask Listener::IdentityOf()
   bool weights_taken = false;
-  // The finished step whose updates are open.
   std::shared_ptr<StepIdentity> closing;
-  uint64_t steps_at_close = 0;       // that the model had made when it was finished
+  std::vector<std::shared_ptr<const PassNumber>> closing_passes;
   std::vector<at::Tensor> kept;      // by parameter: its value in the step that closes; undefined: not kept
   std::vector<int> late_optimizers;  // attached optimizers that had not written when the step was counted
   std::vector<uint32_t> written;     // by parameter: round of writes since the count; finds a second hand
+  std::vector<int64_t> taken;        // by parameter: version of its gradient when that was taken; -1: it was not
   uint32_t write_round = 0;
   int last_written = -1;
+};
 
-  // Evaluation.
-  Pass evaluation;            // identity null: none under way
-  int evaluation_first = -1;  // module that begins each of its batches
+// The last gradient of the last backward pass: what became of it tells whether gradients were cleared since.
+struct LastGradient {
+  int param = -1;
+  std::optional<c10::weak_intrusive_ptr<c10::TensorImpl>> gradient;
+  uint32_t version = 0;
+};
 
+// One root. Its mutex is held while a pass begins, a step ends, or something of a step as a whole is taken; no code of
+// the trainer's runs under it. The tracker's mutex and the session's may be taken within it, nothing else.
+struct RootState {
+  int model = -1;  // index; constant
+
+  std::mutex mutex;
+  // Guarded by mutex.
+  std::vector<std::unique_ptr<LaneState>> lanes;
+  std::shared_ptr<StepIdentity> coming;  // the step that takes the next number
+  bool waited = false;                   // for a daemon, before the first step
+  struct Recorded {
+    std::shared_ptr<const PassNumber> number;
+    std::shared_ptr<Pass> pass;  // null: of a walk
+  };
+  std::vector<Recorded> recorded;  // what may still be named
+  std::vector<uint32_t> named;     // by the marker that is about to be published
   probe::Session::DemandCopy demand;
   probe::PeriodShifts shifts;
   uint64_t last_step_ns = 0;
   probe::StepTime step_time;
-  ThreadCost handed_over;        // spent on its thread for a step that another one may end
-  uint64_t kinds_before = 0;     // due in the step before
-  uint64_t kinds_evaluated = 0;  // due in evaluation passes since the last step
+  ThreadCost handed_over;         // spent on threads whose steps another one ends
+  uint64_t kinds_before = 0;      // due in the step before
+  uint64_t kinds_evaluated = 0;   // due in evaluation passes since the last step
+  bool evaluated_rarely = false;  // one of these came rarely
+  LastGradient last_gradient;
+  uint64_t fingerprint = 0;      // of the weights when the last backward pass ended
+  uint32_t pass_boundaries = 0;  // of the step that is open
+
+  std::atomic<int> last_param{-1};           // whose gradient came last
+  std::atomic<int64_t> last_task{-2};        // of the last gradient, on any thread
+  std::atomic<uint64_t> backward_passes{0};  // that gave gradients
+  std::atomic<bool> learning{true};          // early steps: see what is there, and how this loop writes
+  std::atomic<bool> evaluation_trains{false};
+  std::atomic<bool> in_backward{false};            // callbacks sleep until backward ends
+  std::vector<std::optional<unsigned>> raw_hooks;  // by parameter: position of ours among its hooks; guarded by mutex
+  std::atomic<uint64_t> evaluated{0};              // batches
+  int held = 0;                                    // guarded by the operator callback: whether it keeps that on
 };
 
 // What an operator takes longer because a callback listens, before and beside what that callback does: its arguments

@@ -5,7 +5,9 @@
 
 #include <array>
 #include <cstdint>
+#include <memory>
 #include <utility>
+#include <vector>
 
 #include "probe/core/step_time.h"
 #include "probe/torch/provenance.h"
@@ -15,26 +17,33 @@ namespace ikkuna::torch_probe {
 
 class ThreadTimer;
 
-// Reset when another Listener takes over.
+// What an in-process subscriber is told as soon as nothing of ours is held any more.
+struct Untold {
+  std::shared_ptr<LocalSubscriber> subscriber;
+  ProbeMessage message;
+};
+
 struct ThreadState {
-  uint64_t listener = 0;  // serial of the Listener it belongs to
-  std::array<RootThread*, kMaxRoots> roots{};
-  std::array<RootThread*, kMaxRoots> stepped{};  // of another thread, whose step this one's write has ended last
-  bool owns_backward = false;                    // a gradient hook fired on this thread
-  int depth = 0;                                 // inside a captured operator: what it calls is not looked at
-  bool busy = false;                             // inside our own work
-  bool grad_mode = true;                         // the user's, before we switched it off for ourselves
+  uint64_t listener = 0;   // serial of the Listener it belongs to; Reset() when another takes over
+  probe::ThreadId id = 0;  // the tracker's
+  std::array<std::unique_ptr<RootThread>, kMaxRoots> roots;
+  int depth = 0;          // inside a captured operator: what it calls is not looked at
+  bool busy = false;      // inside our own work
+  bool telling = false;   // inside a subscriber's callback
+  bool grad_mode = true;  // the user's, before we switched it off for ourselves
   int64_t off_graph_task = -2;
-  int last_root = -1;    // of the last layer
-  int last_layer = -1;   // module index of the last layer with parameters: what positions count from
-  Provenance provenance;  // of what its passes made
-  Pass* pass = nullptr;  // the pass under way, training or evaluation
-  RootThread* pass_state = nullptr;
+  int64_t guarded_task = -2;   // backward pass whose end will be heard
+  int last_root = -1;          // of the last layer
+  int last_layer = -1;         // module index of the last layer with parameters: what positions count from
+  Provenance provenance;       // of what its passes made
+  std::shared_ptr<Pass> pass;  // the pass under way, training or evaluation
   ThreadCost cost;
   ThreadTimer* timer = nullptr;  // the innermost that runs
   uint64_t last_step_ns = 0;     // when a step of any model ended here; 0: none has
   uint64_t steps_ended = 0;      // of all models
   probe::StepTime step_time;
+  std::vector<Untold> untold;
+  void Reset(uint64_t serial);
   ~ThreadState();
 };
 

@@ -89,16 +89,11 @@ class WatchedModel {
   // The trainer is about to destroy the module: never touch root() again.
   void Forget() { detached_.store(true); }
 
-  // Optimizers write arithmetically in this model; then assignments are somebody else's.
-  std::atomic<bool> writes_arithmetic{false};
-  std::atomic<uint64_t> next_step{0};  // ticket of the next step
   std::atomic<uint64_t> steps_finished{0};
   std::atomic<uint32_t> layer_threads{0};  // states that have begun passes; it never falls
   std::atomic<uint32_t> epoch{0};
   std::atomic<uint64_t> epoch_begin_step{0};
   std::atomic<uint64_t> usual_step_ns{0};  // of the last steps, for the watchdog
-  std::atomic<bool> first_hold{false};     // the callback stays on until this model's first step ended
-  std::atomic<bool> manual_steps{false};   // Step() is the only boundary
   std::atomic<bool> manual_loss{false};    // Loss() was called in training: recognised terms are not published there
   std::atomic<bool> several_losses{false}; // the loss of training is not known: there are several terms
   std::atomic<bool> loss_elsewhere{false}; // its losses are booked for a model whose output it takes

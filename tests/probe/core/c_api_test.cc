@@ -212,6 +212,39 @@ TEST_F(CInterface, AnEvaluationIsOnTheAccountOfWhatWasAskedOfIt) {
   ikkuna_close(session);
 }
 
+// An evaluation in the middle of a step neither ends it nor takes its values.
+TEST_F(CInterface, AnEvaluationStandsWithinAStep) {
+  DaemonByHand daemon;
+  ikkuna_options options = OptionsFor(daemon);
+  ikkuna_session* session = ikkuna_open(&options);
+  const uint16_t root = ikkuna_root(session, "net");
+  shm::DemandItem of_tests = Ask(KindBit(Kind::kLoss), Level::kSummary);
+  of_tests.tag = kTagTest;
+  daemon.Accept({Ask(KindBit(Kind::kLoss), Level::kSummary), of_tests});
+  for (uint64_t step = 0; step < 2; ++step) {
+    ikkuna_begin(session, root, IKKUNA_TAG_DEFAULT, step, 0);
+    ikkuna_loss(session, root, 1);
+    ikkuna_begin(session, root, IKKUNA_TAG_TEST, step, 0);
+    ikkuna_loss(session, root, 2);
+    ikkuna_end(session, root);
+    ikkuna_loss(session, root, 3);
+    ikkuna_end(session, root);
+    EXPECT_EQ(ikkuna_wanted(session, root, 8 /* loss */, 0), IKKUNA_NOTHING);
+    const auto got = daemon.Drain();
+    ASSERT_EQ(got.size(), 7u);
+    std::vector<double> training, test;
+    for (const auto& one : got) {
+      if (one.record.kind != static_cast<uint8_t>(Kind::kLoss)) continue;
+      (one.record.tag == kTagTest ? test : training).push_back(one.record.scalar);
+    }
+    EXPECT_EQ(training, (std::vector<double>{1, 3}));
+    EXPECT_EQ(test, (std::vector<double>{2}));
+    EXPECT_EQ(got.back().record.tag, kTagDefault);
+    EXPECT_EQ(daemon.view().ReadStatus().status.roots[root - 1].step, step + 1);
+  }
+  ikkuna_close(session);
+}
+
 TEST_F(CInterface, StopIsNotHeardWhereControlIsNotAllowed) {
   DaemonByHand daemon;
   ikkuna_options options = OptionsFor(daemon);
@@ -364,7 +397,8 @@ TEST_F(CInterface, WhatCanNeverFitGoesAsItsStatistics) {
   EXPECT_EQ(ends, 3);
   EXPECT_EQ(daemon.view().ReadStatus().dropped_total, 0u);
   bool told = false;
-  for (const auto& entry : daemon.registry()) told |= entry.second.find("do not fit into the arena") != std::string::npos;
+  for (const auto& entry : daemon.registry())
+    told |= entry.second.find("do not fit into the arena") != std::string::npos;
   EXPECT_TRUE(told);
   ikkuna_close(session);
 }

@@ -90,7 +90,7 @@ TEST_P(Steps, SkippedSteps) {
       optimizer.zero_grad(set_to_none);
       s.Forward(model);
       Loss(model).backward();
-      if (i % 3 == 0) return;
+      if (i % 3 == 0) return s.Skip(model);
       s.Step(model);
       optimizer.step();
     });
@@ -275,7 +275,9 @@ TEST_P(Steps, SecondHands) {
       Loss(model).backward();
       const bool skip = (v == kSwapSkipped && i % 2 == 1) || (v == kLoadSkipped && i % 4 == 3);
       if (v == kSwapBeforeStep) swap(false);
-      if (!skip) {
+      if (skip) {
+        s.Skip(model);
+      } else {
         s.Step(model);
         optimizer.step();
       }
@@ -377,7 +379,7 @@ TEST_P(Steps, ExceptionInBackward) {
       try {
         loss.backward();
       } catch (const std::exception&) {
-        if (!steps_anyway) return;
+        if (!steps_anyway) return s.Skip(model);
       }
       s.Step(model);
       optimizer.step();
