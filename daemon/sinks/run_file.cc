@@ -1,6 +1,9 @@
 #include "daemon/sinks/run_file.h"
 
+#include <sys/stat.h>
+
 #include <algorithm>
+#include <cerrno>
 #include <map>
 
 namespace ikkuna::sinks {
@@ -505,6 +508,16 @@ Status RunFile::Rest() {
   if (!mode) return Error{ErrorCode::kUnavailable, mode.error().text};
   if (*mode != "delete") return Error{ErrorCode::kUnavailable, "somebody reads it"};
   return {};
+}
+
+bool RunFile::IsGone() {
+  int moved = 0;
+  if (sqlite3_file_control(database_.handle(), "main", SQLITE_FCNTL_HAS_MOVED, &moved) != SQLITE_OK || moved == 0) {
+    return false;
+  }
+  // A file system that fails for a moment says nothing of that.
+  struct stat found {};
+  return ::stat(path_.c_str(), &found) == 0 || errno == ENOENT || errno == ENOTDIR;
 }
 
 Status RunFile::CopyTo(const std::string& path) {

@@ -149,6 +149,9 @@ class RunFile {
   // One file, at rest. kUnavailable: somebody reads it now; try again.
   Status Rest();
   Status CopyTo(const std::string& path);
+  // Its name does not lead to it any more: somebody deleted it, moved it, or put another in its place. What is written goes
+  // on to be written, where nobody will find it.
+  bool IsGone();
 
   Database& database() { return database_; }
   const std::string& path() const { return path_; }

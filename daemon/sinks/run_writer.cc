@@ -85,6 +85,13 @@ Result<std::unique_ptr<RunWriter>> RunWriter::Open(RunEntry& entry) {
   {
     std::lock_guard lock(entry.mutex);
     entry.loaded = loaded;
+    // It may be another file than the one that was known: somebody put an older copy in its place.
+    const Progress known_progress = entry.head.totals.progress;
+    entry.head.totals = stored->totals;
+    if (known_progress.done_seq > stored->totals.progress.done_seq) entry.head.totals.progress = known_progress;
+    entry.head.events = stored->events;
+    entry.head.event_first = stored->event_first;
+    entry.head.event_last = stored->event_last;
   }
   for (const auto& one : series) {
     if (one->id > loaded->tallies.size() || loaded->tallies[one->id - 1].count == 0) continue;

@@ -75,7 +75,10 @@ class Store::Impl {
   void Settle(const EntryPtr& entry, const CommitReport& report);
   void Bisect(const EntryPtr& entry, const Error& error);
   void Failed(const EntryPtr& entry, const Error& error);
-  void SetAside(const EntryPtr& entry, const std::string& reason);
+  // The run goes on in a new file, its writer_mutex held.
+  void SetAside(const EntryPtr& entry, const std::string& reason);  // the old one is broken
+  bool ReplaceGone(const EntryPtr& entry);  // somebody took the old one away; false: it is there
+  void BeginAnew(const EntryPtr& entry);
   // A slice of what makes one file of a run that is over. True: there is more to do.
   // `slices`: above 0 even though its tail is short.
   bool Rest(const EntryPtr& entry, bool closing, int slices);

@@ -281,6 +281,12 @@ void Store::Impl::Commit(const EntryPtr& entry) {
     }
     return;
   }
+  // What went into a file that nobody will find is no part of a run: it is written once more.
+  if (ReplaceGone(entry)) {
+    std::lock_guard lock(mutex_);
+    entry->modules_to_save = entry->modules_to_save || modules_to_save;
+    return;
+  }
   if (entry->sync_at == Clock::time_point()) entry->sync_at = Clock::now() + options_.sync_every;
   {
     std::lock_guard lock(mutex_);
@@ -394,7 +400,6 @@ void Store::Impl::Failed(const EntryPtr& entry, const Error& error) {
 void Store::Impl::SetAside(const EntryPtr& entry, const std::string& reason) {
   entry->writer.reset();
   std::string aside;
-  bool has_tags = false, has_modules = false;
   for (int i = 1; i < 1000; ++i) {
     aside = entry->path + ".broken-" + std::to_string(i);
     if (::access(aside.c_str(), F_OK) != 0) break;
@@ -413,6 +418,53 @@ void Store::Impl::SetAside(const EntryPtr& entry, const std::string& reason) {
     return Failed(entry, PosixError("'" + entry->path + "' is broken (" + reason + ") and cannot be moved aside", why));
   }
   (void)std::rename((entry->path + "-wal").c_str(), (aside + "-wal").c_str());
+  BeginAnew(entry);
+  {
+    std::lock_guard lock(mutex_);
+    broken_.push_back(aside);
+  }
+  Raise(Severity::kError, "run_file_broken",
+        "The file of this run is broken and what was in it is not shown any more; it goes on in a new one. The old one "
+        "is kept as '" + aside + "', where what is left of it can be read without a daemon: " + reason + ".",
+        entry->key);
+}
+
+// Looked at with each commit and, where there are none, each second. Nothing of it can be brought back; what was written
+// is counted as what it is now.
+bool Store::Impl::ReplaceGone(const EntryPtr& entry) {
+  if (!entry->writer || !entry->writer->file().IsGone()) return false;
+  // Who moved it away has it whole.
+  (void)entry->writer->file().FoldLog();
+  uint64_t lost = 0;
+  {
+    std::lock_guard reading(entry->mutex);
+    entry->idle.clear();
+    lost = entry->head.totals.values;
+    std::lock_guard lock(mutex_);
+    // What the last commit brought is staged still, and was not counted as written.
+    for (size_t i = 0; i < entry->published; ++i) lost -= std::min(lost, entry->pending[i].batch->values());
+    const uint64_t of_now = std::min(lost, entry->written);
+    entry->written -= of_now;
+    written_ -= of_now;
+    DropLocked(entry.get(), "file_removed", of_now);
+    entry->drops_untold -= std::min(entry->drops_untold, of_now);
+  }
+  entry->writer.reset();
+  // The log of the file that is gone is none of the one that comes.
+  (void)::unlink((entry->path + "-wal").c_str());
+  (void)::unlink((entry->path + "-journal").c_str());
+  BeginAnew(entry);
+  Raise(Severity::kError, "run_file_removed",
+        "Somebody deleted or moved '" + entry->path + "' while this run is recorded in it: the " + std::to_string(lost) +
+            " values that were in it are not shown any more, and it goes on in a new file. To be rid of a run, use "
+            "'ikkuna delete'.",
+        entry->key);
+  return true;
+}
+
+// Nothing of what was in the old file is shown; what waits goes into the new one.
+void Store::Impl::BeginAnew(const EntryPtr& entry) {
+  bool has_tags = false, has_modules = false;
   {
     std::lock_guard lock(entry->mutex);
     auto fresh = std::make_shared<LoadedRun>();
@@ -420,6 +472,7 @@ void Store::Impl::SetAside(const EntryPtr& entry, const std::string& reason) {
     if (!fresh->run) fresh->run = entry->run.lock();
     if (!fresh->run) fresh->run = std::make_shared<Run>(entry->head.producer.info);
     entry->loaded = std::move(fresh);
+    entry->published = 0;
     const Progress progress = entry->head.totals.progress;
     has_tags = !entry->head.tags.empty();
     has_modules = entry->modules.has_value();
@@ -427,17 +480,10 @@ void Store::Impl::SetAside(const EntryPtr& entry, const std::string& reason) {
     entry->head.totals.progress = progress;
     entry->head.events = 0;
   }
-  {
-    std::lock_guard lock(mutex_);
-    entry->staged = 0;
-    entry->tags_to_save = entry->tags_to_save || has_tags;
-    entry->modules_to_save = entry->modules_to_save || has_modules;
-    broken_.push_back(aside);
-  }
-  Raise(Severity::kError, "run_file_broken",
-        "The file of this run is broken and what was in it is not shown any more; it goes on in a new one. The old one "
-        "is kept as '" + aside + "', where what is left of it can be read without a daemon: " + reason + ".",
-        entry->key);
+  std::lock_guard lock(mutex_);
+  entry->staged = 0;
+  entry->tags_to_save = entry->tags_to_save || has_tags;
+  entry->modules_to_save = entry->modules_to_save || has_modules;
 }
 
 bool Store::Impl::Rest(const EntryPtr& entry, bool closing, int slices) {
@@ -462,6 +508,7 @@ bool Store::Impl::Rest(const EntryPtr& entry, bool closing, int slices) {
     }
     return false;
   }
+  if (wants_rest && ReplaceGone(entry)) return true;
   RunWriter& writer = *entry->writer;
   if (writer.Seal(wants_rest || slices > 0)) {
     Result<bool> more = writer.Compact(options_.slice_bytes);

@@ -179,6 +179,7 @@ bool Store::Impl::TellOnce(const std::string& about, const std::string& text) {
 bool Store::Impl::TrimOne(const EntryPtr& entry) {
   std::unique_lock writing(entry->writer_mutex);
   if (!entry->writer) return false;
+  if (ReplaceGone(entry)) return true;
   uint64_t events = 0, others_bytes = 0;
   {
     std::lock_guard reading(entry->mutex);
