@@ -129,7 +129,8 @@ const std::vector<ConfigOption>& ConfigOptions() {
       {"store_max_age_days", OptionKind::kInteger, "DAYS", "Runs that ended so long ago leave; 0: none leaves for its age",
        SetWhole<&Config::store_max_age_days, 0, kDaysMax>, GetWhole<&Config::store_max_age_days>},
       {"store_min_free_mb", OptionKind::kInteger, "MB",
-       "What stays free of the file system: where less is, the oldest finished run leaves; 0: not looked at",
+       "What stays free of the file system: where less is, the oldest finished run leaves, and below 64 MB (or this, "
+       "where it is less) recording pauses; 0: not looked at, the disk may be filled",
        SetWhole<&Config::store_min_free_mb, 0, kMbMax>, GetWhole<&Config::store_min_free_mb>},
       {"tensorboard", OptionKind::kSwitch, "", "Write TensorBoard files (on unless turned off)",
        SetPlain<&Config::tensorboard>, GetPlain<&Config::tensorboard>},

@@ -100,6 +100,8 @@ Status Daemon::OpenSinks() {
   options.data_dir = config_.data_dir;
   if (config_.store_max_mb >= 0) options.bytes_max = static_cast<uint64_t>(config_.store_max_mb) * kMiB;
   options.free_bytes_min = config_.store_min_free_mb * kMiB;
+  // Who lets it take more of the disk lets it take all of that.
+  options.free_bytes_pause = std::min(options.free_bytes_pause, options.free_bytes_min);
   options.age_max = std::chrono::hours(24 * static_cast<int64_t>(config_.store_max_age_days));
   options.nice = config_.nice;
   options.on_committed = [door = door_](const RunKey& run, uint64_t done_seq) {

@@ -1,6 +1,7 @@
 #include "daemon/model/missing.h"
 
 #include <string>
+#include <utility>
 
 namespace ikkuna {
 
@@ -18,6 +19,24 @@ std::vector<Count> CountsOf(const MissCounts& missing) {
     if (missing[i] != 0) counts.push_back({std::string(MissReasonName(static_cast<MissReason>(i))), missing[i]});
   }
   return counts;
+}
+
+std::string_view UnrecordedText(std::string_view reason) {
+  static constexpr std::pair<std::string_view, std::string_view> kTexts[] = {
+      {"queue_full", "came faster than they could be written"},
+      {"paused", "came while recording was paused, for want of room on the disk"},
+      {"disk", "came while the disk took nothing"},
+      {"repeated", "were for steps that have a value already"},
+      {"no_series", "were of no series of their type"},
+      {"refused", "were refused by the file"},
+      {"failed", "made the store fail"},
+      {"closed", "came when the store was being closed"},
+      {"file_removed", "were in a file that somebody deleted or moved"},
+  };
+  for (const auto& [name, text] : kTexts) {
+    if (name == reason) return text;
+  }
+  return "were not kept, for a reason that this version does not know";
 }
 
 }  // namespace ikkuna

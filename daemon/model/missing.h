@@ -36,4 +36,7 @@ using MissCounts = std::array<uint64_t, kMissReasonCount>;
 // Those that are not 0, by name.
 std::vector<Count> CountsOf(const MissCounts& missing);
 
+// Why the store did not keep a value, as its drops are named; goes on from "7 values ".
+std::string_view UnrecordedText(std::string_view reason);
+
 }  // namespace ikkuna

@@ -100,6 +100,7 @@ struct RunInfo {
   uint64_t thinned = 0;     // numbers that were thinned away to keep to the store's cap
   uint64_t bytes = 0;       // of its file
   std::vector<std::string> tags;  // given by users
+  std::vector<Count> unrecorded;  // values that the store did not keep, by reason; of all daemons
 };
 
 }  // namespace ikkuna

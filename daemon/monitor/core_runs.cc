@@ -3,12 +3,15 @@
 #include <algorithm>
 #include <charconv>
 #include <iterator>
+#include <set>
 #include <utility>
 
 #include "daemon/model/names.h"
 #include "daemon/monitor/run_files.h"
 #include "daemon/monitor/run_names.h"
+#include "daemon/monitor/why_texts.h"
 #include "shared/base/clock.h"
+#include "shared/base/suggestion.h"
 
 namespace ikkuna {
 namespace {
@@ -61,6 +64,17 @@ std::optional<Failure> CheckTags(const std::vector<std::string>& tags) {
     }
   }
   return {};
+}
+
+std::optional<Failure> NoSuchKind(const std::string& pattern) {
+  std::vector<std::string> names;
+  for (const auto kinds : {MetaKinds(), DataKinds()}) {
+    for (const Kind kind : kinds) names.emplace_back(KindName(kind));
+  }
+  const auto matches = [&](const std::string& name) { return MatchesPatterns(pattern, name); };
+  if (std::any_of(names.begin(), names.end(), matches)) return {};
+  return Failure{ErrorCode::kInvalidArgument, "there is no kind '" + pattern + "'" + Suggestion(pattern, names),
+                 Reason::kNoSuchObject, pattern, Listed(names)};
 }
 
 }  // namespace
@@ -164,6 +178,9 @@ Answer<ModulePage> CoreRuns::ListModules(const ModuleQuery& query) {
 Answer<WhyAnswer> CoreRuns::Why(const WhyQuery& query) {
   Answer<std::vector<RunInfo>> runs = OfLastAttempt(query.run);
   if (!runs) return runs.failure();
+  if (std::optional<Failure> none = NoSuchKind(query.kind)) return *std::move(none);
+  if (std::optional<Failure> none = NoSuchModule(*runs, query.module)) return *std::move(none);
+  const bool paused = parts_.store.show && parts_.store.show().paused;
   WhyAnswer answer;
   for (const RunInfo& run : *runs) {
     const RunKey& key = run.info.run_key;
@@ -175,6 +192,8 @@ Answer<WhyAnswer> CoreRuns::Why(const WhyQuery& query) {
     input.asked_known = known->asked_known;
     input.status.info = run.info;
     input.status.state = run.state;
+    input.unrecorded = run.unrecorded;
+    input.paused = paused;
     for (const ProducerStatus& status : known->producers) {
       if (status.info.run_key != key) continue;
       input.status = status;
@@ -204,6 +223,23 @@ Answer<WhyAnswer> CoreRuns::Why(const WhyQuery& query) {
     }
   }
   return answer;
+}
+
+// Where a name is none of the run's, nothing of it is missing: it was mistyped.
+std::optional<Failure> CoreRuns::NoSuchModule(const std::vector<RunInfo>& runs, const std::string& pattern) const {
+  if (pattern.empty()) return {};
+  std::set<std::string> names;
+  for (const RunInfo& run : runs) {
+    Answer<std::vector<ModuleInfo>> modules = ModulesOf(run.info.run_key);
+    if (!modules) return {};
+    for (const ModuleInfo& module : *modules) names.insert(module.name);
+  }
+  const auto matches = [&](const std::string& name) { return MatchesPatterns(pattern, name); };
+  if (names.empty() || std::any_of(names.begin(), names.end(), matches)) return {};
+  return Failure{ErrorCode::kInvalidArgument,
+                 "run '" + runs.front().info.run + "' has no module '" + pattern + "'" +
+                     Suggestion(pattern, std::vector<std::string>(names.begin(), names.end())),
+                 Reason::kNoSuchObject, pattern};
 }
 
 Answer<DeletedRuns> CoreRuns::DeleteRun(const Caller& caller, const RunChoice& choice) {

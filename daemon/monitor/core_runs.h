@@ -4,6 +4,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -39,6 +40,7 @@ class CoreRuns : public RunMonitor {
 
  private:
   Answer<std::vector<RunInfo>> OfLastAttempt(const RunChoice& choice) const;
+  std::optional<Failure> NoSuchModule(const std::vector<RunInfo>& runs, const std::string& pattern) const;
 
   const CoreParts& parts_;
   const int64_t start_unix_ns_;  // of this daemon

@@ -30,10 +30,15 @@ class Explainer {
       kept_kinds_ |= topic->second;
       kept_kinds_of_[name.module] |= topic->second;
     }
+    for (const Count& count : input.unrecorded) {
+      // What came twice is there.
+      if (count.reason != "repeated" && count.reason != "no_series") unrecorded_ += count.count;
+    }
   }
 
   std::vector<WhyLine> Explain() {
     OfTheRun();
+    OfTheStore();
     OfBudget();
     OfSubscribers();
     OfNotes();
@@ -98,6 +103,38 @@ class Explainer {
       }
     }
   }
+
+  void OfTheStore() {
+    if (input_.paused && !IsDone()) {
+      Say(WhyReason::kUnrecorded, {}, {}, {}, 0,
+          "nothing is recorded now, for want of room on the disk: make room, or see --store-min-free-mb");
+    }
+    for (const Count& count : input_.unrecorded) {
+      if (count.count == 0) continue;
+      Say(WhyReason::kUnrecorded, {}, {}, {}, count.count,
+          std::to_string(count.count) + " values of this run " + std::string(UnrecordedText(count.reason)));
+    }
+    uint64_t thinned = 0;
+    for (const SeriesInfo& info : input_.series) {
+      const SeriesName& name = info.series->name;
+      if (!MatchesPatterns(module_, name.module)) continue;
+      if (!kind_.empty() && !AnyKindMatters(KindsInTopic(name.topic))) continue;
+      thinned += info.thinned;
+    }
+    if (thinned == 0) return;
+    Say(WhyReason::kCoarsened, {}, {}, {}, thinned,
+        std::to_string(thinned) +
+            " values were thinned away, the oldest first, so that the run fits into the store: see --store-max-mb");
+  }
+  // Of what is not there nobody knows whether it came, where values were not kept.
+  void SayUnknown(std::string module, const std::string& name) {
+    std::string of = module.empty() ? "" : " of '" + module + "'";
+    Say(WhyReason::kUnrecorded, std::move(module), name, {}, 0,
+        "no " + name + of + (input_.paused && unrecorded_ == 0 ? " is kept, and nothing is recorded now" :
+        " is kept, and " + std::to_string(unrecorded_) + " values of this run were not recorded") +
+            ": whether any came is not known");
+  }
+  bool MayHaveCome() const { return unrecorded_ > 0 || (input_.paused && !IsDone()); }
 
   void OfBudget() {
     struct Level {
@@ -207,6 +244,8 @@ class Explainer {
         Say(WhyReason::kNotYet, {}, name, {}, 0,
             name + " are asked for at steps that are multiples of " + std::to_string(Period(kind)) +
                 ", and none of these has been closed whole yet");
+      } else if (MayHaveCome()) {
+        SayUnknown({}, name);
       } else if (meta) {
         Say(WhyReason::kNeverCalled, {}, name, {}, 0, MetaText(kind));
       }
@@ -292,6 +331,7 @@ class Explainer {
     }
     // Of nobody: the module is not the reason.
     if (!Kept(kind, nullptr)) return;
+    if (MayHaveCome()) return SayUnknown(module.name, name);
     if (NeedsGradient(kind)) {
       Say(WhyReason::kNoGradient, module.name, name, {}, 0,
           "no gradient reached '" + module.name + "', while others had " + name +
@@ -314,6 +354,7 @@ class Explainer {
   std::map<std::string, uint64_t> topics_;              // with the kinds that each was made of
   uint64_t kept_kinds_ = 0;                             // sets of kinds (KindBit)
   std::map<std::string, uint64_t> kept_kinds_of_;       // by module
+  uint64_t unrecorded_ = 0;                             // values that came, and that the store did not keep
   std::set<std::pair<std::string, Kind>> noted_;
   std::vector<WhyLine> lines_;
 };
@@ -324,7 +365,8 @@ std::string_view WhyReasonName(WhyReason reason) {
   const auto index = static_cast<size_t>(reason);
   if (index < kMissReasonCount) return MissReasonName(static_cast<MissReason>(index));
   static constexpr std::string_view kNames[] = {"not_asked", "thinned",     "dropped",      "lost",      "no_daemon",
-                                                "not_yet",   "no_gradient", "never_called", "uncaptured"};
+                                                "not_yet",   "no_gradient", "never_called", "uncaptured", "unrecorded",
+                                                "coarsened"};
   return index - kMissReasonCount < std::size(kNames) ? kNames[index - kMissReasonCount] : "invalid";
 }
 

@@ -42,6 +42,8 @@ enum class WhyReason : uint8_t {
   kNoGradient,   // its parameters are frozen, or no gradient reached them
   kNeverCalled,  // the trainer did not use it
   kUncaptured,   // the probe cannot see it
+  kUnrecorded,   // the store did not keep it
+  kCoarsened,    // the store thinned it away
 };
 std::string_view WhyReasonName(WhyReason reason);  // "withheld", ..., "not_asked", "no_gradient", ...
 
@@ -68,6 +70,8 @@ struct WhyInput {
   ProducerStatus status;
   std::vector<ModuleInfo> modules;
   std::vector<SeriesInfo> series;  // of the run
+  std::vector<Count> unrecorded;   // values of it that the store did not keep, by reason
+  bool paused = false;             // nothing is recorded now, for want of room on the disk
 };
 
 struct WhyLine {

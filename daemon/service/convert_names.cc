@@ -137,6 +137,7 @@ void Convert(const RunInfo& from, v1::Run* to) {
   to->set_host(Shown(from.host));
   for (const std::string& tag : from.tags) to->add_tags(Shown(tag));
   ConvertFacts(from.info.facts, to->mutable_facts());
+  ConvertCounts(from.unrecorded, to->mutable_unrecorded());
 }
 
 void Convert(const RunKey& run, const Series& from, v1::Series* to) {

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <cstring>
+#include <map>
 
 #include "daemon/sinks/store_bytes.h"
 
@@ -30,6 +31,13 @@ class Write {
     out_.PutVarint(list.size());
     for (const T& one : list) each(one);
   }
+  void Map(const std::map<std::string, uint64_t>& map) {
+    out_.PutVarint(map.size());
+    for (const auto& [name, count] : map) {
+      out_.PutText(name);
+      out_.Put(count);
+    }
+  }
 
  private:
   ByteWriter& out_;
@@ -48,6 +56,12 @@ class Read {
   void List(std::vector<T>& list, Each&& each) {
     for (uint64_t n = in_.GetVarint(); n > 0 && in_.ok() && list.size() < kListMax; --n) {
       each(list.emplace_back());
+    }
+  }
+  void Map(std::map<std::string, uint64_t>& map) {
+    for (uint64_t n = in_.GetVarint(); n > 0 && in_.ok() && map.size() < kListMax; --n) {
+      std::string name(in_.GetText());
+      map[std::move(name)] = in_.Get<uint64_t>();
     }
   }
 
@@ -109,6 +123,7 @@ void Visit(Way& way, Head& head) {
   });
   way(head.host);
   way.List(head.tags, [&](auto& tag) { way(tag); });
+  way.Map(head.unrecorded);
   auto& totals = head.totals;
   for (auto* number : {&totals.progress.done_seq, &totals.progress.lost_in_daemon, &totals.progress.killed,
                        &totals.written, &totals.dropped, &totals.values, &totals.thinned, &totals.last_step,

@@ -19,7 +19,7 @@ namespace ikkuna::sinks {
 
 class Catalogue {
  public:
-  static constexpr int kVersion = 2;
+  static constexpr int kVersion = 3;
 
   // Of a file as it lies there. None: there is no file.
   struct Stamp {

@@ -191,6 +191,7 @@ RunInfo InfoOf(const RunHead& head, uint64_t bytes) {
   info.thinned = head.totals.thinned;
   info.bytes = bytes;
   info.tags = head.tags;
+  for (const auto& [reason, count] : head.unrecorded) info.unrecorded.push_back({reason, count});
   return info;
 }
 

@@ -83,8 +83,9 @@ struct RunEntry {
   bool tags_to_save = false;
   bool wants_rest = false;    // not open any more: one file as soon as nothing waits
   bool deleted = false;
-  uint64_t offered = 0, written = 0, dropped = 0;  // values, of this daemon
-  uint64_t drops_untold = 0;                       // no event spoke of them yet
+  uint64_t written = 0;  // values, of this daemon
+  // Values that were dropped, by reason: of which no event spoke yet, and of which the file does not know yet.
+  std::map<std::string, uint64_t, std::less<>> drops_untold, drops_unsaved;
   uint32_t failures = 0;                           // commits that failed in a row
   std::chrono::steady_clock::time_point retry_at{};
   std::chrono::steady_clock::time_point idle_since{};

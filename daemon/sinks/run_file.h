@@ -52,6 +52,7 @@ struct RunHead {
   ProducerStatus producer;
   std::string host;
   std::vector<std::string> tags;
+  std::map<std::string, uint64_t> unrecorded;  // values that were not kept, by reason, as of a commit
   Totals totals;
   uint64_t series = 0;
   uint64_t events = 0, event_first = 0, event_last = 0;  // ids
@@ -107,6 +108,7 @@ class RunFile {
   Status SaveProducer(const ProducerStatus& status, const std::string& host);
   Status SaveModules(const std::vector<ModuleInfo>& modules);
   Status SaveTags(const std::vector<std::string>& tags);
+  Status SaveUnrecorded(const std::map<std::string, uint64_t>& counts);
   Status AddTimelines(std::span<const Timeline> timelines, TimelineId from);
   Status AddSeries(std::span<const std::shared_ptr<const Series>> series);
   Status AddEvent(const Event& event);

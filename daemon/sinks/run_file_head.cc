@@ -134,7 +134,12 @@ Result<RunHead> RunFile::LoadHead() {
   });
   if (read) {
     read = database_.Each("SELECT kind, reason, count FROM count", [&](Statement& row) {
-      (row.Text(0) == "drop" ? producer.drops : producer.missing).push_back({row.Text(1), row.Unsigned(2)});
+      const std::string kind = row.Text(0);
+      if (kind == "store") {
+        head.unrecorded[row.Text(1)] = row.Unsigned(2);
+      } else {
+        (kind == "drop" ? producer.drops : producer.missing).push_back({row.Text(1), row.Unsigned(2)});
+      }
       return true;
     });
   }
@@ -230,7 +235,7 @@ Status RunFile::SaveProducer(const ProducerStatus& status, const std::string& ho
     saved = database_.Run("INSERT INTO fact (name, value) VALUES (?1, ?2)", std::string_view(name),
                           std::string_view(value));
   }
-  if (saved) saved = database_.Run("DELETE FROM count");
+  if (saved) saved = database_.Run("DELETE FROM count WHERE kind != 'store'");
   if (saved) saved = SaveCounts(database_, "drop", status.drops);
   if (saved) saved = SaveCounts(database_, "missing", status.missing);
   if (saved) saved = database_.Run("DELETE FROM note");
@@ -253,6 +258,12 @@ Status RunFile::SaveTags(const std::vector<std::string>& tags) {
     if (saved) saved = database_.Run("INSERT OR REPLACE INTO tag VALUES (?1)", std::string_view(tag));
   }
   return saved;
+}
+
+Status RunFile::SaveUnrecorded(const std::map<std::string, uint64_t>& counts) {
+  std::vector<Count> list;
+  for (const auto& [reason, count] : counts) list.push_back({reason, count});
+  return SaveCounts(database_, "store", list);
 }
 
 Status RunFile::SaveModules(const std::vector<ModuleInfo>& modules) {

@@ -51,6 +51,7 @@ Result<std::unique_ptr<RunWriter>> RunWriter::Open(RunEntry& entry) {
     Status saved = transaction.Begin();
     if (saved) saved = writer->file_->SaveProducer(head.producer, head.host);
     if (saved) saved = writer->file_->SaveTags(head.tags);
+    if (saved) saved = writer->file_->SaveUnrecorded(head.unrecorded);
     if (saved) saved = transaction.Commit();
     if (!saved) return saved.error();
     auto fresh = std::make_shared<LoadedRun>();
@@ -239,7 +240,8 @@ void RunWriter::Stage(const std::shared_ptr<const Batch>& batch) {
 }
 
 Status RunWriter::Commit(const ProducerStatus* status, const std::vector<ModuleInfo>* modules,
-                         const std::vector<std::string>* tags, CommitReport* report) {
+                         const std::vector<std::string>* tags, const std::map<std::string, uint64_t>* unrecorded,
+                         CommitReport* report) {
   CommitReport done = staged_;
   LoadedRun& loaded = *entry_.loaded;
   Totals totals;
@@ -264,6 +266,9 @@ Status RunWriter::Commit(const ProducerStatus* status, const std::vector<ModuleI
   }
   if (tags) {
     if (Status saved = file_->SaveTags(*tags); !saved) return saved;
+  }
+  if (unrecorded) {
+    if (Status saved = file_->SaveUnrecorded(*unrecorded); !saved) return saved;
   }
   std::vector<const Event*> events;
   for (const Event* event : events_) {

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -38,7 +39,8 @@ class RunWriter {
   // Batches that may still be staged; 0: the tail must be compacted first.
   size_t room() const;
   Status Commit(const ProducerStatus* status, const std::vector<ModuleInfo>* modules,
-                const std::vector<std::string>* tags, CommitReport* report);
+                const std::vector<std::string>* tags, const std::map<std::string, uint64_t>* unrecorded,
+                CommitReport* report);
 
   // Seals the tail where it is long enough (or at all, `whole`); true: there is something to compact.
   bool Seal(bool whole);

@@ -53,20 +53,24 @@ std::shared_ptr<const Batch> WithoutValues(const Batch& batch) {
   return light;
 }
 
+void CountUp(std::map<std::string, uint64_t, std::less<>>& counts, std::string_view reason, uint64_t values) {
+  const auto found = counts.find(reason);
+  if (found != counts.end()) {
+    found->second += values;
+  } else {
+    counts.emplace(reason, values);
+  }
+}
+
 }  // namespace
 
 void Store::Impl::DropLocked(RunEntry* entry, std::string_view reason, uint64_t values) {
   if (values == 0) return;
   dropped_ += values;
-  const auto found = drops_.find(reason);
-  if (found != drops_.end()) {
-    found->second += values;
-  } else {
-    drops_.emplace(reason, values);
-  }
+  CountUp(drops_, reason, values);
   if (!entry) return;
-  entry->dropped += values;
-  entry->drops_untold += values;
+  CountUp(entry->drops_untold, reason, values);
+  CountUp(entry->drops_unsaved, reason, values);
 }
 
 Store::Impl::EntryPtr Store::Impl::FindLocked(const RunKey& run) const {
@@ -175,7 +179,6 @@ void Store::Impl::Offer(std::shared_ptr<const Batch> batch) {
     events_dropped_ += batch->events.size();
     return;
   }
-  entry->offered += values;
   if (values > 0 && paused_) {
     DropLocked(entry.get(), "paused", values);
     if (batch->events.empty() && !batch->progress) return;
@@ -210,19 +213,6 @@ SinkCounters Store::Impl::Counters() const {
   };
   for (const EntryPtr& entry : awake_) look(*entry);
   for (const auto& [reason, count] : drops_) counters.drops.push_back({reason, count});
-  return counters;
-}
-
-std::optional<SinkCounters> Store::Impl::CountersOf(const RunKey& run) const {
-  std::lock_guard lock(mutex_);
-  const EntryPtr entry = FindLocked(run);
-  if (!entry) return std::nullopt;
-  SinkCounters counters;
-  counters.name = "store";
-  counters.offered = entry->offered;
-  counters.written = entry->written;
-  counters.dropped = entry->dropped;
-  counters.waiting = entry->offered - entry->written - entry->dropped;
   return counters;
 }
 
@@ -350,7 +340,6 @@ Status Store::TagRun(const RunKey& run, const std::vector<std::string>& add, con
 }
 Status Store::ExportFile(const RunKey& run, const std::string& path) { return impl_->ExportFile(run, path); }
 Result<RunKey> Store::ImportFile(const std::string& path) { return impl_->ImportFile(path); }
-std::optional<SinkCounters> Store::CountersOf(const RunKey& run) const { return impl_->CountersOf(run); }
 StoreStatus Store::GetStatus() const { return impl_->GetStatus(); }
 uint64_t Store::store_bytes() const { return impl_->store_bytes(); }
 uint64_t Store::bytes_max() const { return impl_->bytes_max(); }

@@ -123,8 +123,6 @@ class Store : public Sink, public RunStore, public Recorded {
   // Takes in a run's file. kAlreadyExists: its key is taken.
   Result<RunKey> ImportFile(const std::string& path);
 
-  // Values of one run: offered == written + dropped + waiting.
-  std::optional<SinkCounters> CountersOf(const RunKey& run) const;
   StoreStatus GetStatus() const;
   uint64_t store_bytes() const;
   uint64_t bytes_max() const;

@@ -32,7 +32,6 @@ class Store::Impl {
   // store.cc
   void Offer(std::shared_ptr<const Batch> batch);
   SinkCounters Counters() const;
-  std::optional<SinkCounters> CountersOf(const RunKey& run) const;
   Status Flush(Clock::time_point deadline);
   void Close();
   uint64_t TakeEventId() { return next_event_id_.fetch_add(1, std::memory_order_relaxed); }

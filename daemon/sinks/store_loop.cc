@@ -9,6 +9,7 @@
 #include <exception>
 #include <filesystem>
 
+#include "daemon/model/missing.h"
 #include "daemon/sinks/store_impl.h"
 
 namespace ikkuna::sinks {
@@ -22,6 +23,14 @@ constexpr uint32_t kFailuresMax = 5;  // exceptions in a row, of one run, before
 constexpr auto kTellEvery = 10s;
 constexpr int kShrinkPages = 512;
 constexpr int kSlicesCrowded = 8;
+
+// An event of its own speaks of these.
+void Told(RunEntry& entry, std::string_view reason, uint64_t values) {
+  const auto found = entry.drops_untold.find(reason);
+  if (found == entry.drops_untold.end()) return;
+  found->second -= std::min(found->second, values);
+  if (found->second == 0) entry.drops_untold.erase(found);
+}
 
 }  // namespace
 
@@ -223,6 +232,15 @@ void Store::Impl::Commit(const EntryPtr& entry) {
   std::optional<ProducerStatus> status;
   uint64_t status_version = 0;
   bool modules_to_save = false, tags_to_save = false, stuck = false;
+  std::map<std::string, uint64_t> unrecorded;
+  std::map<std::string, uint64_t, std::less<>> drops;
+  {
+    std::lock_guard reading(entry->mutex);
+    unrecorded = entry->head.unrecorded;
+    std::lock_guard lock(mutex_);
+    drops = entry->drops_unsaved;
+  }
+  for (const auto& [reason, count] : drops) unrecorded[reason] += count;
   {
     std::lock_guard lock(mutex_);
     // A rank's progress speaks for what all ranks came to as well: it is not safe before that is. Where that cannot be
@@ -265,7 +283,7 @@ void Store::Impl::Commit(const EntryPtr& entry) {
   }
   CommitReport report;
   Status committed = writer.Commit(status ? &*status : nullptr, modules ? &*modules : nullptr,
-                                   tags_to_save ? &tags : nullptr, &report);
+                                   tags_to_save ? &tags : nullptr, drops.empty() ? nullptr : &unrecorded, &report);
   if (!committed) {
     {
       std::lock_guard lock(mutex_);
@@ -280,6 +298,16 @@ void Store::Impl::Commit(const EntryPtr& entry) {
       Failed(entry, Error{committed.error().code, "cannot write '" + entry->path + "': " + committed.error().text});
     }
     return;
+  }
+  if (!drops.empty()) {
+    std::lock_guard reading(entry->mutex);
+    entry->head.unrecorded = std::move(unrecorded);
+    std::lock_guard lock(mutex_);
+    for (const auto& [reason, count] : drops) {
+      const auto found = entry->drops_unsaved.find(reason);
+      found->second -= count;  // more may have come meanwhile
+      if (found->second == 0) entry->drops_unsaved.erase(found);
+    }
   }
   // What went into a file that nobody will find is no part of a run: it is written once more.
   if (ReplaceGone(entry)) {
@@ -313,7 +341,7 @@ void Store::Impl::Bisect(const EntryPtr& entry, const Error& error) {
     if (staged == 1) {
       const Batch& batch = *entry->pending.front().batch;
       DropLocked(entry.get(), "refused", batch.values());
-      entry->drops_untold -= std::min(entry->drops_untold, batch.values());
+      Told(*entry, "refused", batch.values());
       events_dropped_ += batch.events.size();
       dropped = std::to_string(batch.values()) + " values and " + std::to_string(batch.events.size()) +
                 " events of step " + std::to_string(batch.stamp.step);
@@ -345,7 +373,7 @@ void Store::Impl::Settle(const EntryPtr& entry, const CommitReport& report) {
   }
   // Before a Flush that waits for it returns.
   if (progressed && options_.on_committed && entry != own_) options_.on_committed(entry->key, done_seq);
-  uint64_t untold = 0;
+  std::map<std::string, uint64_t, std::less<>> untold;
   std::string recovered;
   {
     std::lock_guard reading(entry->mutex);
@@ -362,8 +390,8 @@ void Store::Impl::Settle(const EntryPtr& entry, const CommitReport& report) {
     entry->idle_since = Clock::now();
     entry->wants_rest = entry->wants_rest || is_over;  // a last word opened it once more
     recovered.swap(entry->failing);
-    if (entry->drops_untold > 0 && entry->idle_since >= entry->tell_at) {
-      untold = std::exchange(entry->drops_untold, 0);
+    if (!entry->drops_untold.empty() && entry->idle_since >= entry->tell_at) {
+      untold.swap(entry->drops_untold);
       entry->tell_at = entry->idle_since + kTellEvery;
     }
     if (entry->pending.empty() || flush_wanted_) flushed_.notify_all();
@@ -371,15 +399,18 @@ void Store::Impl::Settle(const EntryPtr& entry, const CommitReport& report) {
   if (!recovered.empty()) {
     Raise(Severity::kInfo, "store_recovered", "What is recorded of this run is written again.", entry->key);
   }
-  if (untold > 0) {
-    std::string text = std::to_string(untold) + " values of this run were not recorded:";
-    if (report.repeated > 0) text += " " + std::to_string(report.repeated) + " for steps that have a value already,";
-    if (report.no_series > 0) text += " " + std::to_string(report.no_series) + " of no series of their type,";
-    if (report.refused > 0) text += " " + std::to_string(report.refused) + " refused (" + report.refusal + "),";
-    const uint64_t rest = untold - std::min(untold, report.dropped());
-    if (rest > 0) text += " " + std::to_string(rest) + " came faster than they could be written,";
-    text.back() = '.';
-    Raise(Severity::kWarning, "values_dropped", text, entry->key);
+  if (!untold.empty()) {
+    uint64_t all = 0;
+    std::string parts;
+    for (const auto& [reason, count] : untold) {
+      all += count;
+      parts += " " + std::to_string(count) + " " + std::string(UnrecordedText(reason));
+      if (reason == "refused" && !report.refusal.empty()) parts += " (" + report.refusal + ")";
+      parts += ",";
+    }
+    parts.back() = '.';
+    Raise(Severity::kWarning, "values_dropped", std::to_string(all) + " values of this run were not recorded:" + parts,
+          entry->key);
   }
 }
 
@@ -447,7 +478,8 @@ bool Store::Impl::ReplaceGone(const EntryPtr& entry) {
     entry->written -= of_now;
     written_ -= of_now;
     DropLocked(entry.get(), "file_removed", of_now);
-    entry->drops_untold -= std::min(entry->drops_untold, of_now);
+    Told(*entry, "file_removed", of_now);
+    entry->drops_unsaved["file_removed"] += lost - of_now;
   }
   entry->writer.reset();
   // The log of the file that is gone is none of the one that comes.

@@ -108,6 +108,15 @@ Result<std::vector<RunInfo>> Store::Impl::ListRuns(const std::string* name) {
     }
     if (entry->loaded) info.series = entry->loaded->run->series().size();
     std::lock_guard lock(mutex_);
+    for (const auto& [reason, count] : entry->drops_unsaved) {
+      const auto same = std::find_if(info.unrecorded.begin(), info.unrecorded.end(),
+                                     [&reason](const Count& one) { return one.reason == reason; });
+      if (same == info.unrecorded.end()) {
+        info.unrecorded.push_back({reason, count});
+      } else {
+        same->count += count;
+      }
+    }
     for (size_t i = entry->published; i < entry->pending.size(); ++i) {
       const Batch& batch = *entry->pending[i].batch;
       if (batch.values() == 0) continue;

@@ -115,6 +115,40 @@ TEST_F(WhyTest, DroppedLostAndUnseen) {
   EXPECT_EQ(lines[3].reason, WhyReason::kLost);
 }
 
+// What the store did not keep may have come: nothing is said of the trainer then.
+TEST_F(WhyTest, WhatTheStoreDidNotKeepIsNoFaultOfTheTrainer) {
+  Subscribe("loss");
+  Subscribe("mean(weight_gradients)");
+  Keep("weight_gradients_mean", "fc1");
+  EXPECT_EQ(Lines("fc2", "weight_gradients"), List{"no_gradient fc2 weight_gradients"});
+  EXPECT_EQ(Lines("", "loss"), List{"never_called  loss"});
+  input_.unrecorded = {{"paused", 12}, {"repeated", 0}};
+  EXPECT_EQ(Lines("fc2", "weight_gradients"), (List{"unrecorded  ", "unrecorded fc2 weight_gradients"}));
+  EXPECT_EQ(Lines("", "loss"), (List{"unrecorded  ", "unrecorded  loss"}));
+  const auto lines = ExplainMissing(input_, "", "loss");
+  EXPECT_EQ(lines[0].count, 12u);
+  EXPECT_NE(lines[0].text.find("paused"), std::string::npos) << lines[0].text;
+  // A frozen module has none, whatever the store does; what came twice is there.
+  EXPECT_EQ(Lines("fc10", "weight_gradients").back(), "no_gradient fc10 weight_gradients");
+  input_.unrecorded = {{"repeated", 3}};
+  EXPECT_EQ(Lines("", "loss"), (List{"unrecorded  ", "never_called  loss"}));
+  // While it is paused, of a run that goes on.
+  input_.unrecorded = {};
+  input_.paused = true;
+  EXPECT_EQ(Lines("", "loss"), (List{"unrecorded  ", "unrecorded  loss"}));
+}
+
+TEST_F(WhyTest, WhatTheStoreThinnedIsSaid) {
+  Subscribe("mean(weights)");
+  for (const char* module : {"fc1", "fc2", "fc10"}) Keep("weights_mean", module);
+  input_.series[1].thinned = 500;
+  EXPECT_EQ(Lines("", "weights"), List{"coarsened  "});
+  EXPECT_EQ(Lines("fc2", "weights"), List{"coarsened  "});
+  EXPECT_EQ(Lines("fc1", "weights"), List());
+  EXPECT_EQ(Lines("fc2", "biases"), (List{"not_asked  biases"}));
+  EXPECT_EQ(ExplainMissing(input_, "", "weights")[0].count, 500u);
+}
+
 TEST_F(WhyTest, EveryReasonOfTheGraphIsNamedForTheRunAndForTheSubscriber) {
   for (size_t i = 0; i < kMissReasonCount; ++i) {
     const auto reason = static_cast<MissReason>(i);

@@ -321,7 +321,7 @@ TEST_F(StoreFaultsTest, AFileThatAnotherProgramLocksIsWaitedFor) {
   Begin({"good", 0, 0});
   Put(Series("s0"), 90'000, 1);
   // The other is not held up.
-  ASSERT_TRUE(Eventually([&] { return store_->CountersOf({"good", 0, 0})->written == 1; }));
+  ASSERT_TRUE(Eventually([&] { return store_->Counters().written == 1; }));
   ASSERT_EQ(::write(done[1], "x", 1), 1);
   ::waitpid(child, nullptr, 0);
   for (int fd : {ready[0], ready[1], done[0], done[1]}) ::close(fd);

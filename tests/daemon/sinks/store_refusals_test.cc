@@ -55,7 +55,7 @@ TEST_F(StoreRefusalsTest, ARunThatGoesOnWhileTheDiskIsFullKeepsItsSeriesAndItsFi
   EXPECT_EQ(ReadOne("a").steps.size(), 100u);
   EXPECT_EQ(ReadOne("b").steps.size(), 101u);
   fs::remove(ballast);
-  ASSERT_TRUE(Eventually([&] { return store_->CountersOf({"live", 0, 0})->written == 2; }));
+  ASSERT_TRUE(Eventually([&] { return store_->Counters().written == 2; }));
   EXPECT_EQ(Said("run_file_broken"), 0u) << TextOf("run_file_broken");
   EXPECT_FALSE(fs::exists(file({"live", 0, 0}) + ".broken-1"));
   Reopen();

@@ -39,6 +39,7 @@ TEST_F(StoreRemovedTest, ADeletedFileIsSaidAndCountedAndTheRunGoesOnInANewOne) {
   EXPECT_TRUE(fs::exists(path()));
   ExpectNewOne(90'000);
   EXPECT_EQ(store_->ListRuns()->front().values, 1u);
+  EXPECT_EQ(store_->ListRuns()->front().unrecorded, (std::vector<Count>{{"file_removed", kValues}}));
   Reopen();
   ExpectNewOne(90'000);
   EXPECT_EQ(store_->LoadProgress(key_)->progress.done_seq, 900u);

@@ -129,9 +129,17 @@ TEST_F(StoreRetentionTest, WhereNothingIsFreeRecordingPausesAndGoesOn) {
   EXPECT_EQ(counters.waiting, 0u);
   EXPECT_EQ(store_->LoadProgress(kRun)->progress.done_seq, 6u);
   EXPECT_TRUE(ReadOne("a").steps.empty());
+  // Told for what it was, and of the run as well.
+  ASSERT_EQ(Said("values_dropped"), 1u);
+  EXPECT_NE(TextOf("values_dropped").find("2 came while recording was paused"), std::string::npos)
+      << TextOf("values_dropped");
+  EXPECT_EQ(TextOf("values_dropped").find("faster"), std::string::npos) << TextOf("values_dropped");
+  EXPECT_EQ(store_->ListRuns()->front().unrecorded, (std::vector<Count>{{"paused", 2}}));
   options_.free_bytes_pause = 1;
   Reopen();
+  EXPECT_EQ(store_->ListRuns()->front().unrecorded, (std::vector<Count>{{"paused", 2}}));
   Begin();
+  EXPECT_EQ(store_->ListRuns()->front().unrecorded, (std::vector<Count>{{"paused", 2}}));
   Put(Series("a"), 3, 1);
   Flush();
   EXPECT_EQ(ReadOne("a").steps, std::vector<uint64_t>{3});
