@@ -9,7 +9,8 @@ namespace ikkuna::ingest {
 
 Progress ProducerSession::CurrentProgress() {
   if (graph_) working_.done_seq = std::max(working_.done_seq, graph_->done_seq());
-  return {working_.done_seq, working_.lost_in_daemon, working_.killed};
+  const uint64_t steps = std::min(StepMeter::StepsTotal(numbers_.pub.status), kMaxStep);
+  return {working_.done_seq, working_.lost_in_daemon, working_.killed, steps, std::min(meter_.steps_connected(), steps)};
 }
 
 void ProducerSession::AddNote(const std::string& note) {

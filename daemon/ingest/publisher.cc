@@ -1,5 +1,6 @@
 #include "daemon/ingest/publisher.h"
 
+#include <tuple>
 #include <utility>
 
 #include "shared/base/clock.h"
@@ -44,7 +45,10 @@ void Publisher::OfferEmitted(const Progress& progress) {
 
 void Publisher::OfferProgress(const Progress& progress, bool at_once) {
   const uint64_t now = MonotonicNs();
-  if (!at_once && (progress == offered_ || now - offered_ns_ < kProgressNs)) return;
+  // Steps of which nothing was asked move no record: those the producer's status tells of, now and then.
+  const bool moved = std::tie(progress.done_seq, progress.lost_in_daemon, progress.killed) !=
+                     std::tie(offered_.done_seq, offered_.lost_in_daemon, offered_.killed);
+  if (!at_once && (!moved || now - offered_ns_ < kProgressNs)) return;
   Batch batch;
   batch.progress = progress;
   Offer(std::move(batch));

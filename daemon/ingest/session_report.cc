@@ -85,9 +85,7 @@ ProducerStatus MakeReport(const ProducerInfo& info, RunState state, const Sessio
       Above(status.attempted, status.handled + status.dropped_total + status.lost_in_daemon + status.killed);
   status.steps_total = Bounded(StepMeter::StepsTotal(pub));
   status.steps_while_connected = std::min(meter.steps_connected(), status.steps_total);
-  status.coverage = status.steps_total == 0
-                        ? 0
-                        : static_cast<double>(status.steps_while_connected) / static_cast<double>(status.steps_total);
+  status.coverage = CoverageOf(status);
   std::map<std::string, uint64_t> missing = numbers.ledger.missing;
   for (const Count& count : numbers.missing) missing[count.reason] += count.count;
   for (const auto& [reason, count] : missing) status.missing.push_back({reason, count});

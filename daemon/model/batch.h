@@ -61,6 +61,9 @@ struct Progress {
   uint64_t done_seq = 0;        // every record up to here has left all its results in this or an earlier batch
   uint64_t lost_in_daemon = 0;  // records released by an earlier daemon but never committed
   uint64_t killed = 0;          // reserved, never committed by a trainer that died
+  // When that was so: the producer's steps, of all roots, and those that were made while a daemon was connected.
+  uint64_t steps_total = 0;
+  uint64_t steps_connected = 0;
   bool operator==(const Progress&) const = default;
 };
 

@@ -67,6 +67,8 @@ struct ProducerStatus {
   std::vector<std::string> notes;  // what is not captured and why; weaker guarantees of this kernel
 };
 
+double CoverageOf(const ProducerStatus& status);
+
 // What is known of a producer from its last commit, `progress`, where its last saved status may be older: a killed daemon
 // kept its results with each commit and the producer's own counters each second. `attempted` cannot be less than what is
 // accounted for; how much more it was, the producer says if it comes back.

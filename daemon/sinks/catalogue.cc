@@ -126,7 +126,7 @@ void Visit(Way& way, Head& head) {
   way.Map(head.unrecorded);
   auto& totals = head.totals;
   for (auto* number : {&totals.progress.done_seq, &totals.progress.lost_in_daemon, &totals.progress.killed,
-                       &totals.written, &totals.dropped, &totals.values, &totals.thinned, &totals.last_step,
+                       &totals.progress.steps_total, &totals.progress.steps_connected, &totals.written, &totals.dropped, &totals.values, &totals.thinned, &totals.last_step,
                        &totals.others_bytes, &head.series, &head.events, &head.event_first, &head.event_last}) {
     way(*number);
   }

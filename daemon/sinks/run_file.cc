@@ -48,7 +48,8 @@ std::string EncodeTotals(const Totals& totals) {
   ByteWriter out;
   for (uint64_t value : {totals.progress.done_seq, totals.progress.lost_in_daemon, totals.progress.killed,
                          totals.written, totals.dropped, totals.values, totals.thinned, totals.last_step,
-                         static_cast<uint64_t>(totals.last_unix_ns), totals.others_bytes}) {
+                         static_cast<uint64_t>(totals.last_unix_ns), totals.others_bytes,
+                         totals.progress.steps_total, totals.progress.steps_connected}) {
     out.PutVarint(value);
   }
   return std::move(out.bytes());
@@ -63,6 +64,8 @@ bool DecodeTotals(std::string_view bytes, uint64_t seed, Totals* totals) {
   }
   totals->last_unix_ns = static_cast<int64_t>(in.GetVarint());
   totals->others_bytes = in.GetVarint();
+  totals->progress.steps_total = in.GetVarint();
+  totals->progress.steps_connected = in.GetVarint();
   return in.ok();
 }
 

@@ -33,6 +33,20 @@ TEST(CatchUp, WhatWasNotHandledYetIsInFlight) {
   EXPECT_EQ(status.in_flight, 18u);
 }
 
+TEST(CatchUp, StepsAreThoseOfTheCommitAndAddUp) {
+  ProducerStatus status = Saved(RunState::kDisconnected);
+  status.steps_total = status.steps_while_connected = 10;
+  status.coverage = 1;
+  CatchUp(status, {30, 0, 0, 40, 30});
+  EXPECT_EQ(status.steps_total, 40u);
+  EXPECT_EQ(status.steps_while_connected, 30u);
+  EXPECT_EQ(status.coverage, 0.75);
+  // The status may be the newer one.
+  CatchUp(status, {30, 0, 0, 20, 20});
+  EXPECT_EQ(status.steps_total, 40u);
+  EXPECT_EQ(status.steps_while_connected, 30u);
+}
+
 // Its last word was said with everything counted.
 TEST(CatchUp, OneThatIsOverStaysAsItWasSaved) {
   ProducerStatus status = Saved(RunState::kFinished);

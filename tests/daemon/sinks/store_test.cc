@@ -293,7 +293,7 @@ TEST_F(StoreTest, ProgressIsCommittedWithItsValuesAndSaidAfterwards) {
   Put(a, 1, 1, 10);
   auto only = std::make_shared<Batch>();
   only->run = run_;
-  only->progress = Progress{25, 3, 2};
+  only->progress = Progress{25, 3, 2, 11, 9};
   store_->Offer(only);
   Flush();
   {
@@ -304,7 +304,7 @@ TEST_F(StoreTest, ProgressIsCommittedWithItsValuesAndSaidAfterwards) {
   Reopen();
   const auto progress = store_->LoadProgress(kRun);
   ASSERT_TRUE(progress);
-  EXPECT_EQ(progress->progress, (Progress{25, 3, 2}));
+  EXPECT_EQ(progress->progress, (Progress{25, 3, 2, 11, 9}));
   EXPECT_EQ(progress->handled, 22u);
 }
 
