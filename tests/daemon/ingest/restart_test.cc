@@ -195,6 +195,25 @@ TEST_F(IngestTest, WhatAKilledDaemonKeptOfCountersIsOlderThanItsResults) {
   ExpectBalanced(status);
 }
 
+// Its parent has not reaped it yet, and starts it again: the next life of the run, no second job of its name.
+TEST_F(IngestTest, ARestartBeforeTheDeadOneIsReapedIsTheNextAttempt) {
+  HangingTrainer child(temp_.sub("dir"), 5);
+  auto core = MakeCore();
+  const Uuid uuid = child.Publish();
+  const RunKey first = core->StatusOf(uuid).info.run_key;
+  core->Stop();  // no daemon sees it die
+  ASSERT_EQ(::kill(child.pid(), SIGKILL), 0);
+  siginfo_t info{};
+  ASSERT_EQ(::waitid(P_PID, static_cast<id_t>(child.pid()), &info, WEXITED | WNOWAIT), 0);
+  core = MakeCore();
+  EXPECT_EQ(core->StatusOf(uuid).state, RunState::kDied);
+  TestProducer again(temp_.sub("dir"));
+  again.hello().run_id = first.run_id;
+  ASSERT_TRUE(again.Connect()) << again.reject();
+  EXPECT_EQ(core->StatusOf(again.hello().uuid).info.run_key, (RunKey{first.run_id, 1, 0}));
+  child.Wait();
+}
+
 // The next daemon finds it in the store, and its process alive.
 TEST_F(IngestTest, AStrangerIsNoRankOfAJobThatAnEarlierDaemonServed) {
   HangingTrainer child(temp_.sub("dir"), 5);
