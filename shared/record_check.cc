@@ -69,7 +69,7 @@ const char* CheckTensor(const Record& record) {
 // Each set of passes is written in one way only.
 const char* CheckMarker(const Record& record) {
   const MarkerInfo& marker = record.marker;
-  if (marker.samples > kMaxStep) return "more samples than can be";
+  if (marker.samples > kMaxStep) return "a marker of more than 2^63 - 1 training samples";
   const auto kind = static_cast<Kind>(record.kind);
   if (kind != Kind::kBatchFinished && kind != Kind::kPassesNamed) return nullptr;
   if (marker.first_pass == 0) {

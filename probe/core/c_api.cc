@@ -411,7 +411,9 @@ void ikkuna_tensor(ikkuna_session* s, uint16_t root_id, int kind, uint32_t modul
 }
 
 void ikkuna_samples(ikkuna_session* s, uint16_t root_id, uint64_t count) {
-  if (Root* root = s == nullptr ? nullptr : s->root(root_id)) root->samples += count;
+  if (Root* root = s == nullptr ? nullptr : s->root(root_id)) {
+    root->samples += std::min(count, ikkuna::kMaxStep - root->samples);  // what a record can say
+  }
 }
 
 void ikkuna_loss(ikkuna_session* s, uint16_t root_id, double value) {

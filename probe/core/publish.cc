@@ -139,7 +139,7 @@ bool Session::PublishMarker(const MessageHeader& header, uint64_t samples, const
     }
     ++marker.passes;
   }
-  marker.samples = samples;
+  marker.samples = std::min(samples, kMaxStep);  // more would break the format
   marker.lowest_open = passes.lowest_open;
   // Last of all: what was dropped on the way here counts.
   if (header.kind == Kind::kBatchFinished && header.dropped_kinds != nullptr) {

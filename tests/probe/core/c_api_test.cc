@@ -39,6 +39,30 @@ class CInterface : public ::testing::Test {
   }
 };
 
+// However many are claimed: a record says what a store can keep, or its producer would be quarantined.
+TEST_F(CInterface, SamplesWithoutEndStayWithinTheFormat) {
+  DaemonByHand daemon;
+  ikkuna_options options = OptionsFor(daemon);
+  ikkuna_session* session = ikkuna_open(&options);
+  ASSERT_NE(session, nullptr);
+  const uint16_t root = ikkuna_root(session, "net");
+  daemon.Accept({Ask(KindBit(Kind::kLoss), Level::kSummary)});
+  for (uint64_t step = 0; step < 3; ++step) {
+    ikkuna_begin(session, root, IKKUNA_TAG_DEFAULT, step, 0);
+    ikkuna_loss(session, root, 0.25);
+    ikkuna_samples(session, root, step == 0 ? uint64_t{1} << 63 : UINT64_MAX);
+    ikkuna_end(session, root);
+  }
+  int markers = 0;
+  for (const auto& message : daemon.Drain()) {
+    if (message.record.kind != static_cast<uint8_t>(Kind::kBatchFinished)) continue;
+    ++markers;
+    EXPECT_EQ(message.record.marker.samples, kMaxStep);
+  }
+  EXPECT_EQ(markers, 3);
+  ikkuna_close(session);
+}
+
 TEST_F(CInterface, SummariesTensorsScalarsAndTexts) {
   DaemonByHand daemon;
   ikkuna_options options = OptionsFor(daemon);
