@@ -18,6 +18,10 @@
 
 namespace ikkuna {
 
+// Of a value that is read, beside its RecordFlags: values of its series at steps around it, or before it, are gone, since
+// the store thinned them away. Stands in no record and in no file.
+inline constexpr uint16_t kFlagThinned = 1 << 15;
+
 // What belongs to a step as a whole. Stored once for a step, whatever the number of its values.
 struct StepStamp {
   TimelineId timeline = 0;

@@ -22,6 +22,9 @@ static_assert(IsSame(kFlagFlattened, v1::SAMPLE_FLAG_FLATTENED));
 static_assert(IsSame(kFlagTruncated, v1::SAMPLE_FLAG_TRUNCATED));
 static_assert(kKnownRecordFlags == 2 * kFlagTruncated - 1, "a RecordFlag without a SampleFlag");
 
+static_assert(static_cast<int>(kFlagThinned) == static_cast<int>(v1::SAMPLE_FLAG_THINNED) &&
+              (kKnownRecordFlags & kFlagThinned) == 0);
+
 void ConvertHistogram(const Histogram& from, v1::Histogram* to) {
   to->set_min(from.min);
   to->set_max(from.max);
@@ -46,7 +49,7 @@ v1::TensorForm ToProto(TensorValue::Form form) {
 
 }  // namespace
 
-uint32_t ToFlags(uint16_t record_flags) { return record_flags & kKnownRecordFlags; }
+uint32_t ToFlags(uint16_t flags) { return flags & (kKnownRecordFlags | kFlagThinned); }
 
 void ConvertPieces(const Value& from, const std::function<v1::Value*()>& piece,
                    const std::function<void(uint32_t flags)>& emit) {

@@ -19,7 +19,7 @@ constexpr size_t kTensorPieceElements = 131'072;
 constexpr size_t kTextBytesMax = 512 * 1024;
 
 // Sums of SampleFlag, whatever else may stand in the bits.
-uint32_t ToFlags(uint16_t record_flags);
+uint32_t ToFlags(uint16_t flags);
 
 // A value as it is sent: in one piece, but for a large tensor. `piece` is filled for one after another: emit() is told
 // of each once it is there, with flags that belong to it beside those of the value.

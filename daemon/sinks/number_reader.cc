@@ -13,6 +13,8 @@ Error Broken(const RunSnapshot& run) {
   return {ErrorCode::kCorrupt, "the file of " + Describe(run.info->run_key) + ", '" + run.entry->path + "', is broken"};
 }
 
+uint16_t FlagsOf(const ChunkHead& head) { return head.coarsened > 0 || head.thinned > 0 ? kFlagThinned : 0; }
+
 bool ByStep(const Point& a, const Point& b) { return a.step < b.step; }
 
 }  // namespace
@@ -169,9 +171,10 @@ Result<std::vector<Point>> NumberReader::PointsOf(size_t begin, size_t end) {
         int64_t{piece.head.bytes});
     if (!read) return read.error();
     if (!found || !DecodeChunk(piece.head, data, coder_, &numbers)) return Broken(*run_);
+    const uint16_t more = FlagsOf(piece.head);
     for (size_t n = 0; n < numbers.at.size(); ++n) {
       const StepStamp stamp = (*stamps)->at(numbers.at[n]);
-      if (InRange(stamp.step)) points.push_back(PointOf(stamp, numbers.values[n], numbers.flags[n]));
+      if (InRange(stamp.step)) points.push_back(PointOf(stamp, numbers.values[n], numbers.flags[n] | more));
     }
   }
   if (end - begin > 1) std::stable_sort(points.begin(), points.end(), ByStep);
@@ -215,7 +218,7 @@ Result<std::vector<Point>> NumberReader::Reduce() {
     few.clear();
     for (const auto& [at, value] : chosen) {
       if (at >= (*stamps)->size()) return Broken(*run_);
-      few.push_back(PointOf((*stamps)->at(at), value, 0));
+      few.push_back(PointOf((*stamps)->at(at), value, FlagsOf(head)));
     }
     extremes.AddTogether(few);
   }

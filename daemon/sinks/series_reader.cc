@@ -109,6 +109,7 @@ class Reader : public SeriesReader {
     queued_.clear();
     queued_given_ = 0;
     high_ = false;
+    first_other_ = true;
     after_step_.reset();
     for (const auto& batch : run()->batches) {
       if (!InRange(batch->stamp.step)) continue;
@@ -130,6 +131,7 @@ class Reader : public SeriesReader {
   void Append(const StepStamp& stamp, uint16_t flags, Value value, SeriesColumns* part) {
     if (series_->traits.type != ValueType::kText && (Has(*part, stamp.step) || last_given_ == stamp.step)) return;
     last_given_ = stamp.step;
+    if (std::exchange(first_other_, false) && others_thinned_) flags |= kFlagThinned;  // the oldest go
     part->steps.push_back(stamp.step);
     part->epochs.push_back(stamp.epoch);
     part->unix_ns.push_back(stamp.unix_ns);
@@ -219,7 +221,7 @@ class Reader : public SeriesReader {
   std::optional<BorrowedFile> file_;
   std::vector<Other> queued_;
   size_t queued_given_ = 0;
-  bool others_thinned_ = false;
+  bool others_thinned_ = false, first_other_ = true;
   bool high_ = false;
   std::optional<int64_t> after_step_;
   int64_t after_id_ = 0;
