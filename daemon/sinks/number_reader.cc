@@ -24,6 +24,7 @@ Status NumberReader::Start(std::shared_ptr<const Series> series) {
   pieces_.clear();
   memory_.clear();
   piece_ = 0;
+  committed_ = 0;
   reduced_ = thinned_ = false;
   if (!run_->segments.empty()) {
     if (Status gathered = GatherChunks(); !gathered) return gathered;
@@ -100,6 +101,7 @@ Status NumberReader::GatherChunks() {
       Piece piece{stamps->step(head.first_at), stamps->step(head.last_at), segment->id, head};
       if (piece.last_step < step_min() || piece.first_step > step_max()) continue;
       thinned_ = thinned_ || head.coarsened > 0 || head.thinned > 0;
+      committed_ += head.count;
       pieces_.push_back(piece);
     }
   }
@@ -117,6 +119,7 @@ void NumberReader::GatherMemory() {
       position = Frame::PositionOf(*layout, id);
     }
     if (!position || !InRange(frame->stamp.step)) continue;
+    ++committed_;
     memory_.push_back(PointOf(frame->stamp, frame->At(*position, id), frame->FlagsAt(id)));
   }
   size_t guess = 0;  // the next batch nearly always has it where the last had

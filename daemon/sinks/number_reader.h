@@ -24,6 +24,8 @@ class NumberReader {
   Status Start(std::shared_ptr<const Series> series);
   // The next points of it, ascending; empty: no more.
   Result<std::vector<Point>> Next();
+  // How many there are within the range, but for those that wait to be committed.
+  uint64_t committed() const { return committed_; }
   bool reduced() const { return reduced_; }
   bool thinned() const { return thinned_; }
 
@@ -63,6 +65,7 @@ class NumberReader {
   std::vector<Piece> pieces_;  // by first step
   std::vector<Point> memory_;
   size_t piece_ = 0;  // the next
+  uint64_t committed_ = 0;
   bool reduced_ = false, thinned_ = false;
 };
 

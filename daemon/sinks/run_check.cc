@@ -73,12 +73,18 @@ Status RunFile::CheckWhole() {
       }
     }
   }
-  if (Status read = CheckChunks(*segments, *garbage, series, coder); !read) return read;
-  return CheckRows(series);
+  uint64_t found = tail.values;
+  if (Status read = CheckChunks(*segments, *garbage, series, coder, &found); !read) return read;
+  if (Status read = CheckRows(series, &found); !read) return read;
+  if (found != head->totals.values) {
+    return Broken("it says that it has " + std::to_string(head->totals.values) + " values, and has " + std::to_string(found));
+  }
+  return {};
 }
 
 Status RunFile::CheckChunks(const std::vector<Segment>& segments, const std::vector<uint64_t>& garbage,
-                            const std::map<uint32_t, const Series*>& series, PlaneCoder& coder) {
+                            const std::map<uint32_t, const Series*>& series, PlaneCoder& coder,
+                            uint64_t* found) {
   std::map<std::pair<uint64_t, TimelineId>, StampColumns> stamps;
   std::set<uint64_t> known(garbage.begin(), garbage.end());
   std::vector<uint64_t> ids;
@@ -118,12 +124,13 @@ Status RunFile::CheckChunks(const std::vector<Segment>& segments, const std::vec
           !DecodeChunk(head, std::string_view(row.data).substr(head.offset, head.bytes), coder, &numbers)) {
         return Broken("a chunk of segment " + std::to_string(segment) + " is broken");
       }
+      *found += head.count;
     }
   }
   return {};
 }
 
-Status RunFile::CheckRows(const std::map<uint32_t, const Series*>& series) {
+Status RunFile::CheckRows(const std::map<uint32_t, const Series*>& series, uint64_t* found) {
   bool good = true;
   Status read = database_.Each(
       "SELECT series, step, epoch, unix_ns, samples_seen, flags, value, sum FROM value", [&](Statement& row) {
@@ -137,6 +144,7 @@ Status RunFile::CheckRows(const std::map<uint32_t, const Series*>& series) {
         Value value;
         good = one != series.end() && row.Unsigned(7) == SumOfOther(one->first, stamp, row.Blob(6)) &&
                DecodeOther(one->second->traits.type, row.Blob(6), &value);
+        ++*found;
         return good;
       });
   if (read && !good) return Broken("a value that is no number is broken");

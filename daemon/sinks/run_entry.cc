@@ -116,6 +116,16 @@ Result<std::shared_ptr<LoadedRun>> LoadRun(RunEntry& entry, RunFile& file, std::
   Result<int64_t> last = file.database().QueryInt("SELECT coalesce(max(id), 0) FROM value");
   if (!last) return last.error();
   loaded->value_last = static_cast<uint64_t>(*last);
+  // What a row that is hidden would have told is missed here, or where its series is read.
+  Totals totals;
+  if (Status read = file.LoadTotals(&totals); !read) return read.error();
+  uint64_t counted = 0;
+  const size_t series_known = loaded->run->series().size();
+  for (size_t i = 0; i < loaded->tallies.size(); ++i) {
+    counted += loaded->tallies[i].count;
+    if (i >= series_known && loaded->tallies[i].count > 0) return Error{ErrorCode::kCorrupt, "its list of series is broken"};
+  }
+  loaded->hidden = totals.values - std::min(totals.values, counted);
   return loaded;
 }
 
@@ -177,6 +187,21 @@ std::vector<SeriesInfo> MatchSeries(const RunSnapshot& snapshot, std::vector<Ser
     found.push_back(std::move(info));
   }
   return found;
+}
+
+SeriesToRead ToRead(std::shared_ptr<const RunSnapshot> run, std::vector<SeriesTally> tallies, const SeriesFilter& filter) {
+  SeriesToRead what{std::move(run), {}};
+  const std::vector<SeriesTally> committed = tallies;
+  for (SeriesInfo& info : MatchSeries(*what.run, std::move(tallies), filter, 0, SIZE_MAX)) {
+    const uint32_t id = info.series->id;
+    what.series.push_back({std::move(info.series), id <= committed.size() ? committed[id - 1].count : 0, info.thinned});
+  }
+  return what;
+}
+
+Error HiddenValues(const std::string& path, uint64_t values) {
+  return {ErrorCode::kCorrupt,
+          std::to_string(values) + " values that '" + path + "' says it has cannot be found in it"};
 }
 
 RunInfo InfoOf(const RunHead& head, uint64_t bytes) {

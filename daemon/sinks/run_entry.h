@@ -33,6 +33,8 @@ struct LoadedRun {
   std::shared_ptr<const Tail> sealed;  // committed before what is in `open`, and being compacted
   Tail open;
   uint64_t value_last = 0;  // the last committed row of `value`
+  // Values that the file says it has and that no count of a series tells of, when it was loaded: damage hides them.
+  uint64_t hidden = 0;
 };
 
 // A batch that waits for the writer.
@@ -116,9 +118,15 @@ std::shared_ptr<const Segment> SharedSegment(RunEntry& entry, Segment segment);
 // Numbers and others of series, over runs.
 struct SeriesToRead {
   std::shared_ptr<const RunSnapshot> run;
-  std::vector<std::shared_ptr<const Series>> series;
-  std::vector<bool> thinned;  // [i]: some of series[i] is gone
+  struct One {
+    std::shared_ptr<const Series> series;
+    uint64_t kept = 0;     // values that are committed
+    uint64_t thinned = 0;  // values that are gone
+  };
+  std::vector<One> series;
 };
+// Series of the run that the filter matches, with what is known of them.
+SeriesToRead ToRead(std::shared_ptr<const RunSnapshot> run, std::vector<SeriesTally> tallies, const SeriesFilter& filter);
 // `mode`: how connections to files are opened. A run that cannot be read is told to `on_failure` and left; the others are
 // given, and then the first failure (that of `failed`, where there is one).
 std::unique_ptr<SeriesReader> MakeReader(std::vector<SeriesToRead> what, const ReadQuery& query, Database::Mode mode,
@@ -152,6 +160,9 @@ void CountValue(uint32_t series, uint64_t step, double value, std::vector<Series
 // Series of a run that the filter matches, from `after` on, with their counts, at most `limit`.
 std::vector<SeriesInfo> MatchSeries(const RunSnapshot& snapshot, std::vector<SeriesTally> tallies,
                                     const SeriesFilter& filter, uint32_t after, size_t limit);
+
+// Damage hides so many values of a file.
+Error HiddenValues(const std::string& path, uint64_t values);
 
 RunInfo InfoOf(const RunHead& head, uint64_t bytes);
 // "the run's name" in a path: letters that any file system takes, short, and its own for each key. `number`: above 1 where

@@ -202,7 +202,8 @@ Status RunFile::LoadSeries(std::vector<Timeline>* timelines, std::vector<Series>
         one.traits.precision = row.Int(6) == 1 ? Precision::kSingle : Precision::kDouble;
         one.traits.module_type = row.Text(7);
         one.traits.unit = row.Text(8);
-        good = row.Unsigned(9) == SumOf(one);
+        // A row that is not there any more would take all its values along.
+        good = row.Unsigned(9) == SumOf(one) && one.id == series->size() + 1;
         series->push_back(std::move(one));
         return good;
       });

@@ -90,6 +90,7 @@ class RunFile {
 
   // Reading what is small.
   Result<RunHead> LoadHead();
+  Status LoadTotals(Totals* totals);
   Status LoadSeries(std::vector<Timeline>* timelines, std::vector<Series>* series);
   Result<std::vector<Segment>> LoadSegments();
   // Of what was compacted and, for others, of all rows; [id - 1].
@@ -163,10 +164,9 @@ class RunFile {
   static const char* Tables();
   Status MakeTables();
   Status CheckChunks(const std::vector<Segment>& segments, const std::vector<uint64_t>& garbage,
-                     const std::map<uint32_t, const Series*>& series, PlaneCoder& coder);
-  Status CheckRows(const std::map<uint32_t, const Series*>& series);
+                     const std::map<uint32_t, const Series*>& series, PlaneCoder& coder, uint64_t* found);
+  Status CheckRows(const std::map<uint32_t, const Series*>& series, uint64_t* found);
   Status AddStamps(uint64_t segment, const std::vector<Stamps>& stamps);
-  Status LoadTotals(Totals* totals);
 
   const std::string path_;
   Database database_;

@@ -187,7 +187,7 @@ bool RunWriter::IsRepeated(uint32_t series, Admitted& admitted, const StepStamp&
   snapshot->segments = loaded.segments;
   snapshot->entry = std::shared_ptr<RunEntry>(&entry_, [](RunEntry*) {});  // for the length of this call
   const auto found = loaded.run->series().Find(series);
-  const auto reader = MakeReader({{snapshot, {found}, {false}}}, {{}, step, step, 0}, Database::Mode::kReadWrite, std::nullopt, nullptr);
+  const auto reader = MakeReader({{snapshot, {{found}}}}, {{}, step, step, 0}, Database::Mode::kReadWrite, std::nullopt, nullptr);
   const auto part = reader->Next();
   return part && *part && !(*part)->steps.empty();
 }
@@ -387,6 +387,18 @@ void RunWriter::OrderSealed() {
     if (order.stamps.empty() || !same(order.stamps.back())) order.stamps.push_back(stamp);
     order.frames.emplace_back(frame, static_cast<uint16_t>(order.stamps.size() - 1));
   }
+}
+
+Status RunWriter::SaveCounts() {
+  Database& db = file_->database();
+  Result<int64_t> untold = db.QueryInt(
+      "SELECT count(*) FROM value WHERE id > coalesce((SELECT value FROM meta WHERE name = 'value_tallied'), 0)");
+  if (!untold) return untold.error();
+  if (*untold == 0) return {};
+  Transaction transaction(db);
+  if (Status begun = transaction.Begin(); !begun) return begun;
+  if (Status saved = file_->SaveTallies(TalliesOfFile(compacted_)); !saved) return saved;
+  return transaction.Commit();
 }
 
 Result<bool> RunWriter::Compact(size_t slice_bytes) {

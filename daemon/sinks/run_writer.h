@@ -48,6 +48,9 @@ class RunWriter {
   // A slice of work, of about so many bytes, in one transaction. True: there is more to do.
   Result<bool> Compact(size_t slice_bytes);
 
+  // Before it is put at rest: the file says how many values each series has, of those that are no numbers as well.
+  Status SaveCounts();
+
   // Thinning. False: nothing is left in segments that could go.
   bool BeginThinning();
   bool thinning() const { return thinning_ != nullptr; }

@@ -30,6 +30,7 @@ class Reader : public SeriesReader {
       if (!failed_) failed_ = part.error();
       series_.reset();
       next_ = what_[run_].series.size();
+      missing_ = 0;  // more than one thing need not be said
     }
     if (!failed_) return std::optional<SeriesColumns>();
     return *std::exchange(failed_, std::nullopt);
@@ -43,6 +44,7 @@ class Reader : public SeriesReader {
         if (series_->traits.type == ValueType::kNumber) {
           if (!numbers_) numbers_.emplace(run(), query_, mode_);
           if (Status started = numbers_->Start(series_); !started) return started.error();
+          if (IsWhole()) Miss(numbers_->committed());
           waiting_.clear();
           given_ = 0;
         } else {
@@ -64,10 +66,11 @@ class Reader : public SeriesReader {
   bool Advance() {
     while (run_ < what_.size()) {
       if (next_ < what_[run_].series.size()) {
-        others_thinned_ = what_[run_].thinned[next_];
-        series_ = what_[run_].series[next_++];
+        one_ = what_[run_].series[next_++];
+        series_ = one_.series;
         return true;
       }
+      TellMissing();
       numbers_.reset();
       file_.reset();
       what_[run_].run.reset();  // its tail may go
@@ -75,6 +78,23 @@ class Reader : public SeriesReader {
       next_ = 0;
     }
     return false;
+  }
+
+  // No value is left out by the question itself.
+  bool IsWhole() const { return !query_.step_min && !query_.step_max; }
+  // So many were found where more should be: damage hides them.
+  void Miss(uint64_t found) { missing_ += one_.kept - std::min(one_.kept, found); }
+  void TellMissing() {
+    if (missing_ == 0) return;
+    const Error error = HiddenValues(run()->entry->path, std::exchange(missing_, 0));
+    if (on_failure_) on_failure_(*run()->entry, error);
+    if (!failed_) failed_ = error;
+  }
+  // Some were thinned away since the run was looked at.
+  bool WasThinned() const {
+    std::lock_guard lock(run()->entry->mutex);
+    const auto& loaded = run()->entry->loaded;
+    return !loaded || loaded->tallies.size() < series_->id || loaded->tallies[series_->id - 1].thinned != one_.thinned;
   }
 
   Status FillNumbers(SeriesColumns* part) {
@@ -108,6 +128,8 @@ class Reader : public SeriesReader {
   void StartOthers() {
     queued_.clear();
     queued_given_ = 0;
+    rows_ = 0;
+    counts_ = true;
     high_ = false;
     first_other_ = true;
     after_step_.reset();
@@ -131,7 +153,7 @@ class Reader : public SeriesReader {
   void Append(const StepStamp& stamp, uint16_t flags, Value value, SeriesColumns* part) {
     if (series_->traits.type != ValueType::kText && (Has(*part, stamp.step) || last_given_ == stamp.step)) return;
     last_given_ = stamp.step;
-    if (std::exchange(first_other_, false) && others_thinned_) flags |= kFlagThinned;  // the oldest go
+    if (std::exchange(first_other_, false) && one_.thinned > 0) flags |= kFlagThinned;  // the oldest go
     part->steps.push_back(stamp.step);
     part->epochs.push_back(stamp.epoch);
     part->unix_ns.push_back(stamp.unix_ns);
@@ -142,7 +164,7 @@ class Reader : public SeriesReader {
 
   // Steps from 2^63 on are negative numbers in the file: those of the lower half come first.
   Status FillOthers(SeriesColumns* part) {
-    part->thinned = others_thinned_;
+    part->thinned = one_.thinned > 0;
     if (!after_step_) last_given_.reset();
     size_t bytes = 0;
     bool more = true;
@@ -163,6 +185,7 @@ class Reader : public SeriesReader {
             stamp.step = row.Unsigned(0);
             after_step_ = row.Int(0);
             after_id_ = row.Int(1);
+            ++rows_;
             if (!InRange(stamp.step)) return true;
             stamp.epoch = static_cast<uint32_t>(row.Int(2));
             stamp.unix_ns = row.Int(3);
@@ -196,6 +219,7 @@ class Reader : public SeriesReader {
         more = false;
       }
     }
+    if (IsWhole() && std::exchange(counts_, false) && rows_ < one_.kept && !WasThinned()) Miss(rows_);
     while (queued_given_ < queued_.size() && part->steps.size() < kOthersPerPart) GiveQueued(part);
     return {};
   }
@@ -209,7 +233,9 @@ class Reader : public SeriesReader {
   const ReadQuery query_;
   const Database::Mode mode_;
   size_t run_ = 0, next_ = 0;
-  std::shared_ptr<const Series> series_;  // being read
+  SeriesToRead::One one_;                 // being read
+  std::shared_ptr<const Series> series_;  // its series; null: none is
+  uint64_t missing_ = 0;                  // values of the run that cannot be found
 
   std::optional<Error> failed_;
   const std::function<void(RunEntry&, const Error&)> on_failure_;
@@ -221,7 +247,9 @@ class Reader : public SeriesReader {
   std::optional<BorrowedFile> file_;
   std::vector<Other> queued_;
   size_t queued_given_ = 0;
-  bool others_thinned_ = false, first_other_ = true;
+  bool first_other_ = true;
+  uint64_t rows_ = 0;     // of the file
+  bool counts_ = true;    // they were not compared with what there should be
   bool high_ = false;
   std::optional<int64_t> after_step_;
   int64_t after_id_ = 0;

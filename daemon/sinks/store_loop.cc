@@ -42,6 +42,12 @@ Status Store::Impl::EnsureWriter(const EntryPtr& entry) {
   }
   entry->writer = *std::move(writer);
   entry->rest_bytes = 0;
+  uint64_t hidden = 0;
+  {
+    std::lock_guard reading(entry->mutex);
+    hidden = entry->loaded->hidden;
+  }
+  if (hidden > 0) ReadFailed(*entry, HiddenValues(entry->path, hidden));
   std::lock_guard lock(mutex_);
   if (!entry->deleted) awake_.insert(entry);
   return {};
@@ -567,6 +573,10 @@ bool Store::Impl::Rest(const EntryPtr& entry, bool closing, int slices) {
     entry->sync_at = synced ? Clock::time_point() : Clock::now() + options_.sync_every;
   }
   if (!wants_rest) return false;
+  if (Status saved = writer.SaveCounts(); !saved) {
+    UpkeepFailed(entry, saved.error());
+    return false;
+  }
   Result<bool> more = writer.file().Shrink(kShrinkPages);
   if (!more) {
     UpkeepFailed(entry, more.error());

@@ -75,6 +75,7 @@ Result<std::shared_ptr<const RunSnapshot>> Store::Impl::Snapshot(const EntryPtr&
       std::lock_guard reading(entry->mutex);
       entry->loaded = *loaded;
     }
+    if ((*loaded)->hidden > 0) ReadFailed(*entry, HiddenValues(entry->path, (*loaded)->hidden));
     std::vector<EntryPtr> leave;
     {
       std::lock_guard lock(mutex_);
@@ -210,11 +211,7 @@ Result<std::unique_ptr<SeriesReader>> Store::Impl::Read(const ReadQuery& query) 
       if (!failed) failed = snapshot.error();
       continue;
     }
-    SeriesToRead one{*snapshot, {}, {}};
-    for (SeriesInfo& info : MatchSeries(**snapshot, std::move(tallies), query.filter, 0, SIZE_MAX)) {
-      one.thinned.push_back(info.thinned > 0);
-      one.series.push_back(std::move(info.series));
-    }
+    SeriesToRead one = ToRead(*std::move(snapshot), std::move(tallies), query.filter);
     if (!one.series.empty()) what.push_back(std::move(one));
   }
   if (what.empty() && failed) return *failed;

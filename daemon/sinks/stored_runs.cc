@@ -250,11 +250,8 @@ Result<std::unique_ptr<SeriesReader>> StoredRuns::Read(const ReadQuery& query) {
       if (!failed) failed = loaded.error();
       continue;
     }
-    SeriesToRead to_read{one.snapshot, {}, {}};
-    for (SeriesInfo& info : MatchSeries(*one.snapshot, one.tallies, query.filter, 0, SIZE_MAX)) {
-      to_read.thinned.push_back(info.thinned > 0);
-      to_read.series.push_back(std::move(info.series));
-    }
+    if (one.entry->loaded->hidden > 0 && !failed) failed = HiddenValues(one.entry->path, one.entry->loaded->hidden);
+    SeriesToRead to_read = ToRead(one.snapshot, one.tallies, query.filter);
     if (!to_read.series.empty()) what.push_back(std::move(to_read));
   }
   if (what.empty() && failed) return *failed;

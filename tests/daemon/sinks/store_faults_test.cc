@@ -33,6 +33,7 @@ TEST_F(StoreFaultsTest, BytesFlippedAnywhereNeverShowAWrongNumberAndCostThatRunA
     bool told = false;
     const uint64_t read = LookAtAll(&told);
     EXPECT_LE(read, kValues);
+    if (read < kValues) { EXPECT_TRUE(told) << read; }
     said += told ? 1 : 0;
     lost += read < kValues ? 1 : 0;
     if (HasFailure()) return;
@@ -45,6 +46,29 @@ TEST_F(StoreFaultsTest, BytesFlippedAnywhereNeverShowAWrongNumberAndCostThatRunA
   // Most of the file is numbers: most flips are seen.
   EXPECT_GT(lost, 20);
   EXPECT_GT(said, 20);
+}
+
+// Damage that takes a row out of reach leaves nothing that looks broken: the counts miss it.
+TEST_F(StoreFaultsTest, RowsThatAreHiddenAreMissed) {
+  const std::string whole = TwoRuns();
+  for (const std::string table : {"value", "chunk", "step", "segment", "tally", "series", "timeline"}) {
+    SCOPED_TRACE(table);
+    Spill(file({"bad", 0, 0}), whole);
+    sqlite3* db = nullptr;
+    ASSERT_EQ(sqlite3_open(file({"bad", 0, 0}).c_str(), &db), SQLITE_OK);
+    const std::string hide = "DELETE FROM " + table + " WHERE rowid = (SELECT max(rowid) FROM " + table + ")";
+    ASSERT_EQ(sqlite3_exec(db, hide.c_str(), nullptr, nullptr, nullptr), SQLITE_OK);
+    ASSERT_EQ(sqlite3_changes(db), 1);
+    sqlite3_close(db);
+    bool told = false;
+    EXPECT_LT(LookAtAll(&told), kValues);
+    EXPECT_TRUE(told);
+    auto alone = StoredRuns::Open(file({"bad", 0, 0}));
+    ASSERT_TRUE(alone.ok()) << alone.error().text;
+    bool failed = false;
+    EXPECT_LT(ReadIsRight(**alone, "bad", &failed), kValues);
+    EXPECT_TRUE(failed);
+  }
 }
 
 TEST_F(StoreFaultsTest, FilesCutOffAnywhereCostThatRunAlone) {

@@ -214,6 +214,9 @@ TEST_F(StoreImportTest, WhatWasTamperedWithIsRefused) {
            "UPDATE chunk SET heads = substr(heads, 1, 10) WHERE id = (SELECT max(id) FROM chunk)",
            "UPDATE step SET stamps = zeroblob(1000)",
            "DELETE FROM step",
+           "DELETE FROM value WHERE id = 1",
+           "DELETE FROM chunk WHERE id = (SELECT max(id) FROM chunk)",
+           "DELETE FROM segment WHERE id = (SELECT min(id) FROM segment)",
            "UPDATE tally SET tallies = x'00'",
            "UPDATE log SET frames = zeroblob(100), totals = zeroblob(10)",
        }) {
