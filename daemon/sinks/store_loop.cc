@@ -384,6 +384,7 @@ void Store::Impl::Settle(const EntryPtr& entry, const CommitReport& report) {
   {
     std::lock_guard reading(entry->mutex);
     std::lock_guard lock(mutex_);
+    const size_t settled = entry->staged;
     for (; entry->staged > 0; --entry->staged) PopLocked(*entry);
     entry->published = 0;
     entry->written += report.written;
@@ -395,7 +396,8 @@ void Store::Impl::Settle(const EntryPtr& entry, const CommitReport& report) {
     entry->failures = 0;
     entry->idle_since = Clock::now();
     entry->wants_rest = entry->wants_rest || is_over;  // a last word opened it once more
-    recovered.swap(entry->failing);
+    // Words about the run itself are taken even where its values have no room.
+    if (settled > 0 || entry->pending.empty()) recovered.swap(entry->failing);
     if (!entry->drops_untold.empty() && entry->idle_since >= entry->tell_at) {
       untold.swap(entry->drops_untold);
       entry->tell_at = entry->idle_since + kTellEvery;
