@@ -42,6 +42,7 @@ struct ReadQuery {
   std::optional<uint64_t> step_min;
   std::optional<uint64_t> step_max;
   uint32_t max_points = 0;  // of numbers, a series; 0: all; else each bucket's first, last, least and greatest stay
+  bool oldest_first = false;  // the run that started first comes first; else last
 };
 
 // A part of one series, as columns of one length: ascending steps, or equal ones (texts).

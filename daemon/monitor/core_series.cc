@@ -45,6 +45,7 @@ Answer<ReadAnswer> CoreSeries::ReadSamples(const ReadOptions& options) {
     Result<std::vector<RunInfo>> runs = parts_.recorded->FindRuns(query.filter.run);
     if (!runs) return runs.error();
     overtaken_from = OvertakenFrom(*runs);
+    query.oldest_first = true;  // a line from its first step on
   }
   Result<std::unique_ptr<SeriesReader>> reader = parts_.recorded->Read(query);
   if (!reader) return reader.error();

@@ -203,7 +203,9 @@ Result<SeriesPage> Store::Impl::ListSeries(const SeriesQuery& query) {
 Result<std::unique_ptr<SeriesReader>> Store::Impl::Read(const ReadQuery& query) {
   std::vector<SeriesToRead> what;
   std::optional<Error> failed;
-  for (const EntryPtr& entry : Matching(query.filter)) {
+  std::vector<EntryPtr> entries = Matching(query.filter);
+  if (query.oldest_first) std::reverse(entries.begin(), entries.end());
+  for (const EntryPtr& entry : entries) {
     std::vector<SeriesTally> tallies;
     Result<std::shared_ptr<const RunSnapshot>> snapshot = Snapshot(entry, &tallies);
     if (!snapshot) {

@@ -255,6 +255,7 @@ Result<std::unique_ptr<SeriesReader>> StoredRuns::Read(const ReadQuery& query) {
     if (!to_read.series.empty()) what.push_back(std::move(to_read));
   }
   if (what.empty() && failed) return *failed;
+  if (query.oldest_first) std::reverse(what.begin(), what.end());
   return MakeReader(std::move(what), query, Database::Mode::kAtRest, std::move(failed), nullptr);
 }
 
