@@ -206,7 +206,12 @@ Result<std::vector<v1::SeriesSummary>> Client::ListSeries(const v1::SeriesFilter
   *request.mutable_filter() = filter;
   std::vector<v1::SeriesSummary> all;
   Status done = EachPage(*this, &v1::Monitor::Stub::ListSeries, std::move(request),
-                         [&](v1::ListSeriesResponse* page) { MoveTo(&all, page->mutable_series()); });
+                         [&](v1::ListSeriesResponse* page) {
+                           MoveTo(&all, page->mutable_series());
+                           for (const std::string& one : page->unread()) {
+                             std::cerr << "ikkuna: left out: " << PlainText(one) << "\n";
+                           }
+                         });
   if (!done) return done.error();
   return all;
 }

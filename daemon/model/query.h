@@ -35,6 +35,7 @@ struct SeriesQuery {
 struct SeriesPage {
   std::vector<SeriesInfo> series;  // newest run first; within a run ascending by id
   std::string next;                // empty: no more
+  std::vector<std::string> unread;  // a sentence for each run that is left out, since it cannot be read
 };
 
 struct ReadQuery {

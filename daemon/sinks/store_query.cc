@@ -180,6 +180,7 @@ Result<SeriesPage> Store::Impl::ListSeries(const SeriesQuery& query) {
     Result<std::shared_ptr<const RunSnapshot>> snapshot = Snapshot(entry, &tallies);
     if (!snapshot) {
       ReadFailed(*entry, snapshot.error());
+      page.unread.push_back(snapshot.error().text);
       if (!failed) failed = snapshot.error();
       continue;  // others are shown
     }

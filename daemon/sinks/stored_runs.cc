@@ -222,9 +222,14 @@ Result<SeriesPage> StoredRuns::ListSeries(const SeriesQuery& query) {
   }
   const uint64_t begin = skip;
   SeriesPage page;
+  std::optional<Error> failed;
   for (Impl::One& one : impl_->runs_) {
     if (!impl_->Matches(one, query.filter)) continue;
-    if (Status loaded = impl_->Load(one); !loaded) return loaded.error();
+    if (Status loaded = impl_->Load(one); !loaded) {
+      page.unread.push_back(loaded.error().text);
+      if (!failed) failed = loaded.error();
+      continue;  // others are shown
+    }
     for (SeriesInfo& info : MatchSeries(*one.snapshot, one.tallies, query.filter, 0, SIZE_MAX)) {
       if (skip > 0) {
         --skip;
@@ -237,6 +242,7 @@ Result<SeriesPage> StoredRuns::ListSeries(const SeriesQuery& query) {
       page.series.push_back(std::move(info));
     }
   }
+  if (page.series.empty() && failed) return *failed;
   return page;
 }
 

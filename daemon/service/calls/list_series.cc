@@ -44,6 +44,7 @@ Outcome Handle(const Call& call, const v1::ListSeriesRequest& request, v1::ListS
       break;
     }
     response->set_next_page(page.next);
+    for (const std::string& one : page.unread) response->add_unread(Shown(one));
     return Filled{static_cast<size_t>(response->series_size()), page.series.size()};
   });
 }

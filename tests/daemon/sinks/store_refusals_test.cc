@@ -135,6 +135,16 @@ TEST_F(StoreRefusalsTest, AFileThatTakesNoMoreBecauseItCannotBeCompactedIsSaidAn
   }
   ASSERT_FALSE(flushed.ok());
   EXPECT_NE(flushed.error().text.find("before it is compacted"), std::string::npos) << flushed.error().text;
+  // What is said of the run itself is taken, and is no recovery.
+  const size_t failing = Said("store_failing");
+  for (int i = 0; i < 4; ++i) {
+    ProducerStatus status;
+    status.info = Producer(kRun);
+    store_->SaveProducer(status);
+    EXPECT_FALSE(store_->Flush(Shortly()).ok());
+  }
+  EXPECT_EQ(Said("store_recovered"), 0u);
+  EXPECT_EQ(Said("store_failing"), failing);
   CloseWatched();
   const SinkCounters counters = store_->Counters();
   ExpectIdentity(counters);
