@@ -58,6 +58,7 @@ Applicant ApplicantOf(const Peer& peer) {
   Applicant applicant;
   applicant.uuid = hello.uuid;
   applicant.name = hello.run_id;
+  if (applicant.name == kLatestRun) applicant.name += "~1";  // nobody could name it
   if (hello.has_attempt) applicant.count = hello.attempt;
   applicant.rank = hello.rank;
   applicant.world_size = hello.world_size;
@@ -205,6 +206,10 @@ Result<std::shared_ptr<Run>> Ingest::BeginRun(const Peer& peer, Placement& place
   const Applicant applicant = ApplicantOf(peer);
   for (int i = 0;; ++i) {
     placement = registry_.Place(applicant);
+    if (peer.hello.run_id == kLatestRun && !placement.known) {
+      placement.notes.push_back("its run id is 'latest', which means the newest run wherever one is named: it is '" +
+                                placement.key.run_id + "'");
+    }
     const ProducerInfo info = InfoOf(peer, placement);
     auto run = context_.store->Begin(info);
     if (run) {

@@ -31,6 +31,9 @@ std::string Describe(const RunKey& run);  // "'job-17' (attempt 0, rank 3)"
 // Of a series over all ranks of a run: its run has this rank, which no process has.
 inline constexpr uint32_t kAllRanks = 0xffff'ffff;
 
+// Where a run is named: the one that started last. No run gets this id.
+inline constexpr char kLatestRun[] = "latest";
+
 // The run of the daemon's own series (daemon/health.h). No trainer gets this id. "Every run" means every training: this
 // one is meant only where it is named.
 inline constexpr char kDaemonRunId[] = "ikkuna-daemon";

@@ -88,7 +88,7 @@ Answer<std::shared_ptr<Run>> Publisher::OwnRunLocked(const Caller& caller, const
     return Failure{ErrorCode::kNotFound, "no run '" + name + "' of " + caller.name + " is open, so that none can end",
                    Reason::kRunNotLive, name};
   }
-  if (!IsName(name) || name == "latest" || name == kDaemonRunId) {
+  if (!IsName(name) || name == kLatestRun || name == kDaemonRunId) {
     return Bad("own_run",
                "own_run is the name of a run: UTF-8 of at most 255 bytes, neither 'latest' nor the daemon's");
   }

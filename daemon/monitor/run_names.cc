@@ -44,7 +44,7 @@ Answer<std::vector<RunInfo>> Latest(Recorded& recorded) {
     if (IsDaemonRun(run.info.run_key)) continue;
     if (latest == nullptr || run.info.start_unix_ns > latest->info.start_unix_ns) latest = &run;
   }
-  if (latest == nullptr) return NoSuchRun(recorded, "latest");
+  if (latest == nullptr) return NoSuchRun(recorded, kLatestRun);
   const std::string run_id = latest->info.run_key.run_id;
   std::erase_if(*runs, [&](const RunInfo& run) { return run.info.run_key.run_id != run_id; });
   SortOneRun(&*runs);
@@ -71,7 +71,7 @@ bool ComesBefore(const RunInfo& a, const RunInfo& b) {
 }
 
 Answer<std::vector<RunInfo>> FindRun(Recorded& recorded, const std::string& text) {
-  if (text.empty() || text == "latest") return Latest(recorded);
+  if (text.empty() || text == kLatestRun) return Latest(recorded);
   Answer<std::vector<RunInfo>> runs = Named(recorded, text);
   if (!runs) return runs;
   const auto newest = std::max_element(runs->begin(), runs->end(), [](const RunInfo& a, const RunInfo& b) {
@@ -84,7 +84,7 @@ Answer<std::vector<RunInfo>> FindRun(Recorded& recorded, const std::string& text
 }
 
 Answer<std::vector<RunInfo>> FindRunForSure(Recorded& recorded, const std::string& text) {
-  if (text.empty() || text == "latest") {
+  if (text.empty() || text == kLatestRun) {
     return Failure{ErrorCode::kInvalidArgument, "which run is meant must be said by its run_id, or by a display name",
                    Reason::kBadField, "run"};
   }

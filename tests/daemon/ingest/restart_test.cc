@@ -214,6 +214,16 @@ TEST_F(IngestTest, ARestartBeforeTheDeadOneIsReapedIsTheNextAttempt) {
   child.Wait();
 }
 
+TEST_F(IngestTest, ARunThatIsCalledLatestCanBeNamed) {
+  auto core = MakeCore();
+  TestProducer producer(temp_.sub("dir"));
+  producer.hello().run_id = "latest";
+  ASSERT_TRUE(producer.Connect()) << producer.reject();
+  EXPECT_EQ(core->StatusOf(producer.hello().uuid).info.run_key, (RunKey{"latest~1", 0, 0}));
+  ASSERT_TRUE(Eventually([&] { return core->Events("run_placed").size() == 1; }));
+  EXPECT_NE(core->Events("run_placed")[0].text.find("'latest~1'"), std::string::npos);
+}
+
 // The next daemon finds it in the store, and its process alive.
 TEST_F(IngestTest, AStrangerIsNoRankOfAJobThatAnEarlierDaemonServed) {
   HangingTrainer child(temp_.sub("dir"), 5);
