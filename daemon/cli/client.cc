@@ -7,12 +7,14 @@
 #include <cerrno>
 #include <chrono>
 #include <fstream>
+#include <iostream>
 #include <sstream>
 #include <string>
 #include <utility>
 
 #include "daemon/cli/call_error.h"
 #include "daemon/cli/offline.h"
+#include "daemon/cli/terminal.h"
 #include "shared/handshake.h"
 
 namespace ikkuna::cli {

@@ -246,7 +246,9 @@ Result<int> RunImport(Context& context, const std::vector<std::string>& paths, b
                    "'" + path + "' is being written, or was when its daemon died ('" + path +
                        "-wal' holds the rest): take it with 'ikkuna export RUN --file'"};
     }
+    bool whole = false;
     Result<v1::ImportRunResponse> response = (*client)->Import([&]() -> Result<std::optional<v1::ImportRunRequest>> {
+      if (whole) return std::optional<v1::ImportRunRequest>();
       v1::ImportRunRequest part;
       std::string* data = part.mutable_data();
       data->resize(kImportBytes);
@@ -255,7 +257,8 @@ Result<int> RunImport(Context& context, const std::vector<std::string>& paths, b
         count = ::read(fd.get(), data->data(), data->size());
       } while (count < 0 && errno == EINTR);
       if (count < 0) return PosixError("cannot read '" + path + "'", errno);
-      if (count == 0) return std::optional<v1::ImportRunRequest>();
+      whole = count == 0;
+      part.set_last(whole);
       data->resize(static_cast<size_t>(count));
       return std::optional<v1::ImportRunRequest>(std::move(part));
     });

@@ -28,6 +28,7 @@ class ImportReactor final : public grpc::ServerReadReactor<v1::ImportRunRequest>
     if (ok) {
       Post([this]() -> Outcome {
         if (Status written = import_->Write(request_.data()); !written) return Failure(written.error());
+        last_ = last_ || request_.last();
         StartRead(&request_);
         return {};
       });
@@ -35,6 +36,10 @@ class ImportReactor final : public grpc::ServerReadReactor<v1::ImportRunRequest>
       Post([this]() -> Outcome {
         // What a client left in the middle is no file.
         if (cancelled_ || context_->IsCancelled()) return ClientGone();
+        if (!last_) {
+          return Failure(ErrorCode::kInvalidArgument,
+                         "the stream ended before the file did: its last message has `last` set", Reason::kBadFile);
+        }
         Answer<RunInfo> run = import_->Finish();
         if (!run) return run.failure();
         Convert(*run, response_->mutable_run());
@@ -77,6 +82,7 @@ class ImportReactor final : public grpc::ServerReadReactor<v1::ImportRunRequest>
   // Of the step that runs; gRPC writes request_ until OnReadDone.
   std::unique_ptr<RunImport> import_;
   v1::ImportRunRequest request_;
+  bool last_ = false;  // the file is whole
 };
 
 }  // namespace

@@ -250,7 +250,12 @@ class ScriptedDaemon final : public v1::Monitor::Service {
                          v1::ImportRunResponse* response) override {
     v1::ImportRunRequest part;
     std::string bytes;
-    while (reader->Read(&part)) bytes += part.data();
+    bool whole = false;
+    while (reader->Read(&part)) {
+      bytes += part.data();
+      whole = part.last();
+    }
+    if (!whole) bytes += " cut off";
     {
       std::lock_guard lock(mutex_);
       imported_ = bytes;

@@ -44,7 +44,8 @@ class RecordedRunsTest : public CoreTest {
     }
     return reader->Finish();
   }
-  grpc::Status Import(const std::string& bytes, v1::ImportRunResponse* response, size_t chunk = 300'000) {
+  grpc::Status Import(const std::string& bytes, v1::ImportRunResponse* response, bool whole = true) {
+    constexpr size_t chunk = 300'000;
     grpc::ClientContext context;
     SetWatchdog(&context);
     auto writer = stub_->ImportRun(&context, response);
@@ -53,6 +54,9 @@ class RecordedRunsTest : public CoreTest {
       request.set_data(bytes.substr(offset, chunk));
       if (!writer->Write(request)) break;
     }
+    request.clear_data();
+    request.set_last(whole);
+    writer->Write(request);
     writer->WritesDone();
     return writer->Finish();
   }
@@ -227,6 +231,26 @@ TEST_F(RecordedRunsTest, WhatIsNoFileOfARunIsRefusedAndLeavesNoTrace) {
   v1::ListRunsResponse runs;
   ASSERT_TRUE(Call(&v1::Monitor::Stub::ListRuns, {}, &runs).ok());
   EXPECT_EQ(runs.runs_size(), 0);
+}
+
+// However much of it came, and even all: nobody but the client knows where it ends.
+TEST_F(RecordedRunsTest, AnImportThatIsCutOffIsNotTaken) {
+  const RunPtr run = BeginRun("r");
+  Offer(run, 1, {{Intern(run, "loss"), 0, 1}});
+  EndRun(run);
+  StartServer();
+  Exported exported;
+  ASSERT_TRUE(Export({}, &exported).ok());
+  v1::DeleteRunRequest remove;
+  remove.set_run("r");
+  v1::DeleteRunResponse removed;
+  ASSERT_TRUE(Call(&v1::Monitor::Stub::DeleteRun, remove, &removed).ok());
+  v1::ImportRunResponse response;
+  const grpc::Status status = Import(exported.bytes[0], &response, false);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT) << status.error_message();
+  EXPECT_EQ(DetailOf(status).reason(), v1::ERROR_REASON_BAD_FILE);
+  EXPECT_TRUE(std::filesystem::is_empty(dir_.path() + "/staging"));
+  EXPECT_TRUE(Import(exported.bytes[0], &response).ok());
 }
 
 TEST_F(RecordedRunsTest, AnImportThatItsClientCancelsLeavesNoTrace) {
