@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <iostream>
+#include <sstream>
 
 #include "daemon/cli/commands.h"
 #include "shared/base/usage.h"
@@ -11,7 +12,32 @@
 namespace ikkuna::cli {
 namespace {
 
-int ExitCodeOf(const Error& error) { return error.code == ErrorCode::kUnavailable ? kExitUnavailable : kExitFailed; }
+int ExitCodeOf(const Error& error) {
+  if (error.code == ErrorCode::kUnavailable) return kExitUnavailable;
+  return error.code == ErrorCode::kInvalidArgument ? kExitUsage : kExitFailed;
+}
+
+// A text of several lines has the others under the first, indented: none of them passes for one of ours.
+void PrintError(const std::string& text) {
+  std::istringstream lines(text);
+  std::string line;
+  std::getline(lines, line);
+  std::cerr << "ikkuna: " << PlainText(line) << "\n";
+  while (std::getline(lines, line)) std::cerr << "  " << PlainText(line.substr(std::min(line.find_first_not_of(' '), line.size()))) << "\n";
+}
+
+// The parser takes -1 for the greatest number that there is.
+void RefuseNegativeNumbers(CLI::App& app) {
+  for (CLI::Option* option : app.get_options([](CLI::Option*) { return true; })) {
+    const std::string type = option->get_type_name();
+    if (type != "N" && type != "ID" && type != "UINT") continue;
+    option->check(CLI::Validator(
+        [](std::string& text) {
+          return text.starts_with("-") ? "'" + text + "' is below 0" : std::string();
+        },
+        ""));
+  }
+}
 
 void AddGlobalOptions(CLI::App& app, Context& context, const char* version) {
   app.add_option("--address", context.connection.address,
@@ -120,7 +146,10 @@ int RunCli(int argc, char** argv, const char* version) {
   AddControlCommands(app, context);
   AddRunCommand(app, context);
   AddUpCommands(app, context);
-  for (CLI::App* command : app.get_subcommands([](CLI::App*) { return true; })) command->fallthrough();
+  for (CLI::App* command : app.get_subcommands([](CLI::App*) { return true; })) {
+    command->fallthrough();
+    RefuseNegativeNumbers(*command);
+  }
   // gRPC's own log is for those who work on it.
   ::setenv("GRPC_VERBOSITY", "NONE", 0);
   std::vector<std::string> words = SpellOutTags({argv + 1, argv + argc});
@@ -136,7 +165,7 @@ int RunCli(int argc, char** argv, const char* version) {
     return kExitFailed;
   }
   if (exit_code) return *exit_code;
-  std::cerr << "ikkuna: " << PlainText(exit_code.error().text) << "\n";
+  PrintError(exit_code.error().text);
   return ExitCodeOf(exit_code.error());
 }
 

@@ -32,11 +32,14 @@ std::vector<std::string> MissingRanks(const ingest::Ingest& ingest, const ingest
 }
 
 // What an Error of ingest's control means to a program.
-Failure ControlFailure(const ingest::Ingest& ingest, const Error& error, const ingest::ControlTarget& target) {
+Failure ControlFailure(const ingest::Ingest& ingest, const Error& error, const ingest::ControlTarget& target,
+                       const std::string& modules) {
   switch (error.code) {
     case ErrorCode::kNotFound:
       // Either the run or a module; of a run that is there it is the module.
-      if (!ingest.FindLive(target.run_id, target.attempt).empty()) return Failure(error);
+      if (!ingest.FindLive(target.run_id, target.attempt).empty()) {
+        return Failure(error.code, error.text, Reason::kNoSuchObject, modules);
+      }
       return Failure(error.code, error.text, Reason::kRunNotLive, target.run_id);
     case ErrorCode::kPermissionDenied:
       return Failure(error.code, error.text, Reason::kTrainerRefuses, target.run_id);
@@ -52,7 +55,8 @@ Failure ControlFailure(const ingest::Ingest& ingest, const Error& error, const i
 
 }  // namespace
 
-Answer<std::string> CoreControl::Do(const Caller& caller, const ControlChoice& choice, const Act& act) {
+Answer<std::string> CoreControl::Do(const Caller& caller, const ControlChoice& choice, const std::string& modules,
+                                    const Act& act) {
   Answer<std::vector<RunInfo>> runs = FindRun(*parts_.recorded, choice.run);
   if (!runs) return runs.failure();
   const uint32_t attempt = choice.attempt.value_or(runs->front().info.run_key.attempt);
@@ -69,25 +73,25 @@ Answer<std::string> CoreControl::Do(const Caller& caller, const ControlChoice& c
   }
   const ingest::ControlTarget target{runs->front().info.run_key.run_id, attempt, choice.ranks};
   Result<std::string> done = act({caller.uid, caller.role == Role::kControl}, target);
-  if (!done) return ControlFailure(*parts_.ingest, done.error(), target);
+  if (!done) return ControlFailure(*parts_.ingest, done.error(), target, modules);
   return *std::move(done);
 }
 
 Answer<std::string> CoreControl::Freeze(const Caller& caller, const ControlChoice& choice, const std::string& modules) {
-  return Do(caller, choice, [&](const ingest::Caller& who, const ingest::ControlTarget& target) {
+  return Do(caller, choice, modules, [&](const ingest::Caller& who, const ingest::ControlTarget& target) {
     return parts_.control->Freeze(who, target, modules);
   });
 }
 
 Answer<std::string> CoreControl::Unfreeze(const Caller& caller, const ControlChoice& choice,
                                           const std::string& modules) {
-  return Do(caller, choice, [&](const ingest::Caller& who, const ingest::ControlTarget& target) {
+  return Do(caller, choice, modules, [&](const ingest::Caller& who, const ingest::ControlTarget& target) {
     return parts_.control->Unfreeze(who, target, modules);
   });
 }
 
 Answer<std::string> CoreControl::Stop(const Caller& caller, const ControlChoice& choice) {
-  return Do(caller, choice, [&](const ingest::Caller& who, const ingest::ControlTarget& target) {
+  return Do(caller, choice, {}, [&](const ingest::Caller& who, const ingest::ControlTarget& target) {
     return parts_.control->Stop(who, target);
   });
 }

@@ -19,7 +19,7 @@ class CoreControl : public ControlMonitor {
 
  private:
   using Act = std::function<Result<std::string>(const ingest::Caller&, const ingest::ControlTarget&)>;
-  Answer<std::string> Do(const Caller& caller, const ControlChoice& choice, const Act& act);
+  Answer<std::string> Do(const Caller& caller, const ControlChoice& choice, const std::string& modules, const Act& act);
 
   const CoreParts& parts_;
 };

@@ -92,8 +92,11 @@ Answer<SubscribeAnswer> CoreSubscribers::AddSubscribers(const Caller& caller, co
     if (!answer) {
       // Of what is there already only a topic can be in the way.
       const bool taken = answer.error().code == ErrorCode::kAlreadyExists;
-      return Failure{answer.error().code, answer.error().text,
-                     taken ? Reason::kTopicTaken : Failure(answer.error()).reason};
+      const Reason reason = taken ? Reason::kTopicTaken : Failure(answer.error()).reason;
+      return Failure{answer.error().code, answer.error().text, reason,
+                     reason == Reason::kBadField ? "text"
+                     : reason == Reason::kLimit  ? "subscribers"
+                                                 : text};
     }
     return *std::move(answer);
   });
@@ -108,6 +111,10 @@ Answer<UnsubscribeAnswer> CoreSubscribers::RemoveSubscribers(const Caller& calle
       caller.role == Role::kControl ? std::nullopt : std::optional<std::string>(caller.name);
   Result<UnsubscribeAnswer> removed = parts_.subscribers->Remove(choice, owner);
   if (!removed) {
+    if (removed.error().code == ErrorCode::kNotFound) {
+      return Failure{ErrorCode::kNotFound, removed.error().text, Reason::kNoSuchObject,
+                     choice.by == SubscriberChoice::By::kId ? std::to_string(choice.id) : choice.text};
+    }
     if (removed.error().code != ErrorCode::kPermissionDenied) return removed.error();
     return Failure{ErrorCode::kPermissionDenied, removed.error().text, Reason::kRole, caller.name};
   }
