@@ -244,9 +244,11 @@ class Graph final : public MessageGraph {
   // A step that has just closed.
   void Run(std::unique_ptr<Frame> frame) {
     Batch batch = BatchOf(*frame);
-    std::vector<bool> blocked;
-    for (const auto& [id, earlier] : closing_) AddWaiting(*earlier, *frame->scene(), blocked);
-    runner_.Advance(*frame, blocked, batch);
+    WaitingInstances waiting;
+    for (const auto& [id, earlier] : closing_) {
+      if (earlier->root == frame->root && earlier->tag == frame->tag) AddWaiting(*earlier, waiting);
+    }
+    Advance(*frame, waiting, batch);
     SayRepeated(*frame);
     Emit(std::move(batch));
     if (IsDone(*frame)) return Recycle(std::move(frame));
@@ -260,17 +262,27 @@ class Graph final : public MessageGraph {
     });
   }
 
-  static void AddWaiting(const Frame& earlier, const Scene& scene, std::vector<bool>& blocked) {
-    if (earlier.scene() != &scene) return;
-    blocked.resize(earlier.nodes.size(), false);
+  // The subscribers at work that wait in a step: they see none that came after it before. Instances outlive plans, of which
+  // a step may have another than the next.
+  using WaitingInstances = std::set<const Instances*>;
+  static void AddWaiting(const Frame& earlier, WaitingInstances& waiting) {
     for (size_t i = 0; i < earlier.nodes.size(); ++i) {
-      if (earlier.nodes[i].work == NodeState::Work::kWaits) blocked[i] = true;
+      if (earlier.nodes[i].work == NodeState::Work::kWaits) waiting.insert(earlier.scene()->nodes[i].instances.get());
     }
+  }
+
+  void Advance(Frame& frame, WaitingInstances& waiting, Batch& batch) {
+    std::vector<bool> blocked(frame.nodes.size(), false);
+    for (size_t i = 0; i < frame.nodes.size() && !waiting.empty(); ++i) {
+      blocked[i] = waiting.contains(frame.scene()->nodes[i].instances.get());
+    }
+    runner_.Advance(frame, blocked, batch);
+    AddWaiting(frame, waiting);
   }
 
   // What came from other threads, and what can run because of it.
   void TakeLetters() {
-    std::set<Scene*> moved;
+    std::set<std::pair<uint16_t, uint16_t>> moved;  // root and tag
     for (LateResults& late : context_.mailbox->Take()) {
       const auto at = closing_.find(late.frame);
       if (at == closing_.end()) continue;  // given up, and counted as that
@@ -279,9 +291,9 @@ class Graph final : public MessageGraph {
       runner_.TakeLate(frame, std::move(late), batch);
       SayRepeated(frame);
       Emit(std::move(batch));
-      moved.insert(frame.scene());
+      moved.emplace(frame.root, frame.tag);
     }
-    for (Scene* scene : moved) AdvanceAll(*scene);
+    for (const auto& [root, tag] : moved) AdvanceAll(root, tag);
     for (auto at = closing_.begin(); at != closing_.end();) {
       if (!IsDone(*at->second)) {
         ++at;
@@ -292,12 +304,12 @@ class Graph final : public MessageGraph {
     }
   }
 
-  void AdvanceAll(Scene& scene) {
-    std::vector<bool> blocked;
+  void AdvanceAll(uint16_t root, uint16_t tag) {
+    WaitingInstances waiting;
     for (auto& [id, frame] : closing_) {
-      if (frame->scene() != &scene) continue;
+      if (frame->root != root || frame->tag != tag) continue;
       Batch batch = BatchOf(*frame);
-      runner_.Advance(*frame, blocked, batch);
+      Advance(*frame, waiting, batch);
       SayRepeated(*frame);
       Emit(std::move(batch));
     }

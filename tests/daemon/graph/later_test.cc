@@ -186,6 +186,27 @@ TEST_F(Later, StateForTheRunSeesWholeStepsInOrderAndSurvivesASubscription) {
   }
 }
 
+// What a step waits for may come after the next one has all, where a subscription changed between them.
+TEST_F(Later, StateForTheRunSeesStepsInOrderOverAChangeOfWhoPublishes) {
+  Site site({});
+  site.Subscribe("heavy(weights)", Source::kDefault);
+  site.Subscribe("digits(weights_heavy, module=fc1)");
+  site.graph->Refresh();
+  door.Close();
+  Step(site, 0, 0.5);
+  door.WaitForOne();
+  site.Subscribe("light(weights)");  // takes the default's place
+  site.graph->Refresh();
+  Step(site, 1, 1);
+  Step(site, 2, 1.5);
+  door.Open();
+  ASSERT_TRUE(site.Settled());
+  const auto& digits = site.published().at("fc1.weight/weights_heavy_digits");
+  EXPECT_EQ(digits, site.has("fc1.weight/weights_heavy", 0)
+                        ? (std::map<uint64_t, double>{{0, 1}, {1, 12}, {2, 123}})
+                        : (std::map<uint64_t, double>{{1, 2}, {2, 23}}));
+}
+
 TEST_F(Later, WhoThrowsIsSwitchedOffForAllRunsAndTheOthersGoOn) {
   for (const char* name : {"thrower", "queued_thrower"}) {
     Site site({std::string(name) + "(weights)", "message_mean(weights_" + std::string(name) + ")", "mean(weights)"});

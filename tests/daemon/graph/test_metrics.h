@@ -87,8 +87,14 @@ class Heavy : public Subscriber {
   }
   void Reset() override { sum_ = 0; }
 
- private:
+ protected:
   double sum_ = 0;
+};
+
+// The same, and nobody waits.
+class Light : public Heavy {
+ public:
+  void OnMessage(const Input&, const Payload* payload) override { sum_ += SumOf(*payload); }
 };
 
 // Number of steps so far, and the sum of all there was.
@@ -129,6 +135,18 @@ class MergedSequence : public Sequence {
     for (double rest = more; rest >= 1; rest /= 10) digits_ *= 10;
     digits_ += more;
   }
+};
+// Numbers of a topic one behind another, as digits.
+class Digits : public Subscriber {
+ public:
+  void OnStep(const StepInfo&, std::span<const Input> inputs, const ResultsRef& results) override {
+    digits_ = digits_ * 10 + inputs[0].scalar;
+    results->Put(inputs[0].subject, digits_);
+  }
+  void Reset() override { ADD_FAILURE() << "state for the run was reset"; }
+
+ private:
+  double digits_ = 0;
 };
 
 class Thrower : public Subscriber {
@@ -301,6 +319,26 @@ inline const Descriptor kTestMetrics[] = {
        d.content = Content::kScalar;
        d.delivery = Delivery::kLast;
        d.create = [] { return std::make_unique<LastOf>(); };
+       return d;
+     }},
+    {.name = "light",  // the topic of heavy, at once
+     .publishes = "{kind}_heavy",
+     .help = "-",
+     .define = [](Written inputs, Written) -> Result<Definition> {
+       Definition d = Make<Heavy>(inputs, "heavy");
+       d.content = Content::kTensor;
+       d.delivery = Delivery::kEachMessage;
+       d.create = [] { return std::make_unique<Light>(); };
+       return d;
+     }},
+    {.name = "digits",
+     .accepts = metrics::Inputs::kTopics,
+     .publishes = "{topic}_digits",
+     .help = "-",
+     .define = [](Written inputs, Written) -> Result<Definition> {
+       Definition d = Make<Digits>(inputs, "digits");
+       d.content = Content::kScalar;
+       d.keeps = Keeps::kRun;
        return d;
      }},
     {.name = "thrower",
