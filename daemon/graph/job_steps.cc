@@ -78,13 +78,11 @@ JobSteps::Taken JobSteps::Contribute(uint64_t member, const Timeline& timeline, 
   Line& line = lines_[timeline];
   Mark& mark = line.marks[*rank];
   if (mark.any && step <= mark.step) {
-    ++counters_.repeated;
     return Taken::kRepeated;
   }
   Taken taken = Taken::kTaken;
   if (line.any_given && step <= line.given) {
     taken = Taken::kLate;
-    ++counters_.late;
   } else {
     const auto [at, fresh] = line.waiting.try_emplace(step);
     Waiting& waiting = at->second;
@@ -99,7 +97,6 @@ JobSteps::Taken JobSteps::Contribute(uint64_t member, const Timeline& timeline, 
       waiting.ranks.emplace(*rank, std::move(contribution));
     } else {
       taken = Taken::kMemoryFull;
-      ++counters_.memory_full;
       waiting.no_memory.push_back(*rank);
     }
   }
@@ -150,13 +147,6 @@ void JobSteps::Flush() {
     if (!line.waiting.empty()) GiveUpTo(timeline, line, line.waiting.rbegin()->first);
   }
   Deliver(std::move(lock));
-}
-
-JobStepsCounters JobSteps::counters() const {
-  std::lock_guard lock(mutex_);
-  JobStepsCounters counters = counters_;
-  counters.waiting = waiting_;
-  return counters;
 }
 
 uint32_t* JobSteps::RankOf(uint64_t member) {
@@ -223,16 +213,9 @@ void JobSteps::Give(const Timeline& timeline, const Line& line, uint64_t step, W
   out.not_seen = not_seen_;
   for (const auto& [rank, state] : ranks_) {
     if (waiting.ranks.contains(rank)) continue;
-    const MissingRank why = WhyMissing(line, rank, step, waiting);
-    out.missing.emplace(rank, why);
-    ++counters_.missing[static_cast<size_t>(why)];
-  }
-  for (const RankRange& range : *not_seen_) {
-    counters_.missing[static_cast<size_t>(MissingRank::kNotSeen)] += range.last - range.first + 1;
+    out.missing.emplace(rank, WhyMissing(line, rank, step, waiting));
   }
   out.ranks = std::move(waiting.ranks);
-  ++counters_.given;
-  counters_.given_incomplete += !out.complete();
   outbox_.push_back(std::move(out));
 }
 
@@ -255,7 +238,6 @@ void JobSteps::MakeRoom() {
         oldest = at;
       }
     }
-    ++counters_.given_early;
     GiveUpTo(oldest->first, oldest->second, oldest->second.waiting.begin()->first);
   }
 }

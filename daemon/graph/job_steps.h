@@ -86,17 +86,6 @@ struct JobStep {
   bool complete() const { return missing.empty() && not_seen->empty(); }
 };
 
-struct JobStepsCounters {
-  uint64_t given = 0;
-  uint64_t given_incomplete = 0;                          // ranks were missing
-  uint64_t given_early = 0;                               // to make room for newer ones
-  uint64_t late = 0;                                      // contributions to a step that was given out
-  uint64_t repeated = 0;                                  // contributions at or below the rank's own watermark
-  uint64_t memory_full = 0;                               // contributions
-  std::array<uint64_t, kMissingRankCount + 1> missing{};  // ranks that steps lacked, by MissingRank
-  uint64_t waiting = 0;                                   // steps, now
-};
-
 class JobSteps {
  public:
   static constexpr uint64_t kDefaultDeadlineNs = 10'000'000'000;
@@ -120,8 +109,6 @@ class JobSteps {
   void Tick(uint64_t now_ns);
   // Gives out all that waits, as it is.
   void Flush();
-
-  JobStepsCounters counters() const;
 
  private:
   struct Rank {
@@ -177,7 +164,6 @@ class JobSteps {
   size_t waiting_ = 0;
   std::deque<JobStep> outbox_;
   bool delivering_ = false;
-  JobStepsCounters counters_;
 };
 
 }  // namespace ikkuna::graph

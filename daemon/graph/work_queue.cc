@@ -308,11 +308,6 @@ std::shared_ptr<WorkSource> WorkShare::OpenSource(SourceOptions options) {
   return std::make_shared<WorkSource>(shared_from_this(), std::move(options));
 }
 
-bool WorkShare::WaitIdle(std::chrono::steady_clock::time_point deadline) {
-  std::unique_lock lock(state_->mutex);
-  return state_->idle.wait_until(lock, deadline, [this] { return waiting_ == 0 && running_ == 0; });
-}
-
 uint64_t WorkShare::Cancel() {
   WorkQueue::State::Unrun unrun;
   uint64_t running = 0;

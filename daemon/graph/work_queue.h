@@ -10,8 +10,8 @@
 // Waiting is bounded for each source: one job too many drops the oldest that waits. Every job is either run or told
 // `not_run`, once, and destroyed; no lock is held then.
 //
-// Owner: the daemon owns the WorkQueue, each graph its share. Thread rule: every method from any thread, but WaitIdle
-// and Close never from a job. Lifetime: shares, sources and lanes may outlive the queue, and take nothing then; a job
+// Owner: the daemon owns the WorkQueue, each graph its share. Thread rule: every method from any thread, but Close
+// never from a job. Lifetime: shares, sources and lanes may outlive the queue, and take nothing then; a job
 // that waits keeps its lane.
 #pragma once
 
@@ -65,7 +65,7 @@ struct SourceOptions {
 struct WorkQueueStatus {
   uint32_t threads = 0;
   int nice = 0;             // as the kernel has it
-  uint32_t busy = 0;        // threads that run a job now
+  uint32_t busy = 0;        // threads that run a job now, or destroy what it held
   uint64_t waiting = 0;     // jobs
   double busy_seconds = 0;  // of jobs that ended
 };
@@ -113,8 +113,6 @@ class WorkShare : public std::enable_shared_from_this<WorkShare> {
   WorkShare& operator=(const WorkShare&) = delete;
 
   std::shared_ptr<WorkSource> OpenSource(SourceOptions options);
-  // True: nothing of this producer waits or runs. What the last job held is destroyed then.
-  bool WaitIdle(std::chrono::steady_clock::time_point deadline);
   // WorkSource::Cancel of all; nothing more is taken. Returns how many jobs still run.
   uint64_t Cancel();
 

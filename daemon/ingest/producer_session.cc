@@ -160,7 +160,6 @@ Result<uint64_t> ProducerSession::PushCommands(const std::vector<shm::Command>& 
 
 void ProducerSession::Serve() {
   ::pthread_setname_np(::pthread_self(), "ikkuna-ingest");
-  publisher_->BindThread();
   try {
     Begin();
     while (end_ == End::kNone) {

@@ -13,13 +13,7 @@ void Publisher::Offer(Batch batch) {
   for (Sink* sink : sinks_) sink->Offer(shared);
 }
 
-void Publisher::Emit(Batch batch) {
-  if (std::this_thread::get_id() == own_thread_) {
-    emitted_.push_back(std::move(batch));
-  } else {
-    Offer(std::move(batch));
-  }
-}
+void Publisher::Emit(Batch batch) { emitted_.push_back(std::move(batch)); }
 
 void Publisher::OfferEvent(Severity severity, const std::string& kind, const std::string& text) {
   Event event;

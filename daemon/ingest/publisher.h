@@ -1,15 +1,13 @@
 // Publisher: the way of one producer's batches and events to every sink.
 //
-// The graph's batches come on the ingest thread, where they wait for the word on how far the graph is, or later from
-// other threads, which offer them at once. A record counts as done only after its results were offered, so progress
+// The graph's batches come on the ingest thread, where they wait for the word on how far the graph is. A record counts as done only after its results were offered, so progress
 // offered afterwards is true in every sink. Shared by the session and the graph's callback; the sinks outlive both.
-// Thread rule: Emit and OfferEvent from any thread, the rest on the ingest thread.
+// Thread rule: OfferEvent from any thread, the rest on the ingest thread.
 #pragma once
 
 #include <cstdint>
 #include <memory>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "daemon/model/batch.h"
@@ -24,8 +22,6 @@ class Publisher {
   Publisher(std::shared_ptr<Run> run, std::vector<Sink*> sinks) : run_(std::move(run)), sinks_(std::move(sinks)) {}
 
   const std::shared_ptr<Run>& run() const { return run_; }
-  // This thread is the ingest thread; before the first Emit.
-  void BindThread() { own_thread_ = std::this_thread::get_id(); }
 
   void Emit(Batch batch);
   void OfferEvent(Severity severity, const std::string& kind, const std::string& text);
@@ -39,10 +35,9 @@ class Publisher {
  private:
   void Offer(Batch batch);
 
-  // Constant after construction, but own_thread_: after BindThread().
+  // Constant after construction.
   const std::shared_ptr<Run> run_;
   const std::vector<Sink*> sinks_;
-  std::thread::id own_thread_;
 
   // Ingest thread only.
   std::vector<Batch> emitted_;

@@ -55,12 +55,6 @@ std::optional<uint32_t> SeriesCatalogue::FindId(const SeriesName& name) const {
   return found->second;
 }
 
-std::optional<Timeline> SeriesCatalogue::FindTimeline(TimelineId id) const {
-  std::lock_guard lock(mutex_);
-  if (id == 0 || id > timelines_.size()) return std::nullopt;
-  return timelines_[id - 1u];
-}
-
 std::vector<std::shared_ptr<const Series>> SeriesCatalogue::Since(uint32_t after) const {
   std::lock_guard lock(mutex_);
   std::vector<std::shared_ptr<const Series>> found;

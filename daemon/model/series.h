@@ -68,7 +68,6 @@ class SeriesCatalogue {
 
   std::shared_ptr<const Series> Find(uint32_t id) const;  // null: none
   std::optional<uint32_t> FindId(const SeriesName& name) const;
-  std::optional<Timeline> FindTimeline(TimelineId id) const;
   // Ids from `after` + 1 on, in their order.
   std::vector<std::shared_ptr<const Series>> Since(uint32_t after) const;
   std::vector<Timeline> Timelines() const;  // [i] has the id i + 1

@@ -319,7 +319,7 @@ TEST(Graph, SamplesCarryTimeEpochAndFlags) {
   EXPECT_EQ(stamp.epoch, 3u);
   EXPECT_EQ(stamp.step, 8u);
   EXPECT_EQ(stamp.samples_seen, 1152u);
-  EXPECT_EQ(site.run->series().FindTimeline(stamp.timeline), (Timeline{"model", "default"}));
+  EXPECT_EQ(site.run->series().Timelines().at(stamp.timeline - 1u), (Timeline{"model", "default"}));
   EXPECT_NEAR(static_cast<double>(stamp.unix_ns - ns(real)), 4000, 5e6);
 }
 

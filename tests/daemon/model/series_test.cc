@@ -58,9 +58,7 @@ TEST(SeriesCatalogue, TimelinesAreNumberedOnce) {
   SeriesName name = Name("fc1");
   name.timeline.tag = "test";
   EXPECT_EQ(catalogue.Find(catalogue.Intern(name, {}))->timeline, 2u);
-  EXPECT_EQ(catalogue.FindTimeline(2), (Timeline{"model", "test"}));
-  EXPECT_FALSE(catalogue.FindTimeline(0));
-  EXPECT_FALSE(catalogue.FindTimeline(3));
+  EXPECT_EQ(catalogue.Timelines().at(1), (Timeline{"model", "test"}));
   EXPECT_EQ(catalogue.Timelines().size(), 2u);
   for (size_t i = 2; i < SeriesCatalogue::kMaxTimelines; ++i) {
     EXPECT_NE(catalogue.InternTimeline({"model", "tag" + std::to_string(i)}), 0u);
