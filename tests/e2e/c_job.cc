@@ -1,11 +1,11 @@
 // A job that publishes through the C interface alone, shaped by its arguments:
 //   c_job [--steps N] [--us MICROSECONDS] [--run NAME] [--loss BASE] [--start STEP] [--epoch-steps N] [--folds N]
-//         [--wait-for FILE] [--rows N] [--resume 1]
+//         [--wait-for FILE] [--rows N] [--resume 1] [--until-stop 1]
 // The loss of step s is BASE + s; module fc1 publishes its weight, of N x 784 elements, each of which is BASE. --start
 // says that the run goes on at that step; --epoch-steps begins to count anew after so many; --folds opens one session
 // after another;
 // --resume says only that it goes on, and lets its first step speak for itself;
-// --wait-for ends the job only when the file is there.
+// --wait-for ends the job only when the file is there; --until-stop lets clients stop it, and says after which step they did.
 #include <unistd.h>
 
 #include <cstdint>
@@ -30,6 +30,7 @@ struct Arguments {
   std::string wait_for;
   int64_t rows = 10;
   bool resume = false;
+  bool until_stop = false;
 };
 
 Arguments Parse(int argc, char** argv) {
@@ -46,6 +47,7 @@ Arguments Parse(int argc, char** argv) {
     if (name == "--folds") arguments.folds = std::atoi(value);
     if (name == "--wait-for") arguments.wait_for = value;
     if (name == "--resume") arguments.resume = std::atoi(value) != 0;
+    if (name == "--until-stop") arguments.until_stop = std::atoi(value) != 0;
     if (name == "--rows") arguments.rows = std::strtoll(value, nullptr, 10);
   }
   return arguments;
@@ -57,6 +59,7 @@ void Train(const Arguments& arguments) {
   options.run = arguments.run.c_str();
   options.budget = -1;
   options.resume = arguments.resume;
+  options.allow_control = arguments.until_stop;
   if (!arguments.resume) options.start_step = arguments.start;
   ikkuna_session* session = ikkuna_open(&options);
   const uint16_t root = ikkuna_root(session, "model");
@@ -71,6 +74,10 @@ void Train(const Arguments& arguments) {
     ikkuna_tensor(session, root, IKKUNA_WEIGHTS, module, weight, IKKUNA_F32, 2, sizes, data.data());
     ikkuna_loss(session, root, arguments.loss + static_cast<double>(i));
     ikkuna_end(session, root);
+    if (arguments.until_stop && ikkuna_stop_requested(session) != 0) {
+      std::printf("stopped after step %llu\n", static_cast<unsigned long long>(step));
+      break;
+    }
     if (arguments.us != 0) ::usleep(arguments.us);
   }
   while (!arguments.wait_for.empty() && ::access(arguments.wait_for.c_str(), F_OK) != 0) ::usleep(10'000);

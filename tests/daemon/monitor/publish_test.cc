@@ -163,6 +163,21 @@ TEST_F(PublishTest, WhatStandsInTheRunAlreadyIsItsMakers) {
   EXPECT_EQ(house_->Values("job", "bleu").size(), 2u);
 }
 
+// A look at some steps of a topic teaches nothing of its other series, which may have newer ones.
+TEST_F(PublishTest, WhatALookAtOneSeriesFindsOfAnotherIsNoWordOnItsNewestStep) {
+  auto trainer = Trainer(temp_, "job");
+  Train(*trainer, 0, 3);
+  house_->Settled(*trainer);
+  Expect(Me(), To("job", {StepOf(10, "bleu", 1.0, "a"), StepOf(5, "bleu", 1.0, "b"), StepOf(50, "bleu", 1.0, "b")}), 3);
+  Again();  // nothing is known of either
+  trainer->Disconnect();
+  ASSERT_TRUE(trainer->Connect()) << trainer->reject();
+  house_->Settled(*trainer);
+  Expect(Me(), To("job", {StepOf(200, "bleu", 1.0, "a")}));  // now a's newest is
+  Expect(Me(), To("job", {StepOf(5, "bleu", 1.0, "a")}));    // and b's 5 is seen on the way
+  EXPECT_EQ(ReasonOf(Me(), To("job", {StepOf(50, "bleu", 2.0, "b")})), Reason::kExists);
+}
+
 TEST_F(PublishTest, OnlyToRunsThatAreConnectedAndOnesOwn) {
   house_->Record({"over", 0, 0}, "over", 1);
   EXPECT_EQ(ReasonOf(Me(), To("over", {StepOf(1, "bleu", 1.0)})), Reason::kRunNotLive);
