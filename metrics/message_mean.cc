@@ -7,7 +7,7 @@ namespace {
 class MeanOfScalars final : public Subscriber {
  public:
   void OnMessage(const Input& input, const Payload*) override {
-    sum_ += input.scalar;
+    sum_ = count_ == 0 ? input.scalar : sum_ + input.scalar;  // -0.0 alone is -0.0
     ++count_;
   }
   void OnStep(const StepInfo&, std::span<const Input> inputs, const ResultsRef& results) override {

@@ -54,6 +54,7 @@ TEST(Scalars, LossIsTheMean) {
   const auto loss = definition.create();
   EXPECT_EQ(FeedScalars(definition, *loss, {1, 2, 6}), std::vector<double>{3});
   EXPECT_EQ(FeedScalars(definition, *loss, {5}), std::vector<double>{5});
+  EXPECT_TRUE(std::signbit(FeedScalars(definition, *loss, {-0.0}).at(0)));
   EXPECT_TRUE(std::isnan(FeedScalars(definition, *loss, {1, kNan}).at(0)));
 }
 
