@@ -112,7 +112,7 @@ class CommandLineTest(harness.Site):
         self.assertEqual(len(self.json("subscribers")), len(before) + 1)
         self.assertIn(added["text"], self.ikkuna("unsubscribe", "weights_norm3"))
         self.assertEqual(self.json("subscribers")[-1]["id"], before[-1]["id"])
-        self.ikkuna("subscribe", "norm(weights, order=3", code=1)
+        self.ikkuna("subscribe", "norm(weights, order=3", code=2)
         self.ikkuna("unsubscribe", "weights_norm3", code=1)
 
     def test_control(self):
@@ -185,7 +185,7 @@ class CommandLineTest(harness.Site):
 
     def test_failures(self):
         self.ikkuna("read", "loss", "--run", "nobody", code=1)
-        self.ikkuna("delete", "night shift", code=1)  # nobody to ask
+        self.ikkuna("delete", "night shift", code=2)  # nobody to ask
         self.ikkuna("delete", "night shift", "--yes", code=1)  # it goes on
         self.ikkuna("plot", "nothing_at_all", code=1)
         self.ikkuna("bake", code=2)

@@ -84,7 +84,7 @@ class CommandLineTest(PleasantSite):
         self.says(2, [DAEMON, "--subscribe", "norm(weights, oder=2)"], "no option 'oder'; did you mean 'order'?")
         self.start_daemon()
         before = [subscriber.text for subscriber in self.client.subscribers()]
-        self.says(1, [CLIENT, "subscribe", "loss; nrom(weights)"], "no metric 'nrom'; did you mean 'norm'?")
+        self.says(2, [CLIENT, "subscribe", "loss; nrom(weights)"], "no metric 'nrom'; did you mean 'norm'?")
         self.says(1, [CLIENT, "unsubscribe", "los"], "there is no topic 'los'; did you mean 'loss'?")
         self.assertEqual([subscriber.text for subscriber in self.client.subscribers()], before)
 

@@ -20,6 +20,8 @@ TEST_F(ReadCommandsTest, ReadWritesCsvThatKeepsEveryBit) {
             "id-1,0,0,default,model,,,loss,0,0,1700000000000000000,0,2.5,,number\n"
             "id-1,0,0,default,model,,,loss,10,0,1700000000010000000,0,NaN,,number\n"
             "id-1,0,0,default,model,,,loss,20,0,1700000000020000000,0,0.1,step_skipped,number\n");
+  scripted_.series[0].values[2] = Kept(20, 0.1, 16 | v1::SAMPLE_FLAG_THINNED);
+  EXPECT_THAT(Out({"read", "loss", "--format", "csv"}), HasSubstr(",0.1,step_skipped|thinned,number\n"));
   scripted_.series[0].series.mutable_key()->set_param("a,\"b\"");
   EXPECT_THAT(Out({"read", "loss", "--format", "csv"}), HasSubstr(",\"a,\"\"b\"\"\",loss,"));
 }

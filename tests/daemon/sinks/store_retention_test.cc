@@ -201,6 +201,13 @@ TEST_F(StoreRetentionTest, LiveRunsAboveTheCapAreThinnedOldestFirstAndSaySo) {
         ASSERT_EQ(read.numbers[n], value(i, read.steps[n])) << read.steps[n];
         ASSERT_EQ(read.unix_ns[n], kStartNs + static_cast<int64_t>(read.steps[n]) * 1'000'000);
       }
+      // Where something is gone the values beside it say so, and the newest do not.
+      for (size_t n = 1; n < read.steps.size(); ++n) {
+        if (read.steps[n] - read.steps[n - 1] > every) {
+          ASSERT_NE((read.flags[n] | read.flags[n - 1]) & kFlagThinned, 0) << read.steps[n];
+        }
+      }
+      EXPECT_EQ(read.flags.back() & kFlagThinned, 0);
       // Coarser the older it is: most of the newest tenth is there, of the oldest less than half.
       auto in = [&](uint64_t from, uint64_t to) {
         return std::count_if(read.steps.begin(), read.steps.end(), [&](uint64_t s) { return s >= from && s < to; });
@@ -214,7 +221,9 @@ TEST_F(StoreRetentionTest, LiveRunsAboveTheCapAreThinnedOldestFirstAndSaySo) {
       EXPECT_EQ(ReadOne(recorded, "s" + std::to_string(i), newest).steps.size(), every == 1 ? 20u : 2u);
       ReadQuery few;
       few.max_points = 100;
-      EXPECT_LE(ReadOne(recorded, "s" + std::to_string(i), few).steps.size(), 100u);
+      const SeriesColumns shortened = ReadOne(recorded, "s" + std::to_string(i), few);
+      EXPECT_LE(shortened.steps.size(), 100u);
+      EXPECT_NE(shortened.flags.front() & kFlagThinned, 0);
     }
   };
   check(*store_, "while it goes on");
@@ -362,6 +371,7 @@ TEST_F(StoreRetentionTest, OneLongSeriesOfTextsAboveTheCapLosesItsOldest) {
     EXPECT_EQ(read.steps.back(), kTexts - 1);
     for (size_t i = 0; i < read.steps.size(); ++i) {
       ASSERT_EQ(read.steps[i], read.steps[0] + i);
+      ASSERT_EQ((read.flags[i] & kFlagThinned) != 0, i == 0) << i;
       ASSERT_EQ(std::get<Text>(read.others[i]).text, text(read.steps[i]));
     }
     const auto info = Info("t");
