@@ -70,7 +70,7 @@ Status AddLine(const Options& options, const std::string& line, uint64_t number,
   if (line.find_first_not_of(" \t\r") == std::string::npos) return {};
   const size_t begin = line.find_first_not_of(" \t");
   const size_t gap = line.find_first_of(" \t,", begin);
-  const Error wrong{ErrorCode::kInvalidArgument,
+  const Error wrong{ErrorCode::kCorrupt,
                     "line " + std::to_string(number) + " of the input is not STEP VALUE: '" + line.substr(0, 80) + "'"};
   uint64_t step = 0;
   const char* first = line.c_str() + begin;

@@ -67,7 +67,7 @@ TEST_F(ActCommandsTest, WhatGivesWayWhatStaysAndWhatComesToNothingIsSaid) {
   EXPECT_THAT(Out({"unsubscribe", "9"}), HasSubstr("stays on, since uid:7 asked for it too: 9, loss()\n"));
   scripted_.failure = {grpc::StatusCode::INVALID_ARGUMENT, "'nrom' is no metric"};
   Outcome outcome = Run({"subscribe", "nrom(weights)"});
-  EXPECT_EQ(outcome.code, 1);
+  EXPECT_EQ(outcome.code, 2);
   EXPECT_EQ(outcome.err, "ikkuna: 'nrom' is no metric\n");
 }
 
@@ -117,7 +117,7 @@ TEST_F(ActCommandsTest, TagsAreGivenAndTaken) {
 
 TEST_F(ActCommandsTest, DeletingAsksFirst) {
   Outcome outcome = Run({"delete", "fashion"});
-  EXPECT_EQ(outcome.code, 1);
+  EXPECT_EQ(outcome.code, 2);
   EXPECT_EQ(outcome.err, "ikkuna: what is deleted is gone for good: pass --yes where nobody can be asked\n");
   EXPECT_TRUE(scripted_.log().empty());
   EXPECT_EQ(Out({"delete", "fashion", "older", "--yes"}),

@@ -107,7 +107,7 @@ TEST_F(ConnectionTest, TcpTakesATokenAndTls) {
   Outcome none = Run({"runs", "--address", plain_address, "--token-file", dir_.Write("none", "# nothing\n\nread\n")});
   EXPECT_EQ(none.err, "ikkuna: --token-file: '" + dir_.path() + "/none' has no token\n");
   Outcome outcome = Run({"runs", "--address", plain_address});
-  EXPECT_EQ(outcome.code, 1);
+  EXPECT_EQ(outcome.code, 2);
   EXPECT_EQ(outcome.err, "ikkuna: no token; pass --token-file\n");
   outcome = Run({"runs", "--address", plain_address, "--token-file", wrong});
   EXPECT_EQ(outcome.code, 1);
@@ -154,7 +154,7 @@ TEST_F(ConnectionTest, WithoutADaemonOnlyWhatIsRecordedCanBeAsked) {
     std::vector<std::string> words = command;
     words.insert(words.begin(), {"--data-dir", dir_.path()});
     Outcome outcome = Run(words);
-    EXPECT_EQ(outcome.code, 1) << command[0];
+    EXPECT_EQ(outcome.code, 2) << command[0];
     EXPECT_THAT(outcome.err, HasSubstr("needs a daemon: leave out --data-dir")) << command[0];
   }
   EXPECT_THAT(Run({"--data-dir", dir_.path(), "--address", "x:1", "runs"}).err, HasSubstr("leave out"));
@@ -163,10 +163,10 @@ TEST_F(ConnectionTest, WithoutADaemonOnlyWhatIsRecordedCanBeAsked) {
 TEST_F(ConnectionTest, FlagsThatDoNotGoTogetherAreRefused) {
   std::string token = dir_.Write("token", kToken);
   Outcome outcome = Run({"runs", "--token-file", token});
-  EXPECT_EQ(outcome.code, 1);
+  EXPECT_EQ(outcome.code, 2);
   EXPECT_THAT(outcome.err, HasSubstr("are for TCP"));
   outcome = Run({"runs", "--address", "example.org:1", "--token-file", token});
-  EXPECT_EQ(outcome.code, 1);
+  EXPECT_EQ(outcome.code, 2);
   EXPECT_THAT(outcome.err, HasSubstr("pass --tls-ca"));
   outcome = Run({"runs", "--address", "127.0.0.1:1", "--token-file", dir_.path() + "/missing"});
   EXPECT_EQ(outcome.code, 1);

@@ -64,7 +64,12 @@ TEST_F(ReadCommandsTest, ReadTakesASeriesByIdWithinItsRun) {
   Outcome outcome = Run({"read", "--series", "99"});
   EXPECT_EQ(outcome.code, 1);
   EXPECT_EQ(outcome.err, "ikkuna: run 'fashion' has no series 99; 'ikkuna series' lists what there is\n");
-  EXPECT_EQ(Run({"read"}).code, 1);
+  EXPECT_EQ(Run({"read"}).code, 2);
+  for (const char* option : {"--from-step", "--to-step", "--points", "--series", "--attempt"}) {
+    const Outcome negative = Run({"read", "loss", option, "-5"});
+    EXPECT_EQ(negative.code, 2) << option;
+    EXPECT_THAT(negative.err, HasSubstr("-5")) << option;
+  }
   EXPECT_THAT(Run({"read"}).err, HasSubstr("give a topic, such as loss, or --series ID"));
   EXPECT_EQ(Run({"read", "loss", "--from-step", "3", "--to-step", "2"}).err,
             "ikkuna: --from-step is greater than --to-step\n");

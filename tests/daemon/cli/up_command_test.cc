@@ -257,7 +257,7 @@ TEST_F(UpCommandTest, OneThatCannotStartIsSaidWithItsOwnLastLines) {
   Outcome outcome = Run(Up());
   EXPECT_EQ(outcome.code, 1);
   EXPECT_THAT(outcome.err, HasSubstr("ikkuna-daemon ended at its start with code 4; its log '" + Log() + "' ends so:"));
-  EXPECT_THAT(outcome.err, HasSubstr("line 19"));
+  EXPECT_THAT(outcome.err, HasSubstr("\n  line 18\n  line 19\n"));
   EXPECT_THAT(outcome.err, Not(HasSubstr("line 9")));
   EXPECT_THAT(outcome.err, Not(HasSubstr("former")));
   daemon_ = dir_.path() + "/missing";

@@ -135,6 +135,18 @@ TEST(MonitorSeries, AttemptsThatContinueEachOtherAreOneLine) {
   EXPECT_EQ(line[59], 59);
   EXPECT_EQ(line[60], 1060);
   EXPECT_EQ(line[109], 1109);
+  // As they are drawn: from the first step on.
+  ReadOptions drawn = merged;
+  drawn.query.filter.run = "job";
+  drawn.query.filter.topic = "loss";
+  auto read = house.series().ReadSamples(drawn);
+  ASSERT_TRUE(read.ok());
+  std::vector<uint64_t> steps;
+  for (auto part = read->reader->Next(); part.ok() && *part; part = read->reader->Next()) {
+    steps.insert(steps.end(), (*part)->steps.begin(), (*part)->steps.end());
+  }
+  ASSERT_EQ(steps.size(), 110u);
+  EXPECT_TRUE(std::is_sorted(steps.begin(), steps.end()));
   // Nothing kept is written over.
   ReadOptions first;
   first.query.filter.attempt = 0;

@@ -58,6 +58,7 @@ TEST_F(SubscribersTest, WhoMayOnlyReadSubscribesForRunsOfTheirOwn) {
   EXPECT_EQ(subscribers().RemoveSubscribers(Me(), by_id(1)).failure().reason, Reason::kRole);
   EXPECT_EQ(subscribers().RemoveSubscribers(Stranger(), by_id(3)).failure().reason, Reason::kRole);
   EXPECT_EQ(subscribers().RemoveSubscribers(Me(), by_id(99)).failure().reason, Reason::kNoSuchObject);
+  EXPECT_EQ(subscribers().RemoveSubscribers(Me(), by_id(99)).failure().subject, "99");
   EXPECT_EQ(house_->subscription_changes(), 2);
   EXPECT_TRUE(subscribers().RemoveSubscribers(Me(), by_id(3)).ok());
   EXPECT_TRUE(subscribers().RemoveSubscribers(Operator(), by_id(1)).ok());
@@ -123,6 +124,9 @@ TEST_F(SubscribersTest, WarnOfModulesThatNobodyHas) {
 }
 
 TEST_F(SubscribersTest, ErrorsAreForProgramsToo) {
+  const auto subject = [&](const std::string& text) { return subscribers().AddSubscribers(Operator(), text).failure().subject; };
+  EXPECT_EQ(subject("nonsense("), "text");
+  EXPECT_EQ(subject("mean(weights, subsample=10)"), "mean(weights, subsample=10)");
   EXPECT_EQ(Refused(Operator(), "nonsense("), Reason::kBadField);
   EXPECT_EQ(Refused(Operator(), "maxx(weights)"), Reason::kBadField);
   EXPECT_EQ(Refused(Operator(), "mean(weights, subsample=10)"), Reason::kTopicTaken);

@@ -101,6 +101,16 @@ TEST_F(WhyRunsTest, WhatTheModelGivesAndWhatNobodyAsked) {
     EXPECT_THAT(Why("job"), testing::Contains("never_called  scalar")) << when;
   };
   check("live");
+  // What was mistyped is not "nothing is missing".
+  const auto kind = house_->runs().Why({{"job"}, "", "weight_gradiants"});
+  ASSERT_FALSE(kind.ok());
+  EXPECT_EQ(kind.failure().code, ErrorCode::kInvalidArgument);
+  EXPECT_THAT(kind.failure().text, HasSubstr("did you mean 'weight_gradients'?"));
+  const auto module = house_->runs().Why({{"job"}, "frozzen", ""});
+  ASSERT_FALSE(module.ok());
+  EXPECT_EQ(module.failure().subject, "frozzen");
+  EXPECT_THAT(module.failure().text, HasSubstr("has no module 'frozzen'; did you mean 'frozen'?"));
+  EXPECT_TRUE(house_->runs().Why({{"job"}, "nothing|fro*", "weights"}).ok());
   trainer.Finish();
   house_->Settled(trainer, RunState::kFinished);
   check("over");

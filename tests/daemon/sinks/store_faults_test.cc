@@ -69,6 +69,23 @@ TEST_F(StoreFaultsTest, RowsThatAreHiddenAreMissed) {
     EXPECT_LT(ReadIsRight(**alone, "bad", &failed), kValues);
     EXPECT_TRUE(failed);
   }
+  // The last one's list of series cannot be read at all: a list says what it lacks.
+  OpenStore();
+  for (Recorded* recorded : {static_cast<Recorded*>(store_.get()), static_cast<Recorded*>(nullptr)}) {
+    std::unique_ptr<StoredRuns> all;
+    if (recorded == nullptr) {
+      store_.reset();
+      auto opened = StoredRuns::Open(dir_.path() + "/data");
+      ASSERT_TRUE(opened.ok()) << opened.error().text;
+      all = std::move(opened).value();
+      recorded = all.get();
+    }
+    const auto page = recorded->ListSeries({});
+    ASSERT_TRUE(page.ok()) << page.error().text;
+    EXPECT_EQ(page->series.size(), 41u);
+    ASSERT_EQ(page->unread.size(), 1u);
+    EXPECT_NE(page->unread[0].find("bad"), std::string::npos) << page->unread[0];
+  }
 }
 
 TEST_F(StoreFaultsTest, FilesCutOffAnywhereCostThatRunAlone) {
