@@ -87,14 +87,8 @@ class Heavy : public Subscriber {
   }
   void Reset() override { sum_ = 0; }
 
- protected:
+ private:
   double sum_ = 0;
-};
-
-// The same, and nobody waits.
-class Light : public Heavy {
- public:
-  void OnMessage(const Input&, const Payload* payload) override { sum_ += SumOf(*payload); }
 };
 
 // Number of steps so far, and the sum of all there was.
@@ -319,16 +313,6 @@ inline const Descriptor kTestMetrics[] = {
        d.content = Content::kScalar;
        d.delivery = Delivery::kLast;
        d.create = [] { return std::make_unique<LastOf>(); };
-       return d;
-     }},
-    {.name = "light",  // the topic of heavy, at once
-     .publishes = "{kind}_heavy",
-     .help = "-",
-     .define = [](Written inputs, Written) -> Result<Definition> {
-       Definition d = Make<Heavy>(inputs, "heavy");
-       d.content = Content::kTensor;
-       d.delivery = Delivery::kEachMessage;
-       d.create = [] { return std::make_unique<Light>(); };
        return d;
      }},
     {.name = "digits",

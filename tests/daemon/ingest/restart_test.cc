@@ -183,8 +183,8 @@ TEST_F(IngestTest, WhatAKilledDaemonKeptOfCountersIsOlderThanItsResults) {
   auto status = core->StatusOf(uuid);
   EXPECT_EQ(status.state, RunState::kDisconnected);
   EXPECT_EQ(status.handled, 50 * TestProducer::kRecordsPerStep);
-  EXPECT_EQ(status.steps_total, 50u);
-  EXPECT_EQ(status.steps_while_connected, 50u);
+  EXPECT_EQ(status.steps_total, 51u);
+  EXPECT_EQ(status.steps_while_connected, 51u);
   EXPECT_EQ(status.coverage, 1);
   ExpectBalanced(status);
   core->Stop();
