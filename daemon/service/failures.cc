@@ -68,7 +68,7 @@ Failure BadField(std::string field, std::string text) {
 }
 Failure Stopping() { return {ErrorCode::kUnavailable, "ikkuna-daemon is stopping", Reason::kStopping}; }
 Failure Overloaded() {
-  return {ErrorCode::kResourceExhausted, std::to_string(WorkerPool::kMaxWaiting) + " calls wait already; try again",
+  return {ErrorCode::kResourceExhausted, "too many calls wait already; try again",
           Reason::kLimit, "calls"};
 }
 Failure ClientGone() { return {ErrorCode::kUnavailable, "the client has gone"}; }
