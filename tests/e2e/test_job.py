@@ -17,7 +17,7 @@ class JobTest(harness.Site):
     def wait_for_ranks(self, count):
         def running():
             producers = self.client.status().producers
-            return len([p for p in producers if p.run.key.run_id == "job" and p.accounting.handled > 100]) == count
+            return len([p for p in producers if p.run.run_id == "job" and p.accounting.handled > 100]) == count
 
         wait_until(running, lambda: f"not {count} ranks train:\n{self.client.status()}")
 

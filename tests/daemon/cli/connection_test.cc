@@ -107,7 +107,7 @@ TEST_F(ConnectionTest, TcpTakesATokenAndTls) {
   Outcome none = Run({"runs", "--address", plain_address, "--token-file", dir_.Write("none", "# nothing\n\nread\n")});
   EXPECT_EQ(none.err, "ikkuna: --token-file: '" + dir_.path() + "/none' has no token\n");
   Outcome outcome = Run({"runs", "--address", plain_address});
-  EXPECT_EQ(outcome.code, 2);
+  EXPECT_EQ(outcome.code, 1);
   EXPECT_EQ(outcome.err, "ikkuna: no token; pass --token-file\n");
   outcome = Run({"runs", "--address", plain_address, "--token-file", wrong});
   EXPECT_EQ(outcome.code, 1);
@@ -130,7 +130,7 @@ TEST_F(ConnectionTest, ACertificateOfOnesOwnIsShown) {
 TEST_F(ConnectionTest, APathOfASocketThatIsTooLongIsOneClearLine) {
   environment_["IKKUNA_DIR"] = dir_.path() + "/" + std::string(120, 'd');
   Outcome outcome = Run({"status"});
-  EXPECT_EQ(outcome.code, 1);
+  EXPECT_EQ(outcome.code, 2);
   EXPECT_THAT(outcome.err, HasSubstr("bytes, and a system takes 107 at most; set IKKUNA_DIR to a shorter directory"));
   EXPECT_EQ(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 1);
 }

@@ -156,7 +156,7 @@ TEST_F(RunCommandTest, TheDirectoryOfTheDataMayBeNamedBeforeTheCommand) {
 
 TEST_F(RunCommandTest, AnAddressMakesNoSense) {
   Outcome outcome = Run({"run", "--address", "127.0.0.1:1", "--", "true"});
-  EXPECT_EQ(outcome.code, 1);
+  EXPECT_EQ(outcome.code, 2);
   EXPECT_THAT(outcome.err, HasSubstr("set IKKUNA_DIR"));
 }
 

@@ -288,7 +288,7 @@ TEST_F(UpCommandTest, PlacesThatWillNotDoAreNamed) {
   EXPECT_THAT(outcome.err, HasSubstr("IKKUNA_DIR"));
   environment_["IKKUNA_DIR"] = dir_.path() + "/" + std::string(120, 'd');
   outcome = Run({"up", "--daemon", daemon_});
-  EXPECT_EQ(outcome.code, 1);
+  EXPECT_EQ(outcome.code, 2);
   EXPECT_THAT(outcome.err, HasSubstr("set IKKUNA_DIR to a shorter directory"));
 }
 
@@ -304,7 +304,7 @@ TEST_F(UpCommandTest, ArgumentsForOneThatIsThereAlreadyAreSaidToBeLost) {
 TEST_F(UpCommandTest, AnAddressMakesNoSense) {
   for (const char* command : {"up", "down"}) {
     Outcome outcome = Run({command, "--address", "127.0.0.1:1"});
-    EXPECT_EQ(outcome.code, 1) << command;
+    EXPECT_EQ(outcome.code, 2) << command;
     EXPECT_THAT(outcome.err, HasSubstr("set IKKUNA_DIR")) << command;
   }
 }
