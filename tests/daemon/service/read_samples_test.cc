@@ -141,7 +141,7 @@ TEST_F(ReadTest, NumbersArriveAsTheyAre) {
   EXPECT_EQ(out.numbers(1), -infinity);
   EXPECT_EQ(out.numbers(2), 1e300);
   EXPECT_TRUE(std::isnan(out.numbers(3)));
-  EXPECT_THAT(out.flags(), ElementsAre(0, 1, 127, 64));
+  EXPECT_THAT(out.flags(), ElementsAre(0, 1, 127 | v1::SAMPLE_FLAG_THINNED, 64));
   EXPECT_TRUE(out.reduced());
   EXPECT_TRUE(out.thinned());
   EXPECT_EQ(answers[0].runs(0).name(), "fashion");
