@@ -1,5 +1,6 @@
 // Store::Impl: the store's parts, which are in several files: opening (store_open.cc), the queue and its counters
-// (store.cc), the thread (store_loop.cc), answers (store_query.cc), what is done to whole runs (store_runs.cc).
+// (store.cc), the thread (store_loop.cc) and what goes wrong on it (store_trouble.cc), answers (store_query.cc), what is done
+// to whole runs (store_runs.cc).
 #pragma once
 
 #include <atomic>
@@ -23,6 +24,8 @@ class Store::Impl {
  public:
   using Clock = std::chrono::steady_clock;
   using EntryPtr = std::shared_ptr<RunEntry>;
+
+  static constexpr std::chrono::seconds kRetryAfter{1};  // what failed
 
   explicit Impl(StoreOptions options) : options_(std::move(options)) {}
   ~Impl() { Close(); }
@@ -67,17 +70,18 @@ class Store::Impl {
   void Raise(Severity severity, std::string kind, std::string text, const RunKey& run);
   std::vector<EntryPtr> Entries() const;  // with own_
   std::vector<EntryPtr> Awake() const;    // those that are written, or have something to be written
-  // store_loop.cc
-  void Loop();
-  void Guarded(const EntryPtr& entry);
-  void Commit(const EntryPtr& entry);
-  void Settle(const EntryPtr& entry, const CommitReport& report);
+  // store_trouble.cc
   void Bisect(const EntryPtr& entry, const Error& error);
   void Failed(const EntryPtr& entry, const Error& error);
   // The run goes on in a new file, its writer_mutex held.
   void SetAside(const EntryPtr& entry, const std::string& reason);  // the old one is broken
   bool ReplaceGone(const EntryPtr& entry);  // somebody took the old one away; false: it is there
   void BeginAnew(const EntryPtr& entry);
+  // store_loop.cc
+  void Loop();
+  void Guarded(const EntryPtr& entry);
+  void Commit(const EntryPtr& entry);
+  void Settle(const EntryPtr& entry, const CommitReport& report);
   // A slice of what makes one file of a run that is over. True: there is more to do.
   // `slices`: above 0 even though its tail is short.
   bool Rest(const EntryPtr& entry, bool closing, int slices);
