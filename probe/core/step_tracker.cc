@@ -78,7 +78,9 @@ void StepTracker::DropPass(Root& root, PassId pass, bool only_if_gone) {
     found->state = PassState::kOpen;
     return;
   }
-  root.passes.erase(root.passes.begin() + (found - root.passes.data()));
+  const auto at = std::lower_bound(root.passes.begin(), root.passes.end(), pass,
+                                   [](const Pass& left, PassId id) { return shm::PassBefore(left.id, id); });
+  root.passes.erase(at);
 }
 
 PassId StepTracker::RecordPass(int root, ThreadId thread, uint32_t lane) {

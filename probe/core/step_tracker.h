@@ -32,6 +32,7 @@
 
 #include <array>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -91,7 +92,7 @@ class StepTracker {
   static constexpr uint32_t kMaxAccumulated = 256;
   static constexpr uint64_t kMaxAccumulationNs = 60'000'000'000;
   // Passes that no backward has reached and whose graph still stands; a trainer may keep them for ever.
-  static constexpr size_t kMaxOpenPasses = 1024;
+  static constexpr size_t kMaxOpenPasses = 16'384;
   // Early steps: see what is there, and how this loop writes.
   static constexpr uint64_t kLearningSteps = 8;
   // Steps of other roots after which one that has not begun a pass with gradients is taken for one that never trains.
@@ -301,7 +302,7 @@ class StepTracker {
     uint32_t unit = 0;  // calls of the first module between two backward passes; 0: not known
     bool unit_varies = false;
     std::vector<Lane> lanes;
-    std::vector<Pass> passes;  // ascending
+    std::deque<Pass> passes;  // ascending
   };
 
   // All with the mutex held.

@@ -1,4 +1,5 @@
 // Where a pass begins, of training and of evaluation, and what is wanted of the step it is for.
+#include <algorithm>
 #include <utility>
 
 #include "probe/torch/listener.h"
@@ -91,7 +92,11 @@ std::shared_ptr<const PassNumber> Listener::Number(RootState& root, const StepId
   const uint32_t lowest = tracker_.LowestOpen(root.model);
   std::erase_if(root.recorded,
                 [&](const RootState::Recorded& recorded) { return shm::PassBefore(recorded.number->value, lowest); });
-  root.recorded.push_back({numbered, pass});
+  // Another thread may have put in a later number already.
+  const auto behind =
+      std::upper_bound(root.recorded.begin(), root.recorded.end(), number,
+                       [](uint32_t value, const auto& other) { return shm::PassBefore(value, other.number->value); });
+  root.recorded.insert(behind, {numbered, pass});
   return numbered;
 }
 

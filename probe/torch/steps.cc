@@ -139,9 +139,10 @@ void Listener::EndStep(ThreadState& thread, WatchedModel& model, RootState& root
   std::vector<std::shared_ptr<Pass>> passes;
   root.named.clear();
   for (const uint32_t number : end.passes) {
-    const auto recorded = std::find_if(root.recorded.begin(), root.recorded.end(),
-                                       [&](const auto& other) { return other.number->value == number; });
-    if (recorded == root.recorded.end()) {
+    const auto recorded =
+        std::lower_bound(root.recorded.begin(), root.recorded.end(), number,
+                         [](const auto& other, uint32_t value) { return shm::PassBefore(other.number->value, value); });
+    if (recorded == root.recorded.end() || recorded->number->value != number) {
       root.named.push_back(number);
       continue;
     }

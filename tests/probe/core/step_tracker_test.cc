@@ -169,6 +169,8 @@ TEST_F(Tracker, APassThatNoBackwardReachedIsNamedByNoStep) {
   EXPECT_EQ(tracker.LowestOpen(0), skipped);
   tracker.PassGone(0, skipped);
   EXPECT_EQ(tracker.LowestOpen(0), loop.pass) << "until its marker is published";
+  tracker.PassGone(0, loop.pass);
+  EXPECT_EQ(tracker.LowestOpen(0), loop.pass) << "also when its graph is destroyed before";
   tracker.PassesTold(0, loop.ends[0].passes);
   EXPECT_EQ(tracker.LowestOpen(0), loop.pass + 1);
 }
@@ -289,6 +291,12 @@ TEST_F(Tracker, AWalkThatGaveNoGradientsIsNotTheSteps) {
   EXPECT_EQ(loop.ends[0].passes, (Passes{loop.pass, of_whole}));
   tracker.PassesTold(0, loop.ends[0].passes);
   EXPECT_GT(tracker.LowestOpen(0), of_whole);
+  // Nor does a write that follows only such a walk end a step.
+  loop.Forward();
+  const TaskId look = Loop::NextTask();
+  loop.Walk(loop.pass, look);
+  tracker.EndBackward(loop.thread, look);
+  EXPECT_FALSE(loop.Write());
 }
 
 TEST_F(Tracker, BackwardWithinBackwardIsOne) {
@@ -298,7 +306,7 @@ TEST_F(Tracker, BackwardWithinBackwardIsOne) {
   loop.Walk(loop.pass, outer);
   loop.Gradient(inner);
   tracker.EndBackward(loop.thread, inner);
-  loop.Gradient(outer);
+  loop.Gradient(outer, kCleared);  // what the inner one brought is of the same
   tracker.EndBackward(loop.thread, outer);
   ASSERT_TRUE(loop.Write());
   EXPECT_EQ(loop.ends[0].passes, Passes{loop.pass});
