@@ -95,7 +95,8 @@ Result<Received> Receive(int socket_fd) {
   if ((message.msg_flags & MSG_CTRUNC) != 0) {
     if (received.fds.size() == kFdRoom) return Corrupt("carries more descriptors than any may");
     return Error{ErrorCode::kResourceExhausted,
-                 "this process has no descriptor left for the one that the peer sent; raise its limit (ulimit -n)"};
+                 "no descriptor was left for the one that came with a message of the handshake; raise the limit of the "
+                 "process that received it (ulimit -n)"};
   }
   received.bytes.resize(static_cast<size_t>(bytes));
   return received;

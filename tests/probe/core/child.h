@@ -60,6 +60,11 @@ class Child {
     while (::read(0, &byte, 1) > 0) {
     }
   }
+  // In the child: until the test sends one.
+  static void WaitForByte() {
+    char byte;
+    static_cast<void>(!::read(0, &byte, 1));
+  }
   // In the test: reads until the child has written `text`.
   bool Says(const std::string& text) {
     while (said_.find(text) == std::string::npos) {
@@ -67,6 +72,7 @@ class Child {
     }
     return true;
   }
+  void SendByte() { EXPECT_EQ(::write(input_, "x", 1), 1); }
   void LetGo() {
     ::close(input_);
     input_ = -1;

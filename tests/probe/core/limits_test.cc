@@ -77,7 +77,7 @@ TEST(Limits, OfTheSizeOfFilesThatLeavesRoomForTheRest) {
     Child::WaitForLetGo();
     return 0;
   });
-  daemon.Accept({});
+  ASSERT_NO_FATAL_FAILURE(daemon.Accept({}));
   EXPECT_EQ(child.End(), 0);
   EXPECT_EQ(child.said(), "");
   EXPECT_LT(daemon.view().header().arena_bytes, uint64_t{96} << 20);
@@ -139,8 +139,8 @@ TEST(Limits, NoDescriptorForWhatTheDaemonSends) {
     Child::WaitForLetGo();
     return session->active() ? 0 : 2;
   });
-  daemon.Accept({});
-  EXPECT_TRUE(child.Says("this process has no descriptor left")) << child.said();
+  ASSERT_NO_FATAL_FAILURE(daemon.Accept({}));
+  EXPECT_TRUE(child.Says("no descriptor was left for the one that came")) << child.said();
   EXPECT_EQ(child.End(), 0);
 }
 
@@ -196,7 +196,7 @@ TEST(Limits, AKernelWithoutWipeOnForkIsNamed) {
     Child::WaitForLetGo();
     return 0;
   });
-  daemon.Accept({});
+  ASSERT_NO_FATAL_FAILURE(daemon.Accept({}));
   daemon.ReadRegistry();
   const int status = child.End();
   if (WIFEXITED(status) && WEXITSTATUS(status) == 77) GTEST_SKIP() << "no seccomp filters here";
