@@ -44,8 +44,8 @@ class MessageGraph {
   virtual uint64_t steps_observed(uint16_t root) const = 0;
 };
 
-// `emit` receives each finished batch: on the ingest thread, or on another for what is computed later. The batch has no
-// progress; that is ingest's.
+// `emit` receives each finished batch, on the ingest thread: what is computed later goes out with a Tick(). The batch has
+// no progress; that is ingest's.
 using MakeMessageGraph =
     std::function<std::unique_ptr<MessageGraph>(std::shared_ptr<Run> run, std::function<void(Batch)> emit)>;
 

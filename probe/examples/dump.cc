@@ -115,6 +115,13 @@ void Dump::BeginStep(int64_t step, torch::nn::Module& model, torch::optim::Optim
   });
   WriteBuffers(model, "buffers_before");
   WriteState(model, optimizer, "before");
+  for (const auto& item : model.named_parameters()) {
+    const at::Tensor& parameter = item.value();
+    if (!parameter.requires_grad()) continue;
+    const unsigned hook = parameter.register_hook(
+        [this, name = item.key()](const at::Tensor& gradient) { raw_[name] = gradient.detach().clone(); });
+    hooks_.emplace_back(parameter, hook);
+  }
 }
 
 void Dump::BeginPass(int64_t step, int64_t micro, const std::string& tag) {
@@ -145,10 +152,12 @@ void Dump::AfterBackward(torch::nn::Module& model) {
   for (const Kept& kept : kept_) Write("layer_gradients", kept.module, "", kept.output.grad(), kept.call);
   kept_.clear();
   WriteParameters(model, "raw_weight_gradients", "raw_bias_gradients",
-                  [](const std::string&, const at::Tensor& parameter) { return parameter.grad(); });
+                  [&](const std::string& name, const at::Tensor&) { return std::exchange(raw_[name], {}); });
 }
 
 void Dump::BeforeUpdate(torch::nn::Module& model) {
+  for (const auto& [parameter, hook] : hooks_) parameter.remove_hook(hook);
+  hooks_.clear();
   micro_ = 0;
   WriteParameters(model, "weight_gradients", "bias_gradients",
                   [](const std::string&, const at::Tensor& parameter) { return parameter.grad(); });

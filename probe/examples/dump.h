@@ -9,6 +9,7 @@
 #include <functional>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
@@ -33,7 +34,7 @@ class Dump {
   // During it: the output of one operator.
   void Output(const std::string& module, const at::Tensor& output);
   void EndPass(const at::Tensor& input, const at::Tensor& labels, const at::Tensor& output, const at::Tensor& loss);
-  // After the backward pass: layer gradients, and the parameters' gradients as accumulated so far.
+  // After the backward pass: layer gradients, and what this pass alone gave to the parameters' gradients.
   void AfterBackward(torch::nn::Module& model);
   // Just before optimizer.step(): the gradients that it will see.
   void BeforeUpdate(torch::nn::Module& model);
@@ -71,6 +72,8 @@ class Dump {
   int64_t step_ = 0, micro_ = 0;
   std::string tag_ = "default";
   std::map<std::string, at::Tensor> before_;  // parameters by name, cloned
+  std::map<std::string, at::Tensor> raw_;     // gradients of the pass, by parameter
+  std::vector<std::pair<at::Tensor, unsigned>> hooks_;
   std::vector<Kept> kept_;                    // outputs of the pass, in order
   std::map<std::string, int64_t> calls_;      // of each module in the pass
 };

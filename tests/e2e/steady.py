@@ -13,9 +13,9 @@ SERIES = 20
 SUBSCRIBERS = ["loss()", "norm(weights, order=2)", "norm(weights, order=3)", "mean(weights)",
                "norm(weight_gradients, order=2)", "mean(weight_gradients)", "mean(activations)", "std(activations)",
                "mean(layer_gradients)"]
-# Of each step: two markers, the loss, weights and weight gradients of two layers, and activations and layer gradients of
-# three modules. norm(order=3) needs whole tensors: both layers' weights, each rounded up to 64 bytes in the arena.
-RECORDS_A_STEP = 2 + 1 + 2 * 2 + 2 * 3
+# Of each step: its two markers, those of its pass and of the walk of backward, the loss, weights and weight gradients of
+# two layers, and activations and layer gradients of three modules. norm(order=3) needs whole tensors: both layers' weights, each rounded up to 64 bytes in the arena.
+RECORDS_A_STEP = 2 + 2 + 1 + 2 * 2 + 2 * 3
 ARENA_BYTES_A_STEP = 784 * 16 * 4 + 16 * 10 * 4
 TRAINER_SLACK_KB = 8 * 1024
 # Pages of the store's cache, and the past that a watcher's cursor may reach back over (WatchHubOptions::past_bytes_max, 64

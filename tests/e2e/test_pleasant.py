@@ -260,9 +260,12 @@ class FullDiskTest(PleasantSite):
             self.assert_accounts(producer)
         self.assert_sinks_account()
         # Those of before and after are whole; of the one between nothing is shown that is not true.
-        whole = [sorted(loss) for run in self.client.runs()
-                 for loss in self.client.everything(run=run.key.run_id, topic="loss", tag="default").values()]
-        self.assertEqual(whole.count(list(range(500))), 2, str([len(loss) for loss in whole]))
+        def whole():
+            losses = [sorted(loss) for run in self.client.runs()
+                      for loss in self.client.everything(run=run.key.run_id, topic="loss", tag="default").values()]
+            return losses.count(list(range(500)))
+
+        wait_until(lambda: whole() == 2, lambda: f"{whole()}: {self.client.runs()} {self.daemon.log()}", 60)
         # What was dropped is not kept, and its end says so.
         self.daemon.signal(signal.SIGTERM)
         self.assertEqual(self.daemon.wait(), 3, self.daemon.log()[-4000:])

@@ -15,6 +15,7 @@
 #include <stdexcept>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "daemon/model/message_graph.h"
@@ -49,7 +50,10 @@ class StepGraph : public MessageGraph {
     item.kinds = kinds_;
     return {item};
   }
-  void Tick(uint64_t) override { knobs_->ticks.fetch_add(1); }
+  void Tick(uint64_t) override {
+    knobs_->ticks.fetch_add(1);
+    EmitReady();
+  }
 
   void Handle(const shm::Message& message) override {
     const shm::Record& record = message.record;
@@ -84,8 +88,14 @@ class StepGraph : public MessageGraph {
   void Finish(uint64_t deadline_ns) override {
     if (open_) ++discarded_;
     open_.reset();
+    EmitReady();
     std::unique_lock lock(mutex_);
-    while (!working_.empty() && MonotonicNs() < deadline_ns) changed_.wait_for(lock, std::chrono::milliseconds(5));
+    while (!working_.empty() && MonotonicNs() < deadline_ns) {
+      changed_.wait_for(lock, std::chrono::milliseconds(5));
+      lock.unlock();
+      EmitReady();
+      lock.lock();
+    }
     cancelled_ += working_.size();
     cancel_.store(true);
     working_.clear();
@@ -114,6 +124,19 @@ class StepGraph : public MessageGraph {
     const TensorStats& stats = message.record.stats;
     return stats.shift + stats.sum1 / static_cast<double>(stats.finite_n);
   }
+  // Results go out on the thread of ingest alone, and only then is what they came of done.
+  void EmitReady() {
+    std::vector<std::pair<uint64_t, Batch>> ready;
+    {
+      std::lock_guard lock(mutex_);
+      ready.swap(ready_);
+    }
+    for (auto& [before, batch] : ready) {
+      emit_(std::move(batch));
+      std::lock_guard lock(mutex_);
+      std::erase(working_, before);
+    }
+  }
   void Close() {
     ++closed_;
     Batch batch;
@@ -133,9 +156,8 @@ class StepGraph : public MessageGraph {
     }
     workers_.emplace_back([this, before, batch = std::move(batch)]() mutable {
       while (knobs_->hold.load() && !cancel_.load()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
-      if (!cancel_.load()) emit_(std::move(batch));
       std::lock_guard lock(mutex_);
-      std::erase(working_, before);
+      if (!cancel_.load()) ready_.emplace_back(before, std::move(batch));
       changed_.notify_all();
     });
   }
@@ -155,6 +177,7 @@ class StepGraph : public MessageGraph {
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::vector<uint64_t> working_;  // guarded by mutex_
+  std::vector<std::pair<uint64_t, Batch>> ready_;  // guarded by mutex_: worked out, not emitted
 };
 
 }  // namespace ikkuna::ingest

@@ -156,6 +156,7 @@ TEST_F(StoreRefusalsTest, AFileThatTakesNoMoreBecauseItCannotBeCompactedIsSaidAn
 TEST_F(StoreRefusalsTest, ListsOfARunThatCannotBeReadAreAnErrorAndNotEmpty) {
   TwoRuns();
   OpenStore();
+  ASSERT_TRUE(Eventually([&] { return store_->ListRuns()->size() == 2; }));
   fs::rename(file({"bad", 0, 0}), folder() + "/away");
   SeriesQuery series;
   EventQuery events;
