@@ -1,7 +1,8 @@
 // Publisher: the way of one producer's batches and events to every sink.
 //
 // The graph's batches come on the ingest thread, where they wait for the word on how far the graph is. A record counts as
-// done only after its results were offered, so progress offered afterwards is true in every sink. Shared by the session and the graph's callback; the sinks outlive both.
+// done only after its results were offered, so progress offered afterwards is true in every sink. Shared by the session
+// and the graph's callback; the sinks outlive both.
 // Thread rule: OfferEvent from any thread, the rest on the ingest thread.
 #pragma once
 

@@ -20,8 +20,6 @@ class Tracker : public ::testing::Test {
   StepTracker tracker;
 };
 
-constexpr auto kCleared = GradientState::kCleared;
-
 // ---------------------------------------------------------------------------------------------------------------
 // The table
 

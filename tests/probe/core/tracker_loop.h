@@ -10,6 +10,8 @@ namespace ikkuna::probe {
 
 using Passes = std::vector<PassId>;
 
+constexpr auto kCleared = GradientState::kCleared;
+
 struct Loop {
   explicit Loop(StepTracker& of, int root = 0) : tracker(of), thread(of.AddThread()), model(root) {}
 
