@@ -145,6 +145,8 @@ for preset in "${presets[@]}"; do
   summary+=("$(printf '%-10s %s' "$preset" "$(grep -E 'tests passed|No tests were found' "$results" | tail -n 1)")")
   skipped=$(sed -n 's/^ *[0-9]* - \(.*\) (Skipped)$/  skipped: \1/p' "$results")
   [[ -z $skipped ]] || summary+=("$skipped")
+  ended_badly=$(sed -nE 's/^\s*[0-9]+ - (.*) \((Failed|Timeout|Not Run|SEGFAULT|Subprocess .*|.*Exception.*)\)$/  \2: \1/p' "$results")
+  [[ -z $ended_badly ]] || summary+=("$ended_badly")
 done
 
 say "summary"
