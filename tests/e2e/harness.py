@@ -282,6 +282,10 @@ class Site(unittest.TestCase):
         self.assertEqual(a.handled + a.dropped + a.lost_in_daemon + a.killed + a.in_flight, a.attempted, str(a))
         self.assertEqual(sum(drop.count for drop in a.drops), a.dropped, str(a))
 
+    def sink(self, name):
+        [sink] = [sink for sink in self.client.status().sinks if sink.name == name]
+        return sink
+
     def assert_sinks_account(self):
         """The values of every sink add up, and in the end none waits."""
         sinks = []

@@ -64,7 +64,11 @@ class HealthTest(harness.Site):
                    if topic == "daemon_subscriber_seconds"}
         self.assertEqual(seconds.keys(), {subscriber.text for subscriber in self.client.subscribers()})
 
-        # Every look has one step, a second of its own, and none goes back.
+        # Every look has one step, a second of its own, and none goes back. A look that finds nothing changed is not kept: a
+        # second producer is a change.
+        self.train("--model", "fc", "--max-steps", "20", "--test-images", "0", IKKUNA_WAIT_MS="10000")
+        wait_until(lambda: len(self.client.status().producers) == 2, "the second producer does not appear")
+        self.assert_health_is_status()
         steps = set()
         for series in self.client.series(run=RUN, topic="daemon_records_*"):
             samples = self.client.samples(series)

@@ -302,7 +302,13 @@ TEST_F(SoakTest, FasterThanAnybodyReadsItAddsUp) {
   const SubscriberInfo counter = InfoOf("weights_counter");
   uint64_t counted = 0;
   for (uint32_t rank = 0; rank < kRanks; ++rank) counted += Of(rank, "weights_counter").size();
-  EXPECT_EQ(counted, counter.computed);
+  // What the store could not keep up with it has counted, of this series and of others.
+  uint64_t unkept = 0;
+  for (const SinkCounters& sink : house_->monitor().status.GetStatus().sinks) {
+    if (sink.name == "store") unkept = sink.dropped;
+  }
+  EXPECT_LE(counted, counter.computed);
+  EXPECT_LE(counter.computed - counted, unkept);
   EXPECT_GT(counted, 0u);
 }
 
