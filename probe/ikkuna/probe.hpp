@@ -26,6 +26,10 @@
 
 #define IKKUNA_EXPORT __attribute__((visibility("default")))
 
+namespace torch::jit {
+struct Module;
+}
+
 namespace ikkuna {
 
 struct ProbeOptions {
@@ -86,8 +90,14 @@ class IKKUNA_EXPORT Probe {
   void Attach(const torch::nn::ModuleHolder<Contained>& holder, const AttachOptions& options = {}) {
     Attach(std::shared_ptr<torch::nn::Module>(holder.ptr()), options);
   }
-  // Parameter groups, learning rates, moments. The optimizer may be destroyed before the probe only after training ended.
+  // A model attached again is renewed, not watched twice: what was replaced or registered since is found then, too.
+  // A scripted model is not watched, which is said: its operators do not tell which module runs them.
+  void Attach(const torch::jit::Module& model, const AttachOptions& options = {});
+  // Parameter groups, learning rates, moments. The optimizer stays the trainer's: it may be destroyed, moved or replaced
+  // at any time, and is not read any more then; attach the one that goes on. One whose options are of a class of its own
+  // (not SGDOptions, AdamOptions, ... of LibTorch) is read only if it is attached by a shared pointer, which is not kept.
   void Attach(torch::optim::Optimizer& optimizer);
+  void Attach(std::shared_ptr<torch::optim::Optimizer> optimizer);
 
   // For what cannot be seen from outside.
   void Step();                        // ends the step of every root; from the first call on nothing else does

@@ -284,32 +284,31 @@ void Capture::TakeGradients(LaneState& lane, WatchedModel& model, const StepIden
 void Capture::TakeLearningRates(const StepIdentity& identity, WatchedModel& model, int written_param) {
   if (!identity.AnyOf(Kind::kLearningRate)) return;
   const auto optimizers = optimizers_.All();
-  const int writer =
-      written_param < 0 ? -1 : Optimizers::IndexOf(*optimizers, model.params()[static_cast<size_t>(written_param)]);
+  if (optimizers->empty()) return;
+  const WatchedParam* const written = written_param < 0 ? nullptr : &model.params()[static_cast<size_t>(written_param)];
+  // A parameter that trains and belongs to none may have come with a group that was added.
+  for (const WatchedParam& param : model.params()) {
+    if (param.retired.load() || !param.tensor.grad().defined() || Optimizers::IndexOf(*optimizers, param) >= 0) continue;
+    for (const auto& optimizer : *optimizers) {
+      if (optimizer->LookAgain(param)) break;
+    }
+  }
+  const int writer = written == nullptr ? -1 : Optimizers::IndexOf(*optimizers, *written);
   for (size_t i = 0; i < optimizers->size(); ++i) {
     if (writer >= 0 && static_cast<int>(i) != writer) continue;
-    const WatchedOptimizer& watched = *(*optimizers)[i];
-    auto& groups = watched.optimizer->param_groups();
-    for (size_t g = 0; g < groups.size() && g < watched.group_names.size(); ++g) {
-      const std::optional<double> rate = Optimizers::LearningRate(groups[g]);
-      if (!rate) {
-        session_.AddNote("learning rates of an attached optimizer are not captured: its options have no get_lr()");
-        continue;
-      }
-      PublishScalar(identity, Kind::kLearningRate, watched.group_names[g], 0, nullptr, *rate,
-                    "group" + std::to_string(g));
+    for (const auto& rate : (*optimizers)[i]->Rates(writer >= 0 ? written : nullptr)) {
+      PublishScalar(identity, Kind::kLearningRate, rate.name_id, 0, nullptr, rate.value, rate.name);
     }
   }
 }
 
-void Capture::TakeMoments(WatchedModel& model, const StepIdentity& identity, bool optimizers_alive) {
+void Capture::TakeMoments(WatchedModel& model, const StepIdentity& identity) {
   if (!identity.AnyOf(KindBit(Kind::kExpAvg) | KindBit(Kind::kExpAvgSq))) return;
   const auto optimizers = optimizers_.All();
   for (const WatchedParam& param : model.params()) {
     const int index = Optimizers::IndexOf(*optimizers, param);
     if (param.id == 0 || index < 0) continue;
-    const auto [first, second] =
-        Optimizers::Moments(*(*optimizers)[static_cast<size_t>(index)], param, optimizers_alive);
+    const auto [first, second] = (*optimizers)[static_cast<size_t>(index)]->MomentsOf(param);
     Publish(identity, Kind::kExpAvg, model, param.module, &param, param.id, 0, nullptr, first);
     Publish(identity, Kind::kExpAvgSq, model, param.module, &param, param.id, 0, nullptr, second);
   }

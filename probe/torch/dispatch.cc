@@ -1,7 +1,9 @@
 // Operators: which layer or loss they are, what flows through them, and which writes they make.
+#include <string_view>
 #include <utility>
 
 #include "probe/torch/listener.h"
+#include "probe/torch/module_outputs.h"
 #include "probe/torch/operator_context.h"
 #include "probe/torch/tensor_reader.h"
 
@@ -109,9 +111,17 @@ bool Listener::WriteStarted(ThreadState& thread, c10::ArrayRef<const c10::IValue
   const OperatorInfo& info = *context.info;
   if (static_cast<size_t>(info.data) >= inputs.size()) return false;
   // The bias of a Linear on more than two dimensions is added in place.
-  if (info.what == OperatorClass::kArithmetic && inputs.size() > 1 && info.data == 0) {
-    context.module = FindBias(inputs[1], &context.model);
-    if (context.module >= 0) return Counted(thread, context);
+  if (info.what == OperatorClass::kArithmetic && inputs.size() > 1 && info.data == 0 && thread.awaits_bias.output) {
+    const at::Tensor output = FirstTensor(inputs[0]);
+    if (output.defined() && thread.awaits_bias.output->_unsafe_get_target() == output.unsafeGetTensorImpl()) {
+      context.module = FindBias(inputs[1], &context.model);
+      thread.awaits_bias.output.reset();
+      if (context.module >= 0 && context.module == thread.awaits_bias.module &&
+          context.model == thread.awaits_bias.model) {
+        context.layer = context.module;
+        return Counted(thread, context);
+      }
+    }
   }
   // What a write is made of is no write of its own: a sparse one resizes.
   context.deeper = true;
@@ -127,25 +137,22 @@ bool Listener::LayerStarted(ThreadState& thread, c10::ArrayRef<const c10::IValue
     if (bias_owner < 0 && i < inputs.size()) bias_owner = FindBias(inputs[i], &bias_model);
   }
   bool found = false;
-  for (int attempt = 0; attempt < 2 && !found; ++attempt) {
-    for (const int8_t i : {info.weight, info.other_weight}) {
-      const c10::IValue* weight = At(inputs, i);
-      if (!found && weight != nullptr) found = FindLayer(*weight, &context.model, &context.module, bias_owner);
-    }
-    if (found || attempt > 0) break;
-    bool moved = false;
-    for (int m = 0; m < model_count_.load(std::memory_order_acquire); ++m) {
-      moved |= models_[static_cast<size_t>(m)]->Refresh();
-    }
-    if (!moved) break;
+  at::Tensor weight;
+  for (const int8_t i : {info.weight, info.other_weight}) {
+    const c10::IValue* const at = At(inputs, i);
+    if (found || at == nullptr) continue;
+    const at::Tensor tensor = FirstTensor(*at);
+    if (!tensor.defined()) continue;
+    if (!weight.defined()) weight = tensor;
+    found = FindLayer(thread, tensor, bias_owner, context);
   }
+  if (!found) found = FindLayerAnew(thread, weight, bias_owner, context);
   const c10::IValue* const data = At(inputs, info.data);
   const at::Tensor input = data == nullptr ? at::Tensor() : FirstTensor(*data);
   if (!found) {
     if (backward || thread.provenance.empty()) return false;
-    // A layer of another network: what it gives comes from ours, but is none of it. Where the weight was computed, it
-    // is no layer at all (the product of queries and keys).
-    const at::Tensor weight = At(inputs, info.weight) == nullptr ? at::Tensor() : FirstTensor(*At(inputs, info.weight));
+    // A layer of another network: what it gives comes from ours, but is none of it. Where the weight was computed, it is
+    // no layer at all (the product of queries and keys).
     const bool computed = !weight.defined() || IsComputed(weight) || thread.provenance.Of(weight) != nullptr;
     const Origin* const origin = thread.provenance.Of(input);
     if (origin == nullptr || !UnderWay(*origin)) return false;
@@ -159,9 +166,10 @@ bool Listener::LayerStarted(ThreadState& thread, c10::ArrayRef<const c10::IValue
   }
   WatchedModel& model = *models_[static_cast<size_t>(context.model)];
   context.input = input;
-  if (!backward) LayerBegins(thread, model, context.module, input, inputs);
-  if (info.without_bias && model.module(context.module).has_bias) {
-    context.deeper = true;  // its add_ of the bias makes the activation
+  if (!backward) LayerBegins(thread, model, context.layer, input, inputs);
+  if (info.without_bias && context.module == context.layer && model.module(context.module).has_bias) {
+    context.deeper = true;
+    context.end = OperatorEnd::kAwait;
     return true;
   }
   return Counted(thread, context);
@@ -186,14 +194,15 @@ bool Listener::FunctionalStarted(ThreadState& thread, c10::ArrayRef<const c10::I
   // Its module's own name where a Sequential proves it: the tensor that flows in is what the module before gave.
   if (exact && origin->module >= 0) {
     const int next = model.module(origin->module).next_in_sequence;
-    if (next >= 0 && !model.module(next).has_params && model.module(next).type == context.info->module_type) {
+    if (next >= 0 && !model.module(next).has_params && model.module(next).of_torch &&
+        Lists(context.info->module_types, model.module(next).type)) {
       context.module = next;
     }
   }
   if (context.module < 0) {
     // What follows a layer that is not published (depth, filter) is not published either.
     if (origin->layer >= 0 && model.module(origin->layer).reports_as != origin->layer) return !input.grad_fn();
-    context.module = model.FunctionalModule(*session_, origin->layer, context.info->name, context.info->module_type);
+    context.module = model.FunctionalModule(*session_, origin->layer, context.info->name, context.info->name);
     if (context.module < 0) return !input.grad_fn();
   }
   context.pass = origin->pass;
@@ -221,7 +230,7 @@ bool Listener::Counted(ThreadState& thread, OperatorContext& context) {
   context.pass = pass;
   context.recomputed = backward;
   context.call = (backward ? pass->recomputed : pass->calls).Next(context.module);
-  context.origin = {context.model, context.module, context.module, thread.grad_mode, false, pass};
+  context.origin = {context.model, context.layer, context.module, thread.grad_mode, false, pass};
   context.end = OperatorEnd::kLayer;
   context.deeper = true;
   return true;
@@ -239,6 +248,13 @@ void Listener::Ended(ThreadState& thread, const at::RecordFunction& function, Op
     return;
   }
   if (outputs.size() < context.info->results) return;  // the operator threw
+  if (context.end == OperatorEnd::kAwait) {
+    thread.awaits_bias.model = context.model;
+    thread.awaits_bias.module = context.module;
+    const at::Tensor product = FirstTensor(outputs[outputs.size() - 1]);
+    if (product.defined()) thread.awaits_bias.output.emplace(product.getIntrusivePtr());
+    return;
+  }
   const at::Tensor output = FirstTensor(outputs[outputs.size() - context.info->results]);
   if (!output.defined()) return;
   if (context.end == OperatorEnd::kLoss) return LossEnded(context, output);
@@ -255,13 +271,18 @@ void Listener::Ended(ThreadState& thread, const at::RecordFunction& function, Op
 void Listener::LayerEnded(ThreadState& thread, OperatorContext& context, const at::Tensor& output) {
   WatchedModel& model = *models_[static_cast<size_t>(context.model)];
   const WatchedModule& module = model.module(context.module);
-  if (module.has_params) thread.last_layer = context.module;
+  if (context.layer >= 0) thread.last_layer = context.layer;
   if (!context.recomputed) thread.provenance.Mark(output, context.origin);
-  const int reported = module.reports_as;
   if (output.requires_grad() && output.grad_fn() && !context.recomputed) {
     HookPass(context.pass, context.model, context.input, output);
   }
-  if (reported < 0 || !context.wanted) return;
+  if (!context.wanted) return;
+  LayerReported(model, module.reports_as, context, output);
+  if (module.also_reports >= 0) LayerReported(model, model.module(module.also_reports).reports_as, context, output);
+}
+
+void Listener::LayerReported(WatchedModel& model, int reported, OperatorContext& context, const at::Tensor& output) {
+  if (reported < 0) return;
   const Pass& pass = *context.pass;
   if (!context.recomputed) {
     capture_.Publish(*pass.identity, Kind::kActivations, model, reported, nullptr, 0, context.call, pass.number.get(),
@@ -281,35 +302,81 @@ bool Listener::MayTrain(const WatchedModel& model, const Pass& pass) {
   return !pass.training && !pass.hooked && !StateOf(model).evaluation_trains.load(std::memory_order_relaxed);
 }
 
-bool Listener::FindLayer(const c10::IValue& value, int* model, int* module, int bias_owner) const {
-  const at::Tensor tensor = FirstTensor(value);
-  const void* data = DataOf(tensor);
-  if (data == nullptr) return false;
+bool Listener::FindLayer(ThreadState& thread, const at::Tensor& weight, int bias_owner, OperatorContext& context) {
   for (int m = 0; m < model_count_.load(std::memory_order_acquire); ++m) {
-    const std::vector<int>* candidates = models_[static_cast<size_t>(m)]->ModulesAt(data);
-    if (candidates == nullptr) continue;
-    *model = m;
-    *module = candidates->front();
-    // Tied weights: the bias tells the modules apart; without one they take their turns in order.
-    if (candidates->size() > 1) {
-      const ThreadState& thread = CurrentThread();
-      int after = thread.last_root == m ? thread.last_layer : -1;
-      for (int candidate : *candidates) {
-        if (candidate == bias_owner) {
-          *module = candidate;
-          return true;
-        }
-      }
-      for (int candidate : *candidates) {
-        if (candidate > after) {
-          *module = candidate;
-          break;
-        }
-      }
+    WatchedModel& model = *models_[static_cast<size_t>(m)];
+    const WatchedModel::Candidates candidates = model.ModulesOf(weight, context.info->name);
+    if (candidates.modules.empty()) continue;
+    // Tied weights: first the operator tells the modules apart, then the bias; without one they take their turns.
+    const size_t count = candidates.own != 0 ? candidates.own : candidates.modules.size();
+    int layer = candidates.modules.front();
+    const int after = thread.last_root == m ? thread.last_layer : -1;
+    bool chosen = false;
+    for (size_t i = 0; i < count && !chosen; ++i) chosen = (layer = candidates.modules[i]) == bias_owner;
+    for (size_t i = 0; i < count && !chosen; ++i) chosen = (layer = candidates.modules[i]) > after;
+    if (!chosen) layer = candidates.modules.front();
+    context.model = m;
+    context.layer = context.module = layer;
+    // What another operator makes of a parameter is not what its module returns.
+    if (candidates.own == 0 && model.module(layer).reports_as == layer) {
+      context.module = model.FunctionalModule(*session_, layer, context.info->name, model.module(layer).type.c_str());
     }
-    return true;
+    return context.module >= 0;
   }
   return false;
+}
+
+// A weight that no model has: moved, or of a module that has taken another's place. Of a network that nobody attached it
+// is found out once.
+bool Listener::FindLayerAnew(ThreadState& thread, const at::Tensor& weight, int bias_owner, OperatorContext& context) {
+  constexpr size_t kForeignMax = 4096;
+  if (!weight.defined() || !weight.has_storage()) return false;
+  if (IsComputed(weight)) {
+    NoteComputed(thread, weight, context);
+    return false;
+  }
+  const void* const storage = weight.storage().unsafeGetStorageImpl();
+  const auto foreign = thread.foreign_weights.find(storage);
+  if (foreign != thread.foreign_weights.end() && !foreign->second.expired()) return false;
+  for (int m = 0; m < model_count_.load(std::memory_order_acquire); ++m) {
+    WatchedModel& model = *models_[static_cast<size_t>(m)];
+    bool changed = model.Refresh();
+    if (model.TreeChanged()) {
+      RenewTree(model);
+      changed = true;
+    }
+    if (changed && FindLayer(thread, weight, bias_owner, context)) return true;
+  }
+  if (thread.foreign_weights.size() >= kForeignMax) thread.foreign_weights.clear();
+  thread.foreign_weights.insert_or_assign(storage, weight.storage().getWeakStorageImpl());
+  return false;
+}
+
+// A weight that is made of parameters (a replica's, a parametrization, a mask) names no module.
+void Listener::NoteComputed(ThreadState& thread, const at::Tensor& weight, const OperatorContext& context) {
+  constexpr size_t kNodesMax = 32;
+  // Where no marks are, the product of two activations looks the same.
+  const bool product = std::string_view(context.info->name) == "matmul";
+  if (InBackward() || (product && thread.provenance.empty()) || thread.provenance.Of(weight) != nullptr) return;
+  WatchedLeaf leaf;
+  Provenance::Walk(weight.grad_fn().get(), kNodesMax, [&](torch::autograd::Node& node) {
+    if (leaf.model < 0) leaf = Provenance::LeafAt(node, [this](const at::Tensor& t) { return FindLeaf(t); });
+    return leaf.model < 0;
+  });
+  if (leaf.model < 0) return;
+  const WatchedModel& model = *models_[static_cast<size_t>(leaf.model)];
+  const WatchedModule& module = model.module(leaf.module);
+  if (module.computed_noted.exchange(true, std::memory_order_relaxed)) return;
+  session_->AddNote("activations of " + (module.path.empty() ? module.type : module.path) + " of " + model.name() +
+                    " are not captured where its weight is computed from its parameters (a replica of data_parallel, a "
+                    "parametrization)");
+}
+
+void Listener::RenewTree(WatchedModel& model) {
+  std::lock_guard lock(tree_mutex_);
+  if (!model.TreeChanged()) return;  // another thread was here first
+  model.RenewTree(*session_);
+  hooks_.Install(model);
 }
 
 int Listener::FindBias(const c10::IValue& value, int* model) const {

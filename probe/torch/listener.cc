@@ -96,6 +96,16 @@ void Listener::Attach(torch::nn::Module& root, std::shared_ptr<torch::nn::Module
   Guarded([&](ThreadState&) {
     std::lock_guard lock(mutex_);
     const int index = model_count_.load();
+    // Attached again it is the same model, with what it has become.
+    for (int m = 0; m < index; ++m) {
+      WatchedModel& known = *models_[static_cast<size_t>(m)];
+      if (!known.IsRoot(root)) continue;
+      RenewTree(known);
+      if (!options.name.empty() && options.name != known.name()) {
+        session_->AddNote(known.name() + " was attached again as " + options.name + ": it keeps its first name");
+      }
+      return;
+    }
     if (index >= static_cast<int>(kMaxRoots)) {
       session_->AddNote("more than 16 models were attached; the last ones are not watched");
       return;
@@ -113,14 +123,17 @@ void Listener::Attach(torch::nn::Module& root, std::shared_ptr<torch::nn::Module
     roots_[static_cast<size_t>(index)] = std::make_unique<RootState>();
     roots_[static_cast<size_t>(index)]->model = index;
     models_[static_cast<size_t>(index)] = std::move(model);
-    hooks_.Install(*models_[static_cast<size_t>(index)]);
+    {
+      std::lock_guard tree(tree_mutex_);
+      hooks_.Install(*models_[static_cast<size_t>(index)]);
+    }
     model_count_.store(index + 1, std::memory_order_release);
     Listen(index);
   });
 }
 
-void Listener::Attach(torch::optim::Optimizer& optimizer) {
-  Guarded([&](ThreadState&) { optimizers_.Attach(*session_, optimizer); });
+void Listener::Attach(torch::optim::Optimizer& optimizer, std::shared_ptr<torch::optim::Optimizer> owner) {
+  Guarded([&](ThreadState&) { optimizers_.Attach(*session_, optimizer, std::move(owner)); });
 }
 
 // No lock of ours is held, and no step is in the midst of anything. What a callback logs is not told to callbacks
@@ -188,15 +201,16 @@ void Listener::Watchdog() {
 // ---------------------------------------------------------------------------------------------------------------
 // The end
 
-void Listener::Stop(bool optimizers_alive) {
+void Listener::Stop() {
   if (stopped_.exchange(true) || !session_->in_owner()) return;
   session_->SetTick({});
-  Guarded([&](ThreadState& thread) { CloseSteps(thread, true, optimizers_alive); });
+  Guarded([&](ThreadState& thread) { CloseSteps(thread, true); });
   live_.store(false);
   callback_.Unregister();
   {
     std::lock_guard lock(mutex_);
     UnhookRawGradients();
+    std::lock_guard tree(tree_mutex_);
     hooks_.Remove();
     for (int i = 0; i < model_count_.load(); ++i) models_[static_cast<size_t>(i)]->Forget();
   }

@@ -45,7 +45,7 @@ class Listener : public std::enable_shared_from_this<Listener> {
 
   // --- The public API, on training threads.
   void Attach(torch::nn::Module& root, std::shared_ptr<torch::nn::Module> keep_alive, const AttachOptions& options);
-  void Attach(torch::optim::Optimizer& optimizer);
+  void Attach(torch::optim::Optimizer& optimizer, std::shared_ptr<torch::optim::Optimizer> owner);
   void Step(const torch::nn::Module* root);
   void Epoch(uint32_t epoch);
   void Loss(const at::Tensor& loss);
@@ -57,8 +57,8 @@ class Listener : public std::enable_shared_from_this<Listener> {
   bool stop_requested() const { return stop_requested_.load(std::memory_order_relaxed); }
   probe::Session& session() { return *session_; }
   bool active() const { return live_.load(std::memory_order_relaxed) && session_->active(); }
-  // Closes what is open (reading optimizers only if `optimizers_alive`), takes every hook and callback back.
-  void Stop(bool optimizers_alive);
+  // Closes what is open, takes every hook and callback back.
+  void Stop();
 
   // --- Called by LibTorch.
   static std::unique_ptr<at::ObserverContext> OnStart(const at::RecordFunction& function);
@@ -128,7 +128,11 @@ class Listener : public std::enable_shared_from_this<Listener> {
   bool MayTrain(const WatchedModel& model, const Pass& pass);
   void Ended(ThreadState& thread, const at::RecordFunction& function, OperatorContext& context);
   void LayerEnded(ThreadState& thread, OperatorContext& context, const at::Tensor& output);
-  bool FindLayer(const c10::IValue& value, int* model, int* module, int bias_owner) const;
+  void LayerReported(WatchedModel& model, int reported, OperatorContext& context, const at::Tensor& output);
+  bool FindLayer(ThreadState& thread, const at::Tensor& weight, int bias_owner, OperatorContext& context);
+  bool FindLayerAnew(ThreadState& thread, const at::Tensor& weight, int bias_owner, OperatorContext& context);
+  void NoteComputed(ThreadState& thread, const at::Tensor& weight, const OperatorContext& context);
+  void RenewTree(WatchedModel& model);
   int FindBias(const c10::IValue& value, int* model) const;
   bool FindWritten(ThreadState& thread, const OperatorInfo& info, const c10::IValue& value);
   void LayerBegins(ThreadState& thread, WatchedModel& model, int module, const at::Tensor& input,
@@ -175,12 +179,11 @@ class Listener : public std::enable_shared_from_this<Listener> {
   // `gradients`: those of the step are still there.
   void EndStep(ThreadState& thread, WatchedModel& model, RootState& root, const probe::StepEnd& end, int written_param,
                bool gradients);
-  void FinishClosing(RootState& root, WatchedModel& model, const probe::StepToClose& closing, bool optimizers_alive);
-  void FinishAll(RootState& root, WatchedModel& model, const std::vector<probe::StepToClose>& closing,
-                 bool optimizers_alive = true);
+  void FinishClosing(RootState& root, WatchedModel& model, const probe::StepToClose& closing);
+  void FinishAll(RootState& root, WatchedModel& model, const std::vector<probe::StepToClose>& closing);
   bool AsksForUpdates(const RootState& root) const;
   bool WatchesEvaluation(const RootState& root, const WatchedModel& model) const;
-  void CloseSteps(ThreadState& thread, bool all, bool optimizers_alive);
+  void CloseSteps(ThreadState& thread, bool all);
   void AccountStep(ThreadState& thread, RootState& root, WatchedModel& model, const StepIdentity& identity);
   void AccountPasses(ThreadState& thread, RootState& root, const StepIdentity& identity);
   void SayWhatIsCaptured();
@@ -216,7 +219,8 @@ class Listener : public std::enable_shared_from_this<Listener> {
   std::array<std::unique_ptr<RootState>, kMaxRoots> roots_;
   std::atomic<int> model_count_{0};
   std::vector<std::shared_ptr<LocalSubscriber>> local_;
-  ParameterHooks hooks_;
+  std::mutex tree_mutex_;  // may be taken under any other, and takes none but a model's own and the session's
+  ParameterHooks hooks_;   // guarded by tree_mutex_
 
   probe::StepTracker tracker_;
   OperatorCallback callback_;

@@ -15,7 +15,8 @@ enum class OperatorEnd : uint8_t {
   kNothing,  // it only keeps what runs inside from being looked at
   kLayer,    // its output is an activation
   kLoss,
-  kMark,  // its output comes from a pass, and is nothing that anybody asks for
+  kMark,   // its output comes from a pass, and is nothing that anybody asks for
+  kAwait,  // its output is a layer's but for the bias, which comes as an operator of its own
 };
 
 struct Listener::OperatorContext : at::ObserverContext {
@@ -25,6 +26,7 @@ struct Listener::OperatorContext : at::ObserverContext {
   bool deeper = false;  // what runs inside is not looked at
   int model = -1;
   int module = -1;  // reports the output
+  int layer = -1;   // the module whose parameter it took; -1: an operator without parameters
   uint16_t call = 0;
   bool recomputed = false;
   bool wanted = true;  // activations or layer gradients

@@ -6,6 +6,8 @@
 #include <set>
 #include <string_view>
 
+#include "probe/torch/module_outputs.h"
+
 namespace ikkuna::torch_probe {
 
 namespace {
@@ -37,56 +39,89 @@ constexpr Layer kLayers[] = {
     {"aten::instance_norm", "", 1, 3, 0},
     {"aten::embedding", "", 0, -1, 1},
     {"aten::embedding_bag", "padding_idx", 0, -1, 1},
+    {"aten::embedding_bag", "", 0, -1, 1},
     {"aten::prelu", "", 1, -1, 0},
     {"aten::lstm", "input", 2, -1, 0},
     {"aten::gru", "input", 2, -1, 0},
     {"aten::rnn_tanh", "input", 2, -1, 0},
     {"aten::rnn_relu", "input", 2, -1, 0},
+    {"aten::lstm", "data", 3, -1, 0},
+    {"aten::gru", "data", 3, -1, 0},
+    {"aten::rnn_tanh", "data", 3, -1, 0},
+    {"aten::rnn_relu", "data", 3, -1, 0},
     {"aten::lstm_cell", "", 2, -1, 0},
     {"aten::gru_cell", "", 2, -1, 0},
     {"aten::rnn_tanh_cell", "", 2, -1, 0},
+    {"aten::rnn_relu_cell", "", 2, -1, 0},
 };
 
 struct Functional {
   const char* name;
   const char* overload;
-  const char* module_type;
 };
 constexpr Functional kFunctionals[] = {
-    {"relu", "", "ReLU"},
-    {"relu_", "", "ReLU"},
-    {"relu6", "", "ReLU6"},
-    {"leaky_relu", "", "LeakyReLU"},
-    {"leaky_relu_", "", "LeakyReLU"},
-    {"elu", "", "ELU"},
-    {"elu_", "", "ELU"},
-    {"selu", "", "SELU"},
-    {"gelu", "", "GELU"},
-    {"silu", "", "SiLU"},
-    {"silu_", "", "SiLU"},
-    {"mish", "", "Mish"},
-    {"hardtanh", "", "Hardtanh"},
-    {"tanh", "", "Tanh"},
-    {"tanh_", "", "Tanh"},
-    {"sigmoid", "", "Sigmoid"},
-    {"sigmoid_", "", "Sigmoid"},
-    {"softplus", "", "Softplus"},
-    {"softmax", "int", "Softmax"},
-    {"log_softmax", "int", "LogSoftmax"},
-    {"max_pool1d", "", "MaxPool1d"},
-    {"max_pool2d", "", "MaxPool2d"},
-    {"max_pool3d", "", "MaxPool3d"},
-    {"avg_pool1d", "", "AvgPool1d"},
-    {"avg_pool2d", "", "AvgPool2d"},
-    {"avg_pool3d", "", "AvgPool3d"},
-    {"adaptive_avg_pool1d", "", "AdaptiveAvgPool1d"},
-    {"adaptive_avg_pool2d", "", "AdaptiveAvgPool2d"},
-    {"adaptive_max_pool2d", "", "AdaptiveMaxPool2d"},
-    {"dropout", "", "Dropout"},
-    {"dropout_", "", "Dropout"},
-    {"feature_dropout", "", "Dropout2d"},
-    {"alpha_dropout", "", "AlphaDropout"},
-    {"flatten", "using_ints", "Flatten"},
+    {"relu", ""},
+    {"relu_", ""},
+    {"relu6", ""},
+    {"relu6_", ""},
+    {"leaky_relu", ""},
+    {"leaky_relu_", ""},
+    {"rrelu", ""},
+    {"rrelu_", ""},
+    {"elu", ""},
+    {"elu_", ""},
+    {"selu", ""},
+    {"selu_", ""},
+    {"celu", ""},
+    {"celu_", ""},
+    {"glu", ""},
+    {"gelu", ""},
+    {"silu", ""},
+    {"silu_", ""},
+    {"mish", ""},
+    {"hardtanh", ""},
+    {"hardtanh_", ""},
+    {"hardshrink", ""},
+    {"softshrink", ""},
+    {"tanh", ""},
+    {"tanh_", ""},
+    {"sigmoid", ""},
+    {"sigmoid_", ""},
+    {"log_sigmoid", ""},
+    {"softplus", ""},
+    {"threshold", ""},
+    {"threshold_", ""},
+    {"softmax", "int"},
+    {"log_softmax", "int"},
+    {"max_pool1d", ""},
+    {"max_pool2d", ""},
+    {"max_pool3d", ""},
+    {"max_pool1d_with_indices", ""},
+    {"max_pool2d_with_indices", ""},
+    {"max_pool3d_with_indices", ""},
+    {"avg_pool1d", ""},
+    {"avg_pool2d", ""},
+    {"avg_pool3d", ""},
+    {"adaptive_avg_pool1d", ""},
+    {"adaptive_avg_pool2d", ""},
+    {"adaptive_avg_pool3d", ""},
+    {"adaptive_max_pool1d", ""},
+    {"adaptive_max_pool2d", ""},
+    {"adaptive_max_pool3d", ""},
+    {"fractional_max_pool2d", ""},
+    {"fractional_max_pool3d", ""},
+    {"dropout", ""},
+    {"dropout_", ""},
+    {"feature_dropout", ""},
+    {"feature_dropout_", ""},
+    {"alpha_dropout", ""},
+    {"alpha_dropout_", ""},
+    {"feature_alpha_dropout", ""},
+    {"feature_alpha_dropout_", ""},
+    {"flatten", "using_ints"},
+    {"unflatten", "int"},
+    {"pixel_shuffle", ""},
+    {"pixel_unshuffle", ""},
 };
 
 struct LossFunction {
@@ -200,7 +235,7 @@ void OperatorTable::AddFunctionals() {
     OperatorInfo info;
     info.what = OperatorClass::kFunctional;
     info.name = functional.name;
-    info.module_type = functional.module_type;
+    info.module_types = TypesMadeBy(functional.name);
     const std::string full = std::string("aten::") + functional.name;
     Add(full.c_str(), functional.overload, info);
   }
@@ -223,23 +258,31 @@ void OperatorTable::AddLosses() {
 void OperatorTable::AddWrites() {
   auto& dispatcher = c10::Dispatcher::singleton();
   for (const auto& operator_name : dispatcher.getAllOpNames()) {
-    if (operator_name.name.rfind("aten::", 0) != 0) continue;
+    const size_t colons = operator_name.name.find("::");
+    if (colons == std::string::npos) continue;
+    const std::string space = operator_name.name.substr(0, colons);
     const auto handle = dispatcher.findSchema(operator_name);
     if (!handle) continue;
     const auto& schema = handle->schema();
-    const int written = WrittenArgument(schema);
+    // Collectives do not say in their schemas what they write: it is what they are given first.
+    const bool collective = space == "c10d";
+    const int written = collective && operator_name.name.back() == '_' ? 0 : WrittenArgument(schema);
     if (written < 0) continue;
     // An out= form writes a later argument: sub_out(p, p, g) is p.sub_(g).
-    std::string name = operator_name.name.substr(6);
+    std::string name = operator_name.name.substr(colons + 2);
     if (written > 0 && name.back() != '_') name += '_';
     OperatorInfo info;
-    info.what = kArithmeticWrites.count(name) != 0 ? OperatorClass::kArithmetic
-                : kAssignWrites.count(name) != 0   ? OperatorClass::kAssign
-                                                   : OperatorClass::kOtherWrite;
+    // An operator of another library that writes parameters is an optimizer only where the loop has no other.
+    if (space != "aten")
+      info.what = collective ? OperatorClass::kOtherWrite : OperatorClass::kAssign;
+    else
+      info.what = kArithmeticWrites.count(name) != 0 ? OperatorClass::kArithmetic
+                  : kAssignWrites.count(name) != 0   ? OperatorClass::kAssign
+                                                     : OperatorClass::kOtherWrite;
     info.data = static_cast<int8_t>(written);
     info.arguments = static_cast<uint8_t>(schema.arguments().size());
     info.results = static_cast<uint8_t>(schema.returns().size());
-    info.name = schema.name().c_str() + 6;
+    info.name = schema.name().c_str() + colons + 2;
     operators_[schema.name().c_str()] = info;
   }
   // Tensor::set_data() runs no write; this query precedes it.

@@ -32,7 +32,7 @@ struct OperatorInfo {
   uint8_t arguments = 0;
   uint8_t results = 1;
   const char* name = "";         // relu, max_pool2d: how a functional operator is shown
-  const char* module_type = "";  // kFunctional: the module type that wraps it
+  const char* module_types = "";  // kFunctional: the module types whose output it makes, separated by blanks
 };
 
 class OperatorTable {

@@ -177,6 +177,7 @@ void Listener::BeginTrainingPass(ThreadState& thread, RootThread& state, Watched
     if (identity->AnyOf(Kind::kRawWeightGradients)) HookRawGradients(root, model);
     // The weights may move on the way, unseen or by another hand: what counts is what the step began with.
     if (!lane.weights_taken && tracker_.WeightsMayMove(m)) {
+      if (model.TreeChanged()) RenewTree(model);
       capture_.TakeWeights(lane, *identity, model, [&] { return tracker_.OthersWrite(m, thread.id); });
     }
   }

@@ -32,10 +32,10 @@ class Probe::Impl {
   }
 
   // Also one that switched itself off: its callbacks are still there.
-  void Stop(bool optimizers_alive) noexcept {
+  void Stop() noexcept {
     if (!listener) return;
     try {
-      listener->Stop(optimizers_alive);
+      listener->Stop();
     } catch (const std::exception& error) {
       listener->session().SwitchOff(error.what());
     }
@@ -47,7 +47,7 @@ class Probe::Impl {
 Probe::Probe(ProbeOptions options) : impl_(std::make_unique<Impl>(options)) {}
 
 Probe::~Probe() {
-  impl_->Stop(false);
+  impl_->Stop();
   impl_.reset();
   torch_probe::Listener::DestroyRetired();
 }
@@ -65,8 +65,25 @@ void Probe::Attach(std::shared_ptr<torch::nn::Module> model, const AttachOptions
   impl_->With([&](torch_probe::Listener& listener) { listener.Attach(root, std::move(model), options); });
 }
 
+void Probe::Attach(const torch::jit::Module&, const AttachOptions& options) {
+  const std::string which = options.name.empty() ? "a torch::jit::Module" : "torch::jit::Module '" + options.name + "'";
+  impl_->With([&](torch_probe::Listener& listener) {
+    listener.session().Say(which + " is not watched: its operators do not tell which module runs them; attach a "
+                                   "torch::nn::Module, or give its loss and values by Loss() and Log()");
+  });
+}
+
 void Probe::Attach(torch::optim::Optimizer& optimizer) {
-  impl_->With([&](torch_probe::Listener& listener) { listener.Attach(optimizer); });
+  impl_->With([&](torch_probe::Listener& listener) { listener.Attach(optimizer, nullptr); });
+}
+
+void Probe::Attach(std::shared_ptr<torch::optim::Optimizer> optimizer) {
+  if (!optimizer) {
+    std::fprintf(stderr, "ikkuna: Attach() got a null optimizer, which is not watched\n");
+    return;
+  }
+  torch::optim::Optimizer& watched = *optimizer;
+  impl_->With([&](torch_probe::Listener& listener) { listener.Attach(watched, std::move(optimizer)); });
 }
 
 void Probe::Step() {
@@ -132,7 +149,7 @@ void Probe::Subscribe(const std::vector<std::string>& kinds, std::function<void(
   });
 }
 
-void Probe::Detach() { impl_->Stop(true); }
+void Probe::Detach() { impl_->Stop(); }
 
 bool Probe::active() const { return impl_->listener && impl_->listener->active(); }
 

@@ -92,6 +92,10 @@ void Listener::Written(ThreadState& thread, WatchedModel& model, const OperatorI
   if (!seen.closing) return;
   LaneState& lane = LaneOf(root, *seen.closing);
   if (!lane.closing) return;
+  if (lane.written.size() < model.params().size()) {  // some came since
+    lane.written.resize(model.params().size(), 0);
+    lane.taken.resize(model.params().size(), -1);
+  }
   // An optimizer that is attached beside the one whose write ended the step: its gradients are still the step's.
   if (optimizer && !lane.late_optimizers.empty()) {
     const int index = Optimizers::IndexOf(*optimizers_.All(), model.params()[static_cast<size_t>(first)]);
@@ -154,6 +158,7 @@ void Listener::EndStep(ThreadState& thread, WatchedModel& model, RootState& root
   // Of a pass that is not published nobody has a number: it is this thread's last one.
   if (seen && passes.empty() && own && own->training && !own->training->over.load()) passes.push_back(own->training);
   std::vector<int> late;
+  if (identity->any() && model.TreeChanged()) RenewTree(model);
   lane.taken.assign(model.params().size(), -1);
   if (identity->any()) {
     capture_.EnsureStarted(*identity);
@@ -188,7 +193,7 @@ void Listener::EndStep(ThreadState& thread, WatchedModel& model, RootState& root
   if (stays_open) {
     tracker_.HoldClosing(m, end.lane, end.step);
   } else {
-    FinishClosing(root, model, {end.lane, end.step, false}, true);
+    FinishClosing(root, model, {end.lane, end.step, false});
   }
   AccountStep(thread, root, model, *identity);
   HandleCommands(model, true);
@@ -256,15 +261,14 @@ void Listener::AccountPasses(ThreadState& thread, RootState& root, const StepIde
 }
 
 // The finished step's updates: what the parameters are now less what they were in it.
-void Listener::FinishClosing(RootState& root, WatchedModel& model, const probe::StepToClose& closing,
-                             bool optimizers_alive) {
+void Listener::FinishClosing(RootState& root, WatchedModel& model, const probe::StepToClose& closing) {
   LaneState& lane = LaneOf(root, closing.lane);
   const std::shared_ptr<StepIdentity> identity = std::exchange(lane.closing, nullptr);
   if (!identity) return;
   if (identity->any()) {
     if (closing.spanned) identity->flags.fetch_or(kFlagWeightsChangedOutside);
     capture_.TakeUpdates(lane, *identity, model);
-    capture_.TakeMoments(model, *identity, optimizers_alive);
+    capture_.TakeMoments(model, *identity);
     for (const auto& pass : lane.closing_passes) {
       identity->dropped_kinds.fetch_or(pass->dropped_kinds.load(std::memory_order_relaxed));
     }
@@ -298,19 +302,18 @@ bool Listener::AsksForUpdates(const RootState& root) const {
   });
 }
 
-void Listener::FinishAll(RootState& root, WatchedModel& model, const std::vector<probe::StepToClose>& closing,
-                         bool optimizers_alive) {
-  for (const probe::StepToClose& step : closing) FinishClosing(root, model, step, optimizers_alive);
+void Listener::FinishAll(RootState& root, WatchedModel& model, const std::vector<probe::StepToClose>& closing) {
+  for (const probe::StepToClose& step : closing) FinishClosing(root, model, step);
 }
 
 // Everything that is open: of this thread, or (`all`) at the end of the probe.
-void Listener::CloseSteps(ThreadState& thread, bool all, bool optimizers_alive) {
+void Listener::CloseSteps(ThreadState& thread, bool all) {
   for (int m = 0; m < model_count_.load(std::memory_order_acquire); ++m) {
     WatchedModel& model = *models_[static_cast<size_t>(m)];
     RootState& root = StateOf(model);
     if (thread.roots[static_cast<size_t>(m)]) CloseEvaluation(*thread.roots[static_cast<size_t>(m)], model);
     std::lock_guard lock(root.mutex);
-    FinishAll(root, model, tracker_.CloseSteps(m, thread.id, all), optimizers_alive);
+    FinishAll(root, model, tracker_.CloseSteps(m, thread.id, all));
     // A step in which only names were logged is whole; one whose pass was cut short is not.
     if (all && root.coming && root.coming->started.exchange(false)) {
       capture_.PublishMarker(*root.coming, Kind::kBatchFinished);

@@ -57,11 +57,20 @@ DType DTypeOf(at::ScalarType type) {
   }
 }
 
+// Sharded parameters are let go of by resizing their storage to nothing, while the tensor keeps its sizes.
+static bool IsFreed(const at::Tensor& tensor) {
+  if (tensor.numel() == 0) return false;
+  int64_t last = tensor.storage_offset();
+  for (int64_t d = 0; d < tensor.dim(); ++d) last += (tensor.size(d) - 1) * tensor.stride(d);
+  return tensor.storage().nbytes() < static_cast<size_t>(last + 1) * tensor.itemsize();
+}
+
 std::string WhyUnreadable(const at::Tensor& tensor) {
   if (!tensor.defined()) return "undefined";
   if (!tensor.device().is_cpu()) return "on device " + tensor.device().str() + ", and only host tensors are read";
   if (tensor.layout() != at::kStrided) return "sparse or opaque layout";
   if (!tensor.has_storage()) return "without storage (a functorch or fake tensor)";
+  if (IsFreed(tensor)) return "its storage was resized, and holds less than the tensor";
   if (DTypeOf(tensor.scalar_type()) == DType::kInvalid) {
     return std::string("data type ") + at::toString(tensor.scalar_type());
   }

@@ -32,6 +32,8 @@ void ThreadState::Reset(uint64_t serial) {
   off_graph_task = guarded_task = -2;
   last_root = last_layer = -1;
   provenance.Clear();
+  awaits_bias = {};
+  foreign_weights.clear();
   pass.reset();
   cost = {};
   timer = nullptr;

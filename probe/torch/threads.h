@@ -5,6 +5,8 @@
 
 #include <array>
 #include <cstdint>
+#include <unordered_map>
+#include <optional>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -36,6 +38,14 @@ struct ThreadState {
   int last_root = -1;          // of the last layer
   int last_layer = -1;         // module index of the last layer with parameters: what positions count from
   Provenance provenance;       // of what its passes made
+  // What a Linear gave before its bias is added in place.
+  struct {
+    std::optional<c10::weak_intrusive_ptr<c10::TensorImpl>> output;
+    int model = -1;
+    int module = -1;
+  } awaits_bias;
+  // Weights of networks that nobody attached, which need not be looked for again.
+  std::unordered_map<const void*, c10::weak_intrusive_ptr<c10::StorageImpl>> foreign_weights;
   std::shared_ptr<Pass> pass;  // the pass under way, training or evaluation
   ThreadCost cost;
   ThreadTimer* timer = nullptr;  // the innermost that runs

@@ -26,7 +26,7 @@ void Listener::Step(const torch::nn::Module* module) {
 void Listener::Epoch(uint32_t epoch) {
   Guarded([&](ThreadState& thread) {
     ThreadTimer timer(thread);
-    CloseSteps(thread, false, true);
+    CloseSteps(thread, false);
     for (int m = 0; m < model_count_.load(std::memory_order_acquire); ++m) {
       WatchedModel& model = *models_[static_cast<size_t>(m)];
       RootState& root = StateOf(model);

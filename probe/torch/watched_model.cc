@@ -4,6 +4,9 @@
 
 #include <torch/nn/modules/container/sequential.h>
 
+#include <algorithm>
+
+#include "probe/torch/module_outputs.h"
 #include "probe/torch/tensor_reader.h"
 
 namespace ikkuna::torch_probe {
@@ -26,42 +29,93 @@ uint32_t FlagsOf(const WatchedParam& param) {
   return (param.bias ? shm::kEntryBias : 0u) | (param.tensor.requires_grad() ? shm::kEntryTrainable : 0u);
 }
 
+// The parameters of the module itself, without making names for them.
+const auto& ParametersOf(const torch::nn::Module& module) {
+  struct Open : torch::nn::Module {
+    static auto member() { return &Open::parameters_; }
+  };
+  return module.*Open::member();
+}
+
+// The bytes from a tensor's first element to behind its last.
+uintptr_t EndOf(const at::Tensor& tensor) {
+  const auto begin = reinterpret_cast<uintptr_t>(DataOf(tensor));
+  if (tensor.numel() == 0) return begin;
+  int64_t last = 0;
+  for (int64_t d = 0; d < tensor.dim(); ++d) last += (tensor.size(d) - 1) * tensor.stride(d);
+  return begin + static_cast<uintptr_t>(last + 1) * tensor.itemsize();
+}
+
 std::string Join(const std::string& path, const std::string& name) { return path.empty() ? name : path + "." + name; }
 
 }  // namespace
 
 WatchedModel::WatchedModel(probe::Session& session, torch::nn::Module& root,
                            std::shared_ptr<torch::nn::Module> keep_alive, const AttachOptions& options, int index)
-    : index_(index), root_(&root), keep_alive_(std::move(keep_alive)) {
+    : index_(index), root_(&root), keep_alive_(std::move(keep_alive)), options_(options) {
   name_ = !options.name.empty() ? options.name : index == 0 ? "model" : "model" + std::to_string(index);
   root_id_ = session.AddRoot(name_);
-  Walk(session, root, "", 0, -1, options);
-  modules_.reserve(modules_.size() + kMaxFunctional);
+  modules_.reserve(root.modules(false).size() + 1 + kMaxFunctional + kMaxLate);
+  params_.Reserve(root.parameters(true).size() + kMaxLate);
+  Walk(session, root, "", 0, -1);
   module_count_.store(modules_.size(), std::memory_order_release);
+  params_.Publish();
+  all_buffers_.push_back(std::make_unique<std::vector<WatchedBuffer>>(std::move(walked_buffers_)));
+  buffers_.store(all_buffers_.back().get(), std::memory_order_release);
+  NoteActivations();
   Build();
 }
 
-void WatchedModel::Walk(probe::Session& session, torch::nn::Module& module, const std::string& path, int depth,
-                        int cut_container, const AttachOptions& options) {
-  const auto children = module.named_children();
-  const bool has_params = !module.named_parameters(false).is_empty();
-  const bool has_buffers = !module.named_buffers(false).is_empty();
-  const bool leaf = children.is_empty();
-  const bool cuts = cut_container < 0 && options.depth >= 0 && depth == options.depth && !leaf;
+int WatchedModel::ModuleAt(const std::string& path, const torch::nn::Module& module) {
+  const std::string type = TypeName(module);
+  if (const auto known = by_path_.find(path); known != by_path_.end() && at(known->second).type == type) {
+    at(known->second).reports_as = at(known->second).id != 0 ? known->second : -1;
+    at(known->second).next_in_sequence = -1;
+    return known->second;
+  }
+  if (modules_.size() == modules_.capacity()) return -1;
+  const auto replaced = by_path_.find(path);
   const int index = static_cast<int>(modules_.size());
   modules_.push_back(std::make_unique<WatchedModule>());
   WatchedModule& watched = *modules_.back();
   watched.path = path;
-  watched.type = TypeName(module);
-  watched.has_params = has_params || has_buffers;
+  watched.type = type;
+  watched.of_torch = module.name().rfind("torch::nn::", 0) == 0;
+  watched.operators = OperatorsOf(module.name());
+  if (replaced != by_path_.end()) watched.id = at(replaced->second).id;  // it goes on under its name
   by_path_[path] = index;
-  const bool matches = options.filter.empty() || ::fnmatch(options.filter.c_str(), path.c_str(), 0) == 0;
+  return index;
+}
+
+void WatchedModel::Walk(probe::Session& session, torch::nn::Module& module, const std::string& path, int depth,
+                        int cut_container) {
+  const auto children = module.named_children();
+  const bool has_params = !module.named_parameters(false).is_empty();
+  const bool has_buffers = !module.named_buffers(false).is_empty();
+  const bool leaf = children.is_empty();
+  const bool cuts = cut_container < 0 && options_.depth >= 0 && depth == options_.depth && !leaf;
+  TreeNode node;
+  node.module = &module;
+  for (const auto& child : children) node.children.push_back(child.value().get());
+  for (const auto& param : ParametersOf(module)) node.params.push_back(param.value().unsafeGetTensorImpl());
+  tree_.push_back(std::move(node));
+  const int index = ModuleAt(path, module);
+  if (index < 0) {
+    session.AddNote(name_ + " grows without bound: modules from " + path + " on are not watched");
+    return;
+  }
+  WatchedModule& watched = at(index);
+  watched.has_params = has_params || has_buffers;
+  const bool matches = options_.filter.empty() || ::fnmatch(options_.filter.c_str(), path.c_str(), 0) == 0;
   if ((leaf || has_params || has_buffers || cuts) && cut_container < 0 && matches && root_id_ != 0) {
     const std::string shown = path.empty() ? watched.type : path;
-    watched.id = session.AddModule(root_id_, shown, watched.type, 0);
+    if (watched.id == 0) watched.id = session.AddModule(root_id_, shown, watched.type, 0);
     watched.reports_as = index;
   }
-  if (has_params || has_buffers) AddParams(session, module, index, watched.id != 0);
+  if (has_params || has_buffers) {
+    AddParams(session, module, index, watched.id != 0);
+    AddBuffers(session, module, index, watched.id != 0);
+  }
   // Of a cut container the last layer reports: each layer inside takes the place over from the one before.
   if (cut_container >= 0 && (has_params || has_buffers)) {
     for (auto& other : modules_) {
@@ -71,27 +125,52 @@ void WatchedModel::Walk(probe::Session& session, torch::nn::Module& module, cons
   }
   const int inner_cut = cut_container >= 0 ? cut_container : cuts ? index : -1;
   for (const auto& child : children) {
-    Walk(session, *child.value(), Join(path, child.key()), depth + 1, inner_cut, options);
+    Walk(session, *child.value(), Join(path, child.key()), depth + 1, inner_cut);
   }
   if (dynamic_cast<torch::nn::SequentialImpl*>(&module) != nullptr) LinkSequence(module, path);
+  // What attention returns is what its output projection gives.
+  if (watched.of_torch && watched.type == "MultiheadAttention" && watched.id != 0) {
+    const auto projection = by_path_.find(Join(path, "out_proj"));
+    if (projection != by_path_.end()) at(projection->second).also_reports = index;
+  }
 }
 
 void WatchedModel::AddParams(probe::Session& session, torch::nn::Module& module, int index, bool published) {
   const std::string& path = at(index).path;
+  at(index).has_bias = false;
   for (const auto& item : module.named_parameters(false)) {
     const at::Tensor& tensor = item.value();
     if (!tensor.defined()) continue;
     if (item.key() == "bias") at(index).has_bias = true;
     const WatchedParam* same = nullptr;
-    for (const WatchedParam& other : params_) {
-      if (other.tensor.is_same(tensor)) same = &other;
+    WatchedParam* before = nullptr;
+    bool known = false;
+    for (size_t i = 0; i < walked_params_.size(); ++i) {
+      WatchedParam& other = params_[i];
+      if (other.retired.load(std::memory_order_relaxed)) continue;
+      const bool here = other.name == item.key() && at(other.module).path == path;
+      if (other.tensor.is_same(tensor)) {
+        if (here && other.module == index) {
+          known = true;
+          walked_params_[i] = true;
+          break;
+        }
+        if (same == nullptr && walked_params_[i]) same = &other;
+      } else if (here) {
+        before = &other;
+      }
+    }
+    if (known) continue;
+    if (params_.full()) {
+      session.AddNote(name_ + " grows without bound: parameters from " + Join(path, item.key()) + " on are not watched");
+      return;
     }
     if (same != nullptr) {
       notes_.push_back(Join(path, item.key()) + " is the same parameter as " + Join(at(same->module).path, same->name) +
                        ", published there");
     }
-    params_.emplace_back();
-    WatchedParam& param = params_.back();
+    WatchedParam& param = params_.Add();
+    walked_params_.push_back(true);
     param.tensor = tensor;
     param.name = item.key();
     param.module = index;
@@ -99,12 +178,32 @@ void WatchedModel::AddParams(probe::Session& session, torch::nn::Module& module,
     const std::string why = WhyUnreadable(tensor);
     if (!why.empty()) notes_.push_back(Join(path, item.key()) + " is not captured: " + why);
     if (!published || same != nullptr || !why.empty()) continue;
-    param.id = session.AddParam(root_id_, at(index).id, param.name, ShapeOf(tensor), FlagsOf(param));
+    const uint32_t id = before == nullptr ? 0 : before->id.load();
+    if (id != 0) {
+      before->id.store(0);
+      session.RenewParam(id, root_id_, at(index).id, param.name, ShapeOf(tensor), FlagsOf(param));
+      param.id.store(id);
+    } else {
+      param.id.store(
+          session.AddParam(root_id_, at(index).id, param.name, ShapeOf(tensor), FlagsOf(param)));
+    }
   }
+}
+
+void WatchedModel::AddBuffers(probe::Session& session, torch::nn::Module& module, int index, bool published) {
+  const auto* const before = buffers_.load(std::memory_order_relaxed);
   for (const auto& item : module.named_buffers(false)) {
     if (!published || !item.value().defined() || !WhyUnreadable(item.value()).empty()) continue;
-    const uint32_t id = session.AddParam(root_id_, at(index).id, item.key(), ShapeOf(item.value()), shm::kEntryBuffer);
-    buffers_.push_back({item.value(), index, id});
+    uint32_t id = 0;
+    if (before != nullptr) {
+      for (const WatchedBuffer& buffer : *before) {
+        if (buffer.name == item.key() && at(buffer.module).path == at(index).path) id = buffer.id;
+      }
+    }
+    if (id == 0) {
+      id = session.AddParam(root_id_, at(index).id, item.key(), ShapeOf(item.value()), shm::kEntryBuffer);
+    }
+    walked_buffers_.push_back({item.value(), item.key(), index, id});
   }
 }
 
@@ -121,32 +220,171 @@ void WatchedModel::LinkSequence(torch::nn::Module& module, const std::string& pa
   }
 }
 
-void WatchedModel::Build() {
-  auto tables = std::make_unique<Tables>();
-  for (size_t i = 0; i < params_.size(); ++i) {
-    WatchedParam& param = params_[i];
-    const void* data = DataOf(param.tensor);
-    param.data.store(data, std::memory_order_relaxed);
-    if (data == nullptr) continue;
-    tables->params.emplace(data, static_cast<int>(i));
-    auto& modules = tables->modules[data];
-    if (modules.empty() || modules.back() != param.module) modules.push_back(param.module);
-    if (param.bias) tables->bias_owners.emplace(data, param.module);
+// What of the published modules has no activation under its own name, and why.
+void WatchedModel::NoteActivations() {
+  constexpr size_t kShown = 8;
+  struct Group {
+    std::string names;
+    size_t count = 0;
+    void Add(const WatchedModule& module) {
+      if (++count > kShown) return;
+      names += (names.empty() ? "" : ", ") + (module.path.empty() ? module.type : module.path + " (" + module.type + ")");
+    }
+    std::string Text() const {
+      return count <= kShown ? names : names + " and " + std::to_string(count - kShown) + " more";
+    }
+  };
+  Group own, unknown, elsewhere;
+  std::vector<bool> follows(modules_.size(), false);
+  for (const auto& module : modules_) {
+    if (module->next_in_sequence >= 0) follows[static_cast<size_t>(module->next_in_sequence)] = true;
   }
-  for (const WatchedBuffer& buffer : buffers_) {
-    const void* data = DataOf(buffer.tensor);
-    if (data != nullptr) tables->modules[data].push_back(buffer.module);
+  for (size_t i = 0; i < modules_.size(); ++i) {
+    const WatchedModule& module = *modules_[i];
+    if (module.id == 0 || module.functional || module.reports_as != static_cast<int>(i)) continue;
+    const bool attention = module.of_torch && module.type == "MultiheadAttention";
+    if (module.has_params) {
+      if (module.operators == nullptr && !attention) own.Add(module);
+    } else if (!module.of_torch || !HasOwnOperator(module.type)) {
+      unknown.Add(module);
+    } else if (!follows[i]) {
+      elsewhere.Add(module);
+    }
   }
-  std::lock_guard lock(mutex_);
-  if (all_tables_.size() >= kMaxTables) all_tables_.erase(all_tables_.begin());
-  tables_.store(tables.get(), std::memory_order_release);
-  all_tables_.push_back(std::move(tables));
+  if (own.count != 0) {
+    notes_.push_back("activations of " + own.Text() +
+                     " are not captured: what a class of one's own returns cannot be seen; what its parameters go into is "
+                     "named 'module > operator'");
+  }
+  if (unknown.count != 0) {
+    notes_.push_back("activations of " + unknown.Text() +
+                     " are not captured: no operator is known that makes the output of a module of this type");
+  }
+  if (elsewhere.count != 0) {
+    notes_.push_back("activations of " + elsewhere.Text() +
+                     " are named by position, 'layer > operator': only a Sequential proves which module runs");
+  }
 }
 
-const std::vector<int>* WatchedModel::ModulesAt(const void* data) const {
+bool WatchedModel::SameTree(torch::nn::Module& module, size_t* node) const {
+  if (*node >= tree_.size()) return false;
+  const TreeNode& known = tree_[(*node)++];
+  if (known.module != &module) return false;
+  const auto& params = ParametersOf(module);
+  if (params.size() != known.params.size()) return false;
+  for (size_t i = 0; i < known.params.size(); ++i) {
+    if (params[i].value().unsafeGetTensorImpl() != known.params[i]) return false;
+  }
+  const auto children = module.children();
+  if (children.size() != known.children.size()) return false;
+  for (size_t i = 0; i < children.size(); ++i) {
+    if (children[i].get() != known.children[i] || !SameTree(*children[i], node)) return false;
+  }
+  return true;
+}
+
+bool WatchedModel::TreeChanged() const {
+  if (detached_.load(std::memory_order_relaxed)) return false;
+  std::lock_guard lock(mutex_);
+  size_t node = 0;
+  return !SameTree(*root_, &node);
+}
+
+void WatchedModel::RenewTree(probe::Session& session) {
+  if (detached_.load(std::memory_order_relaxed)) return;
+  {
+    std::lock_guard lock(mutex_);
+    const size_t notes_before = notes_.size();
+    tree_.clear();
+    walked_buffers_.clear();
+    walked_params_.assign(params_.size(), false);
+    const size_t before = params_.size();
+    Walk(session, *root_, "", 0, -1);
+    std::string gone;
+    for (size_t i = 0; i < before; ++i) {
+      WatchedParam& param = params_[i];
+      if (walked_params_[i] || param.retired.exchange(true)) continue;
+      param.id.store(0);
+      gone += (gone.empty() ? "" : ", ") + Join(at(param.module).path, param.name);
+    }
+    module_count_.store(modules_.size(), std::memory_order_release);
+    params_.Publish();
+    all_buffers_.push_back(std::make_unique<std::vector<WatchedBuffer>>(std::move(walked_buffers_)));
+    buffers_.store(all_buffers_.back().get(), std::memory_order_release);
+    std::string fresh;
+    for (size_t i = before; i < params_.size(); ++i) {
+      fresh += (fresh.empty() ? "" : ", ") + Join(at(params_[i].module).path, params_[i].name);
+    }
+    const std::string step = " before step " + std::to_string(steps_finished.load(std::memory_order_relaxed));
+    if (!gone.empty()) session.AddNote("parameters of " + name_ + " were replaced or removed" + step + ": " + gone);
+    if (!fresh.empty()) session.AddNote("parameters of " + name_ + " came after Attach()," + step + ": " + fresh);
+    for (size_t i = notes_before; i < notes_.size(); ++i) session.AddNote(notes_[i]);
+  }
+  Build();
+}
+
+void WatchedModel::Build() {
+  auto tables = std::make_unique<Tables>();
+  const auto add = [&](const at::Tensor& tensor, int param, int module) {
+    const void* const data = DataOf(tensor);
+    if (data == nullptr) return data;
+    Span span;
+    span.begin = reinterpret_cast<uintptr_t>(data);
+    span.end = std::max(EndOf(tensor), span.begin + 1);
+    span.param = param;
+    span.module = module;
+    span.elements = tensor.numel();
+    tables->spans.push_back(span);
+    return data;
+  };
+  for (size_t i = 0; i < params_.size(); ++i) {
+    WatchedParam& param = params_[i];
+    if (param.retired.load(std::memory_order_relaxed)) continue;
+    const void* data = add(param.tensor, static_cast<int>(i), param.module);
+    param.data.store(data, std::memory_order_relaxed);
+    if (data != nullptr && param.bias) tables->bias_owners.emplace(data, param.module);
+  }
+  for (const WatchedBuffer& buffer : buffers()) add(buffer.tensor, -1, buffer.module);
+  std::stable_sort(tables->spans.begin(), tables->spans.end(),
+                   [](const Span& a, const Span& b) { return a.begin < b.begin; });
+  uintptr_t end = 0;
+  for (Span& span : tables->spans) span.end_before = end = std::max(end, span.end);
+  std::lock_guard lock(mutex_);
+  if (all_tables_.size() >= kMaxTables) all_tables_.erase(all_tables_.begin());
+  all_tables_.push_back(std::move(tables));
+  tables_.store(all_tables_.back().get(), std::memory_order_release);
+}
+
+// Each span that the address lies in, in the order of registration; until `visit` returns false.
+template <typename Visit>
+void WatchedModel::VisitAt(const Tables& tables, const void* data, Visit&& visit) {
+  const auto address = reinterpret_cast<uintptr_t>(data);
+  const auto& spans = tables.spans;
+  size_t after = static_cast<size_t>(
+      std::upper_bound(spans.begin(), spans.end(), address, [](uintptr_t a, const Span& span) { return a < span.begin; }) -
+      spans.begin());
+  size_t first = after;
+  while (first > 0 && spans[first - 1].end_before > address) --first;
+  for (; first < after; ++first) {
+    if (spans[first].end > address && !visit(spans[first])) return;
+  }
+}
+
+WatchedModel::Candidates WatchedModel::ModulesOf(const at::Tensor& weight, const char* operator_name) const {
+  Candidates found;
+  const void* const data = DataOf(weight);
+  if (data == nullptr) return found;
   const Tables* tables = tables_.load(std::memory_order_acquire);
-  const auto found = tables->modules.find(data);
-  return found == tables->modules.end() ? nullptr : &found->second;
+  std::vector<int> others;
+  VisitAt(*tables, data, [&](const Span& span) {
+    const bool whole = span.begin == reinterpret_cast<uintptr_t>(data) && span.elements == weight.numel();
+    auto& modules = whole && Lists(module(span.module).operators, operator_name) ? found.modules : others;
+    if (modules.empty() || modules.back() != span.module) modules.push_back(span.module);
+    return true;
+  });
+  found.own = found.modules.size();
+  found.modules.insert(found.modules.end(), others.begin(), others.end());
+  return found;
 }
 
 int WatchedModel::BiasOwner(const void* data) const {
@@ -156,14 +394,19 @@ int WatchedModel::BiasOwner(const void* data) const {
 }
 
 int WatchedModel::ParamAt(const void* data) const {
-  const Tables* tables = tables_.load(std::memory_order_acquire);
-  const auto found = tables->params.find(data);
-  return found == tables->params.end() ? -1 : found->second;
+  int param = -1;
+  VisitAt(*tables_.load(std::memory_order_acquire), data, [&](const Span& span) {
+    if (span.param < 0) return true;
+    param = span.param;
+    return false;
+  });
+  return param;
 }
 
 bool WatchedModel::Refresh() {
   for (const WatchedParam& param : params_) {
-    if (param.data.load(std::memory_order_relaxed) != DataOf(param.tensor)) {
+    if (!param.retired.load(std::memory_order_relaxed) &&
+        param.data.load(std::memory_order_relaxed) != DataOf(param.tensor)) {
       Build();
       return true;
     }
@@ -172,7 +415,8 @@ bool WatchedModel::Refresh() {
 }
 
 int WatchedModel::FunctionalModule(probe::Session& session, int after, const char* name, const char* type) {
-  std::string path = after < 0 ? std::string("> ") + name : module(after).path + " > " + name;
+  const std::string before = after < 0 ? std::string() : module(after).path;
+  const std::string path = (before.empty() ? "> " : before + " > ") + name;
   std::lock_guard lock(mutex_);
   if (const auto found = by_path_.find(path); found != by_path_.end()) return found->second;
   if (modules_.size() == modules_.capacity()) return -1;

@@ -1,13 +1,12 @@
 // WatchedModel: one attached root: its modules and parameters, their names and registry ids, and where their data lie.
 //
-// Built at Attach; afterwards modules may be added (operators named by position) under mutex_. Parameters never change
-// number; where their data lie may (to(), set_data), and Refresh() follows it. The listener holds it for ever, because
-// a callback on another thread may still be reading.
+// Built at Attach; afterwards modules and parameters are only added (operators named by position, and what the trainer
+// replaces or registers later, which RenewTree() finds) or retired. Where data lie may change (to(), set_data), and
+// Refresh() follows it. The listener holds it for ever, because a callback on another thread may still be reading.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
-#include <deque>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -23,7 +22,8 @@
 
 namespace ikkuna::torch_probe {
 
-// The address that identifies a parameter among an operator's inputs: views such as weight.t() share it.
+// The address by which a parameter is known among an operator's inputs: views such as weight.t() share it, others lie
+// within the parameter's range.
 inline const void* DataOf(const at::Tensor& tensor) {
   return tensor.defined() && tensor.has_storage() ? tensor.unsafeGetTensorImpl()->data() : nullptr;
 }
@@ -37,13 +37,18 @@ struct WatchedModule {
   bool functional = false;
   int next_in_sequence = -1;  // module that a Sequential runs on this one's output
   int reports_as = -1;  // index of the module whose name the activations carry: itself, or a cut container; -1: none
+  int also_reports = -1;            // index of another module that returns the same: attention, of its output projection
+  bool of_torch = false;            // a class of torch::nn, not one of the trainer's with a name like it
+  mutable std::atomic<bool> computed_noted{false};  // that its weight is computed somewhere, which hides it
+  const char* operators = nullptr;  // with parameters: those that make its output, separated by blanks; null: none known
 };
 
 struct WatchedParam {
   at::Tensor tensor;  // the user's own parameter
   std::string name;   // within its module: weight
   int module = -1;    // index
-  uint32_t id = 0;    // registry id; 0: not published
+  std::atomic<uint32_t> id{0};  // registry id; 0: not published
+  std::atomic<bool> retired{false};  // the module has another in its place, or is gone
   bool bias = false;
   bool frozen = false;                     // by a client's wish; guarded by the listener's freeze mutex
   std::atomic<const void*> data{nullptr};  // DataOf(tensor) at the last look
@@ -51,8 +56,43 @@ struct WatchedParam {
 
 struct WatchedBuffer {
   at::Tensor tensor;
+  std::string name;
   int module = -1;
   uint32_t id = 0;
+};
+
+// Parameters: references stay, the count only grows, and readers need no lock.
+class ParamList {
+ public:
+  void Reserve(size_t count) { params_.reserve(count); }
+  bool full() const { return params_.size() == params_.capacity(); }
+  // One thread at a time.
+  WatchedParam& Add() {
+    params_.push_back(std::make_unique<WatchedParam>());
+    return *params_.back();
+  }
+  void Publish() { count_.store(params_.size(), std::memory_order_release); }
+  size_t size() const { return count_.load(std::memory_order_acquire); }
+  WatchedParam& operator[](size_t index) const { return *params_[index]; }
+  class Iterator {
+   public:
+    explicit Iterator(const std::unique_ptr<WatchedParam>* at) : at_(at) {}
+    WatchedParam& operator*() const { return **at_; }
+    Iterator& operator++() {
+      ++at_;
+      return *this;
+    }
+    bool operator!=(const Iterator& other) const { return at_ != other.at_; }
+
+   private:
+    const std::unique_ptr<WatchedParam>* at_;
+  };
+  Iterator begin() const { return Iterator(params_.data()); }
+  Iterator end() const { return Iterator(params_.data() + size()); }
+
+ private:
+  std::vector<std::unique_ptr<WatchedParam>> params_;  // within the capacity reserved at Attach
+  std::atomic<size_t> count_{0};
 };
 
 class WatchedModel {
@@ -66,8 +106,8 @@ class WatchedModel {
   const std::string& name() const { return name_; }
   torch::nn::Module& root() const { return *root_; }
   bool is_training() const { return !detached_.load(std::memory_order_relaxed) && root_->is_training(); }
-  std::deque<WatchedParam>& params() { return params_; }
-  const std::vector<WatchedBuffer>& buffers() const { return buffers_; }
+  const ParamList& params() const { return params_; }
+  const std::vector<WatchedBuffer>& buffers() const { return *buffers_.load(std::memory_order_acquire); }
   const std::vector<std::string>& notes() const { return notes_; }
 
   // Tells the registry anew whether a parameter trains.
@@ -79,12 +119,25 @@ class WatchedModel {
   // The operator `name` at its position behind module `after` (-1: at the beginning), created at first sight.
   int FunctionalModule(probe::Session& session, int after, const char* name, const char* type);
 
-  // A layer whose parameter lies at `data`: candidates in execution order (tied weights have several).
-  const std::vector<int>* ModulesAt(const void* data) const;
+  // The modules with a parameter or buffer that the tensor is, or is a part of, in execution order; of several those
+  // that an operator of this name makes the output of come first. `own`: how many of them are such.
+  struct Candidates {
+    std::vector<int> modules;
+    size_t own = 0;
+  };
+  Candidates ModulesOf(const at::Tensor& weight, const char* operator_name) const;
   int BiasOwner(const void* data) const;  // -1: none
-  int ParamAt(const void* data) const;    // -1: none
+  int ParamAt(const void* data) const;    // -1: none; also of an address within one
   // Where the data lie now. True when something moved.
   bool Refresh();
+
+  // Whether the trainer has replaced or registered something since the tree was walked last. Cheap: no names are made.
+  bool TreeChanged() const;
+  // Walks the tree again: what is new is added, what is gone retired. Once at a time; the listener sees to it.
+  void RenewTree(probe::Session& session);
+  bool IsRoot(const torch::nn::Module& module) const {
+    return !detached_.load(std::memory_order_relaxed) && root_ == &module;
+  }
 
   // The trainer is about to destroy the module: never touch root() again.
   void Forget() { detached_.store(true); }
@@ -102,15 +155,34 @@ class WatchedModel {
   std::vector<shm::Command> freezes;       // freeze and unfreeze to be done, in their order; guarded by the listener
 
  private:
+  // Where a parameter or buffer lies.
+  struct Span {
+    uintptr_t begin = 0;
+    uintptr_t end = 0;
+    uintptr_t end_before = 0;  // the greatest end of this one and all before it
+    int param = -1;            // -1: a buffer
+    int module = -1;
+    int64_t elements = 0;
+  };
   struct Tables {
-    std::unordered_map<const void*, std::vector<int>> modules;
-    std::unordered_map<const void*, int> params;
+    std::vector<Span> spans;  // by where they begin
     std::unordered_map<const void*, int> bias_owners;
   };
-  void Walk(probe::Session& session, torch::nn::Module& module, const std::string& path, int depth, int cut_container,
-            const AttachOptions& options);
+  struct TreeNode {
+    const torch::nn::Module* module = nullptr;
+    std::vector<const torch::nn::Module*> children;
+    std::vector<const c10::TensorImpl*> params;
+  };
+  template <typename Visit>
+  static void VisitAt(const Tables& tables, const void* data, Visit&& visit);
+  void Walk(probe::Session& session, torch::nn::Module& module, const std::string& path, int depth,
+            int cut_container);
+  int ModuleAt(const std::string& path, const torch::nn::Module& module);
   void AddParams(probe::Session& session, torch::nn::Module& module, int index, bool published);
+  void AddBuffers(probe::Session& session, torch::nn::Module& module, int index, bool published);
   void LinkSequence(torch::nn::Module& module, const std::string& path);
+  void NoteActivations();
+  bool SameTree(torch::nn::Module& module, size_t* node) const;
   void Build();
   WatchedModule& at(int index) { return *modules_[static_cast<size_t>(index)]; }
 
@@ -119,10 +191,13 @@ class WatchedModel {
   std::string name_;
   torch::nn::Module* root_ = nullptr;
   std::shared_ptr<torch::nn::Module> keep_alive_;
-  std::deque<WatchedParam> params_;
-  std::vector<WatchedBuffer> buffers_;
+  AttachOptions options_;
+  ParamList params_;
   std::vector<std::string> notes_;
   std::atomic<bool> detached_{false};
+  std::vector<TreeNode> tree_;               // in the order of the walk; guarded by mutex_
+  std::vector<WatchedBuffer> walked_buffers_;  // of the walk under way
+  std::vector<bool> walked_params_;            // met in the walk under way, by index
 
   // Appended under mutex_, within the capacity reserved at Attach: readers need no lock.
   std::vector<std::unique_ptr<WatchedModule>> modules_;
@@ -132,10 +207,14 @@ class WatchedModel {
   // Tables are replaced whole; readers keep the one they took. The few that a run replaces are kept until the end.
   std::atomic<const Tables*> tables_{nullptr};
   std::vector<std::unique_ptr<Tables>> all_tables_;  // guarded by mutex_
+  std::atomic<const std::vector<WatchedBuffer>*> buffers_{nullptr};
+  std::vector<std::unique_ptr<std::vector<WatchedBuffer>>> all_buffers_;  // guarded by mutex_
   // A run moves its parameters a handful of times; one that does so all the time (FSDP) must not grow without bound.
   static constexpr size_t kMaxTables = 64;
   // Positions of operators in one model; a loop that makes up new ones must not grow the table without bound.
   static constexpr size_t kMaxFunctional = 4096;
+  // Modules and parameters that come after Attach: a head for each task of a long list.
+  static constexpr size_t kMaxLate = 4096;
 };
 
 }  // namespace ikkuna::torch_probe

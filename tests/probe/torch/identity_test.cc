@@ -1,0 +1,243 @@
+// Identity: which module a parameter among an operator's inputs speaks for, and what becomes of those that change.
+#include <map>
+#include <set>
+
+#include <torch/script.h>
+
+#include "shared/codes.h"
+#include "tests/probe/torch/capture_fixture.h"
+
+namespace ikkuna {
+namespace {
+
+namespace nn = torch::nn;
+
+class Identity : public Capture {
+ protected:
+  static double Norm(const Tensor& tensor) { return tensor.detach().to(torch::kDouble).norm().item<double>(); }
+  std::vector<std::string> Names() const {
+    std::vector<std::string> names;
+    for (const Kept& kept : Of("activations")) names.push_back(kept.message.module);
+    return names;
+  }
+};
+
+// A weight that an embedding and a projection share, whichever is registered first.
+struct Tied : nn::Module {
+  explicit Tied(bool embedding_first) {
+    if (embedding_first) {
+      in = register_module("in", nn::Embedding(10, 8));
+      out = register_module("out", nn::Linear(nn::LinearOptions(8, 10).bias(false)));
+    } else {
+      out = register_module("out", nn::Linear(nn::LinearOptions(8, 10).bias(false)));
+      in = register_module("in", nn::Embedding(10, 8));
+    }
+    out->weight.set_data(in->weight.detach());  // one storage
+
+  }
+  Tensor forward(const Tensor& ids) { return out(in(ids).tanh()); }
+  nn::Embedding in{nullptr};
+  nn::Linear out{nullptr};
+};
+
+TEST_F(Identity, OfTiedWeightsTheOperatorTellsTheModule) {
+  for (const bool embedding_first : {true, false}) {
+    kept_.clear();
+    auto net = std::make_shared<Tied>(embedding_first);
+    torch::optim::SGD optimizer(net->parameters(), 0.1);
+    Start({"activations"}).Attach(net);
+    for (int step = 0; step < 2; ++step) {
+      optimizer.zero_grad();
+      F::cross_entropy(net->forward(torch::randint(10, {4})), torch::randint(10, {4})).backward();
+      optimizer.step();
+    }
+    EXPECT_EQ(Names(), (std::vector<std::string>{"in", "in > tanh", "out", "in", "in > tanh", "out"}));
+    probe_.reset();
+  }
+}
+
+TEST_F(Identity, AWeightThatAnotherOperatorTakesDoesNotSpeakForItsModule) {
+  struct Net : nn::Module {
+    Net() {
+      in = register_module("in", nn::Embedding(10, 8));
+      scale = register_parameter("scale", torch::randn({8, 8}));
+    }
+    Tensor forward(const Tensor& ids) { return in(ids).matmul(scale).matmul(in->weight.t()); }
+    nn::Embedding in{nullptr};
+    Tensor scale;
+  };
+  auto net = std::make_shared<Net>();
+  torch::optim::SGD optimizer(net->parameters(), 0.1);
+  Start({"activations"}).Attach(net);
+  F::cross_entropy(net->forward(torch::randint(10, {4})), torch::randint(10, {4})).backward();
+  EXPECT_EQ(Names(), (std::vector<std::string>{"in", "> matmul", "in > matmul"}));
+}
+
+TEST_F(Identity, TheThreeProjectionsOfCrossAttentionAreFound) {
+  struct Net : nn::Module {
+    Net() { attention = register_module("attention", nn::MultiheadAttention(8, 2)); }
+    nn::MultiheadAttention attention{nullptr};
+  };
+  auto net = std::make_shared<Net>();
+  Start({"activations", "layer_gradients"}).Attach(net);
+  const Tensor query = torch::randn({3, 2, 8}), key = torch::randn({5, 2, 8}), value = torch::randn({5, 2, 8});
+  const Tensor out = std::get<0>(net->attention->forward(query, key, value));
+  out.sum().backward();
+  std::map<std::string, int> names;
+  for (const std::string& name : Names()) ++names[name];
+  EXPECT_EQ(names["attention"], 1);
+  EXPECT_EQ(names["attention.out_proj"], 1);
+  EXPECT_EQ(names["attention > matmul"] + names["attention > linear"] + names["attention > addmm"], 3);
+  EXPECT_TRUE(torch::equal(Of("activations", "attention").at(0).tensor, out));
+  EXPECT_EQ(Of("layer_gradients", "attention").size(), 1u);
+}
+
+struct Replaceable : nn::Module {
+  Replaceable() {
+    fc1 = register_module("fc1", nn::Linear(8, 16));
+    head = register_module("head", nn::Linear(16, 4));
+  }
+  Tensor forward(const Tensor& x) {
+    Tensor hidden = fc1(x);
+    if (gain.defined()) hidden = hidden * gain;
+    return head(torch::relu(hidden));
+  }
+  nn::Linear fc1{nullptr}, head{nullptr};
+  Tensor gain;
+};
+
+class Replaced : public Identity, public ::testing::WithParamInterface<std::vector<std::string>> {};
+
+TEST_P(Replaced, AModuleThatTakesAnothersPlaceIsWatched) {
+  auto net = std::make_shared<Replaceable>();
+  auto optimizer = std::make_unique<torch::optim::SGD>(net->parameters(), .05);
+  Probe& probe = Start(GetParam());
+  probe.Attach(net);
+  probe.Attach(*optimizer);
+  std::map<std::string, std::vector<double>> want;
+  for (int step = 0; step < 7; ++step) {
+    if (step == 3 || step == 5) {
+      net->head = net->replace_module("head", nn::Linear(16, step == 3 ? 4 : 5));
+      optimizer = std::make_unique<torch::optim::SGD>(net->parameters(), .05);
+      probe.Attach(*optimizer);
+    }
+    optimizer->zero_grad();
+    const Tensor out = net->forward(torch::randn({12, 8}));
+    F::mse_loss(out, torch::randn({12, out.size(1)})).backward();
+    want["weights"].push_back(Norm(net->head->weight));
+    want["weight_gradients"].push_back(Norm(net->head->weight.grad()));
+    want["activations"].push_back(Norm(out));
+    optimizer->step();
+  }
+  probe.Detach();
+  for (const std::string& kind : GetParam()) {
+    const auto got = Of(kind, "head");
+    ASSERT_EQ(got.size(), 7u) << kind;
+    for (size_t step = 0; step < 7; ++step) {
+      EXPECT_EQ(got[step].message.global_step, step);
+      EXPECT_DOUBLE_EQ(Norm(got[step].tensor), want[kind][step]) << kind << " " << step;
+    }
+  }
+}
+INSTANTIATE_TEST_SUITE_P(Kinds, Replaced,
+                         ::testing::Values(std::vector<std::string>{"weights"},
+                                           std::vector<std::string>{"weight_gradients"},
+                                           std::vector<std::string>{"activations"},
+                                           std::vector<std::string>{"weights", "weight_gradients", "activations"}));
+
+TEST_F(Identity, AParameterThatIsRegisteredLaterIsFound) {
+  auto net = std::make_shared<Replaceable>();
+  torch::optim::SGD first(net->parameters(), .05);
+  Probe& probe = Start({"weights", "weight_gradients", "weight_updates"});
+  probe.Attach(net);
+  Train(net, first, torch::randn({4, 8}), torch::randint(4, {4}));
+  net->gain = net->register_parameter("gain", torch::ones({16}));
+  torch::optim::SGD second(net->parameters(), .05);
+  for (int step = 0; step < 2; ++step) Train(net, second, torch::randn({4, 8}), torch::randint(4, {4}));
+  probe.Detach();
+  std::map<std::string, int> of_gain;
+  for (const Kept& kept : kept_) of_gain[kept.message.kind] += kept.message.param == "gain";
+  EXPECT_EQ(of_gain["weights"], 2);
+  EXPECT_EQ(of_gain["weight_gradients"], 2);
+  EXPECT_EQ(of_gain["weight_updates"], 2);
+}
+
+TEST_F(Identity, AModelThatIsAttachedAgainIsTheSame) {
+  auto net = std::make_shared<Replaceable>();
+  torch::optim::SGD optimizer(net->parameters(), .05);
+  Probe& probe = Start({"weights", "loss"});
+  probe.Attach(net);
+  Train(net, optimizer, torch::randn({4, 8}), torch::randint(4, {4}));
+  probe.Attach(net);
+  probe.Attach(*net, {.name = "again"});
+  Train(net, optimizer, torch::randn({4, 8}), torch::randint(4, {4}));
+  EXPECT_EQ(Of("loss").size(), 2u);
+  std::set<std::string> roots;
+  for (const Kept& kept : Of("weights")) roots.insert(kept.message.root);
+  EXPECT_EQ(roots, std::set<std::string>{"model"});
+  EXPECT_EQ(Of("weights").size(), 4u);
+}
+
+// Sharded parameters: while they are let go of, nothing is read of them.
+TEST_F(Identity, AStorageThatIsResizedToNothingIsNotRead) {
+  auto net = std::make_shared<Replaceable>();
+  torch::optim::SGD optimizer(net->parameters(), .05);
+  Probe& probe = Start({"weights", "weight_updates"});
+  probe.Attach(net);
+  const Tensor x = torch::randn({4, 8}), y = torch::randint(4, {4});
+  for (int step = 0; step < 3; ++step) {
+    optimizer.zero_grad();
+    F::cross_entropy(net->forward(x), y).backward();
+    torch::NoGradGuard no_grad;
+    Tensor weight = net->fc1->weight;
+    const Tensor kept = weight.detach().clone();
+    const auto bytes = static_cast<int64_t>(weight.storage().nbytes());
+    weight.storage().unsafeGetStorageImpl()->set_nbytes(0);
+    optimizer.param_groups()[0].params()[2].add_(net->head->weight.grad(), -0.1);  // ends the step
+    weight.storage().unsafeGetStorageImpl()->set_nbytes(static_cast<size_t>(bytes));
+    weight.copy_(kept);
+  }
+  probe.Detach();
+  EXPECT_EQ(Of("weights", "head").size(), 3u);
+  EXPECT_TRUE(probe.active() == false);
+}
+
+// The gradient of an embedding is sparse; the optimizer that writes it is no second hand.
+TEST_F(Identity, SparseGradientsFlagNothing) {
+  nn::Sequential net(nn::Embedding(nn::EmbeddingOptions(50, 8).sparse(true)), nn::Flatten(), nn::Linear(24, 4));
+  torch::optim::SGD optimizer(net->parameters(), .05);
+  Start({"weight_updates", "bias_updates"}).Attach(net);
+  for (int step = 0; step < 4; ++step) {
+    optimizer.zero_grad();
+    F::mse_loss(net->forward(torch::randint(50, {12, 3})), torch::randn({12, 4})).backward();
+    optimizer.step();
+  }
+  probe_->Detach();
+  EXPECT_EQ(Of("weight_updates").size(), 8u);
+  for (const Kept& kept : kept_) EXPECT_EQ(kept.message.flags & kFlagWeightsChangedOutside, 0);
+}
+
+TEST_F(Identity, WhatAClassOfOnesOwnComputesIsNamedByItsOperator) {
+  struct Scaled : nn::LinearImpl {  // a name and a weight like Linear's, and another output
+    Scaled() : nn::LinearImpl(8, 4) {}
+    Tensor forward(const Tensor& x) { return nn::LinearImpl::forward(x) * 2; }
+  };
+  struct Net : nn::Module {
+    Net() { layer = register_module("layer", std::make_shared<Scaled>()); }
+    std::shared_ptr<Scaled> layer;
+  };
+  auto net = std::make_shared<Net>();
+  Start({"activations"}).Attach(net);
+  net->layer->forward(torch::randn({2, 8}));
+  EXPECT_EQ(Names(), std::vector<std::string>{"layer > addmm"});
+}
+
+TEST_F(Identity, AScriptedModelIsRefusedWithASentence) {
+  torch::jit::Module scripted("scripted");
+  Probe& probe = Start({"loss"});
+  probe.Attach(scripted, {.name = "scripted"});
+  EXPECT_TRUE(probe.active());
+}
+
+}  // namespace
+}  // namespace ikkuna
