@@ -169,8 +169,8 @@ class Listener : public std::enable_shared_from_this<Listener> {
   std::shared_ptr<const PassNumber> Number(RootState& root, const StepIdentity& identity, uint32_t number,
                                            const std::shared_ptr<Pass>& pass);
   void CloseEvaluation(RootThread& state, WatchedModel& model);
-  probe::StepPasses Name(RootState& root, const std::vector<std::shared_ptr<const PassNumber>>& passes,
-                         uint32_t named_before);
+  probe::StepPasses Name(RootState& root, const StepIdentity& identity,
+                         const std::vector<std::shared_ptr<const PassNumber>>& passes, uint32_t named_before);
   void NoteDue(RootState& root, const WatchedModel& model, uint32_t lane);
 
   // steps.cc: where a step ends.

@@ -221,7 +221,8 @@ void Listener::BeginEvaluationPass(ThreadState& thread, RootThread& state, Watch
   pass->first_module = module;
   if (pass->identity->any()) {
     if (state.batches.size() >= probe::StepPasses::kNameAtOnce) {
-      capture_.PublishMarker(*pass->identity, Kind::kPassesNamed, Name(root, state.batches, state.batches_named));
+      capture_.PublishMarker(*pass->identity, Kind::kPassesNamed,
+                             Name(root, *pass->identity, state.batches, state.batches_named));
       state.batches_named += static_cast<uint32_t>(state.batches.size());
       state.batches.clear();
     }
@@ -247,17 +248,21 @@ void Listener::CloseEvaluation(RootThread& state, WatchedModel& model) {
   pass->over.store(true);
   const StepIdentity& identity = *pass->identity;
   if (identity.any()) {
-    capture_.PublishMarker(identity, Kind::kBatchFinished, Name(root, state.batches, state.batches_named));
+    capture_.PublishMarker(identity, Kind::kBatchFinished,
+                           Name(root, *pass->identity, state.batches, state.batches_named));
   }
   state.batches.clear();
   state.batches_named = 0;
 }
 
-// What a marker says of these passes, which are over with it.
-probe::StepPasses Listener::Name(RootState& root, const std::vector<std::shared_ptr<const PassNumber>>& passes,
-                                 uint32_t named_before) {
+// What a marker of the step says of these passes, which are over with it; what they lost the step has lost.
+probe::StepPasses Listener::Name(RootState& root, const StepIdentity& identity,
+                                 const std::vector<std::shared_ptr<const PassNumber>>& passes, uint32_t named_before) {
   root.named.clear();
-  for (const auto& pass : passes) root.named.push_back(pass->value);
+  for (const auto& pass : passes) {
+    root.named.push_back(pass->value);
+    identity.dropped_kinds.fetch_or(pass->dropped_kinds.load(std::memory_order_relaxed));
+  }
   tracker_.PassesTold(root.model, root.named);
   return {root.named, named_before, tracker_.LowestOpen(root.model)};
 }

@@ -269,10 +269,7 @@ void Listener::FinishClosing(RootState& root, WatchedModel& model, const probe::
     if (closing.spanned) identity->flags.fetch_or(kFlagWeightsChangedOutside);
     capture_.TakeUpdates(lane, *identity, model);
     capture_.TakeMoments(model, *identity);
-    for (const auto& pass : lane.closing_passes) {
-      identity->dropped_kinds.fetch_or(pass->dropped_kinds.load(std::memory_order_relaxed));
-    }
-    capture_.PublishMarker(*identity, Kind::kBatchFinished, Name(root, lane.closing_passes, 0));
+    capture_.PublishMarker(*identity, Kind::kBatchFinished, Name(root, *identity, lane.closing_passes, 0));
   }
   lane.closing_passes.clear();
   lane.late_optimizers.clear();
