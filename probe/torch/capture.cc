@@ -136,7 +136,7 @@ void Capture::PublishLogged(StepIdentity& identity, const std::string& name,
   if (!identity.AnyOf(kind)) return;
   const uint64_t begin = MonotonicNs();
   const uint32_t id = session_.NameId(name);
-  const bool taken = id != 0 && identity.demand.TakesLogged(kind, id);
+  const bool taken = identity.demand.TakesLogged(kind, id);  // without an id it is dropped, and counted
   if (!taken && identity.local.empty()) return;
   EnsureStarted(identity);
   if (taken) {

@@ -55,7 +55,7 @@ std::shared_ptr<Listener> Listener::Start(const ProbeOptions& options) {
   live_listener_.store(listener.get());
   listener->callback_.Register(&Listener::OnStart, &Listener::OnEnd);
   Listener* raw = listener.get();
-  listener->session_->SetTick([raw] { raw->Watchdog(); });
+  listener->session_->SetTick([raw] { raw->Watchdog(); }, [raw] { raw->callback_.Silence(); });
   return listener;
 }
 
@@ -148,10 +148,10 @@ void Listener::Tell(ThreadState& thread) noexcept {
         one.subscriber->callback(one.message);
       } catch (const std::exception& error) {
         one.subscriber->failed.store(true);
-        std::fprintf(stderr, "ikkuna: an in-process subscriber threw and was removed: %s\n", error.what());
+        probe::PrintNow(std::string("an in-process subscriber threw and was removed: ") + error.what());
       } catch (...) {
         one.subscriber->failed.store(true);
-        std::fprintf(stderr, "ikkuna: an in-process subscriber threw what is no exception and was removed\n");
+        probe::PrintNow("an in-process subscriber threw what is no exception and was removed");
       }
     }
   }

@@ -17,10 +17,16 @@ void OperatorCallback::Unregister() {
   registered_ = false;
 }
 
+void OperatorCallback::Silence() {
+  std::lock_guard lock(mutex_);
+  if (registered_ && need_ > 0 && !silenced_) at::disableCallback(callback_);
+  silenced_ = true;
+}
+
 void OperatorCallback::NeedLocked(int change) {
   const int before = need_;
   need_ += change;
-  if (!registered_) return;
+  if (!registered_ || silenced_) return;
   if (before == 0 && need_ > 0) at::reenableCallback(callback_);
   if (before > 0 && need_ == 0) at::disableCallback(callback_);
 }

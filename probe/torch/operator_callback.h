@@ -14,6 +14,8 @@ class OperatorCallback {
   // Registered, and off.
   void Register(at::RecordFunctionCallback::StartCallback start, at::RecordFunctionCallback::EndCallback end);
   void Unregister();
+  // Off from here on, whoever needs it: the session has switched itself off.
+  void Silence();
   // So many more (or fewer) need to hear operators.
   void Need(int change) {
     std::lock_guard lock(mutex_);
@@ -35,6 +37,7 @@ class OperatorCallback {
   // Guarded by mutex_.
   at::CallbackHandle callback_ = at::INVALID_CALLBACK_HANDLE;
   bool registered_ = false;
+  bool silenced_ = false;
   int need_ = 0;
 };
 
