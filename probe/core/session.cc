@@ -154,7 +154,7 @@ void Session::Close() {
   off_.store(true);
   stop_.store(true);
   Wake();
-  if (service_.joinable()) service_.join();
+  JoinService();
   g_socket_fd.store(-1);
   g_pub_fd.store(-1);
   g_wake_fd.store(-1);
@@ -182,6 +182,13 @@ void Session::EndAtExit() {
   session->Wake();
   const uint64_t until = MonotonicNs() + kExitWaitNs;
   while (!session->ended_.load(std::memory_order_acquire) && MonotonicNs() < until) ::poll(nullptr, 0, 1);
+  if (session->ended_.load(std::memory_order_acquire)) session->JoinService();
+}
+
+// Close() and the end of the process may come together.
+void Session::JoinService() {
+  std::lock_guard lock(join_mutex_);
+  if (service_.joinable()) service_.join();
 }
 
 void Session::Wake() {

@@ -219,6 +219,7 @@ class Session {
   void CallSwitchedOff();
   void Wake();
   static void EndAtExit();
+  void JoinService();
   void Connect();
   void Unreachable(const std::string& why);
   void Disconnect();
@@ -294,7 +295,8 @@ class Session {
   bool lie_noted_ = false;    // in this session
   bool silence_said_ = false;
   UniqueFd socket_;
-  std::thread service_;
+  std::mutex join_mutex_;
+  std::thread service_;  // joined under join_mutex_
 };
 
 }  // namespace ikkuna::probe

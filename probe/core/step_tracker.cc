@@ -49,6 +49,10 @@ StepTracker::ThreadPart& StepTracker::PartOf(int root, ThreadId thread) {
   return *part;
 }
 
+StepTracker::ThreadPart* StepTracker::FindPart(int root, ThreadId thread) {
+  return const_cast<ThreadPart*>(std::as_const(*this).FindPart(root, thread));
+}
+
 const StepTracker::ThreadPart* StepTracker::FindPart(int root, ThreadId thread) const {
   const auto found = threads_.find(thread);
   return found == threads_.end() ? nullptr : found->second.parts[static_cast<size_t>(root)].get();
@@ -67,7 +71,7 @@ PassId StepTracker::AddPass(Root& root, ThreadId thread, uint32_t lane, PassStat
     if (oldest != root.passes.end()) root.passes.erase(oldest);
   }
   const PassId pass = std::exchange(root.next_pass, shm::NextPass(root.next_pass));
-  root.passes.push_back({pass, thread, lane, state, false});
+  root.passes.push_back({pass, thread, lane, state, false, root.lanes[lane].step});
   return pass;
 }
 
@@ -112,228 +116,6 @@ PassId StepTracker::LowestOpen(int root) const {
 }
 
 // ---------------------------------------------------------------------------------------------------------------
-// Lanes
-
-bool StepTracker::Accumulated(const Lane& lane) {
-  return std::any_of(lane.walks.begin(), lane.walks.end(), [](const Walk& walk) { return walk.accumulated; });
-}
-
-// Whether another thread writes for itself in this root; `now`: and may be in the midst of it.
-bool StepTracker::OthersWriteLocked(int root, ThreadId thread, bool now) const {
-  for (const auto& [id, other] : threads_) {
-    const ThreadPart* part = other.parts[static_cast<size_t>(root)].get();
-    if (id != thread && part != nullptr && part->writes_itself && (part->writing || !now)) return true;
-  }
-  return false;
-}
-
-// The lane that a pass or a backward pass of this thread joins.
-uint32_t StepTracker::LaneFor(int root_index, ThreadId thread) {
-  Root& root = At(root_index);
-  ThreadPart& part = PartOf(root_index, thread);
-  // It goes on without having written for what it did before: another thread writes for it.
-  if (part.robbed || part.doubted) {
-    part.writes_itself = false;
-    if (part.lane != 0) MergeIntoShared(root_index, part.lane);
-    part.lane = 0;
-  }
-  part.robbed = part.left = part.doubted = part.writing = false;
-  part.active = true;
-  if (part.lane != 0 || !root.side_by_side || !part.writes_itself) return part.lane;
-  if (!OthersWriteLocked(root_index, thread, false)) return part.lane;
-  size_t free = 1;
-  while (free < root.lanes.size() && root.lanes[free].used) ++free;
-  if (free == root.lanes.size()) root.lanes.emplace_back();
-  root.lanes[free] = {};
-  root.lanes[free].used = true;
-  root.lanes[free].owner = thread;
-  return part.lane = static_cast<uint32_t>(free);
-}
-
-// What the lane holds becomes everybody's. An update that is open stays with it until somebody closes it.
-void StepTracker::MergeIntoShared(int root_index, uint32_t index) {
-  Root& root = At(root_index);
-  Lane& lane = root.lanes[index];
-  Lane& shared = root.lanes[0];
-  if (lane.open && !shared.open) {
-    shared.open = true;
-    shared.step = lane.step;
-    shared.opened_ns = lane.opened_ns;
-    shared.writes_at_open = lane.writes_at_open;
-    shared.others_wrote_at_open = lane.others_wrote_at_open;
-    shared.due |= lane.due;
-  }
-  shared.trained += lane.trained;
-  shared.evaluated += lane.evaluated;
-  for (Walk& walk : lane.walks) shared.walks.push_back(std::move(walk));
-  for (Pass& pass : root.passes) {
-    if (pass.lane == index) pass.lane = 0;
-  }
-  lane.walks.clear();
-  lane.open = lane.due = false;
-  lane.owner = 0;
-  lane.used = lane.closing;
-}
-
-// True: it had no number until now.
-bool StepTracker::Open(int root_index, uint32_t index, ThreadId thread, uint64_t now_ns) {
-  Root& root = At(root_index);
-  Lane& lane = root.lanes[index];
-  if (lane.open) return false;
-  lane.open = true;
-  lane.step = root.next_step++;
-  lane.opened_ns = now_ns;
-  lane.writes_at_open = root.writes;
-  lane.others_wrote_at_open = root.side_by_side && OthersWriteLocked(root_index, thread, true);
-  return true;
-}
-
-bool StepTracker::TakeClosing(const Root& root, Lane& lane, std::vector<StepToClose>* to_close) {
-  if (!lane.closing) return false;
-  lane.closing = false;
-  const auto index = static_cast<uint32_t>(&lane - root.lanes.data());
-  to_close->push_back({index, lane.closing_step, lane.closing_spanned || root.writes != lane.closing_writes});
-  if (index != 0 && lane.owner == 0) lane.used = false;
-  return true;
-}
-
-// Walks that were for nothing: their passes belong to no step.
-void StepTracker::Forget(Root& root, Lane& lane, TaskId except) {
-  for (auto walk = lane.walks.begin(); walk != lane.walks.end();) {
-    if (walk->task == except) {
-      ++walk;
-      continue;
-    }
-    for (const WalkedPass& pass : walk->passes) {
-      DropPass(root, pass.pass, false);
-      DropPass(root, pass.number, false);
-    }
-    walk = lane.walks.erase(walk);
-  }
-}
-
-void StepTracker::Claim(int root_index, TaskId task) {
-  for (Lane& lane : At(root_index).lanes) {
-    for (Walk& walk : lane.walks) walk.claimed |= walk.task == task;
-  }
-}
-
-// Threads whose backward the step takes over, or whose pass it leaves behind.
-void StepTracker::NoteOtherThreads(int root_index, const Lane& lane, ThreadId writer) {
-  const auto index = static_cast<uint32_t>(&lane - At(root_index).lanes.data());
-  for (auto& [id, other] : threads_) {
-    ThreadPart* part = other.parts[static_cast<size_t>(root_index)].get();
-    if (id == writer || part == nullptr || part->lane != index || !part->active) continue;
-    bool ended = false;
-    bool under_way = false;
-    for (const Walk& walk : lane.walks) {
-      if (walk.thread == id && walk.accumulated) (walk.ended ? ended : under_way) = true;
-    }
-    part->robbed |= ended && !under_way;
-    part->left |= under_way || !ended;
-    part->active = !part->robbed;
-  }
-}
-
-// The lane's step is over. What of it is still under way (a pass that no backward has reached, another thread's
-// backward) stays for the next; so does the backward pass `except`, whose first gradient ended the step.
-StepEnd StepTracker::End(int root_index, uint32_t index, StepEndCause cause, ThreadId writer, TaskId except) {
-  Root& root = At(root_index);
-  Lane& lane = root.lanes[index];
-  StepEnd end;
-  end.step = lane.step;
-  end.lane = index;
-  end.cause = cause;
-  const bool written = cause == StepEndCause::kWritten || cause == StepEndCause::kBoundary;
-  if (written && writer != 0) NoteOtherThreads(root_index, lane, writer);
-  // Gradients that came make the step; a backward pass that gave none (of a penalty, a saliency) is not one of them,
-  // unless this loop never gets its gradients by hooks.
-  bool any_accumulated = false;
-  for (const Walk& walk : lane.walks) any_accumulated |= walk.accumulated && walk.task != except;
-  const auto ends_with = [&](const Walk& walk) {
-    return walk.task != except && (walk.ended || walk.thread == writer || !written);
-  };
-  std::vector<WalkedPass> named;
-  for (const Walk& walk : lane.walks) {
-    if (!ends_with(walk)) continue;
-    const bool counts = (walk.accumulated || !any_accumulated) && !walk.after_clear;
-    for (const WalkedPass& walked : walk.passes) {
-      const auto same =
-          std::find_if(named.begin(), named.end(), [&](const WalkedPass& other) { return other.pass == walked.pass; });
-      if (!counts) {
-        DropPass(root, walked.number, false);
-        if (same == named.end()) DropPass(root, walked.pass, true);
-      } else if (same == named.end()) {
-        named.push_back(walked);
-      } else {  // the last walk before the write counts
-        DropPass(root, std::exchange(same->number, walked.number), false);
-      }
-    }
-  }
-  for (const WalkedPass& walked : named) {
-    for (const PassId pass : {walked.pass, walked.number}) {
-      Pass* const found = FindPass(root, pass);
-      if (found == nullptr) continue;
-      found->state = PassState::kNamed;
-      end.passes.push_back(pass);
-    }
-  }
-  std::sort(end.passes.begin(), end.passes.end(), shm::PassBefore);
-  bool own_backward = false;
-  std::vector<TaskId> tasks;
-  for (auto walk = lane.walks.begin(); walk != lane.walks.end();) {
-    if (!ends_with(*walk)) {
-      ++walk;
-      continue;
-    }
-    own_backward |= walk->thread == writer;
-    if (walk->accumulated) tasks.push_back(walk->task);
-    walk = lane.walks.erase(walk);
-  }
-  if (written) {
-    ++root.writes;
-    for (size_t other = 0; other < roots_.size(); ++other) {
-      if (static_cast<int>(other) == root_index) continue;
-      for (const TaskId task : tasks) Claim(static_cast<int>(other), task);
-    }
-    // What the passes of this step were says whether evaluation mode is how this root trains.
-    if (lane.trained != 0) {
-      root.evaluation_trains = false;
-    } else if (lane.evaluated != 0 || root.evaluation_walked) {
-      root.evaluation_trains = true;
-    }
-    if (cause == StepEndCause::kWritten) root.seen = true;
-    root.inferred = 0;
-    if (writer != 0) {
-      ThreadPart& part = PartOf(root_index, writer);
-      if (part.robbed || part.left) root.side_by_side = true;
-      part.writes_itself |= own_backward || part.robbed || part.left;
-      part.robbed = part.left = part.doubted = part.active = false;
-      part.writing = true;
-    }
-  } else if (cause == StepEndCause::kInferred) {
-    ++root.inferred;
-  }
-  root.evaluation_walked = false;
-  lane.closing_spanned = lane.others_wrote_at_open || root.writes != lane.writes_at_open + (written ? 1 : 0);
-  lane.closing_writer = writer;
-  lane.closing_writes = root.writes;
-  lane.closing_doubtful = false;
-  lane.open = lane.due = lane.cleared = false;
-  lane.trained = lane.evaluated = 0;
-  ++root.ended;
-  root.others_ended = 0;
-  root.resting = false;
-  for (size_t other = 0; other < roots_.size(); ++other) {
-    Root& of = roots_[other];
-    if (static_cast<int>(other) == root_index || ++of.others_ended < kStepsOfOthers) continue;
-    end.others_rest |= !std::exchange(of.resting, true);
-  }
-  if (Accumulated(lane)) Open(root_index, index, writer, lane.opened_ns);
-  return end;
-}
-
-// ---------------------------------------------------------------------------------------------------------------
 // Events
 
 StepTracker::PassBegun StepTracker::BeginPass(int root_index, ThreadId thread, const PassOptions& options) {
@@ -341,9 +123,14 @@ StepTracker::PassBegun StepTracker::BeginPass(int root_index, ThreadId thread, c
   Root& root = At(root_index);
   PassBegun begun;
   begun.lane = LaneFor(root_index, thread);
+  ThreadPart& part = PartOf(root_index, thread);
+  part.runs_passes = part.heard = true;
   for (size_t i = 0; i < root.lanes.size(); ++i) {
     Lane& lane = root.lanes[i];
-    if (i == begun.lane || (i != 0 && lane.used && lane.owner == 0)) TakeClosing(root, lane, &begun.to_close);
+    // Also what this thread wrote before it had a lane of its own.
+    if (i == begun.lane || lane.closing_writer == thread || (i != 0 && lane.used && lane.owner == 0)) {
+      TakeClosing(root, lane, &begun.to_close);
+    }
   }
   Lane& lane = root.lanes[begun.lane];
   if (!root.manual && lane.open) {
@@ -385,6 +172,12 @@ PassId StepTracker::Walked(int root_index, ThreadId thread, PassId pass, TaskId 
   Pass* const found = FindPass(root, pass);
   if (found == nullptr || found->state == PassState::kNamed) return 0;  // of a step that has ended
   found->state = PassState::kWalked;
+  // Its thread may have got a lane of its own since it began, and the gradients of its last layers came first.
+  for (size_t i = 0; i < root.lanes.size() && found->thread == thread; ++i) {
+    for (const Walk& walk : root.lanes[i].walks) {
+      if (walk.task == outermost) found->lane = static_cast<uint32_t>(i);
+    }
+  }
   const uint32_t lane = found->lane;
   Walk& walk = WalkIn(root.lanes[lane], thread, outermost);
   walk.after_clear |= root.lanes[lane].cleared && !walk.accumulated;
@@ -417,12 +210,17 @@ StepTracker::GradientCame StepTracker::Gradient(int root_index, ThreadId thread,
   }
   size_t before = 0;
   bool all_claimed = true;
+  // Threads that train side by side clear each other's gradients, which says nothing of a step. Where one writes for
+  // all, or passes and backward run on threads apart, it does.
+  bool says = true;
+  const bool apart = root.writer_apart || !PartOf(root_index, thread).runs_passes;
   for (const Walk& walk : lane.walks) {
     if (!walk.accumulated) continue;
     ++before;
     all_claimed &= walk.claimed;
+    says &= walk.thread == thread || (walk.ended && apart);
   }
-  const bool cleared = options.state == GradientState::kCleared;
+  const bool cleared = options.state == GradientState::kCleared && says;
   if (before != 0 && cleared && root.manual) {
     lane.cleared = true;
   } else if (before != 0 && cleared && all_claimed) {
@@ -471,15 +269,21 @@ bool StepTracker::Pending(int root) const {
 }
 
 // Whose step a write of this thread ends: its own, else everybody's, else the only other that waits for one.
-std::optional<uint32_t> StepTracker::LaneToEnd(int root_index, ThreadId thread, bool arithmetic) {
+std::optional<uint32_t> StepTracker::LaneToEnd(int root_index, ThreadId thread, bool arithmetic, int parameter) {
   Root& root = At(root_index);
   const ThreadPart* part = FindPart(root_index, thread);
   const uint32_t own = part == nullptr ? 0 : part->lane;
   if (own != 0 && Accumulated(root.lanes[own])) return own;
-  // Others' backward may be under way in the shared lane: a step is made of what has ended, or is the writer's.
+  // Others' backward may be under way in the shared lane: a step is made of what has ended, or is the writer's. A round
+  // of writes that goes on has ended its step, and is for nothing that ends meanwhile.
+  const bool writing = part != nullptr && part->writing;
+  const bool goes_on = writing && parameter != part->round_first;
+  const bool may_go_on = writing && part->last_written == part->round_first;
   const auto& walks = root.lanes[0].walks;
-  if (std::any_of(walks.begin(), walks.end(),
-                  [&](const Walk& walk) { return walk.accumulated && (walk.ended || walk.thread == thread); })) {
+  if (std::any_of(walks.begin(), walks.end(), [&](const Walk& walk) {
+        if (!walk.accumulated) return false;
+        return walk.thread == thread || (walk.ended && !goes_on && !(may_go_on && walk.amid == thread));
+      })) {
     return 0;
   }
   // Its own backward was part of the step that another thread's write has ended: the number of writes is kept right.
@@ -512,24 +316,31 @@ std::optional<uint32_t> StepTracker::LaneToEnd(int root_index, ThreadId thread, 
   return std::nullopt;
 }
 
-StepTracker::WriteSeen StepTracker::Written(int root_index, ThreadId thread, WriteKind kind, bool has_gradient) {
+StepTracker::WriteSeen StepTracker::Written(int root_index, ThreadId thread, WriteKind kind, bool has_gradient,
+                                            int parameter) {
   std::lock_guard lock(mutex_);
   Root& root = At(root_index);
   WriteSeen seen;
   const bool optimizer = kind == WriteKind::kArithmetic && has_gradient;
   // Arithmetic on a parameter with a gradient is an optimizer; an assignment is one only in a loop that has no other.
   const bool counts = !root.manual && (optimizer || (kind == WriteKind::kAssign && !root.arithmetic));
-  const std::optional<uint32_t> ending = counts ? LaneToEnd(root_index, thread, optimizer) : std::nullopt;
+  std::optional<uint32_t> ending = counts ? LaneToEnd(root_index, thread, optimizer, parameter) : std::nullopt;
   root.arithmetic |= optimizer;
   if (ending) {
+    const uint32_t shared = *ending;
+    ending = SplitUnheard(root_index, shared, thread);
+    seen.unheard = *ending != shared;
     seen.lane = *ending;
     TakeClosing(root, root.lanes[*ending], &seen.to_close);
-    seen.opened = Open(root_index, *ending, thread, 0);
+    Open(root_index, *ending, thread, 0);
     seen.ended = End(root_index, *ending, StepEndCause::kWritten, thread, kNoTask);
     root.lanes[*ending].closing_doubtful = kind == WriteKind::kAssign;
+    ThreadPart& part = PartOf(root_index, thread);
+    part.round_first = part.last_written = parameter;
     return seen;
   }
-  const ThreadPart* part = FindPart(root_index, thread);
+  ThreadPart* const part = FindPart(root_index, thread);
+  if (part != nullptr) part->last_written = parameter;
   seen.lane = part == nullptr ? 0 : part->lane;
   for (const uint32_t lane : {seen.lane, 0u}) {
     if (!seen.closing && root.lanes[lane].closing) seen.closing = lane;
@@ -548,7 +359,7 @@ StepTracker::WriteSeen StepTracker::Boundary(int root_index, ThreadId thread) {
   TakeClosing(root, lane, &seen.to_close);
   // The write of this very step may have ended it already, before anybody knew that Step() would come.
   if (first && !lane.open) return seen;
-  seen.opened = Open(root_index, seen.lane, thread, 0);
+  Open(root_index, seen.lane, thread, 0);
   seen.ended = End(root_index, seen.lane, StepEndCause::kBoundary, thread, kNoTask);
   return seen;
 }

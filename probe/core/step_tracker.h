@@ -10,21 +10,18 @@
 // itself, get a lane each. A step takes its number with its first training pass (or with its first gradient, where the
 // pass was not heard), so that nothing a trainer merely says takes one. States of a lane, and what moves them:
 //
-//   event             | idle            | forward                | pending (gradients came)
-//   ------------------+-----------------+------------------------+------------------------------------------------------
-//   BeginPass         | -> forward,     | joins                  | joins; a loop whose writes are not seen: weights
-//   that
-//                     | takes a number  |                        | moved since end the step (inferred) -> forward
-//   Gradient          | -> pending,     | -> pending             | first of a backward pass: gradients that were
-//   cleared
-//                     | takes a number  |                        | since the last one end the step before: skipped, or
-//                     |                 |                        | inferred, or forgotten where it was for another
-//                     root's |                 |                        | step -> pending of the next; kept: joins,
-//                     until 256 |                 |                        | passes and a minute (inferred)
-//   Written, counted  | not a step's    | ends, where gradients  | ends -> idle, or forward if passes are left that no
-//                     |                 | never come by hooks    | backward has reached
-//   Boundary (Step()) | ends (manual)   | ends                   | ends -> idle or forward
-//   EndThread         | the lane goes   | joins lane 0           | joins lane 0
+//   event      | idle               | forward                     | pending (gradients came)
+//   -----------+--------------------+-----------------------------+------------------------------------------------
+//   BeginPass  | -> forward, takes  | joins                       | joins; in a loop whose writes are not seen,
+//              | a number           |                             | weights that moved since end the step (inferred)
+//   Gradient   | -> pending, takes  | -> pending                  | first of a backward pass. Gradients cleared since
+//              | a number           |                             | the last one end the step before: skipped, or
+//              |                    |                             | inferred, or forgotten where it was for another
+//              |                    |                             | root's; kept: joins, until 256 passes and a minute
+//   Written,   | not a step's       | ends, where gradients       | ends -> idle, or forward if passes are left that
+//   counted    |                    | never come by hooks         | no backward has reached
+//   Boundary   | ends (manual)      | ends                        | ends -> idle or forward
+//   EndThread  | the lane goes      | joins lane 0                | joins lane 0
 //
 // A pass is open until its step names it, or it is gone: its graph was destroyed, or more than kMaxOpenPasses are. What
 // a step names are the passes that its backward passes walked: a pass that none reached belongs to no step.
@@ -73,6 +70,7 @@ struct StepEnd {
   StepEndCause cause = StepEndCause::kWritten;
   std::vector<PassId> passes;  // that the step is made of, ascending
   bool others_rest = false;    // another root is taken for one that never trains from now on
+  bool runs_ahead = false;     // passes are begun in the step before their own: some may not be among `passes`
   uint16_t flags() const {
     if (cause == StepEndCause::kSkipped) return kFlagStepSkipped;
     return cause == StepEndCause::kInferred ? uint16_t{kFlagStepInferred} : uint16_t{0};
@@ -162,11 +160,13 @@ class StepTracker {
   struct WriteSeen {
     std::optional<StepEnd> ended;       // the write counts
     std::vector<StepToClose> to_close;  // before the gradients of the step are taken
-    bool opened = false;                // the step that ended had no number until now
+    bool unheard = false;               // the step that ended is of a pass that was not heard, beside another's
     std::optional<uint32_t> closing;    // else: the lane whose finished step this write follows
     uint32_t lane = 0;                  // whose the thread's writes are
   };
-  WriteSeen Written(int root, ThreadId thread, WriteKind kind, bool has_gradient);
+  // `parameter`: the first that is written, an index of the front end's. One round of writes has each parameter in one
+  // go; where it comes again after another a new round begins.
+  WriteSeen Written(int root, ThreadId thread, WriteKind kind, bool has_gradient, int parameter);
   // Step(): none the first time if the write of this very step has ended it already.
   WriteSeen Boundary(int root, ThreadId thread);
 
@@ -230,6 +230,7 @@ class StepTracker {
     uint32_t lane = 0;
     PassState state = PassState::kOpen;
     bool gone = false;
+    uint64_t step = 0;  // that was open when it began
   };
   // What one backward pass did in one lane.
   struct WalkedPass {
@@ -242,6 +243,7 @@ class StepTracker {
     bool accumulated = false;  // gradients came
     bool ended = false;
     bool claimed = false;      // another root's write made use of it
+    ThreadId amid = 0;         // it had begun when this other thread's counted write came; 0: none
     bool after_clear = false;  // manual steps: of an evaluation that is not the step's first
     std::vector<WalkedPass> passes;
   };
@@ -272,8 +274,12 @@ class StepTracker {
     bool active = false;         // a pass or backward pass of its since its last write, or since one took it over
     bool robbed = false;         // another's write ended the step of its backward pass
     bool left = false;           // another's write left its pass behind
+    bool runs_passes = false;    // a pass of its was heard, ever
+    bool heard = false;          // and since its last write
     bool doubted = false;        // another thread wrote while its own write was awaited
     bool writing = false;        // since its counted write it began nothing else
+    int round_first = -1;        // the parameter of its counted write
+    int last_written = -1;
     int evaluation_first = -1;
     uint32_t evaluation_calls = 0;
     uint32_t unit_calls = 0;  // of the first module since the last backward pass
@@ -290,6 +296,8 @@ class StepTracker {
     bool evaluation_trains = false;
     bool evaluation_walked = false;  // by a backward pass since the last step
     bool side_by_side = false;
+    bool writer_apart = false;  // the last step was written by a thread that ran none of its backward
+    bool runs_ahead = false;    // the last step known was made of a pass that began in the one before
     bool watching = false;
     bool next_due = false;
     bool resting = false;  // taken for one that never trains
@@ -309,6 +317,7 @@ class StepTracker {
   Root& At(int root) { return roots_[static_cast<size_t>(root)]; }
   const Root& At(int root) const { return roots_[static_cast<size_t>(root)]; }
   ThreadPart& PartOf(int root, ThreadId thread);
+  ThreadPart* FindPart(int root, ThreadId thread);
   const ThreadPart* FindPart(int root, ThreadId thread) const;
   static Pass* FindPass(Root& root, PassId pass);
   PassId AddPass(Root& root, ThreadId thread, uint32_t lane, PassState state);
@@ -324,7 +333,9 @@ class StepTracker {
   static void Forget(Root& root, Lane& lane, TaskId except);
   void Claim(int root, TaskId task);
   static bool TakeClosing(const Root& root, Lane& lane, std::vector<StepToClose>* to_close);
-  std::optional<uint32_t> LaneToEnd(int root, ThreadId thread, bool arithmetic);
+  std::optional<uint32_t> LaneToEnd(int root, ThreadId thread, bool arithmetic, int parameter);
+  uint32_t LaneOfItsOwn(Root& root, ThreadId thread);
+  uint32_t SplitUnheard(int root, uint32_t lane, ThreadId writer);
   void NoteOtherThreads(int root, const Lane& lane, ThreadId writer);
 
   mutable std::mutex mutex_;

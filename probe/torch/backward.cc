@@ -21,7 +21,7 @@ class Listener::BackwardGuard {
     if (ended_.exchange(true) || !listener_->active()) return;
     if (slept_) {
       for (int m = 0; m < listener_->model_count_.load(std::memory_order_acquire); ++m) {
-        listener_->roots_[static_cast<size_t>(m)]->in_backward.store(false);
+        listener_->roots_[static_cast<size_t>(m)]->sleeper.store(0);
         listener_->Listen(m);
       }
       return;
@@ -70,6 +70,8 @@ void Listener::FirstGradient(ThreadState& thread, WatchedModel& model, int param
   RootState& root = StateOf(model);
   WaitOnce(thread, root);
   HearEndOfBackward(thread, task);
+  // While another thread's backward sleeps this one trains as well: it is to be heard.
+  if (const probe::ThreadId sleeper = root.sleeper.load(); sleeper != 0 && sleeper != thread.id) root.sleeper.store(0);
   std::lock_guard lock(root.mutex);
   probe::StepTracker::GradientOptions options;
   if (tracker_.Pending(m)) {
@@ -227,7 +229,7 @@ void Listener::SleepDuringBackward(ThreadState& thread) {
   if (thread.off_graph_task == task) return;
   thread.off_graph_task = task;
   for (int m = 0; m < model_count_.load(std::memory_order_acquire); ++m) {
-    roots_[static_cast<size_t>(m)]->in_backward.store(true);
+    roots_[static_cast<size_t>(m)]->sleeper.store(thread.id);
     Listen(m);
   }
   auto guard = std::make_shared<BackwardGuard>(shared_from_this(), task, true);

@@ -169,7 +169,7 @@ void Listener::Subscribe(std::shared_ptr<LocalSubscriber> subscriber) {
 
 void Listener::Listen(int model) {
   RootState& root = *roots_[static_cast<size_t>(model)];
-  callback_.Hold(root.held, [&] { return !root.in_backward.load(std::memory_order_relaxed) && tracker_.Awake(model); });
+  callback_.Hold(root.held, [&] { return root.sleeper.load(std::memory_order_relaxed) == 0 && tracker_.Awake(model); });
 }
 
 // Of a thread that begins to train while the callback sleeps for another's backward the first forward pass goes
@@ -207,9 +207,9 @@ void Listener::Stop() {
   Guarded([&](ThreadState& thread) { CloseSteps(thread, true); });
   live_.store(false);
   callback_.Unregister();
+  UnhookRawGradients();
   {
     std::lock_guard lock(mutex_);
-    UnhookRawGradients();
     std::lock_guard tree(tree_mutex_);
     hooks_.Remove();
     for (int i = 0; i < model_count_.load(); ++i) models_[static_cast<size_t>(i)]->Forget();

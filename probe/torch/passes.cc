@@ -70,18 +70,18 @@ std::shared_ptr<StepIdentity> Listener::IdentityOf(RootState& root, const Watche
   return lane.identity;
 }
 
-// Before the first step: the trainer's wish, not the probe's cost.
+// Before the first step: the trainer's wish, not the probe's cost. Threads that begin together wait together.
 void Listener::WaitOnce(ThreadState& thread, RootState& root) {
-  {
-    std::lock_guard lock(root.mutex);
-    if (std::exchange(root.waited, true)) return;
-  }
+  if (root.waited.load(std::memory_order_acquire)) return;
   const uint64_t begin = MonotonicNs();
-  session_->WaitForDaemon();
+  std::call_once(root.wait, [&] {
+    session_->WaitForDaemon();
+    std::lock_guard lock(root.mutex);
+    root.shifts = session_->shifts();
+    root.last_step_ns = MonotonicNs();
+    root.waited.store(true, std::memory_order_release);
+  });
   if (thread.timer != nullptr) thread.timer->Skip(MonotonicNs() - begin);
-  std::lock_guard lock(root.mutex);
-  root.shifts = session_->shifts();
-  root.last_step_ns = MonotonicNs();
 }
 
 // A pass of its own, opened for the daemon before anything else of it.

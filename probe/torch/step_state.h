@@ -162,6 +162,7 @@ struct RootThread {
 struct LaneState {
   std::shared_ptr<StepIdentity> identity;  // of the step that is open, or was; ask Listener::IdentityOf()
   bool weights_taken = false;
+  bool due_before = false;  // something of the step before was wanted
   std::shared_ptr<StepIdentity> closing;
   std::vector<std::shared_ptr<const PassNumber>> closing_passes;
   std::vector<at::Tensor> kept;      // by parameter: its value in the step that closes; undefined: not kept
@@ -180,15 +181,17 @@ struct LastGradient {
 };
 
 // One root. Its mutex is held while a pass begins, a step ends, or something of a step as a whole is taken; no code of
-// the trainer's runs under it. The tracker's mutex and the session's may be taken within it, nothing else.
+// the trainer's runs under it. The listener's mutexes, the tracker's and the session's may be taken within it, never it
+// within one of those.
 struct RootState {
   int model = -1;  // index; constant
 
+  std::once_flag wait;  // for a daemon, before the first step; taken before mutex
+  std::atomic<bool> waited{false};
   std::mutex mutex;
   // Guarded by mutex.
   std::vector<std::unique_ptr<LaneState>> lanes;
   std::shared_ptr<StepIdentity> coming;  // the step that takes the next number
-  bool waited = false;                   // for a daemon, before the first step
   struct Recorded {
     std::shared_ptr<const PassNumber> number;
     std::shared_ptr<Pass> pass;  // null: of a walk
@@ -212,7 +215,7 @@ struct RootState {
   std::atomic<uint64_t> backward_passes{0};  // that gave gradients
   std::atomic<bool> learning{true};          // early steps: see what is there, and how this loop writes
   std::atomic<bool> evaluation_trains{false};
-  std::atomic<bool> in_backward{false};            // callbacks sleep until backward ends
+  std::atomic<probe::ThreadId> sleeper{0};         // until its backward ends callbacks sleep; 0: nobody's
   std::vector<std::optional<unsigned>> raw_hooks;  // by parameter: position of ours among its hooks; guarded by mutex
   std::atomic<uint64_t> evaluated{0};              // batches
   int held = 0;                                    // guarded by the operator callback: whether it keeps that on

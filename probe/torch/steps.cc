@@ -59,12 +59,11 @@ void Listener::Written(ThreadState& thread, WatchedModel& model, const OperatorI
   const bool optimizer = info.what == OperatorClass::kArithmetic && has_gradient;
   std::lock_guard lock(root.mutex);
   const bool knew = tracker_.writes_arithmetic(m);
-  const auto seen = tracker_.Written(m, thread.id, KindOf(info.what), has_gradient);
+  const auto seen = tracker_.Written(m, thread.id, KindOf(info.what), has_gradient, first);
   FinishAll(root, model, seen.to_close);
   if (seen.ended) {
     // The callback slept for another thread's backward when this one ran its first forward pass.
-    if (seen.opened && !root.learning.load() && model.layer_threads.load() > 1 &&
-        IdentityOf(root, model, seen.lane, seen.ended->step)->any()) {
+    if (seen.unheard && IdentityOf(root, model, seen.lane, seen.ended->step)->any()) {
       session_->AddNote("step " + std::to_string(seen.ended->step) + " of " + model.name() +
                         " was the first of a thread that began late: its forward pass was not heard");
     }
@@ -154,6 +153,15 @@ void Listener::EndStep(ThreadState& thread, WatchedModel& model, RootState& root
     if (recorded->pass) passes.push_back(recorded->pass);
   }
   tracker_.PassesTold(m, root.named);  // of which nothing is published
+  // A pass that began in the step before, of which nothing was wanted, is part of this one: a number that nobody
+  // published anything under says that it lacks one.
+  if (end.runs_ahead && !lane.due_before && identity->any()) {
+    numbers.push_back(std::make_shared<const PassNumber>(tracker_.NextPass(m)));
+    session_->AddNote("passes of " + model.name() +
+                      " begin in the step before their own: where nothing was to be taken in that one, activations, losses "
+                      "and layer gradients of the next are missing; subscribe to them at every step (period 1)");
+  }
+  lane.due_before = identity->any();
   const std::unique_ptr<RootThread>& own = thread.roots[static_cast<size_t>(m)];
   // Of a pass that is not published nobody has a number: it is this thread's last one.
   if (seen && passes.empty() && own && own->training && !own->training->over.load()) passes.push_back(own->training);

@@ -87,8 +87,8 @@ class ForksAndThreadsTest(losses.LossSite):
         self.assertEqual(producer.steps_total, made)
         [root] = producer.roots
         self.assertEqual((root.step, root.steps_due), (made, made))
-        # Of each step: two markers, the loss, the gradients of three layers.
-        self.assertEqual(a.attempted, 6 * made)
+        # Of each step: two markers and that of its pass, the loss, the gradients of three layers.
+        self.assertEqual(a.attempted, 7 * made)
         self.assertEqual(a.lost_in_daemon + a.killed, 0)
         if a.dropped == 0:
             self.assertEqual(root.steps_observed, made)
@@ -99,7 +99,9 @@ class ForksAndThreadsTest(losses.LossSite):
             # Every step has a number of its own; a thread that ends leaves the one that it had taken next unused.
             self.assertLessEqual(len(samples), made, name)
             self.assertLess(max(samples), made + THREADS, name)
-            self.assertGreaterEqual(len(samples), made - a.dropped, name)
+            # Until a thread is seen to write for itself, another's write may take its pass over: that step has no loss.
+            missing = THREADS if name[-1] == "loss" else 0
+            self.assertGreaterEqual(len(samples), made - a.dropped - missing, name)
         self.finish()
 
     def test_a_thread_that_begins_late_in_anothers_backward_is_told_of(self):

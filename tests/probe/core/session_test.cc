@@ -358,12 +358,12 @@ TEST(Session, AnExitFromWithinATickDoesNotHang) {
   DaemonByHand daemon;
   Child child([&]() -> int {
     auto* leaked = Open(daemon).release();
-    static std::mutex held;
+    static auto* const held = new std::mutex;  // the thread that waits for it outlives static objects
     static std::atomic<bool> waits{false};
-    held.lock();
+    held->lock();
     leaked->SetTick([] {
       waits.store(true);
-      std::lock_guard lock(held);
+      std::lock_guard lock(*held);
     });
     while (!waits.load()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
     std::exit(0);

@@ -149,7 +149,7 @@ TEST(TrackerModel, RandomLoopsOfSeveralModelsOnOneThread) {
         }
         default: {
           history.push_back({Happened::kWrite, model, 0, {}, false});
-          const auto seen = tracker.Written(model, thread, WriteKind::kArithmetic, true);
+          const auto seen = tracker.Written(model, thread, WriteKind::kArithmetic, true, 0);
           if (seen.ended) note(model, *seen.ended);
         }
       }
@@ -247,7 +247,7 @@ TEST(TrackerModel, ThreadsTrainSideBySide) {
         tracker.Walked(mine, common.thread, own.pass, task, false);
         tracker.Gradient(mine, common.thread, task, {kCleared, false, 0});
         tracker.EndBackward(common.thread, task);
-        const auto seen = tracker.Written(mine, common.thread, WriteKind::kArithmetic, true);
+        const auto seen = tracker.Written(mine, common.thread, WriteKind::kArithmetic, true, 0);
         ASSERT_TRUE(seen.ended);
         EXPECT_EQ(seen.ended->step, static_cast<uint64_t>(step));
         EXPECT_EQ(seen.ended->passes, Passes{own.pass});

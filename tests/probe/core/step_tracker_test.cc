@@ -1,12 +1,7 @@
-// The step tracker: its table row by row, and the loops that people write.
+// The step tracker: its table row by row, and the loops that people write with one thread.
 #include <gtest/gtest.h>
 
-#include <algorithm>
-#include <map>
-#include <random>
-#include <set>
-#include <string>
-#include <thread>
+#include <utility>
 #include <vector>
 
 #include "tests/probe/core/tracker_loop.h"
@@ -319,7 +314,7 @@ TEST_F(Tracker, APassForAnotherModelsStepIsNoSkippedStep) {
     critic.Gradient(task);
     tracker.Gradient(1, thread, task, {kCleared, false, 1});
     tracker.EndBackward(thread, task);
-    const auto seen = tracker.Written(1, thread, WriteKind::kArithmetic, true);
+    const auto seen = tracker.Written(1, thread, WriteKind::kArithmetic, true, 0);
     ASSERT_TRUE(seen.ended);
     EXPECT_EQ(seen.ended->step, i);
   }
@@ -334,7 +329,7 @@ TEST_F(Tracker, OneBackwardAndTwoOptimizersAreAStepOfEach) {
     first.Gradient(task, kCleared);
     tracker.Gradient(1, first.thread, task, {kCleared, false, 1});
     tracker.EndBackward(first.thread, task);
-    EXPECT_TRUE(tracker.Written(1, first.thread, WriteKind::kArithmetic, true).ended);
+    EXPECT_TRUE(tracker.Written(1, first.thread, WriteKind::kArithmetic, true, 0).ended);
     EXPECT_TRUE(first.Write());
   }
 }
@@ -423,139 +418,25 @@ TEST_F(Tracker, TrainingInEvaluationModeIsKnownByItsFirstStep) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------
-// Several threads
+// Passes that are kept
 
-TEST_F(Tracker, WhoeverWritesEndsTheStepOfThosePassesThatBackwardWalked) {
-  Loop main(tracker), a(tracker), b(tracker);
-  // A warm-up step on the main thread, then workers.
-  main.Forward();
-  main.Backward({main.pass}, kCleared);
-  ASSERT_TRUE(main.Write());
-  for (uint64_t step = 1; step < 5; ++step) {
-    EXPECT_EQ(a.Forward().step, step);
-    EXPECT_EQ(b.Forward().step, step);
-    b.Backward({b.pass}, kCleared);
-    a.Backward({a.pass});
-    ASSERT_TRUE(main.Write());
-    EXPECT_EQ(main.ends.back().step, step);
-    EXPECT_EQ(main.ends.back().passes, (Passes{a.pass, b.pass}));
+TEST_F(Tracker, ALoopThatRunsAheadIsKnown) {
+  Loop loop(tracker);
+  loop.Forward();
+  PassId next = loop.pass;
+  for (int i = 0; i < 4; ++i) {
+    const PassId now = std::exchange(next, (loop.Forward(), loop.pass));
+    loop.Backward({now}, i == 0 ? GradientState::kKept : kCleared);
+    ASSERT_TRUE(loop.Write());
+    EXPECT_EQ(loop.ends.back().passes, Passes{now});
+    EXPECT_EQ(loop.ends.back().runs_ahead, i != 0);
   }
-  EXPECT_TRUE(a.ends.empty() && b.ends.empty());
-  EXPECT_FALSE(tracker.side_by_side(0));
-}
-
-TEST_F(Tracker, WorkersThatWarmedUpByThemselvesAreFollowedToo) {
-  Loop main(tracker), a(tracker);
-  a.Forward();
-  a.Backward({a.pass}, kCleared);
-  ASSERT_TRUE(a.Write());
   for (int i = 0; i < 3; ++i) {
-    a.Forward();
-    a.Backward({a.pass}, kCleared);
-    ASSERT_TRUE(main.Write());
-    EXPECT_EQ(main.ends.back().passes, Passes{a.pass});
-  }
-}
-
-TEST_F(Tracker, ThreadsThatTrainSideBySideLoseNoStep) {
-  Loop a(tracker), b(tracker);
-  for (int i = 0; i < 6; ++i) {
-    a.Forward();
-    b.Forward();
-    a.Backward({a.pass}, i == 0 ? kCleared : GradientState::kKept);
-    b.Backward({b.pass});
-    ASSERT_TRUE(a.Write());
-    ASSERT_TRUE(b.Write());
-    if (i < 2) continue;
-    EXPECT_EQ(a.ends.back().passes, Passes{a.pass});
-    EXPECT_EQ(b.ends.back().passes, Passes{b.pass});
-  }
-  EXPECT_TRUE(tracker.side_by_side(0));
-  EXPECT_EQ(tracker.steps_ended(0), 12u);
-  std::set<uint64_t> steps;
-  for (const Loop* loop : {&a, &b}) {
-    for (const StepEnd& end : loop->ends) steps.insert(end.step);
-  }
-  EXPECT_EQ(steps.size(), 12u);
-  EXPECT_EQ(*steps.rbegin(), 11u);
-}
-
-TEST_F(Tracker, AnUpdateThatSpansAnothersWriteSaysSo) {
-  Loop a(tracker), b(tracker);
-  for (int i = 0; i < 3; ++i) {
-    a.Forward();
-    b.Forward();
-    a.Backward({a.pass});
-    b.Backward({b.pass});
-    a.Write();
-    b.Write();
-  }
-  a.Forward();
-  a.Backward({a.pass});
-  EXPECT_TRUE(tracker.OthersWrite(0, a.thread)) << "nothing of b was seen since its write";
-  ASSERT_TRUE(a.Write());
-  tracker.HoldClosing(0, a.ends.back().lane, a.ends.back().step);
-  b.Forward();
-  EXPECT_FALSE(tracker.OthersWrite(0, a.thread));
-  b.Backward({b.pass});
-  ASSERT_TRUE(b.Write());
-  const auto begun = a.Forward();
-  ASSERT_EQ(begun.to_close.size(), 1u);
-  EXPECT_TRUE(begun.to_close[0].spanned);
-}
-
-TEST_F(Tracker, ThreadsThatComeAndGoLeaveTheirUpdateToTheNext) {
-  for (uint64_t i = 0; i < 20; ++i) {
-    Loop loop(tracker);
-    const auto begun = loop.Forward();
-    EXPECT_EQ(begun.step, i);
-    EXPECT_EQ(begun.to_close.size(), i == 0 ? 0u : 1u);
-    if (i != 0) {
-      EXPECT_FALSE(begun.to_close[0].spanned);
-    }
+    loop.Forward();
     loop.Backward({loop.pass}, kCleared);
     ASSERT_TRUE(loop.Write());
-    tracker.HoldClosing(0, loop.ends.back().lane, i);
-    tracker.PassesTold(0, loop.ends.back().passes);
-    tracker.EndThread(loop.thread);
+    EXPECT_FALSE(loop.ends.back().runs_ahead);
   }
-}
-
-TEST_F(Tracker, AThreadOfSeveralThatEndsLeavesNothingBehind) {
-  Loop a(tracker);
-  for (int i = 0; i < 50; ++i) {
-    Loop b(tracker);
-    for (int j = 0; j < 3; ++j) {
-      a.Forward();
-      b.Forward();
-      a.Backward({a.pass});
-      b.Backward({b.pass});
-      ASSERT_TRUE(a.Write());
-      ASSERT_TRUE(b.Write());
-      for (Loop* loop : {&a, &b}) tracker.PassesTold(0, loop->ends.back().passes);
-    }
-    tracker.HoldClosing(0, b.ends.back().lane, b.ends.back().step);
-    tracker.EndThread(b.thread);
-    EXPECT_EQ(a.Forward().to_close.size(), 1u) << "what b left open";
-    tracker.PassGone(0, a.pass);
-  }
-  EXPECT_LE(tracker.LaneOf(0, a.thread), 2u);
-}
-
-// A rollout thread that evaluates, logs and goes takes no number and keeps nothing awake.
-TEST_F(Tracker, AThreadThatDoesNotTrainKeepsNothingAwake) {
-  Loop loop(tracker);
-  for (int i = 0; i < 10; ++i) {
-    loop.Backward({}, kCleared);
-    loop.Write();
-  }
-  ASSERT_FALSE(tracker.Awake(0));
-  const ThreadId rollout = tracker.AddThread();
-  tracker.EvaluationLayer(0, rollout, 1, true);
-  tracker.CloseSteps(0, rollout, false);
-  EXPECT_FALSE(tracker.Awake(0));
-  tracker.EndThread(rollout);
-  EXPECT_EQ(tracker.NextStep(0), 10u);
 }
 
 TEST_F(Tracker, PassesThatATrainerKeepsForEverAreBounded) {

@@ -41,8 +41,8 @@ struct Loop {
     tracker.EndBackward(thread, task);
     return came;
   }
-  bool Write(WriteKind kind = WriteKind::kArithmetic, bool has_gradient = true) {
-    auto seen = tracker.Written(model, thread, kind, has_gradient);
+  bool Write(WriteKind kind = WriteKind::kArithmetic, bool has_gradient = true, int parameter = 0) {
+    auto seen = tracker.Written(model, thread, kind, has_gradient, parameter);
     if (seen.ended) ends.push_back(*seen.ended);
     return seen.ended.has_value();
   }

@@ -1,0 +1,267 @@
+// StepTracker: the lanes of a root, and how a lane's step ends.
+#include <algorithm>
+#include <utility>
+
+#include "probe/core/step_tracker.h"
+#include "shared/passes.h"
+
+namespace ikkuna::probe {
+
+bool StepTracker::Accumulated(const Lane& lane) {
+  return std::any_of(lane.walks.begin(), lane.walks.end(), [](const Walk& walk) { return walk.accumulated; });
+}
+
+// Whether another thread writes for itself in this root; `now`: and may be in the midst of it.
+bool StepTracker::OthersWriteLocked(int root, ThreadId thread, bool now) const {
+  for (const auto& [id, other] : threads_) {
+    const ThreadPart* part = other.parts[static_cast<size_t>(root)].get();
+    if (id != thread && part != nullptr && part->writes_itself && (part->writing || !now)) return true;
+  }
+  return false;
+}
+
+// The lane that a pass or a backward pass of this thread joins.
+uint32_t StepTracker::LaneFor(int root_index, ThreadId thread) {
+  Root& root = At(root_index);
+  ThreadPart& part = PartOf(root_index, thread);
+  // It goes on without having written for what it did before: another thread writes for it.
+  if (part.robbed || part.doubted) {
+    part.writes_itself = false;
+    if (part.lane != 0) MergeIntoShared(root_index, part.lane);
+    part.lane = 0;
+  }
+  part.robbed = part.left = part.doubted = part.writing = false;
+  part.active = true;
+  if (part.lane != 0 || !root.side_by_side || !part.writes_itself) return part.lane;
+  if (!OthersWriteLocked(root_index, thread, false)) return part.lane;
+  return part.lane = LaneOfItsOwn(root, thread);
+}
+
+uint32_t StepTracker::LaneOfItsOwn(Root& root, ThreadId thread) {
+  size_t free = 1;
+  while (free < root.lanes.size() && root.lanes[free].used) ++free;
+  if (free == root.lanes.size()) root.lanes.emplace_back();
+  root.lanes[free] = {};
+  root.lanes[free].used = true;
+  root.lanes[free].owner = thread;
+  return static_cast<uint32_t>(free);
+}
+
+// A thread whose pass was not heard writes while another's backward is under way in the lane: the step that is open
+// there is the other's, and this write's is one of its own.
+uint32_t StepTracker::SplitUnheard(int root_index, uint32_t index, ThreadId writer) {
+  Root& root = At(root_index);
+  if (const ThreadPart* part = FindPart(root_index, writer); part != nullptr && part->heard) return index;
+  bool others = false;
+  for (const Walk& walk : root.lanes[index].walks) {
+    if (walk.thread != writer && !walk.ended) others = true;
+    if ((walk.thread == writer || walk.ended) && (walk.thread != writer || !walk.passes.empty())) return index;
+  }
+  if (!others) return index;
+  const uint32_t own = LaneOfItsOwn(root, 0);
+  auto& walks = root.lanes[index].walks;
+  for (auto walk = walks.begin(); walk != walks.end();) {
+    if (walk->thread != writer) {
+      ++walk;
+      continue;
+    }
+    root.lanes[own].walks.push_back(std::move(*walk));
+    walk = walks.erase(walk);
+  }
+  return own;
+}
+
+// What the lane holds becomes everybody's. An update that is open stays with it until somebody closes it.
+void StepTracker::MergeIntoShared(int root_index, uint32_t index) {
+  Root& root = At(root_index);
+  Lane& lane = root.lanes[index];
+  Lane& shared = root.lanes[0];
+  if (lane.open && !shared.open) {
+    shared.open = true;
+    shared.step = lane.step;
+    shared.opened_ns = lane.opened_ns;
+    shared.writes_at_open = lane.writes_at_open;
+    shared.others_wrote_at_open = lane.others_wrote_at_open;
+    shared.due |= lane.due;
+  }
+  shared.trained += lane.trained;
+  shared.evaluated += lane.evaluated;
+  for (Walk& walk : lane.walks) shared.walks.push_back(std::move(walk));
+  for (Pass& pass : root.passes) {
+    if (pass.lane != index) continue;
+    pass.lane = 0;
+    pass.step = UINT64_MAX;  // numbers of other lanes say nothing there
+  }
+  lane.walks.clear();
+  lane.open = lane.due = false;
+  lane.owner = 0;
+  lane.used = lane.closing;
+}
+
+// True: it had no number until now.
+bool StepTracker::Open(int root_index, uint32_t index, ThreadId thread, uint64_t now_ns) {
+  Root& root = At(root_index);
+  Lane& lane = root.lanes[index];
+  if (lane.open) return false;
+  lane.open = true;
+  lane.step = root.next_step++;
+  lane.opened_ns = now_ns;
+  lane.writes_at_open = root.writes;
+  lane.others_wrote_at_open = root.side_by_side && OthersWriteLocked(root_index, thread, true);
+  return true;
+}
+
+bool StepTracker::TakeClosing(const Root& root, Lane& lane, std::vector<StepToClose>* to_close) {
+  if (!lane.closing) return false;
+  lane.closing = false;
+  const auto index = static_cast<uint32_t>(&lane - root.lanes.data());
+  to_close->push_back({index, lane.closing_step, lane.closing_spanned || root.writes != lane.closing_writes});
+  if (index != 0 && lane.owner == 0) lane.used = false;
+  return true;
+}
+
+// Walks that were for nothing: their passes belong to no step.
+void StepTracker::Forget(Root& root, Lane& lane, TaskId except) {
+  for (auto walk = lane.walks.begin(); walk != lane.walks.end();) {
+    if (walk->task == except) {
+      ++walk;
+      continue;
+    }
+    for (const WalkedPass& pass : walk->passes) {
+      DropPass(root, pass.pass, false);
+      DropPass(root, pass.number, false);
+    }
+    walk = lane.walks.erase(walk);
+  }
+}
+
+void StepTracker::Claim(int root_index, TaskId task) {
+  for (Lane& lane : At(root_index).lanes) {
+    for (Walk& walk : lane.walks) walk.claimed |= walk.task == task;
+  }
+}
+
+// Threads whose backward the step takes over, or whose pass it leaves behind.
+void StepTracker::NoteOtherThreads(int root_index, const Lane& lane, ThreadId writer) {
+  const auto index = static_cast<uint32_t>(&lane - At(root_index).lanes.data());
+  for (auto& [id, other] : threads_) {
+    ThreadPart* part = other.parts[static_cast<size_t>(root_index)].get();
+    if (id == writer || part == nullptr || part->lane != index || !part->active) continue;
+    bool ended = false;
+    bool under_way = false;
+    for (const Walk& walk : lane.walks) {
+      if (walk.thread == id && walk.accumulated) (walk.ended ? ended : under_way) = true;
+    }
+    part->robbed |= ended && !under_way;
+    part->left |= under_way || !ended;
+    part->active = !part->robbed;
+  }
+}
+
+// The lane's step is over. What of it is still under way (a pass that no backward has reached, another thread's
+// backward) stays for the next; so does the backward pass `except`, whose first gradient ended the step.
+StepEnd StepTracker::End(int root_index, uint32_t index, StepEndCause cause, ThreadId writer, TaskId except) {
+  Root& root = At(root_index);
+  Lane& lane = root.lanes[index];
+  StepEnd end;
+  end.step = lane.step;
+  end.lane = index;
+  end.cause = cause;
+  const bool written = cause == StepEndCause::kWritten || cause == StepEndCause::kBoundary;
+  if (written && writer != 0) NoteOtherThreads(root_index, lane, writer);
+  // Gradients that came make the step; a backward pass that gave none (of a penalty, a saliency) is not one of them,
+  // unless this loop never gets its gradients by hooks.
+  bool any_accumulated = false;
+  for (const Walk& walk : lane.walks) any_accumulated |= walk.accumulated && walk.task != except;
+  const auto ends_with = [&](const Walk& walk) {
+    return walk.task != except && (walk.ended || walk.thread == writer || !written);
+  };
+  std::vector<WalkedPass> named;
+  for (const Walk& walk : lane.walks) {
+    if (!ends_with(walk)) continue;
+    const bool counts = (walk.accumulated || !any_accumulated) && !walk.after_clear;
+    for (const WalkedPass& walked : walk.passes) {
+      const auto same =
+          std::find_if(named.begin(), named.end(), [&](const WalkedPass& other) { return other.pass == walked.pass; });
+      if (!counts) {
+        DropPass(root, walked.number, false);
+        if (same == named.end()) DropPass(root, walked.pass, true);
+      } else if (same == named.end()) {
+        named.push_back(walked);
+      } else {  // the last walk before the write counts
+        DropPass(root, std::exchange(same->number, walked.number), false);
+      }
+    }
+  }
+  bool ahead = false;
+  for (const WalkedPass& walked : named) {
+    for (const PassId pass : {walked.pass, walked.number}) {
+      Pass* const found = FindPass(root, pass);
+      if (found == nullptr) continue;
+      ahead |= pass == walked.pass && found->thread == writer && found->step < lane.step;
+      found->state = PassState::kNamed;
+      end.passes.push_back(pass);
+    }
+  }
+  if (!named.empty()) root.runs_ahead = ahead && !root.side_by_side;
+  end.runs_ahead = root.runs_ahead;
+  std::sort(end.passes.begin(), end.passes.end(), shm::PassBefore);
+  bool own_backward = false;
+  std::vector<TaskId> tasks;
+  for (auto walk = lane.walks.begin(); walk != lane.walks.end();) {
+    if (!ends_with(*walk)) {
+      ++walk;
+      continue;
+    }
+    own_backward |= walk->thread == writer;
+    if (walk->accumulated) tasks.push_back(walk->task);
+    walk = lane.walks.erase(walk);
+  }
+  if (written) {
+    ++root.writes;
+    for (Lane& other : root.lanes) {
+      for (Walk& walk : other.walks) walk.amid = writer;
+    }
+    for (size_t other = 0; other < roots_.size(); ++other) {
+      if (static_cast<int>(other) == root_index) continue;
+      for (const TaskId task : tasks) Claim(static_cast<int>(other), task);
+    }
+    // What the passes of this step were says whether evaluation mode is how this root trains.
+    if (lane.trained != 0) {
+      root.evaluation_trains = false;
+    } else if (lane.evaluated != 0 || root.evaluation_walked) {
+      root.evaluation_trains = true;
+    }
+    if (cause == StepEndCause::kWritten) root.seen = true;
+    root.inferred = 0;
+    if (writer != 0) {
+      ThreadPart& part = PartOf(root_index, writer);
+      if (part.robbed || part.left) root.side_by_side = true;
+      if (!tasks.empty()) root.writer_apart = !own_backward && !part.robbed && !root.side_by_side;
+      part.writes_itself |= own_backward || part.robbed || part.left;
+      part.robbed = part.left = part.doubted = part.active = part.heard = false;
+      part.writing = true;
+    }
+  } else if (cause == StepEndCause::kInferred) {
+    ++root.inferred;
+  }
+  root.evaluation_walked = false;
+  lane.closing_spanned = lane.others_wrote_at_open || root.writes != lane.writes_at_open + (written ? 1 : 0);
+  lane.closing_writer = writer;
+  lane.closing_writes = root.writes;
+  lane.closing_doubtful = false;
+  lane.open = lane.due = lane.cleared = false;
+  lane.trained = lane.evaluated = 0;
+  ++root.ended;
+  root.others_ended = 0;
+  root.resting = false;
+  for (size_t other = 0; other < roots_.size(); ++other) {
+    Root& of = roots_[other];
+    if (static_cast<int>(other) == root_index || ++of.others_ended < kStepsOfOthers) continue;
+    end.others_rest |= !std::exchange(of.resting, true);
+  }
+  if (Accumulated(lane)) Open(root_index, index, writer, lane.opened_ns);
+  return end;
+}
+
+}  // namespace ikkuna::probe
