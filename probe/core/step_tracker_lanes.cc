@@ -203,8 +203,8 @@ StepEnd StepTracker::End(int root_index, uint32_t index, StepEndCause cause, Thr
       end.passes.push_back(pass);
     }
   }
+  end.runs_ahead = root.runs_ahead || ahead;
   if (!named.empty()) root.runs_ahead = ahead && !root.side_by_side;
-  end.runs_ahead = root.runs_ahead;
   std::sort(end.passes.begin(), end.passes.end(), shm::PassBefore);
   bool own_backward = false;
   std::vector<TaskId> tasks;

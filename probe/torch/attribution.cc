@@ -149,19 +149,20 @@ void Listener::BackwardStarts(ThreadState& thread, const at::Tensor& root) {
   }
 }
 
-// Of all passes between two backward passes; a second time there is nothing left.
-bool Listener::SettleLosses(const Pass& pass, WatchedModel& model) {
+// Of all passes between two backward passes; a second time there is nothing left. `over`: those that end now.
+bool Listener::SettleLosses(const Pass& pass, WatchedModel& model, const std::vector<std::shared_ptr<Pass>>& over) {
   if (pass.losses->empty()) return false;
   const bool training = pass.training;
-  SettledLosses settled = pass.losses->Settle(training);
+  // An evaluation by one of the terms that training adds up is not by its loss.
+  const bool of_several = !training && !model.manual_loss.load(std::memory_order_relaxed) &&
+                          model.several_losses.load(std::memory_order_relaxed);
+  std::vector<const PassNumber*> numbers;
+  for (const auto& ended : over) numbers.push_back(ended->number.get());
+  const SettledLosses settled = pass.losses->Settle(training, numbers, of_several);
   const bool given = settled.given;
   // Once the trainer gives it, what is recognised beside it is not the loss.
   if (training && !given && model.manual_loss.load(std::memory_order_relaxed)) return true;
   if (training) NoteLosses(settled, model);
-  // An evaluation by one of the terms that training adds up is not by its loss.
-  const bool of_several = !training && !model.manual_loss.load(std::memory_order_relaxed) &&
-                          model.several_losses.load(std::memory_order_relaxed);
-  if (of_several && settled.known == LossKnown::kKnown && !given) settled.NameAll();
   for (const LossValue& loss : settled.values) {
     const uint32_t name = loss.name.empty() ? 0 : session_->NameId(loss.name);
     if (!loss.name.empty() && name == 0) continue;  // the registry is full, which is said
@@ -173,7 +174,7 @@ bool Listener::SettleLosses(const Pass& pass, WatchedModel& model) {
 // Of a step that ends, whichever threads have run its passes.
 void Listener::SettleLossesOfStep(const std::vector<std::shared_ptr<Pass>>& passes, WatchedModel& model, bool heard) {
   bool any = false;
-  for (const auto& pass : passes) any |= SettleLosses(*pass, model) || pass->losses->settled();
+  for (const auto& pass : passes) any |= SettleLosses(*pass, model, passes) || pass->losses->settled();
   if (!heard || passes.empty() || model.manual_loss.load(std::memory_order_relaxed) ||
       model.loss_elsewhere.load(std::memory_order_relaxed)) {
     return;

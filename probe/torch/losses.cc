@@ -52,11 +52,12 @@ void PassLosses::AddTerm(const char* operator_name, const at::Tensor& result, st
 }
 
 void PassLosses::BackwardFrom(const at::Tensor& root, std::optional<double> value) {
-  root_seen_ = true;
+  ++roots_;
   if (terms_.empty() || !root.grad_fn()) return;
   std::map<const Node*, Term*> at;  // those not yet reached by another root
   for (Term& term : terms_) {
-    if (const auto node = term.node.lock()) at[node.get()] = &term;
+    const auto node = term.node.lock();
+    if (node && term.root == 0) at[node.get()] = &term;
   }
   std::vector<Term*> reached;
   bool others = false;
@@ -69,7 +70,7 @@ void PassLosses::BackwardFrom(const at::Tensor& root, std::optional<double> valu
     return !(others && reached.size() == at.size());
   });
   for (Term* term : reached) {
-    term->reached = true;
+    term->root = roots_;
     term->alone = reached.size() == 1 && !others && whole;
     term->of_root = value;
     if (term->summed && term->alone) MeanOfSum(*term, root.grad_fn().get(), value);
@@ -92,39 +93,45 @@ void PassLosses::MeanOfSum(Term& term, Node* root, std::optional<double> value) 
   }
 }
 
-SettledLosses PassLosses::Settle(bool training) {
+SettledLosses PassLosses::Settle(bool training, const std::vector<const PassNumber*>& over, bool name_all) {
   SettledLosses settled;
   settled_ = true;
-  const bool root_seen = std::exchange(root_seen_, false);
+  const bool root_seen = std::exchange(roots_, 0) != 0;
   std::vector<Term> terms = std::exchange(terms_, {});
   std::vector<LossValue> given = std::exchange(given_, {});
   calls_ = 0;
+  if (training && root_seen) {
+    for (Term& term : terms) {
+      const bool open = std::find(over.begin(), over.end(), term.pass.get()) == over.end();
+      if (term.root == 0 && term.pass && open && !term.node.expired()) terms_.push_back(term);
+    }
+    std::erase_if(terms, [](const Term& term) { return term.root == 0; });
+  }
   if (!given.empty()) {
     settled.known = LossKnown::kKnown;
     settled.given = true;
     settled.values = std::move(given);
     return settled;
   }
-  if (training && root_seen) {
-    terms.erase(std::remove_if(terms.begin(), terms.end(), [](const Term& term) { return !term.reached; }),
-                terms.end());
-  }
-  if (terms.empty()) return settled;
-  if (terms.size() == 1 && terms[0].alone) {
-    const auto value = terms[0].value ? terms[0].value : terms[0].of_root;
-    settled.only = "loss_" + terms[0].function;
-    settled.known = value ? LossKnown::kKnown : LossKnown::kUnreduced;
-    if (value) settled.values.push_back({"", *value, terms[0].call, terms[0].pass});
-    return settled;
-  }
-  settled.known = terms.size() == 1 ? LossKnown::kComposite : LossKnown::kSeveral;
-  std::map<std::string, int> seen;
+  std::map<int, int> of_root;
+  for (const Term& term : terms) ++of_root[term.root];
   for (const Term& term : terms) {
-    const int nth = ++seen[term.function];
-    // Of what is no scalar there is no value before it is reduced, and then it is mixed with the others.
-    if (!term.value) continue;
-    settled.values.push_back(
-        {"loss_" + term.function + (nth == 1 ? "" : "_" + std::to_string(nth)), *term.value, term.call, term.pass});
+    LossKnown known = LossKnown::kSeveral;
+    if (of_root[term.root] == 1) {
+      known = !term.alone                  ? LossKnown::kComposite
+              : term.value || term.of_root ? LossKnown::kKnown
+                                           : LossKnown::kUnreduced;
+    }
+    settled.known = std::max(settled.known, known);
+  }
+  const bool name = name_all || settled.known != LossKnown::kKnown;
+  std::map<std::pair<int, std::string>, int> seen;
+  for (const Term& term : terms) {
+    const int nth = ++seen[{term.root, term.function}];
+    const std::string own = "loss_" + term.function + (nth == 1 ? "" : "_" + std::to_string(nth));
+    // Of what is no scalar there is no value before it is reduced, and then it may be mixed with others.
+    const auto value = term.value ? term.value : name ? std::nullopt : term.of_root;
+    if (value) settled.values.push_back({name ? own : "", *value, term.call, term.pass});
   }
   return settled;
 }
@@ -132,7 +139,7 @@ SettledLosses PassLosses::Settle(bool training) {
 void PassLosses::Clear() {
   terms_.clear();
   given_.clear();
-  root_seen_ = false;
+  roots_ = 0;
   calls_ = 0;
 }
 

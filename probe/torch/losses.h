@@ -2,8 +2,9 @@
 //
 // A term is what a loss function of LibTorch gave for an output of the model. Whether it is the loss shows when
 // backward starts: at a scalar that the term alone flows into, it is; where something else flows in, too, or where
-// there are several terms, each is a value under a name of its own (`loss_mse`, a second one of the pass `loss_mse_2`)
-// and the loss is not known until the trainer gives it. So nothing goes out before the micro-batch is over.
+// several terms do, each is a value under a name of its own (`loss_mse`, a second one `loss_mse_2`) and the loss is not
+// known until the trainer gives it. So nothing goes out before the micro-batch is over. Passes that begin before
+// backward has reached the one before share one object: what was reached by one backward pass is one loss.
 //
 // Thread rule: belongs to a pass, and is touched by whoever may touch that.
 #pragma once
@@ -33,6 +34,7 @@ struct LossValue {
   std::shared_ptr<const PassNumber> pass;  // null: not published
 };
 
+// What is known of one root; of several, the last of these.
 enum class LossKnown : uint8_t {
   kNothing,    // no loss function ran on the model's output
   kKnown,      // the loss
@@ -44,12 +46,7 @@ enum class LossKnown : uint8_t {
 struct SettledLosses {
   LossKnown known = LossKnown::kNothing;
   std::vector<LossValue> values;
-  std::string only;    // kKnown, and not given: the name that its term would have
   bool given = false;  // by the trainer
-  // The loss is one of several terms elsewhere: here it has its term's name, too.
-  void NameAll() {
-    for (LossValue& loss : values) loss.name = only;
-  }
 };
 
 class PassLosses {
@@ -78,8 +75,9 @@ class PassLosses {
   // Backward starts from here on the thread of the pass.
   void BackwardFrom(const at::Tensor& root, std::optional<double> value);
   // What is to be published of what was seen, which is forgotten. In training a term counts only if backward started
-  // from it, where it was seen at all that it started.
-  SettledLosses Settle(bool training);
+  // from it, where it was seen at all that it started; one that it may yet start from, since its pass is not among
+  // those that are `over`, is kept. `name_all`: a loss that is known has its term's name, too.
+  SettledLosses Settle(bool training, const std::vector<const PassNumber*>& over, bool name_all);
   void Clear();
 
  private:
@@ -91,7 +89,7 @@ class PassLosses {
     double rows = 1;
     uint16_t call = 0;
     std::shared_ptr<const PassNumber> pass;  // null: not published
-    bool reached = false;                    // backward started from what it flows into
+    int root = 0;                            // of the roots from which backward started: it flows into that; 0: none
     bool alone = true;                       // nothing else flows into that
     std::optional<double> of_root;           // value of that
   };
@@ -102,7 +100,7 @@ class PassLosses {
 
   std::vector<Term> terms_;
   std::vector<LossValue> given_;
-  bool root_seen_ = false;
+  int roots_ = 0;  // from which backward was seen to start
   bool settled_ = false;
   std::atomic<bool> scaled_{false};
   std::atomic<bool> plain_{false};

@@ -140,7 +140,7 @@ void Listener::BeginTrainingPass(ThreadState& thread, RootThread& state, Watched
     const bool walked = before->walked.load() ||
                         (!before->number && before->begun_at != root.backward_passes.load(std::memory_order_relaxed));
     if (walked) {
-      SettleLosses(*before, model);
+      SettleLosses(*before, model, {before});
       before->over.store(true);
     } else {
       losses = before->losses;
@@ -213,7 +213,7 @@ void Listener::BeginEvaluationPass(ThreadState& thread, RootThread& state, Watch
     shm::RootStatus& status = session_->root_status(model.root_id());
     shm::StoreRelaxed(status.phase, static_cast<uint32_t>(shm::Phase::kEvaluate));
   } else {
-    SettleLosses(*state.evaluation, model);
+    SettleLosses(*state.evaluation, model, {state.evaluation});
     state.evaluation->over.store(true);
     pass->identity = state.evaluation->identity;
   }
@@ -244,7 +244,7 @@ void Listener::CloseEvaluation(RootThread& state, WatchedModel& model) {
   RootState& root = StateOf(model);
   std::lock_guard lock(root.mutex);
   const std::shared_ptr<Pass> pass = std::exchange(state.evaluation, nullptr);
-  SettleLosses(*pass, model);
+  SettleLosses(*pass, model, {pass});
   pass->over.store(true);
   const StepIdentity& identity = *pass->identity;
   if (identity.any()) {
