@@ -109,7 +109,7 @@ TEST_F(JobTest, ASumOverFourRanksIsARunOfItsOwn) {
     ASSERT_EQ(sum, 100.0 * (0 + 1 + 2 + 3) + 4.0 * static_cast<double>(step)) << step;
   }
   for (uint32_t rank = 0; rank < kRanks; ++rank) {
-    EXPECT_EQ(Values(*daemon, "loss", rank).size(), kSteps) << rank;
+    EXPECT_TRUE(Eventually([&] { return Values(*daemon, "loss", rank).size() == kSteps; })) << rank;
     EXPECT_TRUE(Values(*daemon, "loss_rank_sum", rank).empty()) << rank;
   }
   // Nothing of it is lost where a daemon ends, and it is found as the ranks' own are.

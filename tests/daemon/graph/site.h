@@ -234,12 +234,11 @@ class Site {
     events.clear();
   }
 
-  // In the order in which they must end: the graph first.
+  // In the order in which they must end.
   SubscriberSet set;
   MemoryBudget memory;
   WorkQueue queue{2, 0};
   std::shared_ptr<Run> run;
-  std::unique_ptr<MessageGraph> graph;
   std::vector<Batch> batches;
   std::vector<Event> events;
   std::vector<std::string> texts;
@@ -319,6 +318,9 @@ class Site {
   Published published_;
   std::deque<std::vector<double>> payloads_;  // outlive the call that they are handed to
   std::deque<std::vector<int64_t>> labels_;
+
+ public:
+  std::unique_ptr<MessageGraph> graph;  // ends first: what it emits then comes to all of these
 };
 
 }  // namespace ikkuna::graph

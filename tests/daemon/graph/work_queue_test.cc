@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <condition_variable>
+#include <functional>
 #include <map>
 #include <mutex>
 #include <random>
@@ -167,6 +168,13 @@ TEST_F(WorkQueueTest, ABoundOfNoneIsOne) {
 // A subscriber that always has work, on lanes enough for all threads, beside one that has some now and then.
 TEST_F(WorkQueueTest, OneThatTakesAllThreadsLetsTheOthersIn) {
   WorkQueue queue(2);
+  // Turns are by time: with jobs of nothing a thread that is not run for a moment has had hundreds of turns.
+  const auto takes_time = [](std::function<void()> job) {
+    return [job = std::move(job)] {
+      ::usleep(100);
+      job();
+    };
+  };
   for (const bool same_producer : {true, false}) {
     const auto greedy_share = queue.OpenShare();
     const auto share = same_producer ? greedy_share : queue.OpenShare();
@@ -181,11 +189,11 @@ TEST_F(WorkQueueTest, OneThatTakesAllThreadsLetsTheOthersIn) {
     first.begun.Wait();
     second.begun.Wait();
     for (int i = 0; i < 40; ++i) {
-      for (auto& lane : lanes) lane->Push({[&] { ++greedy_ran; }, {}});
+      for (auto& lane : lanes) lane->Push({takes_time([&] { ++greedy_ran; }), {}});
     }
     const auto late = modest->OpenLane();
     std::vector<int> at;  // how much the other had run by then
-    for (int i = 0; i < 20; ++i) late->Push({[&] { at.push_back(greedy_ran); }, {}});
+    for (int i = 0; i < 20; ++i) late->Push({takes_time([&] { at.push_back(greedy_ran); }), {}});
     first.let_go.Set();
     second.let_go.Set();
     ASSERT_TRUE(WaitIdle(queue));

@@ -237,6 +237,7 @@ TEST(Stderr, AFullPipeHoldsUpNobody) {
   }
   ASSERT_EQ(::fcntl(pipe[1], F_SETFL, 0), 0);
   for (const rlim_t descriptors : {rlim_t{64}, rlim_t{6}}) {  // the few leave none for a second opening
+    if (descriptors < 64 && kSanitizerNeedsDescriptors) continue;
     const pid_t trainer = ::fork();
     ASSERT_GE(trainer, 0);
     if (trainer == 0) {
