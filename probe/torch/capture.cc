@@ -176,12 +176,20 @@ void Capture::PublishPassStarted(const StepIdentity& identity, const PassNumber&
 }
 
 void Capture::EnsureStarted(StepIdentity& identity) {
-  if (identity.started.load(std::memory_order_acquire)) return;
+  const bool due = identity.demand.any();
+  const auto done = [&](std::memory_order order) {
+    return identity.started.load(order) && (!due || identity.marked.load(order));
+  };
+  if (done(std::memory_order_acquire)) return;
   // Others of the step wait for the marker: what is published before it belongs to no step.
   std::lock_guard lock(identity.start_mutex);
-  if (identity.started.load(std::memory_order_relaxed)) return;
-  PublishMarker(identity, Kind::kBatchStarted);
-  shm::AddRelaxed(session_.root_status(identity.root).steps_due, 1);
+  if (done(std::memory_order_relaxed)) return;
+  if (due) session_.PublishMarker(HeaderOf(identity, Kind::kBatchStarted));
+  if (!identity.started.load(std::memory_order_relaxed)) {
+    if (!identity.local.empty()) TellLocal(identity, {}, Kind::kBatchStarted);
+    shm::AddRelaxed(session_.root_status(identity.root).steps_due, 1);
+  }
+  identity.marked.store(due, std::memory_order_release);
   identity.started.store(true, std::memory_order_release);
 }
 

@@ -48,7 +48,8 @@ struct StepIdentity {
   std::atomic<uint16_t> flags{0};
   mutable std::atomic<uint64_t> dropped_kinds{0};  // of which a message of this step was dropped
   // Where several threads run passes for one step they share this.
-  std::atomic<bool> started{false};  // its first marker is published
+  std::atomic<bool> started{false};  // its first marker is out
+  std::atomic<bool> marked{false};   // also to the daemon, which may have wanted nothing until a value was logged
   std::mutex start_mutex;
   std::atomic<bool> buffers_taken{false};
 
