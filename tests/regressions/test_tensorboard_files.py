@@ -83,7 +83,7 @@ class TensorBoardFiles(Site):
         self.start_daemon("--budget", "off", "--tensorboard-topics", "loss|nothing", "--tensorboard-max-mb", 1,
                           "--subscribe", "norm(weights, order=2)")
         for n in range(4):
-            self.job("--steps", 9000, "--us", 0, "--run", f"run{n}").expect_success()
+            self.job("--steps", 9000, "--us", 100, "--run", f"run{n}").expect_success()
         wait_until(lambda: any(event.kind == "tensorboard_removed" for event in self.client.events()),
                    lambda: str(self.client.events()), 60)
         self.assert_sinks_account()
