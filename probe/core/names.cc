@@ -1,5 +1,7 @@
 #include "probe/core/names.h"
 
+#include <algorithm>
+
 #include "shared/base/utf8.h"
 
 namespace ikkuna::probe {
@@ -148,6 +150,15 @@ void Names::RenewParam(uint32_t id, uint16_t root, uint32_t module, const std::s
   if (!Register([&] { return Append(ParamEntry(id, root, module, name, shape, flags)); })) {
     SayLimit(false, Limit::kParams, "what changed of parameter " + Shown(name));
   }
+}
+
+std::string Names::TagName(uint16_t id) {
+  if (id == kTagDefault) return "default";
+  if (id == kTagTest) return "test";
+  if (id == kTagNoGrad) return "no_grad";
+  std::lock_guard lock(mutex_);
+  const auto found = std::find_if(tags_.begin(), tags_.end(), [&](const auto& tag) { return tag.second == id; });
+  return found == tags_.end() ? std::string() : found->first;
 }
 
 uint16_t Names::TagId(const std::string& name) {

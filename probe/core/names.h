@@ -41,6 +41,7 @@ class Names {
   void RenewParam(uint32_t id, uint16_t root, uint32_t module, const std::string& name, const TensorShape& shape,
                   uint32_t flags);
   uint16_t TagId(const std::string& name);
+  std::string TagName(uint16_t id);          // empty: of no tag
   uint32_t NameId(const std::string& name);  // of a scalar, text or parameter group
   // A fact of the run; a later one of the same key takes its place.
   void AddFact(const std::string& key, const std::string& value);

@@ -116,6 +116,7 @@ class Session {
     names_->RenewParam(id, root, module, name, shape, flags);
   }
   uint16_t TagId(const std::string& name) { return names_->TagId(name); }  // kNoTag: there is no room for it
+  std::string TagName(uint16_t id) { return names_->TagName(id); }
   uint32_t NameId(const std::string& name) { return names_->NameId(name); }
   void AddFact(const std::string& key, const std::string& value) { names_->AddFact(key, value); }
   void AddNote(const std::string& text) { names_->AddNote(text); }

@@ -136,11 +136,12 @@ StepTracker::PassBegun StepTracker::BeginPass(int root_index, ThreadId thread, c
   if (!root.manual && lane.open) {
     const bool waits = std::any_of(lane.walks.begin(), lane.walks.end(), [](const Walk& walk) { return walk.ended; });
     const bool bounded = lane.walks.size() >= kMaxAccumulated && options.now_ns - lane.opened_ns >= kMaxAccumulationNs;
-    if (waits && ((options.moved && !root.seen) || bounded)) {
+    if (waits && (options.moved || bounded)) {
       begun.ended = End(root_index, begun.lane, StepEndCause::kInferred, 0, kNoTask);
     }
   }
   Lane& joined = root.lanes[begun.lane];
+  joined.written_without_hooks = false;
   begun.opened = Open(root_index, begun.lane, thread, options.now_ns);
   begun.step = joined.step;
   ++(options.evaluating ? joined.evaluated : joined.trained);
@@ -227,7 +228,7 @@ StepTracker::GradientCame StepTracker::Gradient(int root_index, ThreadId thread,
     Forget(root, lane, outermost);
   } else if (before != 0 && !root.manual &&
              (cleared || (before >= kMaxAccumulated && options.now_ns - lane.opened_ns >= kMaxAccumulationNs))) {
-    const bool skipped = cleared && (root.seen || !options.moved);
+    const bool skipped = cleared && !options.moved;
     TakeClosing(root, lane, &came.to_close);
     came.ended = End(root_index, came.lane, skipped ? StepEndCause::kSkipped : StepEndCause::kInferred, 0, outermost);
   }
@@ -307,11 +308,15 @@ std::optional<uint32_t> StepTracker::LaneToEnd(int root_index, ThreadId thread, 
     return std::nullopt;
   }
   // A loop that puts its gradients where they belong by itself.
-  if (!root.accumulates && arithmetic) {
-    for (const uint32_t index : {own, 0u}) {
-      const auto& of = root.lanes[index].walks;
-      if (std::any_of(of.begin(), of.end(), [](const Walk& walk) { return walk.ended; })) return index;
+  for (const uint32_t index : {own, 0u}) {
+    Lane& lane = root.lanes[index];
+    const bool walked =
+        std::any_of(lane.walks.begin(), lane.walks.end(), [](const Walk& walk) { return walk.ended; });
+    if (!arithmetic || !walked) continue;
+    if (!std::exchange(lane.written_without_hooks, true) && ++root.without_hooks >= kWithoutHooks) {
+      root.accumulates = false;
     }
+    if (!root.accumulates) return index;
   }
   return std::nullopt;
 }

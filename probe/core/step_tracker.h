@@ -97,6 +97,9 @@ class StepTracker {
   static constexpr uint64_t kStepsOfOthers = 64;
   // In a loop whose writes are not seen, each so-manieth step listens for one again.
   static constexpr uint64_t kListenAgain = 64;
+  // Writes behind a backward that gave no gradients by hooks, in a row, after which a loop is taken for one that puts its
+  // gradients where they belong by itself from then on.
+  static constexpr uint32_t kWithoutHooks = 3;
 
   // --- Roots and threads.
   int AddRoot(uint64_t start_step, bool manual);
@@ -206,7 +209,7 @@ class StepTracker {
   bool trains_in_evaluation(int root) const;
   bool side_by_side(int root) const;  // threads write for themselves at the same time
   // The front end has to look whether weights move between backward and the next pass: how the loop writes is not
-  // known.
+  // known, or its last step seemed to be skipped.
   bool WatchesWeights(int root) const;
   // Another thread may be in the midst of its writes: what is read of the weights now may be torn.
   bool OthersWrite(int root, ThreadId thread) const;
@@ -258,6 +261,7 @@ class StepTracker {
     uint32_t trained = 0;    // passes in training mode begun in this step
     uint32_t evaluated = 0;  // passes in evaluation mode
     bool cleared = false;    // manual steps: gradients were cleared within the step
+    bool written_without_hooks = false;  // since the last pass
     bool due = false;
     std::vector<Walk> walks;
     // The step that ended last, while its updates are open.
@@ -306,6 +310,8 @@ class StepTracker {
     uint64_t others_ended = 0;  // since its own last
     uint64_t writes = 0;        // steps that were written
     uint64_t inferred = 0;      // in a row
+    uint64_t skipped = 0;       // since the last that was written
+    uint32_t without_hooks = 0;  // rounds of writes in a row whose backward gave no gradients by hooks
     PassId next_pass = 1;
     uint32_t unit = 0;  // calls of the first module between two backward passes; 0: not known
     bool unit_varies = false;

@@ -233,7 +233,8 @@ StepEnd StepTracker::End(int root_index, uint32_t index, StepEndCause cause, Thr
       root.evaluation_trains = true;
     }
     if (cause == StepEndCause::kWritten) root.seen = true;
-    root.inferred = 0;
+    root.inferred = root.skipped = 0;
+    if (!tasks.empty()) root.without_hooks = 0;
     if (writer != 0) {
       ThreadPart& part = PartOf(root_index, writer);
       if (part.robbed || part.left) root.side_by_side = true;
@@ -244,6 +245,8 @@ StepEnd StepTracker::End(int root_index, uint32_t index, StepEndCause cause, Thr
     }
   } else if (cause == StepEndCause::kInferred) {
     ++root.inferred;
+  } else {
+    ++root.skipped;
   }
   root.evaluation_walked = false;
   lane.closing_spanned = lane.others_wrote_at_open || root.writes != lane.writes_at_open + (written ? 1 : 0);

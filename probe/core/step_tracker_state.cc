@@ -132,7 +132,7 @@ bool StepTracker::side_by_side(int root) const {
 bool StepTracker::WatchesWeights(int root_index) const {
   std::lock_guard lock(mutex_);
   const Root& root = At(root_index);
-  if (root.manual || root.seen) return false;
+  if (root.manual || (root.seen && root.skipped == 0)) return false;
   return std::any_of(root.lanes.begin(), root.lanes.end(), [](const Lane& lane) { return !lane.walks.empty(); });
 }
 

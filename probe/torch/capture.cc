@@ -36,10 +36,7 @@ void Capture::TellLocal(const StepIdentity& identity, ProbeMessage message, Kind
       KindBit(Kind::kScalar) | KindBit(Kind::kText) | KindBit(Kind::kEpochStarted) | KindBit(Kind::kEpochFinished);
   if (thread.telling && (kSaid & KindBit(kind)) != 0) return;
   message.kind = std::string(KindName(kind));
-  message.tag = identity.tag == kTagDefault  ? "default"
-                : identity.tag == kTagTest   ? "test"
-                : identity.tag == kTagNoGrad ? "no_grad"
-                                             : "other";
+  message.tag = session_.TagName(identity.tag);
   message.global_step = identity.step;
   message.train_step = identity.train_step.load(std::memory_order_relaxed);
   message.epoch = identity.epoch.load(std::memory_order_relaxed);

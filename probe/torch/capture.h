@@ -51,8 +51,7 @@ class Capture {
   void PublishPassStarted(const StepIdentity& identity, const PassNumber& pass);
 
  private:
-  static void TellLocal(const StepIdentity& identity, ProbeMessage message, Kind kind,
-                        const PassNumber* pass = nullptr);
+  void TellLocal(const StepIdentity& identity, ProbeMessage message, Kind kind, const PassNumber* pass = nullptr);
   static probe::MessageHeader HeaderOf(const StepIdentity& identity, Kind kind, const PassNumber* pass = nullptr);
 
   probe::Session& session_;

@@ -58,6 +58,14 @@ std::shared_ptr<StepIdentity> Listener::IdentityOf(RootState& root, const Watche
                                                    uint64_t step) {
   LaneState& lane = LaneOf(root, index);
   if (lane.identity && lane.identity->step == step) return lane.identity;
+  // What a thread that ended, or that others write for, has left open goes on in the lane of all.
+  for (const auto& other : root.lanes) {
+    if (!other->identity || other->identity->step != step) continue;
+    lane.identity = std::exchange(other->identity, nullptr);
+    lane.weights_taken = std::exchange(other->weights_taken, false);
+    lane.kept = std::exchange(other->kept, {});
+    return lane.identity;
+  }
   lane.weights_taken = false;
   root.pass_boundaries = 0;
   session_->RefreshDemand(root.demand);

@@ -79,7 +79,7 @@ void Probe::Attach(torch::optim::Optimizer& optimizer) {
 
 void Probe::Attach(std::shared_ptr<torch::optim::Optimizer> optimizer) {
   if (!optimizer) {
-    std::fprintf(stderr, "ikkuna: Attach() got a null optimizer, which is not watched\n");
+    probe::PrintNow("Attach() got a null optimizer, which is not watched");
     return;
   }
   torch::optim::Optimizer& watched = *optimizer;

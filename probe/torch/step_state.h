@@ -210,6 +210,8 @@ struct RootState {
   LastGradient last_gradient;
   uint64_t fingerprint = 0;      // of the weights when the last backward pass ended
   uint32_t pass_boundaries = 0;  // of the step that is open
+  uint64_t steps_skipped = 0;
+  uint64_t steps_made = 0;  // that ended otherwise
 
   std::atomic<int> last_param{-1};           // whose gradient came last
   std::atomic<int64_t> last_task{-2};        // of the last gradient, on any thread

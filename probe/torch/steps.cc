@@ -14,6 +14,9 @@ constexpr uint64_t kUpdateKinds = KindBit(Kind::kWeightUpdates) | KindBit(Kind::
 constexpr uint64_t kGradientKinds = KindBit(Kind::kWeightGradients) | KindBit(Kind::kBiasGradients);
 constexpr uint64_t kMomentKinds = KindBit(Kind::kExpAvg) | KindBit(Kind::kExpAvgSq);
 
+// A loss scaler that looks for its scale skips fewer in a row.
+constexpr uint64_t kSkippedMany = 32;
+
 probe::WriteKind KindOf(OperatorClass what) {
   if (what == OperatorClass::kArithmetic) return probe::WriteKind::kArithmetic;
   return what == OperatorClass::kAssign ? probe::WriteKind::kAssign : probe::WriteKind::kOther;
@@ -21,21 +24,20 @@ probe::WriteKind KindOf(OperatorClass what) {
 
 }  // namespace
 
-// Some of the elements of the first parameters: whether anybody has moved the weights.
+// Some of the elements of the parameters: whether anybody has moved the weights. Of all of them, for a loop may train the
+// last ones alone; whether they require gradients says little, a GAN switches that from step to step.
 uint64_t Listener::Fingerprint(WatchedModel& model) const {
-  constexpr size_t kParams = 32;
-  constexpr size_t kWords = 64;  // of each
+  constexpr size_t kWords = 2048;  // of all
+  const auto& params = model.params();
+  const size_t of_each = std::clamp<size_t>(kWords / std::max<size_t>(params.size(), 1), 4, 64);
   uint64_t hash = 0xcbf29ce484222325;
-  size_t read = 0;
-  for (const WatchedParam& param : model.params()) {
-    if (read == kParams) break;
+  for (const WatchedParam& param : params) {
     if (!WhyUnreadable(param.tensor).empty()) continue;
-    ++read;
     const auto& storage = param.tensor.storage();
     const auto* bytes = static_cast<const unsigned char*>(storage.data());
     const size_t words = storage.nbytes() / sizeof(uint32_t);
     if (bytes == nullptr) continue;
-    const size_t stride = std::max<size_t>(1, words / kWords);
+    const size_t stride = std::max<size_t>(1, words / of_each);
     for (size_t i = 0; i < words; i += stride) {
       uint32_t word = 0;
       std::memcpy(&word, bytes + i * sizeof word, sizeof word);
@@ -212,6 +214,12 @@ void Listener::EndStep(ThreadState& thread, WatchedModel& model, RootState& root
   // What has gone out as an evaluation was the pass of this step.
   if (own && own->evaluation && root.evaluation_trains.load()) {
     own->evaluation->identity->flags.fetch_or(kFlagStepInferred);
+  }
+  (end.cause == probe::StepEndCause::kSkipped ? root.steps_skipped : root.steps_made) += 1;
+  if (root.steps_skipped >= kSkippedMany && root.steps_skipped >= root.steps_made) {
+    session_->AddNote("more steps of " + model.name() +
+                      " are skipped than made: their gradients are cleared before they are used; where several backward "
+                      "passes make one step, attach with manual_steps and call probe.Step() behind each");
   }
   if (end.cause == probe::StepEndCause::kInferred) {
     session_->AddNote("steps of " + model.name() +

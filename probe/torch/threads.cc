@@ -68,7 +68,17 @@ void Listener::EndThread(ThreadState& thread) noexcept {
     tracker_.EndThread(own.id);
     own.id = 0;
     for (int m = 0; m < model_count_.load(std::memory_order_acquire); ++m) {
-      if (own.roots[static_cast<size_t>(m)]) Listen(m);
+      if (!own.roots[static_cast<size_t>(m)]) continue;
+      {
+        // Copies of the weights that no step will need.
+        RootState& root = *roots_[static_cast<size_t>(m)];
+        std::lock_guard lock(root.mutex);
+        for (size_t lane = 0; lane < root.lanes.size(); ++lane) {
+          LaneState& left = *root.lanes[lane];
+          if (!left.identity && !left.closing && !tracker_.LaneInUse(m, static_cast<uint32_t>(lane))) left.kept = {};
+        }
+      }
+      Listen(m);
     }
   });
 }

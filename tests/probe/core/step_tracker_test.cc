@@ -162,6 +162,45 @@ TEST_F(Tracker, AWriteThatIsNotSeenIsInferredWhereGradientsAreCleared) {
   EXPECT_TRUE(tracker.writes_unseen(0));
 }
 
+TEST_F(Tracker, AnOptimizerThatIsNotSeenAfterOneThatWasIsInferredFromTheSecondStepOn) {
+  Loop loop(tracker);
+  for (int i = 0; i < 3; ++i) {
+    loop.Forward();
+    loop.Backward({loop.pass}, kCleared);
+    ASSERT_TRUE(loop.Write());
+  }
+  EXPECT_FALSE(tracker.WatchesWeights(0));
+  for (int i = 0; i < 4; ++i) {
+    loop.Forward();
+    loop.Backward({loop.pass}, kCleared, tracker.WatchesWeights(0));
+  }
+  ASSERT_EQ(loop.ends.size(), 6u);
+  EXPECT_EQ(loop.ends[3].cause, StepEndCause::kSkipped);
+  EXPECT_EQ(loop.ends[4].cause, StepEndCause::kInferred);
+  EXPECT_EQ(loop.ends[5].cause, StepEndCause::kInferred);
+  // A write that is seen again is the next step's.
+  ASSERT_TRUE(loop.Write());
+  EXPECT_EQ(loop.ends.back().cause, StepEndCause::kWritten);
+  EXPECT_FALSE(tracker.WatchesWeights(0));
+}
+
+TEST_F(Tracker, ALoopThatStopsToGetItsGradientsByHooksIsFollowed) {
+  Loop loop(tracker);
+  loop.Forward();
+  loop.Backward({loop.pass});
+  ASSERT_TRUE(loop.Write());
+  size_t ended = 0;
+  for (int i = 0; i < 6; ++i) {
+    loop.Forward();
+    const TaskId task = Loop::NextTask();
+    loop.Walk(loop.pass, task);
+    tracker.EndBackward(loop.thread, task);
+    for (int parameter = 0; parameter < 3; ++parameter) ended += loop.Write(WriteKind::kArithmetic, true, parameter);
+  }
+  EXPECT_EQ(ended, 6u + 1 - StepTracker::kWithoutHooks);
+  EXPECT_EQ(loop.ends.back().passes, Passes{loop.pass});
+}
+
 TEST_F(Tracker, WeightsThatMovedBeforeThePassEndTheStepAtOnce) {
   Loop loop(tracker);
   for (int i = 0; i < 5; ++i) {
