@@ -75,6 +75,7 @@ void Contents::Merge(GraphContext& context, Contents& pass) {
 void Contents::MergeGroup(GroupState& into, GroupState& from, size_t members) {
   if (into.touched.empty()) {
     std::swap(into.slots, from.slots);
+    std::swap(into.counted, from.counted);
     std::swap(into.touched, from.touched);
     return;
   }
@@ -110,8 +111,8 @@ void Contents::MergeFed(GraphContext& context, uint32_t node, NodeFeed& from) {
     mine.origin.wide |= instance.origin.wide;
     mine.spoiled |= instance.spoiled || !instance.subscriber;
     mine.seen |= instance.seen;
-    if (!mine.subscriber || !instance.subscriber) continue;
     SubscriberEntry& entry = *scene->nodes[node].entry;
+    if (!mine.subscriber || !instance.subscriber || entry.ended()) continue;
     if (!Guarded(context, entry, step, [&] { mine.subscriber->Merge(*instance.subscriber); })) {
       mine.spoiled = true;
       mine.subscriber.reset();
@@ -150,6 +151,7 @@ void Contents::ReleaseGathering() {
   for (GroupState& group : gathering->groups) {
     for (const uint32_t ordinal : group.touched) group.slots[ordinal] = {};
     group.touched.clear();
+    group.counted = 0;
   }
   // As many as steps may be open.
   if (scene->idle_gatherings.size() < 4) scene->idle_gatherings.push_back(std::move(gathering));

@@ -30,6 +30,7 @@ struct GroupState {
   bool due = false;               // a subscriber takes this kind in this step
   bool merges = false;            // ... its merged statistics
   bool each_stats = false;        // ... those of every message
+  uint64_t counted = 0;           // slots that are part of Contents::bytes
   std::vector<Gathered> slots;    // by ordinal
   std::vector<uint32_t> touched;  // ordinals, in order of arrival
 };
@@ -52,6 +53,7 @@ struct FedInstance {
   Origin origin;
   bool spoiled = false;  // a message came without what it reads: nothing is published
   uint64_t seen = 0;     // bits of inputs that it had something of
+  uint64_t bytes = 0;    // that the subscriber holds, as part of Contents::bytes
 };
 
 // What has come for one node.

@@ -1,5 +1,6 @@
 #include "daemon/graph/frame.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "daemon/graph/open_passes.h"
@@ -28,8 +29,8 @@ void Frame::Open(std::shared_ptr<Plan> with, Scene* of, const shm::Record& start
   tag = started.tag;
   step = started.global_step;
   whole = true;
-  first_seq = last_seq = started.seq;
-  dropped_before = started.dropped_total;
+  first_seq = last_seq = held_seq = started.seq;
+  dropped_before = lost_since = started.dropped_total;
   passes = 0;
   lacks_passes = false;
   contents.Open(std::move(with), of, step);
@@ -46,10 +47,12 @@ void Frame::AddPass(GraphContext& context, Pass* pass) {
     lacks_passes = true;
     return;
   }
-  if (dropped_before > pass->dropped_before) dropped_before = pass->dropped_before;
+  lost_since = std::min(lost_since, pass->dropped_before);
+  held_seq = std::min(held_seq, pass->first_seq);
   if (scene() == nullptr) return;
   if (scene() != pass->contents.scene) {
     lacks_passes = true;  // other subscribers looked at it
+    context.Count(MissReason::kNoStep, pass->messages);
   } else {
     contents.Merge(context, pass->contents);
   }
@@ -59,12 +62,12 @@ void Frame::Close(const shm::Record& finished, uint64_t with_id) {
   id = with_id;
   const bool marker = finished.type == static_cast<uint8_t>(RecordType::kMarker);
   if (marker && finished.marker.passes != passes) lacks_passes = true;  // a marker that named some was dropped
-  const uint64_t dropped = finished.dropped_total - dropped_before;
-  complete = dropped == 0 && !lacks_passes;
-  // A producer that does not say which kinds it dropped may have dropped any.
-  const uint64_t kinds = marker && finished.marker.dropped_kinds != 0 ? finished.marker.dropped_kinds : ~uint64_t{0};
-  dropped_kinds = dropped == 0 ? 0 : kinds;
+  // What the marker says, also of what was never tried. A producer that does not say which kinds it dropped may have
+  // dropped any.
+  dropped_kinds = marker ? finished.marker.dropped_kinds : 0;
+  if (dropped_kinds == 0 && finished.dropped_total != lost_since) dropped_kinds = ~uint64_t{0};
   if (lacks_passes) dropped_kinds |= kPassKinds;
+  complete = dropped_kinds == 0;
   // Added to a monotonic time it gives unix time. Unsigned: a peer's time may be anything.
   const uint64_t unix_offset = static_cast<uint64_t>(UnixNs()) - MonotonicNs();
   stamp = {};

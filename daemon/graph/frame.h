@@ -50,8 +50,10 @@ struct Frame {
   bool whole = false;  // its batch_started was seen
   uint64_t first_seq = 0;
   uint64_t last_seq = 0;
+  uint64_t held_seq = 0;        // the first of it and of the passes that it is made of
   uint64_t touched_ns = 0;      // of the last look at time before its last message
-  uint64_t dropped_before = 0;  // messages that the producer had dropped when it or the first of its passes began
+  uint64_t dropped_before = 0;  // messages that the producer had dropped when it began
+  uint64_t lost_since = 0;      // the same, or when the first of its passes did
   uint32_t passes = 0;          // named so far
   bool lacks_passes = false;    // one of them did not come whole
   std::vector<NodeState> nodes;  // by index in the scene
@@ -59,8 +61,8 @@ struct Frame {
   // Since it closed.
   uint64_t id = 0;
   bool again = false;          // a step of this number was closed before
-  bool complete = false;       // nothing was dropped within it
-  uint64_t dropped_kinds = 0;  // of which messages were
+  bool complete = false;       // it lacks nothing
+  uint64_t dropped_kinds = 0;  // of which it lacks messages
   StepStamp stamp;
 
   // A step of `scene` begins.

@@ -84,7 +84,9 @@ class Graph final : public MessageGraph {
     }
     if (frame == nullptr) frame = &open_.OpenHeadless(record);
     open_.Touch(*frame, record.seq);
-    if (frame->whole) intake_.Take(frame->contents, message);
+    if (!frame->whole) return;
+    intake_.Take(frame->contents, message);
+    if (frame->contents.bytes > context_.parts.step_bytes_max) GiveUpTooLarge(record);
   }
 
   bool Refresh() override {
@@ -111,7 +113,7 @@ class Graph final : public MessageGraph {
 
   uint64_t done_seq() const override {
     uint64_t done = std::min({last_seq_, open_.done_seq(), passes_.done_seq()});
-    for (const auto& [id, frame] : closing_) done = std::min(done, frame->first_seq - 1);
+    for (const auto& [id, frame] : closing_) done = std::min(done, frame->held_seq - 1);
     return done;
   }
 
@@ -200,6 +202,15 @@ class Graph final : public MessageGraph {
     passes_.Touch(*pass);
   }
 
+  // Its step is given up and counted; what comes of it later belongs to none.
+  void GiveUpTooLarge(const shm::Record& record) {
+    context_.Say(Severity::kWarning, "step_too_large",
+                 "what the trainer published of step " + std::to_string(record.global_step) + " takes more than " +
+                     std::to_string(context_.parts.step_bytes_max >> 20) + " MiB here, and the step does not end; it is given up",
+                 record.global_step);
+    open_.Discard(record);
+  }
+
   // What the passes that this marker names have brought belongs to its step.
   void NamePasses(const shm::Record& record) {
     Frame* frame = open_.Find(record);
@@ -222,6 +233,7 @@ class Graph final : public MessageGraph {
     if (!frame) return;
     frame->Close(record, ++last_id_);
     if (record.tag == kTagDefault && record.root < steps_.size() && frame->complete) ++steps_[record.root];
+    if (record.tag == kTagDefault) passes_.StepClosed(record.root);
     ClosedSteps& closed = closed_[{frame->root, frame->tag}];
     frame->again = closed.Again(frame->step);
     closed.Close(frame->step);

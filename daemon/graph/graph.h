@@ -32,6 +32,8 @@ struct GraphParts {
   JobGraphs* jobs = nullptr;  // null: none runs
   // An event that asks for something (Results::Raise), on the ingest thread; null: nobody acts, the event says so.
   std::function<void(const Run& run, const Event& event, const Action& action)> act = nullptr;
+  // What a step, or a pass of one, may take that does not end; no model brings so much.
+  uint64_t step_bytes_max = 1ull << 30;
 };
 
 MakeMessageGraph MakeGraph(GraphParts parts);

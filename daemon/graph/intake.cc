@@ -1,5 +1,7 @@
 #include "daemon/graph/intake.h"
 
+#include <utility>
+
 #include "daemon/graph/frame.h"
 #include "shared/base/clock.h"
 #include "shared/stats/merge.h"
@@ -46,7 +48,9 @@ void Intake::Take(Contents& contents, const shm::Message& message) {
   const uint32_t ordinal =
       group.Find({record.module, record.param}, static_cast<DType>(record.dtype), memory.slots, context_.registry);
   if (ordinal == Group::kNone) return Unnamed(contents, group.kind());
-  if (state.touched.empty()) contents.bytes += group.size() * sizeof(Gathered);
+  if (state.counted < group.size()) {
+    contents.bytes += (group.size() - std::exchange(state.counted, group.size())) * sizeof(Gathered);
+  }
   if (state.slots.size() < group.size()) state.slots.resize(group.size());
 
   TensorStats stats;
@@ -110,7 +114,10 @@ FedInstance* Intake::InstanceOf(Contents& contents, uint32_t node_index, const S
     default:
       break;
   }
-  if (feed.instance_of.size() <= fresh.key) feed.instance_of.resize(fresh.key + 1, 0);
+  if (feed.instance_of.size() <= fresh.key) {
+    contents.bytes += (fresh.key + 1 - feed.instance_of.size()) * sizeof(uint32_t);
+    feed.instance_of.resize(fresh.key + 1, 0);
+  }
   uint32_t& index = feed.instance_of[fresh.key];
   if (index == 0) {
     if (node.definition().scope == Scope::kModule) {
@@ -172,12 +179,17 @@ void Intake::Call(Contents& contents, uint32_t node_index, FedInstance& instance
   SceneNode& node = contents.scene->nodes[node_index];
   // What is short is not worth a look at the clock for each message.
   const uint64_t began = payload != nullptr ? MonotonicNs() : 0;
-  contents.bytes -= instance.subscriber ? instance.subscriber->bytes() : 0;
-  if (!Guarded(context_, *node.entry, contents.step, [&] { instance.subscriber->OnMessage(input, payload); })) {
+  contents.bytes -= std::exchange(instance.bytes, 0);
+  const bool took = Guarded(context_, *node.entry, contents.step, [&] {
+    instance.subscriber->OnMessage(input, payload);
+    instance.bytes = instance.subscriber->bytes();
+  });
+  if (!took) {
     instance.spoiled = true;
+    instance.bytes = 0;
     instance.subscriber.reset();
   }
-  contents.bytes += instance.subscriber ? instance.subscriber->bytes() : 0;
+  contents.bytes += instance.bytes;
   if (began != 0) node.entry->cpu_ns.fetch_add(MonotonicNs() - began, std::memory_order_relaxed);
 }
 

@@ -34,7 +34,7 @@ Frame& OpenFrames::OpenHeadless(const shm::Record& record) {
   frame->root = record.root;
   frame->tag = record.tag;
   frame->step = record.global_step;
-  frame->first_seq = frame->last_seq = record.seq;
+  frame->first_seq = frame->last_seq = frame->held_seq = record.seq;
   return Append(std::move(frame));
 }
 
@@ -92,7 +92,7 @@ void OpenFrames::DropAll() {
 uint64_t OpenFrames::done_seq() const {
   uint64_t done = UINT64_MAX;
   for (const auto& frame : frames_) {
-    if (frame->whole) done = std::min(done, frame->first_seq - 1);
+    if (frame->whole) done = std::min(done, frame->held_seq - 1);
   }
   return done;
 }

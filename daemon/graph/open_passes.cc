@@ -32,6 +32,7 @@ void OpenPasses::Begin(const shm::Record& started, std::shared_ptr<Plan> plan, S
   pass->messages = 0;
   pass->dropped_before = started.dropped_total;
   pass->bytes = 0;
+  pass->steps_before = root.steps;
   root.touched_ns = now_ns_;
   ++root.waiting;
   pass->contents.Open(std::move(plan), scene, started.global_step);
@@ -57,6 +58,7 @@ void OpenPasses::Touch(Pass& pass) {
   ++pass.messages;
   RootOf(pass.root).touched_ns = now_ns_;
   if (pass.contents.bytes != pass.bytes) Weigh(pass);
+  if (pass.bytes > context_.parts.step_bytes_max) Discard(KeyOf(pass.root, pass.tag, pass.number));
 }
 
 void OpenPasses::Weigh(Pass& pass) {
@@ -130,6 +132,16 @@ void OpenPasses::DiscardBefore(uint16_t root_id, uint32_t lowest) {
   root.lowest = lowest;
   if (root.waiting == 0) return;
   DiscardIf([&](const Pass& pass) { return pass.root == root_id && shm::PassBefore(pass.number, lowest); });
+}
+
+void OpenPasses::StepClosed(uint16_t root_id) {
+  const uint64_t steps = ++RootOf(root_id).steps;
+  for (auto at = by_age_.begin(); at != by_age_.end();) {
+    const Pass& pass = *(at++)->second;
+    if (pass.root != root_id || pass.tag != kTagDefault) continue;
+    if (steps - pass.steps_before <= kStepsBehindMax) return;
+    Discard(KeyOf(pass.root, pass.tag, pass.number));
+  }
 }
 
 void OpenPasses::Tick(uint64_t monotonic_ns) {

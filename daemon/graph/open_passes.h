@@ -6,7 +6,8 @@
 //            pass_started                    named by a step
 //   (none) ---------------> waits, gathers ------------------> taken: its contents merge into the step's
 //                                |
-//                                | before the lowest that is open | too many wait | its root is silent | the end
+//                                | before the lowest that is open | too many wait | too large | far behind the steps
+//                                | of its root | its root is silent | the end
 //                                v
 //                            discarded: its messages are counted (MissReason::kNoStep)
 #pragma once
@@ -32,6 +33,7 @@ struct Pass {
   uint64_t messages = 0;
   uint64_t dropped_before = 0;  // messages that the producer had dropped when it began
   uint64_t bytes = 0;           // of its contents, as last added up
+  uint64_t steps_before = 0;    // of its root, that had closed when it began
   Contents contents;
 };
 
@@ -42,6 +44,8 @@ class OpenPasses {
   // pass may take more: that of the largest model.
   static constexpr uint64_t kMaxBytes = 128ull << 20;
   static constexpr size_t kMaxWaiting = 65'536;
+  // As OpenFrames::kStepsBehindMax: a trainer may keep a pass that it will never use.
+  static constexpr uint64_t kStepsBehindMax = 1000;
   // As OpenFrames::kSilentNs, of a root.
   static constexpr uint64_t kSilentNs = 300'000'000'000;
 
@@ -59,6 +63,8 @@ class OpenPasses {
   void Recycle(std::unique_ptr<Pass> pass);
   // No pass of the root before `lowest` will be named any more. 0: not told.
   void DiscardBefore(uint16_t root, uint32_t lowest);
+  // A training step of the root has closed. Gives up its training passes that began long before.
+  void StepClosed(uint16_t root);
   // Gives up those of silent roots.
   void Tick(uint64_t monotonic_ns);
   void DiscardAll();
@@ -71,6 +77,7 @@ class OpenPasses {
  private:
   struct Root {
     size_t waiting = 0;
+    uint64_t steps = 0;     // that closed
     uint32_t lowest = 0;  // open, as last told: looked for once; 0: never told
     uint64_t touched_ns = 0;
   };

@@ -344,6 +344,7 @@ void ikkuna_end(ikkuna_session* s, uint16_t root_id) {
   Frame& frame = root->current();
   frame.open = false;
   Guarded(s, [&](Session& session) {
+    ThreadClock& clock = ClockOf(s->serial);  // before `now`: it may begin here
     const uint64_t now = ikkuna::MonotonicNs();
     if (frame.due.any()) {
       MessageHeader marker = frame.header;
@@ -366,7 +367,6 @@ void ikkuna_end(ikkuna_session* s, uint16_t root_id) {
     ikkuna::shm::StoreRelaxed(status.step, frame.header.step + 1);
     if (s->tracker.steps_ended(root->tracked) == 2) Greet(*s, session, root->name);
     root->cost.total_ns += ikkuna::MonotonicNs() - now;
-    ThreadClock& clock = ClockOf(s->serial);
     const uint64_t step_ns = clock.step_time.Count(now - std::exchange(clock.last_end_ns, now));
     session.StepFinished(step_ns, std::exchange(root->cost, {}),
                          frame.due.due_kinds() | std::exchange(root->kinds_evaluated, 0),

@@ -89,6 +89,18 @@ bool StepDemand::TakesLogged(Kind kind, uint32_t name) {
   return true;
 }
 
+uint64_t StepDemand::NotIn(const StepDemand& other) const {
+  uint64_t kinds = (summary_ & ~(other.summary_ | other.tensor_)) | (tensor_ & ~other.tensor_);
+  for (const Filtered& entry : filtered_) {
+    const uint64_t whole = entry.item->level == Level::kTensor ? other.tensor_ : other.summary_ | other.tensor_;
+    const bool same = std::any_of(other.filtered_.begin(), other.filtered_.end(), [&](const Filtered& its) {
+      return its.due == entry.due && its.item->level == entry.item->level && its.item->modules == entry.item->modules;
+    });
+    if (!same) kinds |= entry.due & ~whole;
+  }
+  return kinds;
+}
+
 Level StepDemand::Wanted(Kind kind, uint32_t module) const {
   const uint64_t bit = KindBit(kind);
   if (tensor_ & bit) return Level::kTensor;

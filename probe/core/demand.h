@@ -56,6 +56,8 @@ class StepDemand {
   // Whether any module's messages of this kind are wanted. Of a logged kind: those of some name may be.
   bool AnyOf(uint64_t kinds) const { return ((due_kinds() | logged_) & kinds) != 0; }
   bool AnyOf(Kind kind) const { return AnyOf(KindBit(kind)); }
+  // Kinds that are due here of which a pass of `other` may have brought less.
+  uint64_t NotIn(const StepDemand& other) const;
   // kInvalid: not wanted.
   Level Wanted(Kind kind, uint32_t module) const;
   // Asked once for each value that is about to be published: whether this one is. From then on the step is due. `name`

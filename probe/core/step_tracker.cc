@@ -124,7 +124,7 @@ StepTracker::PassBegun StepTracker::BeginPass(int root_index, ThreadId thread, c
   PassBegun begun;
   begun.lane = LaneFor(root_index, thread);
   ThreadPart& part = PartOf(root_index, thread);
-  part.runs_passes = part.heard = true;
+  part.runs_passes = part.heard = root.heard = true;
   for (size_t i = 0; i < root.lanes.size(); ++i) {
     Lane& lane = root.lanes[i];
     // Also what this thread wrote before it had a lane of its own.
@@ -133,10 +133,10 @@ StepTracker::PassBegun StepTracker::BeginPass(int root_index, ThreadId thread, c
     }
   }
   Lane& lane = root.lanes[begun.lane];
-  if (!root.manual && lane.open) {
+  if (lane.open) {
     const bool waits = std::any_of(lane.walks.begin(), lane.walks.end(), [](const Walk& walk) { return walk.ended; });
     const bool bounded = lane.walks.size() >= kMaxAccumulated && options.now_ns - lane.opened_ns >= kMaxAccumulationNs;
-    if (waits && (options.moved || bounded)) {
+    if (waits && ((options.moved && !root.manual) || bounded)) {
       begun.ended = End(root_index, begun.lane, StepEndCause::kInferred, 0, kNoTask);
     }
   }
@@ -222,13 +222,12 @@ StepTracker::GradientCame StepTracker::Gradient(int root_index, ThreadId thread,
     says &= walk.thread == thread || (walk.ended && apart);
   }
   const bool cleared = options.state == GradientState::kCleared && says;
-  if (before != 0 && cleared && root.manual) {
-    lane.cleared = true;
-  } else if (before != 0 && cleared && all_claimed) {
+  const bool bounded = before >= kMaxAccumulated && options.now_ns - lane.opened_ns >= kMaxAccumulationNs;
+  if (before != 0 && cleared && root.manual) lane.cleared = true;
+  if (before != 0 && all_claimed && (bounded || (cleared && !root.manual))) {
     Forget(root, lane, outermost);
-  } else if (before != 0 && !root.manual &&
-             (cleared || (before >= kMaxAccumulated && options.now_ns - lane.opened_ns >= kMaxAccumulationNs))) {
-    const bool skipped = cleared && !options.moved;
+  } else if (before != 0 && (bounded || (cleared && !root.manual))) {
+    const bool skipped = cleared && !options.moved && !root.manual;
     TakeClosing(root, lane, &came.to_close);
     came.ended = End(root_index, came.lane, skipped ? StepEndCause::kSkipped : StepEndCause::kInferred, 0, outermost);
   }
@@ -241,7 +240,7 @@ StepTracker::GradientCame StepTracker::Gradient(int root_index, ThreadId thread,
   return came;
 }
 
-void StepTracker::EndBackward(ThreadId thread, TaskId task) {
+bool StepTracker::EndBackward(ThreadId thread, TaskId task) {
   std::lock_guard lock(mutex_);
   for (auto& [id, other] : threads_) std::erase(other.tasks, task);
   for (size_t r = 0; r < roots_.size(); ++r) {
@@ -261,6 +260,8 @@ void StepTracker::EndBackward(ThreadId thread, TaskId task) {
       }
     }
   }
+  const auto found = threads_.find(thread);
+  return found == threads_.end() || found->second.tasks.empty();
 }
 
 bool StepTracker::Pending(int root) const {
@@ -396,7 +397,7 @@ std::vector<StepToClose> StepTracker::CloseSteps(int root_index, ThreadId thread
 void StepTracker::HoldClosing(int root, uint32_t index, uint64_t step) {
   std::lock_guard lock(mutex_);
   Lane& lane = At(root).lanes[index];
-  lane.closing = true;
+  lane.used = lane.closing = true;
   lane.closing_step = step;
 }
 

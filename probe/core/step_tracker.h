@@ -70,6 +70,7 @@ struct StepEnd {
   StepEndCause cause = StepEndCause::kWritten;
   std::vector<PassId> passes;  // that the step is made of, ascending
   bool others_rest = false;    // another root is taken for one that never trains from now on
+  bool unheard = false;        // its gradients came by hooks, and none of its passes was heard
   bool runs_ahead = false;     // passes are begun in the step before their own: some may not be among `passes`
   uint16_t flags() const {
     if (cause == StepEndCause::kSkipped) return kFlagStepSkipped;
@@ -154,8 +155,8 @@ class StepTracker {
     bool opened = false;
   };
   GradientCame Gradient(int root, ThreadId thread, TaskId task, const GradientOptions& options);
-  // Of all roots. It may have thrown.
-  void EndBackward(ThreadId thread, TaskId task);
+  // Of all roots. It may have thrown. True: no other is under way on this thread, within which it ran.
+  bool EndBackward(ThreadId thread, TaskId task);
   // Whether gradients wait for a write, so that it matters what becomes of them.
   bool Pending(int root) const;
 
@@ -219,6 +220,7 @@ class StepTracker {
   void SetWatching(int root, bool watching);
   // The root has made no step for a while: it is taken for one that never trains until it does.
   void Rest(int root);
+  bool Resting(int root) const;
   bool Awake(int root) const;
 
  private:
@@ -297,6 +299,7 @@ class StepTracker {
     bool arithmetic = false;   // optimizers write arithmetically here; then assignments are somebody else's
     bool accumulates = false;  // gradients came by hooks, ever
     bool seen = false;         // a counted write was
+    bool heard = false;        // a pass was
     bool evaluation_trains = false;
     bool evaluation_walked = false;  // by a backward pass since the last step
     bool side_by_side = false;

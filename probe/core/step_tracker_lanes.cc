@@ -176,21 +176,28 @@ StepEnd StepTracker::End(int root_index, uint32_t index, StepEndCause cause, Thr
   const auto ends_with = [&](const Walk& walk) {
     return walk.task != except && (walk.ended || walk.thread == writer || !written);
   };
+  const auto counts = [&](const Walk& walk) {
+    return (walk.accumulated || !any_accumulated) && !walk.after_clear;
+  };
   std::vector<WalkedPass> named;
+  const auto same = [&](PassId pass) {
+    return std::find_if(named.begin(), named.end(), [&](const WalkedPass& other) { return other.pass == pass; });
+  };
   for (const Walk& walk : lane.walks) {
-    if (!ends_with(walk)) continue;
-    const bool counts = (walk.accumulated || !any_accumulated) && !walk.after_clear;
+    if (!ends_with(walk) || !counts(walk)) continue;
     for (const WalkedPass& walked : walk.passes) {
-      const auto same =
-          std::find_if(named.begin(), named.end(), [&](const WalkedPass& other) { return other.pass == walked.pass; });
-      if (!counts) {
-        DropPass(root, walked.number, false);
-        if (same == named.end()) DropPass(root, walked.pass, true);
-      } else if (same == named.end()) {
+      if (const auto before = same(walked.pass); before == named.end()) {
         named.push_back(walked);
       } else {  // the last walk before the write counts
-        DropPass(root, std::exchange(same->number, walked.number), false);
+        DropPass(root, std::exchange(before->number, walked.number), false);
       }
+    }
+  }
+  for (const Walk& walk : lane.walks) {
+    if (!ends_with(walk) || counts(walk)) continue;
+    for (const WalkedPass& walked : walk.passes) {
+      DropPass(root, walked.number, false);
+      if (same(walked.pass) == named.end()) DropPass(root, walked.pass, true);
     }
   }
   bool ahead = false;
@@ -205,6 +212,12 @@ StepEnd StepTracker::End(int root_index, uint32_t index, StepEndCause cause, Thr
   }
   end.runs_ahead = root.runs_ahead || ahead;
   if (!named.empty()) root.runs_ahead = ahead && !root.side_by_side;
+  end.unheard = root.heard && named.empty() && any_accumulated && lane.trained + lane.evaluated == 0;
+  if (!written) {  // what has begun since is of the step that comes, and did not begin ahead of it
+    for (Pass& pass : root.passes) {
+      if (pass.lane == index && pass.state != PassState::kNamed) pass.step = UINT64_MAX;
+    }
+  }
   std::sort(end.passes.begin(), end.passes.end(), shm::PassBefore);
   bool own_backward = false;
   std::vector<TaskId> tasks;
@@ -255,6 +268,7 @@ StepEnd StepTracker::End(int root_index, uint32_t index, StepEndCause cause, Thr
   lane.closing_doubtful = false;
   lane.open = lane.due = lane.cleared = false;
   lane.trained = lane.evaluated = 0;
+  if (index != 0 && lane.owner == 0 && lane.walks.empty()) lane.used = false;
   ++root.ended;
   root.others_ended = 0;
   root.resting = false;

@@ -157,13 +157,18 @@ void StepTracker::Rest(int root) {
   if (At(root).ended == 0) At(root).resting = true;
 }
 
+bool StepTracker::Resting(int root) const {
+  std::lock_guard lock(mutex_);
+  return At(root).resting;
+}
+
 bool StepTracker::Awake(int root_index) const {
   std::lock_guard lock(mutex_);
   const Root& root = At(root_index);
   bool open = false;
   for (const Lane& lane : root.lanes) {
     if (!lane.used) continue;
-    if (lane.closing) return true;
+    if (lane.closing && !root.resting) return true;
     open |= lane.open;
     if (lane.open && lane.due && !root.resting) return true;
     // Gradients that wait for their write. Where writes are not seen nobody waits; now and then one listens again.

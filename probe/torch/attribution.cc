@@ -68,9 +68,13 @@ Listener::LossOwner Listener::OwnerOfLoss(ThreadState& thread, const at::Tensor&
   }
   const std::unique_ptr<RootThread>& state = thread.roots[static_cast<size_t>(found)];
   if (!state) return owner;
+  // Not the last pass of the thread, where the tensor shows which it is of: a target may have been made after it.
+  const Origin* const made = origin != nullptr ? origin : thread.provenance.Of(tensor);
   std::shared_ptr<Pass> pass;
   if (origin != nullptr)
     pass = UnderWay(*origin) ? origin->pass : nullptr;
+  else if (made != nullptr && made->model == found && made->pass && UnderWay(*made))
+    pass = made->pass;
   else if (state->training && !state->training->over.load())
     pass = state->training;
   else

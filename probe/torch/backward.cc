@@ -129,8 +129,13 @@ bool Listener::GradientsUntouched(const RootState& root, WatchedModel& model) co
 }
 
 // What a backward pass brings by itself shows before it is added to what is there: hooks on the parameters, set when
-// somebody asks for the first time.
+// somebody asks for the first time. Not while another thread's backward may be in the list of a parameter's hooks.
 void Listener::HookRawGradients(RootState& root, WatchedModel& model) {
+  if (tracker_.ThreadsThatTrain(model.index()) > 1) {
+    session_->AddNote("raw weight gradients of " + model.name() +
+                      " are not captured: they were asked for when several threads trained it; ask before it trains");
+    return;
+  }
   root.raw_hooks.resize(model.params().size());
   for (size_t i = 0; i < model.params().size(); ++i) {
     const WatchedParam& param = model.params()[i];
@@ -150,6 +155,7 @@ void Listener::UnhookRawGradients() {
   for (int m = 0; m < model_count_.load(std::memory_order_acquire); ++m) {
     RootState& root = *roots_[static_cast<size_t>(m)];
     std::lock_guard lock(root.mutex);
+    if (tracker_.ThreadsThatTrain(m) > 1) continue;  // they stay, deaf
     for (size_t i = 0; i < root.raw_hooks.size(); ++i) {
       if (root.raw_hooks[i]) models_[static_cast<size_t>(m)]->params()[i].tensor.remove_hook(*root.raw_hooks[i]);
     }
@@ -180,7 +186,7 @@ void Listener::HearEndOfBackward(ThreadState& thread, int64_t task) {
 }
 
 void Listener::BackwardEnded(ThreadState& thread, int64_t task) {
-  tracker_.EndBackward(thread.id, task);
+  const bool whole = tracker_.EndBackward(thread.id, task);
   for (int m = 0; m < model_count_.load(std::memory_order_acquire); ++m) {
     WatchedModel& model = *models_[static_cast<size_t>(m)];
     RootState& root = StateOf(model);
@@ -209,7 +215,7 @@ void Listener::BackwardEnded(ThreadState& thread, int64_t task) {
       if (gave && (!state || !state->ends_steps)) root.handed_over.Add(std::exchange(thread.cost, {}));
     }
     Listen(m);
-    if (gave && model.freezes_wait.load(std::memory_order_relaxed)) FreezeAsAsked(model);
+    if (whole && gave && model.freezes_wait.load(std::memory_order_relaxed)) FreezeAsAsked(model);
   }
 }
 

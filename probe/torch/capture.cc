@@ -198,7 +198,7 @@ void Capture::TakeWeights(LaneState& lane, const StepIdentity& identity, Watched
   if (!identity.AnyOf(kWanted)) return;
   auto& params = model.params();
   lane.kept.resize(params.size());
-  for (size_t i = 0; i < params.size(); ++i) {
+  for (size_t i = 0; i < lane.kept.size(); ++i) {  // more may be registered meanwhile
     const WatchedParam& param = params[i];
     if (param.id == 0) continue;
     Publish(identity, param.bias ? Kind::kBiases : Kind::kWeights, model, param.module, &param, param.id, 0, nullptr,
@@ -270,6 +270,7 @@ void Capture::TakeGradients(LaneState& lane, WatchedModel& model, const StepIden
   size_t index = 0;
   for (const WatchedParam& param : params) {
     const size_t i = index++;
+    if (i >= lane.taken.size()) break;  // registered meanwhile
     if (param.id == 0) continue;
     const at::Tensor& gradient = param.tensor.grad();
     if (!gradient.defined()) continue;
@@ -307,8 +308,12 @@ void Capture::TakeLearningRates(const StepIdentity& identity, WatchedModel& mode
   }
 }
 
-void Capture::TakeMoments(WatchedModel& model, const StepIdentity& identity) {
+void Capture::TakeMoments(WatchedModel& model, const StepIdentity& identity, bool side_by_side) {
   if (!identity.AnyOf(KindBit(Kind::kExpAvg) | KindBit(Kind::kExpAvgSq))) return;
+  if (side_by_side) {  // another thread's optimizer may be in the midst of its step
+    session_.AddNote("moments of " + model.name() + " are not captured: several threads train it at once");
+    return;
+  }
   const auto optimizers = optimizers_.All();
   for (const WatchedParam& param : model.params()) {
     const int index = Optimizers::IndexOf(*optimizers, param);

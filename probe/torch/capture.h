@@ -34,7 +34,7 @@ class Capture {
   void TakeGradients(LaneState& lane, WatchedModel& model, const StepIdentity& identity, int written_param,
                      uint16_t flags, std::vector<int>* late);
   void TakeUpdates(LaneState& lane, const StepIdentity& identity, WatchedModel& model);
-  void TakeMoments(WatchedModel& model, const StepIdentity& identity);
+  void TakeMoments(WatchedModel& model, const StepIdentity& identity, bool side_by_side);
   void TakeLearningRates(const StepIdentity& identity, WatchedModel& model, int written_param);
 
   // --- One message, where the step wants it; `pass` null: of the step as a whole.

@@ -39,6 +39,7 @@ std::string LossFunctionName(const std::string& operator_name) {
 
 void PassLosses::AddTerm(const char* operator_name, const at::Tensor& result, std::optional<double> value, bool summed,
                          double rows, uint16_t call, std::shared_ptr<const PassNumber> pass) {
+  std::lock_guard lock(mutex_);
   if (terms_.size() >= kTermsMax) return;
   Term term;
   term.function = LossFunctionName(operator_name);
@@ -52,6 +53,7 @@ void PassLosses::AddTerm(const char* operator_name, const at::Tensor& result, st
 }
 
 void PassLosses::BackwardFrom(const at::Tensor& root, std::optional<double> value) {
+  std::lock_guard lock(mutex_);
   ++roots_;
   if (terms_.empty() || !root.grad_fn()) return;
   std::map<const Node*, Term*> at;  // those not yet reached by another root
@@ -94,6 +96,7 @@ void PassLosses::MeanOfSum(Term& term, Node* root, std::optional<double> value) 
 }
 
 SettledLosses PassLosses::Settle(bool training, const std::vector<const PassNumber*>& over, bool name_all) {
+  std::lock_guard lock(mutex_);
   SettledLosses settled;
   settled_ = true;
   const bool root_seen = std::exchange(roots_, 0) != 0;
@@ -137,6 +140,7 @@ SettledLosses PassLosses::Settle(bool training, const std::vector<const PassNumb
 }
 
 void PassLosses::Clear() {
+  std::lock_guard lock(mutex_);
   terms_.clear();
   given_.clear();
   roots_ = 0;

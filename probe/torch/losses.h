@@ -6,12 +6,13 @@
 // known until the trainer gives it. So nothing goes out before the micro-batch is over. Passes that begin before
 // backward has reached the one before share one object: what was reached by one backward pass is one loss.
 //
-// Thread rule: belongs to a pass, and is touched by whoever may touch that.
+// Thread rule: any thread; the one that ends a step need not be the one that runs its pass.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <utility>
@@ -52,7 +53,10 @@ struct SettledLosses {
 class PassLosses {
  public:
   // Terms and given ones count together: so a term's output and labels are found beside it.
-  uint16_t NextCall() { return calls_++; }
+  uint16_t NextCall() {
+    std::lock_guard lock(mutex_);
+    return calls_++;
+  }
   // Backward has brought a term's result a gradient of `value`. Above 1 it is a loss scale, unless another term's is
   // not.
   void NoteGradient(double value) {
@@ -63,13 +67,20 @@ class PassLosses {
   }
   bool scaled() const { return scaled_.load(std::memory_order_relaxed) && !plain_.load(std::memory_order_relaxed); }
   // They were settled before.
-  bool settled() const { return settled_; }
-  bool empty() const { return terms_.empty() && given_.empty(); }
+  bool settled() const {
+    std::lock_guard lock(mutex_);
+    return settled_;
+  }
+  bool empty() const {
+    std::lock_guard lock(mutex_);
+    return terms_.empty() && given_.empty();
+  }
   // An operator has given `result`, of `value` if that is a scalar. Of a sum over `rows` rows a mean may be made later.
   void AddTerm(const char* operator_name, const at::Tensor& result, std::optional<double> value, bool summed,
                double rows, uint16_t call, std::shared_ptr<const PassNumber> pass);
   // The trainer's own.
   void Give(double value, uint16_t call, std::shared_ptr<const PassNumber> pass) {
+    std::lock_guard lock(mutex_);
     given_.push_back({"", value, call, std::move(pass)});
   }
   // Backward starts from here on the thread of the pass.
@@ -98,13 +109,15 @@ class PassLosses {
 
   static void MeanOfSum(Term& term, torch::autograd::Node* root, std::optional<double> value);
 
+  mutable std::mutex mutex_;
+  // Guarded by mutex_.
   std::vector<Term> terms_;
   std::vector<LossValue> given_;
   int roots_ = 0;  // from which backward was seen to start
   bool settled_ = false;
+  uint16_t calls_ = 0;
   std::atomic<bool> scaled_{false};
   std::atomic<bool> plain_{false};
-  uint16_t calls_ = 0;
 };
 
 }  // namespace ikkuna::torch_probe

@@ -8,6 +8,8 @@
 #include <torch/optim/sgd.h>
 #include <unistd.h>
 
+#include <atomic>
+#include <mutex>
 #include <new>
 #include <typeinfo>
 #include <unordered_map>
@@ -23,8 +25,16 @@ struct Lives {
   std::unordered_map<const void*, std::shared_ptr<OptionLife>> by_object;  // guarded by mutex
   const pid_t owner = ::getpid();
 };
+
+// Of this process. In a forked child another thread may have held the parent's lock when the child was made: it gets
+// lives of its own, and knows none of the parent's.
 Lives& AllLives() {
-  static auto* const lives = new Lives;
+  static std::atomic<Lives*> all{new Lives};
+  Lives* lives = all.load();
+  if (lives->owner == ::getpid()) return *lives;
+  auto* const own = new Lives;
+  if (all.compare_exchange_strong(lives, own)) return *own;
+  delete own;
   return *lives;
 }
 
@@ -48,7 +58,6 @@ void OptionLife::Rebuild(Options& options) {
 
 void OptionLife::Gone(const void* options) noexcept {
   Lives& lives = AllLives();
-  if (::getpid() != lives.owner) return;  // another thread may have held the lock when this child was made
   std::shared_ptr<OptionLife> life;
   {
     std::lock_guard lock(lives.mutex);
@@ -64,7 +73,6 @@ void OptionLife::Gone(const void* options) noexcept {
 std::shared_ptr<OptionLife> OptionLife::Watch(torch::optim::OptimizerOptions& options) {
   using namespace torch::optim;
   Lives& lives = AllLives();
-  if (::getpid() != lives.owner) return nullptr;
   std::lock_guard lock(lives.mutex);
   if (const auto found = lives.by_object.find(&options); found != lives.by_object.end()) return found->second;
   auto life = std::make_shared<OptionLife>();

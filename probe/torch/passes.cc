@@ -121,6 +121,7 @@ bool Listener::ContinuesPass(ThreadState& thread, RootThread& state, RootState& 
                              c10::ArrayRef<const c10::IValue> inputs) {
   const std::shared_ptr<Pass>& pass = state.training;
   if (!pass || pass->over.load() || pass->walked.load()) return false;
+  if (pass->hooked && pass->life.expired() && pass->training) return false;  // its graph is gone
   if (!pass->number && pass->begun_at != root.backward_passes.load(std::memory_order_relaxed)) return false;
   if (module != pass->first_module) return true;
   bool descends = false;
@@ -272,6 +273,9 @@ probe::StepPasses Listener::Name(RootState& root, const StepIdentity& identity,
     identity.dropped_kinds.fetch_or(pass->dropped_kinds.load(std::memory_order_relaxed));
   }
   tracker_.PassesTold(root.model, root.named);
+  std::erase_if(root.recorded, [&](const RootState::Recorded& recorded) {
+    return std::binary_search(root.named.begin(), root.named.end(), recorded.number->value, shm::PassBefore);
+  });
   return {root.named, named_before, tracker_.LowestOpen(root.model)};
 }
 

@@ -155,10 +155,17 @@ void Listener::EndStep(ThreadState& thread, WatchedModel& model, RootState& root
     if (recorded->pass) passes.push_back(recorded->pass);
   }
   tracker_.PassesTold(m, root.named);  // of which nothing is published
+  // One that began in another step was published by what that one was asked for.
+  for (const auto& pass : passes) {
+    if (pass->identity != identity) identity->dropped_kinds.fetch_or(identity->demand.NotIn(pass->identity->demand));
+  }
   // A pass that began in the step before, of which nothing was wanted, is part of this one: a number that nobody
   // published anything under says that it lacks one.
-  if (end.runs_ahead && !lane.due_before && identity->any()) {
+  const bool ahead = end.runs_ahead && !lane.due_before;
+  if ((ahead || end.unheard) && identity->any()) {
     numbers.push_back(std::make_shared<const PassNumber>(tracker_.NextPass(m)));
+  }
+  if (ahead && identity->any()) {
     session_->AddNote("passes of " + model.name() +
                       " begin in the step before their own: where nothing was to be taken in that one, activations, losses "
                       "and layer gradients of the next are missing; subscribe to them at every step (period 1)");
@@ -284,8 +291,10 @@ void Listener::FinishClosing(RootState& root, WatchedModel& model, const probe::
   if (identity->any()) {
     if (closing.spanned) identity->flags.fetch_or(kFlagWeightsChangedOutside);
     capture_.TakeUpdates(lane, *identity, model);
-    capture_.TakeMoments(model, *identity);
+    capture_.TakeMoments(model, *identity, tracker_.side_by_side(model.index()));
     capture_.PublishMarker(*identity, Kind::kBatchFinished, Name(root, *identity, lane.closing_passes, 0));
+  } else {
+    Name(root, *identity, lane.closing_passes, 0);  // they are over all the same
   }
   lane.closing_passes.clear();
   lane.late_optimizers.clear();

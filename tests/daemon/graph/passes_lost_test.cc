@@ -180,6 +180,100 @@ TEST_F(LostPasses, WhatSubscribersGatherOfThemCounts) {
   EXPECT_LE(no_step(), fit + 2);
 }
 
+TEST_F(LostPasses, WhatAGroupGrowsByCounts) {
+  constexpr uint32_t kPasses = 64;
+  site.Start(At(0));
+  for (uint32_t pass = 1; pass <= kPasses; ++pass) {
+    site.StartPass(At(0), pass);
+    Activations(0, pass, 1);
+  }
+  // The first pass meets a hundred thousand parameters; all others then grow with their next message.
+  constexpr uint32_t kMany = 100'000;
+  std::vector<shm::RegistryEntry> entries;
+  for (uint32_t i = 0; i < kMany; ++i) entries.push_back(Site::Param(1000 + i, Site::kFc1, "p" + std::to_string(i)));
+  site.graph->AddRegistry(entries);
+  for (uint32_t i = 0; i < kMany; ++i) {
+    site.Handle(Site::At(site.Summary(Kind::kActivations, At(0), Site::kFc1, 1000 + i, {1}), 1, 0));
+  }
+  for (uint32_t pass = 2; pass <= kPasses; ++pass) Activations(0, pass, 1, 1);
+  site.graph->Tick(MonotonicNs());
+  ASSERT_EQ(site.events.size(), 1u);
+  EXPECT_EQ(site.events[0].kind, "passes_overflow");
+  EXPECT_GT(no_step(), uint64_t{kMany});
+}
+
+TEST_F(LostPasses, WhatTheMarkerSaysIsMissingIsMissingThoughNothingWasDropped) {
+  site.Start(At(0));
+  site.StartPass(At(0), 1);
+  Activations(0, 1, 1);
+  Loss(0, 1, 5);
+  shm::Message finish = site.Naming(Kind::kBatchFinished, At(0), {1}, 2);
+  finish.record.marker.dropped_kinds = KindBit(Kind::kActivations);  // a call that was begun and given up
+  site.Handle(finish);
+  EXPECT_FALSE(site.has(kActivations, 0));
+  EXPECT_EQ(site.value("loss", 0), 5);
+  EXPECT_EQ(site.graph->steps_observed(1), 0u);
+}
+
+TEST_F(LostPasses, OneThatIsKeptWhileAThousandStepsGoByIsGivenUp) {
+  Pass(0, 1, 1);
+  for (uint64_t step = 0; step <= OpenPasses::kStepsBehindMax; ++step) {
+    EXPECT_EQ(no_step(), 0u) << step;
+    const auto pass = static_cast<uint32_t>(step) + 2;
+    site.Start(At(step));
+    Pass(step, pass, 1);
+    site.Finish(At(step), {pass}, 1);
+  }
+  EXPECT_EQ(no_step(), 2u);
+  EXPECT_EQ(site.graph->done_seq(), site.seq);
+}
+
+TEST_F(LostPasses, OnesThatAStepNamedHoldBackWhatIsDoneUntilItIsOut) {
+  site.Start(At(0));
+  site.StartPass(At(0), 1);
+  const uint64_t before = site.seq - 1;
+  Loss(0, 1, 1);
+  site.Finish(At(0), Named{}, 1);
+  site.Start(At(1));
+  EXPECT_EQ(site.graph->done_seq(), before);
+  site.Name(At(1), {1}, 2);
+  EXPECT_EQ(site.graph->done_seq(), before) << "its loss is part of a step that is open";
+  site.Finish(At(1), Named{}, 2, 1);
+  EXPECT_EQ(site.value("loss", 1), 1);
+  EXPECT_EQ(site.graph->done_seq(), site.seq);
+}
+
+TEST_F(LostPasses, OneOfOtherSubscribersAloneIsCounted) {
+  Pass(0, 1, 1);
+  site.Subscribe("max(activations)");
+  site.graph->Refresh();
+  site.Start(At(1));
+  site.Finish(At(1), {1}, 2);
+  EXPECT_FALSE(site.has("loss", 1));
+  EXPECT_EQ(no_step(), 2u);
+}
+
+TEST_F(LostPasses, WhatNeverEndsIsGivenUpWhenItTakesTooMuch) {
+  site.step_bytes_max = 1 << 20;
+  site.MakeGraphs();
+  site.Subscribe("sequence(activations)");
+  site.graph->Refresh();
+  const uint64_t messages = site.step_bytes_max / sizeof(KeptInput) + 10;
+  site.Start(At(0));
+  for (uint64_t i = 0; i < messages; ++i) {
+    site.Handle(site.Summary(Kind::kActivations, At(0), Site::kFc1, 0, {}));
+  }
+  site.graph->Tick(MonotonicNs());
+  ASSERT_EQ(site.events.size(), 1u);
+  EXPECT_EQ(site.events[0].kind, "step_too_large");
+  EXPECT_EQ(site.missing(MissReason::kDiscarded), 1u);
+  site.StartPass(At(1), 1);
+  for (uint64_t i = 0; i < messages; ++i) {
+    site.Handle(Site::At(site.Summary(Kind::kActivations, At(1), Site::kFc1, 0, {}), 1, 0));
+  }
+  EXPECT_EQ(no_step(), messages);
+}
+
 TEST_F(LostPasses, ThoseOfASilentRootAreGivenUp) {
   constexpr uint64_t kStart = 1'000'000;
   site.graph->Tick(kStart);

@@ -55,6 +55,7 @@ class Site {
   // A graph with `parts`, in the place of the one before.
   void MakeGraphs(std::function<void(const Run&, const Event&, const Action&)> act = nullptr) {
     GraphParts parts{&set, &queue, &memory, nullptr, std::move(act)};
+    if (step_bytes_max != 0) parts.step_bytes_max = step_bytes_max;
     graph = MakeGraph(parts)(run, [this](Batch batch) { Keep(std::move(batch)); });
     graph->AddRegistry({Root(1, "model"), Root(2, "model1"), Module(kFc1, 1, "fc1", "Linear"),
                         Module(kFc2, 1, "fc2", "Linear"), Module(kOther, 2, "other", "Conv2d"),
@@ -243,6 +244,7 @@ class Site {
   std::vector<Event> events;
   std::vector<std::string> texts;
   std::vector<std::pair<std::string, Value>> others;
+  uint64_t step_bytes_max = 0;  // of the next graph; 0: as it is
   uint64_t seq = 0;
   uint64_t dropped = 0;
   uint64_t time_ns = 1'000'000;
