@@ -90,8 +90,9 @@ class ForksAndThreadsTest(losses.LossSite):
         # Of each step: two markers and that of its pass, the loss, the gradients of three layers.
         self.assertEqual(a.attempted, 7 * made)
         self.assertEqual(a.lost_in_daemon + a.killed, 0)
+        # Until a thread is seen to write for itself, another's write may take its pass over: that step lacks it.
         if a.dropped == 0:
-            self.assertEqual(root.steps_observed, made)
+            self.assertGreaterEqual(root.steps_observed, made - THREADS)
         found = self.client.everything()
         self.assertEqual(sorted((module, topic) for _, _, module, _, topic in found),
                          [("", "loss")] + [(module, "weight_gradients_norm2") for module in ("f1", "f2", "f3")])
@@ -99,7 +100,6 @@ class ForksAndThreadsTest(losses.LossSite):
             # Every step has a number of its own; a thread that ends leaves the one that it had taken next unused.
             self.assertLessEqual(len(samples), made, name)
             self.assertLess(max(samples), made + THREADS, name)
-            # Until a thread is seen to write for itself, another's write may take its pass over: that step has no loss.
             missing = THREADS if name[-1] == "loss" else 0
             self.assertGreaterEqual(len(samples), made - a.dropped - missing, name)
         self.finish()
