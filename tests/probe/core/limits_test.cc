@@ -114,6 +114,7 @@ TEST(Limits, OfTheSizeOfFilesWhereStderrIsOne) {
 }
 
 TEST(Limits, NoDescriptorForTheSegment) {
+  if (kSanitizerNeedsDescriptors) GTEST_SKIP() << "the sanitizer needs descriptors of its own";
   Child child([] {
     Limit(RLIMIT_NOFILE, 3);
     return Train(kNowhere, 30);
@@ -124,6 +125,7 @@ TEST(Limits, NoDescriptorForTheSegment) {
 }
 
 TEST(Limits, NoDescriptorForTheSocket) {
+  if (kSanitizerNeedsDescriptors) GTEST_SKIP() << "the sanitizer needs descriptors of its own";
   Child child([] {
     Limit(RLIMIT_NOFILE, 5);  // the segment and the wake-up
     auto session = Session::Open(OptionsFor(kNowhere));
