@@ -218,7 +218,7 @@ StepTracker::GradientCame StepTracker::Gradient(int root_index, ThreadId thread,
   for (const Walk& walk : lane.walks) {
     if (!walk.accumulated) continue;
     ++before;
-    all_claimed &= walk.claimed;
+    all_claimed &= walk.claimed || (walk.of_evaluation && root.training_trains);
     says &= walk.thread == thread || (walk.ended && apart);
   }
   const bool cleared = options.state == GradientState::kCleared && says;
@@ -249,6 +249,8 @@ bool StepTracker::EndBackward(ThreadId thread, TaskId task) {
       for (Walk& walk : lane.walks) {
         if (walk.task != task) continue;
         walk.ended = true;
+        walk.of_evaluation = walk.passes.empty() && std::find(root.evaluation_walked.begin(), root.evaluation_walked.end(),
+                                                              task) != root.evaluation_walked.end();
         if (!walk.accumulated) continue;
         const auto found = threads_.find(thread);
         ThreadPart* part = found == threads_.end() ? nullptr : found->second.parts[r].get();

@@ -181,8 +181,9 @@ class StepTracker {
   // A layer of an evaluation pass on this thread; `opened`: the first after another phase. True: a new batch begins
   // with it. Its first module called again begins one, unless training showed that one batch calls it several times.
   bool EvaluationLayer(int root, ThreadId thread, int module, bool opened);
-  // Backward reaches an evaluation pass: if a counted write follows, this root trains in evaluation mode.
-  void EvaluationWalked(int root);
+  // Backward reaches an evaluation pass. If a counted write follows, this root trains in evaluation mode; in a root that
+  // is known to train otherwise its gradients are for the input (a saliency, an attack), and of no step.
+  void EvaluationWalked(int root, ThreadId thread, TaskId task);
   // The finished steps whose updates end here, where an evaluation pass or an epoch begins on the thread, or (`all`)
   // everything ends.
   std::vector<StepToClose> CloseSteps(int root, ThreadId thread, bool all);
@@ -248,6 +249,7 @@ class StepTracker {
     bool accumulated = false;  // gradients came
     bool ended = false;
     bool claimed = false;      // another root's write made use of it
+    bool of_evaluation = false;  // it reached evaluation passes alone
     ThreadId amid = 0;         // it had begun when this other thread's counted write came; 0: none
     bool after_clear = false;  // manual steps: of an evaluation that is not the step's first
     std::vector<WalkedPass> passes;
@@ -301,7 +303,8 @@ class StepTracker {
     bool seen = false;         // a counted write was
     bool heard = false;        // a pass was
     bool evaluation_trains = false;
-    bool evaluation_walked = false;  // by a backward pass since the last step
+    bool training_trains = false;    // the last step had passes in training mode
+    std::vector<TaskId> evaluation_walked;  // backward passes that did so since the last step; the last few
     bool side_by_side = false;
     bool writer_apart = false;  // the last step was written by a thread that ran none of its backward
     bool runs_ahead = false;    // the last step known was made of a pass that began in the one before

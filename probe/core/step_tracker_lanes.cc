@@ -220,6 +220,7 @@ StepEnd StepTracker::End(int root_index, uint32_t index, StepEndCause cause, Thr
   }
   std::sort(end.passes.begin(), end.passes.end(), shm::PassBefore);
   bool own_backward = false;
+  bool of_evaluation = false;
   std::vector<TaskId> tasks;
   for (auto walk = lane.walks.begin(); walk != lane.walks.end();) {
     if (!ends_with(*walk)) {
@@ -227,6 +228,7 @@ StepEnd StepTracker::End(int root_index, uint32_t index, StepEndCause cause, Thr
       continue;
     }
     own_backward |= walk->thread == writer;
+    of_evaluation |= walk->of_evaluation;
     if (walk->accumulated) tasks.push_back(walk->task);
     walk = lane.walks.erase(walk);
   }
@@ -242,8 +244,10 @@ StepEnd StepTracker::End(int root_index, uint32_t index, StepEndCause cause, Thr
     // What the passes of this step were says whether evaluation mode is how this root trains.
     if (lane.trained != 0) {
       root.evaluation_trains = false;
-    } else if (lane.evaluated != 0 || root.evaluation_walked) {
+      root.training_trains = true;
+    } else if (lane.evaluated != 0 || of_evaluation) {
       root.evaluation_trains = true;
+      root.training_trains = false;
     }
     if (cause == StepEndCause::kWritten) root.seen = true;
     root.inferred = root.skipped = 0;
@@ -261,7 +265,7 @@ StepEnd StepTracker::End(int root_index, uint32_t index, StepEndCause cause, Thr
   } else {
     ++root.skipped;
   }
-  root.evaluation_walked = false;
+  root.evaluation_walked.clear();
   lane.closing_spanned = lane.others_wrote_at_open || root.writes != lane.writes_at_open + (written ? 1 : 0);
   lane.closing_writer = writer;
   lane.closing_writes = root.writes;

@@ -8,9 +8,14 @@ namespace ikkuna::probe {
 // ---------------------------------------------------------------------------------------------------------------
 // Evaluation
 
-void StepTracker::EvaluationWalked(int root) {
+void StepTracker::EvaluationWalked(int root_index, ThreadId thread, TaskId task) {
   std::lock_guard lock(mutex_);
-  At(root).evaluation_walked = true;
+  constexpr size_t kKept = 64;
+  std::vector<TaskId>& walked = At(root_index).evaluation_walked;
+  const TaskId outermost = Outermost(thread, task);
+  if (std::find(walked.begin(), walked.end(), outermost) != walked.end()) return;
+  if (walked.size() >= kKept) walked.erase(walked.begin());
+  walked.push_back(outermost);
 }
 
 bool StepTracker::EvaluationLayer(int root_index, ThreadId thread, int module, bool opened) {

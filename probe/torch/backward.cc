@@ -264,7 +264,11 @@ void Listener::HookPass(const std::shared_ptr<Pass>& pass, int model, const at::
     if (std::exchange(pass->hooked, true)) return;
     output.register_hook([serial = serial_, model](const at::Tensor&) {
       const Inside inside;
-      if (Listener* live = Live(serial)) live->tracker_.EvaluationWalked(model);
+      Listener* const live = Live(serial);
+      if (live == nullptr) return;
+      live->Guarded([&](ThreadState& thread) {
+        live->tracker_.EvaluationWalked(model, thread.id, torch::autograd::get_current_graph_task_id());
+      });
     });
     return;
   }

@@ -436,12 +436,34 @@ TEST_F(Tracker, ABatchThatCallsItsFirstModuleTwiceIsOne) {
   EXPECT_FALSE(tracker.EvaluationLayer(0, loop.thread, 7, false));
 }
 
+// A robustness test: gradients of an evaluation reach the parameters, and are cleared.
+TEST_F(Tracker, GradientsOfAnEvaluationAreNoStepsOfARootThatTrainsOtherwise) {
+  Loop loop(tracker);
+  for (uint64_t step = 0; step < 3; ++step) {
+    loop.Forward();
+    loop.Backward({loop.pass}, kCleared);
+    ASSERT_TRUE(loop.Write());
+    EXPECT_EQ(loop.ends.back().step, step);
+    for (int attack = 0; attack < 5; ++attack) {
+      tracker.EvaluationLayer(0, loop.thread, 7, attack == 0);
+      const TaskId task = Loop::NextTask();
+      loop.Gradient(task, kCleared);
+      tracker.EvaluationWalked(0, loop.thread, task);
+      tracker.EndBackward(loop.thread, task);
+    }
+  }
+  EXPECT_EQ(loop.ends.size(), 3u);
+  EXPECT_FALSE(tracker.trains_in_evaluation(0));
+}
+
 TEST_F(Tracker, TrainingInEvaluationModeIsKnownByItsFirstStep) {
   Loop loop(tracker);
   tracker.EvaluationLayer(0, loop.thread, 7, true);
   EXPECT_FALSE(tracker.trains_in_evaluation(0));
-  tracker.EvaluationWalked(0);
-  loop.Backward({}, kCleared);
+  const TaskId task = Loop::NextTask();
+  loop.Gradient(task, kCleared);
+  tracker.EvaluationWalked(0, loop.thread, task);
+  tracker.EndBackward(loop.thread, task);
   ASSERT_TRUE(loop.Write());
   EXPECT_TRUE(tracker.trains_in_evaluation(0));
   StepTracker::PassOptions options;
