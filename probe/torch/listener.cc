@@ -185,18 +185,32 @@ bool Listener::OneThreadRunsLayers() const {
   return true;
 }
 
-// Service thread: a loop whose steps are not seen any more may have changed how it writes; listen to it again.
+// Service thread: a loop whose steps are not seen any more may have changed how it writes; listen to it again, for a
+// while. It may be over, too, and the process go on with other networks: so less and less often.
 void Listener::Watchdog() {
+  constexpr uint64_t kListenNs = 2'000'000'000, kPauseMinNs = 4'000'000'000, kPauseMaxNs = 300'000'000'000;
   if (!active()) return;
   const uint64_t now = MonotonicNs();
+  if (watchdog_awake_.load()) {
+    if (now - watchdog_since_ns_ < kListenNs || !watchdog_awake_.exchange(false)) return;
+    callback_.Need(-1);
+    watchdog_pause_ns_ = std::clamp(2 * watchdog_pause_ns_, kPauseMinNs, kPauseMaxNs);
+    watchdog_since_ns_ = now + watchdog_pause_ns_;
+    return;
+  }
+  bool silent = false;
   std::lock_guard lock(mutex_);
   for (int i = 0; i < model_count_.load(); ++i) {
     WatchedModel& model = *models_[static_cast<size_t>(i)];
     const uint64_t last = shm::LoadRelaxed(session_->root_status(model.root_id()).last_step_ns);
     const uint64_t usual = model.usual_step_ns.load(std::memory_order_relaxed);
     if (last == 0 || now - last < std::max<uint64_t>(1'000'000'000, 4 * usual)) continue;
-    if (!watchdog_awake_.exchange(true)) callback_.Need(+1);
+    silent = true;
+    if (now < watchdog_since_ns_ || watchdog_awake_.exchange(true)) continue;
+    watchdog_since_ns_ = now;
+    callback_.Need(+1);
   }
+  if (!silent) watchdog_since_ns_ = watchdog_pause_ns_ = 0;
 }
 
 // ---------------------------------------------------------------------------------------------------------------

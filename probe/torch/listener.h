@@ -208,6 +208,8 @@ class Listener : public std::enable_shared_from_this<Listener> {
   std::atomic<bool> stopped_{false};
   std::atomic<bool> stop_requested_{false};
   std::atomic<bool> watchdog_awake_{false};
+  uint64_t watchdog_since_ns_ = 0;  // service thread: it listens since; or, while it does not, it may again from then on
+  uint64_t watchdog_pause_ns_ = 0;  // service thread
   std::atomic<uint16_t> evaluation_tag_{kTagDefault};  // kTagDefault: test or no_grad, by the pass itself
   std::atomic<bool> said_{false};
   std::atomic<uint64_t> samples_{0};  // that went into steps so far, as the trainer says; 0: it says nothing
