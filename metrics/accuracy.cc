@@ -110,7 +110,6 @@ class Accuracy final : public Subscriber {
   void OnStep(const StepInfo&, std::span<const Input>, const ResultsRef& results) override {
     if (unusable_ || (rows_ == 0 && no_classes_)) return;
     if (lonely_ || !outputs_.empty() || !labels_.empty()) return results->Incomplete();
-    if (rows_ == 0) return;  // every label was one to ignore: of no row there is no share
     results->Put({}, static_cast<double>(right_) / static_cast<double>(rows_));
   }
 
