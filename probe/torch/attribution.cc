@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "probe/torch/listener.h"
+#include "probe/torch/name_list.h"
 #include "probe/torch/operator_context.h"
 #include "probe/torch/tensor_reader.h"
 
@@ -191,8 +192,8 @@ void Listener::SettleLossesOfStep(const std::vector<std::shared_ptr<Pass>>& pass
 }
 
 void Listener::NoteLosses(const SettledLosses& settled, WatchedModel& model) {
-  std::string names;
-  for (const LossValue& loss : settled.values) names += (names.empty() ? "" : ", ") + loss.name;
+  NameList names;
+  for (const LossValue& loss : settled.values) names.Add(loss.name);
   const std::string give = "; call probe.Loss(total) before optimizer.step()";
   const std::string unknown = "the loss of " + model.name() + " is not known: ";
   switch (settled.known) {
@@ -200,7 +201,7 @@ void Listener::NoteLosses(const SettledLosses& settled, WatchedModel& model) {
     case LossKnown::kComposite:
       model.several_losses.store(true, std::memory_order_relaxed);
       session_->AddNote(unknown + "what backward starts from is made of several terms, of which " +
-                        (names.empty() ? std::string("none is a scalar") : "these are published by name: " + names) +
+                        (names.empty() ? std::string("none is a scalar") : "these are published by name: " + names.Text()) +
                         give);
       break;
     case LossKnown::kUnreduced:

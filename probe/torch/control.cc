@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "probe/torch/listener.h"
+#include "probe/torch/name_list.h"
 
 namespace ikkuna::torch_probe {
 
@@ -65,7 +66,7 @@ void Listener::Freeze(WatchedModel& model, const shm::Command& command) {
   if (touched.empty()) return;  // a module of another model
   std::vector<WatchedParam*> targets;
   bool others_train = false;
-  std::string untouched;
+  NameList untouched;
   for (WatchedParam& param : model.params()) {
     if (touched.count(param.tensor.unsafeGetTensorImpl()) == 0) {
       others_train |= param.tensor.requires_grad();
@@ -73,7 +74,7 @@ void Listener::Freeze(WatchedModel& model, const shm::Command& command) {
       targets.push_back(&param);
     } else {  // what the trainer itself holds still is neither frozen nor thawed by us
       const std::string& path = model.module(param.module).path;
-      untouched += (untouched.empty() ? "" : ", ") + (path.empty() ? "" : path + ".") + param.name;
+      untouched.Add((path.empty() ? "" : path + ".") + param.name);
     }
   }
   if (freeze && !others_train) {
@@ -92,7 +93,7 @@ void Listener::Freeze(WatchedModel& model, const shm::Command& command) {
     model.Renew(*session_, *param);
   }
   if (!untouched.empty()) {
-    session_->AddNote((freeze ? "freeze" : "unfreeze") + after_step + " leaves as it was: " + untouched +
+    session_->AddNote((freeze ? "freeze" : "unfreeze") + after_step + " leaves as it was: " + untouched.Text() +
                       (freeze ? ", which did not train" : ", which no client froze"));
   }
 }

@@ -5,8 +5,10 @@
 #include <torch/nn/modules/container/sequential.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "probe/torch/module_outputs.h"
+#include "probe/torch/name_list.h"
 #include "probe/torch/tensor_reader.h"
 
 namespace ikkuna::torch_probe {
@@ -62,7 +64,7 @@ WatchedModel::WatchedModel(probe::Session& session, torch::nn::Module& root,
   params_.Publish();
   all_buffers_.push_back(std::make_unique<std::vector<WatchedBuffer>>(std::move(walked_buffers_)));
   buffers_.store(all_buffers_.back().get(), std::memory_order_release);
-  NoteActivations();
+  NoteActivations(0);
   Build();
 }
 
@@ -101,7 +103,9 @@ void WatchedModel::Walk(probe::Session& session, torch::nn::Module& module, cons
   tree_.push_back(std::move(node));
   const int index = ModuleAt(path, module);
   if (index < 0) {
-    session.AddNote(name_ + " grows without bound: modules from " + path + " on are not watched");
+    if (!std::exchange(modules_full_noted_, true)) {
+      session.AddNote(name_ + " grows without bound: modules from " + path + " on are not watched");
+    }
     return;
   }
   WatchedModule& watched = at(index);
@@ -162,12 +166,15 @@ void WatchedModel::AddParams(probe::Session& session, torch::nn::Module& module,
     }
     if (known) continue;
     if (params_.full()) {
-      session.AddNote(name_ + " grows without bound: parameters from " + Join(path, item.key()) + " on are not watched");
+      if (!std::exchange(params_full_noted_, true)) {
+        session.AddNote(name_ + " grows without bound: parameters from " + Join(path, item.key()) +
+                        " on are not watched");
+      }
       return;
     }
     if (same != nullptr) {
-      notes_.push_back(Join(path, item.key()) + " is the same parameter as " + Join(at(same->module).path, same->name) +
-                       ", published there");
+      notes_.push_back(Join(path, item.key()) + " of " + name_ + " is the same parameter as " +
+                       Join(at(same->module).path, same->name) + ", published there");
     }
     WatchedParam& param = params_.Add();
     walked_params_.push_back(true);
@@ -176,7 +183,7 @@ void WatchedModel::AddParams(probe::Session& session, torch::nn::Module& module,
     param.module = index;
     param.bias = item.key() == "bias";
     const std::string why = WhyUnreadable(tensor);
-    if (!why.empty()) notes_.push_back(Join(path, item.key()) + " is not captured: " + why);
+    if (!why.empty()) notes_.push_back(Join(path, item.key()) + " of " + name_ + " is not captured: " + why);
     if (!published || same != nullptr || !why.empty()) continue;
     const uint32_t id = before == nullptr ? 0 : before->id.load();
     if (id != 0) {
@@ -220,48 +227,39 @@ void WatchedModel::LinkSequence(torch::nn::Module& module, const std::string& pa
   }
 }
 
-// What of the published modules has no activation under its own name, and why.
-void WatchedModel::NoteActivations() {
-  constexpr size_t kShown = 8;
-  struct Group {
-    std::string names;
-    size_t count = 0;
-    void Add(const WatchedModule& module) {
-      if (++count > kShown) return;
-      names += (names.empty() ? "" : ", ") + (module.path.empty() ? module.type : module.path + " (" + module.type + ")");
-    }
-    std::string Text() const {
-      return count <= kShown ? names : names + " and " + std::to_string(count - kShown) + " more";
-    }
+// What of the published modules from the one of this index on has no activation under its own name, and why.
+void WatchedModel::NoteActivations(size_t from) {
+  NameList own, unknown, elsewhere;
+  const auto add = [](NameList& list, const WatchedModule& module) {
+    list.Add(module.path.empty() ? module.type : module.path + " (" + module.type + ")");
   };
-  Group own, unknown, elsewhere;
   std::vector<bool> follows(modules_.size(), false);
   for (const auto& module : modules_) {
     if (module->next_in_sequence >= 0) follows[static_cast<size_t>(module->next_in_sequence)] = true;
   }
-  for (size_t i = 0; i < modules_.size(); ++i) {
+  for (size_t i = from; i < modules_.size(); ++i) {
     const WatchedModule& module = *modules_[i];
     if (module.id == 0 || module.functional || module.reports_as != static_cast<int>(i)) continue;
     const bool attention = module.of_torch && module.type == "MultiheadAttention";
     if (module.has_params) {
-      if (module.operators == nullptr && !attention) own.Add(module);
+      if (module.operators == nullptr && !attention) add(own, module);
     } else if (!module.of_torch || !HasOwnOperator(module.type)) {
-      unknown.Add(module);
+      add(unknown, module);
     } else if (!follows[i]) {
-      elsewhere.Add(module);
+      add(elsewhere, module);
     }
   }
-  if (own.count != 0) {
-    notes_.push_back("activations of " + own.Text() +
+  if (!own.empty()) {
+    notes_.push_back("activations of " + own.Text() + " of " + name_ +
                      " are not captured: what a class of one's own returns cannot be seen; what its parameters go into is "
                      "named 'module > operator'");
   }
-  if (unknown.count != 0) {
-    notes_.push_back("activations of " + unknown.Text() +
+  if (!unknown.empty()) {
+    notes_.push_back("activations of " + unknown.Text() + " of " + name_ +
                      " are not captured: no operator is known that makes the output of a module of this type");
   }
-  if (elsewhere.count != 0) {
-    notes_.push_back("activations of " + elsewhere.Text() +
+  if (!elsewhere.empty()) {
+    notes_.push_back("activations of " + elsewhere.Text() + " of " + name_ +
                      " are named by position, 'layer > operator': only a Sequential proves which module runs");
   }
 }
@@ -299,25 +297,28 @@ void WatchedModel::RenewTree(probe::Session& session) {
     walked_buffers_.clear();
     walked_params_.assign(params_.size(), false);
     const size_t before = params_.size();
+    const size_t modules_before = modules_.size();
     Walk(session, *root_, "", 0, -1);
-    std::string gone;
+    NoteActivations(modules_before);
+    NameList gone, fresh;
     for (size_t i = 0; i < before; ++i) {
       WatchedParam& param = params_[i];
       if (walked_params_[i] || param.retired.exchange(true)) continue;
       param.id.store(0);
-      gone += (gone.empty() ? "" : ", ") + Join(at(param.module).path, param.name);
+      gone.Add(Join(at(param.module).path, param.name));
     }
     module_count_.store(modules_.size(), std::memory_order_release);
     params_.Publish();
     all_buffers_.push_back(std::make_unique<std::vector<WatchedBuffer>>(std::move(walked_buffers_)));
     buffers_.store(all_buffers_.back().get(), std::memory_order_release);
-    std::string fresh;
-    for (size_t i = before; i < params_.size(); ++i) {
-      fresh += (fresh.empty() ? "" : ", ") + Join(at(params_[i].module).path, params_[i].name);
-    }
+    for (size_t i = before; i < params_.size(); ++i) fresh.Add(Join(at(params_[i].module).path, params_[i].name));
     const std::string step = " before step " + std::to_string(steps_finished.load(std::memory_order_relaxed));
-    if (!gone.empty()) session.AddNote("parameters of " + name_ + " were replaced or removed" + step + ": " + gone);
-    if (!fresh.empty()) session.AddNote("parameters of " + name_ + " came after Attach()," + step + ": " + fresh);
+    if (!gone.empty()) {
+      session.AddNote("parameters of " + name_ + " were replaced or removed" + step + ": " + gone.Text());
+    }
+    if (!fresh.empty()) {
+      session.AddNote("parameters of " + name_ + " came after Attach()," + step + ": " + fresh.Text());
+    }
     for (size_t i = notes_before; i < notes_.size(); ++i) session.AddNote(notes_[i]);
   }
   Build();

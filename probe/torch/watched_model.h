@@ -105,10 +105,14 @@ class WatchedModel {
   uint16_t root_id() const { return root_id_; }
   const std::string& name() const { return name_; }
   torch::nn::Module& root() const { return *root_; }
+  // What is not captured of what was there at Attach(), and of what has come since.
+  std::vector<std::string> notes() const {
+    std::lock_guard lock(mutex_);
+    return notes_;
+  }
   bool is_training() const { return !detached_.load(std::memory_order_relaxed) && root_->is_training(); }
   const ParamList& params() const { return params_; }
   const std::vector<WatchedBuffer>& buffers() const { return *buffers_.load(std::memory_order_acquire); }
-  const std::vector<std::string>& notes() const { return notes_; }
 
   // Tells the registry anew whether a parameter trains.
   void Renew(probe::Session& session, const WatchedParam& param) const;
@@ -181,7 +185,7 @@ class WatchedModel {
   void AddParams(probe::Session& session, torch::nn::Module& module, int index, bool published);
   void AddBuffers(probe::Session& session, torch::nn::Module& module, int index, bool published);
   void LinkSequence(torch::nn::Module& module, const std::string& path);
-  void NoteActivations();
+  void NoteActivations(size_t from);
   bool SameTree(torch::nn::Module& module, size_t* node) const;
   void Build();
   WatchedModule& at(int index) { return *modules_[static_cast<size_t>(index)]; }
@@ -193,7 +197,9 @@ class WatchedModel {
   std::shared_ptr<torch::nn::Module> keep_alive_;
   AttachOptions options_;
   ParamList params_;
-  std::vector<std::string> notes_;
+  std::vector<std::string> notes_;   // guarded by mutex_
+  bool modules_full_noted_ = false;  // guarded by mutex_, and the next
+  bool params_full_noted_ = false;
   std::atomic<bool> detached_{false};
   std::vector<TreeNode> tree_;               // in the order of the walk; guarded by mutex_
   std::vector<WatchedBuffer> walked_buffers_;  // of the walk under way

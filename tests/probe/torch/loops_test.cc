@@ -192,7 +192,6 @@ class Passes : public Capture {
     }
     return named;
   }
-  std::vector<std::string> notes_;
 };
 
 TEST_F(Passes, ABatchThatIsSkippedBeforeBackwardIsNamedByNoStep) {

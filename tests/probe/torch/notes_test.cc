@@ -1,0 +1,551 @@
+// Notes: each sentence that the probe says about what it cannot know or does not take, as a daemon reads it.
+#include <torch/script.h>
+
+#include <condition_variable>
+#include <functional>
+#include <initializer_list>
+#include <mutex>
+#include <thread>
+
+#include "shared/codes.h"
+#include "tests/probe/core/daemon_by_hand.h"
+#include "tests/probe/torch/capture_fixture.h"
+
+namespace ikkuna {
+namespace {
+
+namespace nn = torch::nn;
+
+class Notes : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    ::setenv("IKKUNA_WAIT_MS", "20000", 1);  // what is asked is known before the first step
+    torch::manual_seed(3);
+    probe_ = std::make_unique<Probe>(ProbeOptions{
+        .run = "notes", .allow_control = true, .budget = 0, .directory = daemon_.directory(), .quiet = true});
+  }
+  void TearDown() override {
+    probe_.reset();
+    ::unsetenv("IKKUNA_WAIT_MS");
+  }
+
+  void Asks(std::initializer_list<Kind> kinds, uint32_t period = 1) {
+    uint64_t set = 0;
+    for (const Kind kind : kinds) set |= KindBit(kind);
+    shm::DemandItem item = Ask(set, Level::kSummary);
+    item.period = period;
+    daemon_.Accept({item});
+  }
+  static nn::Sequential Net() { return nn::Sequential(nn::Linear(8, 16), nn::ReLU(), nn::Linear(16, 4)); }
+  static Tensor X() { return torch::randn({12, 8}); }
+  static Tensor Y() { return torch::randn({12, 4}); }
+  static Tensor K() { return torch::randint(0, 4, {12}); }
+  // Three steps of a loss that the loop makes of the output.
+  template <typename Model>
+  void Train(Model& model, torch::optim::Optimizer& optimizer, const std::function<Tensor(const Tensor&)>& loss,
+             int steps = 3) {
+    for (int step = 0; step < steps; ++step) {
+      optimizer.zero_grad();
+      loss(model->forward(X())).backward();
+      optimizer.step();
+    }
+  }
+  static Tensor Mse(const Tensor& out) { return F::mse_loss(out, Y()); }
+
+  std::vector<std::string> Said() {
+    daemon_.Drain();
+    std::vector<std::string> notes;
+    for (const shm::RegistryEntry& entry : daemon_.registry()) {
+      if (entry.type == shm::EntryType::kNote) notes.push_back(entry.second);
+    }
+    return notes;
+  }
+  // Among all notes one begins a sentence with the first of these words, and has the others in it.
+  void ExpectOne(std::initializer_list<std::string> words) {
+    std::string all;
+    std::vector<std::string> with_first;
+    for (const std::string& note : Said()) {
+      all += "\n  " + note;
+      if (note.find(*words.begin()) != std::string::npos) with_first.push_back(note);
+    }
+    ASSERT_EQ(with_first.size(), 1u) << "'" << *words.begin() << "' among:" << all;
+    for (const std::string& word : words) {
+      EXPECT_NE(with_first[0].find(word), std::string::npos) << "'" << word << "' in: " << with_first[0];
+    }
+  }
+  void ExpectNone() {
+    for (const std::string& note : Said()) ADD_FAILURE() << note;
+  }
+
+  DaemonByHand daemon_;
+  std::unique_ptr<Probe> probe_;
+};
+
+TEST_F(Notes, OfALoopThatIsKnownThereIsNone) {
+  auto net = Net();
+  torch::optim::Adam optimizer(net->parameters());
+  probe_->Attach(net);
+  probe_->Attach(optimizer);
+  Asks({Kind::kLoss, Kind::kWeights, Kind::kWeightUpdates, Kind::kActivations, Kind::kLayerGradients,
+        Kind::kInputLabels, Kind::kLearningRate, Kind::kExpAvg});
+  Train(
+      net, optimizer, [](const Tensor& out) { return F::cross_entropy(out, K()); }, 12);
+  probe_->Detach();
+  ExpectNone();
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Steps
+
+TEST_F(Notes, StepsThatAreInferred) {
+  auto net = Net();
+  probe_->Attach(net, {.name = "student"});
+  Asks({Kind::kWeights});
+  for (int step = 0; step < 6; ++step) {
+    net->zero_grad();
+    Mse(net->forward(X())).backward();
+    for (auto& p : net->parameters()) {
+      auto* w = p.data_ptr<float>();
+      const auto* g = p.grad().data_ptr<float>();
+      for (int64_t k = 0; k < p.numel(); ++k) w[k] -= .1f * g[k];
+    }
+  }
+  probe_->Detach();
+  ExpectOne({"steps of student end as inferred", "their write of the parameters was not seen", "call probe.Step()"});
+}
+
+TEST_F(Notes, PassesThatBeginAStepAhead) {
+  auto net = Net();
+  torch::optim::SGD optimizer(net->parameters(), 0.05);
+  probe_->Attach(net, {.name = "student"});
+  Asks({Kind::kLoss, Kind::kActivations}, 3);
+  Tensor loss = Mse(net->forward(X()));
+  for (int micro = 0; micro < 2 * 12; ++micro) {
+    if (micro % 2 == 0) optimizer.zero_grad();
+    const Tensor next = Mse(net->forward(X()));
+    loss.backward();
+    if (micro % 2 == 1) optimizer.step();
+    loss = next;
+  }
+  probe_->Detach();
+  ExpectOne({"passes of student begin in the step before their own", "losses", "period 1"});
+}
+
+TEST_F(Notes, TheFirstStepOfAThreadThatBeganDuringAnothersBackward) {
+  nn::Linear first(8, 16), last(16, 4);
+  nn::Sequential net(first, last);
+  torch::optim::SGD optimizer(net->parameters(), 0.05), of_thread(net->parameters(), 0.05);
+  probe_->Attach(net, {.name = "student"});
+  Asks({Kind::kLoss});
+  // The callback sleeps during backward of a loop that has one thread, for long.
+  Train(net, optimizer, Mse, 100);
+  optimizer.zero_grad();
+  const Tensor hidden = first->forward(X());
+  hidden.register_hook([&](const Tensor& gradient) {
+    std::thread([&] { Train(net, of_thread, Mse, 1); }).join();
+    return gradient;
+  });
+  Mse(last->forward(hidden)).backward();
+  optimizer.step();
+  probe_->Detach();
+  ExpectOne({"of student was the first of a thread that began late", "its forward pass was not heard"});
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Losses
+
+TEST_F(Notes, ALossOfSeveralTerms) {
+  auto net = Net();
+  torch::optim::SGD optimizer(net->parameters(), 0.05);
+  probe_->Attach(net, {.name = "student"});
+  Asks({Kind::kLoss});
+  Train(net, optimizer, [](const Tensor& out) {
+    const Tensor first = F::cross_entropy(out, K());
+    return first + F::mse_loss(out, Y());
+  });
+  ExpectOne({"the loss of student is not known", "several terms", "loss_cross_entropy, loss_mse", "probe.Loss(total)"});
+}
+
+// However many there are, what to do about it is still said.
+TEST_F(Notes, ALossOfVeryManyTerms) {
+  auto net = Net();
+  torch::optim::SGD optimizer(net->parameters(), 0.05);
+  probe_->Attach(net, {.name = "student"});
+  Asks({Kind::kLoss});
+  Train(net, optimizer, [](const Tensor& out) {
+    Tensor sum = torch::zeros({});
+    for (int term = 0; term < 400; ++term) sum = sum + F::mse_loss(out, Y());
+    return sum;
+  });
+  ExpectOne({"the loss of student is not known", "loss_mse, loss_mse_2", "probe.Loss(total)"});
+}
+
+TEST_F(Notes, ALossThatLibTorchHasNoFunctionFor) {
+  auto net = Net();
+  torch::optim::SGD optimizer(net->parameters(), 0.05);
+  probe_->Attach(net, {.name = "student"});
+  Asks({Kind::kLoss});
+  Train(
+      net, optimizer, [](const Tensor& out) { return (out - Y()).pow(2).mean(); }, 6);
+  ExpectOne({"the loss of student is not known", "no loss function of LibTorch ran", "probe.Loss(loss)"});
+}
+
+TEST_F(Notes, BackwardThatStartsFromSomethingElse) {
+  auto net = Net();
+  torch::optim::SGD optimizer(net->parameters(), 0.05);
+  probe_->Attach(net, {.name = "student"});
+  Asks({Kind::kLoss});
+  Tensor kept;
+  Train(net, optimizer, [&](const Tensor& out) {
+    kept = F::mse_loss(out, Y());
+    return out.exp().mean();
+  });
+  ExpectOne(
+      {"the loss of student is not known", "backward starts from nothing that a loss function", "probe.Loss(total)"});
+}
+
+TEST_F(Notes, ALossOfManyElements) {
+  auto net = Net();
+  torch::optim::SGD optimizer(net->parameters(), 0.05);
+  probe_->Attach(net, {.name = "student"});
+  Asks({Kind::kLoss});
+  for (int step = 0; step < 3; ++step) {
+    optimizer.zero_grad();
+    F::mse_loss(net->forward(X()), Y(), F::MSELossFuncOptions().reduction(torch::kNone)).backward(torch::ones({12, 4}));
+    optimizer.step();
+  }
+  ExpectOne({"the loss of student is not known", "gives many elements", "probe.Loss(total)"});
+}
+
+TEST_F(Notes, TargetsThatAreNoClassIndices) {
+  auto net = Net();
+  torch::optim::SGD optimizer(net->parameters(), 0.05);
+  probe_->Attach(net, {.name = "student"});
+  Asks({Kind::kInputLabels, Kind::kNetworkOutput});
+  Train(net, optimizer, Mse);
+  ExpectOne({"the accuracy of student is not known", "targets of its mse loss", "no class indices"});
+}
+
+TEST_F(Notes, ALossThatIsGivenTooLate) {
+  auto net = Net();
+  torch::optim::SGD optimizer(net->parameters(), 0.05);
+  probe_->Attach(net, {.name = "student"});
+  Asks({Kind::kLoss});
+  for (int step = 0; step < 3; ++step) {
+    optimizer.zero_grad();
+    const Tensor loss = net->forward(X()).exp().mean();
+    loss.backward();
+    optimizer.step();
+    probe_->Loss(loss);
+  }
+  ExpectOne({"probe.Loss() of student came when its step had ended", "before optimizer.step()"});
+}
+
+TEST_F(Notes, ALossThatIsNotOneNumber) {
+  auto net = Net();
+  torch::optim::SGD optimizer(net->parameters(), 0.05);
+  probe_->Attach(net, {.name = "student"});
+  Asks({Kind::kLoss});
+  Train(net, optimizer, [&](const Tensor& out) {
+    probe_->Loss(out.exp());
+    return out.exp().mean();
+  });
+  ExpectOne({"probe.Loss() of student got what is not one number"});
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Optimizers
+
+TEST_F(Notes, AnLbfgs) {
+  auto net = Net();
+  torch::optim::LBFGS optimizer(net->parameters());
+  probe_->Attach(net);
+  probe_->Attach(optimizer);
+  probe_->Attach(optimizer);
+  Asks({});
+  ExpectOne({"LBFGS", "each evaluation counts as a step", "probe.Step()", "manual_steps"});
+}
+
+TEST_F(Notes, AnOptimizerThatIsDestroyed) {
+  auto net = Net();
+  probe_->Attach(net);
+  Asks({Kind::kLearningRate, Kind::kExpAvg});
+  for (const bool shared : {false, true}) {
+    auto first = std::make_shared<torch::optim::Adam>(net->parameters());
+    if (shared) {
+      probe_->Attach(first);
+    } else {
+      probe_->Attach(*first);
+    }
+    Train(net, *first, Mse);
+    first.reset();
+    torch::optim::Adam second(net->parameters());
+    Train(net, second, Mse);
+  }
+  ExpectOne({"an attached optimizer was destroyed", "learning rates and moments end", "attach the one that goes on"});
+}
+
+TEST_F(Notes, AnOptimizerThatStandsStillWhileAnotherWrites) {
+  auto net = Net();
+  torch::optim::Adam first(net->parameters()), second(net->parameters());
+  probe_->Attach(net);
+  probe_->Attach(first);
+  Asks({Kind::kLearningRate});
+  Train(net, first, Mse);
+  Train(net, second, Mse, 6);
+  ExpectOne({"an attached optimizer steps no more while its parameters are written", "attach the one that goes on"});
+}
+
+TEST_F(Notes, AnOptimizerThatMovesAndChangesItsGroups) {
+  auto net = Net();
+  auto first = std::make_unique<torch::optim::SGD>(net->parameters(), 0.05);
+  probe_->Attach(net);
+  probe_->Attach(*first);
+  Asks({Kind::kLearningRate});
+  Train(net, *first, Mse);
+  torch::optim::SGD second = std::move(*first);
+  second.param_groups()[0].set_options(std::make_unique<torch::optim::SGDOptions>(0.1));
+  Train(net, second, Mse);
+  ExpectOne({"an attached optimizer was moved, and its groups changed", "attach the one that goes on"});
+}
+
+struct OwnOptions : torch::optim::OptimizerCloneableOptions<OwnOptions> {};  // without a get_lr()
+class OwnOptimizer : public torch::optim::Optimizer {
+ public:
+  explicit OwnOptimizer(std::vector<Tensor> parameters)
+      : Optimizer(std::move(parameters), std::make_unique<OwnOptions>()) {}
+  Tensor step(LossClosure = nullptr) override {
+    torch::NoGradGuard no_grad;
+    for (auto& p : param_groups()[0].params()) p.add_(p.grad(), -0.05);
+    return {};
+  }
+};
+
+TEST_F(Notes, AnOptimizerOfAClassOfItsOwn) {
+  auto net = Net();
+  probe_->Attach(net);
+  Asks({Kind::kLearningRate});
+  OwnOptimizer by_reference(net->parameters());
+  probe_->Attach(by_reference);
+  Train(net, by_reference, Mse);
+  ExpectOne({"are not captured: its options are of a class of its own", "std::shared_ptr"});
+  const auto shared = std::make_shared<OwnOptimizer>(net->parameters());
+  probe_->Attach(shared);
+  Train(net, *shared, Mse);
+  ExpectOne({"its options have no get_lr()", "learning rates of an attached optimizer are not captured"});
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Modules and parameters
+
+struct Growing : nn::Module {
+  Growing() {
+    body = register_module("body", nn::Linear(8, 16));
+    head = register_module("head", nn::Linear(16, 4));
+  }
+  Tensor forward(const Tensor& x) {
+    Tensor hidden = body(x);
+    if (gain.defined()) hidden = hidden * gain;
+    return head(hidden);
+  }
+  nn::Linear body{nullptr}, head{nullptr};
+  Tensor gain;
+};
+
+TEST_F(Notes, AModuleThatIsReplaced) {
+  auto net = std::make_shared<Growing>();
+  torch::optim::SGD first(net->parameters(), 0.05);
+  probe_->Attach(net, {.name = "student"});
+  Asks({Kind::kWeights});
+  Train(net, first, Mse, 2);
+  net->head = net->replace_module("head", nn::Linear(16, 4));
+  torch::optim::SGD second(net->parameters(), 0.05);
+  Train(net, second, Mse, 4);
+  ExpectOne({"parameters of student were replaced or removed before step 2: head.weight, head.bias"});
+  ExpectOne({"parameters of student came after Attach(), before step 2: head.weight, head.bias"});
+}
+
+TEST_F(Notes, AParameterThatIsRegisteredLater) {
+  auto net = std::make_shared<Growing>();
+  torch::optim::SGD first(net->parameters(), 0.05);
+  probe_->Attach(net, {.name = "student"});
+  Asks({Kind::kWeights});
+  Train(net, first, Mse, 1);
+  net->gain = net->register_parameter("gain", torch::ones({16}));
+  torch::optim::SGD second(net->parameters(), 0.05);
+  Train(net, second, Mse, 4);
+  ExpectOne({"parameters of student came after Attach(), before step 1: gain"});
+}
+
+// What comes late is noted as what is there at Attach() is, and once.
+TEST_F(Notes, ModulesThatComeLateWithoutAnActivation) {
+  auto net = std::make_shared<Growing>();
+  probe_->Attach(net, {.name = "student"});
+  net->register_module("late", nn::Softsign());
+  probe_->Attach(net);
+  net->register_module("later", nn::Tanhshrink());
+  probe_->Attach(net);
+  probe_->Attach(net);
+  Asks({});
+  ExpectOne({"activations of late (Softsign) of student", "no operator is known"});
+  ExpectOne({"activations of later (Tanhshrink) of student", "no operator is known"});
+}
+
+// Past the room for what comes late one sentence says so, whatever else comes.
+TEST_F(Notes, AModelThatGrowsWithoutBound) {
+  auto net = std::make_shared<Growing>();
+  probe_->Attach(net, {.name = "student"});
+  for (int i = 0; i < 4200; ++i) net->register_parameter("p" + std::to_string(i), torch::zeros({1}));
+  probe_->Attach(net);
+  net->register_parameter("one_more", torch::zeros({1}));
+  net->register_module("with", nn::Linear(1, 1));
+  probe_->Attach(net);
+  for (int i = 0; i < 8400; ++i) net->register_module("m" + std::to_string(i), nn::Tanh());
+  probe_->Attach(net);
+  Asks({});
+  ExpectOne({"student grows without bound: parameters from p4096 on are not watched"});
+  ExpectOne({"student grows without bound: modules from m"});
+}
+
+TEST_F(Notes, AWeightThatIsComputedFromParameters) {
+  struct Normed : nn::Module {
+    Normed() { layer = register_module("layer", nn::Linear(8, 4)); }
+    Tensor forward(const Tensor& x) { return F::linear(x, layer->weight / layer->weight.norm(), layer->bias); }
+    nn::Linear layer{nullptr};
+  };
+  auto net = std::make_shared<Normed>();
+  torch::optim::SGD optimizer(net->parameters(), 0.05);
+  probe_->Attach(net, {.name = "student"});
+  Asks({Kind::kActivations});
+  Train(net, optimizer, Mse);
+  ExpectOne({"activations of layer of student are not captured", "weight is computed from its parameters"});
+}
+
+TEST_F(Notes, WhatHasNoActivationAndWhatIsTheSame) {
+  struct Own : nn::Module {
+    Own() { weight = register_parameter("weight", torch::randn({8, 8})); }
+    Tensor weight;
+  };
+  struct Net : nn::Module {
+    Net() {
+      register_module("own", std::make_shared<Own>());
+      register_module("softsign", nn::Softsign());
+      register_module("relu", nn::ReLU());
+      register_module("tied", register_module("first", nn::Linear(8, 8)));
+      register_parameter("phase", torch::zeros({2}, torch::kComplexFloat));
+    }
+  };
+  probe_->Attach(std::make_shared<Net>(), {.name = "student"});
+  Asks({});
+  ExpectOne(
+      {"activations of Net, own (Own) of student are not captured", "a class of one's own", "'module > operator'"});
+  ExpectOne({"activations of softsign (Softsign) of student are not captured", "no operator is known"});
+  ExpectOne({"activations of relu (ReLU) of student are named by position", "only a Sequential proves"});
+  ExpectOne({"tied.weight of student is the same parameter as first.weight", "published there"});
+  ExpectOne({"tied.bias of student is the same parameter as first.bias", "published there"});
+  ExpectOne({"phase of student is not captured", "ComplexFloat"});
+  EXPECT_EQ(Said().size(), 6u);
+}
+
+TEST_F(Notes, AModelThatIsAttachedAgainUnderAnotherName) {
+  auto net = Net();
+  probe_->Attach(net, {.name = "student"});
+  for (int i = 0; i < 3; ++i) probe_->Attach(net, {.name = "teacher"});
+  Asks({});
+  ExpectOne({"student was attached again as teacher", "keeps its first name"});
+}
+
+TEST_F(Notes, MoreModelsThanThereIsRoomFor) {
+  for (int i = 0; i < 20; ++i) probe_->Attach(Net());
+  Asks({});
+  ExpectOne({"more than 16 models were attached", "not watched"});
+}
+
+TEST_F(Notes, ActivationsThatCannotBeRead) {
+  nn::Sequential net(nn::Linear(8, 4));
+  net->to(torch::kComplexFloat);
+  probe_->Attach(net, {.name = "student"});
+  Asks({Kind::kActivations});
+  for (int step = 0; step < 3; ++step) net->forward(torch::randn({2, 8}, torch::kComplexFloat)).abs().sum().backward();
+  ExpectOne({"activations of 0", "are not captured"});
+}
+
+TEST_F(Notes, AnUpdateThatSpansAChangeOfType) {
+  auto net = Net();
+  torch::optim::SGD optimizer(net->parameters(), 0.05);
+  probe_->Attach(net, {.name = "student"});
+  Asks({Kind::kWeightUpdates});
+  Train(net, optimizer, Mse);
+  net->to(torch::kDouble);
+  net->forward(X().to(torch::kDouble)).sum().backward();
+  ExpectOne({"the update of 0", "spans a change of its type"});
+  ExpectOne({"the update of 2", "spans a change of its type"});
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// What the trainer and the daemon ask for
+
+TEST_F(Notes, FreezingWhatSeveralThreadsTrain) {
+  auto net = Net();
+  torch::optim::SGD optimizer(net->parameters(), 0.05), of_thread(net->parameters(), 0.05);
+  probe_->Attach(net, {.name = "student"});
+  Asks({Kind::kLoss});
+  Train(net, optimizer, Mse);
+  std::mutex mutex;
+  std::condition_variable turn;
+  bool trained = false, done = false;
+  std::thread other([&] {
+    Train(net, of_thread, Mse);
+    std::unique_lock lock(mutex);
+    trained = true;
+    turn.notify_all();
+    turn.wait(lock, [&] { return done; });
+  });
+  {
+    std::unique_lock lock(mutex);
+    turn.wait(lock, [&] { return trained; });
+  }
+  daemon_.Drain();
+  uint32_t module = 0;
+  for (const shm::RegistryEntry& entry : daemon_.registry()) {
+    if (entry.type == shm::EntryType::kModule && entry.name == "0") module = entry.id;
+  }
+  const uint64_t number = daemon_.Command(shm::CommandType::kFreeze, 1, module);
+  do {
+    Train(net, optimizer, Mse, 1);
+    daemon_.Drain();
+  } while (daemon_.view().ReadStatus().status.command_done < number);
+  Train(net, optimizer, Mse, 2);
+  {
+    std::lock_guard lock(mutex);
+    done = true;
+  }
+  turn.notify_all();
+  other.join();
+  EXPECT_TRUE(net->parameters()[0].requires_grad());
+  ExpectOne({"freeze refused after step", "several threads train student"});
+}
+
+// What is refused at once is said on stderr, which is where whoever writes the trainer looks.
+TEST_F(Notes, WhatIsRefusedIsPrinted) {
+  Asks({});
+  ::testing::internal::CaptureStderr();
+  probe_->Attach(torch::jit::Module("scripted"), {.name = "scripted"});
+  probe_->Attach(std::shared_ptr<nn::Module>());
+  probe_->Attach(std::shared_ptr<torch::optim::Optimizer>());
+  probe_->Subscribe({"no such kind"}, [](const ProbeMessage&) {});
+  EXPECT_TRUE(probe_->active());
+  probe_.reset();
+  const std::string printed = ::testing::internal::GetCapturedStderr();
+  for (const char* words :
+       {"ikkuna: torch::jit::Module 'scripted' is not watched: its operators do not tell which module",
+        "ikkuna: Attach() got a null model", "ikkuna: Attach() got a null optimizer",
+        "ikkuna: Subscribe() knows no kind 'no such kind'"}) {
+    const size_t first = printed.find(words);
+    EXPECT_NE(first, std::string::npos) << words << " in: " << printed;
+    EXPECT_EQ(printed.find(words, first + 1), std::string::npos) << words << " twice in: " << printed;
+  }
+}
+
+}  // namespace
+}  // namespace ikkuna
