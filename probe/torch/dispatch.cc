@@ -1,4 +1,6 @@
 // Operators: which layer or loss they are, what flows through them, and which writes they make.
+#include <algorithm>
+#include <bit>
 #include <string_view>
 #include <utility>
 
@@ -16,6 +18,15 @@ constexpr uint64_t kLossKinds = KindBit(Kind::kLoss) | KindBit(Kind::kNetworkOut
 
 const c10::IValue* At(c10::ArrayRef<const c10::IValue> inputs, int index) {
   return index >= 0 && static_cast<size_t>(index) < inputs.size() ? &inputs[static_cast<size_t>(index)] : nullptr;
+}
+
+// Calls `visit` for each tensor that the operator writes.
+template <typename Visit>
+void EachWritten(const OperatorInfo& info, c10::ArrayRef<const c10::IValue> inputs, Visit&& visit) {
+  for (uint32_t rest = info.written; rest != 0; rest &= rest - 1) {
+    const auto i = static_cast<size_t>(std::countr_zero(rest));
+    if (i < inputs.size()) EachTensor(inputs[i], visit);
+  }
 }
 
 // With a history of its own, beyond that of a view (weight.t()).
@@ -109,9 +120,9 @@ bool Listener::CarryStarted(ThreadState& thread, c10::ArrayRef<const c10::IValue
 
 bool Listener::WriteStarted(ThreadState& thread, c10::ArrayRef<const c10::IValue> inputs, OperatorContext& context) {
   const OperatorInfo& info = *context.info;
-  if (static_cast<size_t>(info.data) >= inputs.size()) return false;
   // The bias of a Linear on more than two dimensions is added in place.
-  if (info.what == OperatorClass::kArithmetic && inputs.size() > 1 && info.data == 0 && thread.awaits_bias.output) {
+  if (info.what == OperatorClass::kArithmetic && inputs.size() > 1 && (info.written & 1) != 0 &&
+      thread.awaits_bias.output) {
     const at::Tensor output = FirstTensor(inputs[0]);
     if (output.defined() && thread.awaits_bias.output->_unsafe_get_target() == output.unsafeGetTensorImpl()) {
       context.module = FindBias(inputs[1], &context.model);
@@ -125,7 +136,9 @@ bool Listener::WriteStarted(ThreadState& thread, c10::ArrayRef<const c10::IValue
   }
   // What a write is made of is no write of its own: a sparse one resizes.
   context.deeper = true;
-  return !InBackward() && FindWritten(thread, info, inputs[static_cast<size_t>(info.data)]);
+  if (InBackward()) return false;
+  if (info.collective) GradientsWritten(info, inputs);
+  return FindWritten(thread, info, inputs);
 }
 
 bool Listener::LayerStarted(ThreadState& thread, c10::ArrayRef<const c10::IValue> inputs, OperatorContext& context) {
@@ -393,13 +406,13 @@ int Listener::FindBias(const c10::IValue& value, int* model) const {
 }
 
 // A parameter that several models share is written for each of them; a write of a list is one of all that it holds.
-bool Listener::FindWritten(ThreadState& thread, const OperatorInfo& info, const c10::IValue& value) {
+bool Listener::FindWritten(ThreadState& thread, const OperatorInfo& info, c10::ArrayRef<const c10::IValue> inputs) {
   bool found = false;
   std::vector<int> params;
   for (int m = 0; m < model_count_.load(std::memory_order_acquire); ++m) {
     WatchedModel& model = *models_[static_cast<size_t>(m)];
     params.clear();
-    EachTensor(value, [&](const at::Tensor& tensor) {
+    EachWritten(info, inputs, [&](const at::Tensor& tensor) {
       const void* data = DataOf(tensor);
       const int param = data == nullptr ? -1 : model.ParamAt(data);
       if (param >= 0) params.push_back(param);
@@ -409,6 +422,28 @@ bool Listener::FindWritten(ThreadState& thread, const OperatorInfo& info, const 
     found = true;
   }
   return found;
+}
+
+// The version of a gradient tells whether it is still what was taken of it for a step; a collective does not move it.
+void Listener::GradientsWritten(const OperatorInfo& info, c10::ArrayRef<const c10::IValue> inputs) {
+  constexpr int64_t kNoVersion = INT64_MAX;
+  std::vector<const void*> written;
+  EachWritten(info, inputs, [&](const at::Tensor& tensor) {
+    if (tensor.has_storage()) written.push_back(tensor.storage().unsafeGetStorageImpl());
+  });
+  for (int m = 0; m < model_count_.load(std::memory_order_acquire); ++m) {
+    const WatchedModel& model = *models_[static_cast<size_t>(m)];
+    RootState& root = StateOf(model);
+    std::lock_guard lock(root.mutex);
+    for (const auto& lane : root.lanes) {
+      for (size_t i = 0; lane->closing && i < std::min(lane->taken.size(), model.params().size()); ++i) {
+        const at::Tensor& gradient = model.params()[i].tensor.grad();
+        if (lane->taken[i] < 0 || !gradient.defined() || !gradient.has_storage()) continue;
+        const void* const storage = gradient.storage().unsafeGetStorageImpl();
+        if (std::find(written.begin(), written.end(), storage) != written.end()) lane->taken[i] = kNoVersion;
+      }
+    }
+  }
 }
 
 void Listener::LayerBegins(ThreadState& thread, WatchedModel& model, int module, const at::Tensor& input,

@@ -134,7 +134,8 @@ class Listener : public std::enable_shared_from_this<Listener> {
   void NoteComputed(ThreadState& thread, const at::Tensor& weight, const OperatorContext& context);
   void RenewTree(WatchedModel& model);
   int FindBias(const c10::IValue& value, int* model) const;
-  bool FindWritten(ThreadState& thread, const OperatorInfo& info, const c10::IValue& value);
+  bool FindWritten(ThreadState& thread, const OperatorInfo& info, c10::ArrayRef<const c10::IValue> inputs);
+  void GradientsWritten(const OperatorInfo& info, c10::ArrayRef<const c10::IValue> inputs);
   void LayerBegins(ThreadState& thread, WatchedModel& model, int module, const at::Tensor& input,
                    c10::ArrayRef<const c10::IValue> inputs);
 

@@ -49,7 +49,7 @@ inline at::Tensor FirstTensor(const c10::IValue& value) {
   return {};
 }
 
-// Calls `visit` for each tensor of an argument or result.
+// Calls `visit` for each tensor of an argument or result, also of a list of lists, which collectives gather into.
 template <typename Visit>
 void EachTensor(const c10::IValue& value, Visit&& visit) {
   if (value.isTensor()) {
@@ -57,6 +57,11 @@ void EachTensor(const c10::IValue& value, Visit&& visit) {
   } else if (value.isTensorList()) {
     const auto list = value.toTensorList();
     for (size_t i = 0; i < list.size(); ++i) visit(at::Tensor(list.get(i)));
+  } else if (value.isList()) {
+    for (const c10::IValue& inner : value.toListRef()) {
+      if (!inner.isTensorList()) break;
+      EachTensor(inner, visit);
+    }
   }
 }
 

@@ -2,6 +2,7 @@
 
 #include <ATen/core/dispatch/Dispatcher.h>
 
+#include <algorithm>
 #include <array>
 #include <set>
 #include <string_view>
@@ -180,14 +181,15 @@ const std::set<std::string_view> kArithmeticWrites = {"add_",
                                                       "_fused_adagrad_"};
 const std::set<std::string_view> kAssignWrites = {"copy_", "_foreach_copy_", "set_"};
 
-// The position of the argument that the schema says is written; -1: none.
-int WrittenArgument(const c10::FunctionSchema& schema) {
+// The arguments that the schema says are written: an optimizer of another library may begin with a state of its own.
+uint32_t WrittenArguments(const c10::FunctionSchema& schema) {
+  uint32_t written = 0;
   const auto& arguments = schema.arguments();
-  for (size_t i = 0; i < arguments.size(); ++i) {
+  for (size_t i = 0; i < std::min<size_t>(arguments.size(), 32); ++i) {
     const auto* alias = arguments[i].alias_info();
-    if (alias != nullptr && alias->isWrite()) return static_cast<int>(i);
+    if (alias != nullptr && alias->isWrite()) written |= 1u << i;
   }
-  return -1;
+  return written;
 }
 
 }  // namespace
@@ -264,13 +266,14 @@ void OperatorTable::AddWrites() {
     const auto handle = dispatcher.findSchema(operator_name);
     if (!handle) continue;
     const auto& schema = handle->schema();
-    // Collectives do not say in their schemas what they write: it is what they are given first.
-    const bool collective = space == "c10d";
-    const int written = collective && operator_name.name.back() == '_' ? 0 : WrittenArgument(schema);
-    if (written < 0) continue;
+    const bool collective = space == "c10d" || space == "_c10d_functional";
+    uint32_t written = WrittenArguments(schema);
+    // Most collectives do not say in their schemas what they write: it is what they are given first.
+    if (collective && written == 0 && operator_name.name.back() == '_') written = 1;
+    if (written == 0) continue;
     // An out= form writes a later argument: sub_out(p, p, g) is p.sub_(g).
     std::string name = operator_name.name.substr(colons + 2);
-    if (written > 0 && name.back() != '_') name += '_';
+    if ((written & 1) == 0 && name.back() != '_') name += '_';
     OperatorInfo info;
     // An operator of another library that writes parameters is an optimizer only where the loop has no other.
     if (space != "aten")
@@ -279,7 +282,8 @@ void OperatorTable::AddWrites() {
       info.what = kArithmeticWrites.count(name) != 0 ? OperatorClass::kArithmetic
                   : kAssignWrites.count(name) != 0   ? OperatorClass::kAssign
                                                      : OperatorClass::kOtherWrite;
-    info.data = static_cast<int8_t>(written);
+    info.written = written;
+    info.collective = collective;
     info.arguments = static_cast<uint8_t>(schema.arguments().size());
     info.results = static_cast<uint8_t>(schema.returns().size());
     info.name = schema.name().c_str() + colons + 2;
@@ -288,6 +292,7 @@ void OperatorTable::AddWrites() {
   // Tensor::set_data() runs no write; this query precedes it.
   OperatorInfo set_data;
   set_data.what = OperatorClass::kAssign;
+  set_data.written = 1;
   set_data.name = "set_data";
   Add("aten::_has_compatible_shallow_copy_type", "", set_data);
 }

@@ -15,8 +15,8 @@ enum class OperatorClass : uint8_t {
   kFunctional,  // takes none: ReLU, pooling, dropout
   kLoss,        // (output, labels, ...) -> loss
   kRoot,        // backward makes the gradient of the scalar that it starts from
-  kArithmetic,  // writes its first argument from its old value: what optimizers do
-  kAssign,      // replaces its first argument: loads, swaps, and optimizers written by hand
+  kArithmetic,  // writes an argument from its old value: what optimizers do
+  kAssign,      // replaces an argument: loads, swaps, and optimizers written by hand
   kOtherWrite,  // clamp_, fill_: never an optimizer's step
 };
 
@@ -24,7 +24,9 @@ struct OperatorInfo {
   OperatorClass what = OperatorClass::kLayer;
   int8_t weight = -1;         // kLayer: index of the parameter that names the module
   int8_t other_weight = -1;   // kLayer: where to look when that one is absent (a norm's running mean)
-  int8_t data = 0;            // kLayer: index of the input; writes: index of the tensor written
+  int8_t data = 0;            // kLayer: index of the input
+  uint32_t written = 0;       // writes: set of the arguments written, by index
+  bool collective = false;    // writes: of a collective, which leaves the versions of tensors as they are
   int8_t reduction = -1;      // kLoss: index of how it reduces
   int8_t ignore_index = -1;   // kLoss: index of the label that does not count
   bool labelled = false;      // kLoss: of an output and its labels
