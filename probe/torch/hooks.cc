@@ -25,6 +25,8 @@ void ParameterHooks::Install(WatchedModel& model) {
   for (size_t i = 0; i < params.size(); ++i) {
     const at::Tensor& tensor = params[i].tensor;
     const ParamOwner owner{model.index(), static_cast<int>(i)};
+    // One that never required a gradient has nothing that could hold a hook; it may require one later.
+    static_cast<void>(torch::autograd::impl::materialize_autograd_meta(tensor));
     auto& slot = torch::autograd::impl::post_acc_grad_hooks(tensor);
     if (Hook* mine = On(tensor)) {
       // Tied within one model: the first owner speaks for it.
@@ -59,6 +61,7 @@ void ParameterHooks::Install(WatchedModel& model) {
 
 // Ours, where it is the one that backward calls.
 ParameterHooks::Hook* ParameterHooks::On(const at::Tensor& parameter) const {
+  if (torch::autograd::impl::get_autograd_meta(parameter) == nullptr) return nullptr;
   auto* hook = dynamic_cast<Hook*>(torch::autograd::impl::post_acc_grad_hooks(parameter).get());
   return hook != nullptr && hook->listener == listener_ ? hook : nullptr;
 }

@@ -162,6 +162,43 @@ TEST_F(Identity, AParameterThatIsRegisteredLaterIsFound) {
   EXPECT_EQ(of_gain["weight_updates"], 2);
 }
 
+// Registered without a gradient it is watched all the same, and may be the only one that trains later.
+TEST_F(Identity, AParameterThatNeverHadAGradientMayBeginToTrain) {
+  struct Net : nn::Module {
+    Net() {
+      fixed = register_parameter("fixed", torch::randn({8, 8}), false);
+      head = register_module("head", nn::Linear(8, 4));
+    }
+    Tensor forward(const Tensor& x) { return head(x.matmul(fixed)); }
+    Tensor fixed;
+    nn::Linear head{nullptr};
+  };
+  auto net = std::make_shared<Net>();
+  torch::optim::SGD optimizer(net->parameters(), .05);
+  Probe& probe = Start({"weights", "weight_gradients", "batch_finished"});
+  probe.Attach(net);
+  ASSERT_TRUE(probe.active());
+  const auto train = [&] { Train(net, optimizer, torch::randn({4, 8}), torch::randint(4, {4})); };
+  for (int step = 0; step < 2; ++step) train();
+  net->fixed.set_requires_grad(true);
+  for (Tensor& parameter : net->head->parameters()) {
+    parameter.mutable_grad().reset();
+    parameter.set_requires_grad(false);
+  }
+  for (int step = 0; step < 3; ++step) train();
+  probe.Detach();
+  EXPECT_EQ(Of("weights", "head").size(), 5u);
+  EXPECT_EQ(Of("weight_gradients", "head").size(), 2u);
+  ASSERT_EQ(Of("batch_finished").size(), 5u);
+  for (const Kept& end : Of("batch_finished")) EXPECT_EQ(end.message.flags, 0);
+  std::vector<uint64_t> steps;
+  for (const Kept& kept : kept_) {
+    if (kept.message.kind == "weight_gradients" && kept.message.param == "fixed")
+      steps.push_back(kept.message.global_step);
+  }
+  EXPECT_EQ(steps, (std::vector<uint64_t>{2, 3, 4}));
+}
+
 TEST_F(Identity, AModelThatIsAttachedAgainIsTheSame) {
   auto net = std::make_shared<Replaceable>();
   torch::optim::SGD optimizer(net->parameters(), .05);
