@@ -1,9 +1,14 @@
 // Every class of torch::nn, in every form of its forward call: what stands under the module's name is what the call
 // returned, or there is nothing, and a note says so.
+#include <filesystem>
+#include <fstream>
 #include <functional>
+#include <regex>
 #include <set>
+#include <sstream>
 #include <tuple>
 
+#include "build_paths.h"
 #include "probe/core/session.h"
 #include "probe/torch/watched_model.h"
 #include "tests/probe/torch/capture_fixture.h"
@@ -188,10 +193,103 @@ TEST_F(Modules, AttentionAndTransformers) {
   PLAIN(TransformerEncoder, (nn::TransformerEncoderOptions(nn::TransformerEncoderLayer(8, 2), 1)), 3, 2, 8);
   FORM(TransformerDecoder, (nn::TransformerDecoderOptions(nn::TransformerDecoderLayer(8, 2), 1)), SHAPE(3, 2, 8),
        m->forward(x, x));
-  FORM(AdaptiveLogSoftmaxWithLoss, (nn::AdaptiveLogSoftmaxWithLossOptions(8, 10, {4, 6}).div_value(2.)), SHAPE(4, 8),
-       m->forward(x, torch::tensor(std::vector<int64_t>{0, 5, 7, 9})).output);
   EXPECT_EQ(captured_, 5);
   EXPECT_GE(children_.size(), 10u);
+}
+
+// Each of its three calls runs the head on all rows, and a cluster on those that are its own, or on all.
+TEST_F(Modules, AdaptiveSoftmax) {
+  using Softmax = nn::AdaptiveLogSoftmaxWithLoss;
+  const Tensor classes = torch::tensor(std::vector<int64_t>{0, 5, 7, 9});
+  const std::vector<std::function<Tensor(Softmax&, const Tensor&)>> calls = {
+      [&](Softmax& m, const Tensor& x) { return m->forward(x, classes).output; },
+      [](Softmax& m, const Tensor& x) { return m->log_prob(x); },
+      [](Softmax& m, const Tensor& x) { return m->predict(x); }};
+  for (const auto& call : calls) {
+    Tensor head;
+    std::vector<Tensor> clusters;
+    Run<Softmax>("AdaptiveLogSoftmaxWithLoss",
+                 Softmax(nn::AdaptiveLogSoftmaxWithLossOptions(8, 10, {4, 6}).div_value(2.)), {4, 8},
+                 [&](Softmax& m, const Tensor& x) {
+                   const Tensor input = x.detach();
+                   head = input.matmul(m->head->weight.detach().clone().t());
+                   for (const auto& tail : *m->tail) {
+                     Tensor hidden = input;
+                     for (const Tensor& weight : tail->parameters())
+                       hidden = hidden.matmul(weight.detach().clone().t());
+                     clusters.push_back(hidden);
+                   }
+                   return call(m, x);
+                 });
+    EXPECT_EQ(captured_, 0) << "what it returns no operator gives";
+    ASSERT_EQ(Of("activations", "1.head").size(), 1u);
+    EXPECT_TRUE(torch::allclose(Of("activations", "1.head")[0].tensor, head));
+    // Rows of a cluster's output, whichever they are.
+    size_t seen = 0;
+    for (size_t i = 0; i < clusters.size(); ++i) {
+      for (const Kept& kept : Of("activations", "1.tail." + std::to_string(i) + ".1")) {
+        ++seen;
+        for (int64_t row = 0; row < kept.tensor.size(0); ++row) {
+          const Tensor far = (clusters[i] - kept.tensor[row]).abs().amax(1);
+          EXPECT_LT(far.min().item<double>(), 1e-5) << i << " " << row;
+        }
+      }
+    }
+    EXPECT_TRUE(seen == 2 || &call == &calls[2]) << seen;
+  }
+}
+
+// They have no forward call: what they hold is found under their names, whoever calls it.
+TEST_F(Modules, Containers) {
+  struct Net : nn::Module {
+    Net() {
+      sequential = register_module("sequential", nn::Sequential(nn::Linear(8, 8), nn::Tanh()));
+      list = register_module("list", nn::ModuleList(nn::Linear(8, 8), nn::Linear(8, 8)));
+      std::vector<std::pair<std::string, std::shared_ptr<nn::Module>>> named{{"a", nn::Linear(8, 8).ptr()}};
+      dict = register_module("dict", nn::ModuleDict(named));
+      parameters_ = register_module("parameters", nn::ParameterList());
+      parameters_->append(torch::randn({8, 8}));  // it never requires a gradient
+      torch::OrderedDict<std::string, Tensor> weights;
+      weights.insert("w", torch::randn({8, 8}).requires_grad_(true));
+      named_ = register_module("named", nn::ParameterDict(weights));
+    }
+    Tensor forward(const Tensor& x) {
+      returned.clear();
+      const auto keep = [&](const std::string& name, Tensor y) {
+        returned.emplace_back(name, y.detach().clone());
+        return y;
+      };
+      Tensor y = keep("sequential.1", sequential->forward(x));
+      for (size_t i = 0; i < list->size(); ++i)
+        y = keep("list." + std::to_string(i), list->at<nn::LinearImpl>(i).forward(y));
+      y = keep("dict.a", (*dict)["a"]->as<nn::Linear>()->forward(y));
+      y = keep("parameters", y.matmul((*parameters_)[0]));
+      return keep("named", y.matmul((*named_)["w"]));
+    }
+    nn::Sequential sequential{nullptr};
+    nn::ModuleList list{nullptr};
+    nn::ModuleDict dict{nullptr};
+    nn::ParameterList parameters_{nullptr};
+    nn::ParameterDict named_{nullptr};
+    std::vector<std::pair<std::string, Tensor>> returned;
+  };
+  auto net = std::make_shared<Net>();
+  torch::optim::SGD optimizer(net->parameters(), 0.1);
+  Start({"activations", "weights", "biases", "weight_gradients"}).Attach(net);
+  Train(net, optimizer, torch::randn({4, 8}), torch::randint(8, {4}));
+  for (const auto& [name, returned] : net->returned) {
+    const bool operators = name == "parameters" || name == "named";  // what a parameter of a list goes into
+    const auto got = Of("activations", operators ? name + " > matmul" : name);
+    ASSERT_EQ(got.size(), 1u) << name;
+    EXPECT_TRUE(torch::equal(got[0].tensor, returned)) << name;
+    EXPECT_TRUE(!operators || Of("activations", name).empty()) << name;
+  }
+  std::set<std::string> weights, want;
+  for (const Kept& kept : Of("weights")) weights.insert(kept.message.module + "." + kept.message.param);
+  for (const Kept& kept : Of("biases")) weights.insert(kept.message.module + "." + kept.message.param);
+  for (const auto& item : net->named_parameters()) want.insert(item.key());
+  EXPECT_EQ(weights, want);
+  EXPECT_EQ(Of("weight_gradients").size() + Of("biases").size(), want.size() - 1);
 }
 
 TEST_F(Modules, WithoutParameters) {
@@ -237,10 +335,13 @@ TEST_F(Modules, WithoutParameters) {
   PLAIN(Unfold, (nn::UnfoldOptions({2, 2})), 1, 2, 4, 4);
   PLAIN(ReflectionPad1d, (1), 1, 2, 8);
   PLAIN(ReflectionPad2d, (1), 1, 2, 4, 4);
+  PLAIN(ReflectionPad3d, (1), 1, 2, 2, 4, 4);
   PLAIN(ReplicationPad1d, (1), 1, 2, 8);
   PLAIN(ReplicationPad2d, (1), 1, 2, 4, 4);
   PLAIN(ReplicationPad3d, (1), 1, 2, 2, 4, 4);
+  PLAIN(ZeroPad1d, (1), 1, 2, 8);
   PLAIN(ZeroPad2d, (1), 1, 2, 4, 4);
+  PLAIN(ZeroPad3d, (1), 1, 2, 2, 4, 4);
   PLAIN(ConstantPad1d, (1, 2.), 1, 2, 8);
   PLAIN(ConstantPad2d, (1, 2.), 1, 2, 4, 4);
   PLAIN(ConstantPad3d, (1, 2.), 1, 2, 2, 4, 4);
@@ -286,8 +387,55 @@ TEST_F(Modules, LossesAndWrappers) {
   FORM(CosineEmbeddingLoss, (), SHAPE(4, 8), m->forward(x, x + 1, torch::ones({4})));
   FORM(TripletMarginLoss, (), SHAPE(4, 8), m->forward(x, x + 1, x - 1));
   FORM(MultiLabelSoftMarginLoss, (), SHAPE(4, 8), m->forward(x, torch::ones({4, 8})));
+  FORM(BCELoss, (), SHAPE(4, 8), m->forward(x.sigmoid(), torch::ones({4, 8})));
+  FORM(CTCLoss, (), SHAPE(5, 2, 8),
+       m->forward(x.log_softmax(2), torch::ones({2, 2}, torch::kLong), torch::full({2}, 5, torch::kLong),
+                  torch::full({2}, 2, torch::kLong)));
+  FORM(HingeEmbeddingLoss, (), SHAPE(4, 8), m->forward(x, torch::ones({4, 8})));
+  FORM(MarginRankingLoss, (), SHAPE(4, 8), m->forward(x, x + 1, torch::ones({4, 8})));
+  FORM(MultiLabelMarginLoss, (), SHAPE(4, 8), m->forward(x, torch::full({4, 8}, -1, torch::kLong)));
+  Run<nn::MultiMarginLoss>("MultiMarginLoss", nn::MultiMarginLoss(), {4, 8},
+                           [&](nn::MultiMarginLoss& m, const Tensor& x) { return m->forward(x, classes); });
+  Run<nn::NLLLoss>("NLLLoss", nn::NLLLoss(), {4, 8},
+                   [&](nn::NLLLoss& m, const Tensor& x) { return m->forward(x.log_softmax(1), classes); });
+  FORM(PoissonNLLLoss, (), SHAPE(4, 8), m->forward(x, torch::ones({4, 8})));
+  FORM(SmoothL1Loss, (), SHAPE(4, 8), m->forward(x, torch::zeros({4, 8})));
+  FORM(SoftMarginLoss, (), SHAPE(4, 8), m->forward(x, torch::ones({4, 8})));
+  FORM(TripletMarginWithDistanceLoss, (), SHAPE(4, 8), m->forward(x, x + 1, x - 1));
   Run<nn::Functional>("Functional", nn::Functional(torch::relu), {4, 8},
                       [](nn::Functional& m, const Tensor& x) { return m->forward(x); });
+}
+
+std::string Read(const std::filesystem::path& path) {
+  std::stringstream text;
+  text << std::ifstream(path).rdbuf();
+  return text.str();
+}
+
+// Every class that this LibTorch declares is in a test above: a release that brings another shows it here.
+TEST(ModulesOfLibTorch, AreAllExercised) {
+  const std::string tests = Read(IKKUNA_SOURCE_DIR "/tests/probe/torch/modules_test.cc");
+  ASSERT_FALSE(tests.empty());
+  std::set<std::string> exercised, declared;
+  const std::regex use(R"((?:PLAIN\(|FORM\(|nn::)([A-Za-z0-9]+))"),
+      declaration(R"(\n *TORCH_MODULE(?:_IMPL)?\(([A-Za-z0-9]+))");
+  for (std::sregex_iterator it(tests.begin(), tests.end(), use), end; it != end; ++it) exercised.insert((*it)[1]);
+  std::stringstream folders(IKKUNA_TORCH_INCLUDE_DIRS);
+  for (std::string folder; std::getline(folders, folder, ';');) {
+    const auto modules = std::filesystem::path(folder) / "torch/nn/modules";
+    if (!std::filesystem::exists(modules)) continue;
+    for (const auto& entry : std::filesystem::recursive_directory_iterator(modules)) {
+      if (entry.path().extension() != ".h") continue;
+      const std::string header = Read(entry.path());
+      for (std::sregex_iterator it(header.begin(), header.end(), declaration), end; it != end; ++it) {
+        declared.insert((*it)[1]);
+      }
+    }
+  }
+  EXPECT_GE(declared.size(), 120u) << "in " IKKUNA_TORCH_INCLUDE_DIRS;
+  for (const std::string& name : declared) {
+    EXPECT_TRUE(exercised.count(name) != 0) << "torch::nn::" << name << " has no test in modules_test.cc";
+  }
 }
 
 }  // namespace
