@@ -144,6 +144,68 @@ TEST_F(Capture, EvaluationPassesCarryTheirTag) {
   EXPECT_EQ(Of("batch_finished").size(), 3u);
 }
 
+struct Unrolled : torch::nn::Module {
+  Unrolled() {
+    cell = register_module("cell", torch::nn::GRUCell(8, 6));
+    out = register_module("out", torch::nn::Linear(6, 4));
+  }
+  Tensor forward(const Tensor& x, int64_t length) {
+    Tensor hidden = torch::zeros({x.size(0), 6});
+    for (int64_t t = 0; t < length; ++t) hidden = cell(x, hidden);
+    return out(hidden);
+  }
+  torch::nn::GRUCell cell{nullptr};
+  torch::nn::Linear out{nullptr};
+};
+
+TEST_F(Capture, AnUnrolledEvaluationIsOneBatchWithCalls) {
+  auto net = std::make_shared<Unrolled>();
+  torch::optim::SGD optimizer(net->parameters(), 0.05);
+  Start({"activations", "batch_finished"}, "test").Attach(net);
+  for (int step = 0; step < 3; ++step) {
+    optimizer.zero_grad();
+    F::mse_loss(net->forward(torch::randn({12, 8}), 4), torch::randn({12, 4})).backward();
+    optimizer.step();
+  }
+  net->eval();
+  torch::NoGradGuard no_grad;
+  for (int batch = 0; batch < 3; ++batch) net->forward(torch::randn({12, 8}), 4);
+  probe_->Detach();
+  std::map<uint32_t, std::vector<int>> calls;
+  for (const Kept& kept : Of("activations", "cell")) calls[kept.message.pass].push_back(kept.message.call);
+  ASSERT_EQ(calls.size(), 3u);
+  for (const auto& [pass, of_pass] : calls) EXPECT_EQ(of_pass, (std::vector<int>{0, 1, 2, 3}));
+  EXPECT_EQ(Of("activations", "out").size(), 3u);
+  ASSERT_EQ(Of("batch_finished").size(), 1u);
+  EXPECT_EQ(Of("batch_finished")[0].message.passes.size(), 3u);
+}
+
+// Nobody knows before its write that an evaluation was the first pass of a step: what went out as `test` says so.
+TEST_F(Capture, TheFirstPassOfATrainingInEvaluationModeIsFlagged) {
+  torch::nn::Sequential net(torch::nn::Linear(8, 16), torch::nn::ReLU(), torch::nn::Linear(16, 4));
+  torch::optim::SGD optimizer(net->parameters(), 0.05);
+  Start({"activations", "batch_finished"}, "test").Attach(net);
+  Also({"activations", "batch_finished"}, "default");
+  net->eval();
+  for (int step = 0; step < 5; ++step) Train(net, optimizer, torch::randn({12, 8}), torch::randint(4, {12}));
+  {
+    torch::NoGradGuard no_grad;
+    net->forward(torch::randn({12, 8}));
+  }
+  Train(net, optimizer, torch::randn({12, 8}), torch::randint(4, {12}));
+  probe_->Detach();
+  std::map<std::string, std::vector<bool>> flagged;
+  for (const Kept& end : Of("batch_finished")) {
+    flagged[end.message.tag].push_back((end.message.flags & kFlagStepInferred) != 0);
+  }
+  EXPECT_EQ(flagged["test"], (std::vector<bool>{true, false})) << "the first pass, and a real evaluation";
+  EXPECT_EQ(flagged["default"], std::vector<bool>(6, false));
+  std::map<std::string, size_t> activations;
+  for (const Kept& kept : Of("activations", "0")) ++activations[kept.message.tag];
+  EXPECT_EQ(activations["test"], 2u);
+  EXPECT_EQ(activations["default"], 5u);
+}
+
 TEST_F(Capture, DataTypesAndStrides) {
   struct Net : torch::nn::Module {
     Net() {
