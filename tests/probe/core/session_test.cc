@@ -359,12 +359,14 @@ TEST(Session, AnExitFromWithinATickDoesNotHang) {
   Child child([&]() -> int {
     auto* leaked = Open(daemon).release();
     static auto* const held = new std::mutex;  // the thread that waits for it outlives static objects
-    static std::atomic<bool> waits{false};
-    held->lock();
+    static std::atomic<bool> locked{false}, waits{false};
     leaked->SetTick([] {
+      if (!locked.load()) return;
       waits.store(true);
       std::lock_guard lock(*held);
     });
+    held->lock();
+    locked.store(true);
     while (!waits.load()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
     std::exit(0);
   });
