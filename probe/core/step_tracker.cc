@@ -7,12 +7,6 @@
 
 namespace ikkuna::probe {
 
-namespace {
-
-constexpr TaskId kNoTask = -1;
-
-}  // namespace
-
 // ---------------------------------------------------------------------------------------------------------------
 // Roots, threads, passes
 
@@ -145,6 +139,7 @@ StepTracker::PassBegun StepTracker::BeginPass(int root_index, ThreadId thread, c
   begun.opened = Open(root_index, begun.lane, thread, options.now_ns);
   begun.step = joined.step;
   ++(options.evaluating ? joined.evaluated : joined.trained);
+  ++joined.fresh;
   if (options.recorded) begun.pass = AddPass(root, thread, begun.lane, PassState::kOpen);
   return begun;
 }
@@ -235,6 +230,7 @@ StepTracker::GradientCame StepTracker::Gradient(int root_index, ThreadId thread,
   Walk& walk = WalkIn(joined, thread, outermost);
   walk.accumulated = true;
   walk.after_clear = joined.cleared;
+  joined.fresh = 0;
   came.opened = Open(root_index, came.lane, thread, options.now_ns);
   came.step = joined.step;
   return came;

@@ -70,6 +70,7 @@ struct StepEnd {
   StepEndCause cause = StepEndCause::kWritten;
   std::vector<PassId> passes;  // that the step is made of, ascending
   bool others_rest = false;    // another root is taken for one that never trains from now on
+  bool handed_on = false;      // passes that began in it are of the step that comes: skipped and inferred ones
   bool unheard = false;        // its gradients came by hooks, and none of its passes was heard
   bool runs_ahead = false;     // passes are begun in the step before their own: some may not be among `passes`
   uint16_t flags() const {
@@ -230,6 +231,7 @@ class StepTracker {
     kWalked,  // one has
     kNamed,   // its step has ended, or it is an evaluation batch: its marker is to come
   };
+  static constexpr TaskId kNoTask = -1;
   struct Pass {
     PassId id = 0;
     ThreadId thread = 0;
@@ -264,6 +266,7 @@ class StepTracker {
     bool others_wrote_at_open = false;
     uint32_t trained = 0;    // passes in training mode begun in this step
     uint32_t evaluated = 0;  // passes in evaluation mode
+    uint32_t fresh = 0;      // passes begun since the last backward pass that gave gradients
     bool cleared = false;    // manual steps: gradients were cleared within the step
     bool written_without_hooks = false;  // since the last pass
     bool due = false;

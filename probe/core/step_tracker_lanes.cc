@@ -213,6 +213,7 @@ StepEnd StepTracker::End(int root_index, uint32_t index, StepEndCause cause, Thr
   end.runs_ahead = (root.runs_ahead || ahead) && !root.side_by_side;
   if (!named.empty()) root.runs_ahead = ahead;
   end.unheard = root.heard && named.empty() && any_accumulated && lane.trained + lane.evaluated == 0;
+  end.handed_on = !written && except != kNoTask && lane.fresh != 0;
   if (!written) {  // what has begun since is of the step that comes, and did not begin ahead of it
     for (Pass& pass : root.passes) {
       if (pass.lane == index && pass.state != PassState::kNamed) pass.step = UINT64_MAX;

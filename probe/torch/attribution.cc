@@ -176,6 +176,8 @@ bool Listener::SettleLosses(const Pass& pass, WatchedModel& model, const std::ve
   return true;
 }
 
+bool Listener::WantsLoss(const StepIdentity& identity) { return identity.AnyOf(kLossKinds); }
+
 // Of a step that ends, whichever threads have run its passes.
 void Listener::SettleLossesOfStep(const std::vector<std::shared_ptr<Pass>>& passes, WatchedModel& model, bool heard) {
   bool any = false;

@@ -195,6 +195,10 @@ void Listener::BackwardEnded(ThreadState& thread, int64_t task) {
       state->walk_of.reset();
     }
     const bool gave = root.last_task.load(std::memory_order_relaxed) == task;
+    if (const auto& state = thread.roots[static_cast<size_t>(m)];
+        whole && !gave && state && state->training && tracker_.Accumulates(m)) {
+      state->training->losses->ForgetLastRoot();
+    }
     const bool watches = tracker_.WatchesWeights(m);
     if (!gave && !watches) continue;
     {

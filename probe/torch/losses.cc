@@ -73,10 +73,51 @@ void PassLosses::BackwardFrom(const at::Tensor& root, std::optional<double> valu
   });
   for (Term* term : reached) {
     term->root = roots_;
-    term->alone = reached.size() == 1 && !others && whole;
+    term->alone = reached.size() == 1 && !others && whole && IsMultiple(*term, root.grad_fn().get(), value);
     term->of_root = value;
     if (term->summed && term->alone) MeanOfSum(*term, root.grad_fn().get(), value);
   }
+}
+
+void PassLosses::ForgetLastRoot() {
+  std::lock_guard lock(mutex_);
+  if (roots_ == 0) return;
+  for (Term& term : terms_) {
+    if (term.root != roots_) continue;
+    term.root = 0;
+    term.alone = true;
+    term.of_root.reset();
+  }
+  --roots_;
+}
+
+// A loss scale, a division by the micro-batches, a reduction: backward starts from the term all the same. A term of many
+// elements has no value before it is reduced, and none that is known where that is multiplied later.
+bool PassLosses::IsMultiple(const Term& term, Node* root, std::optional<double> value) {
+  const auto node = term.node.lock();
+  bool scaled = false;
+  bool divided = false;
+  const auto named = [](const Node& of, const char* name) { return of.name().rfind(name, 0) == 0; };
+  for (Node* above = root; node && above != node.get(); above = OnlyBehind(*above)) {
+    if (above == nullptr) return false;
+    if (named(*above, "MulBackward")) {
+      scaled = true;
+    } else if (named(*above, "DivBackward")) {
+      divided = true;
+    } else if (named(*above, "MeanBackward")) {
+      if (!term.value) return !scaled && !divided;  // what was done to the elements is part of the loss
+    } else if (named(*above, "SumBackward")) {
+      if (!term.value) return !scaled;
+    } else {
+      bool shape_only = false;
+      for (const char* name : {"ToCopy", "View", "UnsafeView", "Reshape", "Squeeze", "Unsqueeze", "Clone", "Expand", "Alias",
+                               "Select", "Slice", "Index", "MaskedSelect", "Copy"}) {
+        shape_only |= named(*above, name);
+      }
+      if (!shape_only && term.value) return false;
+    }
+  }
+  return !value || !term.value || *value * *term.value >= 0;
 }
 
 // A sum that is divided right behind the operator is a mean that the loss function makes (kl_div with `batchmean`) or
@@ -117,10 +158,14 @@ SettledLosses PassLosses::Settle(bool training, const std::vector<const PassNumb
     return settled;
   }
   std::map<int, int> of_root;
-  for (const Term& term : terms) ++of_root[term.root];
+  std::map<const PassNumber*, int> of_pass;
+  for (const Term& term : terms) {
+    ++of_root[term.root];
+    ++of_pass[term.pass.get()];
+  }
   for (const Term& term : terms) {
     LossKnown known = LossKnown::kSeveral;
-    if (of_root[term.root] == 1) {
+    if (of_root[term.root] == 1 && of_pass[term.pass.get()] == 1) {
       known = !term.alone                  ? LossKnown::kComposite
               : term.value || term.of_root ? LossKnown::kKnown
                                            : LossKnown::kUnreduced;

@@ -1,8 +1,8 @@
 // PassLosses: the loss terms of one pass, and what of them is the loss.
 //
 // A term is what a loss function of LibTorch gave for an output of the model. Whether it is the loss shows when
-// backward starts: at a scalar that the term alone flows into, it is; where something else flows in, too, or where
-// several terms do, each is a value under a name of its own (`loss_mse`, a second one `loss_mse_2`) and the loss is not
+// backward starts: at a scalar that the term alone flows into, at most scaled, it is; where something else flows in, too,
+// where it is made into something else (-l, sqrt(l), l + 1), or where several terms do, each is a value under a name of its own (`loss_mse`, a second one `loss_mse_2`) and the loss is not
 // known until the trainer gives it. So nothing goes out before the micro-batch is over. Passes that begin before
 // backward has reached the one before share one object: what was reached by one backward pass is one loss.
 //
@@ -83,6 +83,8 @@ class PassLosses {
     std::lock_guard lock(mutex_);
     given_.push_back({"", value, call, std::move(pass)});
   }
+  // The backward pass that started last gave no gradients: it was a look (autograd::grad), and its terms wait for another.
+  void ForgetLastRoot();
   // Backward starts from here on the thread of the pass.
   void BackwardFrom(const at::Tensor& root, std::optional<double> value);
   // What is to be published of what was seen, which is forgotten. In training a term counts only if backward started
@@ -101,12 +103,13 @@ class PassLosses {
     uint16_t call = 0;
     std::shared_ptr<const PassNumber> pass;  // null: not published
     int root = 0;                            // of the roots from which backward started: it flows into that; 0: none
-    bool alone = true;                       // nothing else flows into that
+    bool alone = true;                       // nothing else flows into that, and it is but a multiple of the term
     std::optional<double> of_root;           // value of that
   };
   static constexpr size_t kNodesMax = 4096;  // between a root and its terms; behind them nothing is looked at
   static constexpr size_t kTermsMax = 1024;  // of one pass; a loop that calls a loss function for each row
 
+  static bool IsMultiple(const Term& term, torch::autograd::Node* root, std::optional<double> value);
   static void MeanOfSum(Term& term, torch::autograd::Node* root, std::optional<double> value);
 
   mutable std::mutex mutex_;

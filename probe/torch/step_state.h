@@ -164,6 +164,7 @@ struct LaneState {
   std::shared_ptr<StepIdentity> identity;  // of the step that is open, or was; ask Listener::IdentityOf()
   bool weights_taken = false;
   bool due_before = false;  // something of the step before was wanted
+  bool lacks_first = false;  // passes of the step that is open began in a skipped one, of which nothing was wanted
   std::shared_ptr<StepIdentity> closing;
   std::vector<std::shared_ptr<const PassNumber>> closing_passes;
   std::vector<at::Tensor> kept;      // by parameter: its value in the step that closes; undefined: not kept

@@ -162,7 +162,9 @@ void Listener::EndStep(ThreadState& thread, WatchedModel& model, RootState& root
   // A pass that began in the step before, of which nothing was wanted, is part of this one: a number that nobody
   // published anything under says that it lacks one.
   const bool ahead = end.runs_ahead && !lane.due_before;
-  if ((ahead || end.unheard) && identity->any()) {
+  const bool lacks = std::exchange(lane.lacks_first, false) || end.unheard || ahead;
+  lane.lacks_first = end.handed_on && !identity->any();
+  if (lacks && identity->any()) {
     numbers.push_back(std::make_shared<const PassNumber>(tracker_.NextPass(m)));
   }
   if (ahead && identity->any()) {
@@ -190,7 +192,7 @@ void Listener::EndStep(ThreadState& thread, WatchedModel& model, RootState& root
     }
     if (seen) capture_.TakeLearningRates(*identity, model, written_param);
   }
-  SettleLossesOfStep(passes, model, identity->any() || root.learning.load());
+  SettleLossesOfStep(passes, model, !lacks && (root.learning.load() || WantsLoss(*identity)));
   for (const auto& pass : passes) pass->over.store(true);
   lane.identity.reset();
   lane.weights_taken = false;

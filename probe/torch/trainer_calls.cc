@@ -75,6 +75,7 @@ void Listener::LogValue(const std::string& name, const std::variant<double, std:
     if (model_count_.load(std::memory_order_acquire) == 0) return;
     WatchedModel& model = *models_[thread.last_root < 0 ? 0 : static_cast<size_t>(thread.last_root)];
     RootState& root = StateOf(model);
+    WaitOnce(thread, root);
     std::lock_guard lock(root.mutex);
     capture_.PublishLogged(*Said(thread, root, model), name, value);
   });

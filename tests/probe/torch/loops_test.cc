@@ -292,6 +292,40 @@ TEST_F(Passes, ALoopThatRunsAheadLacksWhatItsStepBeganBeforeItWasDue) {
   }
 }
 
+// A step that is skipped is known as such when the next one's backward begins: that one's first pass ran within it.
+TEST_F(Passes, AStepBehindASkippedOneLacksThePassThatRanBeforeItWasKnown) {
+  auto net = Net();
+  torch::optim::SGD optimizer(net->parameters(), 0.05);
+  Start({"loss", "batch_finished"}, "default", 3).Attach(net);
+  constexpr int kMicro = 2;
+  std::vector<double> want;
+  for (int step = 0; step < 24; ++step) {
+    optimizer.zero_grad();
+    double sum = 0;
+    for (int micro = 0; micro < kMicro; ++micro) {
+      const Tensor loss = F::mse_loss(net->forward(X()), Y());
+      loss.backward();
+      sum += loss.item<double>();
+    }
+    want.push_back(sum / kMicro);
+    if (step % 3 != 2) optimizer.step();
+  }
+  probe_->Detach();
+  int whole = 0;
+  for (const Kept& end : Of("batch_finished")) {
+    const uint64_t step = end.message.global_step;
+    std::vector<double> came;
+    for (const Kept& kept : Named("loss")) {
+      if (kept.message.global_step == step) came.push_back(kept.message.scalar);
+    }
+    if (end.message.passes.size() != came.size()) continue;  // one is named that was never published
+    ++whole;
+    ASSERT_EQ(came.size(), size_t{kMicro}) << step;
+    EXPECT_FLOAT_EQ((came[0] + came[1]) / kMicro, want[static_cast<size_t>(step)]) << step;
+  }
+  EXPECT_GE(whole, 1);
+}
+
 TEST_F(Passes, AGraphWalkedTwiceKeepsItsLastLayerGradients) {
   for (const bool penalty : {false, true}) {
     SCOPED_TRACE(penalty ? "gradient penalty" : "retained graph");

@@ -1,4 +1,5 @@
 // Losses: which pass they belong to, what of several terms is the loss, and what is said where it is not known.
+#include <functional>
 #include <map>
 #include <set>
 
@@ -125,6 +126,68 @@ TEST_F(Losses, OfManyElementsWhatIsMadeOfThemCounts) {
   step(F::cross_entropy(net->forward(X()), K(), F::CrossEntropyFuncOptions().reduction(torch::kSum)) / 7);
   Expect(Values()[""], want);
   EXPECT_EQ(Values().size(), 1u);
+}
+
+// What backward starts from is made of one term, and is something else than it.
+TEST_F(Losses, ATermThatIsMadeIntoSomethingElseIsNotTheLoss) {
+  auto net = Net();
+  torch::optim::SGD optimizer(net->parameters(), 0.01);
+  Start({"loss"}).Attach(net);
+  std::vector<double> terms;
+  const auto step = [&](const std::function<Tensor(const Tensor&)>& made) {
+    const Tensor term = F::mse_loss(net->forward(X()), Y());
+    terms.push_back(term.item<double>());
+    optimizer.zero_grad();
+    made(term).backward();
+    optimizer.step();
+  };
+  step([](const Tensor& l) { return l.sqrt(); });
+  step([](const Tensor& l) { return -l; });
+  step([](const Tensor& l) { return l + 1.5; });
+  step([](const Tensor& l) { return l.exp(); });
+  step([](const Tensor& l) { return l.clamp_max(.5); });
+  Expect(Values()["loss_mse"], terms);
+  EXPECT_EQ(Values().count(""), 0u);
+}
+
+TEST_F(Losses, AMultipleOfATermOfManyElementsIsNotKnown) {
+  auto net = Net();
+  torch::optim::SGD optimizer(net->parameters(), 0.01);
+  Start({"loss"}).Attach(net);
+  const auto none = F::MSELossFuncOptions().reduction(torch::kNone);
+  for (const double scale : {1024., 1. / 3}) {
+    optimizer.zero_grad();
+    (F::mse_loss(net->forward(X()), Y(), none).mean() * scale).backward();
+    optimizer.step();
+  }
+  EXPECT_TRUE(Values().empty());
+}
+
+// A look at gradients before the backward pass, and two backward passes over one forward pass.
+TEST_F(Losses, OnlyWhatGaveGradientsIsTheLossAndTwoOfOnePassAreTerms) {
+  auto net = Net();
+  torch::optim::SGD optimizer(net->parameters(), 0.01);
+  Start({"loss"}).Attach(net);
+  Train(net, optimizer, X(), K());  // gradients come by hooks, as is known then
+  kept_.clear();
+  optimizer.zero_grad();
+  const Tensor x = X().requires_grad_();
+  Tensor out = net->forward(x);
+  const Tensor want = F::mse_loss(out, Y());
+  torch::autograd::grad({F::l1_loss(out, Y())}, {x}, {}, true);
+  want.backward();
+  optimizer.step();
+  Expect(Values()[""], {want.item<double>()});
+  kept_.clear();
+  optimizer.zero_grad();
+  out = net->forward(X());
+  const Tensor a = F::mse_loss(out, Y()), b = F::l1_loss(out, Y());
+  a.backward({}, true);
+  b.backward();
+  optimizer.step();
+  Expect(Values()["loss_mse"], {a.item<double>()});
+  Expect(Values()["loss_l1"], {b.item<double>()});
+  EXPECT_EQ(Values().count(""), 0u);
 }
 
 TEST_F(Losses, GivenAfterTheTermsWereSeenTheTotalReplacesThem) {
