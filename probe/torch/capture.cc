@@ -287,7 +287,8 @@ void Capture::TakeGradients(LaneState& lane, WatchedModel& model, const StepIden
   }
 }
 
-void Capture::TakeLearningRates(const StepIdentity& identity, WatchedModel& model, int written_param) {
+void Capture::TakeLearningRates(const StepIdentity& identity, WatchedModel& model, int written_param,
+                                std::vector<int>* late) {
   if (!identity.AnyOf(Kind::kLearningRate)) return;
   const auto optimizers = optimizers_.All();
   if (optimizers->empty()) return;
@@ -300,6 +301,13 @@ void Capture::TakeLearningRates(const StepIdentity& identity, WatchedModel& mode
     }
   }
   const int writer = written == nullptr ? -1 : Optimizers::IndexOf(*optimizers, *written);
+  // Others that have gradients to write may follow.
+  for (const WatchedParam& param : model.params()) {
+    if (late == nullptr || writer < 0 || optimizers->size() == 1) break;
+    const int index = param.tensor.grad().defined() ? Optimizers::IndexOf(*optimizers, param) : -1;
+    if (index < 0 || index == writer || std::find(late->begin(), late->end(), index) != late->end()) continue;
+    late->push_back(index);
+  }
   for (size_t i = 0; i < optimizers->size(); ++i) {
     if (writer >= 0 && static_cast<int>(i) != writer) continue;
     for (const auto& rate : (*optimizers)[i]->Rates(writer >= 0 ? written : nullptr)) {

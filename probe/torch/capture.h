@@ -35,7 +35,7 @@ class Capture {
                      uint16_t flags, std::vector<int>* late);
   void TakeUpdates(LaneState& lane, const StepIdentity& identity, WatchedModel& model);
   void TakeMoments(WatchedModel& model, const StepIdentity& identity, bool side_by_side);
-  void TakeLearningRates(const StepIdentity& identity, WatchedModel& model, int written_param);
+  void TakeLearningRates(const StepIdentity& identity, WatchedModel& model, int written_param, std::vector<int>* late);
 
   // --- One message, where the step wants it; `pass` null: of the step as a whole.
   void Publish(const StepIdentity& identity, Kind kind, WatchedModel& model, int module, const WatchedParam* param,

@@ -53,8 +53,9 @@ uint32_t VersionOf(const at::Tensor& tensor) {
 
 }  // namespace
 
-WatchedOptimizer::WatchedOptimizer(probe::Session& session, Optimizer& optimizer, std::shared_ptr<Optimizer> owner)
-    : session_(session), place_(&optimizer), owner_(owner), owned_(owner != nullptr) {
+WatchedOptimizer::WatchedOptimizer(probe::Session& session, Optimizer& optimizer, std::shared_ptr<Optimizer> owner,
+                                   size_t first_group)
+    : session_(session), place_(&optimizer), owner_(owner), owned_(owner != nullptr), first_group_(first_group) {
   if (!owned_) {
     defaults_place_ = DefaultsPlace(optimizer);
     defaults_ = OptionLife::Watch(optimizer.defaults());
@@ -66,6 +67,21 @@ WatchedOptimizer::WatchedOptimizer(probe::Session& session, Optimizer& optimizer
         "the learning rates and moments of an attached optimizer are not captured: its options are of a class of its "
         "own, and whether it is still there cannot be seen; attach it by a std::shared_ptr");
   }
+}
+
+bool WatchedOptimizer::SharesWith(Optimizer& other) const {
+  std::lock_guard lock(mutex_);
+  for (const auto& group : other.param_groups()) {
+    for (const at::Tensor& parameter : group.params()) {
+      if (group_of_.count(parameter.unsafeGetTensorImpl()) != 0) return true;
+    }
+  }
+  return false;
+}
+
+size_t WatchedOptimizer::groups() const {
+  std::lock_guard lock(mutex_);
+  return groups_.size();
 }
 
 bool WatchedOptimizer::Has(const WatchedParam& param) const {
@@ -95,7 +111,7 @@ void WatchedOptimizer::ReadGroups(Optimizer& optimizer) {
   group_of_.clear();
   auto& groups = optimizer.param_groups();
   for (size_t g = 0; g < groups.size(); ++g) {
-    if (g == groups_.size()) groups_.push_back({nullptr, session_.NameId("group" + std::to_string(g))});
+    if (g == groups_.size()) groups_.push_back({nullptr, session_.NameId("group" + std::to_string(first_group_ + g))});
     groups_[g].options = groups[g].has_options() ? OptionLife::Watch(groups[g].options()) : nullptr;
     for (const at::Tensor& parameter : groups[g].params()) {
       group_of_.emplace(parameter.unsafeGetTensorImpl(), static_cast<int>(g));
@@ -127,7 +143,7 @@ std::vector<WatchedOptimizer::Rate> WatchedOptimizer::Rates(const WatchedParam* 
   for (size_t g = 0; g < groups_.size(); ++g) {
     const auto read = [&](const OptimizerOptions& options) {
       try {
-        rates.push_back({groups_[g].name_id, "group" + std::to_string(g), options.get_lr()});
+        rates.push_back({groups_[g].name_id, "group" + std::to_string(first_group_ + g), options.get_lr()});
       } catch (const std::exception&) {
         session_.AddNote("learning rates of an attached optimizer are not captured: its options have no get_lr()");
       }
@@ -150,7 +166,7 @@ std::vector<WatchedOptimizer::Rate> WatchedOptimizer::Rates(const WatchedParam* 
     for (size_t g = 0; g < groups_.size(); ++g) {
       if (groups_[g].options == nullptr) continue;
       groups_[g].options->Read([&](const OptimizerOptions& options) {
-        rates.push_back({groups_[g].name_id, "group" + std::to_string(g), options.get_lr()});
+        rates.push_back({groups_[g].name_id, "group" + std::to_string(first_group_ + g), options.get_lr()});
       });
     }
   });
@@ -248,8 +264,18 @@ void Optimizers::Attach(probe::Session& session, Optimizer& optimizer, std::shar
         "an attached LBFGS evaluates several times in one step(), and each evaluation counts as a step; call "
         "probe.Step() behind each step() (and attach the model with manual_steps)");
   }
-  auto watched = std::make_shared<WatchedOptimizer>(session, optimizer, std::move(owner));
   std::lock_guard lock(mutex_);
+  // Of several that train different parameters each has its groups; one that takes another's place has its names.
+  size_t first_group = 0;
+  for (const auto& other : *list_) {
+    if (!other->alive() || other->IsAt(&optimizer)) continue;
+    if (other->SharesWith(optimizer)) {
+      first_group = other->first_group();
+      break;
+    }
+    first_group = std::max(first_group, other->first_group() + other->groups());
+  }
+  auto watched = std::make_shared<WatchedOptimizer>(session, optimizer, std::move(owner), first_group);
   auto more = std::make_shared<List>();
   // Those that are over need not be looked through; a search that makes a thousand optimizers attaches them all.
   for (const auto& other : *list_) {

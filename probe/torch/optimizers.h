@@ -40,10 +40,15 @@ class WatchedOptimizer {
   using Moments = std::pair<at::Tensor, at::Tensor>;  // exp_avg, exp_avg_sq; undefined where it has none
 
   // `owner`: null where the trainer keeps it in another way than by a shared pointer.
+  // `first_group`: its groups are named from this number on.
   WatchedOptimizer(probe::Session& session, torch::optim::Optimizer& optimizer,
-                   std::shared_ptr<torch::optim::Optimizer> owner);
+                   std::shared_ptr<torch::optim::Optimizer> owner, size_t first_group);
 
   bool Has(const WatchedParam& param) const;
+  // Some parameter of the other is one of its, too.
+  bool SharesWith(torch::optim::Optimizer& other) const;
+  size_t first_group() const { return first_group_; }
+  size_t groups() const;
   // False: it is gone, or does not step any more, and will not be asked again; said once, in a note.
   bool IsAt(const torch::optim::Optimizer* place) const { return place_ == place; }
   bool alive() const { return alive_.load(std::memory_order_relaxed); }
@@ -79,6 +84,7 @@ class WatchedOptimizer {
   std::shared_ptr<OptionLife> defaults_;             // null: of a class that is not known
   std::weak_ptr<torch::optim::Optimizer> owner_;
   const bool owned_;
+  const size_t first_group_;
 
   std::atomic<bool> alive_{true};
   mutable std::mutex mutex_;

@@ -103,7 +103,7 @@ void Listener::Written(ThreadState& thread, WatchedModel& model, const OperatorI
     const auto late = std::find(lane.late_optimizers.begin(), lane.late_optimizers.end(), index);
     if (late != lane.late_optimizers.end()) {
       lane.late_optimizers.erase(late);
-      capture_.TakeLearningRates(*lane.closing, model, first);
+      capture_.TakeLearningRates(*lane.closing, model, first, nullptr);
       capture_.TakeGradients(lane, model, *lane.closing, first, 0, nullptr);
     }
   }
@@ -190,7 +190,7 @@ void Listener::EndStep(ThreadState& thread, WatchedModel& model, RootState& root
       const uint16_t flags = scaled && GradientsUntouched(root, model) ? uint16_t{kFlagGradScaled} : uint16_t{0};
       capture_.TakeGradients(lane, model, *identity, written_param, flags, &late);
     }
-    if (seen) capture_.TakeLearningRates(*identity, model, written_param);
+    if (seen) capture_.TakeLearningRates(*identity, model, written_param, &late);
   }
   SettleLossesOfStep(passes, model, !lacks && (root.learning.load() || WantsLoss(*identity)));
   for (const auto& pass : passes) pass->over.store(true);

@@ -97,6 +97,28 @@ TEST_F(OptimizersOf, OneThatLivesOnWhileAnotherStepsEnds) {
   EXPECT_EQ(rates.size(), 4u) << "not the rate of one that does not step";
 }
 
+TEST_F(OptimizersOf, TwoThatTrainDifferentParametersHaveRatesOfTheirOwn) {
+  torch::nn::Linear body(8, 6), head(6, 3);
+  Net net(body, torch::nn::ReLU(), head);
+  torch::optim::SGD first(body->parameters(), 0.5);
+  torch::optim::Adam second(head->parameters(), torch::optim::AdamOptions(.01));
+  Probe& probe = Start({"learning_rate"});
+  probe.Attach(net);
+  probe.Attach(first);
+  probe.Attach(second);
+  for (int step = 0; step < 3; ++step) {
+    first.param_groups()[0].options().set_lr(.5 / (step + 1));
+    first.zero_grad();
+    second.zero_grad();
+    F::cross_entropy(net->forward(torch::randn({4, 8})), torch::randint(3, {4})).backward();
+    first.step();
+    second.step();
+  }
+  probe.Detach();
+  EXPECT_EQ(Rates()["group0"], (std::map<uint64_t, double>{{0, .5}, {1, .25}, {2, .5 / 3}}));
+  EXPECT_EQ(Rates()["group1"], (std::map<uint64_t, double>{{0, .01}, {1, .01}, {2, .01}}));
+}
+
 TEST_F(OptimizersOf, AGroupThatIsAddedBringsItsRate) {
   torch::nn::Linear body(8, 6), head(6, 3);
   Net net(body, torch::nn::ReLU(), head);
