@@ -13,8 +13,6 @@ constexpr uint64_t kScalarKinds = KindBit(Kind::kBatchStarted) | KindBit(Kind::k
 constexpr uint64_t kMarkers = KindBit(Kind::kBatchStarted) | KindBit(Kind::kBatchFinished);
 constexpr uint64_t kEpochKinds = KindBit(Kind::kEpochStarted) | KindBit(Kind::kEpochFinished);
 constexpr uint64_t kLoggedKinds = kEpochKinds | KindBit(Kind::kScalar) | KindBit(Kind::kText);
-// Small tensors that accuracy is made of: they count with the scalars, which the budget thins last.
-constexpr uint64_t kSmallKinds = KindBit(Kind::kNetworkOutput) | KindBit(Kind::kInputLabels);
 
 uint64_t Stretch(uint32_t period, uint32_t shift) { return static_cast<uint64_t>(period) << std::min(shift, 31u); }
 

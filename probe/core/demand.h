@@ -16,6 +16,9 @@
 
 namespace ikkuna::probe {
 
+// Small tensors that accuracy is made of: they count with the scalars, which the budget thins last.
+constexpr uint64_t kSmallKinds = KindBit(Kind::kNetworkOutput) | KindBit(Kind::kInputLabels);
+
 // log2 of the factors by which the budget stretches the asked periods, by what a message costs.
 struct PeriodShifts {
   uint32_t tensor = 0;

@@ -12,7 +12,6 @@ namespace ikkuna::torch_probe {
 
 namespace {
 
-constexpr uint64_t kLossKinds = KindBit(Kind::kLoss) | KindBit(Kind::kNetworkOutput) | KindBit(Kind::kInputLabels);
 // What carries the scale that a loss was multiplied by.
 constexpr uint64_t kScaledKinds = KindBit(Kind::kLayerGradients) | KindBit(Kind::kRawWeightGradients) |
                                   KindBit(Kind::kWeightGradients) | KindBit(Kind::kBiasGradients);
@@ -175,8 +174,6 @@ bool Listener::SettleLosses(const Pass& pass, WatchedModel& model, const std::ve
   }
   return true;
 }
-
-bool Listener::WantsLoss(const StepIdentity& identity) { return identity.AnyOf(kLossKinds); }
 
 // Of a step that ends, whichever threads have run its passes.
 void Listener::SettleLossesOfStep(const std::vector<std::shared_ptr<Pass>>& passes, WatchedModel& model, bool heard) {

@@ -9,12 +9,6 @@
 
 namespace ikkuna::torch_probe {
 
-namespace {
-
-constexpr uint64_t kSmallKinds = KindBit(Kind::kNetworkOutput) | KindBit(Kind::kInputLabels);
-
-}  // namespace
-
 probe::MessageHeader Capture::HeaderOf(const StepIdentity& identity, Kind kind, const PassNumber* pass) {
   probe::MessageHeader header;
   header.kind = kind;
@@ -91,7 +85,7 @@ void Capture::PublishMeta(const StepIdentity& identity, Kind kind, WatchedModel&
     PublishTensor(session_, header, level, tensor);
     const uint64_t spent = MonotonicNs() - begin;
     ThreadCost& cost = CurrentThread().cost;
-    if ((KindBit(kind) & kSmallKinds) != 0)
+    if ((KindBit(kind) & probe::kSmallKinds) != 0)
       cost.scalar_ns += spent;
     else if (level == Level::kTensor)
       cost.tensor_ns += spent;

@@ -14,7 +14,6 @@ namespace ikkuna::torch_probe {
 namespace {
 
 constexpr uint64_t kLayerKinds = KindBit(Kind::kActivations) | KindBit(Kind::kLayerGradients);
-constexpr uint64_t kLossKinds = KindBit(Kind::kLoss) | KindBit(Kind::kNetworkOutput) | KindBit(Kind::kInputLabels);
 
 const c10::IValue* At(c10::ArrayRef<const c10::IValue> inputs, int index) {
   return index >= 0 && static_cast<size_t>(index) < inputs.size() ? &inputs[static_cast<size_t>(index)] : nullptr;

@@ -179,8 +179,8 @@ bool Listener::OneThreadRunsLayers() const {
   for (int m = 0; m < model_count_.load(std::memory_order_acquire); ++m) {
     const WatchedModel& model = *models_[static_cast<size_t>(m)];
     const uint64_t steps = model.steps_finished.load(std::memory_order_relaxed) - options_.start_step;
-    if (tracker_.Resting(m)) continue;
-    if (steps < kBeginning || model.layer_threads.load(std::memory_order_relaxed) > 1) return false;
+    const bool one = steps >= kBeginning && model.layer_threads.load(std::memory_order_relaxed) <= 1;
+    if (!one && !tracker_.Resting(m)) return false;
   }
   return true;
 }

@@ -151,7 +151,6 @@ class Listener : public std::enable_shared_from_this<Listener> {
   void LossEnded(OperatorContext& context, const at::Tensor& result);
   void BackwardStarts(ThreadState& thread, const at::Tensor& root);
   bool SettleLosses(const Pass& pass, WatchedModel& model, const std::vector<std::shared_ptr<Pass>>& over);
-  static bool WantsLoss(const StepIdentity& identity);
   void SettleLossesOfStep(const std::vector<std::shared_ptr<Pass>>& passes, WatchedModel& model, bool heard);
   void NoteLosses(const SettledLosses& settled, WatchedModel& model);
   void TakeLoss(ThreadState& thread, const at::Tensor& loss);

@@ -44,7 +44,7 @@ void PassLosses::AddTerm(const char* operator_name, const at::Tensor& result, st
   Term term;
   term.function = LossFunctionName(operator_name);
   term.node = result.grad_fn();
-  term.value = value;
+  term.value = term.given = value;
   term.summed = summed;
   term.rows = rows;
   term.call = call;
@@ -86,6 +86,7 @@ void PassLosses::ForgetLastRoot() {
     if (term.root != roots_) continue;
     term.root = 0;
     term.alone = true;
+    term.value = term.given;
     term.of_root.reset();
   }
   --roots_;
@@ -94,6 +95,7 @@ void PassLosses::ForgetLastRoot() {
 // A loss scale, a division by the micro-batches, a reduction: backward starts from the term all the same. A term of many
 // elements has no value before it is reduced, and none that is known where that is multiplied later.
 bool PassLosses::IsMultiple(const Term& term, Node* root, std::optional<double> value) {
+  if (value && term.value && *value == *term.value) return true;  // added to a sum that began with 0
   const auto node = term.node.lock();
   bool scaled = false;
   bool divided = false;
@@ -182,14 +184,6 @@ SettledLosses PassLosses::Settle(bool training, const std::vector<const PassNumb
     if (value) settled.values.push_back({name ? own : "", *value, term.call, term.pass});
   }
   return settled;
-}
-
-void PassLosses::Clear() {
-  std::lock_guard lock(mutex_);
-  terms_.clear();
-  given_.clear();
-  roots_ = 0;
-  calls_ = 0;
 }
 
 }  // namespace ikkuna::torch_probe

@@ -91,13 +91,13 @@ class PassLosses {
   // from it, where it was seen at all that it started; one that it may yet start from, since its pass is not among
   // those that are `over`, is kept. `name_all`: a loss that is known has its term's name, too.
   SettledLosses Settle(bool training, const std::vector<const PassNumber*>& over, bool name_all);
-  void Clear();
 
  private:
   struct Term {
     std::string function;
     std::weak_ptr<torch::autograd::Node> node;  // expired, or never there: without a gradient
-    std::optional<double> value;                // of a scalar
+    std::optional<double> value;                // of a scalar; a mean, once that is known of a sum
+    std::optional<double> given;                // what the operator gave
     bool summed = false;
     double rows = 1;
     uint16_t call = 0;

@@ -24,6 +24,9 @@
 
 namespace ikkuna::torch_probe {
 
+// What a loss function is heard for.
+constexpr uint64_t kLossKinds = KindBit(Kind::kLoss) | KindBit(Kind::kNetworkOutput) | KindBit(Kind::kInputLabels);
+
 // A subscriber in the trainer's own process.
 struct LocalSubscriber {
   uint64_t kinds = 0;

@@ -192,7 +192,7 @@ void Listener::EndStep(ThreadState& thread, WatchedModel& model, RootState& root
     }
     if (seen) capture_.TakeLearningRates(*identity, model, written_param, &late);
   }
-  SettleLossesOfStep(passes, model, !lacks && (root.learning.load() || WantsLoss(*identity)));
+  SettleLossesOfStep(passes, model, !lacks && (root.learning.load() || identity->AnyOf(kLossKinds)));
   for (const auto& pass : passes) pass->over.store(true);
   lane.identity.reset();
   lane.weights_taken = false;

@@ -7,11 +7,11 @@
 
 namespace ikkuna::torch_probe {
 
-namespace {
-
 probe::TensorShape ShapeOf(const at::Tensor& tensor) {
   return {DTypeOf(tensor.scalar_type()), static_cast<int>(tensor.dim()), tensor.sizes().data()};
 }
+
+namespace {
 
 // A tensor whose elements lie without gaps or overlaps, in any order of dimensions: statistics do not mind the order.
 at::Tensor WithoutGaps(const at::Tensor& tensor) {

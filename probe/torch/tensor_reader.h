@@ -15,6 +15,9 @@ namespace ikkuna::torch_probe {
 // Our frozen code, kInvalid for a type that is not published (complex, quantized).
 DType DTypeOf(at::ScalarType type);
 
+// Of the tensor's own sizes, which it must outlive.
+probe::TensorShape ShapeOf(const at::Tensor& tensor);
+
 // Why a tensor cannot be read, for a note; empty when it can.
 std::string WhyUnreadable(const at::Tensor& tensor);
 

@@ -23,10 +23,6 @@ std::string TypeName(const torch::nn::Module& module) {
   return type;
 }
 
-probe::TensorShape ShapeOf(const at::Tensor& tensor) {
-  return {DTypeOf(tensor.scalar_type()), static_cast<int>(tensor.dim()), tensor.sizes().data()};
-}
-
 uint32_t FlagsOf(const WatchedParam& param) {
   return (param.bias ? shm::kEntryBias : 0u) | (param.tensor.requires_grad() ? shm::kEntryTrainable : 0u);
 }

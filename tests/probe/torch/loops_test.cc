@@ -18,16 +18,7 @@ namespace {
 
 using namespace torch::optim;
 
-class Loops : public ::testing::TestWithParam<uint32_t> {
- protected:
-  void SetUp() override {
-    torch::manual_seed(3);
-    x_ = torch::randn({4, 8});
-    y_ = torch::randint(10, {4});
-  }
-  Tensor Loss(Mlp& model) { return F::cross_entropy(model.forward(x_), y_); }
-  Tensor x_, y_;
-};
+class Loops : public AtPeriods {};
 INSTANTIATE_TEST_SUITE_P(Periods, Loops, ::testing::Values(1u, 3u, 7u));
 
 TEST_P(Loops, AnOptimizerOnPointersIsInferred) {

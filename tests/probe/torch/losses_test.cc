@@ -150,6 +150,34 @@ TEST_F(Losses, ATermThatIsMadeIntoSomethingElseIsNotTheLoss) {
   EXPECT_EQ(Values().count(""), 0u);
 }
 
+// Added to a sum that began with 0, or looked at before: the loss all the same.
+TEST_F(Losses, ATermThatComesOutAsItIsStaysTheLoss) {
+  auto net = Net();
+  torch::optim::SGD optimizer(net->parameters(), 0.01);
+  Start({"loss"}).Attach(net);
+  std::vector<double> want;
+  for (int step = 0; step < 3; ++step) {
+    optimizer.zero_grad();
+    Tensor total = torch::zeros({});
+    total = total + F::mse_loss(net->forward(X()), Y());
+    want.push_back(total.item<double>());
+    total.backward();
+    optimizer.step();
+  }
+  const Tensor target = torch::softmax(Y(), 1);
+  for (int step = 0; step < 2; ++step) {
+    optimizer.zero_grad();
+    const Tensor x = X().requires_grad_();
+    const Tensor loss = F::kl_div(torch::log_softmax(net->forward(x), 1), target,
+                                  F::KLDivFuncOptions().reduction(torch::kBatchMean));
+    torch::autograd::grad({loss * 2}, {x}, {}, true);
+    want.push_back(loss.item<double>());
+    (loss * 8).backward();
+    optimizer.step();
+  }
+  Expect(Values()[""], want);
+}
+
 TEST_F(Losses, AMultipleOfATermOfManyElementsIsNotKnown) {
   auto net = Net();
   torch::optim::SGD optimizer(net->parameters(), 0.01);

@@ -206,4 +206,16 @@ struct Mlp : torch::nn::Module {
   torch::nn::Linear f1{nullptr}, f2{nullptr}, f3{nullptr};
 };
 
+// Periods 1, 3 and 7: always awake, and two that sleep in between.
+class AtPeriods : public ::testing::TestWithParam<uint32_t> {
+ protected:
+  void SetUp() override {
+    torch::manual_seed(3);
+    x_ = torch::randn({4, 8});
+    y_ = torch::randint(10, {4});
+  }
+  torch::Tensor Loss(Mlp& model) { return torch::nn::functional::cross_entropy(model.forward(x_), y_); }
+  torch::Tensor x_, y_;
+};
+
 }  // namespace ikkuna::scenario

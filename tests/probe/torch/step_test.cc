@@ -13,16 +13,8 @@ namespace F = torch::nn::functional;
 using torch::Tensor;
 using namespace torch::optim;
 
-// Periods 1, 3 and 7: always awake, and two that sleep in between.
-class Steps : public ::testing::TestWithParam<uint32_t> {
+class Steps : public AtPeriods {
  protected:
-  void SetUp() override {
-    torch::manual_seed(3);
-    x_ = torch::randn({4, 8});
-    y_ = torch::randint(10, {4});
-  }
-  Tensor Loss(Mlp& model) { return F::cross_entropy(model.forward(x_), y_); }
-
   template <typename O, typename Options>
   void Plain(Options options) {
     Scenario scenario(GetParam());
@@ -47,8 +39,6 @@ class Steps : public ::testing::TestWithParam<uint32_t> {
     for (int i = 0; i < 12; ++i) body(i, model, optimizer, scenario);
     scenario.Check();
   }
-
-  Tensor x_, y_;
 };
 INSTANTIATE_TEST_SUITE_P(Periods, Steps, ::testing::Values(1u, 3u, 7u));
 
