@@ -30,7 +30,7 @@ struct Config {
 
   int64_t store_max_mb = -1;        // 0: no cap; -1: the store's default
   uint64_t store_max_age_days = 0;  // 0: none
-  uint64_t store_min_free_mb = 2048;
+  int64_t store_min_free_mb = -1;   // 0: not looked at; -1: the store's default
   bool tensorboard = true;
   std::string tensorboard_dir;         // empty: <data_dir>/tensorboard
   uint64_t tensorboard_max_mb = 4096;  // 0: no cap

@@ -103,7 +103,8 @@ const std::vector<ConfigOption>& ConfigOptions() {
        SetPlain<&Config::dir>, GetPlain<&Config::dir>},
       {"data_dir", OptionKind::kText, "PATH",
        "Directory of the runs, created when missing, for you alone. Default: $IKKUNA_DATA, else $XDG_DATA_HOME/ikkuna, "
-       "else ~/.local/share/ikkuna",
+       "else ~/.local/share/ikkuna. Runs of each host lie apart, under its name or $IKKUNA_HOST, for a container that has "
+       "another name each time",
        SetPlain<&Config::data_dir>, GetPlain<&Config::data_dir>},
       {"subscribe", OptionKind::kTexts, "TEXT",
        "What to compute, such as 'norm(weights, order=1)'; several times, or separated by ';'. Added to the default "
@@ -129,16 +130,17 @@ const std::vector<ConfigOption>& ConfigOptions() {
       {"store_max_age_days", OptionKind::kInteger, "DAYS", "Runs that ended so long ago leave; 0: none leaves for its age",
        SetWhole<&Config::store_max_age_days, 0, kDaysMax>, GetWhole<&Config::store_max_age_days>},
       {"store_min_free_mb", OptionKind::kInteger, "MB",
-       "What stays free of the file system: where less is, the oldest finished run leaves, and below 64 MB (or this, "
-       "where it is less) recording pauses; 0: not looked at, the disk may be filled",
-       SetWhole<&Config::store_min_free_mb, 0, kMbMax>, GetWhole<&Config::store_min_free_mb>},
+       "What stays free of the file system: where less is, the oldest finished runs leave if that is enough, and below "
+       "64 MB (or this, where it is less) recording pauses; 0: not looked at, the disk may be filled; -1: 2 GiB or a "
+       "twentieth of the file system, whichever is less",
+       SetWhole<&Config::store_min_free_mb, -1, kMbMax>, GetWhole<&Config::store_min_free_mb>},
       {"tensorboard", OptionKind::kSwitch, "", "Write TensorBoard files (on unless turned off)",
        SetPlain<&Config::tensorboard>, GetPlain<&Config::tensorboard>},
       {"tensorboard_dir", OptionKind::kText, "PATH", "Where to write them. Default: <data-dir>/tensorboard",
        SetPlain<&Config::tensorboard_dir>, GetPlain<&Config::tensorboard_dir>},
       {"tensorboard_max_mb", OptionKind::kInteger, "MB",
        "Size of all TensorBoard files, above which those of the runs go that were not written to for longest; 0: no "
-       "maximum",
+       "maximum. They also go where less than --store-min-free-mb stays free, before the store's files do",
        SetWhole<&Config::tensorboard_max_mb, 0, kMbMax>, GetWhole<&Config::tensorboard_max_mb>},
       {"tensorboard_topics", OptionKind::kText, "PATTERNS",
        "Topics that are written to TensorBoard files, such as 'loss|*_norm2'; empty: all",

@@ -99,9 +99,11 @@ Status Daemon::OpenSinks() {
   sinks::StoreOptions options;
   options.data_dir = config_.data_dir;
   if (config_.store_max_mb >= 0) options.bytes_max = static_cast<uint64_t>(config_.store_max_mb) * kMiB;
-  options.free_bytes_min = config_.store_min_free_mb * kMiB;
-  // Who lets it take more of the disk lets it take all of that.
-  options.free_bytes_pause = std::min(options.free_bytes_pause, options.free_bytes_min);
+  if (config_.store_min_free_mb >= 0) {
+    options.free_bytes_min = static_cast<uint64_t>(config_.store_min_free_mb) * kMiB;
+    // Who lets it take more of the disk lets it take all of that.
+    options.free_bytes_pause = std::min(options.free_bytes_pause, *options.free_bytes_min);
+  }
   options.age_max = std::chrono::hours(24 * static_cast<int64_t>(config_.store_max_age_days));
   options.nice = config_.nice;
   options.on_committed = [door = door_](const RunKey& run, uint64_t done_seq) {
@@ -122,6 +124,10 @@ Status Daemon::OpenSinks() {
     files.configuration = PrintConfig(config_);
     files.topics = config_.tensorboard_topics;
     files.bytes_max = config_.tensorboard_max_mb * kMiB;
+    // The store's limits: TensorBoard's files hold nothing that the store has not.
+    files.free_bytes_min = config_.store_min_free_mb >= 0 ? static_cast<uint64_t>(config_.store_min_free_mb) * kMiB
+                                                          : sinks::Store::FreeBytesMinDefault(files.logdir);
+    files.free_bytes_pause = std::min(sinks::StoreOptions{}.free_bytes_pause, files.free_bytes_min);
     files.nice = config_.nice;
     files.report = report;
     auto tensorboard = sinks::OpenTensorBoard(files);

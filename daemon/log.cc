@@ -1,5 +1,6 @@
 #include "daemon/log.h"
 
+#include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
 #include <spdlog/async_logger.h>
@@ -7,13 +8,18 @@
 #include <spdlog/details/thread_pool.h>
 #include <spdlog/sinks/base_sink.h>
 #include <spdlog/spdlog.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <cstdio>
 #include <cstdlib>
 #include <string_view>
 #include <utility>
+
+#include "shared/base/unique_fd.h"
 
 namespace ikkuna {
 
@@ -40,8 +46,11 @@ std::string_view ColorOf(spdlog::level::level_enum level) {
 // Runs on the pool's one thread.
 class Log::Writer final : public spdlog::sinks::base_sink<spdlog::details::null_mutex> {
  public:
-  Writer(int fd, spdlog::details::thread_pool& pool)
-      : fd_(fd), colored_(::isatty(fd) != 0 && std::getenv("NO_COLOR") == nullptr), pool_(pool) {}
+  Writer(int fd, LogFile own, spdlog::details::thread_pool& pool)
+      : fd_(fd),
+        own_(std::move(own)),
+        colored_(::isatty(fd) != 0 && std::getenv("NO_COLOR") == nullptr),
+        pool_(pool) {}
   void End() { ending_.store(true); }
 
  protected:
@@ -53,6 +62,7 @@ class Log::Writer final : public spdlog::sinks::base_sink<spdlog::details::null_
       WriteMessage({message.time, {}, message.logger_name, spdlog::level::warn, text});
     }
     WriteMessage(message);
+    if (!own_.path.empty()) BeginAnewWhenLarge();
   }
   void flush_() override {}
 
@@ -68,6 +78,23 @@ class Log::Writer final : public spdlog::sinks::base_sink<spdlog::details::null_
     colored += "\033[m";
     colored += text.substr(message.color_range_end);
     Write(colored);
+  }
+  // A log that cannot be renamed, or made anew, goes on as it is.
+  void BeginAnewWhenLarge() {
+    struct stat now {}, named {}, other {};
+    if (::fstat(fd_, &now) != 0 || !S_ISREG(now.st_mode) || now.st_size <= own_.bytes_max) return;
+    const auto same = [&](const struct stat& one) { return one.st_dev == now.st_dev && one.st_ino == now.st_ino; };
+    if (::stat(own_.path.c_str(), &named) != 0 || !same(named)) return;
+    const std::string before = own_.path + ".1";
+    if (::rename(own_.path.c_str(), before.c_str()) != 0) return;
+    const UniqueFd fresh(::open(own_.path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_APPEND | O_CLOEXEC, 0600));
+    if (!fresh) {
+      static_cast<void>(::rename(before.c_str(), own_.path.c_str()));
+      return;
+    }
+    // What a library or the kernel says of a crash goes there too.
+    if (fd_ != STDOUT_FILENO && ::fstat(STDOUT_FILENO, &other) == 0 && same(other)) ::dup2(fresh.get(), STDOUT_FILENO);
+    ::dup2(fresh.get(), fd_);
   }
   // The descriptor is shared with the shell and others, so it stays blocking: a pipe that poll() finds writable takes
   // PIPE_BUF bytes at once.
@@ -92,6 +119,7 @@ class Log::Writer final : public spdlog::sinks::base_sink<spdlog::details::null_
 
   // Constant after construction.
   const int fd_;
+  const LogFile own_;
   const bool colored_;
   spdlog::details::thread_pool& pool_;
 
@@ -100,10 +128,10 @@ class Log::Writer final : public spdlog::sinks::base_sink<spdlog::details::null_
   std::atomic<bool> ending_{false};
 };
 
-Log::Log(const std::string& level, int fd)
+Log::Log(const std::string& level, int fd, LogFile own)
     : before_(spdlog::default_logger()),
       pool_(std::make_shared<spdlog::details::thread_pool>(kLinesMax, 1)),
-      writer_(std::make_shared<Writer>(fd, *pool_)) {
+      writer_(std::make_shared<Writer>(fd, std::move(own), *pool_)) {
   auto logger =
       std::make_shared<spdlog::async_logger>("ikkuna", writer_, pool_, spdlog::async_overflow_policy::overrun_oldest);
   logger->set_pattern("%Y-%m-%dT%H:%M:%S.%e %^%l%$ %v");

@@ -6,6 +6,7 @@
 // thread; between the two, spdlog's functions from any thread.
 #pragma once
 
+#include <sys/types.h>
 #include <unistd.h>
 
 #include <cstddef>
@@ -21,13 +22,21 @@ class thread_pool;
 
 namespace ikkuna {
 
+// A file that the log may be written to: then it does not grow above `bytes_max` by more than a line. It is renamed, as
+// .1, and the descriptor is another of its name from then on, for whatever else writes there as well. A file of anybody
+// else's is left alone.
+struct LogFile {
+  std::string path;  // empty: none
+  off_t bytes_max = 0;
+};
+
 class Log {
  public:
   static constexpr size_t kLinesMax = 4096;  // waiting: minutes of a busy daemon, a megabyte or two
   static constexpr int kLastWaitMs = 1'000;  // at the end, for a reader that takes nothing
 
   // The default logger from now on, at a level that spdlog knows by this name.
-  explicit Log(const std::string& level, int fd = STDERR_FILENO);
+  explicit Log(const std::string& level, int fd = STDERR_FILENO, LogFile own = {});
   // Writes what waits, unless nobody takes it.
   ~Log();
   Log(const Log&) = delete;

@@ -18,6 +18,7 @@
 #include "daemon/config.h"
 #include "daemon/daemon.h"
 #include "daemon/log.h"
+#include "shared/places.h"
 
 namespace {
 
@@ -79,7 +80,11 @@ int Serve(const ikkuna::Config& config, const CommandLine& line) {
   // What is written of a training is its user's alone.
   ::umask(0077);
   RaiseFileLimit();
-  const ikkuna::Log log(config.log_level);
+  ikkuna::LogFile own;
+  if (auto data = ikkuna::DataDirectory(config.data_dir)) {
+    own = {ikkuna::DaemonLog(ikkuna::HostDirectory(*data)), ikkuna::kDaemonLogBytesMax};
+  }
+  const ikkuna::Log log(config.log_level, STDERR_FILENO, std::move(own));
 
   auto started = ikkuna::Daemon::Start(config, IKKUNA_VERSION);
   if (!started) {

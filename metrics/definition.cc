@@ -29,6 +29,7 @@ const char* WrongAlone(const Definition& d) {
       !Within(d.runs, Runs::kStream) || !Within(d.keeps, Keeps::kRun)) {
     return "it holds a code that means nothing";
   }
+  if ((d.moments & ~kAllMoments) != 0) return "it rests on moments that do not exist";
   if (!d.create) return "it has no way to make a subscriber";
   if (d.topic.empty()) return "it has no topic";
   if (d.outputs.size() > Definition::kMaxOutputs) return "it has more than 256 outputs";

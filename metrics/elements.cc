@@ -1,7 +1,8 @@
 #include "metrics/elements.h"
 
-#include <bit>
 #include <cstring>
+
+#include "shared/base/half.h"
 
 namespace ikkuna::metrics {
 
@@ -28,19 +29,9 @@ template <typename T>
 double ToDouble(T value) {
   return static_cast<double>(value);
 }
-double ToDouble(BFloat value) { return std::bit_cast<float>(static_cast<uint32_t>(value.bits) << 16); }
+double ToDouble(BFloat value) { return BrainToFloat(value.bits); }
 double ToDouble(Bool value) { return value.byte != 0 ? 1 : 0; }
-double ToDouble(Half value) {
-  const uint32_t sign = (value.bits & 0x8000u) << 16;
-  const uint32_t exponent = (value.bits >> 10) & 0x1f;
-  const uint32_t fraction = value.bits & 0x3ff;
-  if (exponent == 0) {  // zero and subnormals: a multiple of 2^-24
-    const double magnitude = fraction * 0x1p-24;
-    return sign != 0 ? -magnitude : magnitude;
-  }
-  const uint32_t wide = exponent == 0x1f ? 0x7f800000u : (exponent + 112) << 23;
-  return std::bit_cast<float>(sign | wide | (fraction << 13));
-}
+double ToDouble(Half value) { return HalfToFloat(value.bits); }
 
 template <typename T>
 void Convert(const void* data, uint64_t first, size_t count, double* out) {

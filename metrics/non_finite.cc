@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "shared/stats/derive.h"
+
 namespace ikkuna::metrics {
 
 namespace {
@@ -82,6 +84,7 @@ Result<Definition> DefineNonFinite(std::span<const std::string>, std::span<const
   Definition definition;
   definition.delivery = Delivery::kEachMessage;
   definition.scope = Scope::kRoot;
+  definition.moments = stats::kRestsOnCounts;
   definition.topic = "non_finite";
   definition.outputs = {};
   definition.create = [] { return std::make_unique<NonFinite>(); };

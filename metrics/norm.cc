@@ -64,10 +64,16 @@ std::string Suffix(const std::string& order) {
   return suffix;
 }
 
-Derive FromStatistics(double order) {
-  if (order == 0) return stats::Norm0;
-  if (order == 1) return stats::Norm1;
-  return order == 2 ? stats::Norm2 : stats::NormInf;
+struct FromStatistics {
+  Derive derive;
+  uint64_t moments;
+};
+
+FromStatistics NormFromStatistics(double order) {
+  if (order == 0) return {stats::Norm0, stats::kRestsOnCounts};
+  if (order == 1) return {stats::Norm1, stats::kRestsOnAbs};
+  if (order == 2) return {stats::Norm2, stats::kRestsOnSquare};
+  return {stats::NormInf, stats::kRestsOnBounds};
 }
 
 Result<Definition> DefineNorm(std::span<const std::string> inputs, std::span<const std::string> values) {
@@ -81,7 +87,9 @@ Result<Definition> DefineNorm(std::span<const std::string> inputs, std::span<con
   definition.topic = inputs[0] + "_" + Suffix(definition.values[0]);
   if (*order == 0) definition.outputs = {Output{.precision = Precision::kDouble}};  // a count
   if (stats::HasNorm(*order)) {
-    definition.create = [derive = FromStatistics(*order)] { return MakeStatistic(derive); };
+    const auto [derive, moments] = NormFromStatistics(*order);
+    definition.moments = moments;
+    definition.create = [derive = derive] { return MakeStatistic(derive); };
   } else {
     definition.content = Content::kTensor;
     definition.delivery = Delivery::kEachMessage;

@@ -16,6 +16,7 @@ class Ratio final : public Subscriber {
 Result<Definition> DefineRatio(std::span<const std::string> inputs, std::span<const std::string>) {
   Definition definition;
   definition.scope = Scope::kModule;
+  definition.moments = stats::kRestsOnSquare;
   definition.topic = inputs[0] + "_" + inputs[1] + "_ratio";
   definition.create = [] { return std::make_unique<Ratio>(); };
   return definition;

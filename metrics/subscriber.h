@@ -176,6 +176,9 @@ struct Definition {
   // A named maximum: eigenvalues, or quantiles, one by one.
   static constexpr size_t kMaxOutputs = 256;
   Content content = Content::kStatistics;
+  // Of the statistics of messages (Moment set): what the result rests on beside the counts. Statistics that lack some of
+  // it, since nobody asked when their step began, are as if they had not come.
+  uint64_t moments = kAllMoments;
   Delivery delivery = Delivery::kMerged;
   Scope scope = Scope::kSeries;
   Runs runs = Runs::kInline;

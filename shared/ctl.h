@@ -28,6 +28,7 @@ struct DemandItem {
   uint16_t tag = kTagDefault;
   Level level = Level::kSummary;
   bool all_modules = true;
+  uint64_t moments = kAllMoments;  // Moment set, of statistics
   std::vector<uint64_t> modules;  // bitset words: bit m of word m / 64 is module id m; empty when all_modules
   bool operator==(const DemandItem&) const = default;
 };

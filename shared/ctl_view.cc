@@ -139,6 +139,7 @@ std::optional<DemandItem> CtlView::CopyItem(size_t index, size_t module_count) c
   item.tag = entry.tag;
   item.level = static_cast<Level>(entry.level);
   item.all_modules = entry.all_modules == 1;
+  item.moments = kAllMoments & ~entry.moments_left_out;
   if (!item.all_modules) {
     item.modules.resize(std::min(module_count, kMaxModules - 1) / 64 + 1);  // ids 1 to module_count
     LoadWords(item.modules.data(), segment_.data() + header_.bitsets_offset + index * kModuleBitsetBytes,

@@ -99,6 +99,7 @@ Status CtlWriter::SetDemand(const std::vector<DemandItem>& items, uint64_t regis
     entry.tag = items[i].tag;
     entry.level = static_cast<uint8_t>(items[i].level);
     entry.all_modules = items[i].all_modules ? 1 : 0;
+    entry.moments_left_out = kAllMoments & ~items[i].moments;
     StoreWords(segment_.data() + header.demand_offset + i * sizeof(DemandEntry), &entry, sizeof(entry));
     WriteBitset(i, items[i]);
   }

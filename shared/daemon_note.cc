@@ -66,8 +66,11 @@ std::optional<DaemonNote> ReadDaemonNote(const std::string& directory) {
 bool IsServed(const std::string& directory) {
   const UniqueFd fd(::open((directory + "/lock").c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
   if (!fd) return false;
-  // Shared and given back at once: a daemon that takes it in this moment tries again (DirectoryLock::Take).
-  return Flock(fd.get(), LOCK_SH | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+  // Asked, not taken: many may look at any time, and a daemon that starts meanwhile finds it free.
+  struct flock lock {};
+  lock.l_type = F_WRLCK;
+  lock.l_whence = SEEK_SET;
+  return ::fcntl(fd.get(), F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
 }
 
 Result<std::optional<UpLock>> UpLock::Try(const std::string& directory) {

@@ -1,6 +1,5 @@
 // Where daemon and producers meet in the file system: the directory, its lock, the socket.
 #include <fcntl.h>
-#include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -20,9 +19,6 @@ namespace {
 
 // Producers waiting to be accepted: twice what a daemon takes, so that all may reconnect at once.
 constexpr int kBacklog = 2 * kMaxProducers;
-
-constexpr int kLockTries = 5;
-constexpr useconds_t kLockPauseUs = 10'000;
 
 std::string SharedTmpDirectory() { return "/tmp/ikkuna-" + std::to_string(geteuid()); }
 
@@ -133,16 +129,15 @@ Result<DirectoryLock> DirectoryLock::Take(const std::string& directory) {
   const std::string path = directory + "/lock";
   UniqueFd fd(open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
   if (!fd) return PosixError("cannot open lock '" + path + "'", errno);
-  int locked = 0;
-  // Whoever asks if the directory is served (IsServed()) has it for a moment.
-  for (int i = 0; i < kLockTries; ++i) {
-    if (i > 0) usleep(kLockPauseUs);
-    do {
-      locked = flock(fd.get(), LOCK_EX | LOCK_NB);
-    } while (locked != 0 && errno == EINTR);
-    if (locked == 0 || errno != EWOULDBLOCK) break;
-  }
-  if (locked != 0 && errno == EWOULDBLOCK) {
+  // Of the open file, as flock() is, and unlike that one whoever looks (IsServed()) can ask for it without taking it.
+  struct flock lock {};
+  lock.l_type = F_WRLCK;
+  lock.l_whence = SEEK_SET;
+  int locked;
+  do {
+    locked = fcntl(fd.get(), F_OFD_SETLK, &lock);
+  } while (locked != 0 && errno == EINTR);
+  if (locked != 0 && (errno == EAGAIN || errno == EACCES)) {
     const pid_t holder = ReadHolder(fd.get());
     return Error{ErrorCode::kAlreadyExists, "a daemon already serves '" + directory + "': process " +
                                                 std::to_string(holder) + " (" + ProcessState(holder) +

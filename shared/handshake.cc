@@ -141,6 +141,7 @@ Status SendHello(int socket_fd, const Hello& hello, int pub_fd) {
   TlvWriter writer(MessageType::kHello);
   writer.Put(Tag::kUuid, hello.uuid.data(), hello.uuid.size());
   writer.PutText(Tag::kRunId, Name(hello.run_id));
+  if (hello.run_id_made_up) writer.PutNumber(Tag::kRunIdMadeUp, uint8_t{1});
   writer.PutText(Tag::kRun, Name(hello.run));
   writer.PutNumber(Tag::kAttempt, hello.attempt);
   writer.PutNumber(Tag::kRank, hello.rank);
@@ -199,6 +200,7 @@ Result<ReceivedHello> ReceiveHello(int socket_fd) {
   if (!complete) return Corrupt("lacks a field of a HELLO, or one is malformed");
   hello.has_attempt = has_attempt == 1;
   hello.resume = resume == 1;
+  hello.run_id_made_up = reader->Number<uint8_t>(Tag::kRunIdMadeUp) == uint8_t{1};  // not of every producer
   std::memcpy(hello.uuid.data(), uuid->data(), hello.uuid.size());
   result.pub_fd = std::move(received->fds.front());
   return result;

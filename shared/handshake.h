@@ -29,6 +29,7 @@ std::string ProbeSocketPath(const std::string& directory);
 struct Hello {
   std::array<unsigned char, 16> uuid{};
   std::string run_id;
+  bool run_id_made_up = false;  // nobody named the run: the id is this process's own, whatever job it is of
   std::string run;  // display name
   bool has_attempt = false;  // the scheduler told its restart count, or the trainer did
   uint32_t attempt = 0;      // that count; else 0

@@ -25,7 +25,7 @@ constexpr size_t kCacheLine = 64;
 constexpr uint64_t kPubMagic = 0x315055504e4b4b49;  // "IKKNPUP1" read as bytes
 constexpr uint64_t kCtlMagic = 0x314c54434e4b4b49;  // "IKKNCTL1" read as bytes
 constexpr uint16_t kAbiMajor = 2;
-constexpr uint16_t kAbiMinor = 0;
+constexpr uint16_t kAbiMinor = 1;
 
 constexpr uint32_t kRecordBytes = 256;
 constexpr uint32_t kDefaultRingSlots = 16384;  // 4 MiB: 160 steps of 100 records while the daemon is busy
@@ -61,6 +61,12 @@ struct InlineText {
 // Passes that one marker can name: from its first one on, so many numbers.
 constexpr uint32_t kPassesInMarker = 768;
 
+// Of a batch_finished. Bits that a reader does not know it ignores.
+enum MarkerFlag : uint32_t {
+  // Minor 1: dropped_kinds is all that was dropped of this step, whatever went of others meanwhile.
+  kMarkerKindsKnown = 1,
+};
+
 // Of batch_finished and passes_named; of any other marker all of it is 0. The step is that of the record: it is made of
 // the passes that these markers name, whatever step the passes' own records bear. shared/passes.h reads and writes it.
 struct MarkerInfo {
@@ -69,7 +75,7 @@ struct MarkerInfo {
   uint32_t first_pass;     // the first that is named here; 0: none
   uint32_t lowest_open;    // of this root: no pass before it is named any more, or publishes; 0: not told
   uint32_t passes;         // named of this step, by this marker and those before it
-  uint32_t reserved;
+  uint32_t flags;          // MarkerFlag
   uint64_t named[kPassesInMarker / 64];  // bit i: pass first_pass + i
 };
 static_assert(sizeof(MarkerInfo) == kUnionBytes);
@@ -243,7 +249,7 @@ struct DemandEntry {
   uint8_t all_modules;  // 1: the bitset does not count
   uint16_t reserved0;
   uint32_t reserved1;
-  uint64_t reserved2;
+  uint64_t moments_left_out;  // Moment set that statistics may go without; 0: all are asked
 };
 static_assert(sizeof(DemandEntry) == 32);
 

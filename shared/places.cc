@@ -8,6 +8,7 @@
 #include <cctype>
 #include <cerrno>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <vector>
 
@@ -63,7 +64,12 @@ Result<std::string> DataDirectory(const std::string& directory) {
 
 std::string HostName() {
   char name[256] = {};
-  if (::gethostname(name, sizeof name - 1) != 0) name[0] = '\0';
+  const char* given = std::getenv("IKKUNA_HOST");
+  if (given != nullptr && *given != '\0') {
+    std::strncpy(name, given, sizeof name - 1);
+  } else if (::gethostname(name, sizeof name - 1) != 0) {
+    name[0] = '\0';
+  }
   std::string host(name);
   host.resize(std::min(host.size(), kHostBytesMax));
   for (char& c : host) {
@@ -73,6 +79,8 @@ std::string HostName() {
 }
 
 std::string HostDirectory(const std::string& data_directory) { return data_directory + "/hosts/" + HostName(); }
+
+std::string DaemonLog(const std::string& host_directory) { return host_directory + "/daemon.log"; }
 
 Status MakePrivateDirectories(const std::string& directory) {
   std::filesystem::path made;

@@ -203,6 +203,8 @@ class PubView {
   // Copy of the counters; the clock pair is consistent or from the previous call. `attempted` is read last, so that at
   // any time dropped_total + reserved <= attempted for a producer that tells the truth.
   StatusSnapshot ReadStatus();
+  // What the producer says of itself now. From any thread.
+  uint32_t ReadState() const;
 
  private:
   PubView() = default;

@@ -277,6 +277,8 @@ void CopyRoot(RootStatus& to, const RootStatus& from) {
 }  // namespace
 
 // The order of the words does not matter, but for the clock pair and `attempted`.
+uint32_t PubView::ReadState() const { return LoadAcquire(shared_status().state); }
+
 StatusSnapshot PubView::ReadStatus() {
   const PubStatus& shared = shared_status();
   StatusSnapshot now;

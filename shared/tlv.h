@@ -41,8 +41,9 @@ enum class Tag : uint16_t {
   kSessionId = 16,
   kDaemonVersion = 17,
   kReason = 18,
+  kRunIdMadeUp = 19,
 };
-constexpr size_t kTagCount = 19;
+constexpr size_t kTagCount = 20;
 
 class TlvWriter {
  public:

@@ -109,6 +109,18 @@ run_fuzz() {
   ((ok))
 }
 
+# Whether the one test that failed passes three times when it has the machine to itself, and no sanitizer has reported
+# anything: on a busy machine, that is. Such a test, or what it tests, depends on speed and stays named in the summary; two
+# of them, or a report, are a failure.
+fails_only_among_others() {
+  local preset=$1 results=$2
+  grep -q ', 1 tests failed out of ' "$results" && grep -qE '^\s*[0-9]+ - .* \(Failed\)$' "$results" || return 1
+  ! grep -qE '(ERROR|WARNING): [A-Za-z]*Sanitizer|runtime error: ' "$results" || return 1
+  say "$preset: the test that failed, three times alone"
+  "${under[@]}" ctest --preset "$preset" --rerun-failed --repeat until-fail:3 2>&1 | tee "${results%.log}-again.log"
+  ((PIPESTATUS[0] == 0))
+}
+
 say "setup"
 if [[ " ${presets[*]} " == *" fuzz "* ]]; then deploy/setup.sh --with-clang; else deploy/setup.sh; fi
 make_test_venv
@@ -141,8 +153,13 @@ for preset in "${presets[@]}"; do
   "${under[@]}" ctest --preset "$preset" -j "$(nproc)" "${exclude[@]}" "${ctest_arguments[@]}" 2>&1 | tee "$results"
   code=${PIPESTATUS[0]}
   set -e
+  verdict=$(grep -E 'tests passed|No tests were found' "$results" | tail -n 1)
+  if ((code)) && fails_only_among_others "$preset" "$results"; then
+    verdict+=", which then passed three times alone: UNSTEADY, to be mended"
+    code=0
+  fi
   ((code == 0)) || failed+=("$preset (tests)")
-  summary+=("$(printf '%-10s %s' "$preset" "$(grep -E 'tests passed|No tests were found' "$results" | tail -n 1)")")
+  summary+=("$(printf '%-10s %s' "$preset" "$verdict")")
   skipped=$(sed -n 's/^ *[0-9]* - \(.*\) (Skipped)$/  skipped: \1/p' "$results")
   [[ -z $skipped ]] || summary+=("$skipped")
   ended_badly=$(sed -nE 's/^\s*[0-9]+ - (.*) \((Failed|Timeout|Not Run|SEGFAULT|Subprocess .*|.*Exception.*)\)$/  \2: \1/p' "$results")

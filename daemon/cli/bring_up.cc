@@ -33,7 +33,6 @@ constexpr auto kLockTimeout = std::chrono::seconds(120);  // for those before us
 constexpr auto kStartTimeout = std::chrono::seconds(60);
 constexpr int kPauseMs = 20;
 constexpr size_t kLogLines = 10;
-constexpr off_t kLogBytesMax = 16 << 20;  // then the next daemon begins a new one, and the last stays as .1
 
 // A pause; false: one of the signals in `stop` came.
 bool Pause(const sigset_t* stop) {
@@ -93,8 +92,8 @@ Result<Start> StartDaemon(const UpOptions& options, const std::string& data_dire
     return Error{made.error().code, made.error().text + "; pass --data-dir or set IKKUNA_DATA"};
   }
   ChildOptions child;
-  child.log_file = host_directory + "/daemon.log";
-  if (SizeOf(child.log_file) > kLogBytesMax) std::rename(child.log_file.c_str(), (child.log_file + ".1").c_str());
+  child.log_file = DaemonLog(host_directory);
+  if (SizeOf(child.log_file) > kDaemonLogBytesMax) std::rename(child.log_file.c_str(), (child.log_file + ".1").c_str());
   const off_t log_begin = SizeOf(child.log_file);
   child.command = {options.program.empty() ? FindDaemon() : options.program, "--data-dir", data_directory, "--linger",
                    CLI::detail::to_string(options.linger_seconds)};

@@ -15,6 +15,7 @@
 #include "daemon/cli/call_error.h"
 #include "daemon/cli/offline.h"
 #include "daemon/cli/terminal.h"
+#include "daemon/service/keep_grpc.h"
 #include "shared/handshake.h"
 
 namespace ikkuna::cli {
@@ -149,6 +150,7 @@ std::string AddressOf(const ConnectionOptions& options) {
 }
 
 Result<std::unique_ptr<Client>> Client::Connect(const ConnectionOptions& options) {
+  service::KeepGrpc();
   if (!options.data_dir.empty()) {
     if (!options.address.empty()) {
       return Error{ErrorCode::kInvalidArgument, "--data-dir reads without a daemon: leave out it or --address"};

@@ -77,12 +77,17 @@ void AddFreeze(CLI::App& app, Context& context, const char* name, const char* he
 }  // namespace
 
 void AddControlCommands(CLI::App& app, Context& context) {
-  AddFreeze<v1::FreezeRequest>(app, context, "freeze", "Stops the training of modules, from the next step on",
-                               &v1::Monitor::Stub::Freeze);
-  AddFreeze<v1::UnfreezeRequest>(app, context, "unfreeze", "Lets frozen modules train again",
-                                 &v1::Monitor::Stub::Unfreeze);
+  AddFreeze<v1::FreezeRequest>(
+      app, context, "freeze",
+      "Stops the training of modules, from the next step on; several ranks at one, some seconds ahead",
+      &v1::Monitor::Stub::Freeze);
+  AddFreeze<v1::UnfreezeRequest>(
+      app, context, "unfreeze",
+      "Lets frozen modules train again, from the next step on; several ranks at one, some seconds ahead",
+      &v1::Monitor::Stub::Unfreeze);
   auto options = std::make_shared<Options>();
-  CLI::App* command = app.add_subcommand("stop", "Asks a trainer to end");
+  CLI::App* command =
+      app.add_subcommand("stop", "Asks a trainer to end at its next step; several ranks at one, some seconds ahead");
   AddOptions(command, options.get());
   command->footer("Examples:\n  ikkuna stop\n  ikkuna stop --run fashion --rank 0 --rank 1");
   command->callback([&context, options] {

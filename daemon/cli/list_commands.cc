@@ -1,4 +1,5 @@
 // ikkuna series, modules, events: what is recorded of runs, as lists.
+#include <algorithm>
 #include <deque>
 
 #include "daemon/cli/commands.h"
@@ -158,11 +159,21 @@ Result<std::deque<v1::Event>> ReadEvents(Client& client, const EventOptions& opt
     Result<v1::ListEventsResponse> page = client.Call(&v1::Monitor::Stub::ListEvents, request);
     if (!page && page.error().code == ErrorCode::kNotFound) return NoRun(client, options.run, page.error());
     if (!page) return page.error();
+    const bool more = !in_one && page->more() && page->events_size() > 0;
+    if (more) request.set_after_id(page->events().rbegin()->id());
     for (v1::Event& event : *page->mutable_events()) events.push_back(std::move(event));
-    while (options.last > 0 && events.size() > options.last) events.pop_front();
-    if (in_one || !page->more() || events.empty()) return events;
-    request.set_after_id(events.back().id());
+    if (options.after_id) {
+      while (options.last > 0 && events.size() > options.last) events.pop_front();
+    }
+    if (!more) break;
   }
+  if (!in_one && !options.after_id) {
+    // Those that happened last, whatever their ids: a run that was imported has the newest.
+    std::stable_sort(events.begin(), events.end(),
+                     [](const v1::Event& a, const v1::Event& b) { return a.unix_ns() < b.unix_ns(); });
+    while (options.last > 0 && events.size() > options.last) events.pop_front();
+  }
+  return events;
 }
 
 }  // namespace

@@ -137,7 +137,8 @@ std::string ProducerText(const Terminal& terminal, const v1::Producer& producer)
   head += "  (id " + PlainText(producer.run().run_id()) + ", attempt " + std::to_string(producer.run().attempt()) +
           (producer.has_continues() ? " from step " + Count(producer.start_step()) + " on" : "") + ", rank " +
           std::to_string(producer.run().rank()) + " of " + std::to_string(std::max(1u, producer.world_size())) +
-          ", pid " + std::to_string(producer.pid()) + ", since " + LocalTime(producer.start_unix_ns()) + ")\n";
+          (producer.pid() < 0 ? std::string(", in another container") : ", pid " + std::to_string(producer.pid())) +
+          ", since " + LocalTime(producer.start_unix_ns()) + ")\n";
   std::string text = head;
   for (const v1::RootStatus& root : producer.roots()) text += Line("model", RootText(root, producer));
   text += Line("coverage", Percent(producer.coverage()) + " of the steps (" + Count(producer.steps_while_connected()) +

@@ -9,7 +9,9 @@
 #include <map>
 #include <string>
 #include <tuple>
+#include <utility>
 
+#include "daemon/model/series.h"
 #include "metrics/event.h"
 
 namespace ikkuna::graph {
@@ -17,7 +19,7 @@ namespace ikkuna::graph {
 class ClosedSteps {
  public:
   // Threads that train one model close their steps in any order, but none so far behind the first.
-  static constexpr uint64_t kBehindMax = 1024;
+  static constexpr uint64_t kBehindMax = RecordedSteps::kBehindMax;
 
   // A step of this number was closed before, as far as is known: values of it may be there already.
   bool Again(uint64_t step) const;
@@ -25,11 +27,14 @@ class ClosedSteps {
   // A value came again: the trainer counts anew, and until it passes the last step all of it is again. True the first
   // time.
   bool SetRewound();
+  // It is told what an earlier daemon has closed: true the first time, when that is to be done.
+  bool Seed() { return !std::exchange(seeded_, true); }
   uint64_t last() const { return last_; }
 
  private:
   bool any_ = false;
   bool rewound_ = false;
+  bool seeded_ = false;
   uint64_t last_ = 0;  // greatest
   std::bitset<kBehindMax> closed_;
 };

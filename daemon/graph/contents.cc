@@ -110,6 +110,7 @@ void Contents::MergeFed(GraphContext& context, uint32_t node, NodeFeed& from) {
     mine.origin.flags |= instance.origin.flags;
     mine.origin.wide |= instance.origin.wide;
     mine.spoiled |= instance.spoiled || !instance.subscriber;
+    mine.unasked |= instance.unasked;
     mine.seen |= instance.seen;
     SubscriberEntry& entry = *scene->nodes[node].entry;
     if (!mine.subscriber || !instance.subscriber || entry.ended()) continue;
@@ -144,6 +145,19 @@ void Contents::MergeKept(NodeFeed& into, NodeFeed& from) {
   }
   from.kept.clear();
   from.last_of.clear();
+}
+
+void Contents::Flag(uint64_t kinds, uint16_t flags) {
+  for (size_t k = 0; k < gathering->groups.size(); ++k) {
+    if ((KindBit(static_cast<Kind>(k)) & kinds) == 0) continue;
+    GroupState& group = gathering->groups[k];
+    for (const uint32_t ordinal : group.touched) group.slots[ordinal].flags |= flags;
+  }
+  for (size_t i = 0; i < feeds.size(); ++i) {
+    if ((scene->nodes[i].kinds & kinds) == 0) continue;
+    for (FedInstance& instance : feeds[i].instances) instance.origin.flags |= flags;
+    for (KeptInput& kept : feeds[i].kept) kept.flags |= flags;
+  }
 }
 
 void Contents::ReleaseGathering() {

@@ -52,6 +52,7 @@ struct FedInstance {
   uint32_t key = 0;            // ordinal of the series in its group (slot number of a topic's); id of the module
   Origin origin;
   bool spoiled = false;  // a message came without what it reads: nothing is published
+  bool unasked = false;  // statistics came that lack what it needs: the same
   uint64_t seen = 0;     // bits of inputs that it had something of
   uint64_t bytes = 0;    // that the subscriber holds, as part of Contents::bytes
 };
@@ -87,6 +88,8 @@ struct Contents {
   // Takes over what a pass of the step has brought, as if it had come here; `pass` is left with nothing but subscribers
   // to go back to rest. Both have the same scene.
   void Merge(GraphContext& context, Contents& pass);
+  // What became known of messages of these kinds (KindBit) after they had come.
+  void Flag(uint64_t kinds, uint16_t flags);
   // Forgets what the messages brought but for the subscribers; done when no node waits for it any more.
   void ReleaseGathering();
   // Forgets everything; the memory stays. Instances go back to rest. Those that throw on the way have failed.

@@ -19,7 +19,7 @@ constexpr uint64_t kDataKinds = ~uint64_t{0xffff};
 
 // Everything but the kinds.
 auto KeyOf(const DemandItem& item) {
-  return std::tie(item.tag, item.root, item.period, item.all_modules, item.modules, item.level);
+  return std::tie(item.tag, item.root, item.period, item.all_modules, item.modules, item.level, item.moments);
 }
 bool Before(const DemandItem& a, const DemandItem& b) { return KeyOf(a) < KeyOf(b); }
 
@@ -54,6 +54,7 @@ bool SameWhere(const DemandItem& a, const DemandItem& b) {
 // `wide` delivers every kind of its own wherever `narrow` asks. Levels differ only in one place: the budget thins
 // tensors before statistics, so tensors at other periods are no stand-in for statistics.
 bool StandsIn(const DemandItem& wide, const DemandItem& narrow) {
+  if ((narrow.moments & ~wide.moments) != 0) return false;
   if (wide.level != narrow.level) return wide.level > narrow.level && SameWhere(wide, narrow);
   return wide.tag == narrow.tag && (wide.root == kAnyRoot || wide.root == narrow.root) &&
          narrow.period % wide.period == 0 && CoversModules(wide, narrow);
@@ -88,6 +89,10 @@ void Ask(const Subscription& s, uint16_t root, uint16_t tag, const RegistryIndex
   item.tag = tag;
   item.period = s.subsample;
   item.level = s.definition.content == metrics::Content::kTensor ? Level::kTensor : Level::kSummary;
+  // Two sets only, or kinds of one period would be spread over as many entries as there are metrics.
+  const bool statistics = s.definition.content == metrics::Content::kStatistics;
+  const bool cheap = item.level == Level::kSummary && (!statistics || (s.definition.moments & ~kCheapMoments) == 0);
+  item.moments = cheap ? kCheapMoments : kAllMoments;
   uint64_t kinds = 0;
   for (const SubscriptionInput& input : s.inputs) {
     if (!input.is_topic()) kinds |= KindBit(input.kind);
@@ -111,6 +116,11 @@ void Ask(const Subscription& s, uint16_t root, uint16_t tag, const RegistryIndex
 void Shrink(std::vector<DemandItem>& items) {
   const std::function<void(std::vector<DemandItem>&)> widenings[] = {
       [](auto& all) {
+        uint64_t moments = 0;  // tensors have all of them anyway
+        for (const DemandItem& item : all) moments |= item.level == Level::kSummary ? item.moments : 0;
+        for (DemandItem& item : all) item.moments |= moments;
+      },
+      [](auto& all) {
         for (DemandItem& item : all) {
           item.all_modules = true;
           item.modules.clear();
@@ -132,6 +142,7 @@ void Shrink(std::vector<DemandItem>& items) {
         for (const DemandItem& item : all) common[item.tag] = std::gcd(common[item.tag], item.period);
         for (DemandItem& item : all) {
           item.level = Level::kTensor;
+          item.moments = kAllMoments;
           item.period = common[item.tag];
         }
       },

@@ -13,6 +13,9 @@ namespace {
 // What is true of the step as a whole, whenever its messages were published.
 constexpr uint16_t kStepFlags = kFlagStepInferred | kFlagStepSkipped;
 
+// What a write shows of gradients that were taken before it: the loop had changed them by then.
+constexpr uint64_t kGradientKinds = KindBit(Kind::kWeightGradients) | KindBit(Kind::kBiasGradients);
+
 // What passes bring.
 constexpr uint64_t kPassKinds = [] {
   uint64_t kinds = 0;
@@ -63,9 +66,10 @@ void Frame::Close(const shm::Record& finished, uint64_t with_id) {
   const bool marker = finished.type == static_cast<uint8_t>(RecordType::kMarker);
   if (marker && finished.marker.passes != passes) lacks_passes = true;  // a marker that named some was dropped
   // What the marker says, also of what was never tried. A producer that does not say which kinds it dropped may have
-  // dropped any.
+  // dropped any; one that does may have dropped of another root, or of an evaluation beside this step.
   dropped_kinds = marker ? finished.marker.dropped_kinds : 0;
-  if (dropped_kinds == 0 && finished.dropped_total != lost_since) dropped_kinds = ~uint64_t{0};
+  const bool known = marker && (finished.marker.flags & shm::kMarkerKindsKnown) != 0;
+  if (!known && dropped_kinds == 0 && finished.dropped_total != lost_since) dropped_kinds = ~uint64_t{0};
   if (lacks_passes) dropped_kinds |= kPassKinds;
   complete = dropped_kinds == 0;
   // Added to a monotonic time it gives unix time. Unsigned: a peer's time may be anything.
@@ -77,6 +81,9 @@ void Frame::Close(const shm::Record& finished, uint64_t with_id) {
   stamp.unix_ns = static_cast<int64_t>(finished.time_ns + unix_offset);
   stamp.samples_seen = marker ? finished.marker.samples : 0;
   stamp.flags = finished.flags & kStepFlags;
+  if (scene() != nullptr && (finished.flags & kFlagGradModified) != 0) {
+    contents.Flag(kGradientKinds, kFlagGradModified);
+  }
 }
 
 void Frame::Clear(GraphContext& context) {
@@ -85,7 +92,7 @@ void Frame::Clear(GraphContext& context) {
     state.values.clear();
     state.origins.clear();
     state.results.reset();
-    state.partial = false;
+    state.partial = state.unasked = false;
     state.work = NodeState::Work::kNone;
   }
 }

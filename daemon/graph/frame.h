@@ -37,6 +37,7 @@ struct NodeState {
   };
   Work work = Work::kNone;
   bool partial = false;                          // a value is missing that a message would have given
+  bool unasked = false;                          // a value is missing that nobody asked for when the step began
   std::vector<TopicValue> values;                // of outputs that are consumed
   std::unordered_map<uint32_t, Origin> origins;  // by slot number, where results come later
   std::weak_ptr<StepResults> results;            // Work::kRuns
@@ -61,6 +62,7 @@ struct Frame {
   // Since it closed.
   uint64_t id = 0;
   bool again = false;          // a step of this number was closed before
+  bool reread = false;         // ... by an earlier daemon, which may have read these very records
   bool complete = false;       // it lacks nothing
   uint64_t dropped_kinds = 0;  // of which it lacks messages
   StepStamp stamp;

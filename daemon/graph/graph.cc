@@ -36,10 +36,11 @@ class Graph final : public MessageGraph {
         open_(context_, [this](std::unique_ptr<Frame> frame) { Recycle(std::move(frame)); }),
         passes_(context_) {
     context_.run = std::move(run);
+    context_.recorded = context_.run->recorded();
     context_.parts = std::move(parts);
     context_.mailbox = std::make_shared<Mailbox>();
     if (context_.parts.queue != nullptr) context_.share = context_.parts.queue->OpenShare();
-    if (context_.parts.jobs != nullptr) context_.job = context_.parts.jobs->Join(*context_.run->info());
+    if (context_.parts.jobs != nullptr) context_.job = context_.parts.jobs->Join(context_.run);
     MakePlan();
     demand_ = FoldDemand(plan_->entries(), context_.registry);
   }
@@ -62,6 +63,7 @@ class Graph final : public MessageGraph {
     if (context_.mailbox->any()) TakeLetters();
     const shm::Record& record = message.record;
     last_seq_ = record.seq;
+    const Counting counting(context_, record.seq);
     switch (static_cast<Kind>(record.kind)) {
       case Kind::kBatchStarted:
         return Start(record);
@@ -232,10 +234,12 @@ class Graph final : public MessageGraph {
     std::unique_ptr<Frame> frame = open_.Take(record);
     if (!frame) return;
     frame->Close(record, ++last_id_);
-    if (record.tag == kTagDefault && record.root < steps_.size() && frame->complete) ++steps_[record.root];
+    const bool counts = context_.counts && frame->complete;
+    if (record.tag == kTagDefault && record.root < steps_.size() && counts) ++steps_[record.root];
     if (record.tag == kTagDefault) passes_.StepClosed(record.root);
-    ClosedSteps& closed = closed_[{frame->root, frame->tag}];
+    ClosedSteps& closed = ClosedOf(*frame);
     frame->again = closed.Again(frame->step);
+    frame->reread = frame->again && frame->first_seq < context_.run->reread_until();
     closed.Close(frame->step);
     const uint64_t began = frame->first_seq;
     if (frame->scene() == nullptr) {
@@ -244,6 +248,17 @@ class Graph final : public MessageGraph {
       Run(std::move(frame));
     }
     open_.DiscardStragglers(record, began);
+  }
+
+  // An earlier daemon may have closed some: what a trainer that counts anew does again is again for this one too.
+  ClosedSteps& ClosedOf(const Frame& frame) {
+    const auto at = closed_.try_emplace({frame.root, frame.tag}).first;
+    if (frame.scene() == nullptr || !at->second.Seed()) return at->second;
+    const SceneMemory& memory = *frame.scene()->memory;
+    const auto recorded = context_.recorded->steps.find({memory.root_name, memory.tag_name});
+    if (recorded == context_.recorded->steps.end()) return at->second;
+    for (const uint64_t step : recorded->second) at->second.Close(step);
+    return at->second;
   }
 
   Batch BatchOf(const Frame& frame) const {
@@ -300,6 +315,7 @@ class Graph final : public MessageGraph {
       if (at == closing_.end()) continue;  // given up, and counted as that
       Frame& frame = *at->second;
       Batch batch = BatchOf(frame);
+      const Counting counting(context_, frame.last_seq);
       runner_.TakeLate(frame, std::move(late), batch);
       SayRepeated(frame);
       Emit(std::move(batch));
@@ -321,6 +337,7 @@ class Graph final : public MessageGraph {
     for (auto& [id, frame] : closing_) {
       if (frame->root != root || frame->tag != tag) continue;
       Batch batch = BatchOf(*frame);
+      const Counting counting(context_, frame->last_seq);
       Advance(*frame, waiting, batch);
       SayRepeated(*frame);
       Emit(std::move(batch));

@@ -149,6 +149,10 @@ void Intake::Hand(Contents& contents, const Scene::User& user, const Offer& offe
     case Content::kStatistics:
       input.stats = offer.stats;
       readable = offer.stats != nullptr;
+      if (readable && !Has(*offer.stats, node.definition().moments)) {
+        instance->unasked = true;
+        return;
+      }
       break;
     case Content::kTensor:
       readable = ViewOf(offer.message, payload.view);
@@ -231,7 +235,9 @@ void Intake::KeepContent(const SceneNode& node, Offer& offer, KeptInput& kept) {
   switch (node.definition().content) {
     case Content::kStatistics:
       kept.withheld = offer.stats == nullptr;
-      if (offer.stats != nullptr) kept.stats = *offer.stats;
+      if (offer.stats == nullptr) break;
+      kept.stats = *offer.stats;
+      kept.unasked = !Has(kept.stats, node.definition().moments);
       break;
     case Content::kTensor: {
       metrics::TensorView view;

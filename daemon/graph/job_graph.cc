@@ -30,14 +30,20 @@ ProducerInfo AllRanksOf(const ProducerInfo& rank) {
   return all;
 }
 
-JobMember::JobMember(JobGraphs& owner, ProducerInfo producer) : owner_(owner), producer_(std::move(producer)) {
-  owner_.Come(producer_);
+JobMember::JobMember(JobGraphs& owner, std::shared_ptr<const Run> run) : owner_(owner), run_(std::move(run)) {
+  owner_.Come(run_->key());
 }
 
 JobMember::~JobMember() {
-  for (auto& [id, joined] : joined_) joined.first->steps().Leave(joined.second);
+  for (auto& [id, joined] : joined_) {
+    try {
+      joined.first->steps().Leave(joined.second);
+    } catch (...) {
+      joined.first->CountFailed();
+    }
+  }
   joined_.clear();
-  owner_.Go(producer_);
+  owner_.Go(run_->key());
 }
 
 JobSteps::Taken JobMember::Contribute(const std::shared_ptr<SubscriberEntry>& entry, const Timeline& timeline,
@@ -51,12 +57,12 @@ JobSteps::Taken JobMember::Contribute(const std::shared_ptr<SubscriberEntry>& en
   auto& [node, member] = joined_[entry->id];
   // A subscriber that was removed may be on again, under its old id.
   if (!node || node->retired() || &node->entry() != entry.get()) {
-    node = owner_.NodeOf(entry, producer_);
+    node = owner_.NodeOf(entry, *run_->info());
     if (!node) {
       joined_.erase(entry->id);
       return Taken::kNotJoined;
     }
-    member = node->steps().Join(producer_.run_key.rank, now);
+    member = node->steps().Join(run_->key().rank, now);
   }
   Taken taken = Taken::kTaken;
   if (contribution.inputs.empty()) {
@@ -80,21 +86,25 @@ JobGraphs::~JobGraphs() {
   }
 }
 
-std::unique_ptr<JobMember> JobGraphs::Join(const ProducerInfo& producer) {
-  return std::unique_ptr<JobMember>(new JobMember(*this, producer));
+std::unique_ptr<JobMember> JobGraphs::Join(std::shared_ptr<const Run> run) {
+  return std::unique_ptr<JobMember>(new JobMember(*this, std::move(run)));
 }
 
-void JobGraphs::Come(const ProducerInfo& producer) {
+void JobGraphs::Come(const RunKey& rank) {
   std::lock_guard lock(mutex_);
-  ++jobs_[{producer.run_key.run_id, producer.run_key.attempt}].members;
+  ++jobs_[{rank.run_id, rank.attempt}].members;
 }
 
-void JobGraphs::Go(const ProducerInfo& producer) {
+void JobGraphs::Go(const RunKey& rank) {
   {
     std::lock_guard lock(mutex_);
-    --jobs_[{producer.run_key.run_id, producer.run_key.attempt}].members;
+    --jobs_[{rank.run_id, rank.attempt}].members;
   }
-  Sweep(0, false);
+  try {
+    Sweep(0, false);
+  } catch (const std::exception&) {
+    // For want of memory, at the end of a rank: the next Tick() does it.
+  }
 }
 
 std::shared_ptr<JobNode> JobGraphs::NodeOf(const std::shared_ptr<SubscriberEntry>& entry,

@@ -51,9 +51,9 @@ class JobMember {
 
  private:
   friend class JobGraphs;
-  JobMember(class JobGraphs& owner, ProducerInfo producer);
+  JobMember(class JobGraphs& owner, std::shared_ptr<const Run> run);
   class JobGraphs& owner_;
-  const ProducerInfo producer_;
+  const std::shared_ptr<const Run> run_;  // where it begins may be known later than its session begins
   std::map<uint64_t, std::pair<std::shared_ptr<JobNode>, uint64_t>> joined_;  // by entry: node and member
 };
 
@@ -64,7 +64,7 @@ class JobGraphs {
   JobGraphs(const JobGraphs&) = delete;
   JobGraphs& operator=(const JobGraphs&) = delete;
 
-  std::unique_ptr<JobMember> Join(const ProducerInfo& producer);
+  std::unique_ptr<JobMember> Join(std::shared_ptr<const Run> run);  // of the rank
   static constexpr uint64_t kRetryNs = 10'000'000'000;
   // A look at the deadlines; about every 50 ms, also where no rank is left. Lets go of subscribers that ended, and
   // closes runs.
@@ -81,8 +81,8 @@ class JobGraphs {
   };
   using JobId = std::pair<std::string, uint32_t>;  // run_id and attempt
 
-  void Come(const ProducerInfo& producer);
-  void Go(const ProducerInfo& producer);
+  void Come(const RunKey& rank);
+  void Go(const RunKey& rank);
   std::shared_ptr<JobNode> NodeOf(const std::shared_ptr<SubscriberEntry>& entry, const ProducerInfo& producer);
   void Sweep(uint64_t now_ns, bool tick);
 

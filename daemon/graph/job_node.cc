@@ -36,9 +36,16 @@ class JobNode::StepOfJob final : public metrics::Results {
     node_->NameMissing(step, batch_);
   }
   ~StepOfJob() override {
-    const uint64_t given = batch_.values() + batch_.events.size();
-    node_->entry_->computed.fetch_add(batch_.values(), std::memory_order_relaxed);
-    if (given != 0) node_->parts_.emit(std::move(batch_));
+    const uint64_t values = batch_.values(), given = values + batch_.events.size();
+    if (given == 0) return;
+    SubscriberEntry& entry = *node_->entry_;
+    entry.computed.fetch_add(values, std::memory_order_relaxed);
+    try {
+      node_->parts_.emit(std::move(batch_));
+    } catch (...) {
+      entry.computed.fetch_sub(values, std::memory_order_relaxed);
+      entry.Count(MissReason::kFailed, given);
+    }
   }
 
   void Put(uint32_t output, metrics::Subject subject, Value value) override {
@@ -126,10 +133,27 @@ JobNode::JobNode(const JobParts& parts, std::shared_ptr<SubscriberEntry> entry, 
     : parts_(parts),
       entry_(std::move(entry)),
       run_(std::move(run)),
-      steps_(world_size, parts.deadline_ns, *parts.memory, [this](JobStep step) { Give(std::move(step)); }) {
+      steps_(world_size, parts.deadline_ns, *parts.memory, [this](JobStep step) { Give(std::move(step)); },
+             [this](const Timeline& timeline) { return LastRecorded(timeline); }) {
   if (entry_->subscription.definition.runs != Runs::kQueue || share == nullptr) return;
   source_ = share->OpenSource({.waiting_max = 8, .counters = entry_->queue});
   lane_ = source_->OpenLane();
+}
+
+// Steps are given out in ascending order, and all that is made of one leaves together: what precedes the last that was
+// recorded is taken for recorded, also where it came to nothing. What a rank brings of it for the first time is late.
+std::optional<uint64_t> JobNode::LastRecorded(const Timeline& timeline) const {
+  const auto recorded = run_->recorded();
+  if (recorded->next.empty()) return std::nullopt;
+  const std::vector<std::string>& topics = entry_->subscription.topics;
+  uint64_t next = 0;
+  for (const auto& series : run_->series().Since(0)) {
+    if (series->id > recorded->next.size()) break;
+    if (series->name.timeline != timeline) continue;
+    if (std::find(topics.begin(), topics.end(), series->name.topic) == topics.end()) continue;
+    next = std::max(next, recorded->next[series->id - 1]);
+  }
+  return next == 0 ? std::nullopt : std::optional(next - 1);
 }
 
 void JobNode::Retire() {
@@ -137,7 +161,16 @@ void JobNode::Retire() {
   if (source_) source_->Cancel();
 }
 
-void JobNode::Give(JobStep step) {
+// Whoever lets a step go calls it, the end of a rank among them: nothing may come out of it.
+void JobNode::Give(JobStep step) noexcept {
+  try {
+    Take(std::move(step));
+  } catch (...) {
+    CountFailed();
+  }
+}
+
+void JobNode::Take(JobStep step) {
   if (entry_->ended()) return;
   auto shared = std::make_shared<JobStep>(std::move(step));
   if (!lane_) return Run(std::move(shared));
@@ -195,6 +228,7 @@ void JobNode::Do(JobStep& step, const std::shared_ptr<StepOfJob>& results) {
       input.flags = from.flags;
       if (from.flags != 0) results->AddFlags(input.subject, from.flags);
       if (const auto* given = std::get_if<TensorStats>(&from.content)) {
+        if (!Has(*given, definition.moments)) return;  // not asked of that rank when its step began
         input.stats = given;
         continue;
       }

@@ -10,6 +10,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -31,6 +32,8 @@ class JobNode : public std::enable_shared_from_this<JobNode> {
 
   JobSteps& steps() { return steps_; }
   const SubscriberEntry& entry() const { return *entry_; }
+  // A step of it is lost, since something of ours failed.
+  void CountFailed() { entry_->Count(MissReason::kFailed, 1); }
   // Nothing more is made of it.
   void Retire();
   bool retired() const { return retired_.load(std::memory_order_relaxed); }
@@ -43,7 +46,9 @@ class JobNode : public std::enable_shared_from_this<JobNode> {
     std::string param;
   };
 
-  void Give(JobStep step);
+  std::optional<uint64_t> LastRecorded(const Timeline& timeline) const;
+  void Give(JobStep step) noexcept;
+  void Take(JobStep step);
   void Run(std::shared_ptr<JobStep> step);
   metrics::Subject SubjectOf(const JobInput& input);
   void Do(JobStep& step, const std::shared_ptr<StepOfJob>& results);

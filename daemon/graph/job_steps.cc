@@ -36,8 +36,13 @@ std::string_view MissingRankName(MissingRank reason) {
   return "";
 }
 
-JobSteps::JobSteps(uint32_t world_size, uint64_t deadline_ns, MemoryBudget& budget, std::function<void(JobStep)> give)
-    : world_size_(world_size), deadline_ns_(deadline_ns), budget_(budget), give_(std::move(give)) {
+JobSteps::JobSteps(uint32_t world_size, uint64_t deadline_ns, MemoryBudget& budget, std::function<void(JobStep)> give,
+                   LastRecorded last_recorded)
+    : world_size_(world_size),
+      deadline_ns_(deadline_ns),
+      budget_(budget),
+      give_(std::move(give)),
+      last_recorded_(std::move(last_recorded)) {
   FindNotSeen();
 }
 
@@ -75,13 +80,15 @@ JobSteps::Taken JobSteps::Contribute(uint64_t member, const Timeline& timeline, 
   std::unique_lock lock(mutex_);
   const uint32_t* rank = RankOf(member);
   if (rank == nullptr) return Taken::kNotJoined;
-  Line& line = lines_[timeline];
+  Line& line = LineOf(timeline);
   Mark& mark = line.marks[*rank];
   if (mark.any && step <= mark.step) {
     return Taken::kRepeated;
   }
   Taken taken = Taken::kTaken;
-  if (line.any_given && step <= line.given) {
+  if (line.recorded && step <= *line.recorded) {
+    taken = Taken::kRecorded;
+  } else if (line.any_given && step <= line.given) {
     taken = Taken::kLate;
   } else {
     const auto [at, fresh] = line.waiting.try_emplace(step);
@@ -111,7 +118,7 @@ void JobSteps::Pass(uint64_t member, const Timeline& timeline, uint64_t step) {
   std::unique_lock lock(mutex_);
   const uint32_t* rank = RankOf(member);
   if (rank == nullptr) return;
-  Line& line = lines_[timeline];
+  Line& line = LineOf(timeline);
   Hear(line, *rank, step);
   GiveReady(timeline, line);
   Deliver(std::move(lock));
@@ -152,6 +159,12 @@ void JobSteps::Flush() {
 uint32_t* JobSteps::RankOf(uint64_t member) {
   const auto found = member_rank_.find(member);
   return found == member_rank_.end() ? nullptr : &found->second;
+}
+
+JobSteps::Line& JobSteps::LineOf(const Timeline& timeline) {
+  const auto [at, fresh] = lines_.try_emplace(timeline);
+  if (fresh && last_recorded_) at->second.recorded = last_recorded_(timeline);
+  return at->second;
 }
 
 void JobSteps::Hear(Line& line, uint32_t rank, uint64_t step) {

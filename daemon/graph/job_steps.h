@@ -12,7 +12,8 @@
 // brought anything is none.
 //
 // A rank's steps of a timeline ascend: its watermark is the last that it closed, with inputs (Contribute) or without
-// (Pass). Bounded: bytes by a MemoryBudget, steps by kMaxWaiting; what finds no room is counted.
+// (Pass). A step that an earlier daemon recorded is not made again, whatever ranks bring of it once more. Bounded: bytes
+// by a MemoryBudget, steps by kMaxWaiting; what finds no room is counted.
 //
 // Owner: the JobNode. Thread rule: every method from any thread. `give` is called without a lock, one call after
 // another, on the thread of whichever method let the step go; it may not wait, and may call any method here.
@@ -25,6 +26,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <variant>
@@ -92,9 +94,13 @@ class JobSteps {
   // Steps that wait, of all timelines: some seconds of small steps; then the oldest go early.
   static constexpr size_t kMaxWaiting = 1024;
 
-  enum class Taken : uint8_t { kTaken = 1, kLate = 2, kRepeated = 3, kMemoryFull = 4, kNotJoined = 5 };
+  enum class Taken : uint8_t { kTaken = 1, kLate = 2, kRepeated = 3, kMemoryFull = 4, kNotJoined = 5, kRecorded = 6 };
 
-  JobSteps(uint32_t world_size, uint64_t deadline_ns, MemoryBudget& budget, std::function<void(JobStep)> give);
+  // The last step of a timeline that an earlier daemon recorded, and with it all before; none: it did not.
+  using LastRecorded = std::function<std::optional<uint64_t>(const Timeline& timeline)>;
+
+  JobSteps(uint32_t world_size, uint64_t deadline_ns, MemoryBudget& budget, std::function<void(JobStep)> give,
+           LastRecorded last_recorded = nullptr);
 
   // A rank is there; what it is afterwards called by. A rank that comes again takes its place over: what its former
   // self says is still heard, but its Leave is not.
@@ -130,11 +136,13 @@ class JobSteps {
     std::map<uint64_t, Waiting> waiting;  // by step
     bool any_given = false;
     uint64_t given = 0;  // up to here, where any_given
+    std::optional<uint64_t> recorded;
     std::map<uint32_t, Mark> marks;
   };
 
   // All with the mutex held, but Deliver, which comes with it and leaves without.
   uint32_t* RankOf(uint64_t member);
+  Line& LineOf(const Timeline& timeline);
   void Hear(Line& line, uint32_t rank, uint64_t step);
   void FindNotSeen();
   void GiveReady(const Timeline& timeline, Line& line);
@@ -150,6 +158,7 @@ class JobSteps {
   const uint64_t deadline_ns_;
   MemoryBudget& budget_;
   const std::function<void(JobStep)> give_;
+  const LastRecorded last_recorded_;
 
   mutable std::mutex mutex_;
   // Guarded by mutex_.

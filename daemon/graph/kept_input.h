@@ -49,6 +49,7 @@ struct KeptInput {
   uint16_t flags = 0;
   bool wide = false;      // Precision::kDouble
   bool withheld = false;  // some of it was dropped, or cannot be read
+  bool unasked = false;   // its statistics lack what the subscriber needs
   double number = 0;      // a scalar, or the number of a topic
   TensorStats stats{};
   std::string text;

@@ -98,6 +98,8 @@ void WorkBuilder::CollectMerged(uint32_t input) {
     part.wide = member.wide;
     part.withheld = may_miss || series.gap;
     part.stats = series.stats;
+    // A job decides by what all its ranks have.
+    part.unasked = node_->definition().scope != Scope::kJob && !Has(series.stats, node_->definition().moments);
   }
 }
 
@@ -105,6 +107,7 @@ void WorkBuilder::CollectTopic(uint32_t input) {
   for (const SceneNode::Publisher& publisher : node_->inputs[input].publishers) {
     const NodeState& published = frame_->nodes[publisher.node];
     state_->partial |= published.partial;
+    state_->unasked |= published.unasked;
     for (const TopicValue& value : published.values) {
       if (value.output != publisher.output || !node_->Matches(*value.slot)) continue;
       KeptInput& part = parts_.emplace_back();
@@ -124,14 +127,16 @@ void WorkBuilder::AddCall(size_t begin, const Slot* about) {
   call.begin = static_cast<uint32_t>(begin);
   call.end = static_cast<uint32_t>(work_->inputs.size());
   call.about = about;
-  bool withheld = false;
+  bool withheld = false, unasked = false;
   for (size_t i = begin; i < work_->inputs.size(); ++i) {
     call.flags |= work_->inputs[i].flags;
     call.wide |= work_->inputs[i].wide;
     withheld |= work_->inputs[i].withheld;
+    unasked |= work_->inputs[i].unasked;
   }
-  if (withheld) {
-    ++work_->withheld;
+  if (withheld || unasked) {
+    work_->withheld += withheld;
+    state_->unasked |= unasked;
     work_->inputs.resize(begin);
     return;
   }
@@ -225,7 +230,7 @@ void WorkBuilder::PairsOfModule(size_t begin, size_t end) {
   if (!several) ++work_->incomplete;
 }
 
-// True when the pair was complete, or is withheld and counted as that.
+// True when the pair was complete, or is withheld and counted as that, or was not asked.
 bool WorkBuilder::Pair(size_t begin, size_t end, uint32_t param, const std::vector<bool>& for_all) {
   const size_t at = work_->inputs.size();
   const KeptInput* about = nullptr;
@@ -234,7 +239,7 @@ bool WorkBuilder::Pair(size_t begin, size_t end, uint32_t param, const std::vect
     const KeptInput& part = parts_[i];
     if (ParamOf(part) != param && !for_all[part.index]) continue;
     if (about == nullptr || (ParamOf(part) == param && ParamOf(*about) != param)) about = &part;
-    withheld |= part.withheld;
+    withheld |= part.withheld || part.unasked;
     work_->inputs.push_back(part);
   }
   if (!withheld && work_->inputs.size() - at != node_->inputs.size()) {
@@ -250,12 +255,14 @@ bool WorkBuilder::Pair(size_t begin, size_t end, uint32_t param, const std::vect
 // One call for the step: any message that is missing may have belonged to it. But what a rule saw is so.
 void WorkBuilder::Whole() {
   const bool rule = node_->definition().outputs.empty();
-  bool withheld = state_->partial;
-  if (rule) std::erase_if(parts_, [](const KeptInput& part) { return part.withheld; });
+  // Of a job the others' numbers would stand for all: there it counts as withheld.
+  const bool of_job = node_->definition().scope == Scope::kJob;
+  bool withheld = state_->partial || (of_job && state_->unasked);
+  if (rule) std::erase_if(parts_, [](const KeptInput& part) { return part.withheld || part.unasked; });
   for (const KeptInput& part : parts_) withheld |= part.withheld;
   if (parts_.empty()) return;
-  if (withheld && !rule) {
-    ++work_->withheld;
+  if ((withheld || state_->unasked) && !rule) {
+    work_->withheld += withheld;
     return;
   }
   const size_t at = work_->inputs.size();

@@ -98,7 +98,10 @@ uint64_t OpenFrames::done_seq() const {
 }
 
 void OpenFrames::Drop(size_t i, bool count) {
-  if (count) context_.Count(MissReason::kDiscarded, 1);
+  // Where a daemon reads some records once more it finds the rest of steps that were closed, and counted, before: none
+  // of them goes on after those.
+  const bool counted = !frames_[i]->whole && frames_[i]->last_seq <= context_.run->counted_until();
+  if (count && !counted) context_.Count(MissReason::kDiscarded, 1);
   std::unique_ptr<Frame> frame = std::move(frames_[i]);
   frames_.erase(frames_.begin() + static_cast<std::ptrdiff_t>(i));
   recycle_(std::move(frame));

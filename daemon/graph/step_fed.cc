@@ -27,6 +27,11 @@ void StepRunner::RunFed() {
       continue;
     }
     const bool rule = node_->definition().outputs.empty();
+    const bool of_step = scope == Scope::kRoot;
+    if ((instance.unasked || (of_step && state_->unasked)) && !rule) {
+      state_->unasked = true;
+      continue;
+    }
     if ((instance.spoiled && !rule) || !instance.subscriber) {
       state_->partial = true;
       continue;
@@ -63,6 +68,7 @@ bool StepRunner::FeedTopics() {
     for (const SceneNode::Publisher& publisher : node_->inputs[input].publishers) {
       const NodeState& published = frame_->nodes[publisher.node];
       state_->partial |= published.partial;
+      state_->unasked |= published.unasked;
       for (const TopicValue& value : published.values) {
         if (value.output != publisher.output || !node_->Matches(*value.slot)) continue;
         if (node_->entry->ended()) return false;

@@ -6,15 +6,15 @@
 
 namespace ikkuna::graph {
 
-void Mailbox::Post(LateResults late) {
+void Mailbox::Post(std::list<LateResults>& late) {
   if (ended()) return;
   std::lock_guard lock(mutex_);
-  late_.push_back(std::move(late));
+  late_.splice(late_.end(), late);
   any_.store(true, std::memory_order_release);  // pairs with the acquire of any()
   came_.notify_all();
 }
 
-std::vector<LateResults> Mailbox::Take() {
+std::list<LateResults> Mailbox::Take() {
   std::lock_guard lock(mutex_);
   any_.store(false, std::memory_order_relaxed);  // under the mutex of whoever sets it
   return std::exchange(late_, {});
@@ -29,7 +29,7 @@ bool Mailbox::Wait(uint64_t deadline_ns) {
 }
 
 StepResults::~StepResults() {
-  if (!taken_back_) mailbox_->Post(std::move(late_));
+  if (!taken_back_) mailbox_->Post(letter_);
 }
 
 LateResults StepResults::TakeBack() {

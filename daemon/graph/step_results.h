@@ -9,6 +9,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <list>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -46,9 +47,10 @@ struct LateResults {
 
 class Mailbox {
  public:
-  void Post(LateResults late);
+  // Takes the one letter out of the list, and allocates nothing: it comes from destructors.
+  void Post(std::list<LateResults>& late);
   bool any() const { return any_.load(std::memory_order_acquire); }  // pairs with the release in Post
-  std::vector<LateResults> Take();
+  std::list<LateResults> Take();
   // False: nothing came until then (CLOCK_MONOTONIC).
   bool Wait(uint64_t deadline_ns);
   // Nobody reads any more.
@@ -60,7 +62,7 @@ class Mailbox {
   std::atomic<bool> ended_{false};
   std::mutex mutex_;
   std::condition_variable came_;
-  std::vector<LateResults> late_;  // guarded by mutex_
+  std::list<LateResults> late_;  // guarded by mutex_
 };
 
 // Takes what a subscriber gives inside the graph's own call.
@@ -109,7 +111,8 @@ class StepResults final : public metrics::Results {
   std::atomic<bool> cancelled_{false};
   bool taken_back_ = false;  // by the owner, when nobody else holds this
   std::mutex mutex_;
-  LateResults late_;  // guarded by mutex_
+  std::list<LateResults> letter_{1};  // made with this, so that it can always be posted
+  LateResults& late_ = letter_.front();  // guarded by mutex_
 };
 
 }  // namespace ikkuna::graph

@@ -112,6 +112,7 @@ void StepRunner::RunSeries() {
   metrics::Input input;
   input.kind = group.kind();
   uint64_t withheld = 0;
+  bool unasked = false;
   Guarded(context_, *node_->entry, frame_->step, [&] {
     metrics::Subscriber& subscriber = node_->instances->common();
     for (const uint32_t ordinal : gathered.touched) {
@@ -120,6 +121,10 @@ void StepRunner::RunSeries() {
       const Gathered& series = gathered.slots[ordinal];
       if (may_miss || series.gap) {
         ++withheld;
+        continue;
+      }
+      if (!Has(series.stats, node_->definition().moments)) {
+        unasked = true;
         continue;
       }
       about_ = member.slot;
@@ -133,6 +138,7 @@ void StepRunner::RunSeries() {
     }
   });
   if (withheld != 0) Count(MissReason::kWithheld, withheld);
+  state_->unasked |= unasked;
   state_->partial |= withheld != 0 || node_->entry->off.load(std::memory_order_relaxed);
   Settle(std::move(ref));
 }
@@ -234,7 +240,12 @@ void StepRunner::RunJob(NodeWork& work) {
       return Count(MissReason::kMemoryFull, 1);
     case JobSteps::Taken::kRepeated:
       return Count(MissReason::kRepeated, 1);
+    case JobSteps::Taken::kRecorded:
+      // It is in what was recorded, if an earlier daemon had it whole. Else that was recorded without it.
+      if (context_.counts) Count(frame_->again ? MissReason::kRepeated : MissReason::kLate, 1);
+      return;
     case JobSteps::Taken::kLate:
+      return Count(MissReason::kLate, 1);
     case JobSteps::Taken::kNotJoined:
       return Count(MissReason::kCancelled, 1);
   }

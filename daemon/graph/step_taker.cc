@@ -13,14 +13,23 @@ void StepRunner::TakeValue(uint32_t output, metrics::Subject subject, Value valu
     return Count(MissReason::kRefused, 1);
   }
   SeriesRef& ref = node_->names->Ref(output, slot->number);
-  if (ref.id == SeriesRef::kUnknown) ref.id = SeriesOf(*slot, output, origin_.wide);
+  if (ref.id == SeriesRef::kUnknown) {
+    ref.id = SeriesOf(*slot, output, origin_.wide);
+    const std::vector<uint64_t>& recorded = context_.recorded->next;
+    if (ref.id >= 1 && ref.id <= recorded.size()) ref.next = std::max(ref.next, recorded[ref.id - 1]);
+  }
   if (const double* number = std::get_if<double>(&value)) {
-    if (!PutNumber(ref, *slot, output, *number, origin_)) return;
+    if (!PutNumber(ref, *slot, output, *number, origin_)) {
+      // Of a step that is read once more those that take the value may have said nothing yet.
+      if (frame_->reread && node_->consumed[output] != 0) KeepForTakers(*slot, output, value, origin_);
+      return;
+    }
   } else {
     // Of texts a step may bring more when it comes in two parts.
     const bool text = TypeOf(value) == ValueType::kText;
     const uint64_t known = frame_->again ? ref.next : 0;
     if (known > frame_->step + (text ? 1 : 0)) {
+      if (frame_->reread) return;
       ++repeated_;
       return Count(MissReason::kRepeated, 1);
     }
@@ -40,6 +49,7 @@ bool StepRunner::PutNumber(SeriesRef& ref, const Slot& slot, uint32_t output, do
     const bool twice = ref.next == frame_->step + 1 && !frame_->again;
     if (twice && Replace(ref.id, slot, output, number)) return false;
     if (frame_->again || twice) {
+      if (frame_->reread) return false;
       if (frame_->again) ++repeated_;  // else it is the subscriber that says it twice, not the trainer
       Count(MissReason::kRepeated, 1);
       return false;

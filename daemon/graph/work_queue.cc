@@ -233,7 +233,8 @@ class WorkQueue::State {
 
 uint32_t WorkQueue::DefaultThreads() { return std::clamp(std::thread::hardware_concurrency() / 4, 1u, 4u); }
 
-WorkQueue::WorkQueue(uint32_t threads, int nice) : state_(std::make_shared<State>()) {
+WorkQueue::WorkQueue(uint32_t threads, int nice, std::chrono::milliseconds grace)
+    : state_(std::make_shared<State>()), grace_(grace) {
   threads = std::clamp(threads, 1u, kMaxThreads);
   state_->ended.assign(threads, 0);
   for (uint32_t i = 0; i < threads; ++i) {
@@ -271,7 +272,7 @@ bool WorkQueue::Close(std::chrono::steady_clock::time_point deadline) {
       }
       return true;
     };
-    state.idle.wait_until(lock, std::max(deadline, std::chrono::steady_clock::now() + kGrace), all_ended);
+    state.idle.wait_until(lock, std::max(deadline, std::chrono::steady_clock::now() + grace_), all_ended);
     ended = state.ended;
   }
   bool all = true;

@@ -83,7 +83,8 @@ class WorkQueue {
   // A quarter of the cores, 1 to 4: the rest is the trainer's.
   static uint32_t DefaultThreads();
 
-  explicit WorkQueue(uint32_t threads = DefaultThreads(), int nice = kDefaultNice);
+  explicit WorkQueue(uint32_t threads = DefaultThreads(), int nice = kDefaultNice,
+                     std::chrono::milliseconds grace = kGrace);
   ~WorkQueue();  // Close() at once
   WorkQueue(const WorkQueue&) = delete;
   WorkQueue& operator=(const WorkQueue&) = delete;
@@ -101,6 +102,7 @@ class WorkQueue {
   friend class WorkShare;
   class State;
   std::shared_ptr<State> state_;
+  const std::chrono::milliseconds grace_;
   std::vector<std::thread> threads_;  // Close empties it
 };
 

@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
 #include <exception>
 #include <utility>
@@ -48,18 +49,30 @@ void Acceptor::Run() {
   ::pthread_setname_np(::pthread_self(), "ikkuna-accept");
   std::vector<pollfd> fds;
   while (!stop_.load()) {
-    const bool paused = MonotonicNs() < pause_until_ns_;
-    fds.assign({{wake_.get(), POLLIN, 0}, {paused ? -1 : listener_.get(), POLLIN, 0}});
-    for (const Pending& pending : pending_) fds.push_back({pending.socket.get(), POLLIN | POLLRDHUP, 0});
-    if (::poll(fds.data(), fds.size(), kReapMs) < 0) continue;
-    if (stop_.load()) break;
-    for (size_t i = pending_.size(); i-- > 0;) {
-      if (Serve(pending_[i], fds[i + 2].revents)) pending_.erase(pending_.begin() + static_cast<std::ptrdiff_t>(i));
+    try {
+      Turn(fds);
+      TellFailures();
+    } catch (const std::exception& error) {
+      // For want of memory, as a rule. Whoever waits goes on waiting; the next look is when some time has passed.
+      ++failures_;
+      std::snprintf(last_failure_.data(), last_failure_.size(), "%s", error.what());
+      pollfd wake{wake_.get(), POLLIN, 0};
+      ::poll(&wake, 1, kReapMs);
     }
-    if (fds[1].revents != 0) AcceptAll();
-    ingest_.Reap();
-    TellRefusals();
   }
+}
+
+void Acceptor::Turn(std::vector<pollfd>& fds) {
+  const bool paused = MonotonicNs() < pause_until_ns_;
+  fds.assign({{wake_.get(), POLLIN, 0}, {paused ? -1 : listener_.get(), POLLIN, 0}});
+  for (const Pending& pending : pending_) fds.push_back({pending.socket.get(), POLLIN | POLLRDHUP, 0});
+  if (::poll(fds.data(), fds.size(), kReapMs) < 0 || stop_.load()) return;
+  for (size_t i = pending_.size(); i-- > 0;) {
+    if (Serve(pending_[i], fds[i + 2].revents)) pending_.erase(pending_.begin() + static_cast<std::ptrdiff_t>(i));
+  }
+  if (fds[1].revents != 0) AcceptAll();
+  ingest_.Reap();
+  TellRefusals();
 }
 
 void Acceptor::AcceptAll() {
@@ -134,6 +147,16 @@ void Acceptor::Refuse(int socket, pid_t pid, const std::string& why) {
   static_cast<void>(shm::SendReject(socket, {why}));  // it may be gone: then nobody needs the reason
   refused_.fetch_add(1, std::memory_order_relaxed);
   last_refusal_ = (pid > 0 ? "process " + std::to_string(pid) + ": " : "") + why;
+}
+
+void Acceptor::TellFailures() {
+  const uint64_t now = MonotonicNs();
+  if (failures_ == failures_told_ || now - failure_told_ns_ < kEventEveryNs) return;
+  ingest_.OfferEvent(Severity::kError, "door_failed",
+                     "the door for trainers failed " + std::to_string(failures_ - failures_told_) +
+                         " times and goes on; the last: " + last_failure_.data());
+  failures_told_ = failures_;
+  failure_told_ns_ = now;
 }
 
 void Acceptor::TellRefusals() {

@@ -6,8 +6,10 @@
 // Owner: the daemon's main; Ingest outlives it. Stop order: first of all parts.
 #pragma once
 
+#include <poll.h>
 #include <sys/types.h>
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <mutex>
@@ -55,11 +57,13 @@ class Acceptor {
   Acceptor(const AcceptorOptions& options, Ingest& ingest)
       : options_(options), ingest_(ingest), allow_uids_(options.allow_uids) {}
   void Run();
+  void Turn(std::vector<pollfd>& fds);
   void AcceptAll();
   bool Serve(Pending& pending, short revents);  // true: done with it
   Status Admit(Pending& pending, shm::ReceivedHello hello);
   void Refuse(int socket, pid_t pid, const std::string& why);
   void TellRefusals();
+  void TellFailures();
   bool Allowed(uid_t uid);
 
   // Constant after construction.
@@ -76,6 +80,9 @@ class Acceptor {
   uint64_t told_ = 0;
   uint64_t told_ns_ = 0;
   std::string last_refusal_;
+  uint64_t failures_ = 0, failures_told_ = 0;  // looks that ended with an exception
+  uint64_t failure_told_ns_ = 0;
+  std::array<char, 256> last_failure_{};  // needs no memory
   uint64_t pause_until_ns_ = 0;  // out of descriptors: no accept before
 
   std::atomic<uint64_t> refused_{0};

@@ -201,27 +201,75 @@ Status Prepare(const std::vector<Order>& orders, const Wish& wish) {
   }
 }
 
+struct Agreed {
+  uint64_t step = 0;
+  uint64_t ahead = 0;   // of the rank that is furthest
+  double seconds = 0;   // until the last rank is there; 0: not known
+  bool stands = false;  // a rank makes no steps now
+};
+
 // One step for each root that commands name, by its name: far enough ahead of the rank that is furthest, at the pace of
-// the one that is fastest.
-std::map<std::string, uint64_t> AgreeOnSteps(const std::vector<Order>& orders, double seconds_passed) {
-  std::map<std::string, uint64_t> steps;
-  std::map<std::string, std::pair<uint64_t, double>> seen;  // furthest, fastest
+// the one that is fastest. A pause (an evaluation, a checkpoint) may end before the commands are read, so that the pace
+// is the usual one where that is more than the pace of now.
+std::map<std::string, Agreed> AgreeOnSteps(const std::vector<Order>& orders, double seconds_passed) {
+  struct Seen {
+    uint64_t furthest = 0;
+    double fastest = 0;
+    std::vector<std::pair<uint64_t, double>> ranks;  // each rank's step and pace
+    bool stands = false;
+  };
+  std::map<std::string, Seen> seen;
   for (const Order& order : orders) {
     for (const auto& now : order.session->Roots()) {
-      auto& [furthest, fastest] = seen[now.name];
-      furthest = std::max(furthest, now.step);
-      fastest = std::max(fastest, now.steps_per_second);
+      Seen& root = seen[now.name];
+      double pace = now.steps_per_second;
       const auto* before = FindRoot(order.roots, now.name);
       if (before != nullptr && now.step > before->step && seconds_passed > 0) {
-        fastest = std::max(fastest, static_cast<double>(now.step - before->step) / seconds_passed);
+        pace = std::max(pace, static_cast<double>(now.step - before->step) / seconds_passed);
       }
+      root.furthest = std::max(root.furthest, now.step);
+      root.fastest = std::max({root.fastest, pace, now.usual_steps_per_second});
+      root.stands = root.stands || pace == 0;
+      root.ranks.emplace_back(now.step, pace > 0 ? pace : now.usual_steps_per_second);
     }
   }
-  for (const auto& [name, pace] : seen) {
-    const auto ahead = static_cast<uint64_t>(std::ceil(std::min(pace.second * Control::kAheadSeconds, 1e12)));
-    steps[name] = pace.first + std::max(ahead, kAheadStepsMin);
+  std::map<std::string, Agreed> agreed;
+  for (const auto& [name, root] : seen) {
+    const auto ahead = static_cast<uint64_t>(std::ceil(std::min(root.fastest * Control::kAheadSeconds, 1e12)));
+    Agreed& one = agreed[name];
+    one.ahead = std::max(ahead, kAheadStepsMin);
+    one.step = root.furthest + one.ahead;
+    one.stands = root.stands;
+    for (const auto& [step, pace] : root.ranks) {
+      if (pace > 0) one.seconds = std::max(one.seconds, static_cast<double>(one.step - step) / pace);
+    }
   }
-  return steps;
+  return agreed;
+}
+
+std::string AheadText(const Agreed& agreed) {
+  std::string text = std::to_string(agreed.ahead) + (agreed.ahead == 1 ? " step" : " steps") + " from now";
+  if (agreed.seconds >= 120) {
+    text += ", some " + std::to_string(static_cast<uint64_t>(std::min(agreed.seconds / 60, 1e9))) + " min";
+  } else if (agreed.seconds > 0) {
+    text += ", some " + std::to_string(static_cast<uint64_t>(std::ceil(agreed.seconds))) + " s";
+  }
+  return text + (agreed.stands ? " once all of them train again" : "");
+}
+
+// Between the preparation and the first command a rank may have gone; with a part of them alone nothing begins.
+Status AllThere(const std::vector<Order>& orders, const Wish& wish) {
+  for (const Order& order : orders) {
+    if (auto lets = LetsItself(*order.session, wish); !lets) {
+      return Error{lets.error().code, lets.error().text + ", so nothing is asked of any rank"};
+    }
+    if (order.session->ended() || order.session->quarantined()) {
+      return Refuse(
+          wish, ErrorCode::kFailedPrecondition,
+          "run " + Describe(order.session->run_key()) + " has left meanwhile, so nothing is asked of any rank");
+    }
+  }
+  return {};
 }
 
 Result<std::string> AskAlone(Order& order, const Wish& wish, const std::string& what) {
@@ -242,7 +290,7 @@ Result<std::string> AskTogether(std::vector<Order>& orders, const ControlTarget&
   }
   const auto steps = AgreeOnSteps(orders, static_cast<double>(MonotonicNs() - begin) * 1e-9);
   std::vector<uint32_t> ranks;
-  std::map<std::string, uint64_t> used;
+  std::map<std::string, Agreed> used;
   for (Order& order : orders) {
     ranks.push_back(order.session->run_key().rank);
     for (shm::Command& command : order.commands) {
@@ -251,13 +299,17 @@ Result<std::string> AskTogether(std::vector<Order>& orders, const ControlTarget&
       if (step == steps.end()) {
         return Refuse(wish, ErrorCode::kFailedPrecondition, "the model of " + what + " is not attached yet");
       }
-      command.argument = step->second + 1;
+      command.argument = step->second.step + 1;
       used[root] = step->second;
     }
   }
-  std::vector<std::string> where;
-  for (const auto& [root, step] : used) where.push_back("step " + std::to_string(step) + " of '" + root + "'");
+  std::vector<std::string> where, ahead;
+  for (const auto& [root, agreed] : used) {
+    where.push_back("step " + std::to_string(agreed.step) + " of '" + root + "'");
+    ahead.push_back(AheadText(agreed));
+  }
   const std::string when = what + " before " + Listed(where);
+  if (auto there = AllThere(orders, wish); !there) return there.error();
   for (const Order& order : orders) {
     if (auto pushed = order.session->PushCommands(order.commands, when); !pushed) {
       order.session->OfferEvent(Severity::kError, "split", when + " could not be asked: " + pushed.error().text);
@@ -265,7 +317,7 @@ Result<std::string> AskTogether(std::vector<Order>& orders, const ControlTarget&
     }
   }
   return what + " asked of run " + RunText(target) + ", " + RanksText(ranks) + ": together before " + Listed(where) +
-         ", in some " + std::to_string(static_cast<int>(Control::kAheadSeconds)) + " s";
+         ", " + Listed(ahead);
 }
 
 Result<std::string> Ask(Ingest& ingest, const Caller& caller, const ControlTarget& target, const Wish& wish) {

@@ -36,7 +36,8 @@ class Control {
  public:
   // How long the ranks have to acknowledge a preparation: their service threads look every 50 ms.
   static constexpr int kPrepareMs = 5000;
-  // How far ahead the agreed step lies: a rank that is held up for less acts with the others.
+  // How far ahead the agreed step lies at the pace of training, whether they train now or pause: a rank that is held up
+  // for less acts with the others.
   static constexpr double kAheadSeconds = 5;
 
   explicit Control(Ingest& ingest) : ingest_(ingest) {}

@@ -8,11 +8,12 @@
 namespace ikkuna::ingest {
 
 Drain::Drain(shm::PubView& view, shm::CtlWriter& ctl, std::vector<std::unique_ptr<PayloadSource>> sources,
-             uint64_t skip_through, std::function<void(const shm::Message&)> handle)
+             uint64_t skip_through, uint64_t counted_through, std::function<void(const shm::Message&)> handle)
     : view_(view),
       ctl_(ctl),
       sources_(std::move(sources)),
       skip_through_(skip_through),
+      counted_through_(counted_through),
       handle_(std::move(handle)),
       arena_head_(view.arena_position()),
       published_{view.ring_position(), view.arena_position()} {}
@@ -36,15 +37,13 @@ PayloadSource* Drain::SourceOf(const shm::Message& message) const {
 // True when the message is done with; false when it has to wait.
 Result<bool> Drain::TryFinish(shm::Message& message, bool skipped) {
   if (message.record.type == static_cast<uint8_t>(RecordType::kVoid)) {
+    read_seq_ = message.record.seq;
     handled_ += skipped ? 0 : 1;
-    voids_ += skipped ? 0 : 1;
+    voids_ += skipped || message.record.seq <= counted_through_ ? 0 : 1;
     return true;
   }
   if (message.record.space == static_cast<uint8_t>(Space::kInline)) {
-    if (!skipped) {
-      handle_(message);
-      ++handled_;
-    }
+    HandOn(message, skipped);
     return true;
   }
   PayloadSource* source = SourceOf(message);
@@ -55,11 +54,18 @@ Result<bool> Drain::TryFinish(shm::Message& message, bool skipped) {
     if (!payload) return payload.error();
     message.payload = payload->data;
     message.payload_bytes = payload->bytes;
-    handle_(message);
-    ++handled_;
   }
+  HandOn(message, skipped);
   source->Release(message);
   return true;
+}
+
+// It counts as read while it is handled: what is said meanwhile of what was counted speaks of it.
+void Drain::HandOn(const shm::Message& message, bool skipped) {
+  read_seq_ = message.record.seq;
+  if (skipped) return;
+  handle_(message);
+  ++handled_;
 }
 
 Result<uint64_t> Drain::RunWaiting() {

@@ -29,10 +29,10 @@ class Drain {
   static constexpr uint64_t kRecordsPerHead = 64;
   static constexpr uint64_t kBytesPerHead = 1 << 20;
 
-  // Records up to `skip_through` (a seq) were handled by an earlier session: they are passed over. `view` stands where
-  // the probe's last session ended.
+  // Records up to `skip_through` (a seq) were handled by an earlier session: they are passed over. Up to `counted_through`
+  // the voids are counted already. `view` stands where the probe's last session ended.
   Drain(shm::PubView& view, shm::CtlWriter& ctl, std::vector<std::unique_ptr<PayloadSource>> sources,
-        uint64_t skip_through, std::function<void(const shm::Message&)> handle);
+        uint64_t skip_through, uint64_t counted_through, std::function<void(const shm::Message&)> handle);
 
   Status AddEntries(const std::vector<shm::RegistryEntry>& entries);
 
@@ -46,6 +46,7 @@ class Drain {
 
   uint64_t handled() const { return handled_; }  // records handed to `handle`, and voids
   uint64_t voids() const { return voids_; }      // records that the probe could not finish: there is nothing in them
+  uint64_t read_seq() const { return read_seq_; }  // all up to here was handed on, passed over, or void
   uint64_t waiting() const { return waiting_.size(); }
   uint64_t position() const { return view_.ring_position(); }
 
@@ -57,6 +58,7 @@ class Drain {
   };
   PayloadSource* SourceOf(const shm::Message& message) const;
   Result<bool> TryFinish(shm::Message& message, bool skipped);
+  void HandOn(const shm::Message& message, bool skipped);
   Result<uint64_t> RunWaiting();
   Status Take(shm::Message message);
   void PublishHeads();
@@ -66,11 +68,13 @@ class Drain {
   shm::CtlWriter& ctl_;
   const std::vector<std::unique_ptr<PayloadSource>> sources_;
   const uint64_t skip_through_;
+  const uint64_t counted_through_;
   const std::function<void(const shm::Message&)> handle_;
 
   std::deque<Waiting> waiting_;
   uint64_t handled_ = 0;
   uint64_t voids_ = 0;
+  uint64_t read_seq_ = 0;
   uint64_t arena_head_;   // arena bytes before it are no longer used
   shm::Heads published_;  // heads the producer can see
 };

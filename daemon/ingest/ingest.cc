@@ -12,30 +12,21 @@ namespace ikkuna::ingest {
 
 namespace {
 
-// The counters of records are not taken from the status last saved but from what was committed with the samples.
+// The rest is not taken from the status last saved but from what was committed with the samples: see LedgerOf.
 Ledger FromStore(const ProducerStatus& status) {
   Ledger ledger;
   ledger.steps_connected = status.steps_while_connected;
   ledger.kinds_asked = status.kinds_asked;
-  for (const Count& count : status.missing) ledger.missing[count.reason] = count.count;
-  for (const auto& root : status.roots) ledger.steps_observed[root.name] = root.steps_observed;
   return ledger;
 }
 
 // How a producer ended that was connected to no daemon then.
 std::string UnseenEnd(const ProducerStatus& status) {
-  return "ended while no daemon was connected to it: whether it finished or died, and how many steps it made after the " +
+  const bool unknown = status.info.pid == kPidUnknown;
+  return std::string(unknown ? "runs in another container, where this daemon cannot see it, and has not come back: it "
+                             : "") +
+         "ended while no daemon was connected to it: whether it finished or died, and how many steps it made after the " +
          std::to_string(status.steps_total) + " that were counted, is not known; coverage is of these";
-}
-
-// Of a producer that is not connected: has it died meanwhile? Its memory went with it, and with that what no daemon
-// kept, and how far it came.
-bool CloseIfDead(ProducerStatus& status) {
-  if (ProcessLivesSince(status.info.pid, status.info.start_unix_ns)) return false;
-  status.state = RunState::kDied;
-  status.lost_in_daemon += std::exchange(status.in_flight, 0);
-  status.notes.push_back(UnseenEnd(status));
-  return true;
 }
 
 // Of one whose probe said that it is through nothing more comes, whether its process lives or not.
@@ -66,6 +57,7 @@ Applicant ApplicantOf(const Peer& peer) {
   applicant.resume = hello.resume;
   applicant.start_step = hello.start_step;
   applicant.parent = ParentOf(peer.credentials.pid);
+  applicant.unnamed = hello.run_id_made_up;
   return applicant;
 }
 
@@ -76,7 +68,7 @@ ProducerInfo InfoOf(const Peer& peer, const Placement& placement) {
   info.run = peer.hello.run.empty() ? placement.key.run_id : peer.hello.run;
   info.world_size = peer.hello.world_size;
   info.job = {peer.hello.job_address, peer.hello.job_port};
-  info.pid = peer.credentials.pid;
+  info.pid = peer.credentials.pid > 0 ? peer.credentials.pid : kPidUnknown;
   info.uid = peer.credentials.uid;
   // The producer's own word, but a start in the future would sort before every other run for ever.
   info.start_unix_ns = std::clamp<int64_t>(peer.view->header().start_unix_ns, 0, UnixNs());
@@ -99,22 +91,80 @@ void Ingest::LoadPast() {
     return;
   }
   const size_t skip = stored->size() > kPastMax ? stored->size() - kPastMax : 0;
-  for (size_t i = 0; i < stored->size(); ++i) {
-    Past past;
-    past.status = std::move((*stored)[i]);
-    if (IsOpen(past.status.state)) {
-      past.status.state = RunState::kDisconnected;
-      if (CloseIfDead(past.status)) OfferUnseenEnd(past.status);
-      context_.store->SaveProducer(past.status);
-    }
-    const bool alive = MayLive(past.status.state) &&
-                       ProcessLivesSince(past.status.info.pid, past.status.info.start_unix_ns);
-    registry_.Add(MemberOf(past.status.info, alive));
-    // Those of no process are no producers: all ranks together, a client's own run, the daemon's.
-    if ((i < skip && !alive) || past.status.info.pid == 0) continue;
-    past.ledger = FromStore(past.status);
-    past_.push_back(std::move(past));
+  for (size_t i = 0; i < stored->size(); ++i) TakePast(std::move((*stored)[i]), i >= skip);
+}
+
+// One that is kept, and not connected.
+void Ingest::TakePast(ProducerStatus status, bool shown) {
+  Past past;
+  past.status = std::move(status);
+  // Those of no process are no producers: all ranks together, a client's own run, the daemon's. They end with a daemon,
+  // and go on with the next as soon as something comes for them.
+  const bool has_process = past.status.info.pid != 0;
+  if (IsOpen(past.status.state)) {
+    past.status.state = has_process ? RunState::kDisconnected : RunState::kDied;
+    past.away_until_ns = MonotonicNs() + context_.unseen_grace_ns;
+    if (has_process && CloseIfDead(past)) OfferUnseenEnd(past.status);
+    context_.store->SaveProducer(past.status);
   }
+  const bool alive = MayLive(past.status.state) && Lives(past);
+  registry_.Add(MemberOf(past.status.info, alive));
+  if ((!shown && !alive) || !has_process) return;
+  past.ledger = FromStore(past.status);
+  past_.push_back(std::move(past));
+}
+
+// Their files could not be read when this daemon began, or were imported since.
+void Ingest::LearnFound() {
+  for (ProducerStatus& status : context_.store->TakeFound()) {
+    const Past* past = FindPast(status.info.uuid);
+    if (past != nullptr && past->status.info.run_key == status.info.run_key) continue;  // it was away, and is back
+    if (!IsKnown(status.info.uuid)) {
+      TakePast(std::move(status), true);
+      continue;
+    }
+    // Its producer did not wait for it, and goes on under another key: no more comes of it under this one.
+    AddStranger(status.info.run_key);
+    if (!IsOpen(status.state)) continue;
+    status.state = RunState::kDied;
+    status.attempted -= std::exchange(status.in_flight, 0);
+    const std::string why = "its file could not be read when its process came back, which goes on under another key";
+    status.notes.push_back(why);
+    OfferEvent(Severity::kWarning, kRunEnded, "run '" + status.info.run + "' ended: " + why, status.info.run_key);
+    context_.store->SaveProducer(status);
+  }
+}
+
+bool Ingest::IsKnown(const Uuid& uuid) const {
+  const auto session = [&](const auto& one) { return one->uuid() == uuid; };
+  const auto past = [&](const Past& one) { return one.status.info.uuid == uuid; };
+  return std::any_of(sessions_.begin(), sessions_.end(), session) || std::any_of(past_.begin(), past_.end(), past);
+}
+
+void Ingest::AddStranger(const RunKey& key) {
+  RunRegistry::Member other;
+  for (size_t byte = 0; byte < sizeof(int); ++byte) other.uuid[byte] = static_cast<unsigned char>(strangers_ >> 8 * byte);
+  ++strangers_;
+  other.key = key;
+  registry_.Add(other);
+}
+
+// Of a producer that is not connected.
+bool Ingest::Lives(const Past& past) {
+  const ProducerInfo& info = past.status.info;
+  if (info.pid == kPidUnknown) return MonotonicNs() < past.away_until_ns;
+  return ProcessLivesSince(info.pid, info.start_unix_ns);
+}
+
+// Of a producer that is not connected: has it died meanwhile? Its memory went with it, and with that what no daemon
+// kept, and how far it came.
+bool Ingest::CloseIfDead(Past& past) const {
+  if (Lives(past)) return false;
+  ProducerStatus& status = past.status;
+  status.state = RunState::kDied;
+  status.lost_in_daemon += std::exchange(status.in_flight, 0);
+  status.notes.push_back(UnseenEnd(status));
+  return true;
 }
 
 Ingest::Past* Ingest::FindPast(const Uuid& uuid) {
@@ -133,9 +183,13 @@ Ledger Ingest::LedgerOf(const Uuid& uuid, const RunKey& run) {
   }
   if (auto progress = context_.store->LoadProgress(run)) {
     ledger.done_seq = progress->progress.done_seq;
+    ledger.read_seq = progress->progress.read_seq;
     ledger.handled = progress->handled;
     ledger.lost_in_daemon = progress->progress.lost_in_daemon;
     ledger.killed = progress->progress.killed;
+    ledger.steps_connected = std::max(ledger.steps_connected, progress->progress.steps_connected);
+    ledger.steps_observed = {progress->progress.steps_observed.begin(), progress->progress.steps_observed.end()};
+    ledger.missing = {progress->progress.missing.begin(), progress->progress.missing.end()};
   }
   return ledger;
 }
@@ -149,7 +203,7 @@ Status Ingest::EndSessionOf(const Uuid& uuid) {
     }
     if (!sessions_[i]->peer_gone()) {
       return Error{ErrorCode::kAlreadyExists,
-                   "this producer is connected already (pid " + std::to_string(sessions_[i]->pid()) + ")"};
+                   "this producer is connected already (" + PidText(sessions_[i]->pid()) + ")"};
     }
     sessions_[i]->RequestEnd(true);
     sessions_[i]->Join();
@@ -185,19 +239,20 @@ Status Ingest::MayEnter(const Peer& peer) {
   return {};
 }
 
-// A process has one probe at a time: whoever was it before is through, whether we have noticed or not.
+// A process has one probe at a time: whoever was it before is through, whether we have noticed or not. Only a number
+// tells that: the kernel shows every process of another container as 0.
 void Ingest::SeeWhoLives(pid_t applicant) {
   std::map<pid_t, const ProducerSession*> latest;
   for (const auto& session : sessions_) latest[session->pid()] = session.get();
   for (const auto& session : sessions_) {
-    const bool superseded = session->pid() == applicant || latest[session->pid()] != session.get();
+    const bool superseded =
+        session->pid() > 0 && (session->pid() == applicant || latest[session->pid()] != session.get());
     registry_.SetAlive(session->uuid(), !superseded && session->alive());
   }
   for (const Past& past : past_) {
     const ProducerInfo& info = past.status.info;
-    const bool superseded = info.pid == applicant || latest.contains(info.pid);
-    registry_.SetAlive(info.uuid, !superseded && MayLive(past.status.state) &&
-                                      ProcessLivesSince(info.pid, info.start_unix_ns));
+    const bool superseded = info.pid > 0 && (info.pid == applicant || latest.contains(info.pid));
+    registry_.SetAlive(info.uuid, !superseded && MayLive(past.status.state) && Lives(past));
   }
 }
 
@@ -205,6 +260,7 @@ Result<std::shared_ptr<Run>> Ingest::BeginRun(const Peer& peer, Placement& place
   constexpr int kTriesMax = 16;  // files that nobody could list, one after another
   const Applicant applicant = ApplicantOf(peer);
   for (int i = 0;; ++i) {
+    LearnFound();
     placement = registry_.Place(applicant);
     if (peer.hello.run_id == kLatestRun && !placement.known) {
       placement.notes.push_back("its run id is 'latest', which means the newest run wherever one is named: it is '" +
@@ -213,18 +269,20 @@ Result<std::shared_ptr<Run>> Ingest::BeginRun(const Peer& peer, Placement& place
     const ProducerInfo info = InfoOf(peer, placement);
     auto run = context_.store->Begin(info);
     if (run) {
+      // Its file could not be read when this daemon began, and can be since a moment ago.
+      LearnFound();
+      const auto stored = context_.store->LoadProgress(placement.key);
+      placement.known = placement.known || (stored && stored->progress.done_seq > 0);
       RunRegistry::Member member = MemberOf(info, true);
       member.parent = applicant.parent;
+      member.count = applicant.count;
+      member.unnamed = applicant.unnamed;
       registry_.Add(member);
       return run;
     }
     if (run.error().code != ErrorCode::kAlreadyExists || placement.known || i == kTriesMax) return run.error();
     // The key is another's whom we did not know of. Now we do.
-    RunRegistry::Member other;
-    for (size_t byte = 0; byte < sizeof(int); ++byte) other.uuid[byte] = static_cast<unsigned char>(strangers_ >> 8 * byte);
-    ++strangers_;
-    other.key = placement.key;
-    registry_.Add(other);
+    AddStranger(placement.key);
   }
 }
 
@@ -269,7 +327,9 @@ void Ingest::Forget(const Run& run) {
 }
 
 void Ingest::Keep(const ProducerSession& session) {
-  Past past{session.status(), session.ledger(), session.failed() ? MonotonicNs() + kFailedPauseNs : 0};
+  const uint64_t now = MonotonicNs();
+  Past past{session.status(), session.ledger(), session.failed() ? now + kFailedPauseNs : 0};
+  if (past.status.state == RunState::kDisconnected) past.away_until_ns = now + context_.unseen_grace_ns;
   std::erase_if(past_, [&](const Past& other) { return other.status.info.uuid == past.status.info.uuid; });
   past_.push_back(std::move(past));
   if (past_.size() > kPastMax) past_.pop_front();
@@ -291,11 +351,12 @@ void Ingest::Reap() {
   std::lock_guard lock(mutex_);
   if (stopping_.load()) return;
   ReapLocked();
+  LearnFound();
   const uint64_t now = MonotonicNs();
   if (now - past_checked_ns_ < kPastCheckNs) return;
   past_checked_ns_ = now;
   for (Past& past : past_) {
-    if (past.status.state != RunState::kDisconnected || !CloseIfDead(past.status)) continue;
+    if (past.status.state != RunState::kDisconnected || !CloseIfDead(past)) continue;
     OfferUnseenEnd(past.status);
     context_.store->SaveProducer(past.status);
   }

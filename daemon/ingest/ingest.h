@@ -78,8 +78,15 @@ class Ingest {
     ProducerStatus status;
     Ledger ledger;
     uint64_t paused_until_ns = 0;  // CLOCK_MONOTONIC
+    uint64_t away_until_ns = 0;    // of one that is disconnected and cannot be seen: it may come back until then
   };
   void LoadPast();
+  void LearnFound();
+  void TakePast(ProducerStatus status, bool shown);
+  bool IsKnown(const Uuid& uuid) const;
+  void AddStranger(const RunKey& key);
+  static bool Lives(const Past& past);  // its process, as far as is known
+  bool CloseIfDead(Past& past) const;
   void OfferUnseenEnd(const ProducerStatus& status);
   void ReapLocked();
   void Forget(const Run& run);
@@ -103,7 +110,7 @@ class Ingest {
   std::deque<Past> past_;
   RunRegistry registry_;
   uint64_t past_checked_ns_ = 0;
-  uint32_t strangers_ = 1;  // keys that the store has and could not list
+  uint32_t strangers_ = 1;  // keys that the store has, of producers that we do not know under them
 };
 
 }  // namespace ikkuna::ingest

@@ -68,4 +68,6 @@ bool ProcessLivesSince(pid_t pid, int64_t unix_ns) {
 
 pid_t ParentOf(pid_t pid) { return pid <= 0 ? 0 : static_cast<pid_t>(std::max<int64_t>(StatField(pid, 2), 0)); }
 
+std::string PidText(pid_t pid) { return pid > 0 ? "pid " + std::to_string(pid) : "of another container"; }
+
 }  // namespace ikkuna::ingest

@@ -10,6 +10,7 @@
 #include <exception>
 #include <utility>
 
+#include "daemon/ingest/process_age.h"
 #include "daemon/model/names.h"
 #include "shared/base/clock.h"
 
@@ -106,8 +107,9 @@ bool ProducerSession::alive() const {
   if (ended()) return false;
   pollfd died{credentials_.pidfd.get(), POLLIN, 0};
   if (credentials_.pidfd ? ::poll(&died, 1, 0) > 0 : peer_gone()) return false;
-  std::lock_guard lock(mutex_);
-  return static_cast<shm::ProducerState>(numbers_.pub.status.state) != shm::ProducerState::kFinished;
+  // Its word as it is now: the thread may have read an older one, and a next probe of the process be at the door.
+  const auto said = static_cast<shm::ProducerState>(view_->ReadState());
+  return said != shm::ProducerState::kFinished && (said != shm::ProducerState::kSwitchedOff || !peer_gone());
 }
 
 ProducerStatus ProducerSession::status() const {
@@ -144,7 +146,7 @@ std::vector<ProducerSession::Root> ProducerSession::Roots() const {
   for (const auto& [id, name] : names_.roots()) {
     if (id < 1 || id > kMaxRoots) continue;
     roots.push_back({id, name, std::min(numbers_.pub.status.roots[id - 1u].step, kMaxStep),
-                     meter_.StepsPerSecond(id - 1u)});
+                     meter_.StepsPerSecond(id - 1u), meter_.UsualStepsPerSecond(id - 1u)});
   }
   return roots;
 }
@@ -184,6 +186,8 @@ void ProducerSession::Begin() {
     std::lock_guard lock(mutex_);
     meter_.Begin(view_->ReadStatus().status);
   }
+  if (working_.done_seq > 0) run_->SetRereadUntil(view_->reserved());
+  run_->SetCountedUntil(working_.read_seq);
   graph_ = context_.make_graph(run_, [publisher = publisher_](Batch batch) { publisher->Emit(std::move(batch)); });
   std::vector<std::unique_ptr<PayloadSource>> sources;
   if (context_.make_sources) {
@@ -191,7 +195,7 @@ void ProducerSession::Begin() {
   } else {
     sources.push_back(std::make_unique<HostArenaSource>());
   }
-  drain_ = std::make_unique<Drain>(*view_, *ctl_, std::move(sources), working_.done_seq,
+  drain_ = std::make_unique<Drain>(*view_, *ctl_, std::move(sources), working_.done_seq, working_.read_seq,
                                    [this](const shm::Message& message) {
                                      graph_->Handle(message);
                                      if (publisher_->waits()) publisher_->OfferEmitted(CurrentProgress());
@@ -207,7 +211,7 @@ void ProducerSession::Begin() {
     socket_closed_ = true;  // it is gone already; LookAtPeer() learns how
   }
   publisher_->OfferEvent(Severity::kInfo, known_ ? kRunResumed : "run_started",
-                         "run '" + run_->info()->run + "' (pid " + std::to_string(credentials_.pid) + ") " +
+                         "run '" + run_->info()->run + "' (" + PidText(credentials_.pid) + ") " +
                              (known_ ? "is connected again" : "is connected as " + Describe(run_->key())));
   for (const std::string& note : place_notes_) publisher_->OfferEvent(Severity::kWarning, "run_placed", note);
   if (lost_at_start_ > 0) {
@@ -305,10 +309,21 @@ void ProducerSession::LearnStart() {
   ProducerInfo info = *run_->info();
   uint64_t first = UINT64_MAX;
   for (const shm::RootStatus& root : view_->ReadStatus().status.roots) {
-    if (root.phase == static_cast<uint32_t>(shm::Phase::kTrain)) first = std::min(first, root.start_step);
+    // One that trains, or has: it may be through by now.
+    const bool trains = root.phase == static_cast<uint32_t>(shm::Phase::kTrain) || root.step > root.start_step;
+    if (trains) first = std::min(first, root.start_step);
   }
   start_known_ = !info.continues || info.start_step > 0 || first != UINT64_MAX;
-  if (!info.continues || info.start_step > 0 || first == UINT64_MAX || first == 0) return;
+  if (!info.continues || info.start_step > 0 || first == UINT64_MAX) return;
+  if (first == 0) {
+    const std::string note =
+        "it goes on with attempt " + std::to_string(*info.continues) +
+        " and counts its steps from 0 on, so that nothing of that one is left in the line of both: where it "
+        "goes on from a checkpoint give it the step of that, its start step";
+    AddNote(note);
+    publisher_->OfferEvent(Severity::kWarning, "note", note);
+    return;
+  }
   info.start_step = std::min(first, kMaxStep);
   run_->SetInfo(std::move(info));
 }

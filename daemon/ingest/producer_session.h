@@ -90,7 +90,8 @@ class ProducerSession {
     uint16_t id = 0;
     std::string name;
     uint64_t step = 0;
-    double steps_per_second = 0;
+    double steps_per_second = 0;        // 0: it stands still
+    double usual_steps_per_second = 0;  // when it trains; 0: not known
   };
   std::vector<Root> Roots() const;
 
@@ -126,6 +127,7 @@ class ProducerSession {
   void ServeCommands();
   // What is shown and kept of it (producer_session_state.cc).
   Progress CurrentProgress();
+  std::vector<Count> Missing() const;
   void TakeNumbers();
   void ShowState(RunState state);
   void Snapshot();

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <exception>
 
+#include "daemon/ingest/process_age.h"
 #include "shared/base/clock.h"
 
 namespace ikkuna::ingest {
@@ -15,7 +16,7 @@ void ProducerSession::Quarantine(const std::string& why) {
   quarantined_.store(true, std::memory_order_release);
   static_cast<void>(ctl_->SetDemand({}, view_->registry_read()));  // no entries: nothing that could be refused
   publisher_->OfferEvent(Severity::kError, "quarantined",
-                         "run '" + run_->info()->run + "' (pid " + std::to_string(credentials_.pid) +
+                         "run '" + run_->info()->run + "' (" + PidText(credentials_.pid) +
                              ") is no longer read, its training goes on: " + why);
   AddNote("quarantined: " + why);
   AddNote("what it attempted after the last record that was handled is not read and not counted");

@@ -9,8 +9,31 @@ namespace ikkuna::ingest {
 
 Progress ProducerSession::CurrentProgress() {
   if (graph_) working_.done_seq = std::max(working_.done_seq, graph_->done_seq());
+  if (drain_) working_.read_seq = std::max(working_.read_seq, drain_->read_seq());
   const uint64_t steps = std::min(StepMeter::StepsTotal(numbers_.pub.status), kMaxStep);
-  return {working_.done_seq, working_.lost_in_daemon, working_.killed, steps, std::min(meter_.steps_connected(), steps)};
+  Progress progress{working_.done_seq,
+                    working_.lost_in_daemon,
+                    working_.killed,
+                    steps,
+                    std::min(meter_.steps_connected(), steps),
+                    std::max(working_.read_seq, working_.done_seq)};
+  std::map<std::string, uint64_t> observed = working_.steps_observed;
+  for (const auto& [id, name] : names_.roots()) {
+    if (graph_ && id >= 1 && id <= kMaxRoots) observed[name] += graph_->steps_observed(id);
+  }
+  progress.steps_observed.assign(observed.begin(), observed.end());
+  std::map<std::string, uint64_t> missing = working_.missing;
+  for (const Count& count : Missing()) missing[count.reason] += count.count;
+  progress.missing.assign(missing.begin(), missing.end());
+  return progress;
+}
+
+// Of this session; what the one before had counted is not in it.
+std::vector<Count> ProducerSession::Missing() const {
+  std::vector<Count> missing;
+  if (graph_) missing = graph_->Missing();
+  if (drain_ && drain_->voids() != 0) missing.push_back({"void", drain_->voids()});
+  return missing;
 }
 
 void ProducerSession::AddNote(const std::string& note) {
@@ -34,8 +57,7 @@ void ProducerSession::TakeNumbers() {
   working_.handled = handled_before_ + drain_->handled();
   std::lock_guard lock(mutex_);
   numbers_.ledger = working_;
-  numbers_.missing = graph_->Missing();
-  if (drain_->voids() != 0) numbers_.missing.push_back({"void", drain_->voids()});
+  numbers_.missing = Missing();
   if (!quarantined()) {
     numbers_.pub = view_->ReadStatus();
   } else if (!numbers_.closed) {

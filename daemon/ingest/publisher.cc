@@ -40,8 +40,10 @@ void Publisher::OfferEmitted(const Progress& progress) {
 void Publisher::OfferProgress(const Progress& progress, bool at_once) {
   const uint64_t now = MonotonicNs();
   // Steps of which nothing was asked move no record: those the producer's status tells of, now and then.
-  const bool moved = std::tie(progress.done_seq, progress.lost_in_daemon, progress.killed) !=
-                     std::tie(offered_.done_seq, offered_.lost_in_daemon, offered_.killed);
+  const auto records = [](const Progress& of) {
+    return std::tie(of.done_seq, of.read_seq, of.lost_in_daemon, of.killed, of.missing);
+  };
+  const bool moved = records(progress) != records(offered_);
   if (!at_once && (!moved || now - offered_ns_ < kProgressNs)) return;
   Batch batch;
   batch.progress = progress;

@@ -65,11 +65,43 @@ bool RunRegistry::Joins(const Applicant& applicant, const Attempts& attempts) co
   if (newest.ranks.contains(applicant.rank)) return false;
   if (applicant.count && *applicant.count > number) return false;  // its scheduler has started the job anew since
   return std::any_of(newest.ranks.begin(), newest.ranks.end(), [&](const auto& rank) {
-    return rank.second.alive && OneJob(applicant, rank.second);
+    // Our number may be above the scheduler's count: then only the counts tell a life that hangs on from this one.
+    const bool other_life = applicant.count && rank.second.count && *applicant.count != *rank.second.count;
+    return rank.second.alive && !other_life && OneJob(applicant, rank.second);
   });
 }
 
+Placement RunRegistry::PlaceIn(const std::string& name, const Attempts& attempts, uint32_t rank) {
+  const auto& [number, newest] = *attempts.rbegin();
+  Placement placement;
+  placement.key = {name, number, rank};
+  placement.continues = newest.ranks.begin()->second.continues;
+  return placement;
+}
+
+// Rule 2 of ranks that nobody gave a name in common: all that tells them is where they meet and who started them. A
+// member whose parent nobody knows may be of a job in another container that meets at the same address.
+std::optional<Placement> RunRegistry::JoinUnnamed(const Applicant& applicant) const {
+  if (applicant.world_size < 2 || applicant.job.address.empty() || applicant.job.port.empty() ||
+      applicant.parent == 0) {
+    return std::nullopt;
+  }
+  std::optional<Placement> placement;
+  for (const auto& [name, attempts] : runs_) {
+    if (!Joins(applicant, attempts)) continue;
+    const auto& ranks = attempts.rbegin()->second.ranks;
+    const auto sibling = [&](const auto& rank) {
+      return rank.second.alive && rank.second.unnamed && rank.second.parent == applicant.parent;
+    };
+    if (!std::any_of(ranks.begin(), ranks.end(), sibling)) continue;
+    if (placement) return std::nullopt;  // it may be of either
+    placement = PlaceIn(name, attempts, applicant.rank);
+  }
+  return placement;
+}
+
 std::optional<Placement> RunRegistry::Join(const Applicant& applicant) const {
+  if (applicant.unnamed) return JoinUnnamed(applicant);
   std::optional<Placement> placement;
   for (uint32_t copy = 1; copy <= kSameNameMax; ++copy) {
     const auto run = runs_.find(NameOf(applicant.name, copy));
@@ -80,10 +112,7 @@ std::optional<Placement> RunRegistry::Join(const Applicant& applicant) const {
                                  "or give each job an id of its own");
       return placement;
     }
-    const auto& [number, newest] = *run->second.rbegin();
-    placement.emplace();
-    placement->key = {run->first, number, applicant.rank};
-    placement->continues = newest.ranks.begin()->second.continues;
+    placement = PlaceIn(run->first, run->second, applicant.rank);
   }
   return placement;
 }
@@ -143,6 +172,12 @@ Placement RunRegistry::Open(const Applicant& applicant) const {
     for (const std::string* one : family.runs) names += (names.empty() ? "'" : ", '") + *one + "'";
     placement.notes.push_back("it goes on with an earlier attempt, but of which run is not known: " + names +
                               "; it stands alone. Give each job an id of its own");
+  }
+  if (continuation && family.runs.empty()) {
+    placement.notes.push_back(
+        "it goes on with an earlier attempt that is not among the runs of this host: it was deleted, or "
+        "recorded on another host under this name, and stands alone; to have both as one line bring "
+        "that one here before the next begins, see 'ikkuna import --help'");
   }
   if (name != applicant.name && family.free > 1) {
     placement.notes.push_back("another job lives under the name '" + applicant.name + "', so this one is '" + name +

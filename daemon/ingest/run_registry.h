@@ -4,9 +4,11 @@
 // this order:
 //   1. A uuid that is known takes its old place again (a daemon that restarts, a connection that was lost).
 //   2. A rank joins the newest attempt of its job if a member of that lives and the rank's own slot was never taken
-//      (ranks that start seconds apart). Members of one job agree in name, MASTER_ADDR, MASTER_PORT and world size; where
-//      the address is unknown, also in their parent process, where that is known. It takes over whether the attempt
-//      continues another.
+//      (ranks that start seconds apart). Members of one job agree in name, MASTER_ADDR, MASTER_PORT and world size;
+//      where the address is unknown, also in their parent process, where that is known; of a scheduler's restart counts
+//      those that are known are the same. It takes over whether the attempt continues another. Ranks whose launcher
+//      named no run (torchrun without an id) are of one job if they agree in MASTER_ADDR, MASTER_PORT, world size and a
+//      parent process that is known.
 //   3. Where a member of the name lives otherwise, this is another job under the same name: `name~2`, `name~3`, ...,
 //      the first of which nobody lives, with a note.
 //   4. Else a new attempt begins: the scheduler's restart count if it is above all that are kept, else the highest plus one.
@@ -38,6 +40,7 @@ struct Applicant {
   bool resume = false;      // the trainer says that it goes on
   uint64_t start_step = 0;  // above 0 says the same
   int32_t parent = 0;       // its parent process; 0: not known
+  bool unnamed = false;     // nobody gave it a run_id: it made up one of its own
 };
 
 struct Placement {
@@ -60,6 +63,8 @@ class RunRegistry {
     std::optional<uint32_t> continues;
     int32_t parent = 0;
     bool alive = false;
+    std::optional<uint32_t> count = std::nullopt;  // the scheduler's restart count; none: not known
+    bool unnamed = false;
   };
 
   // One that is kept from before, or that lives. A later one of the same uuid takes its place.
@@ -87,6 +92,8 @@ class RunRegistry {
 
   bool Joins(const Applicant& applicant, const Attempts& attempts) const;
   std::optional<Placement> Join(const Applicant& applicant) const;
+  std::optional<Placement> JoinUnnamed(const Applicant& applicant) const;
+  static Placement PlaceIn(const std::string& name, const Attempts& attempts, uint32_t rank);
   Family FamilyOf(const Applicant& applicant) const;
   // The run whose newest attempt the applicant goes on with; null: not known.
   const std::string* ContinuedBy(const Applicant& applicant, const Family& family) const;

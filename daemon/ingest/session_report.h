@@ -20,6 +20,7 @@ namespace ikkuna::ingest {
 // Each counter is counted where the thing happens; none is derived from another.
 struct Ledger {
   uint64_t done_seq = 0;  // every record up to here was handled or counted, and its results have left the graph
+  uint64_t read_seq = 0;  // every record up to here was handed to the graph: see Progress
   uint64_t handled = 0;   // records handed to the graph
   uint64_t lost_in_daemon = 0;
   uint64_t killed = 0;

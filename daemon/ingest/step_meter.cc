@@ -1,5 +1,7 @@
 #include "daemon/ingest/step_meter.h"
 
+#include <algorithm>
+
 namespace ikkuna::ingest {
 
 void StepMeter::Begin(const shm::PubStatus& status) {
@@ -25,6 +27,12 @@ void StepMeter::Update(const shm::PubStatus& status, uint64_t now_ns) {
   if (points_.empty() || now_ns - points_.back().time_ns >= kSampleNs) {
     points_.push_back(point);
     if (points_.size() > kSamplesKept) points_.pop_front();
+    if (points_.size() == kSamplesKept) {
+      for (size_t i = 0; i < kMaxRoots; ++i) fastest_[i] = std::max(fastest_[i], StepsPerSecond(i));
+    }
+  }
+  if (status.step_ns > 0) {
+    mean_ = static_cast<double>(status.steps_timed) / (static_cast<double>(status.step_ns) * 1e-9);
   }
 }
 
@@ -43,6 +51,10 @@ double StepMeter::StepsPerSecond(size_t root_index) const {
   if (to.step[root_index] <= from.step[root_index]) return 0;
   return static_cast<double>(to.step[root_index] - from.step[root_index]) /
          (static_cast<double>(to.time_ns - from.time_ns) * 1e-9);
+}
+
+double StepMeter::UsualStepsPerSecond(size_t root_index) const {
+  return std::max({fastest_[root_index], known_[root_index] ? mean_ : 0.0, StepsPerSecond(root_index)});
 }
 
 }  // namespace ikkuna::ingest

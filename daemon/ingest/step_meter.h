@@ -26,6 +26,9 @@ class StepMeter {
   static uint64_t StepsTotal(const shm::PubStatus& status);
   // Over the last seconds; 0: standing still.
   double StepsPerSecond(size_t root_index) const;
+  // How fast it is when it trains: the most of any five seconds and, as one that was connected during a pause has seen
+  // none, the mean of all steps of the process by its own word. 0: not known.
+  double UsualStepsPerSecond(size_t root_index) const;
 
  private:
   static constexpr uint64_t kSampleNs = 500'000'000;
@@ -39,6 +42,8 @@ class StepMeter {
   std::array<bool, kMaxRoots> known_{};
   uint64_t connected_;
   std::deque<Point> points_;
+  std::array<double, kMaxRoots> fastest_{};  // of whole windows
+  double mean_ = 0;
 };
 
 }  // namespace ikkuna::ingest

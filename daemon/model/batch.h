@@ -9,6 +9,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "daemon/model/run.h"
@@ -68,6 +69,11 @@ struct Progress {
   // When that was so: the producer's steps, of all roots, and those that were made while a daemon was connected.
   uint64_t steps_total = 0;
   uint64_t steps_connected = 0;
+  // Every record up to here was read, `done_seq` or beyond, and what came of them is counted: of each root, by name, the
+  // steps that lacked nothing; and what came to nothing, by reason (ProducerStatus::missing).
+  uint64_t read_seq = 0;
+  std::vector<std::pair<std::string, uint64_t>> steps_observed = {};
+  std::vector<std::pair<std::string, uint64_t>> missing = {};
   bool operator==(const Progress&) const = default;
 };
 

@@ -38,9 +38,10 @@ class MessageGraph {
   virtual void Finish(uint64_t deadline_ns) = 0;
 
   // What was read and nothing came of, by reason, such as withheld, incomplete, discarded, unnamed, queue_full,
-  // memory_full, cancelled, repeated, no_step. Reasons that never happened are left out.
+  // memory_full, cancelled, repeated, no_step. Reasons that never happened are left out, and so is what an earlier daemon
+  // counted (Run::counted_until).
   virtual std::vector<Count> Missing() const = 0;
-  // Steps of a root that were closed whole.
+  // Steps of a root that were closed whole; those that an earlier daemon counted are not among them.
   virtual uint64_t steps_observed(uint16_t root) const = 0;
 };
 

@@ -8,7 +8,8 @@ namespace ikkuna {
 std::string_view MissReasonName(MissReason reason) {
   static constexpr std::string_view kNames[kMissReasonCount] = {
       "withheld",   "incomplete",  "no_tensor", "unnamed", "discarded", "silent",    "repeated",
-      "queue_full", "memory_full", "cancelled", "threw",   "refused",   "suppressed", "no_step"};
+      "queue_full", "memory_full", "cancelled", "threw",   "refused",   "suppressed", "no_step",
+      "late",       "failed"};
   const auto index = static_cast<size_t>(reason);
   return index < kMissReasonCount ? kNames[index] : "invalid";
 }
@@ -32,6 +33,7 @@ std::string_view UnrecordedText(std::string_view reason) {
       {"failed", "made the store fail"},
       {"closed", "came when the store was being closed"},
       {"file_removed", "were in a file that somebody deleted or moved"},
+      {"file_broken", "were in a file that broke"},
   };
   for (const auto& [name, text] : kTexts) {
     if (name == reason) return text;

@@ -28,9 +28,11 @@ enum class MissReason : uint8_t {
   kRefused = 11,     // values: of another type than their series, about nothing known, or the catalogue is full
   kSuppressed = 12,  // events that came too soon after one of the same rule
   kNoStep = 13,      // messages of passes that no step named in time, or whose beginning was not seen
+  kLate = 14,        // steps of a rank that the others' were given out without, when it had let a deadline pass
+  kFailed = 15,      // results that the daemon could not hand on, for want of memory
 };
-constexpr size_t kMissReasonCount = 14;
-std::string_view MissReasonName(MissReason reason);  // "withheld", ..., "no_step"
+constexpr size_t kMissReasonCount = 16;
+std::string_view MissReasonName(MissReason reason);  // "withheld", ..., "failed"
 
 using MissCounts = std::array<uint64_t, kMissReasonCount>;
 // Those that are not 0, by name.

@@ -60,6 +60,10 @@ struct JobKey {
   auto operator<=>(const JobKey&) const = default;
 };
 
+// Of a trainer that the kernel shows without a number: it runs in another container than the daemon. Whether it lives its
+// socket and its pidfd say, and after them nothing. 0: there is no process, the values are a client's or the daemon's.
+inline constexpr int32_t kPidUnknown = -1;
+
 // What is known of a producer; identity (pid, uid) is the kernel's.
 struct ProducerInfo {
   Uuid uuid{};

@@ -29,6 +29,8 @@ class RunStore {
   // Every producer of this host that the store has, by start time, with its counters as last saved; the record counts of
   // one that was running or disconnected are those committed with its samples.
   virtual Result<std::vector<ProducerStatus>> LoadProducers() = 0;
+  // Those whose files could not be read then and can be now, each once.
+  virtual std::vector<ProducerStatus> TakeFound() = 0;
   // Of the last commit (or of the file as it was opened).
   virtual std::optional<StoredProgress> LoadProgress(const RunKey& run) = 0;
 

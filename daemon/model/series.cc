@@ -90,4 +90,15 @@ void Run::SetInfo(ProducerInfo info) {
   info_ = std::move(fresh);
 }
 
+std::shared_ptr<const RecordedSteps> Run::recorded() const {
+  std::lock_guard lock(mutex_);
+  return recorded_;
+}
+
+void Run::SetRecorded(RecordedSteps recorded) {
+  auto fresh = std::make_shared<const RecordedSteps>(std::move(recorded));
+  std::lock_guard lock(mutex_);
+  recorded_ = std::move(fresh);
+}
+
 }  // namespace ikkuna

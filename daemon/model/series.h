@@ -5,6 +5,7 @@
 #pragma once
 
 #include <compare>
+#include <atomic>
 #include <cstdint>
 #include <deque>
 #include <map>
@@ -84,6 +85,13 @@ class SeriesCatalogue {
   uint64_t refused_ = 0;
 };
 
+// What a run had been given when its producer came (back), so that a step that comes again is known again.
+struct RecordedSteps {
+  static constexpr uint64_t kBehindMax = 1024;  // how far behind the last step of a timeline they are told one by one
+  std::map<Timeline, std::vector<uint64_t>> steps;  // those that have values, ascending
+  std::vector<uint64_t> next;                       // [id - 1]: the last step of the series, + 1; 0: it has none
+};
+
 // A run as the parts of the daemon hold it while they work with it: what it is, and its series.
 //
 // Shared; the last holder destroys it. Thread rule: any thread.
@@ -96,12 +104,25 @@ class Run {
   std::shared_ptr<const ProducerInfo> info() const;
   const RunKey& key() const { return key_; }
   void SetInfo(ProducerInfo info);  // of the same key: facts came
+  // Never null.
+  std::shared_ptr<const RecordedSteps> recorded() const;
+  void SetRecorded(RecordedSteps recorded);
+  // Records of the producer below this one may have been read by an earlier daemon: what of them is recorded already was
+  // not said twice by the trainer.
+  uint64_t reread_until() const { return reread_until_.load(std::memory_order_relaxed); }
+  void SetRereadUntil(uint64_t seq) { reread_until_.store(seq, std::memory_order_relaxed); }
+  // What came of the records up to this one an earlier daemon has counted, and this one does not count again.
+  uint64_t counted_until() const { return counted_until_.load(std::memory_order_relaxed); }
+  void SetCountedUntil(uint64_t seq) { counted_until_.store(seq, std::memory_order_relaxed); }
   SeriesCatalogue& series() { return series_; }
   const SeriesCatalogue& series() const { return series_; }
 
  private:
   mutable std::mutex mutex_;
   std::shared_ptr<const ProducerInfo> info_;  // guarded by mutex_
+  std::shared_ptr<const RecordedSteps> recorded_ = std::make_shared<const RecordedSteps>();  // guarded by mutex_
+  std::atomic<uint64_t> reread_until_{0};
+  std::atomic<uint64_t> counted_until_{0};
   const RunKey key_ = info_->run_key;
   SeriesCatalogue series_;
 };

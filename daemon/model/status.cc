@@ -14,6 +14,20 @@ void CatchUp(ProducerStatus& status, const Progress& progress) {
     status.lost_in_daemon = progress.lost_in_daemon;
     status.killed = progress.killed;
     status.handled = progress.done_seq - progress.lost_in_daemon;
+    // The next daemon counts the steps that ended later: no more of them may be in it than the commit speaks of.
+    for (RootStatusInfo& root : status.roots) root.steps_observed = 0;
+    for (const auto& [name, observed] : progress.steps_observed) {
+      auto root = std::find_if(status.roots.begin(), status.roots.end(),
+                               [&name = name](const RootStatusInfo& one) { return one.name == name; });
+      if (root == status.roots.end()) {
+        root = status.roots.emplace(root);
+        root->name = name;
+      }
+      root->steps_observed = observed;
+      root->steps_due = std::max(root->steps_due, observed);
+    }
+    status.missing.clear();
+    for (const auto& [reason, count] : progress.missing) status.missing.push_back({reason, count});
   }
   if (progress.steps_total > status.steps_total || progress.steps_connected > status.steps_while_connected) {
     status.steps_total = std::max(status.steps_total, progress.steps_total);

@@ -24,6 +24,7 @@ struct RootStatusInfo {
   uint64_t steps_observed = 0;  // steps that were closed with their records complete
   double seconds_since_step = 0;
   double steps_per_second = 0;  // over the last seconds
+  bool operator==(const RootStatusInfo&) const = default;
 };
 
 // Something that was counted, by reason.

@@ -11,7 +11,9 @@ StoreCalls CallsOf(sinks::Store& store) {
     return store.TagRun(run, add, remove);
   };
   calls.export_file = [&store](const RunKey& run, const std::string& path) { return store.ExportFile(run, path); };
-  calls.import_file = [&store](const std::string& path) { return store.ImportFile(path); };
+  calls.import_file = [&store](const std::string& path) { return store.ImportFile(path, true); };
+  calls.can_take = [&store](const RunKey& run) { return store.CanTake(run); };
+  calls.room = [&store](uint64_t bytes) { return store.CheckRoom(bytes); };
   calls.take_event_id = [&store] { return store.TakeEventId(); };
   calls.show = [&store] {
     sinks::StoreStatus status = store.GetStatus();

@@ -27,7 +27,9 @@ struct StoreCalls {
   std::function<Status(const RunKey&)> remove;
   std::function<Status(const RunKey&, const std::vector<std::string>& add, const std::vector<std::string>& remove)> tag;
   std::function<Status(const RunKey&, const std::string& path)> export_file;
-  std::function<Result<RunKey>(const std::string& path)> import_file;
+  std::function<Result<RunKey>(const std::string& path)> import_file;  // moves it
+  std::function<Status(const RunKey&)> can_take;  // kResourceExhausted: values of the run would be dropped now
+  std::function<Status(uint64_t bytes)> room;  // kResourceExhausted: there is none for so many more
   std::function<uint64_t()> take_event_id;
   std::function<StoreShown()> show;
 };

@@ -138,15 +138,18 @@ Answer<std::vector<ModuleInfo>> CoreRuns::ModulesOf(const RunKey& run) const {
   return parts_.recorded->ListModules(run);
 }
 
-Answer<CoreRuns::Known> CoreRuns::KnownOf(const ProducerInfo& run) const {
+CoreRuns::Known CoreRuns::KnownOf(const ProducerInfo& run) const {
   Known known;
-  known.producers = parts_.ingest->Producers();
-  Result<std::vector<ProducerStatus>> stored = parts_.runs->LoadProducers();
-  if (!stored) return stored.error();
-  known.producers.insert(known.producers.end(), std::make_move_iterator(stored->begin()),
-                         std::make_move_iterator(stored->end()));
   known.asked = AskedOf(parts_.subscribers->Snapshot(), run);
   return known;
+}
+
+Answer<std::vector<ProducerStatus>> CoreRuns::KnownProducers() const {
+  std::vector<ProducerStatus> producers = parts_.ingest->Producers();
+  Result<std::vector<ProducerStatus>> stored = parts_.runs->LoadProducers();
+  if (!stored) return stored.error();
+  producers.insert(producers.end(), std::make_move_iterator(stored->begin()), std::make_move_iterator(stored->end()));
+  return producers;
 }
 
 Answer<ModulePage> CoreRuns::ListModules(const ModuleQuery& query) {
@@ -181,20 +184,21 @@ Answer<WhyAnswer> CoreRuns::Why(const WhyQuery& query) {
   if (std::optional<Failure> none = NoSuchKind(query.kind)) return *std::move(none);
   if (std::optional<Failure> none = NoSuchModule(*runs, query.module)) return *std::move(none);
   const bool paused = parts_.store.show && parts_.store.show().paused;
+  const Answer<std::vector<ProducerStatus>> producers = KnownProducers();  // once for all ranks
+  if (!producers) return producers.failure();
   WhyAnswer answer;
   for (const RunInfo& run : *runs) {
     const RunKey& key = run.info.run_key;
     if (key.rank == kAllRanks) continue;
     WhyInput input;
-    Answer<Known> known = KnownOf(run.info);
-    if (!known) return known.failure();
-    input.asked = std::move(known->asked);
-    input.asked_known = known->asked_known;
+    Known known = KnownOf(run.info);
+    input.asked = std::move(known.asked);
+    input.asked_known = known.asked_known;
     input.status.info = run.info;
     input.status.state = run.state;
     input.unrecorded = run.unrecorded;
     input.paused = paused;
-    for (const ProducerStatus& status : known->producers) {
+    for (const ProducerStatus& status : *producers) {
       if (status.info.run_key != key) continue;
       input.status = status;
       break;

@@ -26,9 +26,8 @@ class CoreRuns : public RunMonitor {
   Answer<std::unique_ptr<RunFiles>> ExportRun(const RunChoice& choice) override;
   Answer<std::unique_ptr<RunImport>> ImportRun(const Caller& caller) override;
 
-  // What is known of producers, and what was asked of one run.
+  // What was asked of one run.
   struct Known {
-    std::vector<ProducerStatus> producers;
     std::vector<Asked> asked;
     bool asked_known = true;
   };
@@ -36,7 +35,8 @@ class CoreRuns : public RunMonitor {
  protected:
   // From ingest and the store; of recorded runs alone: stored_monitor.h.
   virtual Answer<std::vector<ModuleInfo>> ModulesOf(const RunKey& run) const;
-  virtual Answer<Known> KnownOf(const ProducerInfo& run) const;
+  virtual Known KnownOf(const ProducerInfo& run) const;
+  virtual Answer<std::vector<ProducerStatus>> KnownProducers() const;  // all, those that are connected first
 
  private:
   Answer<std::vector<RunInfo>> OfLastAttempt(const RunChoice& choice) const;

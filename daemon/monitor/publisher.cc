@@ -366,6 +366,11 @@ Answer<PublishAnswer> Publisher::Publish(const Caller& caller, const PublishRequ
   if (std::optional<Failure> refused = CheckSeriesLocked(*run, request, &new_series)) return *std::move(refused);
   Answer<std::unordered_map<uint32_t, uint64_t>> learned = CheckStepsLocked(*run, request);
   if (!learned) return learned.failure();
+  if (parts_.store.can_take && !request.steps.empty()) {
+    if (Status taken = parts_.store.can_take(run->key()); !taken) {
+      return Failure{taken.error().code, taken.error().text, Reason::kStore, run->key().run_id};
+    }
+  }
   PublishAnswer answer{run->key(), 0};
   Added& added = added_[run->key()];
   for (const PublishedStep& step : request.steps) {

@@ -99,6 +99,13 @@ Status StagedRunImport::Write(const std::string& bytes) {
   if (bytes_ > kBytesMax) {
     return Error{ErrorCode::kResourceExhausted, "a run's file of more than 16 GiB is not taken"};
   }
+  // Runs that are kept would leave for it.
+  if (bytes_ > room_) {
+    if (Status room = parts_.store.room(kRoomAskedFor + bytes.size()); !room) {
+      return Error{room.error().code, "the run's file is not taken: " + room.error().text};
+    }
+    room_ = bytes_ + kRoomAskedFor;
+  }
   size_t done = 0;
   while (done < bytes.size()) {
     const ssize_t wrote = ::write(file_.get(), bytes.data() + done, bytes.size() - done);

@@ -31,6 +31,7 @@ class StagedRunImport : public RunImport {
  public:
   // A named maximum: what a store holds by default.
   static constexpr uint64_t kBytesMax = uint64_t{16} << 30;
+  static constexpr uint64_t kRoomAskedFor = uint64_t{8} << 20;  // at a time
 
   static Result<std::unique_ptr<StagedRunImport>> Begin(const CoreParts& parts);
   ~StagedRunImport() override;
@@ -44,6 +45,7 @@ class StagedRunImport : public RunImport {
   const std::string path_;
   UniqueFd file_;
   uint64_t bytes_ = 0;
+  uint64_t room_ = 0;  // bytes that there was room for, when it was last asked
 };
 
 // What an earlier daemon left in the staging folder when it was killed.

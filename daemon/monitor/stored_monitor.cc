@@ -35,14 +35,12 @@ class StoredRunMonitor : public CoreRuns {
 
  protected:
   Answer<std::vector<ModuleInfo>> ModulesOf(const RunKey& run) const override { return stored_.ListModules(run); }
-  Answer<Known> KnownOf(const ProducerInfo&) const override {
+  Known KnownOf(const ProducerInfo&) const override {
     Known known;
     known.asked_known = false;  // that is of a daemon
-    Result<std::vector<ProducerStatus>> producers = stored_.LoadProducers();
-    if (!producers) return producers.error();
-    known.producers = *std::move(producers);
     return known;
   }
+  Answer<std::vector<ProducerStatus>> KnownProducers() const override { return stored_.LoadProducers(); }
 
  private:
   sinks::StoredRuns& stored_;

@@ -25,6 +25,7 @@ class Explainer {
       if (info.count == 0 && info.thinned == 0) continue;
       const SeriesName& name = info.series->name;
       kept_.emplace(name.topic, name.module);
+      kept_tags_.insert(name.timeline.tag);
       const auto [topic, fresh] = topics_.try_emplace(name.topic, 0);
       if (fresh) topic->second = KindsInTopic(name.topic);
       kept_kinds_ |= topic->second;
@@ -42,6 +43,7 @@ class Explainer {
     OfBudget();
     OfSubscribers();
     OfNotes();
+    OfTags();
     OfKinds();
     OfModules();
     return std::move(lines_);
@@ -65,6 +67,10 @@ class Explainer {
   // What is true whatever is asked for.
   void OfTheRun() {
     const ProducerStatus& status = input_.status;
+    const auto some = [](const Count& count) { return count.count != 0; };
+    lost_some_ = status.lost_in_daemon + status.killed != 0 ||
+                 std::any_of(status.drops.begin(), status.drops.end(), some) ||
+                 std::any_of(status.missing.begin(), status.missing.end(), some);
     if (status.state == RunState::kQuarantined) {
       Say(WhyReason::kUncaptured, {}, {}, {}, 0,
           "nothing more is read of this run: what it wrote broke the format; see 'ikkuna events'");
@@ -229,6 +235,60 @@ class Explainer {
                        [](const RootStatusInfo& root) { return root.steps_observed != 0; });
   }
 
+  // Of a tag under which nothing came, such as an evaluation that never was. Who asked a run that is over is not known.
+  void OfTags() {
+    if (IsDone() || MayHaveCome() || !StepsWereSeen()) return;
+    for (const Asked& asked : input_.asked) {
+      if (asked.off || asked.tag.empty() || asked.tag == "default" || kept_tags_.contains(asked.tag)) continue;
+      if (!AnyKindMatters(asked.kinds) || (!module_.empty() && !HasDataKind(asked.kinds))) continue;
+      Say(WhyReason::kNeverCalled, {}, {}, asked.text, 0,
+          "'" + asked.text + "' reads what bears the tag '" + asked.tag +
+              "', and nothing of that came: the trainer has made no step or evaluation of that tag");
+    }
+  }
+  static bool HasDataKind(uint64_t kinds) {
+    return std::any_of(DataKinds().begin(), DataKinds().end(), [&](Kind kind) { return (kinds & KindBit(kind)) != 0; });
+  }
+
+  // Asked, steps were seen, all was recorded, and no module has any.
+  void OfNoModule(Kind kind) {
+    const std::string name(KindName(kind));
+    const auto noted = [&](const WhyLine& line) { return line.reason == WhyReason::kUncaptured && line.kind == name; };
+    if (std::any_of(lines_.begin(), lines_.end(), noted)) return;
+    const std::vector<ModuleInfo>& modules = input_.modules;
+    if (!IsDone()) {
+      bool tagged = true, matched = modules.empty();
+      for (const Asked& asked : input_.asked) {
+        if (asked.off || (asked.kinds & KindBit(kind)) == 0) continue;
+        tagged = tagged && asked.tag != "default" && !kept_tags_.contains(asked.tag);
+        matched = matched || std::any_of(modules.begin(), modules.end(), [&](const ModuleInfo& module) {
+                    return MatchesPatterns(asked.module, module.name) && MatchesPatterns(asked.root, module.root);
+                  });
+      }
+      if (tagged) return;  // said of its tag
+      if (!matched) {
+        Say(WhyReason::kNotAsked, {}, name, {}, 0,
+            "those who read " + name + " name no module of this run: see their module= and root=");
+        return;
+      }
+    }
+    const auto has = [&](const ModuleInfo& module) { return HasKind(module, kind); };
+    if (!modules.empty() && std::none_of(modules.begin(), modules.end(), has)) {
+      Say(WhyReason::kNeverCalled, {}, name, {}, 0, "no module of this run has " + name);
+      return;
+    }
+    const auto frozen = [&](const ModuleInfo& module) { return !has(module) || !IsTrainable(module, kind); };
+    if (!modules.empty() && NeedsGradient(kind) && std::all_of(modules.begin(), modules.end(), frozen))
+      return;  // of each
+    std::string text = "no " + name + " came of any module";
+    if (const uint32_t period = IsDone() ? 1 : Period(kind); period > 1) {
+      text += " yet, at steps that are multiples of " + std::to_string(period);
+    }
+    text += ": " + std::string(NoneCameText(kind));
+    if (lost_some_) text += "; or all of it is among what was dropped, lost or came to nothing, see above";
+    Say(WhyReason::kNeverCalled, {}, name, {}, 0, std::move(text));
+  }
+
   // Kinds that nobody asks for, or that are asked and of which nothing at all has come.
   void OfKinds() {
     std::vector<std::string> unasked;
@@ -248,6 +308,8 @@ class Explainer {
         SayUnknown({}, name);
       } else if (meta) {
         Say(WhyReason::kNeverCalled, {}, name, {}, 0, MetaText(kind));
+      } else {
+        OfNoModule(kind);
       }
     };
     for (const Kind kind : MetaKinds()) {
@@ -354,6 +416,8 @@ class Explainer {
   std::map<std::string, uint64_t> topics_;              // with the kinds that each was made of
   uint64_t kept_kinds_ = 0;                             // sets of kinds (KindBit)
   std::map<std::string, uint64_t> kept_kinds_of_;       // by module
+  std::set<std::string> kept_tags_;
+  bool lost_some_ = false;                              // messages of the run, or what would have been made of them
   uint64_t unrecorded_ = 0;                             // values that came, and that the store did not keep
   std::set<std::pair<std::string, Kind>> noted_;
   std::vector<WhyLine> lines_;
@@ -384,6 +448,7 @@ std::vector<Asked> AskedOf(const std::vector<std::shared_ptr<graph::SubscriberEn
     asked.tensors = subscription.definition.content == metrics::Content::kTensor;
     asked.root = subscription.root;
     asked.module = subscription.module;
+    asked.tag = subscription.tag;
     asked.period = subscription.subsample;
     asked.off = entry->off.load(std::memory_order_relaxed);
     asked.topics = subscription.topics;

@@ -33,6 +33,8 @@ enum class WhyReason : uint8_t {
   kRefused,
   kSuppressed,
   kNoStep,
+  kLate,
+  kFailed,
   kNotAsked,     // no subscriber reads it
   kThinned,      // the budget makes its steps rarer than was asked
   kDropped,      // the trainer had no room for it
@@ -54,6 +56,7 @@ struct Asked {
   bool tensors = false;  // it needs them whole
   std::string root;      // patterns
   std::string module;    // patterns
+  std::string tag;
   uint32_t period = 1;
   bool off = false;  // it threw
   std::vector<std::string> topics;

@@ -15,7 +15,8 @@ constexpr Kind kDataKindList[] = {Kind::kWeights,       Kind::kBiases,         K
 
 constexpr std::string_view kWhatMissed[kMissReasonCount] = {"results", "results", "messages", "messages", "steps",
                                                             "steps",   "values",  "steps",    "messages", "steps",
-                                                            "calls",   "values",  "events",   "messages"};
+                                                            "calls",   "values",  "events",   "messages", "steps",
+                                                            "results"};
 
 bool IsWordEnd(std::string_view text, size_t at) { return at >= text.size() || text[at] == '_' || text[at] == '@'; }
 
@@ -118,6 +119,29 @@ bool TellsOfUncaptured(const std::string& note) {
   return false;
 }
 
+std::string_view NoneCameText(Kind kind) {
+  switch (kind) {
+    case Kind::kWeightGradients:
+    case Kind::kBiasGradients:
+      return "the trainer published none: no backward pass reached a parameter, or its gradients are gone when the "
+             "step ends";
+    case Kind::kRawWeightGradients:
+      return "the trainer published none: they are there only where gradients are clipped or scaled within a step";
+    case Kind::kWeightUpdates:
+    case Kind::kBiasUpdates:
+      return "the trainer published none: attach the optimizer to the probe";
+    case Kind::kExpAvg:
+    case Kind::kExpAvgSq:
+      return "the trainer published none: attach the optimizer to the probe; one without that state, such as plain "
+             "SGD, has none";
+    case Kind::kActivations:
+    case Kind::kLayerGradients:
+      return "the trainer published none: no module that is watched was called in a step";
+    default:
+      return "the trainer published none";
+  }
+}
+
 std::string_view DropText(const std::string& reason) {
   static constexpr std::pair<std::string_view, std::string_view> kTexts[] = {
       {"ring_full",
@@ -139,8 +163,9 @@ std::string_view DropText(const std::string& reason) {
 std::string_view MissText(MissReason reason) {
   switch (reason) {
     case MissReason::kWithheld:
-      return "withheld: some of the messages that they need were dropped, or a call is missing in the step; see what "
-             "was dropped";
+      return "withheld, since a part of their messages would make a wrong number: the trainer dropped others (see what "
+             "was dropped), a call of the module is missing in the step, or a pass of the step was under way when the "
+             "daemon or the subscriber came, which needs nothing done";
     case MissReason::kIncomplete:
       return "incomplete: a part of what they are made of never came";
     case MissReason::kNoTensor:
@@ -153,9 +178,9 @@ std::string_view MissText(MissReason reason) {
     case MissReason::kSilent:
       return "given up: nothing came of them for too long";
     case MissReason::kRepeated:
-      return "refused: they belong to steps that were closed before; let the trainer go on counting, or attach it with "
-             "a "
-             "start step";
+      return "refused, and those that came first stay: a step of the same number was closed before; let the trainer go on "
+             "counting, attach it with a start step, or give it a run of its own; a second evaluation at one step takes "
+             "a tag of its own";
     case MissReason::kQueueFull:
       return "dropped for newer ones: the subscriber is slower than the trainer; give it a larger subsample";
     case MissReason::kMemoryFull:
@@ -169,8 +194,15 @@ std::string_view MissText(MissReason reason) {
     case MissReason::kSuppressed:
       return "not repeated: they came soon after one of the same rule";
     case MissReason::kNoStep:
-      return "discarded: no step was made of their pass, since the trainer skipped that batch (no backward pass reached "
-             "it), or its first message or the end of its step was dropped";
+      return "discarded: no step was made of their pass. The trainer skipped that batch (no backward pass reached it), "
+             "which needs nothing done; or the first message of the pass or the end of its step was dropped (see what was "
+             "dropped); or it waited for a step too long, took too much (then 'ikkuna events' has passes_overflow), or "
+             "began before the daemon or its subscribers came";
+    case MissReason::kLate:
+      return "late: this rank closed them so long after the others that what is of all ranks went without it; see "
+             "whether its process was stopped, or is slow";
+    case MissReason::kFailed:
+      return "lost: the daemon could not hand them on, most likely for want of memory";
   }
   return "missing";
 }

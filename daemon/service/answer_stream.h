@@ -25,8 +25,8 @@ class AnswerStream final : public grpc::ServerWriteReactor<Response> {
   using Open = std::function<Answers<Response>()>;
 
   // `open` runs on a worker; `on_done` once, when gRPC is through with the stream. `calls` outlives the stream.
-  static AnswerStream* Begin(OpenCalls& calls, LetIn let_in, Open open, std::function<void()> on_done) {
-    auto* stream = new AnswerStream(calls, std::move(let_in), std::move(open), std::move(on_done));  // OnDone deletes it
+  static AnswerStream* Begin(OpenCalls& calls, Lane lane, LetIn let_in, Open open, std::function<void()> on_done) {
+    auto* stream = new AnswerStream(calls, lane, std::move(let_in), std::move(open), std::move(on_done));  // OnDone deletes it
     stream->Schedule();
     return stream;
   }
@@ -45,14 +45,14 @@ class AnswerStream final : public grpc::ServerWriteReactor<Response> {
   }
 
  private:
-  AnswerStream(OpenCalls& calls, LetIn let_in, Open open, std::function<void()> on_done)
-      : calls_(calls), let_in_(std::move(let_in)), open_(std::move(open)), on_done_(std::move(on_done)) {}
+  AnswerStream(OpenCalls& calls, Lane lane, LetIn let_in, Open open, std::function<void()> on_done)
+      : calls_(calls), lane_(lane), let_in_(std::move(let_in)), open_(std::move(open)), on_done_(std::move(on_done)) {}
   ~AnswerStream() override = default;
 
   static grpc::Status Cancelled() { return {grpc::StatusCode::CANCELLED, "the client has gone"}; }
 
   void Schedule() {
-    if (!calls_.Post(Lane::kFiles, [this] { Step(); })) this->Finish(ToGrpc(Overloaded()));
+    if (!calls_.Post(lane_, [this] { Step(); })) this->Finish(ToGrpc(Overloaded()));
   }
 
   // Makes the next message and sends it, or ends the stream. Neither runs again before gRPC answers.
@@ -82,6 +82,7 @@ class AnswerStream final : public grpc::ServerWriteReactor<Response> {
 
   // Constant after construction.
   OpenCalls& calls_;
+  const Lane lane_;
 
   std::atomic<bool> cancelled_{false};
   // Of whoever makes a message; gRPC reads response_ until OnWriteDone.

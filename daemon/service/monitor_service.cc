@@ -62,13 +62,13 @@ grpc::ServerUnaryReactor* MonitorService::Unary(Lane lane, grpc::CallbackServerC
 }
 
 template <typename Response, typename Request>
-grpc::ServerWriteReactor<Response>* MonitorService::Stream(grpc::CallbackServerContext* context,
+grpc::ServerWriteReactor<Response>* MonitorService::Stream(Lane lane, grpc::CallbackServerContext* context,
                                                            const Request* request) {
   Result<Caller> caller = callers_.Who(*context);
   if (!caller) return new Refused<grpc::ServerWriteReactor<Response>>(Unauthenticated(caller.error()));
   monitor_.activity.Begin();
   return AnswerStream<Response>::Begin(
-      calls_, Asker(context),
+      calls_, lane, Asker(context),
       [this, request, caller = *std::move(caller)] { return Handle(Call{monitor_, caller}, *request); },
       [this] { monitor_.activity.End(); });
 }

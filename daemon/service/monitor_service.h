@@ -32,10 +32,10 @@ class MonitorService final : public v1::Monitor::WithRawCallbackMethod_Watch<v1:
   IKKUNA_UNARY_CALLS(IKKUNA_OVERRIDE)
 #undef IKKUNA_OVERRIDE
 
-#define IKKUNA_OVERRIDE(NAME)                                                                     \
+#define IKKUNA_OVERRIDE(NAME, LANE)                                                               \
   grpc::ServerWriteReactor<v1::NAME##Response>* NAME(grpc::CallbackServerContext* context,        \
                                                      const v1::NAME##Request* request) override { \
-    return Stream<v1::NAME##Response>(context, request);                                          \
+    return Stream<v1::NAME##Response>(Lane::LANE, context, request);                              \
   }
   IKKUNA_STREAM_CALLS(IKKUNA_OVERRIDE)
 #undef IKKUNA_OVERRIDE
@@ -53,7 +53,7 @@ class MonitorService final : public v1::Monitor::WithRawCallbackMethod_Watch<v1:
   grpc::ServerUnaryReactor* Unary(Lane lane, grpc::CallbackServerContext* context, const Request* request,
                                   Response* response);
   template <typename Response, typename Request>
-  grpc::ServerWriteReactor<Response>* Stream(grpc::CallbackServerContext* context, const Request* request);
+  grpc::ServerWriteReactor<Response>* Stream(Lane lane, grpc::CallbackServerContext* context, const Request* request);
 
   ikkuna::Monitor& monitor_;
   const Callers& callers_;

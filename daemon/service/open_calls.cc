@@ -11,13 +11,14 @@ namespace {
 
 constexpr size_t kQuickThreads = 1;
 constexpr size_t kFilesThreads = 4;    // a few queries that wait for the disk, and one more
+constexpr size_t kWholeThreads = 1;    // an export or import after another: they share one disk
 constexpr size_t kControlThreads = 2;  // two runs that are stopped at one time
 constexpr size_t kPumpThreads = 1;     // it encodes once for each filter, and copies pointers
 
 }  // namespace
 
 OpenCalls::OpenCalls()
-    : quick_(kQuickThreads), files_(kFilesThreads), control_(kControlThreads), pumps_(kPumpThreads) {}
+    : quick_(kQuickThreads), files_(kFilesThreads), whole_(kWholeThreads), control_(kControlThreads), pumps_(kPumpThreads) {}
 
 WorkerPool& OpenCalls::Of(Lane lane) {
   switch (lane) {
@@ -25,6 +26,8 @@ WorkerPool& OpenCalls::Of(Lane lane) {
       return quick_;
     case Lane::kFiles:
       return files_;
+    case Lane::kWhole:
+      return whole_;
     case Lane::kControl:
       return control_;
     case Lane::kWatches:
@@ -65,7 +68,7 @@ bool OpenCalls::EndWatches(std::chrono::steady_clock::time_point until) {
 }
 
 void OpenCalls::StopWorkers() {
-  for (const Lane lane : {Lane::kQuick, Lane::kFiles, Lane::kControl, Lane::kWatches}) Of(lane).Stop();
+  for (const Lane lane : {Lane::kQuick, Lane::kFiles, Lane::kWhole, Lane::kControl, Lane::kWatches}) Of(lane).Stop();
 }
 
 }  // namespace ikkuna::service

@@ -22,6 +22,7 @@ class WatchReactor;
 enum class Lane : uint8_t {
   kQuick,    // looks at memory alone: answered whatever the disk does
   kFiles,    // may read files
+  kWhole,    // copies and checks files of runs as a whole, minutes: nobody who reads waits for it
   kControl,  // waits for trainers, seconds
   kWatches,  // what watchers are sent
 };
@@ -48,6 +49,7 @@ class OpenCalls {
 
   WorkerPool quick_;
   WorkerPool files_;
+  WorkerPool whole_;
   WorkerPool control_;
   WorkerPool pumps_;
 

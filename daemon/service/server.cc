@@ -1,6 +1,5 @@
 #include "daemon/service/server.h"
 
-#include <grpc/grpc.h>
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
@@ -14,6 +13,7 @@
 
 #include "daemon/service/access.h"
 #include "daemon/service/doors.h"
+#include "daemon/service/keep_grpc.h"
 #include "daemon/service/monitor_service.h"
 #include "daemon/service/open_calls.h"
 #include "daemon/service/roles.h"
@@ -30,9 +30,7 @@ constexpr int kMaxCallsPerConnection = 128;
 void EnablePlugins() {
   static std::once_flag once;
   std::call_once(once, [] {
-    // Never given back: the last user of gRPC that goes waits for a poller of its, which may sleep ten seconds after a
-    // reader was slow. What it would free the end of the process frees as well.
-    grpc_init();
+    KeepGrpc();
     grpc::EnableDefaultHealthCheckService(true);
     grpc::reflection::InitProtoReflectionServerBuilderPlugin();
     // Reflection tells what is linked in; of the service's own file, which has no messages, nothing else would be.

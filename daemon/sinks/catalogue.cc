@@ -1,7 +1,6 @@
 #include "daemon/sinks/catalogue.h"
 
 #include <fcntl.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cstring>
@@ -126,11 +125,18 @@ void Visit(Way& way, Head& head) {
   way.Map(head.unrecorded);
   auto& totals = head.totals;
   for (auto* number : {&totals.progress.done_seq, &totals.progress.lost_in_daemon, &totals.progress.killed,
-                       &totals.progress.steps_total, &totals.progress.steps_connected, &totals.written, &totals.dropped, &totals.values, &totals.thinned, &totals.last_step,
+                       &totals.progress.steps_total, &totals.progress.steps_connected, &totals.progress.read_seq,
+                       &totals.written, &totals.values, &totals.thinned, &totals.last_step,
                        &totals.others_bytes, &head.series, &head.events, &head.event_first, &head.event_last}) {
     way(*number);
   }
   way(totals.last_unix_ns);
+  for (auto* counts : {&totals.progress.steps_observed, &totals.progress.missing}) {
+    way.List(*counts, [&](auto& count) {
+      way(count.first);
+      way(count.second);
+    });
+  }
 }
 
 }  // namespace
@@ -162,10 +168,9 @@ std::optional<RunHead> DecodeHead(std::string_view bytes) {
 }
 
 std::optional<Catalogue::Stamp> Catalogue::StampOf(const std::string& path) {
-  struct stat found {};
-  if (::stat(path.c_str(), &found) != 0) return std::nullopt;
-  return Stamp{static_cast<uint64_t>(found.st_size), static_cast<uint64_t>(found.st_ino),
-               int64_t{found.st_ctim.tv_sec} * 1'000'000'000 + found.st_ctim.tv_nsec};
+  const std::optional<FileLook> look = LookAtFile(path);
+  if (!look) return std::nullopt;
+  return Stamp{look->bytes, look->id.inode, look->changed_ns, look->id.born_ns};
 }
 
 void Catalogue::Open(const std::string& path) {
@@ -193,16 +198,15 @@ Status Catalogue::Load(const std::string& path) {
   if (set && *version == 0) {
     const std::string make =
         "CREATE TABLE run (name TEXT PRIMARY KEY, bytes INTEGER NOT NULL, inode INTEGER NOT NULL, changed_ns INTEGER "
-        "NOT "
-        "NULL, head BLOB NOT NULL) WITHOUT ROWID; PRAGMA user_version = " +
+        "NOT NULL, born_ns INTEGER NOT NULL, head BLOB NOT NULL) WITHOUT ROWID; PRAGMA user_version = " +
         std::to_string(kVersion);
     set = database_->Execute(make.c_str());
   } else if (set && *version != kVersion) {
     return Error{ErrorCode::kFailedPrecondition, "it is of another version"};
   }
   if (!set) return set;
-  return database_->Each("SELECT name, bytes, inode, changed_ns, head FROM run", [&](Statement& row) {
-    rows_[row.Text(0)] = {{row.Unsigned(1), row.Unsigned(2), row.Int(3)}, std::string(row.Blob(4))};
+  return database_->Each("SELECT name, bytes, inode, changed_ns, born_ns, head FROM run", [&](Statement& row) {
+    rows_[row.Text(0)] = {{row.Unsigned(1), row.Unsigned(2), row.Int(3), row.Int(4)}, std::string(row.Blob(5))};
     return true;
   });
 }
@@ -221,13 +225,19 @@ bool Catalogue::Knows(const std::string& name) const {
   return rows_.count(name) > 0;
 }
 
+bool Catalogue::IsOf(const std::string& name, const FileId& file) const {
+  std::lock_guard lock(mutex_);
+  const auto found = rows_.find(name);
+  return found != rows_.end() && found->second.stamp.inode == file.inode && found->second.stamp.born_ns == file.born_ns;
+}
+
 void Catalogue::Save(const std::string& name, const Stamp& stamp, const RunHead& head) {
   const std::string bytes = Signed(EncodeHead(head), SeedOf(name));
   std::lock_guard lock(mutex_);
   // Of use when the next daemon starts: this one has the head.
   if (!database_) return;
-  (void)database_->Run("INSERT OR REPLACE INTO run VALUES (?1, ?2, ?3, ?4, ?5)", std::string_view(name), stamp.bytes,
-                       stamp.inode, stamp.changed_ns, BlobView{bytes});
+  (void)database_->Run("INSERT OR REPLACE INTO run VALUES (?1, ?2, ?3, ?4, ?5, ?6)", std::string_view(name), stamp.bytes,
+                       stamp.inode, stamp.changed_ns, stamp.born_ns, BlobView{bytes});
 }
 
 void Catalogue::Remove(const std::string& name) {

@@ -19,13 +19,13 @@ namespace ikkuna::sinks {
 
 class Catalogue {
  public:
-  static constexpr int kVersion = 3;
+  static constexpr int kVersion = 5;
 
   // Of a file as it lies there. None: there is no file.
   struct Stamp {
     uint64_t bytes = 0;
     uint64_t inode = 0;
-    int64_t changed_ns = 0;
+    int64_t changed_ns = 0, born_ns = 0;
     bool operator==(const Stamp&) const = default;
   };
   static std::optional<Stamp> StampOf(const std::string& path);
@@ -34,6 +34,7 @@ class Catalogue {
   void Open(const std::string& path);
   // `name`: of the file, without its folder.
   std::optional<RunHead> Find(const std::string& name, const Stamp& stamp) const;
+  bool IsOf(const std::string& name, const FileId& file) const;  // it was this file, whatever is in it now
   bool Knows(const std::string& name) const;  // whatever became of the file since
   void Save(const std::string& name, const Stamp& stamp, const RunHead& head);
   void Remove(const std::string& name);

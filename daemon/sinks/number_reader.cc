@@ -1,6 +1,7 @@
 #include "daemon/sinks/number_reader.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "daemon/sinks/extremes.h"
 
@@ -10,7 +11,7 @@ namespace {
 constexpr size_t kStampsBytesMax = 32 << 20;  // kept for the next series of the same timeline
 
 Error Broken(const RunSnapshot& run) {
-  return {ErrorCode::kCorrupt, "the file of " + Describe(run.info->run_key) + ", '" + run.entry->path + "', is broken"};
+  return {ErrorCode::kCorrupt, "the file of " + Describe(run.info->run_key) + ", '" + run.entry->path() + "', is broken"};
 }
 
 uint16_t FlagsOf(const ChunkHead& head) { return head.coarsened > 0 || head.thinned > 0 ? kFlagThinned : 0; }
@@ -23,6 +24,8 @@ Status NumberReader::Start(std::shared_ptr<const Series> series) {
   series_ = std::move(series);
   pieces_.clear();
   memory_.clear();
+  open_.clear();
+  open_at_ = 0;
   piece_ = 0;
   committed_ = 0;
   reduced_ = thinned_ = false;
@@ -98,7 +101,7 @@ Status NumberReader::GatherChunks() {
         stamps = *found;
       }
       if (head.last_at >= stamps->size()) return Broken(*run_);
-      Piece piece{stamps->step(head.first_at), stamps->step(head.last_at), segment->id, head};
+      Piece piece{stamps->step(head.first_at), stamps->step(head.last_at), segment->id, head, 0, 0};
       if (piece.last_step < step_min() || piece.first_step > step_max()) continue;
       thinned_ = thinned_ || head.coarsened > 0 || head.thinned > 0;
       committed_ += head.count;
@@ -140,52 +143,59 @@ void NumberReader::GatherMemory() {
     memory_.push_back(PointOf(batch->stamp, value, samples[at].flags));
   }
   std::stable_sort(memory_.begin(), memory_.end(), ByStep);
-  if (!memory_.empty()) pieces_.push_back({memory_.front().step, memory_.back().step, 0, {}});
+  for (size_t begin = 0; begin < memory_.size(); begin += kNumbersPerChunk) {
+    const size_t end = std::min(begin + kNumbersPerChunk, memory_.size());
+    pieces_.push_back({memory_[begin].step, memory_[end - 1].step, 0, {}, begin, end});
+  }
 }
 
-size_t NumberReader::EndOfOverlap(size_t begin) const {
-  uint64_t last = pieces_[begin].last_step;
-  size_t end = begin + 1;
-  while (end < pieces_.size() && pieces_[end].first_step <= last) last = std::max(last, pieces_[end++].last_step);
-  return end;
-}
-
-Result<std::vector<Point>> NumberReader::PointsOf(size_t begin, size_t end) {
-  std::vector<Point> points;
+Status NumberReader::PointsOf(const Piece& piece, std::vector<Point>* points) {
+  if (piece.segment == 0) {
+    points->insert(points->end(), memory_.begin() + static_cast<ptrdiff_t>(piece.begin),
+                   memory_.begin() + static_cast<ptrdiff_t>(piece.end));
+    return {};
+  }
   SeriesNumbers numbers;
   std::string data;
-  for (size_t i = begin; i < end; ++i) {
-    const Piece& piece = pieces_[i];
-    if (piece.segment == 0) {
-      points.insert(points.end(), memory_.begin(), memory_.end());
-      continue;
-    }
-    Result<std::shared_ptr<const StampColumns>> stamps = StampsOf(piece.segment);
-    if (!stamps) return stamps.error();
-    bool found = false;
-    Status read = (*file_)->database().Each(
-        "SELECT substr(data, ?2, ?3) FROM chunk WHERE id = ?1",
-        [&](Statement& row) {
-          data.assign(row.Blob(0));
-          found = true;
-          return false;
-        },
-        piece.segment * RunFile::kGroupsMax + GroupOf(series_->id), int64_t{piece.head.offset} + 1,
-        int64_t{piece.head.bytes});
-    if (!read) return read.error();
-    if (!found || !DecodeChunk(piece.head, data, coder_, &numbers)) return Broken(*run_);
-    const uint16_t more = FlagsOf(piece.head);
-    for (size_t n = 0; n < numbers.at.size(); ++n) {
-      const StepStamp stamp = (*stamps)->at(numbers.at[n]);
-      if (InRange(stamp.step)) points.push_back(PointOf(stamp, numbers.values[n], numbers.flags[n] | more));
-    }
+  Result<std::shared_ptr<const StampColumns>> stamps = StampsOf(piece.segment);
+  if (!stamps) return stamps.error();
+  bool found = false;
+  Status read = (*file_)->database().Each(
+      "SELECT substr(data, ?2, ?3) FROM chunk WHERE id = ?1",
+      [&](Statement& row) {
+        data.assign(row.Blob(0));
+        found = true;
+        return false;
+      },
+      piece.segment * RunFile::kGroupsMax + GroupOf(series_->id), int64_t{piece.head.offset} + 1,
+      int64_t{piece.head.bytes});
+  if (!read) return read.error();
+  if (!found || !DecodeChunk(piece.head, data, coder_, &numbers)) return Broken(*run_);
+  const uint16_t more = FlagsOf(piece.head);
+  for (size_t n = 0; n < numbers.at.size(); ++n) {
+    const StepStamp stamp = (*stamps)->at(numbers.at[n]);
+    if (InRange(stamp.step)) points->push_back(PointOf(stamp, numbers.values[n], numbers.flags[n] | more));
   }
-  if (end - begin > 1) std::stable_sort(points.begin(), points.end(), ByStep);
+  return {};
+}
+
+Status NumberReader::OpenNext() {
+  open_.erase(open_.begin(), open_.begin() + static_cast<ptrdiff_t>(std::exchange(open_at_, 0)));
+  const auto before = static_cast<ptrdiff_t>(open_.size());
+  if (Status read = PointsOf(pieces_[piece_++], &open_); !read) return read;
+  std::inplace_merge(open_.begin(), open_.begin() + before, open_.end(), ByStep);
   // What came first for a step stands.
-  points.erase(
-      std::unique(points.begin(), points.end(), [](const Point& a, const Point& b) { return a.step == b.step; }),
-      points.end());
-  return points;
+  open_.erase(std::unique(open_.begin(), open_.end(), [](const Point& a, const Point& b) { return a.step == b.step; }),
+              open_.end());
+  return {};
+}
+
+size_t NumberReader::Ready() const {
+  if (piece_ == pieces_.size()) return open_.size();
+  const uint64_t first = pieces_[piece_].first_step;
+  const auto end = std::lower_bound(open_.begin() + static_cast<ptrdiff_t>(open_at_), open_.end(), first,
+                                    [](const Point& point, uint64_t step) { return point.step < step; });
+  return static_cast<size_t>(end - open_.begin());
 }
 
 bool NumberReader::HeadSuffices(const Piece& piece, uint64_t steps_per_bucket) const {
@@ -200,16 +210,17 @@ Result<std::vector<Point>> NumberReader::Reduce() {
   Extremes extremes(std::max(step_min(), pieces_.front().first_step), std::min(step_max(), last), query_.max_points);
   std::vector<std::pair<uint16_t, double>> chosen;
   std::vector<Point> few;
-  while (piece_ < pieces_.size()) {
-    const size_t begin = piece_;
-    piece_ = EndOfOverlap(begin);
-    const Piece& piece = pieces_[begin];
-    if (piece_ - begin > 1 || !HeadSuffices(piece, extremes.steps_per_bucket())) {
-      Result<std::vector<Point>> points = PointsOf(begin, piece_);
-      if (!points) return points.error();
-      for (const Point& point : *points) extremes.Add(point);
+  for (;;) {
+    for (const size_t ready = Ready(); open_at_ < ready; ++open_at_) extremes.Add(open_[open_at_]);
+    if (piece_ == pieces_.size()) break;
+    const Piece& piece = pieces_[piece_];
+    const bool alone = (open_at_ == open_.size() || open_[open_at_].step > piece.last_step) &&
+                       (piece_ + 1 == pieces_.size() || pieces_[piece_ + 1].first_step > piece.last_step);
+    if (!alone || !HeadSuffices(piece, extremes.steps_per_bucket())) {
+      if (Status opened = OpenNext(); !opened) return opened.error();
       continue;
     }
+    ++piece_;
     Result<std::shared_ptr<const StampColumns>> stamps = StampsOf(piece.segment);
     if (!stamps) return stamps.error();
     const ChunkHead& head = piece.head;
@@ -229,34 +240,31 @@ Result<std::vector<Point>> NumberReader::Reduce() {
 }
 
 Result<std::vector<Point>> NumberReader::Next() {
+  std::vector<Point> points;
   if (piece_ == 0 && query_.max_points > 0 && !pieces_.empty()) {
     uint64_t count = 0;
-    for (const Piece& piece : pieces_) count += piece.segment == 0 ? memory_.size() : piece.head.count;
+    for (const Piece& piece : pieces_) count += piece.segment == 0 ? piece.end - piece.begin : piece.head.count;
     if (count > std::max<uint64_t>(query_.max_points, Extremes::kPointsMin)) {
       const bool whole = std::all_of(pieces_.begin(), pieces_.end(), [this](const Piece& piece) {
         return InRange(piece.first_step) && InRange(piece.last_step);
       });
       if (whole || count > 2 * kNumbersPerChunk + query_.max_points) return Reduce();
       // A range that cuts chunks may hold few enough points.
-      Result<std::vector<Point>> points = PointsOf(0, pieces_.size());
-      if (!points || points->size() <= std::max<size_t>(query_.max_points, Extremes::kPointsMin)) {
-        piece_ = pieces_.size();
-        return points;
+      while (piece_ < pieces_.size()) {
+        if (Status opened = OpenNext(); !opened) return opened.error();
       }
-      return Reduce();
+      if (open_.size() > std::max<size_t>(query_.max_points, Extremes::kPointsMin)) return Reduce();
+      return std::exchange(open_, {});
     }
   }
-  std::vector<Point> points;
-  while (piece_ < pieces_.size() && points.size() + kNumbersPerChunk <= SeriesReader::kPointsMax) {
-    const size_t begin = piece_;
-    piece_ = EndOfOverlap(begin);
-    Result<std::vector<Point>> some = PointsOf(begin, piece_);
-    if (!some) return some.error();
-    if (points.empty()) {
-      points = *std::move(some);
-    } else {
-      points.insert(points.end(), some->begin(), some->end());
-    }
+  while (points.size() < SeriesReader::kPointsMax) {
+    const size_t ready = std::min(Ready(), open_at_ + SeriesReader::kPointsMax - points.size());
+    points.insert(points.end(), open_.begin() + static_cast<ptrdiff_t>(open_at_),
+                  open_.begin() + static_cast<ptrdiff_t>(ready));
+    if (open_at_ == ready && piece_ == pieces_.size()) break;
+    const bool gave = std::exchange(open_at_, ready) < ready;
+    if (gave || piece_ == pieces_.size()) continue;
+    if (Status opened = OpenNext(); !opened) return opened.error();
   }
   return points;
 }

@@ -30,11 +30,12 @@ class NumberReader {
   bool thinned() const { return thinned_; }
 
  private:
-  // Something with a first and a last step: a chunk, or the points in memory.
+  // Something with a first and a last step, of at most kNumbersPerChunk points: a chunk, or some of the points in memory.
   struct Piece {
     uint64_t first_step = 0, last_step = 0;
     uint64_t segment = 0;  // 0: in memory
     ChunkHead head;
+    size_t begin = 0, end = 0;  // in memory_
   };
   using StampsKey = std::pair<uint64_t, TimelineId>;
 
@@ -44,12 +45,14 @@ class NumberReader {
   Status GatherChunks();
   void GatherMemory();
   Result<std::shared_ptr<const StampColumns>> StampsOf(uint64_t segment);
-  // The points of pieces that overlap, as one.
-  Result<std::vector<Point>> PointsOf(size_t begin, size_t end);
+  Status PointsOf(const Piece& piece, std::vector<Point>* points);  // appends
+  // Merges the next piece into what is open: one that came late may reach over many others, which are read one by one.
+  Status OpenNext();
+  // The end of those in open_ that are given before any piece that is still to come.
+  size_t Ready() const;
   Result<std::vector<Point>> Reduce();
   // Whether a look at its head will do.
   bool HeadSuffices(const Piece& piece, uint64_t steps_per_bucket) const;
-  size_t EndOfOverlap(size_t begin) const;
 
   // Constant after construction.
   const std::shared_ptr<const RunSnapshot> run_;
@@ -65,6 +68,8 @@ class NumberReader {
   std::vector<Piece> pieces_;  // by first step
   std::vector<Point> memory_;
   size_t piece_ = 0;  // the next
+  std::vector<Point> open_;  // of pieces before it, ascending; those before open_at_ were given
+  size_t open_at_ = 0;
   uint64_t committed_ = 0;
   bool reduced_ = false, thinned_ = false;
 };

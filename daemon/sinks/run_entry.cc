@@ -3,6 +3,8 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <map>
+#include <set>
 
 #include "daemon/sinks/run_writer.h"
 
@@ -51,7 +53,7 @@ Result<std::unique_ptr<RunFile>> OpenStored(const std::string& path) {
   return file;
 }
 
-RunEntry::RunEntry(RunKey run_key, std::string file) : key(std::move(run_key)), path(std::move(file)) {}
+RunEntry::RunEntry(RunKey run_key, std::string file) : key(std::move(run_key)), path_(std::move(file)) {}
 RunEntry::~RunEntry() = default;
 
 void CountValue(uint32_t series, uint64_t step, double value, std::vector<SeriesTally>& tallies) {
@@ -129,6 +131,59 @@ Result<std::shared_ptr<LoadedRun>> LoadRun(RunEntry& entry, RunFile& file, std::
   return loaded;
 }
 
+RecordedSteps LoadRecorded(const std::shared_ptr<RunEntry>& entry,
+                           const std::vector<std::shared_ptr<const Batch>>& waiting) {
+  RecordedSteps recorded;
+  std::vector<std::shared_ptr<const Segment>> segments;
+  std::vector<std::shared_ptr<const Frame>> frames;
+  std::vector<Timeline> timelines;
+  std::map<TimelineId, std::set<uint64_t>> steps;
+  {
+    std::lock_guard lock(entry->mutex);
+    if (!entry->loaded) return recorded;
+    const LoadedRun& loaded = *entry->loaded;
+    segments = loaded.segments;
+    frames = loaded.open.frames;
+    if (loaded.sealed) frames.insert(frames.end(), loaded.sealed->frames.begin(), loaded.sealed->frames.end());
+    timelines = loaded.run->series().Timelines();
+    recorded.next.resize(loaded.tallies.size());
+    for (const auto& series : loaded.run->series().Since(0)) {
+      if (series->id > loaded.tallies.size() || loaded.tallies[series->id - 1].count == 0) continue;
+      const uint64_t last = loaded.tallies[series->id - 1].last_step;
+      recorded.next[series->id - 1] = last + 1;
+      steps[series->timeline].insert(last);
+    }
+  }
+  for (const auto& batch : waiting) {
+    const uint64_t step = batch->stamp.step;
+    const auto add = [&](uint32_t series) {
+      if (series == 0 || series > SeriesCatalogue::kMaxSeries) return;
+      if (series > recorded.next.size()) recorded.next.resize(series, 0);
+      recorded.next[series - 1] = std::max(recorded.next[series - 1], step + 1);
+    };
+    for (const Sample& sample : batch->samples) add(sample.series);
+    for (const OtherValue& other : batch->others) add(other.series);
+    if (batch->values() > 0) steps[batch->stamp.timeline].insert(step);
+  }
+  for (const auto& frame : frames) steps[frame->stamp.timeline].insert(frame->stamp.step);
+  for (auto& [timeline, known] : steps) {
+    if (timeline < 1 || timeline > timelines.size()) continue;
+    const uint64_t from = *known.rbegin() - std::min(*known.rbegin(), RecordedSteps::kBehindMax);
+    for (const auto& segment : segments) {
+      for (const StampRange& range : segment->ranges) {
+        if (range.timeline != timeline || range.last_step < from) continue;
+        Result<BorrowedFile> file = BorrowedFile::Borrow(entry, Database::Mode::kReadWrite);
+        if (!file) continue;
+        const Result<StampColumns> stamps = (*file)->LoadStamps(segment->id, timeline);
+        if (!stamps) continue;
+        for (size_t i = stamps->size(); i-- > 0 && stamps->step(i) >= from;) known.insert(stamps->step(i));
+      }
+    }
+    recorded.steps[timelines[timeline - 1]].assign(known.lower_bound(from), known.end());
+  }
+  return recorded;
+}
+
 Result<BorrowedFile> BorrowedFile::Borrow(std::shared_ptr<RunEntry> entry, Database::Mode mode) {
   {
     std::lock_guard lock(entry->mutex);
@@ -139,9 +194,9 @@ Result<BorrowedFile> BorrowedFile::Borrow(std::shared_ptr<RunEntry> entry, Datab
     }
   }
   Result<std::unique_ptr<RunFile>> file =
-      mode == Database::Mode::kAtRest ? OpenStored(entry->path) : RunFile::Open(entry->path, mode, false);
+      mode == Database::Mode::kAtRest ? OpenStored(entry->path()) : RunFile::Open(entry->path(), mode, false);
   if (!file) {
-    return Error{file.error().code, "cannot read " + Describe(entry->key) + " from '" + entry->path +
+    return Error{file.error().code, "cannot read " + Describe(entry->key) + " from '" + entry->path() +
                                         "': " + file.error().text};
   }
   return BorrowedFile(std::move(entry), *std::move(file));
@@ -256,7 +311,7 @@ uint64_t FileBytes(const std::string& path) {
 
 uint64_t FileBytes(const RunEntry& entry) {
   const uint64_t rest = entry.rest_bytes.load(std::memory_order_relaxed);
-  return rest > 0 ? rest : FileBytes(entry.path);
+  return rest > 0 ? rest : FileBytes(entry.path());
 }
 
 }  // namespace ikkuna::sinks

@@ -54,14 +54,29 @@ struct RunEntry {
 
   // Constant after construction.
   const RunKey key;
-  const std::string path;
+
+  // Of its file. It gets another where somebody put a file there that is not its own.
+  std::string path() const {
+    std::lock_guard lock(path_mutex_);
+    return path_;
+  }
+  void MoveTo(std::string path) {  // under writer_mutex
+    std::lock_guard lock(path_mutex_);
+    path_ = std::move(path);
+  }
 
   std::atomic<uint64_t> rest_bytes{0};  // of its file while that is at rest; 0: it is not, or nobody looked
+
+  // Of segments that were merged into others and that somebody reads still: bytes that go when the reader does.
+  std::atomic<uint64_t> held_bytes{0};
 
   std::mutex writer_mutex;  // held while the file is written
   // Guarded by writer_mutex.
   std::unique_ptr<RunWriter> writer;  // null: at rest
   std::chrono::steady_clock::time_point sync_at{};  // of commits that the disk was not waited for; 0: there are none
+  bool on_disk = false;  // there is a file of it, or was when it was last looked at
+  // Which file is its own, however broken; and its log, where it has one that is known.
+  std::optional<FileId> file, log;
 
   mutable std::mutex mutex;
   // Guarded by mutex.
@@ -79,15 +94,20 @@ struct RunEntry {
   size_t staged = 0;          // of `pending`, from its front, with the writer
   size_t commit_most = SIZE_MAX;  // batches of one commit: few while one is looked for that the file refuses
   uint64_t values_pending = 0;
+  size_t bytes_pending = 0;
+  // What is said of the run itself and is yet to be saved: of this version. The file has what it was as of said_saved.
   std::optional<ProducerStatus> status_to_save;
-  uint64_t status_version = 0;
   bool modules_to_save = false;
   bool tags_to_save = false;
+  bool saves() const { return status_to_save || modules_to_save || tags_to_save; }
+  uint64_t said_version = 0, said_saved = 0;
   bool wants_rest = false;    // not open any more: one file as soon as nothing waits
   bool deleted = false;
   uint64_t written = 0;  // values, of this daemon
   // Values that were dropped, by reason: of which no event spoke yet, and of which the file does not know yet.
   std::map<std::string, uint64_t, std::less<>> drops_untold, drops_unsaved;
+  std::chrono::steady_clock::time_point drops_since{};  // of the first of drops_unsaved
+  std::string refusal;  // the last, of what drops_untold has as refused
   uint32_t failures = 0;                           // commits that failed in a row
   std::chrono::steady_clock::time_point retry_at{};
   std::chrono::steady_clock::time_point idle_since{};
@@ -97,6 +117,10 @@ struct RunEntry {
   bool upkeep_failing = false;
   bool told_broken = false;   // an event said that what is in its file cannot all be read
   uint64_t thinned_told = 0;  // values that were thinned away when an event last said so
+
+ private:
+  mutable std::mutex path_mutex_;  // the last in the lock order
+  std::string path_;
 };
 
 // One look at a run: later commits and compaction do not change it.
@@ -112,6 +136,10 @@ struct RunSnapshot {
 
 // Loads counts, segments, tail and, where there is no `run` that has them already, the series from the file.
 Result<std::shared_ptr<LoadedRun>> LoadRun(RunEntry& entry, RunFile& file, std::shared_ptr<Run> run);
+// What its file has of steps, and what waits to be written there, for a producer that comes back; of a file that cannot be
+// read only the latter, and whoever reads it says so.
+RecordedSteps LoadRecorded(const std::shared_ptr<RunEntry>& entry,
+                           const std::vector<std::shared_ptr<const Batch>>& waiting);
 // The segment as all of this process have it. Under the entry's mutex.
 std::shared_ptr<const Segment> SharedSegment(RunEntry& entry, Segment segment);
 
@@ -127,10 +155,12 @@ struct SeriesToRead {
 };
 // Series of the run that the filter matches, with what is known of them.
 SeriesToRead ToRead(std::shared_ptr<const RunSnapshot> run, std::vector<SeriesTally> tallies, const SeriesFilter& filter);
+// The runs to read, one after another, each looked at when the reader comes to it: nobody holds what all runs have in
+// memory. None: that was all. An error is that of one run.
+using NextToRead = std::function<Result<std::optional<SeriesToRead>>()>;
 // `mode`: how connections to files are opened. A run that cannot be read is told to `on_failure` and left; the others are
-// given, and then the first failure (that of `failed`, where there is one).
-std::unique_ptr<SeriesReader> MakeReader(std::vector<SeriesToRead> what, const ReadQuery& query, Database::Mode mode,
-                                         std::optional<Error> failed,
+// given, and then the first failure.
+std::unique_ptr<SeriesReader> MakeReader(NextToRead next, const ReadQuery& query, Database::Mode mode,
                                          std::function<void(RunEntry&, const Error&)> on_failure);
 
 // A file that no daemon of this process writes, for reading; nothing in its folder changes.

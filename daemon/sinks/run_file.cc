@@ -1,6 +1,8 @@
 #include "daemon/sinks/run_file.h"
 
+#include <fcntl.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -47,10 +49,18 @@ constexpr size_t kTallyBytes = 40;
 std::string EncodeTotals(const Totals& totals) {
   ByteWriter out;
   for (uint64_t value : {totals.progress.done_seq, totals.progress.lost_in_daemon, totals.progress.killed,
-                         totals.written, totals.dropped, totals.values, totals.thinned, totals.last_step,
+                         totals.written, totals.values, totals.thinned, totals.last_step,
                          static_cast<uint64_t>(totals.last_unix_ns), totals.others_bytes,
                          totals.progress.steps_total, totals.progress.steps_connected}) {
     out.PutVarint(value);
+  }
+  out.PutVarint(totals.progress.read_seq);
+  for (const auto* counts : {&totals.progress.steps_observed, &totals.progress.missing}) {
+    out.PutVarint(counts->size());
+    for (const auto& [name, count] : *counts) {
+      out.PutText(name);
+      out.PutVarint(count);
+    }
   }
   return std::move(out.bytes());
 }
@@ -59,13 +69,21 @@ bool DecodeTotals(std::string_view bytes, uint64_t seed, Totals* totals) {
   if (!CheckSigned(&bytes, seed)) return false;
   ByteReader in(bytes);
   for (uint64_t* value : {&totals->progress.done_seq, &totals->progress.lost_in_daemon, &totals->progress.killed,
-                          &totals->written, &totals->dropped, &totals->values, &totals->thinned, &totals->last_step}) {
+                          &totals->written, &totals->values, &totals->thinned, &totals->last_step}) {
     *value = in.GetVarint();
   }
   totals->last_unix_ns = static_cast<int64_t>(in.GetVarint());
   totals->others_bytes = in.GetVarint();
   totals->progress.steps_total = in.GetVarint();
   totals->progress.steps_connected = in.GetVarint();
+  totals->progress.read_seq = in.GetVarint();
+  for (auto* counts : {&totals->progress.steps_observed, &totals->progress.missing}) {
+    counts->clear();
+    for (uint64_t left = in.GetVarint(); in.ok() && left > 0; --left) {
+      std::string name(in.GetText());
+      counts->emplace_back(std::move(name), in.GetVarint());
+    }
+  }
   return in.ok();
 }
 
@@ -90,6 +108,21 @@ uint64_t SumOf(const Series& series) {
 
 }  // namespace
 
+std::optional<FileLook> LookAtFile(const std::string& path) {
+  struct statx found {};
+  constexpr unsigned kAsked = STATX_BASIC_STATS | STATX_BTIME;
+  if (::statx(AT_FDCWD, path.c_str(), AT_STATX_SYNC_AS_STAT, kAsked, &found) != 0) return std::nullopt;
+  const auto ns = [](const statx_timestamp& time) { return int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec; };
+  FileLook look{{makedev(found.stx_dev_major, found.stx_dev_minor), found.stx_ino}, found.stx_size, ns(found.stx_ctime)};
+  if (found.stx_mask & STATX_BTIME) look.id.born_ns = ns(found.stx_btime);
+  return look;
+}
+
+std::optional<FileId> FileIdOf(const std::string& path) {
+  const std::optional<FileLook> look = LookAtFile(path);
+  return look ? std::optional(look->id) : std::nullopt;
+}
+
 uint64_t SumOf(const Event& event) {
   ByteWriter out;
   out.Put(event.unix_ns);
@@ -110,8 +143,8 @@ uint64_t SumOfOther(uint32_t series, const StepStamp& stamp, std::string_view va
   return ChecksumOf(value, ChecksumOf(out.bytes(), 0));
 }
 
-Result<std::unique_ptr<RunFile>> RunFile::Open(const std::string& path, Database::Mode mode, bool to_write) {
-  Result<Database> database = Database::Open(path, mode);
+Result<std::unique_ptr<RunFile>> RunFile::Open(const std::string& path, Database::Mode mode, bool to_write, int busy_ms) {
+  Result<Database> database = Database::Open(path, mode, busy_ms);
   if (!database) return database.error();
   std::unique_ptr<RunFile> file(new RunFile(path, *std::move(database)));
   Database& db = file->database_;
@@ -129,6 +162,11 @@ Result<std::unique_ptr<RunFile>> RunFile::Open(const std::string& path, Database
     return Error{ErrorCode::kFailedPrecondition, "a newer version of ikkuna wrote it (format " +
                                                      std::to_string(*version) + ", this one reads up to " +
                                                      std::to_string(kRunFileVersion) + ")"};
+  }
+  if (*version > 0 && *version < kRunFileVersion) {
+    return Error{ErrorCode::kFailedPrecondition,
+                 "a version of ikkuna before its first release wrote it (format " + std::to_string(*version) +
+                     "), which this one does not read; read it with that build, or delete it"};
   }
   if (empty && mode != Database::Mode::kCreate) return Error{ErrorCode::kNotFound, "nothing was recorded in it"};
   if (!to_write) return file;
@@ -515,20 +553,45 @@ Status RunFile::Rest() {
 }
 
 bool RunFile::IsGone() {
-  int moved = 0;
-  if (sqlite3_file_control(database_.handle(), "main", SQLITE_FCNTL_HAS_MOVED, &moved) != SQLITE_OK || moved == 0) {
-    return false;
+  auto has_moved = [&] {
+    int moved = 0;
+    return sqlite3_file_control(database_.handle(), "main", SQLITE_FCNTL_HAS_MOVED, &moved) == SQLITE_OK && moved != 0;
+  };
+  if (!has_moved()) {
+    if (log_) return false;
+    // SQLite makes it once and keeps it for as long as the file is open. It is ours if the file is, still.
+    const std::optional<FileId> log = FileIdOf(path_ + "-wal");
+    if (!has_moved()) {
+      log_ = log;
+      return false;
+    }
   }
-  // A file system that fails for a moment says nothing of that.
   struct stat found {};
+  // A file system that fails for a moment says nothing of that.
   return ::stat(path_.c_str(), &found) == 0 || errno == ENOENT || errno == ENOTDIR;
 }
 
-Status RunFile::CopyTo(const std::string& path) {
+Status RunFile::CopyTo(const std::string& path, const std::function<Status()>& allowed) {
+  constexpr int kOpsPerLook = 20'000;  // of SQLite's machine: some megabytes
   Result<Statement> vacuum = database_.Prepare("VACUUM INTO ?1");
   if (!vacuum) return vacuum.error();
   vacuum->Bind(1, std::string_view(path));
-  if (vacuum->Run() != SQLITE_DONE) return SqliteError("", database_.handle());
+  struct Look {
+    const std::function<Status()>& allowed;
+    Status answer;
+  } look{allowed, {}};
+  sqlite3_progress_handler(
+      database_.handle(), kOpsPerLook,
+      [](void* at) {
+        auto& asked = *static_cast<Look*>(at);
+        asked.answer = asked.allowed();
+        return asked.answer ? 0 : 1;
+      },
+      &look);
+  const int code = vacuum->Run();
+  sqlite3_progress_handler(database_.handle(), 0, nullptr, nullptr);
+  if (!look.answer) return look.answer;
+  if (code != SQLITE_DONE) return SqliteError("", database_.handle());
   return {};
 }
 

@@ -4,9 +4,13 @@
 // means that a row, kCorrupt that the file, any other code that the disk is at fault.
 #pragma once
 
+#include <sys/types.h>
+
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -23,20 +27,34 @@
 namespace ikkuna::sinks {
 
 constexpr uint64_t kOtherRowBytes = 64;             // of a value's row, beside the value
-constexpr int kRunFileVersion = 1;                  // PRAGMA user_version
+constexpr int kRunFileVersion = 2;                  // PRAGMA user_version
 constexpr int kRunFileApplication = 0x494b524e;     // PRAGMA application_id: "IKRN"
 
 // What a run has come to, as of a commit.
 struct Totals {
   Progress progress;
   uint64_t written = 0;  // values
-  uint64_t dropped = 0;  // values
   uint64_t values = 0;   // kept
   uint64_t thinned = 0;
   uint64_t last_step = 0;
   int64_t last_unix_ns = 0;
   uint64_t others_bytes = 0;  // of texts, histograms, tensors
 };
+
+// A file, whatever it is called. Its number alone is soon another's, who comes when it is deleted.
+struct FileId {
+  dev_t device = 0;
+  ino_t inode = 0;
+  int64_t born_ns = 0;  // 0: the file system does not say
+  bool operator==(const FileId&) const = default;
+};
+struct FileLook {
+  FileId id;
+  uint64_t bytes = 0;
+  int64_t changed_ns = 0;  // it, or its name or rights
+};
+std::optional<FileLook> LookAtFile(const std::string& path);  // none: it cannot be looked at
+std::optional<FileId> FileIdOf(const std::string& path);
 
 // What is known of one series' values.
 struct SeriesTally {
@@ -82,7 +100,8 @@ class RunFile {
 
   // Makes the tables where there are none. Refuses a newer version with kFailedPrecondition, and a file of another
   // program. `to_write`: puts it in WAL mode.
-  static Result<std::unique_ptr<RunFile>> Open(const std::string& path, Database::Mode mode, bool to_write);
+  static Result<std::unique_ptr<RunFile>> Open(const std::string& path, Database::Mode mode, bool to_write,
+                                               int busy_ms = Database::kBusyTimeoutMs);
 
   // Reads all of it: whether it is a run's file, no other tables beside, every row as it was written. For one from
   // elsewhere. kInvalidArgument: it is no run.
@@ -106,7 +125,8 @@ class RunFile {
   Result<std::vector<ModuleInfo>> LoadModules();
 
   // Writing. Each within a transaction of database().
-  Status SaveProducer(const ProducerStatus& status, const std::string& host);
+  // `before`: what the file has, of the same host; only what is other is written.
+  Status SaveProducer(const ProducerStatus& status, const std::string& host, const ProducerStatus* before = nullptr);
   Status SaveModules(const std::vector<ModuleInfo>& modules);
   Status SaveTags(const std::vector<std::string>& tags);
   Status SaveUnrecorded(const std::map<std::string, uint64_t>& counts);
@@ -151,10 +171,13 @@ class RunFile {
   Status FoldLog();
   // One file, at rest. kUnavailable: somebody reads it now; try again.
   Status Rest();
-  Status CopyTo(const std::string& path);
+  // `allowed` is asked now and then; its error ends it.
+  Status CopyTo(const std::string& path, const std::function<Status()>& allowed);
   // Its name does not lead to it any more: somebody deleted it, moved it, or put another in its place. What is written goes
   // on to be written, where nobody will find it.
   bool IsGone();
+  // Its write-ahead log, as IsGone() last saw it beside the file.
+  std::optional<FileId> log() const { return log_; }
 
   Database& database() { return database_; }
   const std::string& path() const { return path_; }
@@ -170,6 +193,7 @@ class RunFile {
 
   const std::string path_;
   Database database_;
+  std::optional<FileId> log_;
 };
 
 // Of a row of `event` and of `value`, with the flags of both step and sample: whether they are what was written. The id

@@ -79,6 +79,41 @@ std::vector<int64_t> ParseSizes(const std::string& text) {
   return sizes;
 }
 
+// What stands in `meta` of a producer.
+std::vector<std::pair<const char*, std::string>> TextsOf(const ProducerStatus& status) {
+  const ProducerInfo& info = status.info;
+  return {
+      {"uuid", UuidText(info.uuid)},
+      {"run_id", info.run_key.run_id},
+      {"attempt", std::to_string(info.run_key.attempt)},
+      {"rank", std::to_string(info.run_key.rank)},
+      {"run", info.run},
+      {"world_size", std::to_string(info.world_size)},
+      {"master_address", info.job.address},
+      {"master_port", info.job.port},
+      {"pid", std::to_string(info.pid)},
+      {"uid", std::to_string(info.uid)},
+      {"start_unix_ns", std::to_string(info.start_unix_ns)},
+      {"start_step", std::to_string(info.start_step)},
+      {"identity_sum", IdentitySum(info)},
+      {"state", std::string(RunStateName(status.state))},
+      {"attempted", std::to_string(status.attempted)},
+      {"handled", std::to_string(status.handled)},
+      {"dropped_total", std::to_string(status.dropped_total)},
+      {"lost_in_daemon", std::to_string(status.lost_in_daemon)},
+      {"killed", std::to_string(status.killed)},
+      {"steps_total", std::to_string(status.steps_total)},
+      {"steps_while_connected", std::to_string(status.steps_while_connected)},
+      {"kinds_asked", std::to_string(status.kinds_asked)},
+      {"period_factor_tensor", std::to_string(status.period_factor_tensor)},
+      {"period_factor_summary", std::to_string(status.period_factor_summary)},
+      {"period_factor_scalar", std::to_string(status.period_factor_scalar)},
+      {"coverage", NumberText(status.coverage)},
+      {"probe_cost", NumberText(status.probe_cost)},
+      {"budget", NumberText(status.budget)},
+  };
+}
+
 }  // namespace
 
 Result<RunHead> RunFile::LoadHead() {
@@ -190,58 +225,41 @@ Result<RunHead> RunFile::LoadHead() {
   return head;
 }
 
-Status RunFile::SaveProducer(const ProducerStatus& status, const std::string& host) {
+Status RunFile::SaveProducer(const ProducerStatus& status, const std::string& host, const ProducerStatus* before) {
   const ProducerInfo& info = status.info;
-  const std::pair<const char*, std::string> values[] = {
-      {"uuid", UuidText(info.uuid)},
-      {"run_id", info.run_key.run_id},
-      {"attempt", std::to_string(info.run_key.attempt)},
-      {"rank", std::to_string(info.run_key.rank)},
-      {"run", info.run},
-      {"world_size", std::to_string(info.world_size)},
-      {"master_address", info.job.address},
-      {"master_port", info.job.port},
-      {"pid", std::to_string(info.pid)},
-      {"uid", std::to_string(info.uid)},
-      {"start_unix_ns", std::to_string(info.start_unix_ns)},
-      {"start_step", std::to_string(info.start_step)},
-      {"identity_sum", IdentitySum(info)},
-      {"host", host},
-      {"state", std::string(RunStateName(status.state))},
-      {"attempted", std::to_string(status.attempted)},
-      {"handled", std::to_string(status.handled)},
-      {"dropped_total", std::to_string(status.dropped_total)},
-      {"lost_in_daemon", std::to_string(status.lost_in_daemon)},
-      {"killed", std::to_string(status.killed)},
-      {"steps_total", std::to_string(status.steps_total)},
-      {"steps_while_connected", std::to_string(status.steps_while_connected)},
-      {"kinds_asked", std::to_string(status.kinds_asked)},
-      {"period_factor_tensor", std::to_string(status.period_factor_tensor)},
-      {"period_factor_summary", std::to_string(status.period_factor_summary)},
-      {"period_factor_scalar", std::to_string(status.period_factor_scalar)},
-      {"coverage", NumberText(status.coverage)},
-      {"probe_cost", NumberText(status.probe_cost)},
-      {"budget", NumberText(status.budget)},
-  };
   constexpr char kSet[] = "INSERT OR REPLACE INTO meta VALUES (?1, ?2)";
-  for (const auto& [name, value] : values) {
+  const auto values = TextsOf(status);
+  const auto had = before ? TextsOf(*before) : decltype(TextsOf(status)){};
+  for (size_t i = 0; i < values.size(); ++i) {
+    const auto& [name, value] = values[i];
+    if (before && had[i].second == value) continue;
     if (Status saved = database_.Run(kSet, std::string_view(name), std::string_view(value)); !saved) return saved;
   }
   Status saved;
-  if (info.continues) saved = database_.Run(kSet, std::string_view("continues"), int64_t{*info.continues});
-  if (saved) saved = database_.Run("DELETE FROM fact");
-  for (const auto& [name, value] : info.facts) {
-    if (!saved) break;
-    saved = database_.Run("INSERT INTO fact (name, value) VALUES (?1, ?2)", std::string_view(name),
-                          std::string_view(value));
+  if (!before) saved = database_.Run(kSet, std::string_view("host"), std::string_view(host));
+  if (saved && info.continues && (!before || before->info.continues != info.continues)) {
+    saved = database_.Run(kSet, std::string_view("continues"), int64_t{*info.continues});
   }
-  if (saved) saved = database_.Run("DELETE FROM count WHERE kind != 'store'");
-  if (saved) saved = SaveCounts(database_, "drop", status.drops);
-  if (saved) saved = SaveCounts(database_, "missing", status.missing);
-  if (saved) saved = database_.Run("DELETE FROM note");
-  for (const std::string& note : status.notes) {
-    if (saved) saved = database_.Run("INSERT INTO note (text) VALUES (?1)", std::string_view(note));
+  if (!before || before->info.facts != info.facts) {
+    if (saved) saved = database_.Run("DELETE FROM fact");
+    for (const auto& [name, value] : info.facts) {
+      if (!saved) break;
+      saved = database_.Run("INSERT INTO fact (name, value) VALUES (?1, ?2)", std::string_view(name),
+                            std::string_view(value));
+    }
   }
+  if (!before || before->drops != status.drops || before->missing != status.missing) {
+    if (saved) saved = database_.Run("DELETE FROM count WHERE kind != 'store'");
+    if (saved) saved = SaveCounts(database_, "drop", status.drops);
+    if (saved) saved = SaveCounts(database_, "missing", status.missing);
+  }
+  if (!before || before->notes != status.notes) {
+    if (saved) saved = database_.Run("DELETE FROM note");
+    for (const std::string& note : status.notes) {
+      if (saved) saved = database_.Run("INSERT INTO note (text) VALUES (?1)", std::string_view(note));
+    }
+  }
+  if (before && before->roots == status.roots) return saved;
   if (saved) saved = database_.Run("DELETE FROM root");
   for (const RootStatusInfo& root : status.roots) {
     if (!saved) break;

@@ -38,6 +38,7 @@ struct RunWriter::Thinning {
   bool writes = false;  // first which stamps are used is found, then rows are written
   uint32_t group = 0, groups = 0;
   uint64_t removes = 0;
+  std::vector<uint64_t> old_bytes;  // of the numbers of each, as far as rows were written
   std::vector<std::pair<uint32_t, uint64_t>> gone;  // series, numbers
 };
 
@@ -137,6 +138,7 @@ Status RunWriter::ThinGroup(Thinning& thinning, uint32_t group, size_t* bytes) {
   for (size_t i = 0; i < rows.size(); ++i) {
     if (Status read = file_->LoadGroup(thinning.old[i]->id, group, &rows[i]); !read) return read;
     *bytes += rows[i].data.size();
+    if (thinning.writes) thinning.old_bytes[i] += rows[i].data.size() + rows[i].heads.size() * ChunkHead::kBytes;
   }
   ChunkRow row;
   std::vector<Kept> kept;
@@ -255,6 +257,7 @@ Result<bool> RunWriter::Thin(size_t slice_bytes) {
       return true;
     }
     thinning.writes = true;
+    thinning.old_bytes.assign(thinning.old.size(), 0);
     thinning.group = 0;
     thinning.merged.id = segment_next_++;
     return true;
@@ -305,7 +308,9 @@ Status RunWriter::FinishThinning(Thinning& thinning, Transaction& transaction) {
   for (size_t i = 1; i < thinning.old.size(); ++i) {
     loaded.segments.erase(std::find(loaded.segments.begin(), loaded.segments.end(), thinning.old[i]));
   }
-  for (auto& segment : thinning.old) retired_.push_back(std::move(segment));
+  for (size_t i = 0; i < thinning.old.size(); ++i) {
+    retired_.push_back({std::move(thinning.old[i]), i < thinning.old_bytes.size() ? thinning.old_bytes[i] : 0});
+  }
   return {};
 }
 
@@ -349,7 +354,7 @@ Status RunWriter::DropGarbage() {
       const auto known = entry_.segments.find(id);
       std::shared_ptr<const Segment> held = known == entry_.segments.end() ? nullptr : known->second.lock();
       if (held) {
-        retired_.push_back(std::move(held));
+        retired_.push_back({std::move(held), 0});  // not known: it is nothing that an answer needs
         continue;
       }
       entry_.segments.erase(id);
@@ -361,20 +366,26 @@ Status RunWriter::DropGarbage() {
 
 Result<bool> RunWriter::DropRetired(int rows) {
   for (size_t i = 0; i < retired_.size(); ++i) {
-    if (retired_[i].use_count() > 1) continue;  // somebody reads what was there before
+    if (retired_[i].segment.use_count() > 1) continue;  // somebody reads what was there before
     Transaction transaction(file_->database());
     if (Status begun = transaction.Begin(); !begun) return begun.error();
-    Result<bool> more = file_->DropGarbage(retired_[i]->id, rows);
+    Result<bool> more = file_->DropGarbage(retired_[i].segment->id, rows);
     if (!more) return more.error();
     if (Status committed = transaction.Commit(); !committed) return committed.error();
     if (!*more) {
       std::lock_guard lock(entry_.mutex);
-      entry_.segments.erase(retired_[i]->id);
+      entry_.segments.erase(retired_[i].segment->id);
       retired_.erase(retired_.begin() + static_cast<ptrdiff_t>(i));
     }
     return true;
   }
   return false;
+}
+
+uint64_t RunWriter::held_bytes() const {
+  uint64_t bytes = 0;
+  for (const Retired& one : retired_) bytes += one.segment.use_count() > 1 ? one.bytes : 0;
+  return bytes;
 }
 
 Result<uint64_t> RunWriter::TrimOthers(uint64_t bytes_max) {

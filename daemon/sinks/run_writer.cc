@@ -20,18 +20,27 @@ bool ConcernsRow(const Status& status) { return !status && status.error().code =
 
 // Private from its first byte on; SQLite gives the files beside it the same rights. One that is there is not opened: to
 // close it would give up the locks that this process has on it.
-Status MakeFile(const std::string& path) {
+// False: it was there.
+Result<bool> MakeFile(const std::string& path) {
   const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-  if (fd < 0) return errno == EEXIST ? Status() : PosixError("cannot make it", errno);
+  if (fd < 0) return errno == EEXIST ? Result<bool>(false) : PosixError("cannot make it", errno);
   ::close(fd);
-  return {};
+  return true;
 }
 
 }  // namespace
 
+void CommitReport::AddDropsTo(std::map<std::string, uint64_t>& counts) const {
+  for (const auto& [reason, count] : drops()) {
+    if (count > 0) counts[reason] += count;
+  }
+}
+
 Result<std::unique_ptr<RunWriter>> RunWriter::Open(RunEntry& entry) {
-  if (Status made = MakeFile(entry.path); !made) return made.error();
-  Result<std::unique_ptr<RunFile>> file = RunFile::Open(entry.path, Database::Mode::kCreate, true);
+  const Result<bool> made = MakeFile(entry.path());
+  if (!made) return made.error();
+  if (*made) entry.file = FileIdOf(entry.path());
+  Result<std::unique_ptr<RunFile>> file = RunFile::Open(entry.path(), Database::Mode::kCreate, true);
   if (!file) return file.error();
   std::unique_ptr<RunWriter> writer(new RunWriter(entry, *std::move(file)));
   Database& db = writer->file_->database();
@@ -187,7 +196,10 @@ bool RunWriter::IsRepeated(uint32_t series, Admitted& admitted, const StepStamp&
   snapshot->segments = loaded.segments;
   snapshot->entry = std::shared_ptr<RunEntry>(&entry_, [](RunEntry*) {});  // for the length of this call
   const auto found = loaded.run->series().Find(series);
-  const auto reader = MakeReader({{snapshot, {{found}}}}, {{}, step, step, 0}, Database::Mode::kReadWrite, std::nullopt, nullptr);
+  auto one = [what = std::optional<SeriesToRead>({snapshot, {{found}}})]() mutable -> Result<std::optional<SeriesToRead>> {
+    return std::exchange(what, std::nullopt);
+  };
+  const auto reader = MakeReader(std::move(one), {{}, step, step, 0}, Database::Mode::kReadWrite, nullptr);
   const auto part = reader->Next();
   return part && *part && !(*part)->steps.empty();
 }
@@ -240,16 +252,18 @@ void RunWriter::Stage(const std::shared_ptr<const Batch>& batch) {
 }
 
 Status RunWriter::Commit(const ProducerStatus* status, const std::vector<ModuleInfo>* modules,
-                         const std::vector<std::string>* tags, const std::map<std::string, uint64_t>* unrecorded,
+                         const std::vector<std::string>* tags, std::map<std::string, uint64_t> unrecorded,
                          CommitReport* report) {
   CommitReport done = staged_;
   LoadedRun& loaded = *entry_.loaded;
   Totals totals;
   std::string host;
+  std::map<std::string, uint64_t> unrecorded_before;
   {
     std::lock_guard lock(entry_.mutex);
     totals = entry_.head.totals;
     host = entry_.head.host;
+    unrecorded_before = entry_.head.unrecorded;
   }
   Database& db = file_->database();
   Transaction transaction(db);
@@ -259,16 +273,13 @@ Status RunWriter::Commit(const ProducerStatus* status, const std::vector<ModuleI
   if (Status saved = file_->AddTimelines(timelines, timelines_saved_); !saved) return saved;
   if (Status saved = file_->AddSeries(series); !saved) return saved;
   if (status) {
-    if (Status saved = file_->SaveProducer(*status, host); !saved) return saved;
+    if (Status saved = file_->SaveProducer(*status, host, status_saved_ ? &*status_saved_ : nullptr); !saved) return saved;
   }
   if (modules) {
     if (Status saved = file_->SaveModules(*modules); !saved) return saved;
   }
   if (tags) {
     if (Status saved = file_->SaveTags(*tags); !saved) return saved;
-  }
-  if (unrecorded) {
-    if (Status saved = file_->SaveUnrecorded(*unrecorded); !saved) return saved;
   }
   std::vector<const Event*> events;
   for (const Event* event : events_) {
@@ -299,12 +310,16 @@ Status RunWriter::Commit(const ProducerStatus* status, const std::vector<ModuleI
   for (const auto& frame : frames_) done.written += frame->values();
   if (progress_) totals.progress = *progress_;
   totals.written += done.written;
-  totals.dropped += done.dropped();
   totals.values += done.written;
   for (const auto& batch : batches_) {
     if (batch->values() == 0) continue;
     totals.last_step = std::max(totals.last_step, batch->stamp.step);
     totals.last_unix_ns = std::max(totals.last_unix_ns, batch->stamp.unix_ns);
+  }
+  // With the commit that did not take them: a daemon that is killed now has not forgotten them.
+  done.AddDropsTo(unrecorded);
+  if (unrecorded != unrecorded_before) {
+    if (Status saved = file_->SaveUnrecorded(unrecorded); !saved) return saved;
   }
   if (!batches_.empty()) {
     const std::string blob = frames_.empty() ? std::string() : EncodeFrames(frames_, coder_);
@@ -316,6 +331,7 @@ Status RunWriter::Commit(const ProducerStatus* status, const std::vector<ModuleI
   if (Status committed = transaction.Commit(); !committed) return committed;
 
   std::lock_guard lock(entry_.mutex);
+  if (status) status_saved_ = *status;
   if (!batches_.empty()) loaded.open.log_last = ++log_seq_;
   entry_.published = batches_.size();
   timelines_saved_ = static_cast<TimelineId>(timelines.size());

@@ -4,11 +4,13 @@
 // Owner: the run's entry. Thread rule: under the entry's writer_mutex.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "daemon/sinks/run_entry.h"
@@ -24,6 +26,10 @@ struct CommitReport {
   uint64_t events_dropped = 0;
   std::string refusal;     // the last reason
   uint64_t dropped() const { return repeated + no_series + refused; }
+  std::array<std::pair<const char*, uint64_t>, 3> drops() const {  // by reason
+    return {{{"repeated", repeated}, {"no_series", no_series}, {"refused", refused}}};
+  }
+  void AddDropsTo(std::map<std::string, uint64_t>& counts) const;
 };
 
 class RunWriter {
@@ -32,15 +38,15 @@ class RunWriter {
   // Opens or makes the file of the entry. `entry.loaded` is filled, or taken over where it is not in the file yet.
   static Result<std::unique_ptr<RunWriter>> Open(RunEntry& entry);
 
-  // Staging, then one commit of all that is staged; its errors are the file's, and what is staged stays.
+  // Staging, then one commit of all that is staged; its errors are the file's, and what is staged stays. `unrecorded`: the
+  // values that were not kept, by reason; those of this commit come on top.
   void Stage(const std::shared_ptr<const Batch>& batch);
   uint64_t staged_values() const { return staged_values_; }
   bool staged() const { return !batches_.empty(); }
   // Batches that may still be staged; 0: the tail must be compacted first.
   size_t room() const;
   Status Commit(const ProducerStatus* status, const std::vector<ModuleInfo>* modules,
-                const std::vector<std::string>* tags, const std::map<std::string, uint64_t>* unrecorded,
-                CommitReport* report);
+                const std::vector<std::string>* tags, std::map<std::string, uint64_t> unrecorded, CommitReport* report);
 
   // Seals the tail where it is long enough (or at all, `whole`); true: there is something to compact.
   bool Seal(bool whole);
@@ -59,6 +65,7 @@ class RunWriter {
   Result<bool> Thin(size_t slice_bytes);
   // Removes up to `rows` rows that nobody reads. True: call it again.
   Result<bool> DropRetired(int rows);
+  uint64_t held_bytes() const;  // of those that are read
   // The oldest texts, histograms and tensors, a slice of them, while all have more than `bytes_max`; the newest stays.
   // How many went.
   Result<uint64_t> TrimOthers(uint64_t bytes_max);
@@ -109,6 +116,7 @@ class RunWriter {
   uint32_t batch_ = 0;
   std::optional<bool> step_kept_;  // of the batch that is staged: whether numbers of its step are kept or staged already
   uint64_t log_seq_ = 0;
+  std::optional<ProducerStatus> status_saved_;  // by this writer: what comes each second differs in little
   TimelineId timelines_saved_ = 0;
   uint32_t series_saved_ = 0;
 
@@ -131,7 +139,11 @@ class RunWriter {
 
   std::unique_ptr<Thinning> thinning_;
   uint64_t thinned_out_ = 0;  // the one segment that is left and has nothing more to give
-  std::vector<std::shared_ptr<const Segment>> retired_;  // merged into others; their rows are there still
+  struct Retired {
+    std::shared_ptr<const Segment> segment;
+    uint64_t bytes = 0;  // of its numbers
+  };
+  std::vector<Retired> retired_;  // merged into others; their rows are there still
   SeriesNumbers numbers_;     // scratch
 };
 

@@ -12,13 +12,9 @@ constexpr size_t kOtherBytesPerPart = 4 << 20;
 
 class Reader : public SeriesReader {
  public:
-  Reader(std::vector<SeriesToRead> what, const ReadQuery& query, Database::Mode mode, std::optional<Error> failed,
+  Reader(NextToRead next, const ReadQuery& query, Database::Mode mode,
          std::function<void(RunEntry&, const Error&)> on_failure)
-      : what_(std::move(what)),
-        query_(query),
-        mode_(mode),
-        failed_(std::move(failed)),
-        on_failure_(std::move(on_failure)) {}
+      : next_run_(std::move(next)), query_(query), mode_(mode), on_failure_(std::move(on_failure)) {}
 
   Result<std::optional<SeriesColumns>> Next() override {
     for (;;) {
@@ -29,7 +25,7 @@ class Reader : public SeriesReader {
       if (on_failure_) on_failure_(*run()->entry, part.error());
       if (!failed_) failed_ = part.error();
       series_.reset();
-      next_ = what_[run_].series.size();
+      next_ = what_->series.size();
       missing_ = 0;  // more than one thing need not be said
     }
     if (!failed_) return std::optional<SeriesColumns>();
@@ -61,23 +57,28 @@ class Reader : public SeriesReader {
     }
   }
 
-  const std::shared_ptr<const RunSnapshot>& run() const { return what_[run_].run; }
+  const std::shared_ptr<const RunSnapshot>& run() const { return what_->run; }
 
   bool Advance() {
-    while (run_ < what_.size()) {
-      if (next_ < what_[run_].series.size()) {
-        one_ = what_[run_].series[next_++];
+    for (;;) {
+      if (what_ && next_ < what_->series.size()) {
+        one_ = what_->series[next_++];
         series_ = one_.series;
         return true;
       }
-      TellMissing();
+      if (what_) TellMissing();
       numbers_.reset();
       file_.reset();
-      what_[run_].run.reset();  // its tail may go
-      ++run_;
+      what_.reset();  // its tail may go
       next_ = 0;
+      Result<std::optional<SeriesToRead>> next = next_run_();
+      if (!next) {
+        if (!failed_) failed_ = next.error();
+        continue;
+      }
+      if (!*next) return false;
+      what_ = **std::move(next);
     }
-    return false;
   }
 
   // No value is left out by the question itself.
@@ -86,7 +87,7 @@ class Reader : public SeriesReader {
   void Miss(uint64_t found) { missing_ += one_.kept - std::min(one_.kept, found); }
   void TellMissing() {
     if (missing_ == 0) return;
-    const Error error = HiddenValues(run()->entry->path, std::exchange(missing_, 0));
+    const Error error = HiddenValues(run()->entry->path(), std::exchange(missing_, 0));
     if (on_failure_) on_failure_(*run()->entry, error);
     if (!failed_) failed_ = error;
   }
@@ -208,7 +209,7 @@ class Reader : public SeriesReader {
       if (!read) return read;
       if (broken) {
         return Error{ErrorCode::kCorrupt, "a value of " + Describe(run()->info->run_key) + " in '" +
-                                              run()->entry->path + "' is broken"};
+                                              run()->entry->path() + "' is broken"};
       }
       if (full) return {};
       if (!high_) {
@@ -229,10 +230,11 @@ class Reader : public SeriesReader {
     Append(other.stamp, other.flags, std::move(other.value), part);
   }
 
-  std::vector<SeriesToRead> what_;
+  const NextToRead next_run_;
   const ReadQuery query_;
   const Database::Mode mode_;
-  size_t run_ = 0, next_ = 0;
+  std::optional<SeriesToRead> what_;  // the run that is read
+  size_t next_ = 0;                   // of its series
   SeriesToRead::One one_;                 // being read
   std::shared_ptr<const Series> series_;  // its series; null: none is
   uint64_t missing_ = 0;                  // values of the run that cannot be found
@@ -258,10 +260,9 @@ class Reader : public SeriesReader {
 
 }  // namespace
 
-std::unique_ptr<SeriesReader> MakeReader(std::vector<SeriesToRead> what, const ReadQuery& query, Database::Mode mode,
-                                         std::optional<Error> failed,
+std::unique_ptr<SeriesReader> MakeReader(NextToRead next, const ReadQuery& query, Database::Mode mode,
                                          std::function<void(RunEntry&, const Error&)> on_failure) {
-  return std::make_unique<Reader>(std::move(what), query, mode, std::move(failed), std::move(on_failure));
+  return std::make_unique<Reader>(std::move(next), query, mode, std::move(on_failure));
 }
 
 }  // namespace ikkuna::sinks

@@ -31,9 +31,6 @@ ErrorCode CodeOf(int sqlite_code) {
   }
 }
 
-// In WAL mode readers and the writer of one process do not wait for each other; this is for what is short.
-constexpr int kBusyTimeoutMs = 500;
-
 }  // namespace
 
 Error SqliteError(std::string what, sqlite3* db) {
@@ -92,7 +89,7 @@ std::string_view Statement::Blob(int column) {
   return bytes ? std::string_view(bytes, static_cast<size_t>(size)) : std::string_view();
 }
 
-Result<Database> Database::Open(const std::string& path, Mode mode) {
+Result<Database> Database::Open(const std::string& path, Mode mode, int busy_ms) {
   int flags = SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE;
   const bool reads = mode == Mode::kAtRest || mode == Mode::kFrozen;
   flags |= reads ? SQLITE_OPEN_READONLY : SQLITE_OPEN_READWRITE;
@@ -115,7 +112,7 @@ Result<Database> Database::Open(const std::string& path, Mode mode) {
     if (!handle) return Error{ErrorCode::kResourceExhausted, "out of memory"};
     return SqliteError("", handle);
   }
-  sqlite3_busy_timeout(handle, kBusyTimeoutMs);
+  sqlite3_busy_timeout(handle, busy_ms);
   return database;
 }
 

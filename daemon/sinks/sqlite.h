@@ -69,8 +69,11 @@ class Database {
     kFrozen,     // the same, where not even a lock can be taken: nobody else may have the file
   };
 
-  // The error's text is the reason alone: the caller names the object.
-  static Result<Database> Open(const std::string& path, Mode mode);
+  // In WAL mode readers and the writer of one process do not wait for each other; this is for what is short.
+  static constexpr int kBusyTimeoutMs = 500;
+
+  // The error's text is the reason alone: the caller names the object. `busy_ms`: how long another's lock is waited for.
+  static Result<Database> Open(const std::string& path, Mode mode, int busy_ms = kBusyTimeoutMs);
   ~Database() {
     prepared_.clear();
     sqlite3_close_v2(handle_);

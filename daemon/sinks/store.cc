@@ -64,13 +64,16 @@ void CountUp(std::map<std::string, uint64_t, std::less<>>& counts, std::string_v
 
 }  // namespace
 
-void Store::Impl::DropLocked(RunEntry* entry, std::string_view reason, uint64_t values) {
+void Store::Impl::DropLocked(const EntryPtr& entry, std::string_view reason, uint64_t values, InFile in_file) {
   if (values == 0) return;
   dropped_ += values;
   CountUp(drops_, reason, values);
   if (!entry) return;
   CountUp(entry->drops_untold, reason, values);
+  if (in_file == InFile::kYes) return;
+  if (entry->drops_unsaved.empty()) entry->drops_since = Clock::now();
   CountUp(entry->drops_unsaved, reason, values);
+  if (!entry->deleted) awake_.insert(entry);
 }
 
 Store::Impl::EntryPtr Store::Impl::FindLocked(const RunKey& run) const {
@@ -95,20 +98,35 @@ std::vector<Store::Impl::EntryPtr> Store::Impl::Awake() const {
   return {awake_.begin(), awake_.end()};
 }
 
-void Store::Impl::Raise(Severity severity, std::string kind, std::string text, const RunKey& run) {
-  auto batch = std::make_shared<Batch>();
+Event Store::Impl::MakeEvent(Severity severity, std::string kind, std::string text, const RunKey& run) {
   Event event;
-  event.id = TakeEventId();
   event.unix_ns = UnixNs();
   event.severity = severity;
   event.run = run;
   event.kind = std::move(kind);
   event.text = std::move(text);
+  return event;
+}
+
+void Store::Impl::ListLocked(Event& event) {
+  event.id = TakeEventId();
+  auto batch = std::make_shared<Batch>();
   batch->events.push_back(event);
-  if (options_.on_event) options_.on_event(event);
-  std::lock_guard lock(mutex_);
-  EntryPtr entry = FindLocked(run);
+  EntryPtr entry = FindLocked(event.run);
   PushLocked(entry ? entry : own_, std::move(batch));
+}
+
+void Store::Impl::Tell(const Event& event) {
+  if (options_.on_event) options_.on_event(event);
+}
+
+void Store::Impl::Raise(Severity severity, std::string kind, std::string text, const RunKey& run) {
+  Event event = MakeEvent(severity, std::move(kind), std::move(text), run);
+  {
+    std::lock_guard lock(mutex_);
+    ListLocked(event);
+  }
+  Tell(event);
 }
 
 void Store::Impl::PushLocked(const EntryPtr& entry, std::shared_ptr<const Batch> batch) {
@@ -138,25 +156,59 @@ void Store::Impl::PushLocked(const EntryPtr& entry, std::shared_ptr<const Batch>
   ++ticket_;
   entry->pending.push_back({std::move(batch), ticket_, ticket_, bytes, Clock::now()});
   entry->values_pending += values;
+  entry->bytes_pending += bytes;
   bytes_queued_ += bytes;
   ++batches_queued_;
   const bool full = entry->values_pending >= kValuesPerCommit || bytes_queued_ > kBytesQueuedMax / 2;
   if (sleeping_ && (first || full)) wake_.notify_one();
 }
 
+Store::Impl::Share Store::Impl::ShareLocked(const RunEntry& failing) const {
+  size_t bytes = 0, batches = 0;  // of the others that fail
+  for (const EntryPtr& entry : awake_) {
+    if (entry.get() == &failing || entry->failing.empty()) continue;
+    bytes += entry->bytes_pending;
+    batches += entry->pending.size();
+  }
+  auto share = [](size_t most, size_t others) {
+    return std::min(most / kFailingShare, most / kAllFailingShare - std::min(most / kAllFailingShare, others));
+  };
+  return {share(kBytesQueuedMax, bytes), share(kBatchesQueuedMax, batches)};
+}
+
+// The newest goes: what is staged stays, and what comes later would be dropped as well.
+void Store::Impl::ShedLocked(const EntryPtr& entry) {
+  const Share share = ShareLocked(*entry);
+  std::vector<std::shared_ptr<const Batch>> light;
+  while (entry->pending.size() > entry->staged &&
+         (entry->bytes_pending > share.bytes || entry->pending.size() > share.batches)) {
+    const Pending& one = entry->pending.back();
+    const std::shared_ptr<const Batch> batch = one.batch;
+    entry->values_pending -= batch->values();
+    entry->bytes_pending -= one.bytes;
+    events_queued_ -= batch->events.size();
+    bytes_queued_ -= one.bytes;
+    --batches_queued_;
+    entry->pending.pop_back();
+    DropLocked(entry, "disk", batch->values());
+    if (!batch->events.empty() || batch->progress) light.push_back(WithoutValues(*batch));
+  }
+  for (; !light.empty(); light.pop_back()) PushLocked(entry, std::move(light.back()));
+}
+
 void Store::Impl::Offer(std::shared_ptr<const Batch> batch) {
   const uint64_t values = batch->values();
   const bool needs_ids =
       std::any_of(batch->events.begin(), batch->events.end(), [](const Event& event) { return event.id == 0; });
-  if (needs_ids) {
-    auto copy = std::make_shared<Batch>(*batch);
+  std::shared_ptr<Batch> copy;
+  if (needs_ids) batch = copy = std::make_shared<Batch>(*batch);
+  const size_t bytes = values > 0 ? BytesOf(*batch) : 0;
+  std::lock_guard lock(mutex_);
+  if (copy) {
     for (Event& event : copy->events) {
       if (event.id == 0) event.id = TakeEventId();
     }
-    batch = std::move(copy);
   }
-  const size_t bytes = values > 0 ? BytesOf(*batch) : 0;
-  std::lock_guard lock(mutex_);
   offered_ += values;
   if (closing_) {
     DropLocked(nullptr, "closed", values);
@@ -180,19 +232,41 @@ void Store::Impl::Offer(std::shared_ptr<const Batch> batch) {
     return;
   }
   if (values > 0 && paused_) {
-    DropLocked(entry.get(), "paused", values);
+    DropLocked(entry, "paused", values);
     if (batch->events.empty() && !batch->progress) return;
     batch = WithoutValues(*batch);
     PushLocked(entry, std::move(batch));
     return;
   }
-  const bool full = bytes_queued_ + bytes > kBytesQueuedMax || batches_queued_ >= kBatchesQueuedMax;
+  bool full = bytes_queued_ + bytes > kBytesQueuedMax || batches_queued_ >= kBatchesQueuedMax;
+  if (values > 0 && !full && !entry->failing.empty()) {
+    const Share share = ShareLocked(*entry);
+    full = entry->bytes_pending + bytes > share.bytes || entry->pending.size() >= share.batches;
+  }
   if (values > 0 && full) {
-    DropLocked(entry.get(), entry->failing.empty() ? "queue_full" : "disk", values);
+    DropLocked(entry, entry->failing.empty() ? "queue_full" : "disk", values);
     if (batch->events.empty() && !batch->progress) return;
     batch = WithoutValues(*batch);
   }
   PushLocked(entry, std::move(batch));
+}
+
+Status Store::Impl::CanTake(const RunKey& run) const {
+  std::lock_guard lock(mutex_);
+  auto refused = [](const std::string& why) {
+    return Error{ErrorCode::kResourceExhausted, "nothing of it was recorded: " + why};
+  };
+  if (paused_) {
+    return refused("recording is paused, for want of room on the file system of '" + folder_ +
+                   "'; make room, or see --store-min-free-mb");
+  }
+  const EntryPtr entry = FindLocked(run);
+  if (entry && !entry->failing.empty() && !entry->pending.empty()) return refused("the run's file takes nothing now: " + entry->failing);
+  // With room for those that come between this answer and the values.
+  if (bytes_queued_ > kBytesQueuedMax / 8 * 7 || batches_queued_ > kBatchesQueuedMax / 8 * 7) {
+    return refused("more waits to be written than the disk keeps up with; try again");
+  }
+  return {};
 }
 
 SinkCounters Store::Impl::Counters() const {
@@ -219,13 +293,14 @@ SinkCounters Store::Impl::Counters() const {
 Status Store::Impl::Flush(Clock::time_point deadline) {
   std::unique_lock lock(mutex_);
   const uint64_t target = ticket_;
+  const auto begun = Clock::now();
   std::string failing;
   auto done = [&] {
     auto waits = [&](const RunEntry& entry) {
       return !entry.pending.empty() && entry.pending.front().first_ticket <= target;
     };
     auto saves = [&](const RunEntry& entry) {
-      return entry.status_to_save.has_value() || entry.modules_to_save || entry.tags_to_save;
+      return entry.saves() || (!entry.drops_unsaved.empty() && entry.drops_since <= begun);
     };
     failing.clear();
     bool all = true;
@@ -255,6 +330,40 @@ Status Store::Impl::Flush(Clock::time_point deadline) {
   return {};
 }
 
+// However slow the disk is: only where nothing is written for a while, or the file takes nothing, is there an end to it.
+Status Store::Impl::FlushRun(const EntryPtr& entry) {
+  constexpr std::chrono::seconds kNothingWritten{60};
+  std::unique_lock lock(mutex_);
+  const uint64_t target = ticket_, version = entry->said_version, round = flushes_;
+  const auto begun = Clock::now();
+  auto waits = [&] { return !entry->pending.empty() && entry->pending.front().first_ticket <= target; };
+  auto saves = [&] {
+    return entry->said_saved < version || (!entry->drops_unsaved.empty() && entry->drops_since <= begun);
+  };
+  auto refused = [&](const std::string& why) {
+    uint64_t values = 0;
+    for (const Pending& one : entry->pending) values += one.first_ticket <= target ? one.batch->values() : 0;
+    const std::string what = values > 0 ? std::to_string(values) + " of its values wait" : "what is said of it waits";
+    return Error{ErrorCode::kUnavailable, what + " to be written and would be missing in the copy: " + why};
+  };
+  uint64_t front = 0;
+  auto deadline = Clock::now() + kNothingWritten;
+  while (!entry->deleted && (waits() || saves())) {
+    if (closing_) return refused("the run store is closed");
+    if (!entry->failing.empty() && flushes_ >= round + 2) return refused(entry->failing);
+    const uint64_t now_front = entry->pending.empty() ? 0 : entry->pending.front().first_ticket;
+    if (now_front != std::exchange(front, now_front)) deadline = Clock::now() + kNothingWritten;
+    if (Clock::now() > deadline) {
+      return refused("nothing was written for " + std::to_string(kNothingWritten.count()) + " seconds; try again");
+    }
+    flush_wanted_ = true;
+    wake_.notify_one();
+    flushed_.wait_until(lock, deadline);
+  }
+  if (entry->deleted) return Error{ErrorCode::kNotFound, "it is not listed any more"};
+  return {};
+}
+
 void Store::Impl::Close() {
   std::call_once(close_once_, [this] {
     {
@@ -265,16 +374,16 @@ void Store::Impl::Close() {
     if (thread_.joinable()) thread_.join();
     std::lock_guard lock(mutex_);
     closed_ = true;
-    auto drop = [this](RunEntry& entry) {
-      for (const Pending& one : entry.pending) {
-        DropLocked(&entry, entry.failing.empty() ? "closed" : "disk", one.batch->values());
+    auto drop = [this](const EntryPtr& entry) {
+      for (const Pending& one : entry->pending) {
+        DropLocked(entry, entry->failing.empty() ? "closed" : "disk", one.batch->values());
         events_dropped_ += one.batch->events.size();
       }
-      entry.pending.clear();
-      entry.staged = 0;
+      entry->pending.clear();
+      entry->staged = 0;
     };
-    if (own_) drop(*own_);
-    for (const auto& [key, entry] : entries_) drop(*entry);
+    if (own_) drop(own_);
+    for (const auto& [key, entry] : entries_) drop(entry);
     flushed_.notify_all();
     catalogue_.Close();
     if (lock_) (void)!::ftruncate(lock_.get(), 0);  // closed in order
@@ -322,6 +431,7 @@ Status Store::Flush(std::chrono::steady_clock::time_point deadline) { return imp
 void Store::Close() { impl_->Close(); }
 uint64_t Store::TakeEventId() { return impl_->TakeEventId(); }
 Result<std::vector<ProducerStatus>> Store::LoadProducers() { return impl_->LoadProducers(); }
+std::vector<ProducerStatus> Store::TakeFound() { return impl_->TakeFound(); }
 std::optional<StoredProgress> Store::LoadProgress(const RunKey& run) { return impl_->LoadProgress(run); }
 Result<std::shared_ptr<Run>> Store::Begin(const ProducerInfo& producer) { return impl_->Begin(producer); }
 void Store::SaveProducer(const ProducerStatus& status) { impl_->SaveProducer(status); }
@@ -339,7 +449,9 @@ Status Store::TagRun(const RunKey& run, const std::vector<std::string>& add, con
   return impl_->TagRun(run, add, remove);
 }
 Status Store::ExportFile(const RunKey& run, const std::string& path) { return impl_->ExportFile(run, path); }
-Result<RunKey> Store::ImportFile(const std::string& path) { return impl_->ImportFile(path); }
+Result<RunKey> Store::ImportFile(const std::string& path, bool moves) { return impl_->ImportFile(path, moves); }
+Status Store::CanTake(const RunKey& run) const { return impl_->CanTake(run); }
+Status Store::CheckRoom(uint64_t bytes) const { return impl_->CheckRoom(bytes); }
 StoreStatus Store::GetStatus() const { return impl_->GetStatus(); }
 uint64_t Store::store_bytes() const { return impl_->store_bytes(); }
 uint64_t Store::bytes_max() const { return impl_->bytes_max(); }

@@ -11,8 +11,8 @@
 // and where a run is put at rest, the disk is waited for (fsync). Once for each commit would be hundreds of times a second.
 //
 // What waits in the queue is part of every answer. A series of anything but texts has one value a step: one that comes
-// again for a step is refused, and counted. A disk that is full or fails is tried again, and the queue fills meanwhile; a
-// run whose file breaks loses what was in it, with an event, and goes on in a new one; nothing else that happens to one
+// again for a step is refused, and counted. A disk that is full or fails is tried again, and what waits for it fills a part
+// of the queue, which is dropped beyond that; a run whose file breaks loses what was in it, with an event, and goes on in a new one; nothing else that happens to one
 // run concerns another.
 #pragma once
 
@@ -38,13 +38,17 @@ struct StoreOptions {
   std::string data_dir;    // created when missing, 0700
   std::string host = {};   // folder of the runs written here; empty: this machine's name
   std::optional<uint64_t> bytes_max = {};  // of all runs of this host; 0: no cap; none: BytesMaxDefault()
-  uint64_t free_bytes_min = uint64_t{2} << 30;  // what stays free of the file system; 0: not looked at
+  // What stays free of the file system; 0: not looked at; none: FreeBytesMinDefault().
+  std::optional<uint64_t> free_bytes_min = {};
   std::chrono::hours age_max{0};                // finished runs that ended before leave; 0: none
-  uint64_t free_bytes_pause = uint64_t{64} << 20;  // below it nothing is recorded; 0: not looked at
+  // Below it nothing is recorded; 0: not looked at. Not more than FreeBytesMinDefault() where that stays free.
+  uint64_t free_bytes_pause = uint64_t{64} << 20;
   uint64_t events_max = 100'000;                   // a run; the oldest leave beyond it
   uint64_t others_bytes_max = uint64_t{256} << 20;  // texts, histograms, tensors of a run; the oldest leave
   uint64_t tail_bytes_max = uint64_t{160} << 20;  // memory of what is not compacted yet, all runs together
   size_t slice_bytes = size_t{1} << 20;  // that compaction writes between two commits
+  // How long a run that ended may take to become one file before the cap bites.
+  std::chrono::milliseconds rest_within{60'000};
   std::chrono::milliseconds sync_every{60'000};  // a commit is safe from the death of the machine after so long
   int nice = kNiceDefault;                        // of its threads
   // After a commit, on the store's thread: everything of this run up to done_seq is safe.
@@ -77,9 +81,13 @@ class Store : public Sink, public RunStore, public Recorded {
   static constexpr size_t kBatchesQueuedMax = 65'536;     // one batch a step: half a minute of the fastest trainers
   static constexpr size_t kBytesQueuedMax = 64 << 20;     // 4,000,000 numbers: some seconds at the rate of the writer
   static constexpr size_t kEventsQueuedMax = 10'000;      // beyond it events are dropped too, and counted
+  // What one run may have of the queue while its file takes nothing, and all such runs together: the others go on.
+  static constexpr size_t kFailingShare = 4, kAllFailingShare = 2;
 
   // 16 GiB or a tenth of the file system that `folder` is on, whichever is less.
   static uint64_t BytesMaxDefault(const std::string& folder);
+  // 2 GiB or a twentieth of it, whichever is less.
+  static uint64_t FreeBytesMinDefault(const std::string& folder);
 
   // Refuses a folder that another daemon of this host has open, and one that cannot be written, with a text that says
   // what to do. Scans no values: the catalogue, or the head of each file that it does not know.
@@ -100,6 +108,7 @@ class Store : public Sink, public RunStore, public Recorded {
 
   // RunStore
   Result<std::vector<ProducerStatus>> LoadProducers() override;
+  std::vector<ProducerStatus> TakeFound() override;
   std::optional<StoredProgress> LoadProgress(const RunKey& run) override;
   Result<std::shared_ptr<Run>> Begin(const ProducerInfo& producer) override;
   // A state that is not open lets the run's file become one, at rest.
@@ -118,10 +127,17 @@ class Store : public Sink, public RunStore, public Recorded {
   Status DeleteRun(const RunKey& run);
   // Tags that users give: at most 64 a run, of 255 bytes.
   Status TagRun(const RunKey& run, const std::vector<std::string>& add, const std::vector<std::string>& remove);
-  // A copy of the run as it is now, in one file that must not exist; also of a run that goes on.
+  // A copy of the run as it is now, in one file that must not exist; also of a run that goes on. kResourceExhausted: it
+  // would leave less free on the file system of `path` than shall stay.
   Status ExportFile(const RunKey& run, const std::string& path);
-  // Takes in a run's file. kAlreadyExists: its key is taken.
-  Result<RunKey> ImportFile(const std::string& path);
+  // Takes in a run's file. kAlreadyExists: its key is taken. `moves`: the file is the caller's alone, and is not kept where
+  // it is.
+  Result<RunKey> ImportFile(const std::string& path, bool moves = false);
+  // kResourceExhausted: values of this run would be dropped now, or nearly: recording is paused, its file takes nothing, or
+  // the queue is all but full. For those who can wait.
+  Status CanTake(const RunKey& run) const;
+  // kResourceExhausted: so many bytes more beside the runs would leave less free than shall stay.
+  Status CheckRoom(uint64_t bytes) const;
 
   StoreStatus GetStatus() const;
   uint64_t store_bytes() const;

@@ -18,25 +18,47 @@ using namespace std::chrono_literals;
 constexpr auto kRestAfter = 1s;  // last words of a run come a moment after its end
 constexpr uint32_t kFailuresMax = 5;  // exceptions in a row, of one run, before what causes them is dropped
 constexpr auto kTellEvery = 10s;
+constexpr auto kSaveDropsAfter = 1s;  // where nothing else is saved: while recording is paused they come all the time
 constexpr int kShrinkPages = 512;
 constexpr int kSlicesCrowded = 8;
+constexpr int kPathsMax = 16;  // files that are not ours, one after another, before the disk is said to fail
+
+Error FileIsGone(const RunEntry& entry) {
+  return {ErrorCode::kNotFound, "the file of run " + Describe(entry.key) + ", '" + entry.path() +
+                                    "', is gone or is another, and with it the run that was listed"};
+}
 
 }  // namespace
 
 Status Store::Impl::EnsureWriter(const EntryPtr& entry) {
-  if (entry->writer) return {};
-  Result<std::unique_ptr<RunWriter>> writer = RunWriter::Open(*entry);
-  if (!writer) {
-    return Error{writer.error().code, "cannot open '" + entry->path + "': " + writer.error().text};
+  if (entry->writer && !ReplaceGone(entry)) return {};
+  {
+    std::lock_guard lock(mutex_);
+    if (entry->deleted) return FileIsGone(*entry);
   }
+  if (entry->on_disk && IsMissing(entry->path()) && !LoseFile(entry, "")) return FileIsGone(*entry);
+  Result<std::unique_ptr<RunWriter>> writer = RunWriter::Open(*entry);
+  auto is_foreign = [&](const Error& error) {
+    return error.code == ErrorCode::kFailedPrecondition || (error.code == ErrorCode::kCorrupt && !HasItsFile(entry));
+  };
+  for (int i = 0; i < kPathsMax && !writer && is_foreign(writer.error()); ++i) {
+    // Somebody put a file there that is not ours. It stays, and the run gets another.
+    if (!LoseFile(entry, writer.error().text)) return FileIsGone(*entry);
+    writer = RunWriter::Open(*entry);
+  }
+  if (!writer) {
+    return Error{writer.error().code, "cannot open '" + entry->path() + "': " + writer.error().text};
+  }
+  entry->file = FileIdOf(entry->path());
   entry->writer = *std::move(writer);
+  entry->on_disk = true;
   entry->rest_bytes = 0;
   uint64_t hidden = 0;
   {
     std::lock_guard reading(entry->mutex);
     hidden = entry->loaded->hidden;
   }
-  if (hidden > 0) ReadFailed(*entry, HiddenValues(entry->path, hidden));
+  if (hidden > 0) ReadFailed(*entry, HiddenValues(entry->path(), hidden));
   std::lock_guard lock(mutex_);
   if (!entry->deleted) awake_.insert(entry);
   return {};
@@ -46,14 +68,14 @@ void Store::Impl::Doze(const EntryPtr& entry) {
   std::unique_lock writing(entry->writer_mutex, std::try_to_lock);
   if (!writing || entry->writer) return;
   std::lock_guard lock(mutex_);
-  const bool saves = entry->status_to_save || entry->modules_to_save || entry->tags_to_save;
-  if (entry->pending.empty() && !saves && !entry->wants_rest) awake_.erase(entry);
+  if (entry->pending.empty() && !entry->saves() && entry->drops_unsaved.empty() && !entry->wants_rest) awake_.erase(entry);
 }
 
 // What the next daemon shall know of it without opening it.
 void Store::Impl::NoteAtRest(const EntryPtr& entry) {
-  entry->rest_bytes = FileBytes(entry->path);
-  const std::optional<Catalogue::Stamp> stamp = Catalogue::StampOf(entry->path);
+  entry->log.reset();
+  entry->rest_bytes = FileBytes(entry->path());
+  const std::optional<Catalogue::Stamp> stamp = Catalogue::StampOf(entry->path());
   if (!stamp) return;
   RunHead head;
   {
@@ -61,7 +83,7 @@ void Store::Impl::NoteAtRest(const EntryPtr& entry) {
     if (entry->loaded) entry->head.series = entry->loaded->run->series().size();
     head = entry->head;
   }
-  catalogue_.Save(std::filesystem::path(entry->path).filename().string(), *stamp, head);
+  catalogue_.Save(std::filesystem::path(entry->path()).filename().string(), *stamp, head);
 }
 
 void Store::Impl::Loop() {
@@ -80,9 +102,9 @@ void Store::Impl::Loop() {
     auto next = now + 1s;
     std::vector<EntryPtr> due;
     auto look = [&](const EntryPtr& entry) {
-      const bool saves = entry->status_to_save || entry->modules_to_save || entry->tags_to_save;
-      if (!entry->pending.empty() || saves) {
-        auto at = entry->pending.empty() ? now : entry->pending.front().since + kCommitAfter;
+      if (!entry->pending.empty() || entry->saves() || !entry->drops_unsaved.empty()) {
+        auto at = entry->saves() ? now : entry->drops_since + kSaveDropsAfter;
+        if (!entry->pending.empty()) at = entry->pending.front().since + kCommitAfter;
         if (entry->values_pending >= kValuesPerCommit || flush) at = now;
         if (!flush) at = std::max(at, entry->retry_at);
         if (at <= now) {
@@ -106,6 +128,7 @@ void Store::Impl::Loop() {
     const Crowd crowd = Crowded();
     for (const EntryPtr& entry : Awake()) {
       try {
+        if (closing) more = TellDrops(entry, true) || more;
         more = Rest(entry, closing, entry == crowd.entry ? crowd.slices : 0) || more;
       } catch (const std::exception& error) {
         UpkeepFailed(entry, {ErrorCode::kSystem, error.what()});
@@ -130,7 +153,9 @@ void Store::Impl::Loop() {
     wake_.wait_until(lock, next);
     sleeping_ = false;
   }
+  const bool mark = mark_wanted_;
   lock.unlock();
+  if (mark) (void)MarkEvents();
   for (const EntryPtr& entry : Entries()) {
     std::lock_guard writing(entry->writer_mutex);
     {
@@ -173,6 +198,7 @@ void Store::Impl::PopLocked(RunEntry& entry) {
   const Pending& one = entry.pending.front();
   entry.values_pending -= one.batch->values();
   events_queued_ -= one.batch->events.size();
+  entry.bytes_pending -= one.bytes;
   bytes_queued_ -= one.bytes;
   --batches_queued_;
   entry.pending.pop_front();
@@ -202,7 +228,7 @@ void Store::Impl::Guarded(const EntryPtr& entry) {
   // Whatever it is in them, others shall not wait for it.
   entry->failures = 0;
   while (!entry->pending.empty()) {
-    DropLocked(entry.get(), "failed", entry->pending.front().batch->values());
+    DropLocked(entry, "failed", entry->pending.front().batch->values());
     events_dropped_ += entry->pending.front().batch->events.size();
     PopLocked(*entry);
   }
@@ -225,10 +251,11 @@ void Store::Impl::Commit(const EntryPtr& entry) {
   RunWriter& writer = *entry->writer;
   std::vector<std::shared_ptr<const Batch>> batches;
   std::optional<ProducerStatus> status;
-  uint64_t status_version = 0;
-  bool modules_to_save = false, tags_to_save = false, stuck = false;
+  uint64_t said_version = 0;
+  bool says_all = false, modules_to_save = false, tags_to_save = false, stuck = false;
   std::map<std::string, uint64_t> unrecorded;
   std::map<std::string, uint64_t, std::less<>> drops;
+  const auto drops_until = Clock::now();
   {
     std::lock_guard reading(entry->mutex);
     unrecorded = entry->head.unrecorded;
@@ -258,10 +285,11 @@ void Store::Impl::Commit(const EntryPtr& entry) {
     const bool last = entry->staged == entry->pending.size();
     if (entry->status_to_save && (last || IsOpen(entry->status_to_save->state))) {
       status = entry->status_to_save;
-      status_version = entry->status_version;
     }
-    modules_to_save = std::exchange(entry->modules_to_save, false);
-    tags_to_save = std::exchange(entry->tags_to_save, false);
+    says_all = status || !entry->status_to_save;
+    said_version = entry->said_version;
+    modules_to_save = entry->modules_to_save;
+    tags_to_save = entry->tags_to_save;
   }
   std::optional<std::vector<ModuleInfo>> modules;
   std::vector<std::string> tags;
@@ -271,26 +299,21 @@ void Store::Impl::Commit(const EntryPtr& entry) {
     tags = entry->head.tags;
   }
   for (const auto& batch : batches) writer.Stage(batch);
-  if (!writer.staged() && !status && !modules && !tags_to_save) {
+  if (!writer.staged() && !status && !modules_to_save && !tags_to_save && drops.empty()) {
     // It waits for room, or for all ranks.
-    if (stuck) Failed(entry, {ErrorCode::kResourceExhausted, "'" + entry->path + "' takes no more before it is compacted"});
+    if (stuck) Failed(entry, {ErrorCode::kResourceExhausted, "'" + entry->path() + "' takes no more before it is compacted"});
     return;
   }
   CommitReport report;
   Status committed = writer.Commit(status ? &*status : nullptr, modules ? &*modules : nullptr,
-                                   tags_to_save ? &tags : nullptr, drops.empty() ? nullptr : &unrecorded, &report);
+                                   tags_to_save ? &tags : nullptr, unrecorded, &report);
   if (!committed) {
-    {
-      std::lock_guard lock(mutex_);
-      entry->modules_to_save = entry->modules_to_save || modules_to_save;
-      entry->tags_to_save = entry->tags_to_save || tags_to_save;
-    }
     if (committed.error().code == ErrorCode::kCorrupt) {
       SetAside(entry, committed.error().text);
     } else if (committed.error().code == ErrorCode::kInvalidArgument) {
       Bisect(entry, committed.error());
     } else {
-      Failed(entry, Error{committed.error().code, "cannot write '" + entry->path + "': " + committed.error().text});
+      Failed(entry, Error{committed.error().code, "cannot write '" + entry->path() + "': " + committed.error().text});
     }
     return;
   }
@@ -303,19 +326,22 @@ void Store::Impl::Commit(const EntryPtr& entry) {
       found->second -= count;  // more may have come meanwhile
       if (found->second == 0) entry->drops_unsaved.erase(found);
     }
+    entry->drops_since = drops_until;
   }
   // What went into a file that nobody will find is no part of a run: it is written once more.
-  if (ReplaceGone(entry)) {
-    std::lock_guard lock(mutex_);
-    entry->modules_to_save = entry->modules_to_save || modules_to_save;
-    return;
-  }
+  if (ReplaceGone(entry)) return;
   if (entry->sync_at == Clock::time_point()) entry->sync_at = Clock::now() + options_.sync_every;
   {
+    std::lock_guard reading(entry->mutex);
+    report.AddDropsTo(entry->head.unrecorded);
     std::lock_guard lock(mutex_);
     if (entry->commit_most != SIZE_MAX) entry->commit_most = std::min(entry->commit_most, SIZE_MAX / 2) * 2;
-    // Another may have come meanwhile.
-    if (status && entry->status_version == status_version) entry->status_to_save.reset();
+    if (says_all) entry->said_saved = std::max(entry->said_saved, said_version);
+    // Else another came meanwhile, and all of it is said once more.
+    if (entry->said_version == said_version) {
+      if (status) entry->status_to_save.reset();
+      entry->modules_to_save = entry->tags_to_save = false;
+    }
   }
   Settle(entry, report);
 }
@@ -335,7 +361,6 @@ void Store::Impl::Settle(const EntryPtr& entry, const CommitReport& report) {
   }
   // Before a Flush that waits for it returns.
   if (progressed && options_.on_committed && entry != own_) options_.on_committed(entry->key, done_seq);
-  std::map<std::string, uint64_t, std::less<>> untold;
   std::string recovered;
   {
     std::lock_guard reading(entry->mutex);
@@ -345,37 +370,45 @@ void Store::Impl::Settle(const EntryPtr& entry, const CommitReport& report) {
     entry->published = 0;
     entry->written += report.written;
     written_ += report.written;
-    DropLocked(entry.get(), "repeated", report.repeated);
-    DropLocked(entry.get(), "no_series", report.no_series);
-    DropLocked(entry.get(), "refused", report.refused);
+    for (const auto& [reason, count] : report.drops()) DropLocked(entry, reason, count, InFile::kYes);
+    if (!report.refusal.empty()) entry->refusal = report.refusal;
     events_dropped_ += report.events_dropped;
     entry->failures = 0;
     entry->idle_since = Clock::now();
     entry->wants_rest = entry->wants_rest || is_over;  // a last word opened it once more
     // Words about the run itself are taken even where its values have no room.
     if (settled > 0 || entry->pending.empty()) recovered.swap(entry->failing);
-    if (!entry->drops_untold.empty() && entry->idle_since >= entry->tell_at) {
-      untold.swap(entry->drops_untold);
-      entry->tell_at = entry->idle_since + kTellEvery;
-    }
     if (entry->pending.empty() || flush_wanted_) flushed_.notify_all();
   }
   if (!recovered.empty()) {
     Raise(Severity::kInfo, "store_recovered", "What is recorded of this run is written again.", entry->key);
   }
-  if (!untold.empty()) {
-    uint64_t all = 0;
-    std::string parts;
-    for (const auto& [reason, count] : untold) {
-      all += count;
-      parts += " " + std::to_string(count) + " " + std::string(UnrecordedText(reason));
-      if (reason == "refused" && !report.refusal.empty()) parts += " (" + report.refusal + ")";
-      parts += ",";
-    }
-    parts.back() = '.';
-    Raise(Severity::kWarning, "values_dropped", std::to_string(all) + " values of this run were not recorded:" + parts,
-          entry->key);
+  (void)TellDrops(entry, false);
+}
+
+bool Store::Impl::TellDrops(const EntryPtr& entry, bool all) {
+  std::map<std::string, uint64_t, std::less<>> untold;
+  std::string refusal;
+  {
+    std::lock_guard lock(mutex_);
+    const auto now = Clock::now();
+    if (entry->drops_untold.empty() || (!all && now < entry->tell_at)) return false;
+    untold.swap(entry->drops_untold);
+    refusal.swap(entry->refusal);
+    entry->tell_at = now + kTellEvery;
   }
+  uint64_t values = 0;
+  std::string parts;
+  for (const auto& [reason, count] : untold) {
+    values += count;
+    parts += " " + std::to_string(count) + " " + std::string(UnrecordedText(reason));
+    if (reason == "refused" && !refusal.empty()) parts += " (" + refusal + ")";
+    parts += ",";
+  }
+  parts.back() = '.';
+  Raise(Severity::kWarning, "values_dropped", std::to_string(values) + " values of this run were not recorded:" + parts,
+        entry->key);
+  return true;
 }
 
 bool Store::Impl::Rest(const EntryPtr& entry, bool closing, int slices) {
@@ -383,9 +416,11 @@ bool Store::Impl::Rest(const EntryPtr& entry, bool closing, int slices) {
   {
     std::lock_guard lock(mutex_);
     const auto now = Clock::now();
-    wants_rest = entry->wants_rest && entry->pending.empty() && !entry->status_to_save && entry->retry_at <= now &&
-                 (closing || entry->idle_since + kRestAfter <= now);
+    wants_rest = entry->wants_rest && entry->pending.empty() && !entry->status_to_save && entry->drops_unsaved.empty() &&
+                 entry->retry_at <= now && (closing || entry->idle_since + kRestAfter <= now);
   }
+  // Its last word, which is written first.
+  if (wants_rest && TellDrops(entry, true)) return false;
   std::lock_guard writing(entry->writer_mutex);
   if (!entry->writer && !wants_rest) return false;
   {
@@ -400,7 +435,6 @@ bool Store::Impl::Rest(const EntryPtr& entry, bool closing, int slices) {
     }
     return false;
   }
-  if (wants_rest && ReplaceGone(entry)) return true;
   RunWriter& writer = *entry->writer;
   if (writer.Seal(wants_rest || slices > 0)) {
     Result<bool> more = writer.Compact(options_.slice_bytes);
@@ -454,6 +488,7 @@ bool Store::Impl::Rest(const EntryPtr& entry, bool closing, int slices) {
     entry->loaded.reset();
     entry->idle.clear();
   }
+  entry->held_bytes = 0;
   NoteAtRest(entry);
   std::lock_guard lock(mutex_);
   entry->wants_rest = false;

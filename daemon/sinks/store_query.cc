@@ -1,5 +1,8 @@
+#include <sys/stat.h>
+
 #include <algorithm>
 #include <charconv>
+#include <utility>
 
 #include "daemon/sinks/store_impl.h"
 
@@ -60,22 +63,25 @@ Result<std::shared_ptr<const RunSnapshot>> Store::Impl::Snapshot(const EntryPtr&
       std::lock_guard reading(entry->mutex);
       if (entry->loaded) continue;
     }
-    Result<std::unique_ptr<RunFile>> file = RunFile::Open(entry->path, Database::Mode::kReadWrite, false);
+    Result<std::unique_ptr<RunFile>> file = RunFile::Open(entry->path(), Database::Mode::kReadWrite, false);
     Result<std::shared_ptr<LoadedRun>> loaded = Error{ErrorCode::kSystem, ""};
     if (file) {
       loaded = LoadRun(*entry, **file, entry->run.lock());
     } else {
       loaded = file.error();
     }
+    if (!loaded && entry->on_disk && IsMissing(entry->path()) && !LoseFile(entry, "")) {
+      return Error{ErrorCode::kNotFound, "the file of run " + Describe(entry->key) + " is gone"};
+    }
     if (!loaded) {
       return Error{loaded.error().code,
-                   "cannot read " + Describe(entry->key) + " from '" + entry->path + "': " + loaded.error().text};
+                   "cannot read " + Describe(entry->key) + " from '" + entry->path() + "': " + loaded.error().text};
     }
     {
       std::lock_guard reading(entry->mutex);
       entry->loaded = *loaded;
     }
-    if ((*loaded)->hidden > 0) ReadFailed(*entry, HiddenValues(entry->path, (*loaded)->hidden));
+    if ((*loaded)->hidden > 0) ReadFailed(*entry, HiddenValues(entry->path(), (*loaded)->hidden));
     std::vector<EntryPtr> leave;
     {
       std::lock_guard lock(mutex_);
@@ -101,12 +107,16 @@ Result<std::vector<RunInfo>> Store::Impl::ListRuns(const std::string* name) {
   std::vector<RunInfo> runs;
   for (const EntryPtr& entry : Entries()) {
     if (entry == own_) continue;
+    if (name) {
+      // Before anything is copied, or the disk is asked.
+      std::lock_guard reading(entry->mutex);
+      const bool other = name->empty() ? IsDaemonRun(entry->key)
+                                       : *name != entry->key.run_id && *name != entry->head.producer.info.run;
+      if (other) continue;
+    }
     const uint64_t bytes = FileBytes(*entry);
     std::lock_guard reading(entry->mutex);
     RunInfo info = InfoOf(entry->head, bytes);
-    if (name && (name->empty() ? IsDaemonRun(entry->key) : *name != entry->key.run_id && *name != info.info.run)) {
-      continue;
-    }
     if (entry->loaded) info.series = entry->loaded->run->series().size();
     std::lock_guard lock(mutex_);
     for (const auto& [reason, count] : entry->drops_unsaved) {
@@ -202,23 +212,44 @@ Result<SeriesPage> Store::Impl::ListSeries(const SeriesQuery& query) {
 }
 
 Result<std::unique_ptr<SeriesReader>> Store::Impl::Read(const ReadQuery& query) {
-  std::vector<SeriesToRead> what;
-  std::optional<Error> failed;
   std::vector<EntryPtr> entries = Matching(query.filter);
   if (query.oldest_first) std::reverse(entries.begin(), entries.end());
-  for (const EntryPtr& entry : entries) {
-    std::vector<SeriesTally> tallies;
-    Result<std::shared_ptr<const RunSnapshot>> snapshot = Snapshot(entry, &tallies);
-    if (!snapshot) {
-      ReadFailed(*entry, snapshot.error());
-      if (!failed) failed = snapshot.error();
-      continue;
+  // Whoever reads slowly keeps no run that is deleted meanwhile.
+  std::vector<std::weak_ptr<RunEntry>> waiting(entries.begin(), entries.end());
+  auto next = [this, waiting = std::move(waiting), filter = query.filter,
+               at = size_t{0}]() mutable -> Result<std::optional<SeriesToRead>> {
+    while (at < waiting.size()) {
+      const EntryPtr entry = waiting[at++].lock();
+      if (!entry) continue;
+      std::vector<SeriesTally> tallies;
+      Result<std::shared_ptr<const RunSnapshot>> snapshot = Snapshot(entry, &tallies);
+      if (!snapshot) {
+        {
+          std::lock_guard lock(mutex_);
+          if (entry->deleted) continue;
+        }
+        ReadFailed(*entry, snapshot.error());
+        return snapshot.error();
+      }
+      SeriesToRead one = ToRead(*std::move(snapshot), std::move(tallies), filter);
+      if (!one.series.empty()) return std::optional<SeriesToRead>(std::move(one));
     }
-    SeriesToRead one = ToRead(*std::move(snapshot), std::move(tallies), query.filter);
-    if (!one.series.empty()) what.push_back(std::move(one));
+    return std::optional<SeriesToRead>();
+  };
+  entries.clear();
+  // Where nothing can be read at all, that is the answer.
+  std::optional<Error> failed;
+  Result<std::optional<SeriesToRead>> first = next();
+  for (; !first; first = next()) {
+    if (!failed) failed = first.error();
   }
-  if (what.empty() && failed) return *failed;
-  return MakeReader(std::move(what), query, Database::Mode::kReadWrite, std::move(failed),
+  if (failed && !*first) return *failed;
+  auto all = [first = *std::move(first), failed, next = std::move(next)]() mutable -> Result<std::optional<SeriesToRead>> {
+    if (first) return std::exchange(first, std::nullopt);
+    if (failed) return *std::exchange(failed, std::nullopt);
+    return next();
+  };
+  return MakeReader(std::move(all), query, Database::Mode::kReadWrite,
                     [this](RunEntry& entry, const Error& error) { ReadFailed(entry, error); });
 }
 
@@ -232,13 +263,31 @@ void Store::Impl::ReadFailed(RunEntry& entry, const Error& error) {
         "The file of this run is broken, and not all in it can be shown: " + error.text + ".", entry.key);
 }
 
+namespace {
+
+// When the file or its log was last written, with some room for a clock that was set back.
+int64_t LastWriteNs(const std::string& path) {
+  constexpr int64_t kNsPerSecond = 1'000'000'000, kSlackNs = 60 * kNsPerSecond;
+  int64_t last = 0;
+  for (const char* suffix : {"", "-wal"}) {
+    struct stat found {};
+    if (::stat((path + suffix).c_str(), &found) != 0) continue;
+    last = std::max(last, found.st_mtim.tv_sec * kNsPerSecond + found.st_mtim.tv_nsec);
+  }
+  return last + kSlackNs;
+}
+
+}  // namespace
+
 Result<std::vector<Event>> Store::Impl::ListEvents(const EventQuery& query) {
   struct Source {
     EntryPtr entry;
-    uint64_t last = 0;
+    int64_t newest_ns = 0;  // no event in it is newer
   };
   std::vector<Source> sources;
-  std::map<uint64_t, Event> found;
+  // The last are those that happened last: a run that was imported has ids above all that were there, of last year's events.
+  std::map<std::pair<int64_t, uint64_t>, Event> found;
+  const auto place = [&](const Event& event) { return std::pair(query.last ? event.unix_ns : 0, event.id); };
   const size_t most = std::min<uint32_t>(query.last.value_or(query.limit), kEventsMost);
   if (most == 0) return std::vector<Event>();
   for (const EntryPtr& entry : Entries()) {
@@ -246,23 +295,24 @@ Result<std::vector<Event>> Store::Impl::ListEvents(const EventQuery& query) {
     const bool all = query.filter.run.empty() && !query.filter.attempt && !query.filter.rank;
     if (!all && (entry == own_ || !query.filter.MatchesRun(entry->key, entry->head.producer.info.run))) continue;
     if (entry->head.events > 0 && entry->head.event_last > query.after_id) {
-      sources.push_back({entry, entry->head.event_last});
+      sources.push_back({entry, query.last ? LastWriteNs(entry->path()) : 0});
     }
     std::lock_guard lock(mutex_);
     for (const Pending& one : entry->pending) {
       for (const Event& event : one.batch->events) {
-        if (event.id > query.after_id) found.emplace(event.id, event);
+        if (event.id > query.after_id) found.emplace(place(event), event);
       }
     }
   }
-  std::sort(sources.begin(), sources.end(), [](const Source& a, const Source& b) { return a.last > b.last; });
+  std::sort(sources.begin(), sources.end(),
+            [](const Source& a, const Source& b) { return a.newest_ns > b.newest_ns; });
   auto cut = [&] {
     while (found.size() > most) found.erase(query.last ? found.begin() : std::prev(found.end()));
   };
   std::optional<Error> failed;
   for (const Source& source : sources) {
     cut();
-    if (query.last && found.size() == most && source.last < found.begin()->first) break;
+    if (query.last && found.size() == most && source.newest_ns < found.begin()->first.first) break;
     Result<BorrowedFile> file = BorrowedFile::Borrow(source.entry, Database::Mode::kReadWrite);
     std::vector<Event> events;
     Status read = file ? (*file)->LoadEvents(query.after_id, most, query.last.has_value(), &events) : Status(file.error());
@@ -270,12 +320,12 @@ Result<std::vector<Event>> Store::Impl::ListEvents(const EventQuery& query) {
       ReadFailed(*source.entry, read.error());
       if (!failed) failed = read.error();
     }
-    for (Event& event : events) found.emplace(event.id, std::move(event));
+    for (Event& event : events) found.emplace(place(event), std::move(event));
   }
   if (found.empty() && failed) return *failed;
   cut();
   std::vector<Event> events;
-  for (auto& [id, event] : found) events.push_back(std::move(event));
+  for (auto& [at, event] : found) events.push_back(std::move(event));
   return events;
 }
 

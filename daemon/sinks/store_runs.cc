@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstdio>
 #include <filesystem>
 
@@ -17,6 +18,8 @@ namespace {
 
 constexpr size_t kTagsMax = 64;
 constexpr size_t kTagBytesMax = 255;
+// A producer whose file may be one that cannot be read waits for it so long after the store was opened.
+constexpr std::chrono::seconds kUnreadableWait{30};
 
 Error NoRun(const RunKey& run) { return {ErrorCode::kNotFound, "there is no run " + Describe(run)}; }
 
@@ -36,6 +39,23 @@ Result<std::vector<ProducerStatus>> Store::Impl::LoadProducers() {
   return producers;
 }
 
+std::vector<ProducerStatus> Store::Impl::TakeFound() {
+  std::vector<EntryPtr> entries;
+  {
+    std::lock_guard lock(mutex_);
+    for (const RunKey& key : std::exchange(found_, {})) {
+      if (EntryPtr entry = FindLocked(key)) entries.push_back(std::move(entry));
+    }
+  }
+  std::vector<ProducerStatus> found;
+  for (const EntryPtr& entry : entries) {
+    std::lock_guard reading(entry->mutex);
+    found.push_back(entry->head.producer);
+    CatchUp(found.back(), entry->head.totals.progress);
+  }
+  return found;
+}
+
 std::optional<StoredProgress> Store::Impl::LoadProgress(const RunKey& run) {
   const EntryPtr entry = Find(run);
   if (!entry) return std::nullopt;
@@ -49,7 +69,7 @@ std::string Store::Impl::FreePathLocked(const RunKey& key) const {
   for (int number = 1;; ++number) {
     std::string path = folder_ + "/" + RunFileName(key, number);
     const bool taken = untouched_.count(path) > 0 || std::any_of(entries_.begin(), entries_.end(), [&](const auto& one) {
-                         return one.second->path == path;
+                         return one.second->path() == path;
                        });
     if (!taken) return path;
   }
@@ -59,6 +79,8 @@ Store::Impl::EntryPtr Store::Impl::NewEntryLocked(const ProducerInfo& producer) 
   auto entry = std::make_shared<RunEntry>(producer.run_key, FreePathLocked(producer.run_key));
   entry->head.producer.info = producer;
   entry->head.host = host_;
+  // One that is broken is set aside for it.
+  if (const auto found = broken_here_.find(entry->path()); found != broken_here_.end()) entry->file = found->second;
   // Whole before anybody finds it: its file is not there yet.
   entry->loaded = std::make_shared<LoadedRun>();
   entry->loaded->run = std::make_shared<Run>(producer);
@@ -70,15 +92,20 @@ Store::Impl::EntryPtr Store::Impl::NewEntryLocked(const ProducerInfo& producer) 
 Result<std::shared_ptr<Run>> Store::Impl::Begin(const ProducerInfo& producer) {
   const RunKey& key = producer.run_key;
   EntryPtr entry;
-  bool made = false;
   std::unique_lock<std::mutex> writing;
   for (;;) {
     {
       std::lock_guard lock(mutex_);
       if (closing_) return Error{ErrorCode::kUnavailable, "the run store is closed"};
       entry = FindLocked(key);
-      made = !entry;
-      if (made) entry = NewEntryLocked(producer);
+      if (!entry && later_.count(FreePathLocked(key)) > 0) {
+        // Its producer comes again, and after a while goes on under another key.
+        const bool waits = Clock::now() - opened_at_ < kUnreadableWait;
+        return Error{waits ? ErrorCode::kUnavailable : ErrorCode::kAlreadyExists,
+                     "'" + FreePathLocked(key) + "', which may be the file of run " + Describe(key) +
+                         ", cannot be read now; it is tried again"};
+      }
+      if (!entry) entry = NewEntryLocked(producer);
     }
     writing = std::unique_lock(entry->writer_mutex);
     std::lock_guard lock(mutex_);
@@ -94,24 +121,19 @@ Result<std::shared_ptr<Run>> Store::Impl::Begin(const ProducerInfo& producer) {
     run = entry->run.lock();
   }
   Status opened = EnsureWriter(entry);
-  if (made && !opened && opened.error().code == ErrorCode::kFailedPrecondition) {
-    // Somebody put a file there that is not ours. It stays, and the run gets another.
-    {
-      std::lock_guard lock(mutex_);
-      untouched_.insert(entry->path);
-      entries_.erase(key);
-      entry->deleted = true;
-    }
-    Raise(Severity::kWarning, "run_unreadable",
-          "The file '" + entry->path + "' is left as it is, and this run gets another: " + opened.error().text + ".", key);
+  bool gone = false;
+  if (!opened && opened.error().code == ErrorCode::kNotFound) {
+    std::lock_guard lock(mutex_);
+    gone = entry->deleted;  // else it is the folder that is not there
+  }
+  if (gone) {
     writing.unlock();
-    return Begin(producer);
+    return Begin(producer);  // it was over and its file is gone: it begins anew
   }
   if (!opened && opened.error().code == ErrorCode::kCorrupt) {
     SetAside(entry, opened.error().text);
     opened = EnsureWriter(entry);
   }
-  if (!opened && opened.error().code == ErrorCode::kFailedPrecondition) return opened.error();
   if (!opened) {
     Failed(entry, opened.error());  // it is recorded as soon as that is possible
     if (Status known = KnowSeries(entry, run); !known) return known.error();
@@ -128,6 +150,12 @@ Result<std::shared_ptr<Run>> Store::Impl::Begin(const ProducerInfo& producer) {
     entry->head.producer.state = RunState::kRunning;
     run->SetInfo(producer);
   }
+  std::vector<std::shared_ptr<const Batch>> waiting;
+  {
+    std::lock_guard lock(mutex_);
+    for (const Pending& one : entry->pending) waiting.push_back(one.batch);
+  }
+  run->SetRecorded(LoadRecorded(entry, waiting));
   SaveState(entry, false);
   return run;
 }
@@ -138,12 +166,12 @@ Status Store::Impl::KnowSeries(const EntryPtr& entry, const std::shared_ptr<Run>
     std::lock_guard reading(entry->mutex);
     if (entry->loaded) return {};
   }
-  Result<std::unique_ptr<RunFile>> file = RunFile::Open(entry->path, Database::Mode::kReadWrite, false);
+  Result<std::unique_ptr<RunFile>> file = RunFile::Open(entry->path(), Database::Mode::kReadWrite, false);
   if (!file && file.error().code == ErrorCode::kNotFound) return {};  // it is there, and empty
   Result<std::shared_ptr<LoadedRun>> loaded = file ? LoadRun(*entry, **file, run) : file.error();
   if (!loaded) {
     // Its producer comes again.
-    return Error{ErrorCode::kUnavailable, "cannot read '" + entry->path + "', which run " + Describe(entry->key) +
+    return Error{ErrorCode::kUnavailable, "cannot read '" + entry->path() + "', which run " + Describe(entry->key) +
                                               " goes on in: " + loaded.error().text};
   }
   std::lock_guard reading(entry->mutex);
@@ -167,7 +195,7 @@ void Store::Impl::SaveState(const EntryPtr& entry, bool is_over) {
   if (closing_ || entry->deleted) return;
   awake_.insert(entry);
   entry->status_to_save = entry->head.producer;
-  ++entry->status_version;
+  ++entry->said_version;
   entry->wants_rest = is_over;
   entry->idle_since = Clock::now();
   if (sleeping_) wake_.notify_one();
@@ -184,16 +212,38 @@ void Store::Impl::SaveModules(const RunKey& run, std::vector<ModuleInfo> modules
   if (closing_ || entry->deleted) return;
   awake_.insert(entry);
   entry->modules_to_save = true;
+  ++entry->said_version;
   if (sleeping_) wake_.notify_one();
 }
 
 Status Store::Impl::DeleteRun(const RunKey& run) {
   const EntryPtr entry = Find(run);
   if (!entry) return NoRun(run);
-  return Remove(entry, "deleted");
+  return Remove(entry, "deleted", nullptr);
 }
 
-Status Store::Impl::Remove(const EntryPtr& entry, std::string_view reason) {
+// What lies in the place of a file that somebody took away is not deleted for it.
+Status Store::Impl::CheckOurs(const EntryPtr& entry) {
+  struct stat found {};
+  if (::stat(entry->path().c_str(), &found) != 0) {
+    return errno == ENOENT || errno == ENOTDIR ? Status() : PosixError("cannot look at it", errno);
+  }
+  if (HasItsFile(entry)) return {};
+  if (!S_ISREG(found.st_mode)) return Error{ErrorCode::kFailedPrecondition, "it is no file"};
+  // Without what lies beside it as a log, which may be the old one's.
+  const Result<std::unique_ptr<RunFile>> file = RunFile::Open(entry->path(), Database::Mode::kFrozen, false);
+  const Result<RunHead> head = file ? (*file)->LoadHead() : Result<RunHead>(file.error());
+  if (!head) {
+    const ErrorCode code = head.error().code;
+    const bool known = code == ErrorCode::kCorrupt || code == ErrorCode::kNotFound;
+    return Error{known ? ErrorCode::kFailedPrecondition : code, head.error().text};
+  }
+  std::lock_guard reading(entry->mutex);
+  if (head->producer.info.run_key == entry->key && head->producer.info.uuid == entry->head.producer.info.uuid) return {};
+  return Error{ErrorCode::kFailedPrecondition, "it is of another producer, " + Describe(head->producer.info.run_key)};
+}
+
+Status Store::Impl::Remove(const EntryPtr& entry, std::string_view reason, Event* event) {
   const RunKey& run = entry->key;
   std::lock_guard writing(entry->writer_mutex);
   {
@@ -206,28 +256,43 @@ Status Store::Impl::Remove(const EntryPtr& entry, std::string_view reason) {
       return Error{ErrorCode::kFailedPrecondition, "cannot delete run " + Describe(run) + ": it goes on"};
     }
   }
-  // Ids of events never come again, whatever goes.
-  {
-    std::lock_guard own_writing(own_->writer_mutex);
-    if (Status opened = EnsureWriter(own_); !opened) return opened;
-    Status marked = own_->writer->file().database().Run("INSERT OR REPLACE INTO meta VALUES ('event_last', ?1)",
-                                                        next_event_id_.load(std::memory_order_relaxed) - 1);
-    if (!marked) return Error{marked.error().code, "cannot write '" + own_->path + "': " + marked.error().text};
-  }
+  // Where that cannot be written now it is later: on a disk that is full only this makes room.
+  (void)MarkEvents();
+  auto was_replaced = [&](const std::string& why) {
+    return Error{ErrorCode::kNotFound, "the file of run " + Describe(run) + " was taken away, and the one in its place, '" +
+                                           entry->path() + "', stays" + why + "; the run is not listed any more"};
+  };
+  if (ReplaceGone(entry, true)) return IsMissing(entry->path()) ? Status() : was_replaced("");
   {
     std::lock_guard reading(entry->mutex);
     entry->idle.clear();
     entry->loaded.reset();
   }
   entry->writer.reset();
-  // The log before the file: what is left after a crash in between is the run, or nothing.
-  (void)::unlink((entry->path + "-wal").c_str());
-  (void)::unlink((entry->path + "-journal").c_str());
-  if (::unlink(entry->path.c_str()) != 0 && errno != ENOENT) {
-    return PosixError("cannot delete '" + entry->path + "'", errno);
+  if (const Status ours = CheckOurs(entry); !ours && ours.error().code == ErrorCode::kFailedPrecondition) {
+    (void)LoseFile(entry, ours.error().text, true);
+    return was_replaced(": " + ours.error().text);
+  } else if (!ours) {
+    std::lock_guard lock(mutex_);
+    if (entry->rest_bytes == 0 && entry->wants_rest) awake_.insert(entry);
+    return Error{ours.error().code, "cannot delete run " + Describe(run) + ": '" + entry->path() +
+                                        "' is another file than it was, and cannot be read: " + ours.error().text};
   }
+  // The log before the file: what is left after a crash in between is the run, or nothing.
+  (void)::unlink((entry->path() + "-wal").c_str());
+  (void)::unlink((entry->path() + "-journal").c_str());
+  if (::unlink(entry->path().c_str()) != 0 && errno != ENOENT) {
+    return PosixError("cannot delete '" + entry->path() + "'", errno);
+  }
+  Forget(entry, reason, event);
+  if (event) Tell(*event);
+  return {};
+}
+
+void Store::Impl::Forget(const EntryPtr& entry, std::string_view reason, Event* event) {
+  entry->on_disk = false;
   std::lock_guard reading(entry->mutex);
-  catalogue_.Remove(std::filesystem::path(entry->path).filename().string());
+  catalogue_.Remove(std::filesystem::path(entry->path()).filename().string());
   std::lock_guard lock(mutex_);
   while (!entry->pending.empty()) {
     DropLocked(nullptr, reason, entry->pending.front().batch->values());
@@ -239,10 +304,25 @@ Status Store::Impl::Remove(const EntryPtr& entry, std::string_view reason) {
   entry->modules_to_save = entry->tags_to_save = entry->wants_rest = false;
   entry->deleted = true;
   awake_.erase(entry);
-  entries_.erase(run);
+  entries_.erase(entry->key);
   recent_.erase(std::remove(recent_.begin(), recent_.end(), entry), recent_.end());
+  if (event) ListLocked(*event);
   flushed_.notify_all();
-  return {};
+}
+
+Status Store::Impl::MarkEvents() {
+  Status marked;
+  {
+    std::lock_guard own_writing(own_->writer_mutex);
+    marked = EnsureWriter(own_);
+    if (marked) {
+      marked = own_->writer->file().database().Run("INSERT OR REPLACE INTO meta VALUES ('event_last', ?1)",
+                                                   next_event_id_.load(std::memory_order_relaxed) - 1);
+    }
+  }
+  std::lock_guard lock(mutex_);
+  mark_wanted_ = !marked;
+  return marked;
 }
 
 Status Store::Impl::TagRun(const RunKey& run, const std::vector<std::string>& add,
@@ -293,18 +373,34 @@ Status Store::Impl::ExportFile(const RunKey& run, const std::string& path) {
   const int fd = ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
   if (fd < 0) return PosixError("cannot make '" + path + "'", errno);
   ::close(fd);  // empty: SQLite takes it as its own
-  // What waits is in the copy where the disk allows.
-  (void)Flush(Clock::now() + std::chrono::seconds(5));
-  Result<BorrowedFile> file = BorrowedFile::Borrow(entry, Database::Mode::kReadWrite);
-  Status copied = file ? (*file)->CopyTo(path) : Status(file.error());
-  if (!copied) {
+  auto refused = [&](const Error& error) {
     (void)::unlink(path.c_str());
-    return Error{copied.error().code, "cannot copy run " + Describe(run) + " to '" + path + "': " + copied.error().text};
+    return Error{error.code, "cannot copy run " + Describe(run) + " to '" + path + "': " + error.text};
+  };
+  if (Status written = FlushRun(entry); !written) return refused(written.error());
+  const std::string parent = std::filesystem::path(path).parent_path().string();
+  const std::string to = parent.empty() ? "." : parent;
+  // The copy leaves the store again: what is kept free for the store's own last words is enough.
+  Status copied = CheckRoom(to, FileBytes(*entry), free_bytes_pause_);
+  if (copied) {
+    Result<BorrowedFile> file = BorrowedFile::Borrow(entry, Database::Mode::kReadWrite);
+    copied = file ? (*file)->CopyTo(path, [&] { return CheckRoom(to, 0, free_bytes_pause_); }) : Status(file.error());
   }
+  if (!copied) return refused(copied.error());
   return {};
 }
 
-Result<RunKey> Store::Impl::ImportFile(const std::string& path) {
+Status Store::Impl::CheckRoom(const std::string& folder, uint64_t bytes, uint64_t stays) const {
+  std::error_code code;
+  const auto space = std::filesystem::space(folder, code);
+  if (code || stays == 0 || space.available >= stays + bytes) return {};
+  return Error{ErrorCode::kResourceExhausted,
+               "there is no room for " + (bytes > 0 ? std::to_string(bytes) + " bytes" : "more") + " on the file system of '" +
+                   folder + "', where " + std::to_string(space.available) + " are free and " +
+                   std::to_string(stays) + " shall stay free; make room, or see --store-min-free-mb"};
+}
+
+Result<RunKey> Store::Impl::ImportFile(const std::string& path, bool moves) {
   auto refused = [&](const Error& error) {
     return Error{error.code, "cannot import '" + path + "': " + error.text};
   };
@@ -321,7 +417,7 @@ Result<RunKey> Store::Impl::ImportFile(const std::string& path) {
   }
   const RunKey key = head.producer.info.run_key;
   if (Find(key)) return refused({ErrorCode::kAlreadyExists, "there is a run " + Describe(key) + " already"});
-  if (Status room = RoomFor(head, FileBytes(path)); !room) return refused(room.error());
+  if (Status room = RoomFor(head, FileBytes(path), moves); !room) return refused(room.error());
 
   std::string target;
   {
@@ -333,11 +429,15 @@ Result<RunKey> Store::Impl::ImportFile(const std::string& path) {
     for (const char* suffix : {"", "-wal", "-journal"}) (void)::unlink((part + suffix).c_str());
     return refused(error);
   };
-  // What is looked at is the copy: nobody else can change that one.
+  // What is looked at is the copy, or was the caller's alone: nobody else can change that one.
   for (const char* suffix : {"", "-wal", "-journal"}) {
     std::error_code code;
     if (*suffix != '\0' && !std::filesystem::exists(path + suffix, code)) continue;
-    std::filesystem::copy_file(path + suffix, part + suffix, code);
+    if (moves) std::filesystem::rename(path + suffix, part + suffix, code);
+    if (!moves || code) {
+      code.clear();
+      std::filesystem::copy_file(path + suffix, part + suffix, code);
+    }
     if (code) return give_up({ErrorCode::kSystem, code.message()});
     (void)::chmod((part + suffix).c_str(), 0600);
   }
@@ -350,6 +450,8 @@ Result<RunKey> Store::Impl::ImportFile(const std::string& path) {
   }
   auto entry = std::make_shared<RunEntry>(key, target);
   entry->head = std::move(head);
+  entry->on_disk = true;
+  entry->file = FileIdOf(part);
   std::lock_guard writing(entry->writer_mutex);
   {
     std::lock_guard lock(mutex_);
@@ -362,13 +464,14 @@ Result<RunKey> Store::Impl::ImportFile(const std::string& path) {
     }
     if (::rename(part.c_str(), target.c_str()) != 0) return give_up(PosixError("cannot put it at '" + target + "'", errno));
     entries_.emplace(key, entry);
+    found_.push_back(key);  // whoever numbers attempts hears of it as of one that could not be read at first
   }
   NoteAtRest(entry);
   return key;
 }
 
 // Whether it would stay: what retention takes at once is not taken in.
-Status Store::Impl::RoomFor(const RunHead& head, uint64_t bytes) {
+Status Store::Impl::RoomFor(const RunHead& head, uint64_t bytes, bool moves) {
   const int64_t ended = std::max(head.totals.last_unix_ns, head.producer.info.start_unix_ns);
   const int64_t age_max_ns = std::chrono::duration_cast<std::chrono::nanoseconds>(options_.age_max).count();
   if (age_max_ns > 0 && ended < UnixNs() - age_max_ns) {
@@ -381,13 +484,7 @@ Status Store::Impl::RoomFor(const RunHead& head, uint64_t bytes) {
                                                     std::to_string(held) + " of the " + std::to_string(bytes_max_) +
                                                     " that it may have; delete runs first"};
   }
-  std::error_code code;
-  const auto space = std::filesystem::space(folder_, code);
-  if (!code && options_.free_bytes_min > 0 && space.available < options_.free_bytes_min + bytes) {
-    return Error{ErrorCode::kResourceExhausted, "there is no room for its " + std::to_string(bytes) +
-                                                    " bytes on the file system of '" + folder_ + "'"};
-  }
-  return {};
+  return CheckRoom(moves ? 0 : bytes);
 }
 
 // Makes a copied file one of this store: looked at wholly, its events with ids above all before; a run that went on when it

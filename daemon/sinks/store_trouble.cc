@@ -1,4 +1,5 @@
 // What goes wrong with one run's file: rows that it refuses, a disk that fails, a file that is broken or taken away.
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -11,6 +12,8 @@ namespace ikkuna::sinks {
 namespace {
 
 using namespace std::chrono_literals;
+
+constexpr size_t kLookedForMax = 64;  // files a second: some tens of microseconds, where the disk is not far away
 
 // An event of its own speaks of these.
 void Told(RunEntry& entry, std::string_view reason, uint64_t values) {
@@ -37,7 +40,7 @@ void Store::Impl::Bisect(const EntryPtr& entry, const Error& error) {
     }
     if (staged == 1) {
       const Batch& batch = *entry->pending.front().batch;
-      DropLocked(entry.get(), "refused", batch.values());
+      DropLocked(entry, "refused", batch.values());
       Told(*entry, "refused", batch.values());
       events_dropped_ += batch.events.size();
       dropped = std::to_string(batch.values()) + " values and " + std::to_string(batch.events.size()) +
@@ -47,6 +50,8 @@ void Store::Impl::Bisect(const EntryPtr& entry, const Error& error) {
     } else {
       entry->status_to_save.reset();
       entry->modules_to_save = entry->tags_to_save = false;
+      entry->said_saved = entry->said_version;
+      entry->drops_unsaved.clear();
       dropped = "what was said of the run itself";
     }
     flushed_.notify_all();
@@ -56,87 +61,200 @@ void Store::Impl::Bisect(const EntryPtr& entry, const Error& error) {
 }
 
 void Store::Impl::Failed(const EntryPtr& entry, const Error& error) {
-  bool first = false;
+  std::optional<Event> event;
   {
     std::lock_guard lock(mutex_);
-    first = entry->failing.empty();
+    if (entry->deleted) return;
+    if (entry->failing.empty()) {
+      event = MakeEvent(Severity::kError, "store_failing",
+                        "What is recorded of this run waits, then is dropped, until this is over: " + error.text + ".", entry->key);
+      ListLocked(*event);
+    }
     entry->failing = error.text;
     entry->retry_at = Clock::now() + kRetryAfter;
+    ShedLocked(entry);
   }
-  if (first) {
-    Raise(Severity::kError, "store_failing",
-          "What is recorded of this run waits, then is dropped, until this is over: " + error.text + ".", entry->key);
-  }
+  if (event) Tell(*event);
 }
 
 void Store::Impl::SetAside(const EntryPtr& entry, const std::string& reason) {
+  if (ReplaceGone(entry)) return;
   entry->writer.reset();
+  if (!HasItsFile(entry)) {
+    (void)LoseFile(entry, IsMissing(entry->path()) ? "" : reason);
+    return;
+  }
   std::string aside;
   for (int i = 1; i < 1000; ++i) {
-    aside = entry->path + ".broken-" + std::to_string(i);
+    aside = entry->path() + ".broken-" + std::to_string(i);
     if (::access(aside.c_str(), F_OK) != 0) break;
   }
   {
     std::lock_guard lock(entry->mutex);
     entry->idle.clear();
   }
-  if (std::rename(entry->path.c_str(), aside.c_str()) != 0) {
+  if (std::rename(entry->path().c_str(), aside.c_str()) != 0) {
     // Nothing of it is forgotten, and nothing else takes its place.
     const int why = errno;
     {
       std::lock_guard lock(mutex_);
       entry->staged = 0;
     }
-    return Failed(entry, PosixError("'" + entry->path + "' is broken (" + reason + ") and cannot be moved aside", why));
+    return Failed(entry, PosixError("'" + entry->path() + "' is broken (" + reason + ") and cannot be moved aside", why));
   }
-  (void)std::rename((entry->path + "-wal").c_str(), (aside + "-wal").c_str());
+  (void)std::rename((entry->path() + "-wal").c_str(), (aside + "-wal").c_str());
+  const uint64_t lost = CountGone(entry, "file_broken");
   BeginAnew(entry);
   {
     std::lock_guard lock(mutex_);
     broken_.push_back(aside);
   }
   Raise(Severity::kError, "run_file_broken",
-        "The file of this run is broken and what was in it is not shown any more; it goes on in a new one. The old one "
-        "is kept as '" + aside + "', where what is left of it can be read without a daemon: " + reason + ".",
+        "The file of this run is broken and " +
+            (lost > 0 ? "the " + std::to_string(lost) + " values that were" : "what was") + " in it " +
+            (lost > 0 ? "are" : "is") + " not shown any more; it goes on in a new one. The old one is kept as '" +
+            aside + "', where what is left of it can be read without a daemon: " + reason + ".",
         entry->key);
 }
 
-// Looked at with each commit and, where there are none, each second. Nothing of it can be brought back; what was written
-// is counted as what it is now.
-bool Store::Impl::ReplaceGone(const EntryPtr& entry) {
+// Looked at before and after each commit and, where there are none, each second. Nothing of it can be brought back; what
+// was written is counted as what it is now.
+bool Store::Impl::ReplaceGone(const EntryPtr& entry, bool leaves) {
   if (!entry->writer || !entry->writer->file().IsGone()) return false;
   // Who moved it away has it whole.
   (void)entry->writer->file().FoldLog();
-  uint64_t lost = 0;
+  entry->log = entry->writer->file().log();
+  entry->writer.reset();
+  (void)LoseFile(entry, "", leaves);
+  return true;
+}
+
+uint64_t Store::Impl::CountGone(const EntryPtr& entry, std::string_view reason) {
+  std::lock_guard reading(entry->mutex);
+  entry->idle.clear();
+  uint64_t lost = entry->head.totals.values;
+  std::lock_guard lock(mutex_);
+  // What the last commit brought is staged still, and was not counted as written.
+  for (size_t i = 0; i < entry->published; ++i) lost -= std::min(lost, entry->pending[i].batch->values());
+  const uint64_t of_now = std::min(lost, entry->written);
+  entry->written -= of_now;
+  written_ -= of_now;
+  DropLocked(entry, reason, of_now);
+  Told(*entry, reason, of_now);
+  if (lost > of_now) entry->drops_unsaved[std::string(reason)] += lost - of_now;
+  return lost;
+}
+
+bool Store::Impl::HasItsFile(const EntryPtr& entry) const {
+  return entry->file && FileIdOf(entry->path()) == entry->file;
+}
+
+// Where the whole folder cannot be seen (a file system that is not mounted now) nothing is known of the file.
+bool Store::Impl::IsMissing(const std::string& path) const {
+  struct stat found {};
+  return ::stat(path.c_str(), &found) != 0 && errno == ENOENT && ::stat((folder_ + "/lock").c_str(), &found) == 0;
+}
+
+// The log of a file that was taken away would be applied to the next one of its name. What is not known to be ours may be
+// that of a file which somebody puts there just now: it stays, or where no file is there gets a name that keeps it for ever.
+std::string Store::Impl::TakeLogAway(const std::string& path, const std::optional<FileId>& ours) {
+  std::string kept;
+  for (const char* suffix : {"-wal", "-journal"}) {
+    const std::string log = path + suffix;
+    struct stat found {};
+    if (::lstat(log.c_str(), &found) != 0) continue;
+    const bool known = ours && FileIdOf(log) == ours;
+    if (!known && !IsMissing(path)) continue;
+    if (found.st_size == 0) {
+      (void)::unlink(log.c_str());
+      continue;
+    }
+    std::string aside;
+    for (int i = 1; i < 1000; ++i) {
+      aside = path + (known ? ".removed-" : ".unknown-") + std::to_string(i) + suffix;
+      if (::access(aside.c_str(), F_OK) != 0) break;
+    }
+    if (std::rename(log.c_str(), aside.c_str()) != 0) continue;
+    kept += (known ? " Its log is kept as '" : " A log that lay there is kept as '") + aside + "'.";
+    std::lock_guard lock(mutex_);
+    if (known) broken_.push_back(aside);
+  }
+  return kept;
+}
+
+bool Store::Impl::LoseFile(const EntryPtr& entry, const std::string& foreign, bool leaves) {
+  const std::string path = entry->path();
+  const bool had = entry->on_disk;
+  const uint64_t lost = had ? CountGone(entry, "file_removed") : 0;
+  bool over = false;
   {
     std::lock_guard reading(entry->mutex);
-    entry->idle.clear();
-    lost = entry->head.totals.values;
     std::lock_guard lock(mutex_);
-    // What the last commit brought is staged still, and was not counted as written.
-    for (size_t i = 0; i < entry->published; ++i) lost -= std::min(lost, entry->pending[i].batch->values());
-    const uint64_t of_now = std::min(lost, entry->written);
-    entry->written -= of_now;
-    written_ -= of_now;
-    DropLocked(entry.get(), "file_removed", of_now);
-    Told(*entry, "file_removed", of_now);
-    entry->drops_unsaved["file_removed"] += lost - of_now;
+    const bool ended = had && entry != own_ && !IsOpen(entry->head.producer.state);
+    over = leaves || (ended && entry->pending.empty());
+    if (!foreign.empty()) untouched_.insert(path);
   }
-  entry->writer.reset();
-  // The log of the file that is gone is none of the one that comes.
-  (void)::unlink((entry->path + "-wal").c_str());
-  (void)::unlink((entry->path + "-journal").c_str());
+  const std::string what = foreign.empty() ? "Somebody deleted or moved '" + path + "'"
+                                           : "'" + path + "' is another file than it was, and is left as it is (" + foreign + ")";
+  const std::string kept = foreign.empty() ? TakeLogAway(path, entry->log) : "";
+  if (over) {
+    Event event = MakeEvent(Severity::kError, "run_file_removed",
+                            what + ": run " + Describe(entry->key) + ", with its " + std::to_string(lost) +
+                                " values, is not listed any more. To be rid of a run, use 'ikkuna delete'." + kept,
+                            {});
+    Forget(entry, "file_removed", &event);
+    Tell(event);
+    return false;
+  }
+  if (!foreign.empty()) {
+    std::lock_guard lock(mutex_);
+    int number = 1;
+    while (entry == own_ && untouched_.count(OwnPath(number)) > 0) ++number;
+    entry->MoveTo(entry == own_ ? OwnPath(number) : FreePathLocked(entry->key));
+  }
+  entry->rest_bytes = 0;
+  if (!had) {
+    Raise(Severity::kWarning, "run_unreadable",
+          "The file '" + path + "' is left as it is, and this run gets another: " + foreign + ".", entry->key);
+    return true;
+  }
   BeginAnew(entry);
   Raise(Severity::kError, "run_file_removed",
-        "Somebody deleted or moved '" + entry->path + "' while this run is recorded in it: the " + std::to_string(lost) +
-            " values that were in it are not shown any more, and it goes on in a new file. To be rid of a run, use "
-            "'ikkuna delete'.",
+        what + ": the " + std::to_string(lost) + " values that this run had there are not shown any more, and it goes on in a "
+            "new file. To be rid of a run, use 'ikkuna delete'." + kept,
         entry->key);
   return true;
 }
 
+// Some of the runs at rest a look: nobody opens their files, and what somebody deletes shall not stay listed.
+void Store::Impl::LookForMissing() {
+  std::vector<EntryPtr> some;
+  {
+    std::lock_guard lock(mutex_);
+    auto next = entries_.upper_bound(looked_missing_);
+    for (size_t i = 0; i < std::min(kLookedForMax, entries_.size()); ++i, ++next) {
+      if (next == entries_.end()) next = entries_.begin();
+      some.push_back(next->second);
+    }
+  }
+  if (!some.empty()) looked_missing_ = some.back()->key;
+  for (const EntryPtr& entry : some) {
+    if (!IsMissing(entry->path())) continue;
+    std::unique_lock writing(entry->writer_mutex, std::try_to_lock);
+    if (!writing || entry->writer || !entry->on_disk || !IsMissing(entry->path())) continue;
+    {
+      std::lock_guard lock(mutex_);
+      if (entry->deleted) continue;
+    }
+    (void)LoseFile(entry, "");
+  }
+}
+
 // Nothing of what was in the old file is shown; what waits goes into the new one.
 void Store::Impl::BeginAnew(const EntryPtr& entry) {
+  entry->on_disk = false;
+  entry->file.reset();
+  entry->log.reset();
   bool has_tags = false, has_modules = false;
   {
     std::lock_guard lock(entry->mutex);
@@ -157,6 +275,7 @@ void Store::Impl::BeginAnew(const EntryPtr& entry) {
   entry->staged = 0;
   entry->tags_to_save = entry->tags_to_save || has_tags;
   entry->modules_to_save = entry->modules_to_save || has_modules;
+  ++entry->said_version;
 }
 
 }  // namespace ikkuna::sinks

@@ -18,7 +18,7 @@ using namespace std::chrono_literals;
 
 constexpr auto kUpkeepEvery = 1s;
 constexpr auto kSlimRetryAfter = 5s;
-constexpr auto kRestWithin = 60s;  // how long a run that ended may take to become one file before the cap bites
+constexpr auto kFreedWithin = 60s;  // how long a file system may take to give back what was deleted
 constexpr int kDeletedPerLook = 8;         // commits come in between
 constexpr uint64_t kEventsSlack = 1'000;   // the oldest leave in batches
 constexpr int kRowsPerSlice = 512;
@@ -43,6 +43,14 @@ bool Store::Impl::Upkeep() {
   if (now < upkeep_at_) return false;
   upkeep_at_ = now + kUpkeepEvery;
   LookAtFreeSpace();
+  LookAgain();
+  LookForMissing();
+  bool mark = false;
+  {
+    std::lock_guard lock(mutex_);
+    mark = mark_wanted_;
+  }
+  if (mark) (void)MarkEvents();
   const bool deleted = Retire();
   bool more = deleted;
   for (const EntryPtr& entry : Awake()) more = TrimOne(entry) || more;
@@ -52,36 +60,43 @@ bool Store::Impl::Upkeep() {
 }
 
 void Store::Impl::LookAtFreeSpace() {
-  if (options_.free_bytes_pause == 0) return;
+  if (free_bytes_pause_ == 0) return;
   const std::optional<uint64_t> free = FreeBytes(folder_);
   if (!free) return;
-  bool pauses = false, resumes = false;
-  uint64_t lost = 0;
+  std::optional<Event> event;
   {
     std::lock_guard lock(mutex_);
-    if (!paused_ && *free < options_.free_bytes_pause) {
-      paused_ = pauses = true;
+    if (!paused_ && *free < free_bytes_pause_) {
+      paused_ = true;
       const auto found = drops_.find("paused");
       paused_before_ = found == drops_.end() ? 0 : found->second;
-    } else if (paused_ && *free >= options_.free_bytes_pause + options_.free_bytes_pause / 4) {
+      event = MakeEvent(Severity::kError, "store_paused",
+                        "Only " + Megabytes(*free) + " are free on the file system of '" + folder_ +
+                            "': nothing is recorded until there is more, and what comes is dropped and counted.",
+                        {});
+    } else if (paused_ && *free >= free_bytes_pause_ + free_bytes_pause_ / 4) {
       paused_ = false;
-      resumes = true;
       const auto found = drops_.find("paused");
-      lost = (found == drops_.end() ? 0 : found->second) - paused_before_;
+      const uint64_t lost = (found == drops_.end() ? 0 : found->second) - paused_before_;
+      event = MakeEvent(Severity::kWarning, "store_resumed",
+                        "There is room again on the file system of '" + folder_ + "': it is recorded again. " +
+                            std::to_string(lost) + " values were dropped meanwhile.",
+                        {});
     }
+    if (event) ListLocked(*event);
   }
-  if (pauses) {
-    Raise(Severity::kError, "store_paused",
-          "Only " + Megabytes(*free) + " are free on the file system of '" + folder_ +
-              "': nothing is recorded until there is more, and what comes is dropped and counted.",
-          {});
-  }
-  if (resumes) {
-    Raise(Severity::kWarning, "store_resumed",
-          "There is room again on the file system of '" + folder_ + "': it is recorded again. " + std::to_string(lost) +
-              " values were dropped meanwhile.",
-          {});
-  }
+  if (event) Tell(*event);
+}
+
+// A file system may give back late what was deleted, and never while somebody has the file open: more would be deleted for
+// the same want.
+std::optional<uint64_t> Store::Impl::FreeSoon() {
+  const std::optional<uint64_t> free = FreeBytes(folder_);
+  if (!free) return std::nullopt;
+  std::erase_if(leaving_, [](const Leaving& one) { return one.entry.expired(); });
+  uint64_t soon = *free;
+  for (const Leaving& one : leaving_) soon += one.bytes;
+  return Clock::now() < free_soon_until_ ? std::max(soon, free_soon_) : soon;
 }
 
 // Finished runs leave, the oldest first. True: some did, and there may be more.
@@ -91,13 +106,16 @@ bool Store::Impl::Retire() {
     uint64_t bytes;
     EntryPtr entry;      // or
     std::string broken;  // a file that was set aside
+    bool stuck = false;  // it could not be deleted
   };
   std::vector<Old> old;
   uint64_t bytes = 0;
+  const auto now = Clock::now();
   bool in_motion = false, live = false;
   for (const EntryPtr& entry : Entries()) {
     const uint64_t file = FileBytes(*entry);
-    bytes += file;
+    // What a reader holds goes when it does: neither a run nor more of this one leaves for it.
+    bytes += file - std::min(file, entry->held_bytes.load(std::memory_order_relaxed));
     if (entry == own_) continue;
     std::lock_guard reading(entry->mutex);
     if (IsOpen(entry->head.producer.state)) {
@@ -105,10 +123,13 @@ bool Store::Impl::Retire() {
       continue;
     }
     if (entry->rest_bytes.load(std::memory_order_relaxed) == 0) {
-      // It is larger for a moment than it will be, and nothing shall leave for that.
+      // It is larger for a moment than it will be, and nothing shall leave for that. Where that moment does not end,
+      // for a reader or a bad disk, it leaves in its turn.
       std::lock_guard lock(mutex_);
-      in_motion = in_motion || (entry->wants_rest && Clock::now() - entry->idle_since < kRestWithin);
-      if (entry->wants_rest) continue;
+      if (entry->wants_rest && now - entry->idle_since < options_.rest_within) {
+        in_motion = true;
+        continue;
+      }
     }
     const int64_t ended = std::max(entry->head.totals.last_unix_ns, entry->head.producer.info.start_unix_ns);
     old.push_back({ended, file, entry, {}});
@@ -123,47 +144,88 @@ bool Store::Impl::Retire() {
     }
     bytes_held_ = bytes;
   }
+  // Where runs end faster than they come to rest there is always one in motion, and the cap bites all the same.
+  if (!in_motion || bytes <= bytes_max_) over_since_ = now;
+  const bool waits = in_motion && now - over_since_ < options_.rest_within;
   std::sort(old.begin(), old.end(), [](const Old& a, const Old& b) { return a.ended < b.ended; });
-  int deleted = 0;
+  // For want of free space the newest run never leaves, and none does where all of them would not be enough: then the disk
+  // is full of something else, and a run would be gone for nothing as soon as it has ended.
+  const Old* newest = nullptr;
+  uint64_t spare = 0;  // what all others have
   for (const Old& one : old) {
-    const std::optional<uint64_t> free = FreeBytes(folder_);
+    spare += one.bytes;
+    if (one.entry) newest = &one;
+  }
+  if (newest) spare -= newest->bytes;
+  std::optional<uint64_t> free = free_bytes_min_ > 0 ? FreeSoon() : std::nullopt;
+  const uint64_t lacking = free && *free < free_bytes_min_ ? free_bytes_min_ - *free : 0;
+  const bool helps = lacking > 0 && spare >= lacking;
+  // Some more than must be, or who writes and deletes around the limit hears of it all day.
+  if (lacking == 0 && (!free || *free >= free_bytes_min_ + free_bytes_min_ / 8)) (void)TellOnce("free", "");
+  if (lacking > 0 && !helps && TellOnce("free", "low")) {
+    Raise(Severity::kWarning, "store_low_space",
+          "Only " + Megabytes(*free) + " are free on the file system of '" + folder_ + "', and " +
+              Megabytes(free_bytes_min_) + " shall stay free. To delete finished runs would not be enough, so all stay: "
+              "make room there, let less stay free (--store-min-free-mb), or record elsewhere (--data-dir)." +
+              (free_bytes_pause_ > 0 ? " Below " + Megabytes(free_bytes_pause_) + " nothing is recorded." : ""),
+          {});
+  }
+  int deleted = 0;
+  for (Old& one : old) {
     std::string why;
     const int64_t age_max_ns = std::chrono::duration_cast<std::chrono::nanoseconds>(options_.age_max).count();
     if (age_max_ns > 0 && one.ended < UnixNs() - age_max_ns) {
       why = "it ended more than " + std::to_string(options_.age_max.count()) + " hours ago";
-    } else if (bytes_max_ > 0 && bytes > bytes_max_ && !in_motion && (live || &one != &old.back())) {
+    } else if (bytes_max_ > 0 && bytes > bytes_max_ && !waits && (live || &one != &old.back())) {
       // The last that is left stays, if nothing needs its room.
       why = "all runs of this host take " + Megabytes(bytes) + ", and may take " + Megabytes(bytes_max_);
-    } else if (options_.free_bytes_min > 0 && free && *free < options_.free_bytes_min) {
-      why = "only " + Megabytes(*free) + " are free on the disk, and " + Megabytes(options_.free_bytes_min) +
-            " shall stay free";
+    } else if (helps && *free < free_bytes_min_ && &one != newest) {
+      why = "only " + Megabytes(*free) + " are free on the disk, and " + Megabytes(free_bytes_min_) + " shall stay free";
     } else {
       break;  // those that follow are younger
     }
-    const std::string what = one.entry ? "Run " + Describe(one.entry->key) : "The broken file '" + one.broken + "'";
+    const std::string what = one.entry ? "Run " + Describe(one.entry->key) : "What was set aside, '" + one.broken + "'";
+    Event event =
+        MakeEvent(Severity::kInfo, "run_retired", what + ", " + Megabytes(one.bytes) + ", was deleted: " + why + ".", {});
     if (one.entry) {
-      Status removed = Remove(one.entry, "retired");
+      Status removed = Remove(one.entry, "retired", &event);
       if (!removed) {
-        // Begun again a moment ago, or the disk refuses: the next look finds out.
-        if (removed.error().code != ErrorCode::kFailedPrecondition && TellOnce("retire", removed.error().text)) {
+        // Begun again or gone a moment ago, or the disk refuses: the next look finds out.
+        const ErrorCode code = removed.error().code;
+        if (code != ErrorCode::kFailedPrecondition && code != ErrorCode::kNotFound && TellOnce("retire", removed.error().text)) {
           Raise(Severity::kError, "store_failing", "An old run cannot be deleted: " + removed.error().text + ".", {});
         }
+        one.stuck = true;
         continue;
       }
+      leaving_.push_back({one.entry, one.bytes});
     } else {
       (void)::unlink((one.broken + "-wal").c_str());
-      if (::unlink(one.broken.c_str()) != 0 && errno != ENOENT) continue;
-      std::lock_guard lock(mutex_);
-      std::erase(broken_, one.broken);
+      if (::unlink(one.broken.c_str()) != 0 && errno != ENOENT) {
+        one.stuck = true;
+        continue;
+      }
+      {
+        std::lock_guard lock(mutex_);
+        std::erase(broken_, one.broken);
+        ListLocked(event);
+      }
+      Tell(event);
     }
     bytes -= std::min(bytes, one.bytes);
+    if (free) {
+      free_soon_ = *free += one.bytes;
+      free_soon_until_ = Clock::now() + kFreedWithin;
+    }
     {
       std::lock_guard lock(mutex_);
       bytes_held_ = bytes;
     }
-    Raise(Severity::kInfo, "run_retired", what + ", " + Megabytes(one.bytes) + ", was deleted: " + why + ".", {});
     if (++deleted >= kDeletedPerLook) break;
   }
+  finished_may_leave_ = waits || std::any_of(old.begin(), old.end(), [&](const Old& one) {
+                          return !one.stuck && (live || &one != &old.back());
+                        });
   return deleted > 0;
 }
 
@@ -235,37 +297,46 @@ void Store::Impl::TellThinned(const EntryPtr& entry) {
         entry->key);
 }
 
-// Where runs that go on are too large together, the largest gives a slice. True: there is more to do.
+// Where runs that go on are too large together, and no finished one can leave for them, the largest gives a slice.
+// True: there is more to do.
 bool Store::Impl::Slim() {
-  uint64_t bytes = 0;
-  std::vector<std::pair<uint64_t, EntryPtr>> live;
+  uint64_t bytes = 0, held = 0;  // held: of segments that readers hold, as good as gone
+  std::vector<std::pair<uint64_t, EntryPtr>> written;
   for (const EntryPtr& entry : Entries()) {
     const uint64_t file = FileBytes(*entry);
+    held += std::min(file, entry->held_bytes.load(std::memory_order_relaxed));
     bytes += file;
-    if (entry != own_ && entry->rest_bytes.load(std::memory_order_relaxed) == 0) live.emplace_back(file, entry);
+    if (entry != own_ && entry->rest_bytes.load(std::memory_order_relaxed) == 0) written.emplace_back(file, entry);
   }
   {
     std::lock_guard lock(mutex_);
     bytes_held_ = bytes;
     for (const std::string& path : broken_) bytes_held_ += FileBytes(path);
-    bytes = bytes_held_;
+    bytes = bytes_held_ - std::min(bytes_held_, held);
   }
   const bool over = bytes_max_ > 0 && bytes > bytes_max_;
   if (over) slimming_ = true;
   if (!over) (void)TellOnce("cap", "");
   // Some more than it must be, so that not every look finds something.
-  if (slimming_ && bytes <= bytes_max_ - bytes_max_ / 16) slimming_ = false;
-  std::sort(live.begin(), live.end(), [](const auto& a, const auto& b) { return a.first > b.first; });
-  bool more = false;
-  for (const auto& [file, entry] : live) {
+  if (finished_may_leave_ || bytes <= bytes_max_ - bytes_max_ / 16) slimming_ = false;
+  std::sort(written.begin(), written.end(), [](const auto& a, const auto& b) { return a.first > b.first; });
+  bool more = false, busy = false;
+  for (const auto& [file, entry] : written) {
     std::unique_lock writing(entry->writer_mutex);
     if (!entry->writer) continue;
     {
       std::lock_guard lock(mutex_);
       if (entry->deleted || entry->upkeep_at > Clock::now()) continue;
     }
+    bool open = false;
+    {
+      std::lock_guard reading(entry->mutex);
+      open = IsOpen(entry->head.producer.state);
+    }
     // What was begun is ended, and what readers have left goes, whatever the size is now.
-    const Result<bool> did = SlimOne(entry, slimming_ && !more);
+    const Result<bool> did = SlimOne(entry, slimming_ && open && !more);
+    busy = busy || entry->writer->compacting();
+    entry->held_bytes = entry->writer->held_bytes();
     if (!did) {
       if (did.error().code == ErrorCode::kCorrupt) {
         SetAside(entry, did.error().text);
@@ -278,7 +349,7 @@ bool Store::Impl::Slim() {
   }
   if (slimming_ && !more) {
     slimming_ = false;
-    if (over && TellOnce("cap", "over")) {
+    if (over && !busy && TellOnce("cap", "over")) {
       Raise(Severity::kWarning, "store_over_cap",
             "The runs that go on take " + Megabytes(bytes) + ", more than the " + Megabytes(bytes_max_) +
                 " that all runs may take, and nothing is left in them that could be thinned. They are recorded all the same.",
@@ -305,10 +376,10 @@ Result<bool> Store::Impl::SlimOne(const EntryPtr& entry, bool begin) {
     Result<bool> shrunk = writer.file().Shrink(kShrinkPages);
     return shrunk ? Result<bool>(true) : shrunk;
   }
-  const uint64_t log = FileBytes(entry->path + "-wal");
+  const uint64_t log = FileBytes(entry->path() + "-wal");
   if (log > kLogBytesMin && log > FileBytes(*entry) / 16) {
     if (Status folded = writer.file().FoldLog(); !folded) return folded.error();
-    if (FileBytes(entry->path + "-wal") < log) return true;
+    if (FileBytes(entry->path() + "-wal") < log) return true;
   }
   uint64_t others_bytes = 0;
   {
@@ -326,11 +397,12 @@ Result<bool> Store::Impl::SlimOne(const EntryPtr& entry, bool begin) {
 void Store::Impl::UpkeepFailed(const EntryPtr& entry, const Error& error) {
   {
     std::lock_guard lock(mutex_);
+    if (entry->deleted) return;
     entry->upkeep_at = Clock::now() + kSlimRetryAfter;
     if (std::exchange(entry->upkeep_failing, true)) return;
   }
   Raise(Severity::kWarning, "store_failing",
-        "'" + entry->path + "' cannot be compacted, which is tried again; values are recorded as long as that is possible: " +
+        "'" + entry->path() + "' cannot be compacted, which is tried again; values are recorded as long as that is possible: " +
             error.text + ".",
         entry->key);
 }

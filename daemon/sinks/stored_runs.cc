@@ -92,7 +92,8 @@ class StoredRuns::Impl {
              folder, std::filesystem::directory_options::skip_permission_denied, code);
          item != std::filesystem::recursive_directory_iterator(); item.increment(code)) {
       if (code) return Error{ErrorCode::kPermissionDenied, "cannot list '" + folder + "': " + code.message()};
-      if (item->path().extension() == ".run" || item->path().filename() == "events.db") Add(item->path().string());
+      const std::string name = item->path().filename().string();
+      if (name.ends_with(".run") || (name.starts_with("events.") && name.ends_with(".db"))) Add(item->path().string());
     }
     if (code) return Error{ErrorCode::kPermissionDenied, "cannot list '" + folder + "': " + code.message()};
     std::sort(runs_.begin(), runs_.end(), [](const One& a, const One& b) {
@@ -105,10 +106,10 @@ class StoredRuns::Impl {
 
   Status Load(One& one) {
     if (one.snapshot) return {};
-    Result<std::unique_ptr<RunFile>> file = OpenStored(one.entry->path);
+    Result<std::unique_ptr<RunFile>> file = OpenStored(one.entry->path());
     if (!file) return file.error();
     Result<std::shared_ptr<LoadedRun>> loaded = LoadRun(*one.entry, **file, nullptr);
-    if (!loaded) return Error{loaded.error().code, "cannot read '" + one.entry->path + "': " + loaded.error().text};
+    if (!loaded) return Error{loaded.error().code, "cannot read '" + one.entry->path() + "': " + loaded.error().text};
     auto snapshot = std::make_shared<RunSnapshot>();
     snapshot->entry = one.entry;
     snapshot->info = std::make_shared<const ProducerInfo>(one.entry->head.producer.info);
@@ -173,7 +174,7 @@ Result<std::vector<RunInfo>> StoredRuns::ListRuns() {
   std::lock_guard lock(impl_->mutex_);
   std::vector<RunInfo> runs;
   for (const Impl::One& one : impl_->runs_) {
-    if (!one.entry->key.run_id.empty()) runs.push_back(InfoOf(one.entry->head, FileBytes(one.entry->path)));
+    if (!one.entry->key.run_id.empty()) runs.push_back(InfoOf(one.entry->head, FileBytes(one.entry->path())));
   }
   return runs;
 }
@@ -203,7 +204,7 @@ Result<std::vector<ModuleInfo>> StoredRuns::ListModules(const RunKey& run) {
   std::lock_guard lock(impl_->mutex_);
   for (const Impl::One& one : impl_->runs_) {
     if (one.entry->key != run) continue;
-    Result<std::unique_ptr<RunFile>> file = OpenStored(one.entry->path);
+    Result<std::unique_ptr<RunFile>> file = OpenStored(one.entry->path());
     if (!file) return file.error();
     return (*file)->LoadModules();
   }
@@ -256,13 +257,19 @@ Result<std::unique_ptr<SeriesReader>> StoredRuns::Read(const ReadQuery& query) {
       if (!failed) failed = loaded.error();
       continue;
     }
-    if (one.entry->loaded->hidden > 0 && !failed) failed = HiddenValues(one.entry->path, one.entry->loaded->hidden);
+    if (one.entry->loaded->hidden > 0 && !failed) failed = HiddenValues(one.entry->path(), one.entry->loaded->hidden);
     SeriesToRead to_read = ToRead(one.snapshot, one.tallies, query.filter);
     if (!to_read.series.empty()) what.push_back(std::move(to_read));
   }
   if (what.empty() && failed) return *failed;
   if (query.oldest_first) std::reverse(what.begin(), what.end());
-  return MakeReader(std::move(what), query, Database::Mode::kAtRest, std::move(failed), nullptr);
+  // What could not be read is said behind the others.
+  auto next = [what = std::move(what), failed, at = size_t{0}]() mutable -> Result<std::optional<SeriesToRead>> {
+    if (at < what.size()) return std::optional<SeriesToRead>(std::move(what[at++]));
+    if (failed) return *std::exchange(failed, std::nullopt);
+    return std::optional<SeriesToRead>();
+  };
+  return MakeReader(std::move(next), query, Database::Mode::kAtRest, nullptr);
 }
 
 Result<std::vector<Event>> StoredRuns::ListEvents(const EventQuery& query) {
@@ -272,14 +279,17 @@ Result<std::vector<Event>> StoredRuns::ListEvents(const EventQuery& query) {
   const bool all = query.filter.run.empty() && !query.filter.attempt && !query.filter.rank;
   for (const Impl::One& one : impl_->runs_) {
     if (!all && !impl_->Matches(one, query.filter)) continue;
-    Result<std::unique_ptr<RunFile>> file = OpenStored(one.entry->path);
+    Result<std::unique_ptr<RunFile>> file = OpenStored(one.entry->path());
     Status read =
         file ? (*file)->LoadEvents(query.after_id, most, query.last.has_value(), &events) : Status(file.error());
     if (!read) {
-      return Error{read.error().code, "cannot read the events in '" + one.entry->path + "': " + read.error().text};
+      return Error{read.error().code, "cannot read the events in '" + one.entry->path() + "': " + read.error().text};
     }
   }
-  std::stable_sort(events.begin(), events.end(), [](const Event& a, const Event& b) { return a.id < b.id; });
+  std::stable_sort(events.begin(), events.end(), [&](const Event& a, const Event& b) {
+    if (query.last && a.unix_ns != b.unix_ns) return a.unix_ns < b.unix_ns;  // as a daemon's store has it
+    return a.id < b.id;
+  });
   if (events.size() > most) {
     if (query.last) {
       events.erase(events.begin(), events.end() - static_cast<ptrdiff_t>(most));

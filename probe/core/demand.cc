@@ -16,6 +16,17 @@ constexpr uint64_t kLoggedKinds = kEpochKinds | KindBit(Kind::kScalar) | KindBit
 
 uint64_t Stretch(uint32_t period, uint32_t shift) { return static_cast<uint64_t>(period) << std::min(shift, 31u); }
 
+// The kinds of an entry by what they cost, 0 whole tensors, 1 statistics, 2 scalars: calls `visit(kinds, lane, shift)` for
+// each class. Markers go with the others: alone they make no step due.
+template <typename Visit>
+void ForClasses(uint64_t kinds, Level level, const PeriodShifts& shifts, Visit&& visit) {
+  const uint64_t markers = kinds & kMarkers;
+  const uint64_t cheap = kinds & (kScalarKinds | kSmallKinds) & ~kMarkers, dear = kinds & ~(kScalarKinds | kSmallKinds);
+  const bool tensor = level == Level::kTensor;
+  if (cheap != 0) visit(cheap | markers, size_t{2}, shifts.scalar);
+  if (dear != 0) visit(dear | markers, size_t{tensor ? 0u : 1u}, tensor ? shifts.tensor : shifts.summary);
+}
+
 }  // namespace
 
 bool DemandTable::WatchesEvaluation(uint16_t root) const {
@@ -27,6 +38,30 @@ bool DemandTable::WatchesEvaluation(uint16_t root) const {
 bool DemandTable::NeedsArena() const {
   return std::any_of(items_.begin(), items_.end(),
                      [](const shm::DemandItem& item) { return item.level == Level::kTensor; });
+}
+
+uint64_t DemandTable::DueAt(uint16_t root, uint16_t tag, uint64_t step, const PeriodShifts& shifts) const {
+  uint64_t due = 0;
+  for (const shm::DemandItem& item : items_) {
+    if (item.tag != tag || (item.root != kAnyRoot && item.root != root)) continue;
+    ForClasses(item.kinds & ~kLoggedKinds, item.level, shifts, [&](uint64_t kinds, size_t, uint32_t shift) {
+      if (step % Stretch(item.period, shift) == 0) due |= kinds;
+    });
+  }
+  return due;
+}
+
+uint64_t DemandTable::NextDue(uint16_t root, uint16_t tag, uint64_t step, const PeriodShifts& shifts) const {
+  uint64_t next = UINT64_MAX;
+  for (const shm::DemandItem& item : items_) {
+    if (item.tag != tag || (item.root != kAnyRoot && item.root != root)) continue;
+    ForClasses(item.kinds & ~kLoggedKinds, item.level, shifts, [&](uint64_t, size_t, uint32_t shift) {
+      const uint64_t window = Stretch(item.period, shift), past = step % window;
+      const uint64_t wait = past == 0 ? 0 : window - past;
+      if (step <= UINT64_MAX - wait) next = std::min(next, step + wait);
+    });
+  }
+  return next;
 }
 
 bool StepDemand::OnlyScalars(uint64_t kinds) { return (kinds & ~(kScalarKinds | kSmallKinds)) == 0; }
@@ -61,14 +96,15 @@ StepDemand::StepDemand(std::shared_ptr<const DemandTable> table, uint16_t root, 
     // Until the arena is backed whole tensors cannot travel; asking for them is then not yet delivered, not dropped.
     if (tensor && !arena_ready) kinds &= kScalarKinds;
     uint64_t due = 0;
-    const uint64_t cheap = kinds & (kScalarKinds | kSmallKinds);
-    const uint64_t dear = kinds & ~cheap;
-    const uint32_t dear_shift = tensor ? shifts.tensor : shifts.summary;
-    if (cheap != 0 && due_now(item.period, 2, shifts.scalar)) due |= cheap;
-    if (dear != 0 && due_now(item.period, tensor ? 0 : 1, dear_shift)) due |= dear;
+    ForClasses(kinds, item.level, shifts, [&](uint64_t of_class, size_t lane, uint32_t shift) {
+      if (due_now(item.period, lane, shift)) due |= of_class;
+    });
     if (due == 0) continue;
     if (item.all_modules) {
       (tensor ? tensor_ : summary_) |= due;
+      for (size_t bit = 0; !tensor && bit < with_moment_.size(); ++bit) {
+        if ((item.moments >> bit & 1) != 0) with_moment_[bit] |= due;
+      }
     } else {
       filtered_kinds_ |= due;
       filtered_.push_back({&item, due});
@@ -89,28 +125,64 @@ bool StepDemand::TakesLogged(Kind kind, uint32_t name) {
 
 uint64_t StepDemand::NotIn(const StepDemand& other) const {
   uint64_t kinds = (summary_ & ~(other.summary_ | other.tensor_)) | (tensor_ & ~other.tensor_);
+  for (size_t bit = 0; bit < with_moment_.size(); ++bit) {
+    kinds |= with_moment_[bit] & ~(other.with_moment_[bit] | other.tensor_);
+  }
   for (const Filtered& entry : filtered_) {
     const uint64_t whole = entry.item->level == Level::kTensor ? other.tensor_ : other.summary_ | other.tensor_;
     const bool same = std::any_of(other.filtered_.begin(), other.filtered_.end(), [&](const Filtered& its) {
-      return its.due == entry.due && its.item->level == entry.item->level && its.item->modules == entry.item->modules;
+      return its.due == entry.due && its.item->level == entry.item->level && its.item->modules == entry.item->modules &&
+             (entry.item->moments & ~its.item->moments) == 0;
     });
     if (!same) kinds |= entry.due & ~whole;
   }
   return kinds;
 }
 
-Level StepDemand::Wanted(Kind kind, uint32_t module) const {
+StepDemand StepDemand::Reduced(const DemandTable& asked, const PeriodShifts& before, const PeriodShifts& now) const {
+  constexpr uint64_t kCheap = kScalarKinds | kSmallKinds;
+  uint64_t summaries = 0;
+  uint64_t tensors = 0;
+  for (const shm::DemandItem& item : asked.items()) {
+    if (item.tag != tag_ || (item.root != kAnyRoot && item.root != root_)) continue;
+    (item.level == Level::kTensor ? tensors : summaries) |= item.kinds;
+  }
+  summaries |= tensors;  // who has the tensor has its summary
+  if (now.scalar > before.scalar) {
+    summaries &= ~kCheap;
+    tensors &= ~kCheap;
+  }
+  if (now.summary > before.summary) summaries &= kCheap;
+  if (now.tensor > before.tensor) tensors &= kCheap;
+  StepDemand reduced = *this;
+  reduced.summary_ = (summary_ & summaries) | kMarkers;
+  reduced.tensor_ &= tensors;
+  reduced.filtered_kinds_ = 0;
+  for (Filtered& entry : reduced.filtered_) {
+    entry.due &= entry.item->level == Level::kTensor ? tensors : summaries;
+    reduced.filtered_kinds_ |= entry.due;
+  }
+  return reduced;
+}
+
+Want StepDemand::Wanted(Kind kind, uint32_t module) const {
   const uint64_t bit = KindBit(kind);
-  if (tensor_ & bit) return Level::kTensor;
-  Level level = ((summary_ | logged_ | taken_.load()) & bit) ? Level::kSummary : Level::kInvalid;
-  if ((filtered_kinds_ & bit) == 0) return level;
+  if (tensor_ & bit) return {Level::kTensor, kAllMoments};
+  Want want;
+  if ((summary_ | logged_ | taken_.load()) & bit) want.level = Level::kSummary;
+  for (size_t i = 0; i < with_moment_.size(); ++i) {
+    if (with_moment_[i] & bit) want.moments |= uint64_t{1} << i;
+  }
+  if ((filtered_kinds_ & bit) == 0) return want;
   for (const Filtered& entry : filtered_) {
-    if ((entry.due & bit) == 0 || entry.item->level <= level) continue;
+    if ((entry.due & bit) == 0) continue;
     const size_t word = module / 64;
     const auto& words = entry.item->modules;
-    if (word < words.size() && ((words[word] >> (module % 64)) & 1)) level = entry.item->level;
+    if (word >= words.size() || ((words[word] >> (module % 64)) & 1) == 0) continue;
+    want.level = std::max(want.level, entry.item->level);
+    want.moments |= entry.item->moments;
   }
-  return level;
+  return want;
 }
 
 }  // namespace ikkuna::probe

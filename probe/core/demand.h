@@ -6,6 +6,7 @@
 
 #include <array>
 #include <atomic>
+#include <bit>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -34,9 +35,21 @@ class DemandTable {
   // Whether anything at all is asked of passes that are not training, of this root.
   bool WatchesEvaluation(uint16_t root) const;
   bool NeedsArena() const;
+  // Of what would be due at a step, asked before one begins; no occasion is counted, and of logged kinds nothing is said.
+  // Set of kinds:
+  uint64_t DueAt(uint16_t root, uint16_t tag, uint64_t step, const PeriodShifts& shifts) const;
+  // The first step from `step` on of which DueAt() is not empty; UINT64_MAX: none.
+  uint64_t NextDue(uint16_t root, uint16_t tag, uint64_t step, const PeriodShifts& shifts) const;
 
  private:
   std::vector<shm::DemandItem> items_;
+};
+
+// What is wanted of one message.
+struct Want {
+  Level level = Level::kInvalid;  // kInvalid: nothing
+  uint64_t moments = 0;           // of its statistics, where these go (Moment set)
+  explicit operator bool() const { return level != Level::kInvalid; }
 };
 
 // What is due for one (root, tag, step).
@@ -61,8 +74,10 @@ class StepDemand {
   bool AnyOf(Kind kind) const { return AnyOf(KindBit(kind)); }
   // Kinds that are due here of which a pass of `other` may have brought less.
   uint64_t NotIn(const StepDemand& other) const;
-  // kInvalid: not wanted.
-  Level Wanted(Kind kind, uint32_t module) const;
+  // What is left of it, in the midst of the step, of what is `asked` by now and of classes that the budget has not
+  // stretched further since; the markers of the step stay. What was not asked when the step began waits for the next.
+  StepDemand Reduced(const DemandTable& asked, const PeriodShifts& before, const PeriodShifts& now) const;
+  Want Wanted(Kind kind, uint32_t module) const;
   // Asked once for each value that is about to be published: whether this one is. From then on the step is due. `name`
   // is its registry id, 0 for the end of an epoch. Any thread.
   bool TakesLogged(Kind kind, uint32_t name);
@@ -73,6 +88,7 @@ class StepDemand {
   std::shared_ptr<const DemandTable> table_;
   uint64_t summary_ = 0;  // kinds wanted of every module
   uint64_t tensor_ = 0;
+  std::array<uint64_t, std::bit_width(kAllMoments)> with_moment_{};  // of summary_, by bit of Moment
   uint64_t filtered_kinds_ = 0;
   uint64_t logged_ = 0;         // kinds that are asked of this step
   uint64_t logged_window_ = 1;  // steps in which one of a name is taken

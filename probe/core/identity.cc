@@ -57,8 +57,9 @@ std::string SlurmRunId() {
   return step.empty() ? id : id + "." + step;
 }
 
-// Slurm counts an allocation's restarts, and says so only from the first on; torchrun counts those of its workers, from
-// 0 on, in each of these. Both together are restarts of the whole.
+// Slurm counts an allocation's restarts, and says so only from the first on: a job of Slurm without a count has none
+// behind it. torchrun counts those of its workers, from 0 on, in each of these. Both together are restarts of the
+// whole.
 std::optional<uint32_t> AttemptOf(int64_t option) {
   if (option >= 0) return static_cast<uint32_t>(std::min<int64_t>(option, UINT32_MAX));
   const std::optional<uint32_t> counts[] = {ParseNumber(FirstOf({"TORCHELASTIC_RESTART_COUNT"})),
@@ -67,6 +68,7 @@ std::optional<uint32_t> AttemptOf(int64_t option) {
   for (const auto& count : counts) {
     if (count) attempt = attempt.value_or(0) + *count;
   }
+  if (!attempt && !FirstOf({"SLURM_JOB_ID"}).empty()) return 0;
   return attempt;
 }
 
@@ -148,7 +150,10 @@ Identity ResolveIdentity(const IdentityOptions& options) {
   if (identity.run_id.empty()) identity.run_id = FirstOf({"IKKUNA_RUN_ID"});
   if (identity.run_id.empty()) identity.run_id = ElasticRunId();
   if (identity.run_id.empty()) identity.run_id = SlurmRunId();
-  if (identity.run_id.empty()) identity.run_id = UuidText(MakeUuidV7());
+  if (identity.run_id.empty()) {
+    identity.run_id = UuidText(MakeUuidV7());
+    identity.run_id_made_up = true;
+  }
   identity.run = options.run;
   if (identity.run.empty()) identity.run = FirstOf({"IKKUNA_RUN"});
   if (identity.run.empty()) {

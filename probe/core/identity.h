@@ -14,6 +14,7 @@ namespace ikkuna::probe {
 
 struct Identity {
   std::string run_id = {};
+  bool run_id_made_up = false;  // by this process: the other ranks of its job have others
   std::string run = {};
   std::optional<uint32_t> attempt = {};  // the scheduler's restart count, or the trainer's; none: the daemon numbers
   uint32_t rank = 0;

@@ -104,20 +104,36 @@ uint16_t Names::AddRoot(const std::string& name) {
   return id;
 }
 
+namespace {
+
+shm::RegistryEntry ModuleEntry(uint32_t id, uint16_t root, const std::string& path, const std::string& type,
+                               uint32_t flags) {
+  shm::RegistryEntry entry;
+  entry.type = shm::EntryType::kModule;
+  entry.root = root;
+  entry.id = id;
+  entry.flags = flags;
+  entry.name = path;
+  entry.second = type;
+  return entry;
+}
+
+}  // namespace
+
+void Names::RenewModule(uint32_t id, uint16_t root, const std::string& path, const std::string& type, uint32_t flags) {
+  if (id == 0) return;
+  if (!Register([&] { return Append(ModuleEntry(id, root, path, type, flags)); })) {
+    SayLimit(false, Limit::kModules, "what changed of module " + Shown(path));
+  }
+}
+
 uint32_t Names::AddModule(uint16_t root, const std::string& path, const std::string& type, uint32_t flags) {
   uint32_t id = 0;
   bool full = false;
   const bool done = Register([&] {
     full = next_module_ >= kMaxModules;
     if (full) return Appended::kRefused;
-    shm::RegistryEntry entry;
-    entry.type = shm::EntryType::kModule;
-    entry.root = root;
-    entry.id = next_module_;
-    entry.flags = flags;
-    entry.name = path;
-    entry.second = type;
-    const Appended appended = Append(entry);
+    const Appended appended = Append(ModuleEntry(next_module_, root, path, type, flags));
     if (appended != Appended::kDone) return appended;
     id = next_module_++;
     modules_.store(id, std::memory_order_relaxed);

@@ -36,6 +36,8 @@ class Names {
   // Each returns an id, 0 (kNoTag for a tag) when there is no room for one more.
   uint16_t AddRoot(const std::string& name);
   uint32_t AddModule(uint16_t root, const std::string& path, const std::string& type, uint32_t flags);
+  // Says anew what is known of a module that has an id.
+  void RenewModule(uint32_t id, uint16_t root, const std::string& path, const std::string& type, uint32_t flags);
   uint32_t AddParam(uint16_t root, uint32_t module, const std::string& name, const TensorShape& shape, uint32_t flags);
   // Says anew what is known of a parameter that has an id.
   void RenewParam(uint32_t id, uint16_t root, uint32_t module, const std::string& name, const TensorShape& shape,

@@ -144,6 +144,7 @@ bool Session::PublishMarker(const MessageHeader& header, uint64_t samples, const
   // Last of all: what was dropped on the way here counts.
   if (header.kind == Kind::kBatchFinished && header.dropped_kinds != nullptr) {
     marker.dropped_kinds = header.dropped_kinds->load(std::memory_order_relaxed);
+    marker.flags = shm::kMarkerKindsKnown;  // NoteDrop is told of each
   }
   return PublishMarkerRecord(header, marker) && published;
 }

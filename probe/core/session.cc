@@ -296,6 +296,7 @@ void Session::Connect() {
   shm::Hello hello;
   std::memcpy(hello.uuid.data(), pub_->header().uuid, hello.uuid.size());
   hello.run_id = identity_.run_id;
+  hello.run_id_made_up = identity_.run_id_made_up;
   hello.run = identity_.run;
   hello.has_attempt = identity_.attempt.has_value();
   hello.attempt = identity_.attempt.value_or(0);
@@ -423,23 +424,35 @@ uint64_t Session::DemandVersion() const {
   return (session << 32) | (ctl == nullptr ? 0 : (ctl->demand_generation() & 0xffffffffu));
 }
 
-void Session::RefreshDemand(DemandCopy& copy) {
+uint64_t Session::demand_generation() const {
+  const PeriodShifts shifts = budget_.shifts();
+  const uint64_t thinned = shifts.tensor << 10 | shifts.summary << 5 | shifts.scalar;  // each below 32
+  return DemandVersion() * 0x8000 + thinned;
+}
+
+bool Session::RefreshDemand(DemandCopy& copy) {
   const uint64_t version = DemandVersion();
-  if (copy.table && copy.version == version) return;
-  std::unique_lock lock(session_mutex_, std::try_to_lock);
-  if (!lock) return;
+  if (copy.table && copy.version == version) return true;
+  std::unique_lock lock(session_mutex_, std::defer_lock);
+  // Whoever waited for the demand (IKKUNA_WAIT_MS) has it from the first step on, whatever holds the lock just now.
+  if (wait_ms_ != 0 && !copy.table) {
+    lock.lock();
+  } else if (!lock.try_lock()) {
+    return false;
+  }
   if (table_version_ != version) {
     if (!ctl_) {
       table_ = std::make_shared<DemandTable>(std::vector<shm::DemandItem>{});
     } else {
       auto items = ctl_->CopyDemand(names_->modules() + 1);
-      if (!items) return;  // being written: the old copy holds for one more step
+      if (!items) return false;  // being written: the old copy holds for one more step
       table_ = std::make_shared<DemandTable>(std::move(*items));
     }
     table_version_ = version;
   }
   copy.table = table_;
   copy.version = version;
+  return true;
 }
 
 void Session::WaitForDaemon() {
@@ -450,14 +463,17 @@ void Session::WaitForDaemon() {
 void Session::WaitForDemand(uint64_t wait_ms) {
   const uint64_t deadline = MonotonicNs() + wait_ms * 1'000'000;
   while (MonotonicNs() < deadline && !refused_.load()) {
-    DemandCopy copy;
-    RefreshDemand(copy);
+    const uint64_t version = DemandVersion();
     bool known = false;
     {
       std::lock_guard lock(session_mutex_);
       known = ctl_ && ctl_->demand_generation() != 0 && ctl_->registry_seen() >= names_->entries();
     }
-    if (known && copy.table && (!copy.table->NeedsArena() || arena_tried_.load())) return;
+    DemandCopy copy;
+    RefreshDemand(copy);
+    const bool backed = copy.table && (!copy.table->NeedsArena() || arena_ready());
+    // What was found is of the demand that was copied, and that is the newest.
+    if (known && backed && copy.version == version && DemandVersion() == version) return;
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
 }

@@ -108,6 +108,9 @@ class Session {
   uint32_t AddModule(uint16_t root, const std::string& path, const std::string& type, uint32_t flags) {
     return names_->AddModule(root, path, type, flags);
   }
+  void RenewModule(uint32_t id, uint16_t root, const std::string& path, const std::string& type, uint32_t flags) {
+    names_->RenewModule(id, root, path, type, flags);
+  }
   uint32_t AddParam(uint16_t root, uint32_t module, const std::string& name, const TensorShape& shape, uint32_t flags) {
     return names_->AddParam(root, module, name, shape, flags);
   }
@@ -127,8 +130,11 @@ class Session {
     std::shared_ptr<const DemandTable> table;
     uint64_t version = 0;
   };
-  // Brings the copy up to date if it changed and can be read now; else leaves it. Two loads when nothing changed.
-  void RefreshDemand(DemandCopy& copy);
+  // Brings the copy up to date if it changed and can be read now; else leaves it. Two loads when nothing changed. With
+  // IKKUNA_WAIT_MS an empty copy waits for the lock. True: it is what is asked now.
+  bool RefreshDemand(DemandCopy& copy);
+  // Another number whenever what is due may have changed: by the daemon, by its coming or going, by the budget.
+  uint64_t demand_generation() const;
   // What is due of a pass that begins now.
   StepDemand DemandAt(const DemandCopy& copy, uint16_t root, uint16_t tag, uint64_t step, const PeriodShifts& shifts) {
     return {copy.table, root, tag, step, shifts, arena_ready(), &pace_};
@@ -168,8 +174,9 @@ class Session {
     open.Commit();
     return true;
   }
-  // A message whose tensor could not be read.
+  // A message whose tensor could not be read; one that belongs to what has no id.
   void CountFailed(const MessageHeader& header) noexcept;
+  void CountUnnamed(const MessageHeader& header) noexcept { DropUnnamed(header); }
   bool PublishScalar(const MessageHeader& header, double value);
   bool PublishText(const MessageHeader& header, std::string_view text);
   // `samples`: of batch_finished, training samples up to this step; 0: unknown. Carries what was dropped of the step.

@@ -65,7 +65,10 @@ PassId StepTracker::AddPass(Root& root, ThreadId thread, uint32_t lane, PassStat
     if (oldest != root.passes.end()) root.passes.erase(oldest);
   }
   const PassId pass = std::exchange(root.next_pass, shm::NextPass(root.next_pass));
-  root.passes.push_back({pass, thread, lane, state, false, root.lanes[lane].step});
+  const auto owner = threads_.find(thread);
+  const size_t index = static_cast<size_t>(&root - roots_.data());
+  const ThreadPart* const part = owner == threads_.end() ? nullptr : owner->second.parts[index].get();
+  root.passes.push_back({pass, thread, lane, state, false, part != nullptr && part->evaluating, root.lanes[lane].step});
   return pass;
 }
 
@@ -119,6 +122,7 @@ StepTracker::PassBegun StepTracker::BeginPass(int root_index, ThreadId thread, c
   begun.lane = LaneFor(root_index, thread);
   ThreadPart& part = PartOf(root_index, thread);
   part.runs_passes = part.heard = root.heard = true;
+  part.evaluating = options.evaluating;
   for (size_t i = 0; i < root.lanes.size(); ++i) {
     Lane& lane = root.lanes[i];
     // Also what this thread wrote before it had a lane of its own.
@@ -137,6 +141,7 @@ StepTracker::PassBegun StepTracker::BeginPass(int root_index, ThreadId thread, c
   Lane& joined = root.lanes[begun.lane];
   joined.written_without_hooks = false;
   begun.opened = Open(root_index, begun.lane, thread, options.now_ns);
+  joined.written &= !begun.opened;
   begun.step = joined.step;
   ++(options.evaluating ? joined.evaluated : joined.trained);
   ++joined.fresh;
@@ -166,6 +171,7 @@ PassId StepTracker::Walked(int root_index, ThreadId thread, PassId pass, TaskId 
   Root& root = At(root_index);
   const TaskId outermost = Outermost(thread, task);
   Pass* const found = FindPass(root, pass);
+  root.without_backward = 0;
   if (found == nullptr || found->state == PassState::kNamed) return 0;  // of a step that has ended
   found->state = PassState::kWalked;
   // Its thread may have got a lane of its own since it began, and the gradients of its last layers came first.
@@ -180,7 +186,11 @@ PassId StepTracker::Walked(int root_index, ThreadId thread, PassId pass, TaskId 
   auto walked =
       std::find_if(walk.passes.begin(), walk.passes.end(), [&](const WalkedPass& other) { return other.pass == pass; });
   if (walked == walk.passes.end()) walked = walk.passes.insert(walk.passes.end(), {pass, 0});
-  if (numbered && walked->number == 0) walked->number = AddPass(root, thread, lane, PassState::kWalked);
+  if (numbered && walked->number == 0) {
+    const bool evaluating = found->evaluating;
+    walked->number = AddPass(root, thread, lane, PassState::kWalked);
+    root.passes.back().evaluating = evaluating;  // the pass's, whichever thread walks it
+  }
   return walked->number;
 }
 
@@ -216,9 +226,17 @@ StepTracker::GradientCame StepTracker::Gradient(int root_index, ThreadId thread,
     all_claimed &= walk.claimed || (walk.of_evaluation && root.training_trains);
     says &= walk.thread == thread || (walk.ended && apart);
   }
+  if (root.manual && options.moved) {
+    for (Walk& walk : lane.walks) walk.used |= walk.accumulated;
+  }
   const bool cleared = options.state == GradientState::kCleared && says;
   const bool bounded = before >= kMaxAccumulated && options.now_ns - lane.opened_ns >= kMaxAccumulationNs;
-  if (before != 0 && cleared && root.manual) lane.cleared = true;
+  if (before != 0 && cleared && root.manual) {
+    // An optimizer that evaluates several times moves the weights in between. Where they stand, the loop has thrown the
+    // gradients away; those that moved them before are still the step's.
+    came.forgotten = Forget(root, lane, outermost);
+    lane.cleared = Accumulated(lane);
+  }
   if (before != 0 && all_claimed && (bounded || (cleared && !root.manual))) {
     Forget(root, lane, outermost);
   } else if (before != 0 && (bounded || (cleared && !root.manual))) {
@@ -232,7 +250,25 @@ StepTracker::GradientCame StepTracker::Gradient(int root_index, ThreadId thread,
   walk.after_clear = joined.cleared;
   joined.fresh = 0;
   came.opened = Open(root_index, came.lane, thread, options.now_ns);
+  joined.written &= !came.opened;
   came.step = joined.step;
+  return came;
+}
+
+StepTracker::GradientCame StepTracker::GradientsUsed(int root_index, TaskId task) {
+  std::lock_guard lock(mutex_);
+  Root& root = At(root_index);
+  GradientCame came;
+  for (size_t i = 0; i < root.lanes.size() && !root.manual && !came.ended; ++i) {
+    Lane& lane = root.lanes[i];
+    if (!std::any_of(lane.walks.begin(), lane.walks.end(), [&](const Walk& walk) {
+          return walk.task == task && walk.accumulated && walk.ended && !walk.of_evaluation;
+        })) {
+      continue;
+    }
+    TakeClosing(root, lane, &came.to_close);
+    came.ended = End(root_index, static_cast<uint32_t>(i), StepEndCause::kInferred, 0, kNoTask);
+  }
   return came;
 }
 
@@ -269,7 +305,8 @@ bool StepTracker::Pending(int root) const {
 }
 
 // Whose step a write of this thread ends: its own, else everybody's, else the only other that waits for one.
-std::optional<uint32_t> StepTracker::LaneToEnd(int root_index, ThreadId thread, bool arithmetic, int parameter) {
+std::optional<uint32_t> StepTracker::LaneToEnd(int root_index, ThreadId thread, bool arithmetic, int parameter,
+                                               bool new_gradient) {
   Root& root = At(root_index);
   const ThreadPart* part = FindPart(root_index, thread);
   const uint32_t own = part == nullptr ? 0 : part->lane;
@@ -317,28 +354,42 @@ std::optional<uint32_t> StepTracker::LaneToEnd(int root_index, ThreadId thread, 
     }
     if (!root.accumulates) return index;
   }
+  // One whose gradients are made elsewhere: those of replicas, averaged or handed over.
+  const bool begins = root.without_backward == 0 || parameter == root.without_backward_first;
+  if (arithmetic && new_gradient && begins && !root.accumulates) {
+    root.without_backward_first = parameter;
+    if (++root.without_backward >= kWithoutHooks) return own;
+  }
   return std::nullopt;
 }
 
 StepTracker::WriteSeen StepTracker::Written(int root_index, ThreadId thread, WriteKind kind, bool has_gradient,
-                                            int parameter) {
+                                            int parameter, bool new_gradient) {
   std::lock_guard lock(mutex_);
   Root& root = At(root_index);
   WriteSeen seen;
   const bool optimizer = kind == WriteKind::kArithmetic && has_gradient;
   // Arithmetic on a parameter with a gradient is an optimizer; an assignment is one only in a loop that has no other.
   const bool counts = !root.manual && (optimizer || (kind == WriteKind::kAssign && !root.arithmetic));
-  std::optional<uint32_t> ending = counts ? LaneToEnd(root_index, thread, optimizer, parameter) : std::nullopt;
+  std::optional<uint32_t> ending =
+      counts ? LaneToEnd(root_index, thread, optimizer, parameter, new_gradient) : std::nullopt;
   root.arithmetic |= optimizer;
   if (ending) {
     const uint32_t shared = *ending;
     ending = SplitUnheard(root_index, shared, thread);
     seen.unheard = *ending != shared;
     seen.lane = *ending;
-    TakeClosing(root, root.lanes[*ending], &seen.to_close);
+    Lane& lane = root.lanes[*ending];
+    // The step that closes here may be another thread's, which is in the midst of its writes: so is this one's.
+    const ThreadPart* const writer =
+        lane.closing && lane.closing_writer != thread ? FindPart(root_index, lane.closing_writer) : nullptr;
+    const bool amid = writer != nullptr && writer->writing;
+    lane.closing_spanned |= amid;
+    TakeClosing(root, lane, &seen.to_close);
     Open(root_index, *ending, thread, 0);
     seen.ended = End(root_index, *ending, StepEndCause::kWritten, thread, kNoTask);
     root.lanes[*ending].closing_doubtful = kind == WriteKind::kAssign;
+    root.lanes[*ending].closing_spanned |= amid;
     ThreadPart& part = PartOf(root_index, thread);
     part.round_first = part.last_written = parameter;
     return seen;
@@ -346,6 +397,7 @@ StepTracker::WriteSeen StepTracker::Written(int root_index, ThreadId thread, Wri
   ThreadPart* const part = FindPart(root_index, thread);
   if (part != nullptr) part->last_written = parameter;
   seen.lane = part == nullptr ? 0 : part->lane;
+  root.lanes[seen.lane].written |= kind != WriteKind::kOther && !root.lanes[seen.lane].closing;
   for (const uint32_t lane : {seen.lane, 0u}) {
     if (!seen.closing && root.lanes[lane].closing) seen.closing = lane;
   }
@@ -376,25 +428,30 @@ bool StepTracker::TakeStep(int root_index, ThreadId thread, uint64_t step) {
   return Open(root_index, LaneFor(root_index, thread), thread, 0);
 }
 
-std::vector<StepToClose> StepTracker::CloseSteps(int root_index, ThreadId thread, bool all) {
+std::vector<StepToClose> StepTracker::CloseSteps(int root_index, ThreadId thread, CloseAt at) {
   std::lock_guard lock(mutex_);
   Root& root = At(root_index);
   std::vector<StepToClose> to_close;
   for (Lane& lane : root.lanes) {
-    if (!all) {
+    if (at != CloseAt::kAll) {
       // Another thread may be in the midst of its writes.
       if (lane.closing_writer != thread && threads_.count(lane.closing_writer) != 0) continue;
+      if (lane.closing_late && at == CloseAt::kEvaluation) continue;
       // It may not have ended at all, while it is not known how this loop writes.
       if (lane.closing_doubtful && !root.arithmetic) continue;
     }
-    TakeClosing(root, lane, &to_close);
+    if (!TakeClosing(root, lane, &to_close) || at != CloseAt::kEvaluation || lane.open) continue;
+    if (root.late_looks++ >= kLearningSteps) continue;
+    lane.late_write = true;
+    root.late_batches = 0;
   }
   return to_close;
 }
 
-void StepTracker::HoldClosing(int root, uint32_t index, uint64_t step) {
+void StepTracker::HoldClosing(int root, uint32_t index, uint64_t step, bool late) {
   std::lock_guard lock(mutex_);
   Lane& lane = At(root).lanes[index];
+  lane.closing_late = late;
   lane.used = lane.closing = true;
   lane.closing_step = step;
 }

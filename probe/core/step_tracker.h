@@ -18,8 +18,10 @@
 //              | a number           |                             | the last one end the step before: skipped, or
 //              |                    |                             | inferred, or forgotten where it was for another
 //              |                    |                             | root's; kept: joins, until 256 passes and a minute
-//   Written,   | not a step's       | ends, where gradients       | ends -> idle, or forward if passes are left that
-//   counted    |                    | never come by hooks         | no backward has reached
+//   GradientsU.|                    |                             | ends -> idle or forward (inferred)
+//   Written,   | ends, from the 3rd | ends, where gradients       | ends -> idle, or forward if passes are left that
+//   counted    | round on, where no | never come by hooks         | no backward has reached
+//              | backward ever came |                             |
 //   Boundary   | ends (manual)      | ends                        | ends -> idle or forward
 //   EndThread  | the lane goes      | joins lane 0                | joins lane 0
 //
@@ -72,6 +74,7 @@ struct StepEnd {
   bool others_rest = false;    // another root is taken for one that never trains from now on
   bool handed_on = false;      // passes that began in it are of the step that comes: skipped and inferred ones
   bool unheard = false;        // its gradients came by hooks, and none of its passes was heard
+  bool written = true;         // its write was seen
   bool runs_ahead = false;     // passes are begun in the step before their own: some may not be among `passes`
   uint16_t flags() const {
     if (cause == StepEndCause::kSkipped) return kFlagStepSkipped;
@@ -97,7 +100,8 @@ class StepTracker {
   static constexpr uint64_t kLearningSteps = 8;
   // Steps of other roots after which one that has not begun a pass with gradients is taken for one that never trains.
   static constexpr uint64_t kStepsOfOthers = 64;
-  // In a loop whose writes are not seen, each so-manieth step listens for one again.
+  // In a loop whose writes are not seen, each so-manieth step listens for one again. Also the batches of an evaluation
+  // over which a late write is listened for.
   static constexpr uint64_t kListenAgain = 64;
   // Writes behind a backward that gave no gradients by hooks, in a row, after which a loop is taken for one that puts its
   // gradients where they belong by itself from then on.
@@ -154,8 +158,12 @@ class StepTracker {
     uint32_t lane = 0;
     uint64_t step = 0;
     bool opened = false;
+    bool forgotten = false;  // manual steps: passes whose gradients were thrown away are of no step
   };
   GradientCame Gradient(int root, ThreadId thread, TaskId task, const GradientOptions& options);
+  // The gradients that `task` has given were gone when it ended: an optimizer within backward has used them. The step
+  // that ends with it, and updates to be taken before.
+  GradientCame GradientsUsed(int root, TaskId task);
   // Of all roots. It may have thrown. True: no other is under way on this thread, within which it ran.
   bool EndBackward(ThreadId thread, TaskId task);
   // Whether gradients wait for a write, so that it matters what becomes of them.
@@ -170,8 +178,10 @@ class StepTracker {
     uint32_t lane = 0;                  // whose the thread's writes are
   };
   // `parameter`: the first that is written, an index of the front end's. One round of writes has each parameter in one
-  // go; where it comes again after another a new round begins.
-  WriteSeen Written(int root, ThreadId thread, WriteKind kind, bool has_gradient, int parameter);
+  // go; where it comes again after another a new round begins. `new_gradient`: it has another gradient than when it was
+  // written last; needed only until Accumulates().
+  WriteSeen Written(int root, ThreadId thread, WriteKind kind, bool has_gradient, int parameter,
+                    bool new_gradient = false);
   // Step(): none the first time if the write of this very step has ended it already.
   WriteSeen Boundary(int root, ThreadId thread);
 
@@ -180,16 +190,18 @@ class StepTracker {
 
   // --- Evaluation.
   // A layer of an evaluation pass on this thread; `opened`: the first after another phase. True: a new batch begins
-  // with it. Its first module called again begins one, unless training showed that one batch calls it several times.
-  bool EvaluationLayer(int root, ThreadId thread, int module, bool opened);
+  // with it. Its first module called again begins one, unless training showed that one batch calls it several times, or
+  // it goes on with the batch (`continues`): a cell, unrolled for as long as the batch is.
+  bool EvaluationLayer(int root, ThreadId thread, int module, bool opened, bool continues = false);
   // Backward reaches an evaluation pass. If a counted write follows, this root trains in evaluation mode; in a root that
   // is known to train otherwise its gradients are for the input (a saliency, an attack), and of no step.
   void EvaluationWalked(int root, ThreadId thread, TaskId task);
-  // The finished steps whose updates end here, where an evaluation pass or an epoch begins on the thread, or (`all`)
-  // everything ends.
-  std::vector<StepToClose> CloseSteps(int root, ThreadId thread, bool all);
-  // The step that has just ended in the lane stays open for its updates.
-  void HoldClosing(int root, uint32_t lane, uint64_t step);
+  // The finished steps whose updates end here. kEvaluation, kEpoch: one begins on the thread; kAll: everything ends.
+  enum class CloseAt : uint8_t { kEvaluation, kEpoch, kAll };
+  std::vector<StepToClose> CloseSteps(int root, ThreadId thread, CloseAt at);
+  // The step that has just ended in the lane stays open for its updates. `late`: also over evaluations, since another
+  // optimizer is to write.
+  void HoldClosing(int root, uint32_t lane, uint64_t step, bool late);
   // The module that began the pass is called, by this or by a pass that goes on.
   void FirstModuleCalled(int root, ThreadId thread);
 
@@ -208,11 +220,10 @@ class StepTracker {
   uint64_t steps_ended(int root) const;
   bool manual(int root) const;
   bool writes_arithmetic(int root) const;
-  bool writes_unseen(int root) const;  // steps end as inferred
   bool trains_in_evaluation(int root) const;
   bool side_by_side(int root) const;  // threads write for themselves at the same time
   // The front end has to look whether weights move between backward and the next pass: how the loop writes is not
-  // known, or its last step seemed to be skipped.
+  // known, or its last step seemed to be skipped, or the trainer says where steps end.
   bool WatchesWeights(int root) const;
   // Another thread may be in the midst of its writes: what is read of the weights now may be torn.
   bool OthersWrite(int root, ThreadId thread) const;
@@ -220,6 +231,7 @@ class StepTracker {
   // --- Listening. `due`: the step that is open, or comes next, is wanted; `watching`: evaluation passes are.
   void SetDue(int root, uint32_t lane, bool due, bool next_due);
   void SetWatching(int root, bool watching);
+  bool Watching(int root) const;
   // The root has made no step for a while: it is taken for one that never trains until it does.
   void Rest(int root);
   bool Resting(int root) const;
@@ -238,7 +250,8 @@ class StepTracker {
     uint32_t lane = 0;
     PassState state = PassState::kOpen;
     bool gone = false;
-    uint64_t step = 0;  // that was open when it began
+    bool evaluating = false;  // begun in evaluation mode
+    uint64_t step = 0;        // that was open when it began
   };
   // What one backward pass did in one lane.
   struct WalkedPass {
@@ -254,6 +267,7 @@ class StepTracker {
     bool of_evaluation = false;  // it reached evaluation passes alone
     ThreadId amid = 0;         // it had begun when this other thread's counted write came; 0: none
     bool after_clear = false;  // manual steps: of an evaluation that is not the step's first
+    bool used = false;         // manual steps: the weights have moved since its gradients came
     std::vector<WalkedPass> passes;
   };
   struct Lane {
@@ -269,10 +283,13 @@ class StepTracker {
     uint32_t fresh = 0;      // passes begun since the last backward pass that gave gradients
     bool cleared = false;    // manual steps: gradients were cleared within the step
     bool written_without_hooks = false;  // since the last pass
+    bool written = false;    // since its step began, or the one before was closed
+    bool late_write = false;  // an evaluation has closed its last step: a write behind that is listened for
     bool due = false;
     std::vector<Walk> walks;
     // The step that ended last, while its updates are open.
     bool closing = false;
+    bool closing_late = false;      // another optimizer is to write
     bool closing_doubtful = false;  // an assignment ended it
     uint64_t closing_step = 0;
     ThreadId closing_writer = 0;
@@ -289,6 +306,7 @@ class StepTracker {
     bool heard = false;          // and since its last write
     bool doubted = false;        // another thread wrote while its own write was awaited
     bool writing = false;        // since its counted write it began nothing else
+    bool evaluating = false;     // its last pass began in evaluation mode
     int round_first = -1;        // the parameter of its counted write
     int last_written = -1;
     int evaluation_first = -1;
@@ -307,7 +325,7 @@ class StepTracker {
     bool heard = false;        // a pass was
     bool evaluation_trains = false;
     bool training_trains = false;    // the last step had passes in training mode
-    std::vector<TaskId> evaluation_walked;  // backward passes that did so since the last step; the last few
+    std::vector<TaskId> evaluation_walked;  // backward passes that did so and are under way, or not yet of a step
     bool side_by_side = false;
     bool writer_apart = false;  // the last step was written by a thread that ran none of its backward
     bool runs_ahead = false;    // the last step known was made of a pass that began in the one before
@@ -320,7 +338,11 @@ class StepTracker {
     uint64_t writes = 0;        // steps that were written
     uint64_t inferred = 0;      // in a row
     uint64_t skipped = 0;       // since the last that was written
+    uint64_t late_looks = 0;     // evaluations behind which late writes were listened for
+    uint64_t late_batches = 0;   // in the last of them
     uint32_t without_hooks = 0;  // rounds of writes in a row whose backward gave no gradients by hooks
+    uint32_t without_backward = 0;    // the same where no backward was seen: gradients that were made elsewhere
+    int without_backward_first = -1;  // the parameter that such a round begins with
     PassId next_pass = 1;
     uint32_t unit = 0;  // calls of the first module between two backward passes; 0: not known
     bool unit_varies = false;
@@ -345,10 +367,10 @@ class StepTracker {
   bool OthersWriteLocked(int root, ThreadId thread, bool now) const;
   bool Open(int root, uint32_t lane, ThreadId thread, uint64_t now_ns);
   StepEnd End(int root, uint32_t lane, StepEndCause cause, ThreadId writer, TaskId except);
-  static void Forget(Root& root, Lane& lane, TaskId except);
+  static bool Forget(Root& root, Lane& lane, TaskId except);
   void Claim(int root, TaskId task);
   static bool TakeClosing(const Root& root, Lane& lane, std::vector<StepToClose>* to_close);
-  std::optional<uint32_t> LaneToEnd(int root, ThreadId thread, bool arithmetic, int parameter);
+  std::optional<uint32_t> LaneToEnd(int root, ThreadId thread, bool arithmetic, int parameter, bool new_gradient);
   uint32_t LaneOfItsOwn(Root& root, ThreadId thread);
   uint32_t SplitUnheard(int root, uint32_t lane, ThreadId writer);
   void NoteOtherThreads(int root, const Lane& lane, ThreadId writer);

@@ -104,6 +104,7 @@ bool StepTracker::Open(int root_index, uint32_t index, ThreadId thread, uint64_t
   Lane& lane = root.lanes[index];
   if (lane.open) return false;
   lane.open = true;
+  lane.late_write = false;
   lane.step = root.next_step++;
   lane.opened_ns = now_ns;
   lane.writes_at_open = root.writes;
@@ -120,10 +121,11 @@ bool StepTracker::TakeClosing(const Root& root, Lane& lane, std::vector<StepToCl
   return true;
 }
 
-// Walks that were for nothing: their passes belong to no step.
-void StepTracker::Forget(Root& root, Lane& lane, TaskId except) {
+// Walks that were for nothing: their passes belong to no step. True: some had given gradients.
+bool StepTracker::Forget(Root& root, Lane& lane, TaskId except) {
+  bool any = false;
   for (auto walk = lane.walks.begin(); walk != lane.walks.end();) {
-    if (walk->task == except) {
+    if (walk->task == except || walk->used) {
       ++walk;
       continue;
     }
@@ -131,8 +133,10 @@ void StepTracker::Forget(Root& root, Lane& lane, TaskId except) {
       DropPass(root, pass.pass, false);
       DropPass(root, pass.number, false);
     }
+    any |= walk->accumulated;
     walk = lane.walks.erase(walk);
   }
+  return any;
 }
 
 void StepTracker::Claim(int root_index, TaskId task) {
@@ -172,7 +176,11 @@ StepEnd StepTracker::End(int root_index, uint32_t index, StepEndCause cause, Thr
   // Gradients that came make the step; a backward pass that gave none (of a penalty, a saliency) is not one of them,
   // unless this loop never gets its gradients by hooks.
   bool any_accumulated = false;
-  for (const Walk& walk : lane.walks) any_accumulated |= walk.accumulated && walk.task != except;
+  bool under_evaluation = false;
+  for (const Walk& walk : lane.walks) {
+    any_accumulated |= walk.accumulated && walk.task != except;
+    under_evaluation |= walk.of_evaluation;
+  }
   const auto ends_with = [&](const Walk& walk) {
     return walk.task != except && (walk.ended || walk.thread == writer || !written);
   };
@@ -201,18 +209,24 @@ StepEnd StepTracker::End(int root_index, uint32_t index, StepEndCause cause, Thr
     }
   }
   bool ahead = false;
+  bool trained = lane.trained != 0;
+  bool evaluated = lane.evaluated != 0;
   for (const WalkedPass& walked : named) {
     for (const PassId pass : {walked.pass, walked.number}) {
       Pass* const found = FindPass(root, pass);
       if (found == nullptr) continue;
       ahead |= pass == walked.pass && found->thread == writer && found->step < lane.step;
       found->state = PassState::kNamed;
+      (found->evaluating ? evaluated : trained) = true;
       end.passes.push_back(pass);
     }
   }
   end.runs_ahead = (root.runs_ahead || ahead) && !root.side_by_side;
   if (!named.empty()) root.runs_ahead = ahead;
-  end.unheard = root.heard && named.empty() && any_accumulated && lane.trained + lane.evaluated == 0;
+  end.written = cause == StepEndCause::kWritten || lane.written;
+  // One that rested was not listened to when its first pass began; what went out as an evaluation is under that tag.
+  end.unheard = (root.heard || root.resting || under_evaluation) && named.empty() && any_accumulated &&
+                lane.trained + lane.evaluated == 0;
   end.handed_on = !written && except != kNoTask && lane.fresh != 0;
   if (!written) {  // what has begun since is of the step that comes, and did not begin ahead of it
     for (Pass& pass : root.passes) {
@@ -243,10 +257,10 @@ StepEnd StepTracker::End(int root_index, uint32_t index, StepEndCause cause, Thr
       for (const TaskId task : tasks) Claim(static_cast<int>(other), task);
     }
     // What the passes of this step were says whether evaluation mode is how this root trains.
-    if (lane.trained != 0) {
+    if (trained) {
       root.evaluation_trains = false;
       root.training_trains = true;
-    } else if (lane.evaluated != 0 || of_evaluation) {
+    } else if (evaluated || of_evaluation) {
       root.evaluation_trains = true;
       root.training_trains = false;
     }
@@ -266,12 +280,17 @@ StepEnd StepTracker::End(int root_index, uint32_t index, StepEndCause cause, Thr
   } else {
     ++root.skipped;
   }
-  root.evaluation_walked.clear();
+  std::erase_if(root.evaluation_walked, [&](TaskId task) {
+    return std::none_of(threads_.begin(), threads_.end(), [&](const auto& thread) {
+      const auto& under_way = thread.second.tasks;
+      return std::find(under_way.begin(), under_way.end(), task) != under_way.end();
+    });
+  });
   lane.closing_spanned = lane.others_wrote_at_open || root.writes != lane.writes_at_open + (written ? 1 : 0);
   lane.closing_writer = writer;
   lane.closing_writes = root.writes;
   lane.closing_doubtful = false;
-  lane.open = lane.due = lane.cleared = false;
+  lane.open = lane.due = lane.cleared = lane.written = false;
   lane.trained = lane.evaluated = 0;
   if (index != 0 && lane.owner == 0 && lane.walks.empty()) lane.used = false;
   ++root.ended;

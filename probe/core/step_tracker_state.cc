@@ -18,7 +18,7 @@ void StepTracker::EvaluationWalked(int root_index, ThreadId thread, TaskId task)
   walked.push_back(outermost);
 }
 
-bool StepTracker::EvaluationLayer(int root_index, ThreadId thread, int module, bool opened) {
+bool StepTracker::EvaluationLayer(int root_index, ThreadId thread, int module, bool opened, bool continues) {
   std::lock_guard lock(mutex_);
   Root& root = At(root_index);
   ThreadPart& part = PartOf(root_index, thread);
@@ -30,7 +30,14 @@ bool StepTracker::EvaluationLayer(int root_index, ThreadId thread, int module, b
     return false;
   }
   const uint32_t unit = root.unit == 0 || root.unit_varies ? 1 : root.unit;
-  return part.evaluation_calls++ % unit == 0;
+  const bool begins = !continues && (part.evaluation_calls == 0 || part.evaluation_calls >= unit);
+  if (begins) part.evaluation_calls = 0;
+  ++part.evaluation_calls;
+  // No loop evaluates for that long between the writes of one step.
+  if (begins && ++root.late_batches > kListenAgain) {
+    for (Lane& lane : root.lanes) lane.late_write = false;
+  }
+  return begins;
 }
 
 void StepTracker::FirstModuleCalled(int root, ThreadId thread) {
@@ -101,7 +108,8 @@ bool StepTracker::Learning(int root_index) const {
 
 bool StepTracker::WeightsMayMove(int root) const {
   std::lock_guard lock(mutex_);
-  return At(root).manual || !At(root).seen || At(root).side_by_side;
+  const Root& of = At(root);
+  return of.manual || !of.seen || of.side_by_side || of.inferred != 0 || of.skipped != 0;
 }
 
 uint64_t StepTracker::steps_ended(int root) const {
@@ -119,11 +127,6 @@ bool StepTracker::writes_arithmetic(int root) const {
   return At(root).arithmetic;
 }
 
-bool StepTracker::writes_unseen(int root) const {
-  std::lock_guard lock(mutex_);
-  return At(root).inferred != 0;
-}
-
 bool StepTracker::trains_in_evaluation(int root) const {
   std::lock_guard lock(mutex_);
   return At(root).evaluation_trains;
@@ -137,7 +140,7 @@ bool StepTracker::side_by_side(int root) const {
 bool StepTracker::WatchesWeights(int root_index) const {
   std::lock_guard lock(mutex_);
   const Root& root = At(root_index);
-  if (root.manual || (root.seen && root.skipped == 0)) return false;
+  if (!root.manual && root.seen && root.skipped == 0) return false;
   return std::any_of(root.lanes.begin(), root.lanes.end(), [](const Lane& lane) { return !lane.walks.empty(); });
 }
 
@@ -157,6 +160,11 @@ void StepTracker::SetWatching(int root, bool watching) {
   At(root).watching = watching;
 }
 
+bool StepTracker::Watching(int root) const {
+  std::lock_guard lock(mutex_);
+  return At(root).watching;
+}
+
 void StepTracker::Rest(int root) {
   std::lock_guard lock(mutex_);
   if (At(root).ended == 0) At(root).resting = true;
@@ -174,6 +182,7 @@ bool StepTracker::Awake(int root_index) const {
   for (const Lane& lane : root.lanes) {
     if (!lane.used) continue;
     if (lane.closing && !root.resting) return true;
+    if (lane.late_write && !root.resting) return true;
     open |= lane.open;
     if (lane.open && lane.due && !root.resting) return true;
     // Gradients that wait for their write. Where writes are not seen nobody waits; now and then one listens again.
@@ -182,7 +191,8 @@ bool StepTracker::Awake(int root_index) const {
       if (walk.accumulated && waits && !(walk.claimed && root.resting)) return true;
     }
   }
-  if (root.watching && !open) return true;
+  // A step that ends as inferred stays open until the next gradient: an evaluation comes within it.
+  if (root.watching && (!open || root.inferred != 0)) return true;
   if (root.resting) return false;
   if (root.next_due && (!open || root.inferred != 0 || root.side_by_side)) return true;
   if (root.ended != 0 && !root.accumulates && !root.manual) return true;  // only its passes are heard of

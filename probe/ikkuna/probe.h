@@ -1,24 +1,38 @@
 /* Ikkuna's C interface: publish from any framework, in any language that can call C.
  *
  * Link libikkuna_probe_c.so, which needs no LibTorch (libikkuna_probe.so, for trainers with LibTorch, has these calls
- * too; never link both). No call blocks, throws or aborts; without a daemon every call is cheap and does nothing.
- * One session a process: ikkuna_open() of a second one returns a handle that does nothing and says so on stderr.
+ * too; never link both). No call waits for the daemon, throws or aborts; without a daemon every call is cheap and does
+ * nothing. One session a process: ikkuna_open() of a second one returns a handle that does nothing and says so on stderr.
  *
  *   ikkuna_session* s = ikkuna_open(&(ikkuna_options){.size = sizeof(ikkuna_options), .run = "mnist"});
  *   uint16_t root = ikkuna_root(s, "model");
- *   uint32_t fc1 = ikkuna_module(s, root, "fc1", "Linear");
- *   uint32_t w = ikkuna_param(s, root, fc1, "weight", IKKUNA_F32, 2, (int64_t[]){10, 784});
- *   for (uint64_t step = 0; step < 100; ++step) {
- *     ikkuna_begin(s, root, IKKUNA_TAG_DEFAULT, step, 0);
- *     if (ikkuna_wanted(s, root, IKKUNA_WEIGHTS, fc1) != IKKUNA_NOTHING)
- *       ikkuna_tensor(s, root, IKKUNA_WEIGHTS, fc1, w, IKKUNA_F32, 2, (int64_t[]){10, 784}, data);
- *     ikkuna_loss(s, root, 0.5);
- *     ikkuna_end(s, root);
+ *   uint32_t fc1 = ikkuna_module(s, root, "fc1", "Linear", 0);
+ *   const int64_t sizes[] = {10, 784};
+ *   uint32_t w = ikkuna_param(s, root, fc1, "weight", IKKUNA_F32, 2, sizes, IKKUNA_TRAINABLE);
+ *   for (uint64_t i = 0; i < 100; ++i) {
+ *     ikkuna_step* step = ikkuna_step_begin(s, root, IKKUNA_TAG_DEFAULT, i, 0);
+ *     ikkuna_pass* pass = ikkuna_pass_begin(step);
+ *     ikkuna_pass_scalar(pass, IKKUNA_LOSS, 0, 0.5);
+ *     ikkuna_pass_end(pass);
+ *     ikkuna_step_array(step, IKKUNA_WEIGHTS, fc1, w, 0, &(ikkuna_array){
+ *         .size = sizeof(ikkuna_array), .data = data, .dtype = IKKUNA_F32, .ndim = 2, .sizes = sizes});
+ *     ikkuna_step_end(step);
  *   }
  *   ikkuna_close(s);
  *
- * Threads: calls for one root come from one thread at a time; different roots may use different threads.
- * Strings are UTF-8, cut at 255 bytes. Numbers of kinds, tags and data types are those of the wire format. */
+ * A step is one update of the parameters, or, under another tag, one evaluation, whose number is that of the training
+ * step before it. It is made of passes: a forward pass, and what backward makes of it. Micro-batches of a step are passes
+ * of it, and so are the batches of an evaluation. What a module gives at each call belongs to a pass; parameters, their
+ * gradients and updates, and what is logged belong to the step. Begin and end every step: that costs little, and commands
+ * of clients arrive there; where nothing is due the work between can be spared.
+ *
+ * Threads: any thread may begin a pass of a step and publish in it, several passes may be open at once; one pass is one
+ * thread's at a time, and so is what is done with the step itself, until the next begins on another. ikkuna_open() and
+ * ikkuna_close() run alone.
+ * Results: -1 is a refusal, and ikkuna_error() says on the same thread what was wrong and what to do. 1: published.
+ * 0: not wanted, or dropped, which the daemon shows. What was wanted and is refused is counted there, too. A handle that is
+ * NULL is taken, and nothing comes of it.
+ * Strings are UTF-8; a name above 255 bytes stands as its end behind a hash. Numbers of kinds, tags and data types are those of the wire format. */
 #ifndef IKKUNA_PROBE_H_
 #define IKKUNA_PROBE_H_
 
@@ -35,7 +49,13 @@
 extern "C" {
 #endif
 
+#define IKKUNA_VERSION 2
+/* IKKUNA_VERSION of the library: a program runs with any that is not below its own. */
+IKKUNA_API uint32_t ikkuna_version(void);
+
 typedef struct ikkuna_session ikkuna_session;
+typedef struct ikkuna_step ikkuna_step;
+typedef struct ikkuna_pass ikkuna_pass;
 
 typedef struct ikkuna_options {
   size_t size;           /* sizeof(ikkuna_options): lets later versions add fields */
@@ -57,19 +77,24 @@ typedef struct ikkuna_options {
 
 enum { IKKUNA_TAG_DEFAULT = 0, IKKUNA_TAG_TEST = 1, IKKUNA_TAG_NO_GRAD = 2 };
 enum { IKKUNA_NOTHING = 0, IKKUNA_SUMMARY = 1, IKKUNA_TENSOR = 2 };
+/* Of a pass: */
 enum {
   IKKUNA_INPUT_DATA = 5,
   IKKUNA_INPUT_LABELS = 6,
   IKKUNA_NETWORK_OUTPUT = 7,
+  IKKUNA_LOSS = 8,
+  IKKUNA_ACTIVATIONS = 22,
+  IKKUNA_LAYER_GRADIENTS = 23,
+  IKKUNA_RAW_WEIGHT_GRADIENTS = 24
+};
+/* Of a step: */
+enum {
   IKKUNA_WEIGHTS = 16,
   IKKUNA_BIASES = 17,
   IKKUNA_WEIGHT_GRADIENTS = 18,
   IKKUNA_BIAS_GRADIENTS = 19,
   IKKUNA_WEIGHT_UPDATES = 20,
   IKKUNA_BIAS_UPDATES = 21,
-  IKKUNA_ACTIVATIONS = 22,
-  IKKUNA_LAYER_GRADIENTS = 23,
-  IKKUNA_RAW_WEIGHT_GRADIENTS = 24,
   IKKUNA_EXP_AVG = 25,
   IKKUNA_EXP_AVG_SQ = 26,
   IKKUNA_BUFFERS = 27
@@ -86,43 +111,103 @@ enum {
   IKKUNA_I64 = 9,
   IKKUNA_BOOL = 10
 };
+/* What is known of messages, or of a whole step. */
+enum {
+  IKKUNA_FLAG_GRAD_SCALED = 1,      /* gradients are those of a scaled loss */
+  IKKUNA_FLAG_GRAD_MODIFIED = 2,    /* the optimizer changes gradients before it writes */
+  IKKUNA_FLAG_WEIGHTS_OUTSIDE = 4,  /* an update holds more than the optimizer's write */
+  IKKUNA_FLAG_STEP_INFERRED = 8,    /* that the step ended here is a guess */
+  IKKUNA_FLAG_STEP_SKIPPED = 16     /* no parameter was written: a loss scaler found infinities */
+};
+/* Of modules and parameters. */
+enum { IKKUNA_BIAS = 1, IKKUNA_FUNCTIONAL = 2, IKKUNA_BUFFER = 4, IKKUNA_TRAINABLE = 8 };
 
-/* Never NULL but when memory is exhausted. IKKUNA=off in the environment gives a handle that does nothing. */
+/* A tensor in host memory, read during the call only. */
+typedef struct ikkuna_array {
+  size_t size;            /* sizeof(ikkuna_array): lets later versions add fields */
+  const void* data;       /* of the first element */
+  int32_t dtype;          /* IKKUNA_F32 and its like */
+  int32_t ndim;           /* at most 64; what is above 8 goes flattened into the last, flagged */
+  const int64_t* sizes;   /* ndim of them */
+  const int64_t* strides; /* in elements, may be 0 or negative; NULL: row-major without gaps */
+  double scale;           /* what each element counts times, such as 1 / loss scale; 0: 1; of floats only. Halves that are
+                           * scaled and go whole go as floats. */
+} ikkuna_array;
+
+/* --- Session. Never NULL but when memory is exhausted. IKKUNA=off in the environment gives a handle that does nothing. */
 IKKUNA_API ikkuna_session* ikkuna_open(const ikkuna_options* options);
-/* Says goodbye and frees the handle; what was published stays readable by the daemon. NULL is allowed. */
+/* Ends what is open, as steps that are not whole, says goodbye and frees the handle; what was published stays readable by
+ * the daemon. Handles of steps and passes do nothing from then on, and are to be ended all the same. */
 IKKUNA_API void ikkuna_close(ikkuna_session* session);
-
-/* Names. Each returns the id for later calls, 0 when a limit of the format is reached. */
-IKKUNA_API uint16_t ikkuna_root(ikkuna_session* session, const char* name);
-IKKUNA_API uint32_t ikkuna_module(ikkuna_session* session, uint16_t root, const char* path, const char* type);
-/* A parameter called "bias" counts under the bias kinds. `sizes` holds ndim values. */
-IKKUNA_API uint32_t ikkuna_param(ikkuna_session* session, uint16_t root, uint32_t module, const char* name, int dtype,
-                                 int ndim, const int64_t* sizes);
-/* A fact of the run, such as a hyperparameter. */
-IKKUNA_API void ikkuna_fact(ikkuna_session* session, const char* key, const char* value);
-
-/* A step (or, with another tag, an evaluation pass) begins: what is wanted is fixed from here to ikkuna_end(). An
- * evaluation may stand within a step: calls are about it until its ikkuna_end(), then about the step again. The time
- * of a step is that from one end to the next; when these calls take more than the budget of it, less is wanted.
- * Steps of training (the default tag) ascend, over all epochs: one that was taken before, and one that is 2^63 or above
- * (a negative number), is refused, since its values would stand in the place of others. The call then
- * returns -1, nothing is wanted until the next, and ikkuna_error() says why. Else it returns 0. */
-IKKUNA_API int ikkuna_begin(ikkuna_session* session, uint16_t root, uint16_t tag, uint64_t step, uint32_t epoch);
-IKKUNA_API void ikkuna_end(ikkuna_session* session, uint16_t root);
-/* IKKUNA_NOTHING, IKKUNA_SUMMARY or IKKUNA_TENSOR; module 0 for kinds without one. */
-IKKUNA_API int ikkuna_wanted(ikkuna_session* session, uint16_t root, int kind, uint32_t module);
-/* Publishes a contiguous row-major host tensor, as statistics or whole, as is wanted; nothing if it is not wanted.
- * Several calls for one series within a step count as calls of the module. ndim > 8 is flattened. */
-IKKUNA_API void ikkuna_tensor(ikkuna_session* session, uint16_t root, int kind, uint32_t module, uint32_t param,
-                              int dtype, int ndim, const int64_t* sizes, const void* data);
-/* So many training samples more go into this root's steps; before the ikkuna_end() of the step. */
-IKKUNA_API void ikkuna_samples(ikkuna_session* session, uint16_t root, uint64_t count);
-IKKUNA_API void ikkuna_loss(ikkuna_session* session, uint16_t root, double value);
-IKKUNA_API void ikkuna_log(ikkuna_session* session, uint16_t root, const char* name, double value);
-IKKUNA_API void ikkuna_log_text(ikkuna_session* session, uint16_t root, const char* name, const char* text);
-
-/* Why the last ikkuna_begin() that was refused was refused; empty: none was. Valid until the next that is. */
+/* Why the last call of this thread that was refused was refused; empty: none was. Valid until the next that is. */
 IKKUNA_API const char* ikkuna_error(const ikkuna_session* session);
+
+/* --- Names. Each returns the id for later calls, 0 when a limit of the format is reached (the daemon shows which), or
+ * when it is refused. A name that is given again has the id it had; what is said of it anew takes the place of what was
+ * known. */
+IKKUNA_API uint16_t ikkuna_root(ikkuna_session* session, const char* name);
+/* `path`: dotted, as "layers.0.fc"; `flags`: 0 or IKKUNA_FUNCTIONAL. */
+IKKUNA_API uint32_t ikkuna_module(ikkuna_session* session, uint16_t root, const char* path, const char* type,
+                                  uint32_t flags);
+/* `sizes` holds ndim values; `flags`: a set of IKKUNA_BIAS (it counts under the bias kinds), IKKUNA_BUFFER,
+ * IKKUNA_TRAINABLE. */
+IKKUNA_API uint32_t ikkuna_param(ikkuna_session* session, uint16_t root, uint32_t module, const char* name, int dtype,
+                                 int ndim, const int64_t* sizes, uint32_t flags);
+/* Of evaluations; "default", "test" and "no_grad" are there. UINT16_MAX, which no step takes: there is no room for more. */
+IKKUNA_API uint16_t ikkuna_tag(ikkuna_session* session, const char* name);
+/* A fact of the run, such as a hyperparameter; what cannot be captured and why, shown once. */
+IKKUNA_API void ikkuna_fact(ikkuna_session* session, const char* key, const char* value);
+IKKUNA_API void ikkuna_note(ikkuna_session* session, const char* text);
+
+/* --- Demand: what would be wanted, asked before any work is done. Nothing is opened or counted by it. */
+/* Another number whenever the answers below may have changed. */
+IKKUNA_API uint64_t ikkuna_demand_generation(const ikkuna_session* session);
+/* The first step from `step` on at which anything is due under the tag; UINT64_MAX: none, as things are. Read the
+ * generation before you ask: an answer holds as long as that does. What the daemon is about to change may be due at once.
+ * What is logged is not in it: ikkuna_log() knows by itself. */
+IKKUNA_API uint64_t ikkuna_next_due(ikkuna_session* session, uint16_t root, uint16_t tag, uint64_t step);
+/* Set of kinds, bit k for kind k, of which something is due at that step; of an evaluation, of which something may be. All
+ * bits: it is just being changed. */
+IKKUNA_API uint64_t ikkuna_due(ikkuna_session* session, uint16_t root, uint16_t tag, uint64_t step);
+
+/* --- Steps. What is wanted is fixed from here to the end. Steps of training (the default tag) ascend, over all epochs,
+ * and one ends before the next begins; an evaluation may stand beside one, also on another thread, one a tag. NULL: it
+ * is refused (a step that was taken before would stand in the place of another's values), or there is nothing to do with
+ * it; every call takes NULL. The time of a step is that from one end to the next on its thread; when these calls take
+ * more than the budget of it, less is wanted. */
+IKKUNA_API ikkuna_step* ikkuna_step_begin(ikkuna_session* session, uint16_t root, uint16_t tag, uint64_t step,
+                                          uint32_t epoch);
+/* IKKUNA_NOTHING, IKKUNA_SUMMARY or IKKUNA_TENSOR; module 0 for kinds without one. Also of its passes. */
+IKKUNA_API int ikkuna_step_wanted(const ikkuna_step* step, int kind, uint32_t module);
+/* Publishes it, as statistics or whole, as is wanted. `flags`: a set of IKKUNA_FLAG_*. */
+IKKUNA_API int ikkuna_step_array(ikkuna_step* step, int kind, uint32_t module, uint32_t param, uint16_t flags,
+                                 const ikkuna_array* array);
+/* now - before, in the arithmetic of their type, which is one, as their sizes are: what an update is. */
+IKKUNA_API int ikkuna_step_difference(ikkuna_step* step, int kind, uint32_t module, uint32_t param, uint16_t flags,
+                                      const ikkuna_array* now, const ikkuna_array* before);
+/* The learning rate of a group of parameters; a named number; a named text of at most 124 bytes. */
+IKKUNA_API int ikkuna_rate(ikkuna_step* step, const char* group, double value);
+IKKUNA_API int ikkuna_log(ikkuna_step* step, const char* name, double value);
+IKKUNA_API int ikkuna_log_text(ikkuna_step* step, const char* name, const char* text);
+/* So many training samples more have gone into the root's steps; of an evaluation nothing is counted. */
+IKKUNA_API void ikkuna_samples(ikkuna_step* step, uint64_t count);
+/* The step is whole, and made of the passes that ended in it. `flags` are those of all of it. Frees the handle. A pass
+ * that is still open comes to nothing, and is counted. */
+IKKUNA_API int ikkuna_step_end(ikkuna_step* step, uint16_t flags);
+
+/* --- Passes. */
+IKKUNA_API ikkuna_pass* ikkuna_pass_begin(ikkuna_step* step);
+/* `call`: the number of the module's call within the pass, from 0, in the order of the forward pass. */
+IKKUNA_API int ikkuna_pass_array(ikkuna_pass* pass, int kind, uint32_t module, uint32_t param, uint16_t call,
+                                 uint16_t flags, const ikkuna_array* array);
+/* Of IKKUNA_LOSS. */
+IKKUNA_API int ikkuna_pass_scalar(ikkuna_pass* pass, int kind, uint16_t call, double value);
+/* The caller's own time, to be kept in the budget with that of these calls. */
+IKKUNA_API void ikkuna_pass_spent(ikkuna_pass* pass, uint64_t ns);
+/* It is part of its step, or, when it is abandoned (no backward reached it, its loss was not finite), of none. Both free
+ * the handle. */
+IKKUNA_API int ikkuna_pass_end(ikkuna_pass* pass);
+IKKUNA_API void ikkuna_pass_abandon(ikkuna_pass* pass);
 
 /* 1 once a client asked the run to stop; needs allow_control. */
 IKKUNA_API int ikkuna_stop_requested(const ikkuna_session* session);

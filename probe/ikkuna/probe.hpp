@@ -103,9 +103,11 @@ class IKKUNA_EXPORT Probe {
   void Step();                        // ends the step of every root; from the first call on nothing else does
   void Step(torch::nn::Module& root); // of one root
   void Epoch(uint32_t epoch);         // epoch `epoch` begins; train_step counts from 0 again
-  void Loss(const at::Tensor& loss);  // a custom loss, one element; replaces what was recognised
+  void Loss(const at::Tensor& loss);  // a custom loss, on any thread, before optimizer.step(); replaces what was recognised
   void Samples(uint64_t count);       // so many training samples more go into this step; before optimizer.step()
-  void Tag(const std::string& name);  // evaluation passes from now on carry this tag; empty: test and no_grad again
+  // Evaluations from now on carry it (one a data set), on this thread and on those that have said none; empty: test and
+  // no_grad again.
+  void Tag(const std::string& name);
 
   // What the trainer logs by name, on the current step. Text is cut at 124 bytes.
   void Log(const std::string& name, double value);

@@ -1,4 +1,7 @@
-// Backward: the gradients that arrive, the passes that it reaches, and its end.
+#include "probe/torch/backward.h"
+
+#include <utility>
+
 #include <torch/csrc/autograd/engine.h>
 #include <torch/csrc/autograd/graph_task.h>
 
@@ -6,134 +9,140 @@
 
 namespace ikkuna::torch_probe {
 
-// The end of a backward pass: the engine calls End(), or, where backward throws, drops the last reference.
-class Listener::BackwardGuard {
+namespace {
+
+uint16_t ScaleFlag(const Pass& pass) { return pass.losses->scaled() ? uint16_t{kFlagGradScaled} : uint16_t{0}; }
+
+}  // namespace
+
+// The end of a backward pass, of which a thread runs a part: the engine calls Come(), or, where backward throws, drops
+// the last reference.
+class Backward::End {
  public:
-  BackwardGuard(std::shared_ptr<Listener> listener, int64_t task, bool slept)
-      : listener_(std::move(listener)), task_(task), slept_(slept) {}
-  // A copy would run the end when it goes, in the middle of backward.
-  BackwardGuard(const BackwardGuard&) = delete;
-  BackwardGuard& operator=(const BackwardGuard&) = delete;
-  ~BackwardGuard() { End(); }
+  End(uint64_t listener, int64_t task) : listener_(listener), task_(task) {}
+  // A copy would come when it goes, in the middle of backward.
+  End(const End&) = delete;
+  End& operator=(const End&) = delete;
+  ~End() { Come(); }
+
   // Once; on the thread that called backward unless that threw.
-  void End() {
-    const Inside inside;
-    if (ended_.exchange(true) || !listener_->active()) return;
-    if (slept_) {
-      for (int m = 0; m < listener_->model_count_.load(std::memory_order_acquire); ++m) {
-        listener_->roots_[static_cast<size_t>(m)]->sleeper.store(0);
-        listener_->Listen(m);
-      }
-      return;
-    }
-    listener_->Guarded([&](ThreadState& thread) { listener_->BackwardEnded(thread, task_); });
+  void Come() {
+    const Listener::Inside inside;
+    Listener* const live = Listener::Live(listener_);
+    if (come_.exchange(true) || live == nullptr || !live->active()) return;
+    live->Guarded([&](ThreadState& thread) {
+      if (wakes_.load(std::memory_order_relaxed)) live->backward().Wake();
+      if (matters_.load(std::memory_order_relaxed)) live->backward().BackwardEnded(thread, task_);
+    });
   }
+  // The callback is off until then. False: it has been before.
+  bool Wakes() { return !wakes_.exchange(true, std::memory_order_relaxed); }
+  int64_t task() const { return task_; }
+  bool come() const { return come_.load(std::memory_order_relaxed); }
+  // Gradients came of it, or it reached a pass.
+  void Matters() { matters_.store(true, std::memory_order_relaxed); }
 
  private:
-  const std::shared_ptr<Listener> listener_;
+  const uint64_t listener_;  // serial
   const int64_t task_;
-  const bool slept_;  // callbacks were off for it
-  std::atomic<bool> ended_{false};
+  std::atomic<bool> wakes_{false};
+  std::atomic<bool> matters_{false};
+  std::atomic<bool> come_{false};
 };
 
-void Listener::OnGradient(uint64_t serial, const at::Tensor& parameter,
-                          const std::vector<ParamOwner>& owners) noexcept {
-  const Inside inside;
-  Listener* const live = Live(serial);
-  if (live == nullptr || !live->active()) return;
-  try {
-    live->GradientsReady(live->OwnThread(), parameter, owners);
-  } catch (const std::exception& error) {
-    live->session_->SwitchOff(error.what());
+std::shared_ptr<Backward::End> Backward::EndOf(ThreadState& thread, int64_t task) {
+  std::shared_ptr<End> found;
+  // One may run within another.
+  std::erase_if(thread.backward_ends, [&](const std::weak_ptr<void>& known) {
+    auto end = std::static_pointer_cast<End>(known.lock());
+    if (end && end->task() == task) found = end;
+    return !end || end->come();
+  });
+  if (found) return found;
+  found = std::make_shared<End>(serial_, task);
+  torch::autograd::Engine::get_default_engine().queue_callback([found] { found->Come(); });
+  thread.backward_ends.emplace_back(found);
+  return found;
+}
+
+void Backward::Wake() {
+  for (int m = 0; m < roots_.count(); ++m) {
+    roots_.state(m).sleeper.store(0);
+    hearing_.Listen(m);
   }
 }
 
-void Listener::GradientsReady(ThreadState& thread, const at::Tensor& parameter, const std::vector<ParamOwner>& owners) {
+void Backward::GradientsReady(ThreadState& thread, const at::Tensor& parameter, const std::vector<ParamOwner>& owners) {
   ++thread.cost.calls;
   const int64_t task = torch::autograd::get_current_graph_task_id();
   for (const ParamOwner& owner : owners) {
-    if (!hooks_.Counts(owners, owner.model)) continue;
-    WatchedModel& model = *models_[static_cast<size_t>(owner.model)];
+    if (!roots_.Counts(owners, owner.model)) continue;
+    WatchedModel& model = roots_.model(owner.model);
     WatchedParam& param = model.params()[static_cast<size_t>(owner.param)];
+    if (param.retired.load(std::memory_order_relaxed)) continue;  // of a hook that stays
     if (param.data.load(std::memory_order_relaxed) != DataOf(parameter)) model.Refresh();
-    RootThread& state = State(thread, model);
+    RootThread& state = StateOn(thread, model);
     if (state.graph_task != task) {
       state.graph_task = task;
-      Guarded(thread, [&](ThreadState& own) { FirstGradient(own, model, owner.param, task); });
+      AsOwnWork(session_, thread, [&](ThreadState& own) { FirstGradient(own, model, owner.param, task); });
     }
-    StateOf(model).last_param.store(owner.param, std::memory_order_relaxed);
+    roots_.StateOf(model).last_param.store(owner.param, std::memory_order_relaxed);
   }
 }
 
-void Listener::FirstGradient(ThreadState& thread, WatchedModel& model, int param, int64_t task) {
+void Backward::FirstGradient(ThreadState& thread, WatchedModel& model, int param, int64_t task) {
   const int m = model.index();
-  RootState& root = StateOf(model);
-  WaitOnce(thread, root);
+  RootState& root = roots_.StateOf(model);
+  open_steps_.WaitOnce(thread, root);
   HearEndOfBackward(thread, task);
   // While another thread's backward sleeps this one trains as well: it is to be heard.
-  if (const probe::ThreadId sleeper = root.sleeper.load(); sleeper != 0 && sleeper != thread.id) root.sleeper.store(0);
+  if (const probe::ThreadId sleeper = root.sleeper.load(); sleeper != 0 && sleeper != thread.id) {
+    Wake();
+  } else if (hearing_.RunsAllLayers(thread.id) && !WantsRecomputation(thread)) {
+    SleepDuringBackward(thread, task);
+  }
   std::lock_guard lock(root.mutex);
   probe::StepTracker::GradientOptions options;
   if (tracker_.Pending(m)) {
-    options.state = GradientsBefore(root, model, param);
-    options.moved = tracker_.WatchesWeights(m) && Fingerprint(model) != root.fingerprint;
+    options.state = root.last_gradient.Now(model, param);
+    options.moved = tracker_.WatchesWeights(m) && model.Fingerprint() != root.fingerprint;
   }
-  // Until this backward pass ends nobody can tell from it.
-  root.last_gradient = {};
+  root.last_gradient.Forget();
   options.now_ns = MonotonicNs();
+  // By which it is known, at the end, whether the weights have moved within backward.
+  if (root.fingerprint == 0 && !tracker_.manual(m) && tracker_.steps_ended(m) == 0) root.fingerprint = model.Fingerprint();
   const auto came = tracker_.Gradient(m, thread.id, task, options);
-  FinishAll(root, model, came.to_close);
-  if (came.ended) EndStep(thread, model, root, *came.ended, -1, false);
+  if (came.forgotten) {
+    session_.AddNote("gradients of " + model.name() +
+                     " were cleared between two backward passes of one step: what the passes before the last had is of no "
+                     "step, also where the loop has used it (gradients of each sample)");
+  }
+  ends_.FinishAll(root, model, came.to_close);
+  if (came.ended) ends_.EndStep(thread, model, root, *came.ended, -1, false);
   root.backward_passes.fetch_add(1, std::memory_order_relaxed);
   root.last_task.store(task, std::memory_order_relaxed);
+  for (const RootState::ReachedLosses& reached : root.losses_reached) {
+    if (reached.task == task) reached.losses->Gave(task);
+  }
   if (came.opened || came.ended) {
-    const std::shared_ptr<StepIdentity> identity = IdentityOf(root, model, came.lane, came.step);
-    LaneState& lane = LaneOf(root, came.lane);
-    if (identity->any() && !lane.weights_taken && tracker_.WeightsMayMove(m)) {
+    const std::shared_ptr<StepIdentity> identity = open_steps_.IdentityOf(root, model, came.lane, came.step);
+    LaneState& lane = open_steps_.LaneOf(root, came.lane);
+    if (identity->any() && !lane.weights_taken && (root.used_in_backward || tracker_.WeightsMayMove(m))) {
       capture_.EnsureStarted(*identity);
       capture_.TakeWeights(lane, *identity, model, [&] { return tracker_.OthersWrite(m, thread.id); });
     }
-    NoteDue(root, model, came.lane);
+    open_steps_.NoteDue(root, model, came.lane);
+  } else if (++root.unheard_passes % StepEnds::kPassesBetweenBoundaries == 0) {
+    open_steps_.IdentityOf(root, model, came.lane, came.step);
+    ends_.StepGoesOn(thread, root, model, open_steps_.LaneOf(root, came.lane));
   }
-  Listen(m);
+  hearing_.Listen(m);
 }
 
-// What became of the gradients that the backward pass before has left, seen at the one that came last then. `fired`:
-// the parameter that has just got another; -1: none has.
-probe::GradientState Listener::GradientsBefore(RootState& root, WatchedModel& model, int fired) {
-  const LastGradient& last = root.last_gradient;
-  if (last.param < 0 || !last.gradient) return probe::GradientState::kKept;
-  const at::Tensor& gradient = model.params()[static_cast<size_t>(last.param)].tensor.grad();
-  if (!gradient.defined()) return probe::GradientState::kCleared;
-  if (gradient.unsafeGetTensorImpl() != last.gradient->_unsafe_get_target() || last.gradient->expired()) {
-    // Of a graph that is to be differentiated again the sum is a new tensor.
-    return fired == last.param && gradient.requires_grad() ? probe::GradientState::kKept
-                                                           : probe::GradientState::kCleared;
-  }
-  const auto version = static_cast<uint32_t>(gradient._version());
-  if (fired == last.param) {
-    return version <= last.version + 1 ? probe::GradientState::kKept : probe::GradientState::kCleared;
-  }
-  if (version == last.version || gradient.is_sparse()) return probe::GradientState::kKept;
-  // Written since: zeroed in place, or clipped and averaged.
-  return gradient.any().item<bool>() ? probe::GradientState::kKept : probe::GradientState::kCleared;
-}
-
-// Whether the gradients are as the last backward pass has left them: what it multiplied them by they still carry.
-bool Listener::GradientsUntouched(const RootState& root, WatchedModel& model) const {
-  const LastGradient& last = root.last_gradient;
-  if (last.param < 0 || !last.gradient) return false;
-  const at::Tensor& gradient = model.params()[static_cast<size_t>(last.param)].tensor.grad();
-  return gradient.defined() && gradient.unsafeGetTensorImpl() == last.gradient->_unsafe_get_target() &&
-         static_cast<uint32_t>(gradient._version()) == last.version;
-}
-
-// What a backward pass brings by itself shows before it is added to what is there: hooks on the parameters, set when
-// somebody asks for the first time. Not while another thread's backward may be in the list of a parameter's hooks.
-void Listener::HookRawGradients(RootState& root, WatchedModel& model) {
+void Backward::HookRawGradients(RootState& root, WatchedModel& model) {
   if (tracker_.ThreadsThatTrain(model.index()) > 1) {
-    session_->AddNote("raw weight gradients of " + model.name() +
-                      " are not captured: they were asked for when several threads trained it; ask before it trains");
+    session_.AddNote("raw weight gradients of " + model.name() +
+                     " are not captured: they were asked for when several threads trained it; ask before it trains");
     return;
   }
   root.raw_hooks.resize(model.params().size());
@@ -144,87 +153,105 @@ void Listener::HookRawGradients(RootState& root, WatchedModel& model) {
     }
     root.raw_hooks[i] =
         param.tensor.register_hook([serial = serial_, m = model.index(), i](const at::Tensor& gradient) {
-          const Inside inside;
-          Listener* const live = Live(serial);
-          if (live != nullptr && live->active()) live->RawGradient(m, i, gradient);
+          const Listener::Inside inside;
+          Listener* const live = Listener::Live(serial);
+          if (live == nullptr || !live->active()) return;
+          live->backward().RawGradient(live->OwnThread(), m, i, gradient);
         });
   }
 }
 
-void Listener::UnhookRawGradients() {
-  for (int m = 0; m < model_count_.load(std::memory_order_acquire); ++m) {
-    RootState& root = *roots_[static_cast<size_t>(m)];
+void Backward::UnhookRawGradients() {
+  for (int m = 0; m < roots_.count(); ++m) {
+    RootState& root = roots_.state(m);
     std::lock_guard lock(root.mutex);
     if (tracker_.ThreadsThatTrain(m) > 1) continue;  // they stay, deaf
     for (size_t i = 0; i < root.raw_hooks.size(); ++i) {
-      if (root.raw_hooks[i]) models_[static_cast<size_t>(m)]->params()[i].tensor.remove_hook(*root.raw_hooks[i]);
+      if (root.raw_hooks[i]) roots_.model(m).params()[i].tensor.remove_hook(*root.raw_hooks[i]);
     }
     root.raw_hooks.clear();
   }
 }
 
-void Listener::RawGradient(int m, size_t index, const at::Tensor& gradient) {
-  ThreadState& thread = OwnThread();
+void Backward::RawGradient(ThreadState& thread, int m, size_t index, const at::Tensor& gradient) {
   const std::unique_ptr<RootThread>& state = thread.roots[static_cast<size_t>(m)];
   if (!state || !state->walk) return;
-  WatchedModel& model = *models_[static_cast<size_t>(m)];
+  WatchedModel& model = roots_.model(m);
   const WatchedParam& param = model.params()[index];
   const Pass& pass = *state->walk_of;
   if (!pass.identity->Wants(Kind::kRawWeightGradients, model.module(param.module).id)) return;
-  Guarded(thread, [&](ThreadState& own) {
+  AsOwnWork(session_, thread, [&](ThreadState& own) {
     ThreadTimer timer(own);
     capture_.Publish(*pass.identity, Kind::kRawWeightGradients, model, param.module, &param, param.id, 0,
                      state->walk.get(), gradient, ScaleFlag(pass));
   });
 }
 
-void Listener::HearEndOfBackward(ThreadState& thread, int64_t task) {
-  if (thread.guarded_task == task) return;
-  thread.guarded_task = task;
-  auto guard = std::make_shared<BackwardGuard>(shared_from_this(), task, false);
-  torch::autograd::Engine::get_default_engine().queue_callback([guard] { guard->End(); });
+void Backward::HearEndOfBackward(ThreadState& thread, int64_t task) {
+  EndOf(thread, task)->Matters();
 }
 
-void Listener::BackwardEnded(ThreadState& thread, int64_t task) {
+void Backward::BackwardEnded(ThreadState& thread, int64_t task) {
   const bool whole = tracker_.EndBackward(thread.id, task);
-  for (int m = 0; m < model_count_.load(std::memory_order_acquire); ++m) {
-    WatchedModel& model = *models_[static_cast<size_t>(m)];
-    RootState& root = StateOf(model);
+  if (whole && std::exchange(thread.starts_backward, false)) loss_roots_.Forget(thread.id);
+  LossesReached(thread, task);
+  for (int m = 0; m < roots_.count(); ++m) {
+    WatchedModel& model = roots_.model(m);
+    RootState& root = roots_.StateOf(model);
     if (const auto& state = thread.roots[static_cast<size_t>(m)]; state && state->walk_task == task) {
       state->walk.reset();
       state->walk_of.reset();
     }
     const bool gave = root.last_task.load(std::memory_order_relaxed) == task;
-    if (const auto& state = thread.roots[static_cast<size_t>(m)];
-        whole && !gave && state && state->training && tracker_.Accumulates(m)) {
-      state->training->losses->ForgetLastRoot();
-    }
-    const bool watches = tracker_.WatchesWeights(m);
+    const bool watches = tracker_.WatchesWeights(m) && (gave || !tracker_.manual(m));
     if (!gave && !watches) continue;
     {
       std::lock_guard lock(root.mutex);
-      if (watches) root.fingerprint = Fingerprint(model);
-      if (gave) {
-        const int param = root.last_param.load(std::memory_order_relaxed);
-        const at::Tensor gradient = param < 0 ? at::Tensor() : model.params()[static_cast<size_t>(param)].tensor.grad();
-        root.last_gradient = {};
-        if (gradient.defined()) {
-          root.last_gradient.param = param;
-          root.last_gradient.gradient.emplace(gradient.getIntrusivePtr());
-          root.last_gradient.version = static_cast<uint32_t>(gradient._version());
-        }
+      const uint64_t before = root.fingerprint;
+      if (watches) root.fingerprint = model.Fingerprint();
+      const bool there = !gave || root.last_gradient.Note(model, root.last_param.load(std::memory_order_relaxed));
+      // Of the first backward pass the fingerprint was taken within it: then the weights have moved since.
+      const bool moved_within = watches && before != root.fingerprint && root.backward_passes.load() == 1;
+      root.used_in_backward |= gave && (!there || moved_within);
+      // Gone with all others, and the weights have moved: an optimizer within backward has used them.
+      if (!there && whole && watches && before != root.fingerprint && tracker_.ThreadsThatTrain(m) <= 1 &&
+          !model.HasGradients()) {
+        const auto used = tracker_.GradientsUsed(m, task);
+        ends_.FinishAll(root, model, used.to_close);
+        if (used.ended) ends_.EndStep(thread, model, root, *used.ended, -1, false);
       }
       // A step of this pass may be ended by another thread, which cannot see what was spent here.
       const auto& state = thread.roots[static_cast<size_t>(m)];
       if (gave && (!state || !state->ends_steps)) root.handed_over.Add(std::exchange(thread.cost, {}));
     }
-    Listen(m);
-    if (whole && gave && model.freezes_wait.load(std::memory_order_relaxed)) FreezeAsAsked(model);
+    hearing_.Listen(m);
+    if (whole && gave && model.freezes_wait.load(std::memory_order_relaxed)) control_.FreezeAsAsked(model);
   }
 }
 
-// Recomputed layers of checkpointing give gradients; to see them the callback must stay on during backward.
-bool Listener::WantsRecomputation(ThreadState& thread) const {
+// Output and labels of what this backward pass trains by; one that gave no gradients was a look.
+void Backward::LossesReached(ThreadState& thread, int64_t task) {
+  for (int m = 0; m < roots_.count(); ++m) {
+    RootState& root = roots_.state(m);
+    std::vector<std::shared_ptr<PassLosses>> reached;
+    {
+      std::lock_guard lock(root.mutex);
+      std::erase_if(root.losses_reached, [&](RootState::ReachedLosses& one) {
+        if (one.task != task) return false;
+        reached.push_back(std::move(one.losses));
+        return true;
+      });
+    }
+    if (reached.empty()) continue;
+    ThreadTimer timer(thread);
+    const bool by_hooks = tracker_.Accumulates(m);
+    for (const auto& losses : reached) {
+      losses_.PublishOutputs(losses->TakeOutputs(task, by_hooks), roots_.model(m), true);
+    }
+  }
+}
+
+bool Backward::WantsRecomputation(ThreadState& thread) const {
   for (const auto& state : thread.roots) {
     if (state && state->training && state->training->number &&
         state->training->identity->AnyOf(Kind::kLayerGradients)) {
@@ -234,32 +261,17 @@ bool Listener::WantsRecomputation(ThreadState& thread) const {
   return false;
 }
 
-void Listener::SleepDuringBackward(ThreadState& thread) {
-  const int64_t task = torch::autograd::get_current_graph_task_id();
-  if (thread.off_graph_task == task) return;
-  thread.off_graph_task = task;
-  for (int m = 0; m < model_count_.load(std::memory_order_acquire); ++m) {
-    roots_[static_cast<size_t>(m)]->sleeper.store(thread.id);
-    Listen(m);
+void Backward::SleepDuringBackward(ThreadState& thread, int64_t task) {
+  if (!EndOf(thread, task)->Wakes()) return;
+  for (int m = 0; m < roots_.count(); ++m) {
+    roots_.state(m).sleeper.store(thread.id);
+    hearing_.Listen(m);
   }
-  auto guard = std::make_shared<BackwardGuard>(shared_from_this(), task, true);
-  torch::autograd::Engine::get_default_engine().queue_callback([guard] { guard->End(); });
-}
-
-// ---------------------------------------------------------------------------------------------------------------
-// Which passes it reaches
-
-PassLife::~PassLife() { Listener::OnPassGone(listener_, model_, number_); }
-
-void Listener::OnPassGone(uint64_t serial, int model, uint32_t number) noexcept {
-  const Inside inside;
-  Listener* const live = Live(serial);
-  if (live != nullptr && live->active()) live->tracker_.PassGone(model, number);
 }
 
 // A backward pass that reaches anything of the pass reaches an output that was made from what has no history, or the
 // first that has one.
-void Listener::HookPass(const std::shared_ptr<Pass>& pass, int model, const at::Tensor& input,
+void Backward::HookPass(const std::shared_ptr<Pass>& pass, int model, const at::Tensor& input,
                         const at::Tensor& output) {
   // To know at a parameter's gradient which walk it is of, its layer must have been reached.
   const bool all = pass->training && pass->number && pass->identity->AnyOf(Kind::kRawWeightGradients);
@@ -267,11 +279,14 @@ void Listener::HookPass(const std::shared_ptr<Pass>& pass, int model, const at::
   if (!pass->training) {
     if (std::exchange(pass->hooked, true)) return;
     output.register_hook([serial = serial_, model](const at::Tensor&) {
-      const Inside inside;
-      Listener* const live = Live(serial);
+      const Listener::Inside inside;
+      Listener* const live = Listener::Live(serial);
       if (live == nullptr) return;
       live->Guarded([&](ThreadState& thread) {
-        live->tracker_.EvaluationWalked(model, thread.id, torch::autograd::get_current_graph_task_id());
+        const int64_t task = torch::autograd::get_current_graph_task_id();
+        live->tracker().EvaluationWalked(model, thread.id, task);
+        // Also of a look that no parameter's gradient comes of.
+        live->backward().HearEndOfBackward(thread, task);
       });
     });
     return;
@@ -283,24 +298,31 @@ void Listener::HookPass(const std::shared_ptr<Pass>& pass, int model, const at::
     life = std::make_shared<PassLife>(serial_, model, pass->tracked);
     pass->life = life;
   }
-  pass->hooked = true;
+  if (!std::exchange(pass->hooked, true)) {
+    std::lock_guard lock(pass->walks_mutex);
+    pass->first_output = output.grad_fn();
+  }
   output.register_hook([serial = serial_, model, pass, life](const at::Tensor&) {
-    const Inside inside;
-    Listener* const live = Live(serial);
+    const Listener::Inside inside;
+    Listener* const live = Listener::Live(serial);
     if (live == nullptr) return;
-    live->Guarded([&](ThreadState&) { live->Walked(*pass, model); });
+    live->Guarded([&](ThreadState& thread) { live->backward().Walked(thread, *pass, model); });
   });
 }
 
+PassLife::~PassLife() { Listener::OnPassGone(listener_, model_, number_); }
+
 // The number under which this backward pass gives the layer gradients of a pass; null: it gives none.
-std::shared_ptr<const PassNumber> Listener::Walked(Pass& pass, int model) {
+std::shared_ptr<const PassNumber> Backward::Walked(ThreadState& thread, Pass& pass, int model) {
   const int64_t task = torch::autograd::get_current_graph_task_id();
-  ThreadState& thread = OwnThread();
   std::lock_guard lock(pass.walks_mutex);
   for (const Pass::Walk& walk : pass.walks) {
     if (walk.task == task) return walk.number;
   }
   pass.walked.store(true);
+  for (const LossRoot& root : loss_roots_.For(thread.id)) {
+    if (root.scaled) pass.losses->NoteScale();
+  }
   HearEndOfBackward(thread, task);
   constexpr uint64_t kOfWalks = KindBit(Kind::kLayerGradients) | KindBit(Kind::kRawWeightGradients);
   const bool numbered = pass.number && pass.identity->AnyOf(kOfWalks);
@@ -313,12 +335,12 @@ std::shared_ptr<const PassNumber> Listener::Walked(Pass& pass, int model) {
     if (other.number && other.number->value == number) walk.number = other.number;
   }
   if (number != 0 && !walk.number) {
-    RootState& root = *roots_[static_cast<size_t>(model)];
+    RootState& root = roots_.state(model);
     std::lock_guard hold(root.mutex);
-    walk.number = Number(root, *pass.identity, number, nullptr);
+    walk.number = open_steps_.Number(root, *pass.identity, number, nullptr);
   }
-  RootThread& state = State(thread, *models_[static_cast<size_t>(model)]);
-  if (!state.walk || state.walk_task == task) {
+  RootThread& state = StateOn(thread, roots_.model(model));
+  if (!state.walk || (state.walk_task == task && walk.number)) {
     state.walk = walk.number;
     state.walk_task = task;
     state.walk_of = pass.shared_from_this();
@@ -327,19 +349,32 @@ std::shared_ptr<const PassNumber> Listener::Walked(Pass& pass, int model) {
   return walk.number;
 }
 
-uint16_t Listener::ScaleFlag(const Pass& pass) {
-  return pass.losses->scaled() ? uint16_t{kFlagGradScaled} : uint16_t{0};
+void Backward::HookLayerGradient(const std::shared_ptr<Pass>& pass, int model, int module, uint16_t call,
+                                 const at::Tensor& output) {
+  output.register_hook(
+      [serial = serial_, model, module, call, pass, life = pass->life.lock()](const at::Tensor& gradient) {
+        const Listener::Inside inside;
+        Listener* const live = Listener::Live(serial);
+        if (live == nullptr) return;
+        live->Guarded([&](ThreadState& thread) {
+          live->backward().LayerGradient(thread, model, module, call, pass, gradient);
+        });
+      });
 }
 
-void Listener::LayerGradient(int model, int module, uint16_t call, const std::shared_ptr<Pass>& pass,
-                             const at::Tensor& gradient) {
-  Guarded([&](ThreadState& thread) {
-    ThreadTimer timer(thread);
-    const auto number = Walked(*pass, model);
-    if (!number) return;  // of a step that has ended
-    capture_.Publish(*pass->identity, Kind::kLayerGradients, *models_[static_cast<size_t>(model)], module, nullptr, 0,
-                     call, number.get(), gradient, ScaleFlag(*pass));
-  });
+void Backward::LayerGradient(ThreadState& thread, int model, int module, uint16_t call,
+                             const std::shared_ptr<Pass>& pass, const at::Tensor& gradient) {
+  ThreadTimer timer(thread);
+  const auto number = Walked(thread, *pass, model);
+  if (!number) {
+    if (!pass->training || pass->tracked == 0) return;
+    session_.AddNote("layer gradients of " + roots_.model(model).name() +
+                     " are missing where backward goes through a pass that an earlier step was made of (two networks "
+                     "attached as one model, a graph that is kept over a step)");
+    return;
+  }
+  capture_.Publish(*pass->identity, Kind::kLayerGradients, roots_.model(model), module, nullptr, 0, call, number.get(),
+                   gradient, ScaleFlag(*pass));
 }
 
 }  // namespace ikkuna::torch_probe

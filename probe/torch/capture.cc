@@ -3,11 +3,24 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <tuple>
 
+#include "probe/torch/roots.h"
 #include "probe/torch/tensor_reader.h"
 #include "probe/torch/threads.h"
 
 namespace ikkuna::torch_probe {
+
+namespace {
+
+// How a step ended is said of the step alone: a pass that began in it may be part of the next.
+uint16_t FlagsOf(const StepIdentity& identity, const PassNumber* pass) {
+  constexpr uint16_t kOfSteps = kFlagStepSkipped | kFlagStepInferred;
+  const uint16_t flags = identity.flags.load(std::memory_order_relaxed);
+  return pass == nullptr ? flags : static_cast<uint16_t>(flags & ~kOfSteps);
+}
+
+}  // namespace
 
 probe::MessageHeader Capture::HeaderOf(const StepIdentity& identity, Kind kind, const PassNumber* pass) {
   probe::MessageHeader header;
@@ -17,7 +30,7 @@ probe::MessageHeader Capture::HeaderOf(const StepIdentity& identity, Kind kind, 
   header.step = identity.step;
   header.train_step = identity.train_step.load(std::memory_order_relaxed);
   header.epoch = identity.epoch.load(std::memory_order_relaxed);
-  header.flags = identity.flags.load(std::memory_order_relaxed);
+  header.flags = FlagsOf(identity, pass);
   header.pass = pass == nullptr ? 0 : pass->value;
   header.dropped_kinds = pass == nullptr ? &identity.dropped_kinds : &pass->dropped_kinds;
   return header;
@@ -30,11 +43,12 @@ void Capture::TellLocal(const StepIdentity& identity, ProbeMessage message, Kind
       KindBit(Kind::kScalar) | KindBit(Kind::kText) | KindBit(Kind::kEpochStarted) | KindBit(Kind::kEpochFinished);
   if (thread.telling && (kSaid & KindBit(kind)) != 0) return;
   message.kind = std::string(KindName(kind));
+  message.root = *identity.name;
   message.tag = session_.TagName(identity.tag);
   message.global_step = identity.step;
   message.train_step = identity.train_step.load(std::memory_order_relaxed);
   message.epoch = identity.epoch.load(std::memory_order_relaxed);
-  message.flags |= identity.flags.load(std::memory_order_relaxed);
+  message.flags |= FlagsOf(identity, pass);
   message.pass = pass == nullptr ? 0 : pass->value;
   for (const auto& subscriber : identity.local) {
     if ((subscriber->kinds & KindBit(kind)) == 0 || subscriber->failed.load()) continue;
@@ -49,22 +63,22 @@ void Capture::Publish(const StepIdentity& identity, Kind kind, WatchedModel& mod
   if (watched.id == 0 || !tensor.defined() || !identity.Wants(kind, watched.id)) return;
   const std::string why = WhyUnreadable(tensor);
   if (!why.empty()) {
-    session_.AddNote(std::string(KindName(kind)) + " of " + watched.path + " are not captured: " + why);
+    session_.AddNote(std::string(KindName(kind)) + " of " + Shown(watched) + " of " + model.name() +
+                     " are not captured: " + why);
     return;
   }
-  if (const Level level = identity.demand.Wanted(kind, watched.id); level != Level::kInvalid) {
+  if (const probe::Want want = identity.demand.Wanted(kind, watched.id)) {
     probe::MessageHeader header = HeaderOf(identity, kind, pass);
     header.module = watched.id;
     header.param = param_id;
     header.call = call;
     header.flags |= flags;
     const uint64_t begin = MonotonicNs();
-    PublishTensor(session_, header, level, tensor);
-    if (level == Level::kTensor) CurrentThread().cost.tensor_ns += MonotonicNs() - begin;
+    probe::PublishArray(session_, header, want, ArrayOf(tensor));
+    if (want.level == Level::kTensor) CurrentThread().cost.tensor_ns += MonotonicNs() - begin;
   }
   if (!identity.local.empty()) {
     ProbeMessage message;
-    message.root = model.name();
     message.module = watched.path;
     if (param != nullptr) message.param = param->name;
     message.call = call;
@@ -74,25 +88,24 @@ void Capture::Publish(const StepIdentity& identity, Kind kind, WatchedModel& mod
   }
 }
 
-void Capture::PublishMeta(const StepIdentity& identity, Kind kind, WatchedModel& model, uint16_t call,
+void Capture::PublishMeta(const StepIdentity& identity, Kind kind, uint16_t call,
                           const PassNumber* pass, const at::Tensor& tensor, const std::string& name) {
   if (!tensor.defined() || !identity.Wants(kind, 0) || !WhyUnreadable(tensor).empty()) return;
-  if (const Level level = identity.demand.Wanted(kind, 0); level != Level::kInvalid) {
+  if (const probe::Want want = identity.demand.Wanted(kind, 0)) {
     probe::MessageHeader header = HeaderOf(identity, kind, pass);
     header.call = call;
     if (!name.empty()) header.param = session_.NameId(name);
     const uint64_t begin = MonotonicNs();
-    PublishTensor(session_, header, level, tensor);
+    probe::PublishArray(session_, header, want, ArrayOf(tensor));
     const uint64_t spent = MonotonicNs() - begin;
     ThreadCost& cost = CurrentThread().cost;
     if ((KindBit(kind) & probe::kSmallKinds) != 0)
       cost.scalar_ns += spent;
-    else if (level == Level::kTensor)
+    else if (want.level == Level::kTensor)
       cost.tensor_ns += spent;
   }
   if (!identity.local.empty()) {
     ProbeMessage message;
-    message.root = model.name();
     message.call = call;
     message.param = name;
     message.tensor = tensor.detach();
@@ -103,7 +116,7 @@ void Capture::PublishMeta(const StepIdentity& identity, Kind kind, WatchedModel&
 void Capture::PublishScalar(const StepIdentity& identity, Kind kind, uint32_t param, uint16_t call,
                             const PassNumber* pass, double value, const std::string& name) {
   if (!identity.Wants(kind, 0)) return;
-  if (identity.demand.Wanted(kind, 0) != Level::kInvalid) {
+  if (identity.demand.Wanted(kind, 0)) {
     probe::MessageHeader header = HeaderOf(identity, kind, pass);
     header.param = param;
     header.call = call;
@@ -194,7 +207,10 @@ void Capture::TakeWeights(LaneState& lane, const StepIdentity& identity, Watched
   lane.kept.resize(params.size());
   for (size_t i = 0; i < lane.kept.size(); ++i) {  // more may be registered meanwhile
     const WatchedParam& param = params[i];
-    if (param.id == 0) continue;
+    if (param.id == 0) {
+      lane.kept[i].reset();
+      continue;
+    }
     Publish(identity, param.bias ? Kind::kBiases : Kind::kWeights, model, param.module, &param, param.id, 0, nullptr,
             param.tensor, torn() ? uint16_t{kFlagWeightsChangedOutside} : uint16_t{0});
     const Kind update = param.bias ? Kind::kBiasUpdates : Kind::kWeightUpdates;
@@ -230,32 +246,31 @@ void Capture::TakeUpdates(LaneState& lane, const StepIdentity& identity, Watched
     const Kind kind = param.bias ? Kind::kBiasUpdates : Kind::kWeightUpdates;
     if (!identity.Wants(kind, module.id)) continue;
     if (kept.sizes() != param.tensor.sizes() || kept.scalar_type() != param.tensor.scalar_type() ||
-        !WhyUnreadable(param.tensor).empty()) {
-      session_.AddNote("the update of " + module.path +
+        kept.is_neg() != param.tensor.is_neg() || !WhyUnreadable(param.tensor).empty()) {
+      session_.AddNote("the update of " + Shown(module) + " of " + model.name() +
                        " that spans a change of its type, shape or device is not captured");
       continue;
     }
     if (!identity.local.empty()) {
       ProbeMessage message;
-      message.root = model.name();
       message.module = module.path;
       message.param = param.name;
       message.tensor = param.tensor.detach() - kept;
       TellLocal(identity, std::move(message), kind);
     }
-    const Level level = identity.demand.Wanted(kind, module.id);
-    if (level == Level::kInvalid) continue;
+    const probe::Want want = identity.demand.Wanted(kind, module.id);
+    if (!want) continue;
     probe::MessageHeader header = HeaderOf(identity, kind);
     header.module = module.id;
     header.param = param.id;
     const uint64_t begin = MonotonicNs();
-    PublishDifference(session_, header, level, param.tensor.detach(), kept);
-    if (level == Level::kTensor) CurrentThread().cost.tensor_ns += MonotonicNs() - begin;
+    probe::PublishDifference(session_, header, want, ArrayOf(param.tensor), ArrayOf(kept));
+    if (want.level == Level::kTensor) CurrentThread().cost.tensor_ns += MonotonicNs() - begin;
   }
 }
 
 void Capture::TakeGradients(LaneState& lane, WatchedModel& model, const StepIdentity& identity, int written_param,
-                            uint16_t flags, std::vector<int>* late) {
+                            uint16_t flags, bool first) {
   if (!identity.AnyOf(KindBit(Kind::kWeightGradients) | KindBit(Kind::kBiasGradients))) return;
   auto& params = model.params();
   const auto optimizers = optimizers_.All();
@@ -269,12 +284,7 @@ void Capture::TakeGradients(LaneState& lane, WatchedModel& model, const StepIden
     const at::Tensor& gradient = param.tensor.grad();
     if (!gradient.defined()) continue;
     const int optimizer = writer < 0 ? -1 : Optimizers::IndexOf(*optimizers, param);
-    if (writer >= 0 && optimizer != writer) {
-      if (late != nullptr && optimizer >= 0 && std::find(late->begin(), late->end(), optimizer) == late->end()) {
-        late->push_back(optimizer);
-      }
-      if (optimizer >= 0 || late == nullptr) continue;
-    }
+    if (writer >= 0 && optimizer != writer && (optimizer >= 0 || !first)) continue;
     Publish(identity, param.bias ? Kind::kBiasGradients : Kind::kWeightGradients, model, param.module, &param, param.id,
             0, nullptr, gradient, flags);
     lane.taken[i] = static_cast<int64_t>(gradient._version());
@@ -282,7 +292,7 @@ void Capture::TakeGradients(LaneState& lane, WatchedModel& model, const StepIden
 }
 
 void Capture::TakeLearningRates(const StepIdentity& identity, WatchedModel& model, int written_param,
-                                std::vector<int>* late) {
+                                const Roots& roots) {
   if (!identity.AnyOf(Kind::kLearningRate)) return;
   const auto optimizers = optimizers_.All();
   if (optimizers->empty()) return;
@@ -295,32 +305,47 @@ void Capture::TakeLearningRates(const StepIdentity& identity, WatchedModel& mode
     }
   }
   const int writer = written == nullptr ? -1 : Optimizers::IndexOf(*optimizers, *written);
-  // Others that have gradients to write may follow.
-  for (const WatchedParam& param : model.params()) {
-    if (late == nullptr || writer < 0 || optimizers->size() == 1) break;
-    const int index = param.tensor.grad().defined() ? Optimizers::IndexOf(*optimizers, param) : -1;
-    if (index < 0 || index == writer || std::find(late->begin(), late->end(), index) != late->end()) continue;
-    late->push_back(index);
-  }
   for (size_t i = 0; i < optimizers->size(); ++i) {
     if (writer >= 0 && static_cast<int>(i) != writer) continue;
+    if (writer < 0 && roots.IsOfOthers(*(*optimizers)[i], model)) continue;
     for (const auto& rate : (*optimizers)[i]->Rates(writer >= 0 ? written : nullptr)) {
       PublishScalar(identity, Kind::kLearningRate, rate.name_id, 0, nullptr, rate.value, rate.name);
     }
   }
 }
 
-void Capture::TakeMoments(WatchedModel& model, const StepIdentity& identity, bool side_by_side) {
+std::vector<int> Capture::LateOptimizers(WatchedModel& model, int written_param) const {
+  std::vector<int> late;
+  const auto optimizers = optimizers_.All();
+  if (optimizers->size() < 2 || written_param < 0) return late;
+  const int writer = Optimizers::IndexOf(*optimizers, model.params()[static_cast<size_t>(written_param)]);
+  for (const WatchedParam& param : model.params()) {
+    const int index = param.tensor.grad().defined() ? Optimizers::IndexOf(*optimizers, param) : -1;
+    if (index < 0 || index == writer || std::find(late.begin(), late.end(), index) != late.end()) continue;
+    late.push_back(index);
+  }
+  return late;
+}
+
+void Capture::TakeMoments(WatchedModel& model, const StepIdentity& identity, const Optimizers::List& optimizers,
+                          bool side_by_side) {
   if (!identity.AnyOf(KindBit(Kind::kExpAvg) | KindBit(Kind::kExpAvgSq))) return;
   if (side_by_side) {  // another thread's optimizer may be in the midst of its step
     session_.AddNote("moments of " + model.name() + " are not captured: several threads train it at once");
     return;
   }
-  const auto optimizers = optimizers_.All();
+  const auto moments_in = [](const Optimizers::List& list, const WatchedParam& param) {
+    const int index = Optimizers::IndexOf(list, param);
+    return index < 0 ? WatchedOptimizer::Moments() : list[static_cast<size_t>(index)]->MomentsOf(param);
+  };
+  const auto now = optimizers_.All();
   for (const WatchedParam& param : model.params()) {
-    const int index = Optimizers::IndexOf(*optimizers, param);
-    if (param.id == 0 || index < 0) continue;
-    const auto [first, second] = (*optimizers)[static_cast<size_t>(index)]->MomentsOf(param);
+    if (param.id == 0) continue;
+    auto [first, second] = moments_in(optimizers, param);
+    // The step's own may have been attached behind its write.
+    if (now.get() != &optimizers && !first.defined() && !second.defined()) {
+      std::tie(first, second) = moments_in(*now, param);
+    }
     Publish(identity, Kind::kExpAvg, model, param.module, &param, param.id, 0, nullptr, first);
     Publish(identity, Kind::kExpAvgSq, model, param.module, &param, param.id, 0, nullptr, second);
   }

@@ -20,6 +20,8 @@
 
 namespace ikkuna::torch_probe {
 
+class Roots;
+
 class Capture {
  public:
   Capture(probe::Session& session, const Optimizers& optimizers) : session_(session), optimizers_(optimizers) {}
@@ -30,18 +32,24 @@ class Capture {
   void TakeWeights(LaneState& lane, const StepIdentity& identity, WatchedModel& model,
                    const std::function<bool()>& torn);
   void TakeBuffers(const StepIdentity& identity, WatchedModel& model);
-  // Of the optimizer that writes, if it is attached; the others attached follow with their own first write (`late`).
+  // Of the optimizer that writes, if it is attached; the others attached follow with their own first write. `first`: of
+  // the step; what belongs to no optimizer comes with it.
   void TakeGradients(LaneState& lane, WatchedModel& model, const StepIdentity& identity, int written_param,
-                     uint16_t flags, std::vector<int>* late);
+                     uint16_t flags, bool first);
   void TakeUpdates(LaneState& lane, const StepIdentity& identity, WatchedModel& model);
-  void TakeMoments(WatchedModel& model, const StepIdentity& identity, bool side_by_side);
-  void TakeLearningRates(const StepIdentity& identity, WatchedModel& model, int written_param, std::vector<int>* late);
+  // `optimizers`: those that were attached when the step was written; another may have taken over since.
+  void TakeMoments(WatchedModel& model, const StepIdentity& identity, const Optimizers::List& optimizers,
+                   bool side_by_side);
+  // `roots`: an optimizer of another model's parameters alone has no rate of this one.
+  void TakeLearningRates(const StepIdentity& identity, WatchedModel& model, int written_param, const Roots& roots);
+  // Attached optimizers beside the one that writes whose parameters have gradients: they may follow.
+  std::vector<int> LateOptimizers(WatchedModel& model, int written_param) const;
 
   // --- One message, where the step wants it; `pass` null: of the step as a whole.
   void Publish(const StepIdentity& identity, Kind kind, WatchedModel& model, int module, const WatchedParam* param,
                uint32_t param_id, uint16_t call, const PassNumber* pass, const at::Tensor& tensor, uint16_t flags = 0);
   // `name`: what the daemon has to know of it (labels: `ignore_index=0`); empty: nothing.
-  void PublishMeta(const StepIdentity& identity, Kind kind, WatchedModel& model, uint16_t call, const PassNumber* pass,
+  void PublishMeta(const StepIdentity& identity, Kind kind, uint16_t call, const PassNumber* pass,
                    const at::Tensor& tensor, const std::string& name = {});
   void PublishScalar(const StepIdentity& identity, Kind kind, uint32_t param, uint16_t call, const PassNumber* pass,
                      double value, const std::string& name);

@@ -1,28 +1,26 @@
-// What the daemon asks of the trainer: to stop, to freeze and to thaw.
-#include <optional>
+#include "probe/torch/control.h"
+
 #include <string>
 #include <unordered_set>
 #include <utility>
 #include <vector>
 
-#include "probe/torch/listener.h"
 #include "probe/torch/name_list.h"
 
 namespace ikkuna::torch_probe {
 
-// `step_begins`: a step of the model is about to; else only a pass is, of one that does not end.
-void Listener::HandleCommands(const WatchedModel& boundary, bool step_begins) {
+void Control::HandleCommands(const WatchedModel& boundary, bool step_begins) {
   const std::optional<uint64_t> step = step_begins ? std::optional(tracker_.NextStep(boundary.index())) : std::nullopt;
-  session_->HandleCommands(boundary.root_id(), step, [this](const shm::Command& command) {
-    if (!session_->allow_control()) return;
+  session_.HandleCommands(boundary.root_id(), step, [this](const shm::Command& command) {
+    if (!session_.allow_control()) return;
     switch (static_cast<shm::CommandType>(command.type)) {
       case shm::CommandType::kStop:
         stop_requested_.store(true);
         break;
       case shm::CommandType::kFreeze:
       case shm::CommandType::kUnfreeze:
-        for (int m = 0; m < model_count_.load(std::memory_order_acquire); ++m) {
-          WatchedModel& model = *models_[static_cast<size_t>(m)];
+        for (int m = 0; m < roots_.count(); ++m) {
+          WatchedModel& model = roots_.model(m);
           if (command.root != 0 && command.root != kAnyRoot && command.root != model.root_id()) continue;
           std::lock_guard hold(mutex_);
           model.freezes.push_back(command);
@@ -35,9 +33,7 @@ void Listener::HandleCommands(const WatchedModel& boundary, bool step_begins) {
   });
 }
 
-// Not while an optimizer writes, which is when a step ends: it may hold a reference to the gradient that goes. At the
-// end of backward nobody does, and the step that comes leaves the parameters alone from the first to the last.
-void Listener::FreezeAsAsked(WatchedModel& model) {
+void Control::FreezeAsAsked(WatchedModel& model) {
   if (!model.freezes_wait.load(std::memory_order_relaxed)) return;
   std::lock_guard one_at_a_time(freeze_mutex_);
   std::vector<shm::Command> commands;
@@ -51,13 +47,14 @@ void Listener::FreezeAsAsked(WatchedModel& model) {
 
 // Also resets the gradient: with momentum an optimizer would go on moving a parameter that merely stopped requiring
 // one.
-void Listener::Freeze(WatchedModel& model, const shm::Command& command) {
+void Control::Freeze(WatchedModel& model, const shm::Command& command) {
   const bool freeze = static_cast<shm::CommandType>(command.type) == shm::CommandType::kFreeze;
   // With the step, since a note is told once.
   const std::string after_step = " after step " + std::to_string(model.steps_finished.load(std::memory_order_relaxed));
   const std::string refused = "freeze refused" + after_step + ": ";
   std::unordered_set<const void*> touched;  // tied parameters are one
   for (const WatchedParam& param : model.params()) {
+    if (param.retired.load(std::memory_order_relaxed)) continue;
     if ((command.module == 0 || model.module(param.module).id == command.module) &&
         (command.param == 0 || param.id == command.param)) {
       touched.insert(param.tensor.unsafeGetTensorImpl());
@@ -68,6 +65,7 @@ void Listener::Freeze(WatchedModel& model, const shm::Command& command) {
   bool others_train = false;
   NameList untouched;
   for (WatchedParam& param : model.params()) {
+    if (param.retired.load(std::memory_order_relaxed)) continue;
     if (touched.count(param.tensor.unsafeGetTensorImpl()) == 0) {
       others_train |= param.tensor.requires_grad();
     } else if (freeze ? param.tensor.requires_grad() : param.frozen) {
@@ -78,22 +76,22 @@ void Listener::Freeze(WatchedModel& model, const shm::Command& command) {
     }
   }
   if (freeze && !others_train) {
-    session_->AddNote(refused + model.name() + " would have nothing left to train");
+    session_.AddNote(refused + model.name() + " would have nothing left to train");
     return;
   }
   if (freeze && tracker_.ThreadsThatTrain(model.index()) > 1) {
-    session_->AddNote(refused + "several threads train " + model.name() +
-                      ", one may not take a gradient away from the others");
+    session_.AddNote(refused + "several threads train " + model.name() +
+                     ", one may not take a gradient away from the others");
     return;
   }
   for (WatchedParam* param : targets) {
     param->frozen = freeze;
     param->tensor.set_requires_grad(!freeze);
     if (freeze) param->tensor.mutable_grad().reset();
-    model.Renew(*session_, *param);
+    model.Renew(session_, *param);
   }
   if (!untouched.empty()) {
-    session_->AddNote((freeze ? "freeze" : "unfreeze") + after_step + " leaves as it was: " + untouched.Text() +
+    session_.AddNote((freeze ? "freeze" : "unfreeze") + after_step + " leaves as it was: " + untouched.Text() +
                       (freeze ? ", which did not train" : ", which no client froze"));
   }
 }

@@ -1,11 +1,12 @@
 // ParameterHooks: our post-accumulate hooks on the parameters of the attached models, each one calling whatever hook it
 // found there before.
 //
-// The listener installs and removes them under its own mutex and outlives them: backward may be in one that was
+// The listener installs and removes them under the mutex of `Roots` and outlives them: backward may be in one that was
 // removed, so removed hooks are handed on to whoever knows when nobody is.
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -30,12 +31,14 @@ class ParameterHooks {
   explicit ParameterHooks(uint64_t listener) : listener_(listener) {}
   void Install(WatchedModel& model);
   void Remove();
+  // From a parameter that its model has not any more.
+  void RemoveFrom(const at::Tensor& parameter);
   // Hooks that were removed; backward may be in one.
   Removed TakeRemoved() { return std::move(removed_); }
   // Whether a gradient of a parameter with these owners is one of the pass of `model`. A layer that several models
   // share counts for none of them, unless a model has nothing else.
   bool Counts(const std::vector<ParamOwner>& owners, int model) const {
-    return owners.size() == 1 || all_shared_[static_cast<size_t>(model)];
+    return owners.size() == 1 || all_shared_[static_cast<size_t>(model)].load(std::memory_order_relaxed);
   }
 
  private:
@@ -46,12 +49,13 @@ class ParameterHooks {
     const std::vector<ParamOwner>* owners;
   };
   Hook* On(const at::Tensor& parameter) const;
+  void TakeOff(const at::Tensor& parameter);
 
   const uint64_t listener_;  // serial
   std::vector<Place> places_;
   Removed removed_;
   std::vector<std::unique_ptr<const std::vector<ParamOwner>>> owners_;  // superseded ones, too
-  std::array<bool, kMaxRoots> all_shared_{};  // every parameter of the model belongs to another model too
+  std::array<std::atomic<bool>, kMaxRoots> all_shared_{};  // every parameter of the model belongs to another model too
 };
 
 }  // namespace ikkuna::torch_probe

@@ -1,7 +1,4 @@
-// Beginning and end, waking and sleeping.
 #include "probe/torch/listener.h"
-
-#include <time.h>
 
 #include <algorithm>
 #include <cstdio>
@@ -33,7 +30,7 @@ uint64_t NextSerial() {
 
 Listener* Listener::Live(uint64_t serial) {
   Listener* listener = live_listener_.load();
-  return listener != nullptr && listener->serial_ == serial ? listener : nullptr;
+  return listener != nullptr && listener->watch_.serial == serial ? listener : nullptr;
 }
 
 std::shared_ptr<Listener> Listener::Start(const ProbeOptions& options) {
@@ -53,23 +50,25 @@ std::shared_ptr<Listener> Listener::Start(const ProbeOptions& options) {
     Retired().listeners.push_back(listener);
   }
   live_listener_.store(listener.get());
-  listener->callback_.Register(&Listener::OnStart, &Listener::OnEnd);
+  listener->hearing_.callback().Register(&Listener::OnStart, &Listener::OnEnd);
   Listener* raw = listener.get();
-  listener->session_->SetTick([raw] { raw->Watchdog(); }, [raw] { raw->callback_.Silence(); });
+  listener->session_->SetTick([raw] { raw->hearing_.Watchdog(); }, [raw] { raw->hearing_.callback().Silence(); });
   return listener;
 }
 
 Listener::Listener(std::unique_ptr<probe::Session> session, const ProbeOptions& options, uint64_t serial)
     : session_(std::move(session)),
-      options_(options),
-      serial_(serial),
-      hooks_(serial),
-      capture_(*session_, optimizers_) {}
-
-// Threads may hold a step's identity for longer, and with it the subscribers; what those have captured goes now.
-Listener::~Listener() {
-  for (const auto& subscriber : local_) subscriber->callback = nullptr;
-}
+      watch_(*session_, options, serial),
+      accounts_(watch_),
+      hearing_(watch_),
+      control_(watch_),
+      settling_(watch_),
+      open_steps_(watch_, settling_),
+      ends_(watch_, accounts_, hearing_, control_, settling_, open_steps_),
+      backward_(watch_, hearing_, control_, settling_, open_steps_, ends_),
+      passes_(watch_, hearing_, open_steps_, ends_, backward_),
+      losses_(watch_, settling_, backward_, passes_),
+      operators_(watch_, losses_, ends_, backward_, passes_) {}
 
 void Listener::DestroyRetired() noexcept {
   // What they hold (models, subscribers) may be the trainer's, whose destructors may do anything: not under the lock.
@@ -83,7 +82,7 @@ void Listener::DestroyRetired() noexcept {
   for (auto it = listeners.begin(); it != listeners.end();) {
     const bool unused = it->use_count() == 1 && (*it)->stopped_.load() && live_listener_.load() != it->get();
     if (unused) {
-      for (auto& hook : (*it)->hooks_.TakeRemoved()) hooks.push_back(std::move(hook));
+      for (auto& hook : (*it)->watch_.roots.TakeRemovedHooks()) hooks.push_back(std::move(hook));
       gone.push_back(std::move(*it));
     }
     it = unused ? listeners.erase(it) : it + 1;
@@ -94,13 +93,15 @@ void Listener::DestroyRetired() noexcept {
 void Listener::Attach(torch::nn::Module& root, std::shared_ptr<torch::nn::Module> keep_alive,
                       const AttachOptions& options) {
   Guarded([&](ThreadState&) {
-    std::lock_guard lock(mutex_);
-    const int index = model_count_.load();
+    std::lock_guard lock(attach_mutex_);
+    Roots& roots = watch_.roots;
+    const uint64_t start_step = watch_.options.start_step;
+    const int index = roots.count();
     // Attached again it is the same model, with what it has become.
     for (int m = 0; m < index; ++m) {
-      WatchedModel& known = *models_[static_cast<size_t>(m)];
+      WatchedModel& known = roots.model(m);
       if (!known.IsRoot(root)) continue;
-      RenewTree(known);
+      roots.RenewTree(known);
       if (!options.name.empty() && options.name != known.name()) {
         session_->AddNote(known.name() + " was attached again as " + options.name + ": it keeps its first name");
       }
@@ -113,126 +114,114 @@ void Listener::Attach(torch::nn::Module& root, std::shared_ptr<torch::nn::Module
     auto model = std::make_unique<WatchedModel>(*session_, root, std::move(keep_alive), options, index);
     if (model->root_id() == 0) return;  // the registry is full
     for (const std::string& note : model->notes()) session_->AddNote(note);
-    model->steps_finished.store(options_.start_step);
-    model->epoch.store(options_.start_epoch);
-    model->epoch_begin_step.store(options_.start_step);
+    model->steps_finished.store(start_step);
+    model->epoch.store(watch_.options.start_epoch);
+    model->epoch_begin_step.store(start_step);
     shm::RootStatus& status = session_->root_status(model->root_id());
-    shm::StoreRelaxed(status.start_step, options_.start_step);
-    shm::StoreRelaxed(status.step, options_.start_step);
-    tracker_.AddRoot(options_.start_step, options.manual_steps);
-    roots_[static_cast<size_t>(index)] = std::make_unique<RootState>();
-    roots_[static_cast<size_t>(index)]->model = index;
-    models_[static_cast<size_t>(index)] = std::move(model);
-    {
-      std::lock_guard tree(tree_mutex_);
-      hooks_.Install(*models_[static_cast<size_t>(index)]);
-    }
-    model_count_.store(index + 1, std::memory_order_release);
-    Listen(index);
+    shm::StoreRelaxed(status.start_step, start_step);
+    shm::StoreRelaxed(status.step, start_step);
+    watch_.tracker.AddRoot(start_step, options.manual_steps);
+    roots.Add(std::move(model));
+    hearing_.Listen(index);
   });
 }
 
 void Listener::Attach(torch::optim::Optimizer& optimizer, std::shared_ptr<torch::optim::Optimizer> owner) {
-  Guarded([&](ThreadState&) { optimizers_.Attach(*session_, optimizer, std::move(owner)); });
+  Guarded([&](ThreadState&) { watch_.optimizers.Attach(*session_, optimizer, std::move(owner)); });
 }
-
-// No lock of ours is held, and no step is in the midst of anything. What a callback logs is not told to callbacks
-// again: one that does would never come to an end.
-void Listener::Tell(ThreadState& thread) noexcept {
-  thread.telling = true;
-  while (!thread.untold.empty()) {
-    std::vector<Untold> untold = std::exchange(thread.untold, {});
-    for (const Untold& one : untold) {
-      if (one.subscriber->failed.load()) continue;
-      try {
-        one.subscriber->callback(one.message);
-      } catch (const std::exception& error) {
-        one.subscriber->failed.store(true);
-        probe::PrintNow(std::string("an in-process subscriber threw and was removed: ") + error.what());
-      } catch (...) {
-        one.subscriber->failed.store(true);
-        probe::PrintNow("an in-process subscriber threw what is no exception and was removed");
-      }
-    }
-  }
-  thread.telling = false;
-}
-
-void Listener::Subscribe(std::shared_ptr<LocalSubscriber> subscriber) {
-  if (subscriber->kinds == 0) return;
-  std::lock_guard lock(mutex_);
-  local_.push_back(std::move(subscriber));
-}
-
-// ---------------------------------------------------------------------------------------------------------------
-// Waking and sleeping
-
-void Listener::Listen(int model) {
-  RootState& root = *roots_[static_cast<size_t>(model)];
-  callback_.Hold(root.held, [&] { return root.sleeper.load(std::memory_order_relaxed) == 0 && tracker_.Awake(model); });
-}
-
-// Of a thread that begins to train while the callback sleeps for another's backward the first forward pass goes
-// unheard: nobody sleeps before those that begin together have begun, nor where several train or evaluate.
-bool Listener::OneThreadRunsLayers() const {
-  constexpr uint64_t kBeginning = 64;  // steps
-  for (int m = 0; m < model_count_.load(std::memory_order_acquire); ++m) {
-    const WatchedModel& model = *models_[static_cast<size_t>(m)];
-    const uint64_t steps = model.steps_finished.load(std::memory_order_relaxed) - options_.start_step;
-    const bool one = steps >= kBeginning && model.layer_threads.load(std::memory_order_relaxed) <= 1;
-    if (!one && !tracker_.Resting(m)) return false;
-  }
-  return true;
-}
-
-// Service thread: a loop whose steps are not seen any more may have changed how it writes; listen to it again, for a
-// while. It may be over, too, and the process go on with other networks: so less and less often.
-void Listener::Watchdog() {
-  constexpr uint64_t kListenNs = 2'000'000'000, kPauseMinNs = 4'000'000'000, kPauseMaxNs = 300'000'000'000;
-  if (!active()) return;
-  const uint64_t now = MonotonicNs();
-  if (watchdog_awake_.load()) {
-    if (now - watchdog_since_ns_ < kListenNs || !watchdog_awake_.exchange(false)) return;
-    callback_.Need(-1);
-    watchdog_pause_ns_ = std::clamp(2 * watchdog_pause_ns_, kPauseMinNs, kPauseMaxNs);
-    watchdog_since_ns_ = now + watchdog_pause_ns_;
-    return;
-  }
-  bool silent = false;
-  std::lock_guard lock(mutex_);
-  for (int i = 0; i < model_count_.load(); ++i) {
-    WatchedModel& model = *models_[static_cast<size_t>(i)];
-    const uint64_t last = shm::LoadRelaxed(session_->root_status(model.root_id()).last_step_ns);
-    const uint64_t usual = model.usual_step_ns.load(std::memory_order_relaxed);
-    if (last == 0 || now - last < std::max<uint64_t>(1'000'000'000, 4 * usual)) continue;
-    silent = true;
-    if (now < watchdog_since_ns_ || watchdog_awake_.exchange(true)) continue;
-    watchdog_since_ns_ = now;
-    callback_.Need(+1);
-  }
-  if (!silent) watchdog_since_ns_ = watchdog_pause_ns_ = 0;
-}
-
-// ---------------------------------------------------------------------------------------------------------------
-// The end
 
 void Listener::Stop() {
   if (stopped_.exchange(true) || !session_->in_owner()) return;
   session_->SetTick({});
-  Guarded([&](ThreadState& thread) { CloseSteps(thread, true); });
+  Guarded([&](ThreadState& thread) { ends_.CloseSteps(thread, true); });
   live_.store(false);
-  callback_.Unregister();
-  UnhookRawGradients();
+  hearing_.callback().Unregister();
+  backward_.UnhookRawGradients();
   {
-    std::lock_guard lock(mutex_);
-    std::lock_guard tree(tree_mutex_);
-    hooks_.Remove();
-    for (int i = 0; i < model_count_.load(); ++i) models_[static_cast<size_t>(i)]->Forget();
+    std::lock_guard lock(attach_mutex_);
+    watch_.roots.Forget();
   }
   Listener* self = this;
   live_listener_.compare_exchange_strong(self, nullptr);
   session_->SetFinished();
   session_->Close();
+}
+
+ThreadState& Listener::OwnThread() {
+  ThreadState& thread = CurrentThread();
+  if (thread.listener != watch_.serial) thread.Reset(watch_.serial);
+  if (thread.id == 0 && !thread.ends) thread.id = watch_.tracker.AddThread();
+  return thread;
+}
+
+void Listener::EndThread(ThreadState& thread) noexcept {
+  AsOwnWork(*session_, thread, [&](ThreadState& own) { ends_.EndThread(own); });
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Called by LibTorch
+
+std::unique_ptr<at::ObserverContext> Listener::OnStart(const at::RecordFunction& function) {
+  const Inside inside;
+  Listener* self = live_listener_.load();
+  if (self == nullptr || !self->active()) return nullptr;
+  ThreadState& thread = self->OwnThread();
+  ++thread.cost.calls;  // whatever comes of it: LibTorch has boxed the operator's arguments for us
+  if (thread.busy || thread.depth > 0) return nullptr;
+  if (InBackward() && !self->backward_.WantsRecomputation(thread)) {
+    if (self->hearing_.RunsAllLayers(thread.id)) {
+      self->Guarded([&](ThreadState& own) {
+        self->backward_.SleepDuringBackward(own, torch::autograd::get_current_graph_task_id());
+      });
+    }
+    return nullptr;
+  }
+  const OperatorInfo* const info = self->operators_.Find(function.name());
+  // Nothing stands between the gradient that LibTorch makes for a scalar and the backward pass that starts from it.
+  if (thread.starts_backward && !InBackward() && (info == nullptr || info->what != OperatorClass::kRoot)) {
+    thread.starts_backward = false;
+    self->watch_.loss_roots.Forget(thread.id);
+  }
+  if (info == nullptr && !thread.provenance.carries()) return nullptr;
+  thread.grad_mode = at::GradMode::is_enabled();
+  std::unique_ptr<at::ObserverContext> context;
+  self->Guarded([&](ThreadState& own) {
+    ThreadTimer timer(own);
+    context = self->operators_.Started(own, function, info);
+  });
+  return context;
+}
+
+void Listener::OnEnd(const at::RecordFunction& function, at::ObserverContext* context) {
+  if (context == nullptr) return;
+  const Inside inside;
+  Listener* self = live_listener_.load();
+  ThreadState& thread = CurrentThread();
+  auto& begun = static_cast<OperatorContext&>(*context);
+  if (begun.deeper && thread.depth > 0) --thread.depth;
+  if (self == nullptr || thread.listener != self->watch_.serial || begun.listener != self->watch_.serial) return;
+  if (begun.end == OperatorEnd::kNothing) return;
+  self->Guarded([&](ThreadState& own) {
+    ThreadTimer timer(own);
+    self->operators_.Ended(own, function, begun);
+  });
+}
+
+void Listener::OnGradient(uint64_t serial, const at::Tensor& parameter,
+                          const std::vector<ParamOwner>& owners) noexcept {
+  Listener* const live = Live(serial);
+  if (live == nullptr || !live->active()) return;
+  try {
+    live->backward().GradientsReady(live->OwnThread(), parameter, owners);
+  } catch (const std::exception& error) {
+    live->session_->SwitchOff(error.what());
+  }
+}
+
+void Listener::OnPassGone(uint64_t serial, int model, uint32_t number) noexcept {
+  const Inside inside;
+  Listener* const live = Live(serial);
+  if (live != nullptr && live->active()) live->watch_.tracker.PassGone(model, number);
 }
 
 }  // namespace ikkuna::torch_probe

@@ -1,8 +1,7 @@
 #include "probe/torch/losses.h"
 
 #include <algorithm>
-#include <map>
-#include <utility>
+#include <iterator>
 
 #include "probe/torch/provenance.h"
 
@@ -18,17 +17,6 @@ void CutEnd(std::string& name, const std::string& end) {
   }
 }
 
-// The only node behind this one that gets a gradient; null: none, or several.
-Node* OnlyBehind(const Node& node) {
-  Node* only = nullptr;
-  for (const auto& edge : node.next_edges()) {
-    if (!edge.function) continue;
-    if (only != nullptr) return nullptr;
-    only = edge.function.get();
-  }
-  return only;
-}
-
 }  // namespace
 
 std::string LossFunctionName(const std::string& operator_name) {
@@ -37,151 +25,253 @@ std::string LossFunctionName(const std::string& operator_name) {
   return name;
 }
 
-void PassLosses::AddTerm(const char* operator_name, const at::Tensor& result, std::optional<double> value, bool summed,
-                         double rows, uint16_t call, std::shared_ptr<const PassNumber> pass) {
-  std::lock_guard lock(mutex_);
-  if (terms_.size() >= kTermsMax) return;
-  Term term;
-  term.function = LossFunctionName(operator_name);
-  term.node = result.grad_fn();
-  term.value = term.given = value;
-  term.summed = summed;
-  term.rows = rows;
-  term.call = call;
-  term.pass = std::move(pass);
-  terms_.push_back(std::move(term));
+bool PassLosses::scaled() const {
+  return root_scaled_.load(std::memory_order_relaxed) ||
+         (term_scaled_.load(std::memory_order_relaxed) && !term_plain_.load(std::memory_order_relaxed));
 }
 
-void PassLosses::BackwardFrom(const at::Tensor& root, std::optional<double> value) {
+uint64_t PassLosses::AddTerm(LossTerm&& given) {
   std::lock_guard lock(mutex_);
-  ++roots_;
-  if (terms_.empty() || !root.grad_fn()) return;
-  std::map<const Node*, Term*> at;  // those not yet reached by another root
-  for (Term& term : terms_) {
-    const auto node = term.node.lock();
-    if (node && term.root == 0) at[node.get()] = &term;
+  if (terms_.size() >= kTermsMax)
+    std::erase_if(terms_, [](const Term& term) { return term.graph && term.node.expired(); });
+  if (terms_.size() >= kTermsMax) return 0;
+  Term term;
+  term.id = ++last_id_;
+  term.function = std::move(given.function);
+  term.node = given.node;
+  term.graph = given.node != nullptr;
+  term.given = term.named = term.loss = given.given;
+  term.count = given.count;
+  term.call = given.call;
+  term.model_call = model_calls_;
+  term.pass = std::move(given.pass);
+  if (given.labelled) {
+    const auto kept = std::count_if(terms_.begin(), terms_.end(), [&](const Term& other) {
+      return other.pass == term.pass && other.labelled.has_value();
+    });
+    term.labelled = std::move(given.labelled);
+    // Too many of one pass to be its accuracy, whatever becomes of them.
+    if (static_cast<size_t>(kept) >= kLabelledMax) {
+      classes_[term.pass.get()].mixed = true;
+      term.labelled->output = term.labelled->labels = at::Tensor();
+    }
   }
-  std::vector<Term*> reached;
+  terms_.push_back(std::move(term));
+  return last_id_;
+}
+
+void PassLosses::Give(double value, uint16_t call, std::shared_ptr<const PassNumber> pass) {
+  std::lock_guard lock(mutex_);
+  LossValue given;
+  given.value = given.loss = value;
+  given.call = call;
+  given.pass = std::move(pass);
+  given_.push_back(std::move(given));
+}
+
+void PassLosses::Drop(uint64_t id) {
+  std::optional<LabelledOutput> dropped;  // destroyed last, without the mutex
+  std::lock_guard lock(mutex_);
+  const auto term = std::find_if(terms_.begin(), terms_.end(), [&](const Term& one) { return one.id == id; });
+  if (term != terms_.end()) dropped.swap(term->labelled);
+}
+
+int PassLosses::CountClassLabels() {
+  std::lock_guard lock(mutex_);
+  return classes_[nullptr].count++;
+}
+
+void PassLosses::NewCall(bool apart) {
+  std::lock_guard lock(mutex_);
+  classes_.clear();
+  model_calls_ += apart ? 1 : 0;
+}
+
+void PassLosses::StartFrom(const LossRoot& root, int64_t task, Held* held) {
+  const auto hold = [&](const std::weak_ptr<Node>& node) { return held->emplace_back(node.lock()).get(); };
+  Node* const top = hold(root.node);
+  if (top == nullptr) return;
+  std::map<const Node*, Term*> at;  // those not yet reached from elsewhere, but by a look
+  for (Term& term : terms_) {
+    const Node* const node = hold(term.node);
+    const bool free = term.root == 0 || (roots_[term.root - 1].task != task && !roots_[term.root - 1].gave);
+    if (node != nullptr && free) at[node] = &term;
+  }
+  std::vector<std::pair<const Node*, Term*>> reached;
+  std::vector<Term*> divided;
   bool others = false;
-  const bool whole = Provenance::Walk(root.grad_fn().get(), kNodesMax, [&](Node& node) {
+  const bool whole = Provenance::Walk(top, kNodesMax, [&](Node& node) {
     if (const auto term = at.find(&node); term != at.end()) {
-      reached.push_back(term->second);
+      reached.push_back(*term);
       return false;
     }
     others |= node.next_edges().empty();
+    // kl_div with `batchmean` divides by the rows itself.
+    for (const auto& edge : node.next_edges()) {
+      const auto sum = at.find(edge.function.get());
+      if (sum == at.end() || !sum->second->count.summed || sum->second->function != "kl_div") continue;
+      if (DivisorOf(node) == sum->second->count.rows) divided.push_back(sum->second);
+    }
     return !(others && reached.size() == at.size());
   });
-  for (Term* term : reached) {
-    term->root = roots_;
-    term->alone = reached.size() == 1 && !others && whole && IsMultiple(*term, root.grad_fn().get(), value);
-    term->of_root = value;
-    if (term->summed && term->alone) MeanOfSum(*term, root.grad_fn().get(), value);
+  if (reached.empty()) return;
+  roots_.push_back({task, true, false});
+  const bool one = reached.size() == 1 && !others && whole;
+  for (const auto& [node, term] : reached) {
+    const LossReading reading = one ? ReadLoss(root, *node, term->given, term->count.summed) : LossReading();
+    term->root = roots_.size();
+    term->alone = reading.is_loss;
+    term->loss = reading.value;
+    term->rounded = reading.rounded;
+    term->reduced = reading.reduced;
+    term->weight = reading.weight;
+    term->named = term->given;
   }
+  for (Term* term : divided) {
+    if (term->given) term->named = *term->given / term->count.rows;
+  }
+  if (root.scaled) NoteScale();
 }
 
-void PassLosses::ForgetLastRoot() {
+void PassLosses::Reached(uint64_t id, int64_t task, const std::vector<LossRoot>& seen, bool is_root,
+                         std::optional<double> gradient) {
+  Held held;  // destroyed last, without the mutex
   std::lock_guard lock(mutex_);
-  if (roots_ == 0) return;
+  const auto term = std::find_if(terms_.begin(), terms_.end(), [&](const Term& one) { return one.id == id; });
+  if (term == terms_.end()) return;
+  const auto of_task = [&](const Root& root) { return root.task == task; };
+  if (std::none_of(roots_.begin(), roots_.end(), of_task)) {
+    for (const LossRoot& root : seen) StartFrom(root, task, &held);
+  }
+  if (term->root == 0 || (roots_[term->root - 1].task != task && !roots_[term->root - 1].gave)) {
+    // Where it starts was not seen, or is too far away.
+    const auto known =
+        std::find_if(roots_.begin(), roots_.end(), [&](const Root& root) { return of_task(root) && !root.seen; });
+    term->root = static_cast<size_t>(known - roots_.begin()) + 1;
+    if (known == roots_.end()) roots_.push_back({task, false, false});
+    term->alone = is_root;
+    term->loss = is_root ? term->given : std::nullopt;
+    term->weight.reset();
+  }
+  const Root& root = roots_[term->root - 1];
+  if (!gradient || (root.seen && term->alone)) return;
+  const bool scale = IsLossScale(*gradient);
+  if (scale && !root.seen)
+    NoteScale();  // of several terms the one of most weight carries it
+  else
+    (scale ? term_scaled_ : term_plain_).store(true, std::memory_order_relaxed);
+}
+
+void PassLosses::Gave(int64_t task) {
+  std::lock_guard lock(mutex_);
+  for (Root& root : roots_) root.gave |= root.task == task;
+}
+
+std::vector<LabelledOutput> PassLosses::TakeOutputs(int64_t task, bool by_hooks) {
+  std::lock_guard lock(mutex_);
+  std::vector<LabelledOutput> outputs;
+  const auto is_reached = [&](const Term& term) {
+    if (!term.labelled || term.root == 0) return false;
+    const Root& root = roots_[term.root - 1];
+    return root.task == task && (root.gave || !by_hooks);
+  };
+  for (const Term& term : terms_) {
+    if (!is_reached(term) || !term.labelled->classes) continue;
+    Classes& classes = classes_[term.pass.get()];
+    const int layer = term.labelled->layer;
+    const void* const output = term.labelled->output.defined() ? term.labelled->output.const_data_ptr() : nullptr;
+    auto& known = classes.outputs;
+    // A loss at each time step is of one layer's outputs, each compared once.
+    const bool another = layer < 0 || layer != classes.layer || std::find(known.begin(), known.end(), output) != known.end();
+    if (classes.count++ != 0) classes.mixed |= another;
+    classes.layer = layer;
+    known.push_back(output);
+  }
   for (Term& term : terms_) {
-    if (term.root != roots_) continue;
-    term.root = 0;
-    term.alone = true;
-    term.value = term.given;
-    term.of_root.reset();
+    if (!is_reached(term)) continue;
+    LabelledOutput labelled = std::move(*term.labelled);
+    term.labelled.reset();
+    labelled.mixed = (labelled.classes && classes_[term.pass.get()].mixed) || !labelled.output.defined();
+    outputs.push_back(std::move(labelled));
   }
-  --roots_;
+  return outputs;
 }
 
-// A loss scale, a division by the micro-batches, a reduction: backward starts from the term all the same. A term of many
-// elements has no value before it is reduced, and none that is known where that is multiplied later.
-bool PassLosses::IsMultiple(const Term& term, Node* root, std::optional<double> value) {
-  if (value && term.value && *value == *term.value) return true;  // added to a sum that began with 0
-  const auto node = term.node.lock();
-  bool scaled = false;
-  bool divided = false;
-  const auto named = [](const Node& of, const char* name) { return of.name().rfind(name, 0) == 0; };
-  for (Node* above = root; node && above != node.get(); above = OnlyBehind(*above)) {
-    if (above == nullptr) return false;
-    if (named(*above, "MulBackward")) {
-      scaled = true;
-    } else if (named(*above, "DivBackward")) {
-      divided = true;
-    } else if (named(*above, "MeanBackward")) {
-      if (!term.value) return !scaled && !divided;  // what was done to the elements is part of the loss
-    } else if (named(*above, "SumBackward")) {
-      if (!term.value) return !scaled;
-    } else {
-      bool shape_only = false;
-      for (const char* name : {"ToCopy", "View", "UnsafeView", "Reshape", "Squeeze", "Unsqueeze", "Clone", "Expand", "Alias",
-                               "Select", "Slice", "Index", "MaskedSelect", "Copy"}) {
-        shape_only |= named(*above, name);
-      }
-      if (!shape_only && term.value) return false;
-    }
-  }
-  return !value || !term.value || *value * *term.value >= 0;
-}
-
-// A sum that is divided right behind the operator is a mean that the loss function makes (kl_div with `batchmean`) or
-// the trainer (by the tokens of the batch).
-void PassLosses::MeanOfSum(Term& term, Node* root, std::optional<double> value) {
-  const auto node = term.node.lock();
-  for (Node* above = root; node && above != nullptr && above != node.get();) {
-    Node* const behind = OnlyBehind(*above);
-    if (behind == node.get() && above->name().rfind("DivBackward", 0) == 0) {
-      if (above == root && value)
-        term.value = value;
-      else if (term.value && term.function == "kl_div")
-        *term.value /= term.rows;
-    }
-    above = behind;
-  }
-}
-
-SettledLosses PassLosses::Settle(bool training, const std::vector<const PassNumber*>& over, bool name_all) {
-  std::lock_guard lock(mutex_);
+SettledLosses PassLosses::Settle(bool training, const std::vector<const PassNumber*>& over, bool by_hooks) {
   SettledLosses settled;
-  settled_ = true;
-  const bool root_seen = std::exchange(roots_, 0) != 0;
-  std::vector<Term> terms = std::exchange(terms_, {});
-  std::vector<LossValue> given = std::exchange(given_, {});
-  calls_ = 0;
-  if (training && root_seen) {
+  if (training) {
+    std::vector<int64_t> tasks;
+    {
+      std::lock_guard lock(mutex_);
+      for (const Root& root : roots_) tasks.push_back(root.task);
+    }
+    for (const int64_t task : tasks) {
+      auto outputs = TakeOutputs(task, by_hooks);
+      std::move(outputs.begin(), outputs.end(), std::back_inserter(settled.outputs));
+    }
+  }
+  std::vector<Term> terms;  // destroyed last, without the mutex
+  std::lock_guard lock(mutex_);
+  const std::vector<Root> roots = std::exchange(roots_, {});
+  terms.swap(terms_);
+  settled.given = !given_.empty();
+  settled.any = settled.given || !terms.empty();
+  settled_ |= settled.any;
+  classes_.clear();
+  if (training) {
+    const bool gave = by_hooks || std::any_of(roots.begin(), roots.end(), [](const Root& root) { return root.gave; });
+    const auto reached = [&](const Term& term) { return term.root != 0 && (!gave || roots[term.root - 1].gave); };
     for (Term& term : terms) {
       const bool open = std::find(over.begin(), over.end(), term.pass.get()) == over.end();
-      if (term.root == 0 && term.pass && open && !term.node.expired()) terms_.push_back(term);
+      if (reached(term) || !term.pass || !open || term.node.expired()) continue;
+      Term kept = term;
+      kept.root = 0;
+      terms_.push_back(std::move(kept));
     }
-    std::erase_if(terms, [](const Term& term) { return term.root == 0; });
+    std::erase_if(terms, [&](const Term& term) { return !reached(term); });
   }
-  if (!given.empty()) {
-    settled.known = LossKnown::kKnown;
-    settled.given = true;
-    settled.values = std::move(given);
+  if (terms_.empty()) calls_ = 0;
+  if (settled.given) {
+    settled.values = std::exchange(given_, {});
     return settled;
   }
-  std::map<int, int> of_root;
+  std::map<size_t, int> of_root;
   std::map<const PassNumber*, int> of_pass;
+  std::map<uint32_t, int> of_call;
   for (const Term& term : terms) {
     ++of_root[term.root];
     ++of_pass[term.pass.get()];
+    ++of_call[term.model_call];
   }
+  const auto known = [](const Term& term, bool several) {
+    return several       ? LossKnown::kSeveral
+           : !term.alone ? LossKnown::kComposite
+           : term.loss   ? LossKnown::kKnown
+                         : LossKnown::kUnreduced;
+  };
+  const auto name = [](const Term& term, int nth) {
+    return "loss_" + term.function + (nth == 1 ? "" : "_" + std::to_string(nth));
+  };
+  std::map<std::pair<size_t, std::string>, int> nth_of;
+  std::map<std::pair<uint32_t, std::string>, int> nth_of_call;
   for (const Term& term : terms) {
-    LossKnown known = LossKnown::kSeveral;
-    if (of_root[term.root] == 1 && of_pass[term.pass.get()] == 1) {
-      known = !term.alone                  ? LossKnown::kComposite
-              : term.value || term.of_root ? LossKnown::kKnown
-                                           : LossKnown::kUnreduced;
-    }
-    settled.known = std::max(settled.known, known);
-  }
-  const bool name = name_all || settled.known != LossKnown::kKnown;
-  std::map<std::pair<int, std::string>, int> seen;
-  for (const Term& term : terms) {
-    const int nth = ++seen[{term.root, term.function}];
-    const std::string own = "loss_" + term.function + (nth == 1 ? "" : "_" + std::to_string(nth));
+    LossValue value;
+    value.known = known(term, of_root[term.root] > 1 || of_pass[term.pass.get()] > 1);
+    value.known_of_call = known(term, of_call[term.model_call] > 1);
+    value.function = term.function;
+    value.name = name(term, ++nth_of[{term.root, term.function}]);
+    value.name_of_call = name(term, ++nth_of_call[{term.model_call, term.function}]);
+    value.loss = term.loss;
+    value.given = term.given;
+    value.count = term.count;
+    value.rounded = term.rounded;
+    value.reduced = term.reduced;
+    value.weight = term.weight;
     // Of what is no scalar there is no value before it is reduced, and then it may be mixed with others.
-    const auto value = term.value ? term.value : name ? std::nullopt : term.of_root;
-    if (value) settled.values.push_back({name ? own : "", *value, term.call, term.pass});
+    value.value = term.given && term.alone && term.loss ? term.loss : term.named;
+    value.call = term.call;
+    value.pass = term.pass;
+    settled.values.push_back(std::move(value));
   }
   return settled;
 }

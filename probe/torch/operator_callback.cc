@@ -1,34 +1,43 @@
 #include "probe/torch/operator_callback.h"
 
+#include <utility>
+
 namespace ikkuna::torch_probe {
 
 void OperatorCallback::Register(at::RecordFunctionCallback::StartCallback start,
                                 at::RecordFunctionCallback::EndCallback end) {
   std::lock_guard lock(mutex_);
-  callback_ = at::addGlobalCallback(
-      at::RecordFunctionCallback(start, end).needsInputs(true).needsOutputs(true).scopes({at::RecordScope::FUNCTION}));
-  at::disableCallback(callback_);
-  registered_ = true;
+  start_ = start;
+  end_ = end;
 }
 
 void OperatorCallback::Unregister() {
   std::lock_guard lock(mutex_);
-  if (registered_) at::removeCallback(callback_);
-  registered_ = false;
+  Hear(false);
+  start_ = nullptr;
 }
 
 void OperatorCallback::Silence() {
   std::lock_guard lock(mutex_);
-  if (registered_ && need_ > 0 && !silenced_) at::disableCallback(callback_);
+  Hear(false);
   silenced_ = true;
 }
 
 void OperatorCallback::NeedLocked(int change) {
-  const int before = need_;
   need_ += change;
-  if (!registered_ || silenced_) return;
-  if (before == 0 && need_ > 0) at::reenableCallback(callback_);
-  if (before > 0 && need_ == 0) at::disableCallback(callback_);
+  Hear(need_ > 0 && start_ != nullptr && !silenced_);
+}
+
+void OperatorCallback::Hear(bool hears) {
+  if (hears == (callback_ != at::INVALID_CALLBACK_HANDLE)) return;
+  if (hears) {
+    callback_ = at::addGlobalCallback(at::RecordFunctionCallback(start_, end_)
+                                          .needsInputs(true)
+                                          .needsOutputs(true)
+                                          .scopes({at::RecordScope::FUNCTION}));
+  } else {
+    at::removeCallback(std::exchange(callback_, at::INVALID_CALLBACK_HANDLE));
+  }
 }
 
 }  // namespace ikkuna::torch_probe

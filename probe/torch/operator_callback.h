@@ -11,7 +11,7 @@ namespace ikkuna::torch_probe {
 
 class OperatorCallback {
  public:
-  // Registered, and off.
+  // What is to be called while anybody needs it.
   void Register(at::RecordFunctionCallback::StartCallback start, at::RecordFunctionCallback::EndCallback end);
   void Unregister();
   // Off from here on, whoever needs it: the session has switched itself off.
@@ -32,11 +32,16 @@ class OperatorCallback {
 
  private:
   void NeedLocked(int change);
+  // Taken back rather than disabled: LibTorch copies its list of callbacks for each node of a backward pass, those that
+  // are disabled too. Its header allows that at the start of a program only; all of these calls take one mutex of its
+  // own, though, and an operator under way has copies (LibTorch 2.11).
+  void Hear(bool hears);
 
   std::mutex mutex_;
   // Guarded by mutex_.
-  at::CallbackHandle callback_ = at::INVALID_CALLBACK_HANDLE;
-  bool registered_ = false;
+  at::CallbackHandle callback_ = at::INVALID_CALLBACK_HANDLE;  // while operators are heard
+  at::RecordFunctionCallback::StartCallback start_ = nullptr;  // null: it is not registered
+  at::RecordFunctionCallback::EndCallback end_ = nullptr;
   bool silenced_ = false;
   int need_ = 0;
 };

@@ -1,4 +1,4 @@
-// Listener::OperatorContext: what the beginning of an operator leaves for its end.
+// OperatorContext: what the beginning of an operator leaves for its end.
 #pragma once
 
 #include <memory>
@@ -6,7 +6,9 @@
 #include <ATen/record_function.h>
 #include <torch/csrc/autograd/graph_task.h>
 
-#include "probe/torch/listener.h"
+#include "probe/torch/operator_table.h"
+#include "probe/torch/provenance.h"
+#include "probe/torch/step_state.h"
 
 namespace ikkuna::torch_probe {
 
@@ -19,7 +21,7 @@ enum class OperatorEnd : uint8_t {
   kAwait,  // its output is a layer's but for the bias, which comes as an operator of its own
 };
 
-struct Listener::OperatorContext : at::ObserverContext {
+struct OperatorContext : at::ObserverContext {
   uint64_t listener = 0;               // serial
   const OperatorInfo* info = nullptr;  // null: of an operator that the table does not know
   OperatorEnd end = OperatorEnd::kNothing;
@@ -37,6 +39,7 @@ struct Listener::OperatorContext : at::ObserverContext {
   at::Tensor labels;
   int64_t ignore_index = -1;  // loss: label that does not count; negative: those that are no class anyway
   bool summed = false;
+  bool weighted = false;  // loss: by class weights
 };
 
 // The tensor of an argument, or the first of a list; undefined when there is none.
@@ -64,6 +67,9 @@ void EachTensor(const c10::IValue& value, Visit&& visit) {
     }
   }
 }
+
+// The pass that made it goes on.
+inline bool UnderWay(const Origin& origin) { return origin.pass && !origin.pass->over.load(); }
 
 inline bool InBackward() { return torch::autograd::get_current_graph_task_id() != -1; }
 

@@ -4,8 +4,14 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
+#include <optional>
 #include <set>
+#include <shared_mutex>
+#include <string>
 #include <string_view>
+#include <unordered_set>
+#include <utility>
 
 #include "probe/torch/module_outputs.h"
 
@@ -54,6 +60,18 @@ constexpr Layer kLayers[] = {
     {"aten::gru_cell", "", 2, -1, 0},
     {"aten::rnn_tanh_cell", "", 2, -1, 0},
     {"aten::rnn_relu_cell", "", 2, -1, 0},
+};
+
+// Which of the operands is the weight depends on who calls: mm(x, W), mv(W, x), mm(adjacency, mm(x, W)).
+struct Product {
+  const char* name;
+  int8_t weight;  // looked at first
+  int8_t other_weight;
+  int8_t operands;
+};
+constexpr Product kProducts[] = {
+    {"aten::mm", 1, 0, -1},   {"aten::bmm", 1, 0, -1},   {"aten::mv", 0, 1, -1},       {"aten::dot", 1, 0, -1},
+    {"aten::addmv", 1, 2, -1}, {"aten::baddbmm", 2, 1, -1}, {"aten::einsum", -1, -1, 1},
 };
 
 struct Functional {
@@ -192,13 +210,114 @@ uint32_t WrittenArguments(const c10::FunctionSchema& schema) {
   return written;
 }
 
+// What an operator writes of what it is given; nothing: it writes none of it.
+std::optional<OperatorInfo> WriteOf(const c10::FunctionSchema& schema) {
+  const std::string& full = schema.name();
+  const size_t colons = full.find("::");
+  if (colons == std::string::npos) return std::nullopt;
+  const std::string space = full.substr(0, colons);
+  const bool collective = space == "c10d" || space == "_c10d_functional";
+  uint32_t written = WrittenArguments(schema);
+  // Most collectives do not say in their schemas what they write: it is what they are given first.
+  if (collective && written == 0 && full.back() == '_') written = 1;
+  if (written == 0) return std::nullopt;
+  // An out= form writes a later argument: sub_out(p, p, g) is p.sub_(g).
+  std::string name = full.substr(colons + 2);
+  if ((written & 1) == 0 && name.back() != '_') name += '_';
+  OperatorInfo info;
+  // An operator of another library that writes parameters is an optimizer only where the loop has no other.
+  if (space != "aten")
+    info.what = collective ? OperatorClass::kOtherWrite : OperatorClass::kAssign;
+  else
+    info.what = kArithmeticWrites.count(name) != 0 ? OperatorClass::kArithmetic
+                : kAssignWrites.count(name) != 0   ? OperatorClass::kAssign
+                                                   : OperatorClass::kOtherWrite;
+  info.written = written;
+  info.collective = collective;
+  info.arguments = static_cast<uint8_t>(schema.arguments().size());
+  info.results = static_cast<uint8_t>(schema.returns().size());
+  info.name = full.c_str() + colons + 2;
+  return info;
+}
+
 }  // namespace
 
-OperatorTable::OperatorTable() {
+// Operators that were not there when the table was made: they come with a library that the trainer loads for its
+// optimizer, say. Of these only writes matter. And those that have gone with such a library: the address of a name may
+// be another's then. LibTorch calls from any thread, under its own lock.
+class LateOperators {
+ public:
+  const OperatorInfo* Find(const char* schema_name) const {
+    if (count_.load(std::memory_order_relaxed) == 0) return nullptr;  // whoever calls it has seen it registered
+    std::shared_lock lock(mutex_);
+    const auto found = operators_.find(schema_name);
+    return found == operators_.end() ? nullptr : &found->second;
+  }
+  // Of an operator of the table: it is no longer there.
+  bool Gone(const char* schema_name) const {
+    std::shared_lock lock(mutex_);
+    return gone_.count(schema_name) != 0;
+  }
+  // `table`: lives until Forget().
+  static void Hear(const std::shared_ptr<LateOperators>& late, OperatorTable& table) {
+    late->registration_.emplace(
+        c10::Dispatcher::singleton().addRegistrationListener(std::make_unique<Ear>(late, table)));
+  }
+  void Forget() { registration_.reset(); }
+
+ private:
+  class Ear : public c10::OpRegistrationListener {
+   public:
+    Ear(std::shared_ptr<LateOperators> late, OperatorTable& table) : late_(std::move(late)), table_(table) {}
+    // Nothing of ours is thrown into a library's beginning or end.
+    void onOperatorRegistered(const c10::OperatorHandle& handle) override try {
+      const c10::FunctionSchema& schema = handle.schema();
+      const bool known = table_.operators_.count(schema.name().c_str()) != 0;
+      const auto write = WriteOf(schema);
+      if (!write) return;
+      std::lock_guard lock(late_->mutex_);
+      if (known && late_->gone_.count(schema.name().c_str()) == 0) return;
+      late_->operators_[schema.name().c_str()] = *write;
+      late_->count_.store(late_->operators_.size(), std::memory_order_relaxed);
+    } catch (...) {
+    }
+    void onOperatorDeregistered(const c10::OperatorHandle& handle) override try {
+      const char* const name = handle.schema().name().c_str();
+      std::lock_guard lock(late_->mutex_);
+      if (table_.operators_.count(name) != 0) {
+        late_->gone_.insert(name);
+        table_.some_gone_.store(true, std::memory_order_relaxed);
+      }
+      late_->operators_.erase(name);
+      late_->count_.store(late_->operators_.size(), std::memory_order_relaxed);
+    } catch (...) {
+    }
+
+   private:
+    const std::shared_ptr<LateOperators> late_;
+    OperatorTable& table_;
+  };
+
+  mutable std::shared_mutex mutex_;
+  std::unordered_map<const void*, OperatorInfo> operators_;  // guarded by mutex_
+  std::unordered_set<const void*> gone_;                     // guarded by mutex_; of those in the table
+  std::atomic<size_t> count_{0};
+  std::optional<c10::RegistrationHandleRAII> registration_;  // the table's alone
+};
+
+OperatorTable::OperatorTable() : late_(std::make_shared<LateOperators>()) {
   AddWrites();  // first: what follows is more precise about a few of them (relu_)
   AddLayers();
   AddFunctionals();
   AddLosses();
+  LateOperators::Hear(late_, *this);
+}
+
+OperatorTable::~OperatorTable() { late_->Forget(); }
+
+const OperatorInfo* OperatorTable::FindLate(const char* schema_name) const {
+  const auto found = operators_.find(schema_name);
+  return found == operators_.end() || late_->Gone(schema_name) ? late_->Find(schema_name) : &found->second;
 }
 
 void OperatorTable::Add(const char* name, const char* overload, OperatorInfo info) {
@@ -224,9 +343,21 @@ void OperatorTable::AddLayers() {
     info.name = layer.name + 6;  // after "aten::"
     Add(layer.name, layer.overload, info);
   }
+  for (const Product& product : kProducts) {
+    OperatorInfo info;
+    info.what = OperatorClass::kLayer;
+    info.product = info.basic = true;
+    info.weight = product.weight;
+    info.other_weight = product.other_weight;
+    info.operands = product.operands;
+    info.name = product.name + 6;
+    Add(product.name, "", info);
+  }
   OperatorInfo matmul;
   matmul.what = OperatorClass::kLayer;
+  matmul.product = true;
   matmul.weight = 1;
+  matmul.other_weight = 0;
   matmul.without_bias = true;
   matmul.name = "matmul";
   Add("aten::matmul", "", matmul);
@@ -260,34 +391,9 @@ void OperatorTable::AddLosses() {
 void OperatorTable::AddWrites() {
   auto& dispatcher = c10::Dispatcher::singleton();
   for (const auto& operator_name : dispatcher.getAllOpNames()) {
-    const size_t colons = operator_name.name.find("::");
-    if (colons == std::string::npos) continue;
-    const std::string space = operator_name.name.substr(0, colons);
     const auto handle = dispatcher.findSchema(operator_name);
     if (!handle) continue;
-    const auto& schema = handle->schema();
-    const bool collective = space == "c10d" || space == "_c10d_functional";
-    uint32_t written = WrittenArguments(schema);
-    // Most collectives do not say in their schemas what they write: it is what they are given first.
-    if (collective && written == 0 && operator_name.name.back() == '_') written = 1;
-    if (written == 0) continue;
-    // An out= form writes a later argument: sub_out(p, p, g) is p.sub_(g).
-    std::string name = operator_name.name.substr(colons + 2);
-    if ((written & 1) == 0 && name.back() != '_') name += '_';
-    OperatorInfo info;
-    // An operator of another library that writes parameters is an optimizer only where the loop has no other.
-    if (space != "aten")
-      info.what = collective ? OperatorClass::kOtherWrite : OperatorClass::kAssign;
-    else
-      info.what = kArithmeticWrites.count(name) != 0 ? OperatorClass::kArithmetic
-                  : kAssignWrites.count(name) != 0   ? OperatorClass::kAssign
-                                                     : OperatorClass::kOtherWrite;
-    info.written = written;
-    info.collective = collective;
-    info.arguments = static_cast<uint8_t>(schema.arguments().size());
-    info.results = static_cast<uint8_t>(schema.returns().size());
-    info.name = schema.name().c_str() + colons + 2;
-    operators_[schema.name().c_str()] = info;
+    if (const auto write = WriteOf(handle->schema())) operators_[handle->schema().name().c_str()] = *write;
   }
   // Tensor::set_data() runs no write; this query precedes it.
   OperatorInfo set_data;

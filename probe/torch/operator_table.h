@@ -1,10 +1,13 @@
 // OperatorTable: what each dispatcher operator means to the probe, by the address of its schema's name.
 //
-// Built once from the dispatcher, then read-only: any thread may look up without a lock.
+// Built once from the dispatcher, then read-only: any thread may look up, without a lock unless operators were
+// registered since.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <unordered_map>
 
@@ -30,6 +33,9 @@ struct OperatorInfo {
   int8_t reduction = -1;      // kLoss: index of how it reduces
   int8_t ignore_index = -1;   // kLoss: index of the label that does not count
   bool labelled = false;      // kLoss: of an output and its labels
+  bool product = false;       // kLayer: of operands of which any may be the weight, or none
+  bool basic = false;         // kLayer: backward is made of this product, too
+  int8_t operands = -1;       // kLayer: index of the list that they are in, of a product that has one
   bool without_bias = false;  // kLayer: a bias follows as add_ (matmul of a Linear on more than two dimensions)
   uint8_t arguments = 0;
   uint8_t results = 1;
@@ -37,23 +43,31 @@ struct OperatorInfo {
   const char* module_types = "";  // kFunctional: the module types whose output it makes, separated by blanks
 };
 
+class LateOperators;
+
 class OperatorTable {
  public:
   OperatorTable();
+  ~OperatorTable();
   // `schema_name` must be the pointer that RecordFunction::name() returns.
   const OperatorInfo* Find(const char* schema_name) const {
     const auto found = operators_.find(schema_name);
-    return found == operators_.end() ? nullptr : &found->second;
+    const bool known = found != operators_.end() && !some_gone_.load(std::memory_order_relaxed);
+    return known ? &found->second : FindLate(schema_name);
   }
 
  private:
+  friend class LateOperators;
   void Add(const char* name, const char* overload, OperatorInfo info);
   void AddLayers();
   void AddFunctionals();
   void AddLosses();
   void AddWrites();
+  const OperatorInfo* FindLate(const char* schema_name) const;
 
-  std::unordered_map<const void*, OperatorInfo> operators_;
+  std::atomic<bool> some_gone_{false};  // of these operators; then there may be others at their addresses
+  std::unordered_map<const void*, OperatorInfo> operators_;  // constant after construction
+  const std::shared_ptr<LateOperators> late_;                // of libraries that were loaded since
 };
 
 }  // namespace ikkuna::torch_probe

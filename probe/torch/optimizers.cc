@@ -261,8 +261,8 @@ WatchedOptimizer::Moments WatchedOptimizer::MomentsOf(const WatchedParam& param)
 void Optimizers::Attach(probe::Session& session, Optimizer& optimizer, std::shared_ptr<Optimizer> owner) {
   if (dynamic_cast<torch::optim::LBFGS*>(&optimizer) != nullptr) {
     session.AddNote(
-        "an attached LBFGS evaluates several times in one step(), and each evaluation counts as a step; call "
-        "probe.Step() behind each step() (and attach the model with manual_steps)");
+        "an attached LBFGS evaluates several times in one step(): unless the model is attached with manual_steps and "
+        "probe.Step() is called behind each step(), each evaluation counts as a step");
   }
   std::lock_guard lock(mutex_);
   // Of several that train different parameters each has its groups; one that takes another's place has its names.
@@ -283,6 +283,7 @@ void Optimizers::Attach(probe::Session& session, Optimizer& optimizer, std::shar
   }
   more->push_back(std::move(watched));
   list_ = std::move(more);
+  attached_.fetch_add(1);
 }
 
 int Optimizers::IndexOf(const List& list, const WatchedParam& param) {

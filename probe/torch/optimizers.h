@@ -108,12 +108,15 @@ class Optimizers {
     std::lock_guard lock(mutex_);
     return list_;
   }
+  // So many times one was.
+  uint64_t attached() const { return attached_.load(std::memory_order_acquire); }
   // Index of the one that has the parameter; of several the one attached last: a trainer that changes over attaches the
   // new one. -1: none.
   static int IndexOf(const List& list, const WatchedParam& param);
 
  private:
   mutable std::mutex mutex_;
+  std::atomic<uint64_t> attached_{0};
   std::shared_ptr<const List> list_ = std::make_shared<List>();  // guarded by mutex_; replaced whole
 };
 

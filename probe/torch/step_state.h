@@ -4,41 +4,34 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <string>
 #include <utility>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
-#include <c10/util/intrusive_ptr.h>
 #include <torch/csrc/autograd/function.h>
 
 #include "probe/core/cost.h"
 #include "probe/core/session.h"
 #include "probe/core/step_time.h"
 #include "probe/core/step_tracker.h"
-#include "probe/ikkuna/probe.hpp"
+#include "probe/torch/last_gradient.h"
+#include "probe/torch/local_subscribers.h"
 #include "probe/torch/losses.h"
+#include "probe/torch/optimizers.h"
 
 namespace ikkuna::torch_probe {
 
 // What a loss function is heard for.
 constexpr uint64_t kLossKinds = KindBit(Kind::kLoss) | KindBit(Kind::kNetworkOutput) | KindBit(Kind::kInputLabels);
 
-// A subscriber in the trainer's own process.
-struct LocalSubscriber {
-  uint64_t kinds = 0;
-  uint32_t period = 1;
-  uint16_t tag = kTagDefault;
-  std::function<void(const ProbeMessage&)> callback;
-  std::atomic<bool> failed{false};
-};
-
 // A step (or an evaluation pass) with what is wanted of it. Passes and gradient hooks share it, so it outlives the
 // step.
 struct StepIdentity {
+  const std::string* name = nullptr;  // of the root, which outlives it
   uint16_t root = 0;
   uint16_t tag = kTagDefault;
   uint64_t step = 0;
@@ -46,6 +39,7 @@ struct StepIdentity {
   std::atomic<uint32_t> train_step{0};
   uint64_t samples = 0;              // up to this step; 0: unknown
   uint64_t demand_version = 0;       // of the demand that it was made from
+  probe::PeriodShifts shifts;        // and of the budget
   mutable probe::StepDemand demand;  // what is logged makes a step due
   std::vector<std::shared_ptr<LocalSubscriber>> local;
   std::atomic<uint16_t> flags{0};
@@ -56,6 +50,14 @@ struct StepIdentity {
   std::mutex start_mutex;
   std::atomic<bool> buffers_taken{false};
 
+  // The same step, wanted less of.
+  std::shared_ptr<StepIdentity> Reduced(probe::StepDemand less) const;
+  // The same step, of which nothing is wanted.
+  std::shared_ptr<StepIdentity> OfNothing() const {
+    auto nothing = Reduced({});
+    nothing->local.clear();
+    return nothing;
+  }
   bool any() const { return demand.any() || !local.empty(); }
   bool AnyOf(uint64_t kinds) const {
     if (demand.AnyOf(kinds)) return true;
@@ -66,7 +68,7 @@ struct StepIdentity {
   }
   bool AnyOf(Kind kind) const { return AnyOf(KindBit(kind)); }
   bool Wants(Kind kind, uint32_t module) const {
-    if (demand.Wanted(kind, module) != Level::kInvalid) return true;
+    if (demand.Wanted(kind, module)) return true;
     for (const auto& subscriber : local) {
       if ((subscriber->kinds & KindBit(kind)) != 0) return true;
     }
@@ -115,12 +117,13 @@ struct Pass : std::enable_shared_from_this<Pass> {
   std::shared_ptr<PassLosses> losses;        // of all passes between two backward passes
   uint32_t tracked = 0;  // the tracker's number, also of a pass of which nothing is published; 0: it has none
   bool training = false;
-  int first_module = -1;
+  int first_module = -1;  // -1: no layer of the model is known, and a loss began it
+  const void* first_weight = nullptr;  // of that module; an address that is only compared
+  bool BeginsWith(int module, const void* weight) const { return module == first_module && weight == first_weight; }
   uint64_t begun_at = 0;  // backward passes of the root when it began: what is not published has no hooks that tell
-  std::weak_ptr<torch::autograd::Node> first_output;
   CallCounts calls;
   CallCounts recomputed;
-  bool after_loss = false;          // no layer has begun since a loss was seen
+  std::atomic<bool> after_loss{false};  // no layer has begun since a loss was seen
   std::atomic<bool> walked{false};  // backward has reached it
   std::atomic<bool> over{false};    // what is made of its outputs from now on is none of it
   std::weak_ptr<PassLife> life;
@@ -132,7 +135,8 @@ struct Pass : std::enable_shared_from_this<Pass> {
     std::shared_ptr<const PassNumber> number;  // null: no layer gradients are wanted
   };
   std::mutex walks_mutex;
-  std::vector<Walk> walks;  // guarded by walks_mutex
+  std::vector<Walk> walks;                            // guarded by walks_mutex
+  std::weak_ptr<torch::autograd::Node> first_output;  // guarded by walks_mutex; that has a history
 };
 
 // What the probe spends on one thread; a step's sum goes to the budget.
@@ -147,6 +151,18 @@ struct ThreadCost : probe::StepCost {
   }
 };
 
+// An evaluation as subscribers see it: the batches of one tag at one step, on however many threads. Guarded by the
+// root's mutex, but for `ended`.
+struct Evaluation {
+  std::shared_ptr<StepIdentity> identity;
+  std::vector<std::shared_ptr<Pass>> running;              // the batch under way of each thread in it
+  std::vector<std::shared_ptr<const PassNumber>> batches;  // not named yet
+  uint32_t named = 0;
+  bool begun = false;
+  uint64_t last_steps = 0;         // trained behind the batch that began last
+  std::atomic<bool> ended{false};  // maybe by another thread
+};
+
 // One root on one thread: touched by that thread only.
 struct RootThread {
   bool runs_layers = false;                                // a pass has begun here, of training or of evaluation
@@ -154,8 +170,10 @@ struct RootThread {
   int64_t graph_task = -2;                                 // of the last gradient
   std::shared_ptr<Pass> training;                          // the last training pass; null: none was
   std::shared_ptr<Pass> evaluation;                        // the batch under way; null: none is
-  std::vector<std::shared_ptr<const PassNumber>> batches;  // of the evaluation under way, not named yet
-  uint32_t batches_named = 0;
+  std::weak_ptr<const Pass> asks_layers;                   // the last of which activations or layer gradients are wanted
+  std::shared_ptr<Evaluation> frame;                       // that it is part of
+  bool trained_since = false;                              // a training pass has begun here since that did
+  uint64_t steps_at_batch = 0;                             // steps of the model when the batch began
   // The backward pass that has reached a pass of it last on this thread.
   int64_t walk_task = -2;
   std::shared_ptr<const PassNumber> walk;  // null: it is not published
@@ -164,25 +182,21 @@ struct RootThread {
 
 // The open step of a lane of the tracker, and the one before it while its updates are open.
 struct LaneState {
-  std::shared_ptr<StepIdentity> identity;  // of the step that is open, or was; ask Listener::IdentityOf()
+  std::shared_ptr<StepIdentity> identity;  // of the step that is open, or was; ask OpenSteps::IdentityOf()
   bool weights_taken = false;
+  bool evaluated = false;  // an evaluation has closed the step that ended last
+  bool second_round = false;  // the step that closes was written by arithmetic twice
   bool due_before = false;  // something of the step before was wanted
   bool lacks_first = false;  // passes of the step that is open began in a skipped one, of which nothing was wanted
   std::shared_ptr<StepIdentity> closing;
   std::vector<std::shared_ptr<const PassNumber>> closing_passes;
   std::vector<at::Tensor> kept;      // by parameter: its value in the step that closes; undefined: not kept
+  std::shared_ptr<const Optimizers::List> optimizers;  // attached when the step that closes was written
   std::vector<int> late_optimizers;  // attached optimizers that had not written when the step was counted
   std::vector<uint32_t> written;     // by parameter: round of writes since the count; finds a second hand
   std::vector<int64_t> taken;        // by parameter: version of its gradient when that was taken; -1: it was not
   uint32_t write_round = 0;
   int last_written = -1;
-};
-
-// The last gradient of the last backward pass: what became of it tells whether gradients were cleared since.
-struct LastGradient {
-  int param = -1;
-  std::optional<c10::weak_intrusive_ptr<c10::TensorImpl>> gradient;
-  uint32_t version = 0;
 };
 
 // One root. Its mutex is held while a pass begins, a step ends, or something of a step as a whole is taken; no code of
@@ -202,9 +216,11 @@ struct RootState {
     std::shared_ptr<Pass> pass;  // null: of a walk
   };
   std::vector<Recorded> recorded;  // what may still be named
+  std::vector<std::shared_ptr<Evaluation>> evaluations;  // that are open
   std::vector<uint32_t> named;     // by the marker that is about to be published
   probe::Session::DemandCopy demand;
   probe::PeriodShifts shifts;
+  uint32_t unheard_passes = 0;  // walked by backward since one was heard
   uint64_t last_step_ns = 0;
   probe::StepTime step_time;
   ThreadCost handed_over;         // spent on threads whose steps another one ends
@@ -212,8 +228,20 @@ struct RootState {
   uint64_t kinds_evaluated = 0;   // due in evaluation passes since the last step
   bool evaluated_rarely = false;  // one of these came rarely
   LastGradient last_gradient;
+  bool used_in_backward = false;  // an optimizer within backward has used gradients, maybe not all
   uint64_t fingerprint = 0;      // of the weights when the last backward pass ended
   uint32_t pass_boundaries = 0;  // of the step that is open
+  bool closed_second_round = false;    // the step before the last was written twice
+  uint32_t alternating = 0;            // steps in a row of which each second one was
+  std::vector<int> not_awaited;        // attached optimizers that had gradients and did not write, last time
+  // Of which terms were reached by backward passes that go on.
+  struct ReachedLosses {
+    std::shared_ptr<PassLosses> losses;
+    int64_t task = -1;
+  };
+  std::vector<ReachedLosses> losses_reached;
+  // By parameter: the gradient that it was written with last, in a loop without a backward pass of its own.
+  std::vector<GradientVersion> written_with;
   uint64_t steps_skipped = 0;
   uint64_t steps_made = 0;  // that ended otherwise
 
@@ -225,6 +253,7 @@ struct RootState {
   std::atomic<probe::ThreadId> sleeper{0};         // until its backward ends callbacks sleep; 0: nobody's
   std::vector<std::optional<unsigned>> raw_hooks;  // by parameter: position of ours among its hooks; guarded by mutex
   std::atomic<uint64_t> evaluated{0};              // batches
+  std::atomic<size_t> evaluations_open{0};
   int held = 0;                                    // guarded by the operator callback: whether it keeps that on
 };
 

@@ -1,4 +1,3 @@
-// What is kept of each thread, and what becomes of it when the thread ends.
 #include "probe/torch/threads.h"
 
 #include "probe/torch/listener.h"
@@ -7,20 +6,23 @@ namespace ikkuna::torch_probe {
 
 namespace {
 
-// Of threads whose own state is gone already: a probe that is a global object ends after the main thread's.
+thread_local ThreadState* current = nullptr;  // null: the thread has not asked yet
 thread_local bool gone = false;
-thread_local ThreadState* spare = nullptr;
+
+ThreadState& FirstOfThread() {
+  // Of threads whose own state is gone already: a probe that is a global object ends after the main thread's.
+  if (gone) {
+    current = new ThreadState;  // never destroyed: the thread is about to end
+    return *current;
+  }
+  thread_local ThreadState state;
+  current = &state;
+  return state;
+}
 
 }  // namespace
 
-ThreadState& CurrentThread() {
-  if (gone) {
-    if (spare == nullptr) spare = new ThreadState;  // never destroyed: the thread is about to end
-    return *spare;
-  }
-  thread_local ThreadState state;
-  return state;
-}
+ThreadState& CurrentThread() { return current != nullptr ? *current : FirstOfThread(); }
 
 void ThreadState::Reset(uint64_t serial) {
   listener = serial;
@@ -29,64 +31,58 @@ void ThreadState::Reset(uint64_t serial) {
   depth = 0;
   busy = false;
   telling = false;
-  off_graph_task = guarded_task = -2;
+  backward_ends.clear();
   last_root = last_layer = -1;
   provenance.Clear();
   awaits_bias = {};
   foreign_weights.clear();
   pass.reset();
+  evaluation_tag = kTagDefault;
+  starts_backward = false;
   cost = {};
   timer = nullptr;
   last_step_ns = 0;
-  steps_ended = 0;
   step_time = {};
   untold.clear();
-}
-
-ThreadState& Listener::OwnThread() {
-  ThreadState& thread = CurrentThread();
-  if (thread.listener != serial_) thread.Reset(serial_);
-  if (thread.id == 0) thread.id = tracker_.AddThread();
-  return thread;
+  released.clear();
 }
 
 ThreadState::~ThreadState() {
+  ends = true;
+  {
+    const Listener::Inside inside;
+    Listener* live = Listener::Live(listener);
+    // Not in a forked child: another thread may have held a lock of ours when it was made.
+    if (live != nullptr && live->active() && id != 0) live->EndThread(*this);
+  }
   gone = true;
-  const Listener::Inside inside;
-  Listener* live = Listener::Live(listener);
-  // Not in a forked child: another thread may have held a lock of ours when it was made.
-  if (live == nullptr || !live->active() || id == 0) return;
-  live->EndThread(*this);
+  current = nullptr;
 }
 
-void Listener::EndThread(ThreadState& thread) noexcept {
-  // An evaluation that it has left is whole; its training passes may still be walked by others.
-  Guarded(thread, [&](ThreadState& own) {
-    for (size_t m = 0; m < kMaxRoots; ++m) {
-      if (own.roots[m]) CloseEvaluation(*own.roots[m], *models_[m]);
-    }
-    tracker_.EndThread(own.id);
-    own.id = 0;
-    for (int m = 0; m < model_count_.load(std::memory_order_acquire); ++m) {
-      if (!own.roots[static_cast<size_t>(m)]) continue;
-      {
-        // Copies of the weights that no step will need.
-        RootState& root = *roots_[static_cast<size_t>(m)];
-        std::lock_guard lock(root.mutex);
-        for (size_t lane = 0; lane < root.lanes.size(); ++lane) {
-          LaneState& left = *root.lanes[lane];
-          if (!left.identity && !left.closing && !tracker_.LaneInUse(m, static_cast<uint32_t>(lane))) left.kept = {};
-        }
-      }
-      Listen(m);
-    }
-  });
-}
-
-RootThread& Listener::State(ThreadState& thread, const WatchedModel& model) {
+RootThread& StateOn(ThreadState& thread, const WatchedModel& model) {
   std::unique_ptr<RootThread>& state = thread.roots[static_cast<size_t>(model.index())];
   if (!state) state = std::make_unique<RootThread>();
   return *state;
+}
+
+void TellSubscribers(ThreadState& thread) noexcept {
+  thread.telling = true;
+  while (!thread.untold.empty()) {
+    std::vector<Untold> untold = std::exchange(thread.untold, {});
+    for (const Untold& one : untold) {
+      if (one.subscriber->failed.load()) continue;
+      try {
+        one.subscriber->callback(one.message);
+      } catch (const std::exception& error) {
+        one.subscriber->failed.store(true);
+        probe::PrintNow(std::string("an in-process subscriber threw and was removed: ") + error.what());
+      } catch (...) {
+        one.subscriber->failed.store(true);
+        probe::PrintNow("an in-process subscriber threw what is no exception and was removed");
+      }
+    }
+  }
+  thread.telling = false;
 }
 
 }  // namespace ikkuna::torch_probe

@@ -5,11 +5,14 @@
 
 #include <array>
 #include <cstdint>
-#include <unordered_map>
-#include <optional>
+#include <exception>
 #include <memory>
+#include <optional>
+#include <unordered_map>
 #include <utility>
 #include <vector>
+
+#include <ATen/core/grad_mode.h>
 
 #include "probe/core/step_time.h"
 #include "probe/torch/provenance.h"
@@ -32,9 +35,9 @@ struct ThreadState {
   int depth = 0;          // inside a captured operator: what it calls is not looked at
   bool busy = false;      // inside our own work
   bool telling = false;   // inside a subscriber's callback
+  bool ends = false;      // the thread: it is no thread of the tracker's any more
   bool grad_mode = true;  // the user's, before we switched it off for ourselves
-  int64_t off_graph_task = -2;
-  int64_t guarded_task = -2;   // backward pass whose end will be heard
+  std::vector<std::weak_ptr<void>> backward_ends;  // of passes under way (Backward::End, which the engine holds)
   int last_root = -1;          // of the last layer
   int last_layer = -1;         // module index of the last layer with parameters: what positions count from
   Provenance provenance;       // of what its passes made
@@ -47,18 +50,45 @@ struct ThreadState {
   // Weights of networks that nobody attached, which need not be looked for again.
   std::unordered_map<const void*, c10::weak_intrusive_ptr<c10::StorageImpl>> foreign_weights;
   std::shared_ptr<Pass> pass;  // the pass under way, training or evaluation
+  uint16_t evaluation_tag = kTagDefault;  // that it has said last; kTagDefault: that of the process
+  bool starts_backward = false;  // it has roots among LossRoots
   ThreadCost cost;
   ThreadTimer* timer = nullptr;  // the innermost that runs
   uint64_t last_step_ns = 0;     // when a step of any model ended here; 0: none has
-  uint64_t steps_ended = 0;      // of all models
   probe::StepTime step_time;
   std::vector<Untold> untold;
+  std::vector<at::Tensor> released;  // of the trainer's, to be destroyed when nothing of ours is held
   void Reset(uint64_t serial);
   ~ThreadState();
 };
 
 // Of the calling thread, whichever listener it belongs to.
 ThreadState& CurrentThread();
+
+// What the thread keeps of the model; made at the first call.
+RootThread& StateOn(ThreadState& thread, const WatchedModel& model);
+
+// Tells subscribers of this process what was captured for them. No lock of ours is held, and no step is in the midst of
+// anything. What a callback logs is not told to callbacks again: one that does would never come to an end.
+void TellSubscribers(ThreadState& thread) noexcept;
+
+// Runs `body` as our own work: nothing it calls is recorded, no gradient is tracked, nothing it throws gets out. What
+// it had to tell subscribers of this process it tells them when it is done.
+template <typename Body>
+void AsOwnWork(probe::Session& session, ThreadState& thread, Body&& body) noexcept {
+  const bool was_busy = std::exchange(thread.busy, true);
+  try {
+    at::NoGradGuard no_grad;
+    body(thread);
+    if (!was_busy && !thread.untold.empty()) TellSubscribers(thread);
+  } catch (const std::exception& error) {
+    session.SwitchOff(error.what());
+  } catch (...) {
+    session.SwitchOff("unknown error");
+  }
+  thread.busy = was_busy;
+  if (!was_busy && !thread.released.empty()) thread.released = {};
+}
 
 // Adds the time of a scope to its thread's account.
 class ThreadTimer {

@@ -6,19 +6,19 @@ namespace ikkuna::torch_probe {
 void Listener::Step(const torch::nn::Module* module) {
   Guarded([&](ThreadState& thread) {
     ThreadTimer timer(thread);
-    for (int m = 0; m < model_count_.load(std::memory_order_acquire); ++m) {
-      WatchedModel& model = *models_[static_cast<size_t>(m)];
+    for (int m = 0; m < watch_.roots.count(); ++m) {
+      WatchedModel& model = watch_.roots.model(m);
       if (module != nullptr && &model.root() != module) continue;
-      RootState& root = StateOf(model);
-      WaitOnce(thread, root);
+      RootState& root = watch_.roots.StateOf(model);
+      open_steps_.WaitOnce(thread, root);
       {
         std::lock_guard lock(root.mutex);
-        const auto said = tracker_.Boundary(m, thread.id);
-        FinishAll(root, model, said.to_close);
-        if (said.ended) EndStep(thread, model, root, *said.ended, -1, true);
-        Listen(m);
+        const auto said = watch_.tracker.Boundary(m, thread.id);
+        ends_.FinishAll(root, model, said.to_close);
+        if (said.ended) ends_.EndStep(thread, model, root, *said.ended, -1, true);
+        hearing_.Listen(m);
       }
-      FreezeAsAsked(model);
+      control_.FreezeAsAsked(model);
     }
   });
 }
@@ -26,21 +26,21 @@ void Listener::Step(const torch::nn::Module* module) {
 void Listener::Epoch(uint32_t epoch) {
   Guarded([&](ThreadState& thread) {
     ThreadTimer timer(thread);
-    CloseSteps(thread, false);
-    for (int m = 0; m < model_count_.load(std::memory_order_acquire); ++m) {
-      WatchedModel& model = *models_[static_cast<size_t>(m)];
-      RootState& root = StateOf(model);
+    ends_.CloseSteps(thread, false);
+    for (int m = 0; m < watch_.roots.count(); ++m) {
+      WatchedModel& model = watch_.roots.model(m);
+      RootState& root = watch_.roots.StateOf(model);
       std::lock_guard lock(root.mutex);
       const uint32_t before = model.epoch.exchange(epoch);
-      const std::shared_ptr<StepIdentity> identity = Said(thread, root, model);
-      if (before != epoch && identity->step != options_.start_step) {
-        capture_.PublishMarker(*identity, Kind::kEpochFinished);
+      const std::shared_ptr<StepIdentity> identity = open_steps_.Said(thread, root, model);
+      if (before != epoch && identity->step != watch_.options.start_step) {
+        watch_.capture.PublishMarker(*identity, Kind::kEpochFinished);
       }
       model.epoch_begin_step.store(identity->step);
       identity->epoch.store(epoch);
       identity->train_step.store(0);
       shm::StoreRelaxed(session_->root_status(model.root_id()).epoch, epoch);
-      capture_.PublishMarker(*identity, Kind::kEpochStarted);
+      watch_.capture.PublishMarker(*identity, Kind::kEpochStarted);
     }
   });
 }
@@ -50,34 +50,32 @@ void Listener::Loss(const at::Tensor& loss) {
   OwnThread().grad_mode = at::GradMode::is_enabled();
   Guarded([&](ThreadState& thread) {
     ThreadTimer timer(thread);
-    TakeLoss(thread, loss);
+    losses_.TakeLoss(thread, loss);
   });
 }
 
 void Listener::Tag(const std::string& name) {
   Guarded([&](ThreadState& thread) {
-    for (size_t m = 0; m < kMaxRoots; ++m) {
-      if (thread.roots[m]) CloseEvaluation(*thread.roots[m], *models_[m]);
+    for (int m = 0; m < watch_.roots.count(); ++m) {
+      const auto& state = thread.roots[static_cast<size_t>(m)];
+      if (state) open_steps_.CloseEvaluation(*state, watch_.roots.state(m), watch_.roots.model(m));
     }
-    evaluation_tag_.store(name.empty() ? kTagDefault : session_->TagId(name));
+    passes_.Tag(thread, name.empty() ? kTagDefault : session_->TagId(name));
   });
-}
-
-// The step that what the trainer says now is about: the one that is open, else the one that comes.
-std::shared_ptr<StepIdentity> Listener::Said(ThreadState& thread, RootState& root, const WatchedModel& model) {
-  const auto open = tracker_.OpenStep(model.index(), thread.id);
-  return open ? IdentityOf(root, model, tracker_.LaneOf(model.index(), thread.id), *open) : Coming(root, model);
 }
 
 void Listener::LogValue(const std::string& name, const std::variant<double, std::string>& value) {
   Guarded([&](ThreadState& thread) {
     ThreadTimer timer(thread);
-    if (model_count_.load(std::memory_order_acquire) == 0) return;
-    WatchedModel& model = *models_[thread.last_root < 0 ? 0 : static_cast<size_t>(thread.last_root)];
-    RootState& root = StateOf(model);
-    WaitOnce(thread, root);
+    if (watch_.roots.count() == 0) {
+      session_->AddNote("what is logged before a model is attached is not kept: it is of no step");
+      return;
+    }
+    WatchedModel& model = watch_.roots.LastOn(thread);
+    RootState& root = watch_.roots.StateOf(model);
+    open_steps_.WaitOnce(thread, root);
     std::lock_guard lock(root.mutex);
-    capture_.PublishLogged(*Said(thread, root, model), name, value);
+    watch_.capture.PublishLogged(*open_steps_.Said(thread, root, model), name, value);
   });
 }
 

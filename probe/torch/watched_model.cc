@@ -5,6 +5,8 @@
 #include <torch/nn/modules/container/sequential.h>
 
 #include <algorithm>
+#include <cstring>
+#include <string_view>
 #include <utility>
 
 #include "probe/torch/module_outputs.h"
@@ -307,6 +309,7 @@ void WatchedModel::RenewTree(probe::Session& session) {
     params_.Publish();
     all_buffers_.push_back(std::make_unique<std::vector<WatchedBuffer>>(std::move(walked_buffers_)));
     buffers_.store(all_buffers_.back().get(), std::memory_order_release);
+    has_retired_.store(true, std::memory_order_relaxed);
     for (size_t i = before; i < params_.size(); ++i) fresh.Add(Join(at(params_[i].module).path, params_[i].name));
     const std::string step = " before step " + std::to_string(steps_finished.load(std::memory_order_relaxed));
     if (!gone.empty()) {
@@ -316,8 +319,32 @@ void WatchedModel::RenewTree(probe::Session& session) {
       session.AddNote("parameters of " + name_ + " came after Attach()," + step + ": " + fresh.Text());
     }
     for (size_t i = notes_before; i < notes_.size(); ++i) session.AddNote(notes_[i]);
+    Build();
   }
-  Build();
+}
+
+std::vector<WatchedModel::Released> WatchedModel::ReleaseRetired() {
+  std::vector<Released> released;
+  std::lock_guard lock(mutex_);
+  has_retired_.store(false, std::memory_order_relaxed);
+  const at::Tensor nothing = at::empty({0});
+  for (size_t i = 0; i < params_.size(); ++i) {
+    WatchedParam& param = params_[i];
+    if (!param.retired.load(std::memory_order_relaxed) || param.tensor.numel() == 0) continue;
+    Released& one = released.emplace_back();
+    one.param = static_cast<int>(i);
+    one.tensor = std::exchange(param.tensor, nothing);
+    one.lives_on = std::any_of(params_.begin(), params_.end(), [&](const WatchedParam& other) {
+      return !other.retired.load(std::memory_order_relaxed) && other.tensor.is_same(one.tensor);
+    });
+  }
+  all_buffers_.erase(all_buffers_.begin(), all_buffers_.end() - 1);
+  return released;
+}
+
+bool WatchedModel::HasGradients() const {
+  return std::any_of(params_.begin(), params_.end(),
+                     [](const WatchedParam& param) { return param.tensor.grad().defined(); });
 }
 
 void WatchedModel::Build() {
@@ -346,7 +373,6 @@ void WatchedModel::Build() {
                    [](const Span& a, const Span& b) { return a.begin < b.begin; });
   uintptr_t end = 0;
   for (Span& span : tables->spans) span.end_before = end = std::max(end, span.end);
-  std::lock_guard lock(mutex_);
   if (all_tables_.size() >= kMaxTables) all_tables_.erase(all_tables_.begin());
   all_tables_.push_back(std::move(tables));
   tables_.store(all_tables_.back().get(), std::memory_order_release);
@@ -367,6 +393,20 @@ void WatchedModel::VisitAt(const Tables& tables, const void* data, Visit&& visit
   }
 }
 
+// Whether a module passes its weight so: as it is, or, Linear to the products, transposed. What is laid out otherwise is
+// another use of it, such as a decoder's that is tied to the encoder.
+static bool PassedAs(const at::Tensor& weight, const at::Tensor& passed, std::string_view operator_name) {
+  const int64_t dims = weight.dim();
+  const bool transposed = operator_name == "addmm" || operator_name == "matmul";
+  if (passed.dim() != dims || (transposed && dims != 2)) return false;
+  for (int64_t d = 0; d < dims; ++d) {
+    const int64_t of = transposed ? dims - 1 - d : d;
+    if (passed.size(d) != weight.size(of)) return false;
+    if (passed.size(d) > 1 && passed.stride(d) != weight.stride(of)) return false;
+  }
+  return true;
+}
+
 WatchedModel::Candidates WatchedModel::ModulesOf(const at::Tensor& weight, const char* operator_name) const {
   Candidates found;
   const void* const data = DataOf(weight);
@@ -374,7 +414,8 @@ WatchedModel::Candidates WatchedModel::ModulesOf(const at::Tensor& weight, const
   const Tables* tables = tables_.load(std::memory_order_acquire);
   std::vector<int> others;
   VisitAt(*tables, data, [&](const Span& span) {
-    const bool whole = span.begin == reinterpret_cast<uintptr_t>(data) && span.elements == weight.numel();
+    const bool whole = span.begin == reinterpret_cast<uintptr_t>(data) && span.elements == weight.numel() &&
+                       (span.param < 0 || PassedAs(params_[static_cast<size_t>(span.param)].tensor, weight, operator_name));
     auto& modules = whole && Lists(module(span.module).operators, operator_name) ? found.modules : others;
     if (modules.empty() || modules.back() != span.module) modules.push_back(span.module);
     return true;
@@ -400,13 +441,23 @@ int WatchedModel::ParamAt(const void* data) const {
   return param;
 }
 
+bool WatchedModel::HasMoved(int param) const {
+  std::lock_guard lock(mutex_);
+  return MovedLocked(param);
+}
+
+bool WatchedModel::MovedLocked(int param) const {
+  const WatchedParam& watched = params_[static_cast<size_t>(param)];
+  return !watched.retired.load(std::memory_order_relaxed) &&
+         watched.data.load(std::memory_order_relaxed) != DataOf(watched.tensor);
+}
+
 bool WatchedModel::Refresh() {
-  for (const WatchedParam& param : params_) {
-    if (!param.retired.load(std::memory_order_relaxed) &&
-        param.data.load(std::memory_order_relaxed) != DataOf(param.tensor)) {
-      Build();
-      return true;
-    }
+  std::lock_guard lock(mutex_);
+  for (size_t param = 0; param < params_.size(); ++param) {
+    if (!MovedLocked(static_cast<int>(param))) continue;
+    Build();
+    return true;
   }
   return false;
 }
@@ -428,6 +479,28 @@ int WatchedModel::FunctionalModule(probe::Session& session, int after, const cha
   by_path_[path] = index;
   module_count_.store(modules_.size(), std::memory_order_release);
   return index;
+}
+
+// Of all parameters, for a loop may train the last ones alone; whether they require gradients says little, a GAN
+// switches that from step to step.
+uint64_t WatchedModel::Fingerprint() const {
+  constexpr size_t kWords = 2048;  // of all
+  const size_t of_each = std::clamp<size_t>(kWords / std::max<size_t>(params_.size(), 1), 4, 64);
+  uint64_t hash = 0xcbf29ce484222325;
+  for (const WatchedParam& param : params_) {
+    if (param.retired.load(std::memory_order_relaxed) || !WhyUnreadable(param.tensor).empty()) continue;
+    const auto& storage = param.tensor.storage();
+    const auto* bytes = static_cast<const unsigned char*>(storage.data());
+    const size_t words = storage.nbytes() / sizeof(uint32_t);
+    if (bytes == nullptr) continue;
+    const size_t stride = std::max<size_t>(1, words / of_each);
+    for (size_t i = 0; i < words; i += stride) {
+      uint32_t word = 0;
+      std::memcpy(&word, bytes + i * sizeof word, sizeof word);
+      hash = (hash ^ word) * 0x100000001b3;
+    }
+  }
+  return hash;
 }
 
 }  // namespace ikkuna::torch_probe

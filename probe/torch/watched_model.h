@@ -6,12 +6,18 @@
 #pragma once
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
+#include <iterator>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <string>
+#include <string_view>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
@@ -19,6 +25,7 @@
 
 #include "probe/core/session.h"
 #include "probe/ikkuna/probe.hpp"
+#include "probe/torch/loss_unit.h"
 
 namespace ikkuna::torch_probe {
 
@@ -43,8 +50,11 @@ struct WatchedModule {
   const char* operators = nullptr;  // with parameters: those that make its output, separated by blanks; null: none known
 };
 
+// As notes name it.
+inline const std::string& Shown(const WatchedModule& module) { return module.path.empty() ? module.type : module.path; }
+
 struct WatchedParam {
-  at::Tensor tensor;  // the user's own parameter
+  at::Tensor tensor;  // the user's own parameter; retired: an empty one, after a while
   std::string name;   // within its module: weight
   int module = -1;    // index
   std::atomic<uint32_t> id{0};  // registry id; 0: not published
@@ -76,13 +86,18 @@ class ParamList {
   WatchedParam& operator[](size_t index) const { return *params_[index]; }
   class Iterator {
    public:
+    using iterator_category = std::input_iterator_tag;
+    using value_type = WatchedParam;
+    using difference_type = std::ptrdiff_t;
+    using pointer = WatchedParam*;
+    using reference = WatchedParam&;
     explicit Iterator(const std::unique_ptr<WatchedParam>* at) : at_(at) {}
     WatchedParam& operator*() const { return **at_; }
     Iterator& operator++() {
       ++at_;
       return *this;
     }
-    bool operator!=(const Iterator& other) const { return at_ != other.at_; }
+    bool operator==(const Iterator& other) const = default;
 
    private:
     const std::unique_ptr<WatchedParam>* at_;
@@ -132,13 +147,29 @@ class WatchedModel {
   Candidates ModulesOf(const at::Tensor& weight, const char* operator_name) const;
   int BiasOwner(const void* data) const;  // -1: none
   int ParamAt(const void* data) const;    // -1: none; also of an address within one
+  // Since Refresh() last looked.
+  bool HasMoved(int param) const;
   // Where the data lie now. True when something moved.
   bool Refresh();
+
+  // Of some of the elements of the parameters: whether anybody has moved the weights.
+  uint64_t Fingerprint() const;
 
   // Whether the trainer has replaced or registered something since the tree was walked last. Cheap: no names are made.
   bool TreeChanged() const;
   // Walks the tree again: what is new is added, what is gone retired. Once at a time; the listener sees to it.
   void RenewTree(probe::Session& session);
+  // Lets go of what the trainer has replaced, which lives no longer for us. Only while no other thread is in a layer, a
+  // backward pass or a write of the model.
+  struct Released {
+    int param = -1;  // index
+    at::Tensor tensor;
+    bool lives_on = false;  // under another name: it was tied, or has come back
+  };
+  std::vector<Released> ReleaseRetired();
+  bool has_retired() const { return has_retired_.load(std::memory_order_relaxed); }
+  // Whether any parameter has a gradient.
+  bool HasGradients() const;
   bool IsRoot(const torch::nn::Module& module) const {
     return !detached_.load(std::memory_order_relaxed) && root_ == &module;
   }
@@ -147,12 +178,28 @@ class WatchedModel {
   void Forget() { detached_.store(true); }
 
   std::atomic<uint64_t> steps_finished{0};
-  std::atomic<uint32_t> layer_threads{0};  // states that have begun passes; it never falls
+  std::atomic<bool> has_layers{false};     // one was heard, ever
+  std::atomic<uint32_t> layer_threads{0};  // threads that have begun passes, and have not ended
+  std::atomic<uint64_t> layer_thread_ids{0};  // of these, added up: of one its id
+  std::atomic<uint64_t> threads_changed{0};  // steps finished when one of these began or ended last
+  std::atomic<bool> optimized{false};        // an attached optimizer has parameters of it
+  std::atomic<uint64_t> optimizers_asked{0};  // so many had been attached when that was looked for
   std::atomic<uint32_t> epoch{0};
   std::atomic<uint64_t> epoch_begin_step{0};
   std::atomic<uint64_t> usual_step_ns{0};  // of the last steps, for the watchdog
   std::atomic<bool> manual_loss{false};    // Loss() was called in training: recognised terms are not published there
   std::atomic<bool> several_losses{false}; // the loss of training is not known: there are several terms
+  // Of training, by the term (LossSettling); guarded by the root's mutex, as the next.
+  std::map<std::string, TrainedLoss> trained_losses;
+  // Names under which losses of evaluations went out that are not training's, and why, which has been said.
+  std::set<std::pair<std::string, std::string_view>> evaluations_noted;
+  std::atomic<uint32_t> steps_weighted{0};       // in a row, whose loss the loop has multiplied before backward
+  // What loss functions took as targets.
+  struct Targets {
+    std::atomic<bool> classes{false};          // class indices
+    std::atomic<const char*> other{nullptr};   // the last operator that took something else
+  };
+  Targets targets_in_training, targets_in_evaluation;
   std::atomic<bool> loss_elsewhere{false}; // its losses are booked for a model whose output it takes
   std::atomic<uint32_t> steps_without_loss{0};  // in a row, of those that were heard from their first layer on
   std::atomic<bool> freezes_wait{false};   // there are some of the next
@@ -187,6 +234,8 @@ class WatchedModel {
   void LinkSequence(torch::nn::Module& module, const std::string& path);
   void NoteActivations(size_t from);
   bool SameTree(torch::nn::Module& module, size_t* node) const;
+  // With mutex_ held.
+  bool MovedLocked(int param) const;
   void Build();
   WatchedModule& at(int index) { return *modules_[static_cast<size_t>(index)]; }
 
@@ -200,6 +249,7 @@ class WatchedModel {
   std::vector<std::string> notes_;   // guarded by mutex_
   bool modules_full_noted_ = false;  // guarded by mutex_, and the next
   bool params_full_noted_ = false;
+  std::atomic<bool> has_retired_{false};  // since ReleaseRetired()
   std::atomic<bool> detached_{false};
   std::vector<TreeNode> tree_;               // in the order of the walk; guarded by mutex_
   std::vector<WatchedBuffer> walked_buffers_;  // of the walk under way

@@ -10,6 +10,16 @@
 
 namespace ikkuna::stats {
 
+// What the metrics below rest on beside the counts (Moment sets).
+constexpr uint64_t kRestsOnMean = kMomentFirst;
+constexpr uint64_t kRestsOnVariance = kMomentFirst | kMomentSecond;
+constexpr uint64_t kRestsOnSkewness = kRestsOnVariance | kMomentThird;
+constexpr uint64_t kRestsOnKurtosis = kRestsOnSkewness | kMomentFourth;
+constexpr uint64_t kRestsOnAbs = kMomentAbs;
+constexpr uint64_t kRestsOnSquare = kMomentSquare;
+constexpr uint64_t kRestsOnBounds = kMomentBounds;
+constexpr uint64_t kRestsOnCounts = 0;
+
 double Mean(const TensorStats& s) noexcept;          // sum(x) / n. Empty: NaN
 double Sum(const TensorStats& s) noexcept;           // sum(x). Empty: 0
 double Variance(const TensorStats& s) noexcept;      // sum((x - mean)^2) / (n - 1). Empty and n = 1: NaN

@@ -42,6 +42,36 @@ double CommonShift(const TensorStats& a, const TensorStats& b) {
   return na >= nb ? a.shift : b.shift;
 }
 
+// What is left out is not a number: nothing of it remains.
+void LeaveOut(TensorStats& s) {
+  if (s.left_out == 0) return;
+  if (!Has(s, kMomentFirst)) s.sum1 = 0;
+  if (!Has(s, kMomentSecond)) s.sum2 = 0;
+  if (!Has(s, kMomentThird)) s.sum3 = 0;
+  if (!Has(s, kMomentFourth)) s.sum4 = 0;
+  if (!Has(s, kMomentAbs)) s.abs_sum = 0;
+  if (!Has(s, kMomentSquare)) s.square_sum = 0;
+  if (!Has(s, kMomentBounds)) s.min = kInf, s.max = -kInf;
+}
+
+bool LeavesNothingIn(const TensorStats& s) {
+  const auto none = [&](Moment moment, bool empty) { return Has(s, moment) || empty; };
+  return none(kMomentFirst, s.sum1 == 0) && none(kMomentSecond, s.sum2 == 0) && none(kMomentThird, s.sum3 == 0) &&
+         none(kMomentFourth, s.sum4 == 0) && none(kMomentAbs, s.abs_sum == 0) &&
+         none(kMomentSquare, s.square_sum == 0) && none(kMomentBounds, s.min == kInf && s.max == -kInf);
+}
+
+// A power sum is moved to another shift with the help of those below it.
+bool HasThoseBelow(const TensorStats& s) {
+  constexpr Moment kPowers[] = {kMomentFirst, kMomentSecond, kMomentThird, kMomentFourth};
+  bool gone = false;
+  for (const Moment power : kPowers) {
+    if (gone && Has(s, power)) return false;
+    gone |= !Has(s, power);
+  }
+  return true;
+}
+
 double Clamped(double sum) { return sum < 0 ? 0 : sum; }
 
 Error Implausible(const char* what) {
@@ -76,12 +106,16 @@ TensorStats MergeStats(const TensorStats& a, const TensorStats& b) noexcept {
   x.nans = SaturatingAdd(x.nans, y.nans);
   x.positive_infinities = SaturatingAdd(x.positive_infinities, y.positive_infinities);
   x.negative_infinities = SaturatingAdd(x.negative_infinities, y.negative_infinities);
+  x.left_out |= y.left_out;
+  LeaveOut(x);
   return x;
 }
 
 Result<TensorStats> ValidateStats(const TensorStats& stats_untrusted) {
   const TensorStats& s = stats_untrusted;
-  if (s.reserved != 0) return Implausible("reserved word is not 0");
+  if ((s.left_out & ~kAllMoments) != 0) return Implausible("moments that do not exist are left out");
+  if (!LeavesNothingIn(s)) return Implausible("something in the place of what is left out");
+  if (!HasThoseBelow(s)) return Implausible("a power without those below it");
   if (s.n > kElementsMax) return Implausible("more elements than memory can hold");
   // Each is at most n first, so that their sum cannot wrap.
   if (s.finite_n > s.n || s.nans > s.n || s.positive_infinities > s.n || s.negative_infinities > s.n ||
@@ -98,6 +132,7 @@ Result<TensorStats> ValidateStats(const TensorStats& stats_untrusted) {
     }
     return s;
   }
+  if (!Has(s, kMomentBounds)) return s;
   if (!std::isfinite(s.min) || !std::isfinite(s.max) || s.min > s.max) return Implausible("bounds out of order");
   if (s.zeros != 0 && (s.min > 0 || s.max < 0)) return Implausible("zeros outside the bounds");
   return s;

@@ -33,9 +33,11 @@ constexpr bool SummedInDouble(DType dtype) {
   return dtype == DType::kF64 || dtype == DType::kI32 || dtype == DType::kI64;
 }
 
+using AddElementsFn = void(Running& running, const void* data, size_t n) noexcept;
+
 struct Kernels {
-  void (*add_f32)(Running& running, const void* data, size_t n) noexcept;
-  void (*add_f64)(Running& running, const void* data, size_t n) noexcept;
+  AddElementsFn* add_f32[2];  // without the third and fourth moment, with them
+  AddElementsFn* add_f64[2];
   // n <= kBuffer elements of a known `dtype` to float, or to double where SummedInDouble().
   void (*widen)(const void* data, DType dtype, size_t n, void* out) noexcept;
   // The same for the n differences a[i] - b[i].

@@ -54,11 +54,12 @@ union Buffer {
   double f64[kBuffer];
 };
 
-void AddBuffer(stats_internal::Running& running, const Kernels& kernels, const Buffer& buffer, DType dtype, size_t n) {
+void AddBuffer(stats_internal::Running& running, const Kernels& kernels, bool higher, const Buffer& buffer, DType dtype,
+               size_t n) {
   if (stats_internal::SummedInDouble(dtype)) {
-    kernels.add_f64(running, buffer.f64, n);
+    kernels.add_f64[higher](running, buffer.f64, n);
   } else {
-    kernels.add_f32(running, buffer.f32, n);
+    kernels.add_f32[higher](running, buffer.f32, n);
   }
 }
 
@@ -68,14 +69,14 @@ void StatsPass::Add(const void* data, DType dtype, size_t n) noexcept {
   const size_t element_bytes = DTypeBytes(dtype);
   if (n == 0 || element_bytes == 0) return;
   const Kernels& kernels = ActiveKernels();
-  if (dtype == DType::kF32) return kernels.add_f32(running_, data, n);
-  if (dtype == DType::kF64) return kernels.add_f64(running_, data, n);
+  if (dtype == DType::kF32) return kernels.add_f32[higher_](running_, data, n);
+  if (dtype == DType::kF64) return kernels.add_f64[higher_](running_, data, n);
   Buffer buffer;
   const auto* bytes = static_cast<const unsigned char*>(data);
   for (size_t done = 0; done < n; done += kBuffer) {
     const size_t count = n - done < kBuffer ? n - done : kBuffer;
     kernels.widen(bytes + done * element_bytes, dtype, count, &buffer);
-    AddBuffer(running_, kernels, buffer, dtype, count);
+    AddBuffer(running_, kernels, higher_, buffer, dtype, count);
   }
 }
 
@@ -89,12 +90,13 @@ void StatsPass::AddDifference(const void* a, const void* b, DType dtype, size_t 
   for (size_t done = 0; done < n; done += kBuffer) {
     const size_t count = n - done < kBuffer ? n - done : kBuffer;
     kernels.subtract(a_bytes + done * element_bytes, b_bytes + done * element_bytes, dtype, count, &buffer);
-    AddBuffer(running_, kernels, buffer, dtype, count);
+    AddBuffer(running_, kernels, higher_, buffer, dtype, count);
   }
 }
 
 TensorStats StatsPass::Finish() const noexcept {
   TensorStats stats = running_.stats;
+  if (!higher_) stats.left_out = kAllMoments & ~kCheapMoments;
   if (stats.finite_n == 0) {
     stats.min = std::numeric_limits<double>::infinity();
     stats.max = -std::numeric_limits<double>::infinity();
@@ -106,8 +108,8 @@ TensorStats StatsPass::Finish() const noexcept {
   return stats;
 }
 
-TensorStats ComputeStats(const void* data, DType dtype, size_t n) noexcept {
-  StatsPass pass;
+TensorStats ComputeStats(const void* data, DType dtype, size_t n, uint64_t moments) noexcept {
+  StatsPass pass(moments);
   pass.Add(data, dtype, n);
   return pass.Finish();
 }

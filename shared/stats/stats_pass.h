@@ -15,6 +15,9 @@ namespace ikkuna {
 
 class StatsPass {
  public:
+  // `moments`: what is asked (Moment set). More may be taken; Finish() says what was left out.
+  explicit StatsPass(uint64_t moments = kAllMoments) noexcept : higher_((moments & ~kCheapMoments) != 0) {}
+
   // Adds `n` contiguous elements; call it once per contiguous piece. `data` need not be aligned; it may be null when n
   // is 0. Data types mix freely; an invalid one adds nothing. Integers count as their value, bool as 0 and 1 (any
   // byte but 0 is 1); i64 beyond 2^53 is rounded to the nearest double.
@@ -28,10 +31,11 @@ class StatsPass {
   TensorStats Finish() const noexcept;
 
  private:
+  const bool higher_;  // all are taken, else the cheap ones
   stats_internal::Running running_;
 };
 
-TensorStats ComputeStats(const void* data, DType dtype, size_t n) noexcept;
+TensorStats ComputeStats(const void* data, DType dtype, size_t n, uint64_t moments = kAllMoments) noexcept;
 
 // The code a pass runs on. All give the same statistics up to rounding.
 enum class StatsPath {

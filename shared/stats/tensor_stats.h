@@ -11,6 +11,20 @@
 
 namespace ikkuna {
 
+// Parts of TensorStats that a pass may leave out because nobody asked. Counts and the shift are always there.
+enum Moment : uint64_t {
+  kMomentFirst = 1 << 0,   // sum1
+  kMomentSecond = 1 << 1,  // sum2
+  kMomentThird = 1 << 2,   // sum3
+  kMomentFourth = 1 << 3,  // sum4
+  kMomentAbs = 1 << 4,     // abs_sum
+  kMomentSquare = 1 << 5,  // square_sum
+  kMomentBounds = 1 << 6,  // min, max
+};
+constexpr uint64_t kAllMoments = 0x7f;
+// Those that cost next to nothing where the elements are read at all; the others take half as long again.
+constexpr uint64_t kCheapMoments = kAllMoments & ~uint64_t{kMomentThird | kMomentFourth};
+
 struct TensorStats {
   uint64_t n = 0;         // elements
   uint64_t finite_n = 0;  // elements that are neither NaN nor infinite
@@ -27,11 +41,14 @@ struct TensorStats {
   uint64_t nans = 0;
   uint64_t positive_infinities = 0;
   uint64_t negative_infinities = 0;
-  uint64_t reserved = 0;  // 0
+  uint64_t left_out = 0;  // Moment set: not taken; their sums are 0, their bounds those of no element. 0: all were taken
 };
 static_assert(sizeof(TensorStats) == 128);
 static_assert(offsetof(TensorStats, shift) == 16 && offsetof(TensorStats, min) == 72 &&
               offsetof(TensorStats, zeros) == 88);
 static_assert(std::is_trivially_copyable_v<TensorStats>);
+
+// Whether all of these were taken: a number that rests on others does not exist.
+constexpr bool Has(const TensorStats& stats, uint64_t moments) { return (stats.left_out & moments) == 0; }
 
 }  // namespace ikkuna

@@ -7,8 +7,9 @@ mean of the bare turns before and after it. Against the latter they change parts
 of the two halves, in which what is peculiar to each twin cancels. The daemon has another core.
 
 The first step of a turn finds the other's data in the caches and is not counted, nor are the first steps after attaching. A
-turn has seven steps, which has no factor in common with any period of the default set. A ratio that is far off the others of
-its half was disturbed by something else and is left out.
+turn has seven steps, which has no factor in common with any period of the default set. A turn that is far off the others of
+its twin in that half was disturbed by something else and is left out, watched or bare: one rule for both sides, since a ratio
+that is too high would be left out more readily than a turn that makes two ratios too low.
 
 Everything is started afresh several times. The figure is the mean over these pairs, beside it stands its standard error, and
 the variant `again`, of which neither twin ever attaches, shows what the method itself is worth.
@@ -49,7 +50,7 @@ TURN = 7  # steps
 # Steps before a half is counted: all that is needed is there, and with the default set the budget has found its periods.
 SETTLING = {"default": 250}
 SETTLING_ELSE = 20
-DISTURBED = 0.15  # off the median of a half's ratios
+DISTURBED = 0.15  # off the median of the turns of one twin in one half
 
 
 class Trainer:
@@ -98,16 +99,15 @@ class Pair:
         self.twins = [Trainer(model, self.environment, cores[0]) for _ in range(2)]
 
     def half(self, watched, bare, turns):
-        """([(wall ratio, processor time ratio), ...] of all turns, mean bare step in ns)."""
+        """The turns of both twins, each (wall, processor time) of a step in ns; the bare one has the first and the last."""
         if self.daemon:
             watched.tell("attach")
         watched.steps(SETTLING.get(self.variant, SETTLING_ELSE))
-        bare_turns, ratios = [bare.turn()], []
+        watched_turns, bare_turns = [], [bare.turn()]
         for _ in range(turns):
-            turn = watched.turn()
+            watched_turns.append(watched.turn())
             bare_turns.append(bare.turn())
-            ratios.append([turn[i] / ((bare_turns[-2][i] + bare_turns[-1][i]) / 2) for i in (0, 1)])
-        return ratios, statistics.fmean(wall for wall, _ in bare_turns)
+        return watched_turns, bare_turns
 
     def status(self):
         """One line of what the daemon says of the trainer that it watches."""
@@ -123,14 +123,14 @@ class Pair:
             twin.steps(SETTLING_ELSE)
         kept, bare_ns, left_out = [], [], 0
         for watched, bare in (self.twins, self.twins[::-1]):
-            ratios, bare_step = self.half(watched, bare, turns)
+            watched_turns, bare_turns = self.half(watched, bare, turns)
             if verbose:
                 print(f"  {self.variant}: {self.status()}")
             if self.daemon:
                 watched.tell("detach")
-            kept.append(undisturbed(ratios))
-            left_out += len(ratios) - len(kept[-1])
-            bare_ns.append(bare_step)
+            kept.append(ratios(watched_turns, bare_turns))
+            left_out += len(watched_turns) - len(kept[-1])
+            bare_ns.append(statistics.fmean(wall for wall, _ in bare_turns))
         wall, cpu = ((statistics.fmean(r[i] for r in kept[0]) * statistics.fmean(r[i] for r in kept[1])) ** 0.5 for i in (0, 1))
         return wall, cpu, statistics.fmean(bare_ns), left_out
 
@@ -143,9 +143,20 @@ class Pair:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def undisturbed(ratios):
-    usual = statistics.median(wall for wall, _ in ratios)
-    return [ratio for ratio in ratios if abs(ratio[0] - usual) < DISTURBED]
+def undisturbed(turns):
+    usual = statistics.median(wall for wall, _ in turns)
+    return [abs(wall / usual - 1) < DISTURBED for wall, _ in turns]
+
+
+def ratios(watched, bare):
+    """(wall, processor time) of each watched turn over the mean of the bare ones around it, where none was disturbed."""
+    good_watched, good_bare = undisturbed(watched), undisturbed(bare)
+    found = [[turn[i] / ((before[i] + after[i]) / 2) for i in (0, 1)]
+             for k, (turn, before, after) in enumerate(zip(watched, bare, bare[1:]))
+             if good_watched[k] and good_bare[k] and good_bare[k + 1]]
+    if not found:
+        raise SystemExit("overhead: every turn was disturbed; measure on a machine that does nothing else")
+    return found
 
 
 def measure(model, arguments, cores):

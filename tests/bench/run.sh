@@ -8,6 +8,9 @@ usage() {
 usage: tests/bench/run.sh NAME [--check] [OPTION]...
 
   overhead   what watching costs a trainer, against the bare loop        (25 minutes)
+  instructions
+             what a step asleep and the loss alone cost a trainer, counted
+             by valgrind, whatever else runs                             (4 minutes)
   ring       a publish, records a second, payload against a plain copy   (1 minute)
   stats      the fused statistics against a plain read and against ATen  (1 minute)
   store      the run store: samples a second, bytes written and at rest,
@@ -42,7 +45,7 @@ shift || true
 case $name in
   -h | --help) usage; exit 0 ;;
   all)
-    for each in ring stats store latency overhead; do "$0" "$each" "$@"; done
+    for each in ring stats store latency instructions overhead; do "$0" "$each" "$@"; done
     exit 0 ;;
 esac
 mkdir -p build
@@ -58,6 +61,10 @@ case $name in
     build_targets overhead_trainer ikkuna-daemon ikkuna
     machine
     exec python3 tests/bench/overhead.py "$@" ;;
+  instructions)
+    build_targets overhead_trainer ikkuna-daemon
+    machine
+    exec python3 tests/bench/instructions.py "$@" ;;
   latency)
     [[ -x $python ]] || { echo "run.sh: no $python; run tests/run.sh once, which makes it" >&2; exit 1; }
     build_targets ikkuna-train ikkuna-daemon

@@ -180,9 +180,15 @@ class Pub:
             return result
         check(space == INLINE, "space")
         if kind_of == SUMMARY:
-            stats = struct.unpack_from("<QQ9dQQQQ", self.data, start + 128)
+            stats = struct.unpack_from("<QQ9dQQQQQ", self.data, start + 128)
             check(stats[0] == elements and math.isfinite(stats[2]), "statistics")
             check(stats[1] + stats[12] + stats[13] + stats[14] == stats[0] and stats[11] <= stats[1], "counts")
+            absent = [0.0] * 6 + [math.inf, -math.inf]
+            places = ((1, 3), (2, 4), (4, 5), (8, 6), (16, 7), (32, 8), (64, 9), (64, 10))
+            left_out = stats[15]
+            check(left_out < 128 and all(stats[place] == absent[place - 3] for bit, place in places if left_out & bit),
+                  "what is left out")
+            check((left_out & 15) in (0, 8, 12, 14, 15), "powers without those below them")
             result["stats"] = [number(value) for value in stats]
         elif kind_of == SCALAR:
             result["scalar"] = number(struct.unpack_from("<d", self.data, start + 128)[0])

@@ -431,7 +431,7 @@ TEST_F(ReloadTest, WhatAClientHadFirstIsTheOperatorsNoMoreWhenItLeavesTheConfigu
 int ConnectAsOther(const std::string& path, int type) {
   const pid_t child = ::fork();
   if (child == 0) {
-    ::alarm(60);
+    ::alarm(120);
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
     std::memcpy(address.sun_path, path.data(), path.size());

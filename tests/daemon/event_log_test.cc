@@ -7,6 +7,8 @@
 #include <chrono>
 #include <sstream>
 
+#include "tests/watchdog.h"
+
 namespace ikkuna {
 namespace {
 
@@ -33,7 +35,7 @@ class EventLogTest : public ::testing::Test {
     batch->events.push_back(event);
     return batch;
   }
-  static auto Watchdog() { return std::chrono::steady_clock::now() + std::chrono::seconds(60); }
+  static auto Watchdog() { return std::chrono::steady_clock::now() + test::kWatchdog; }
 
   std::ostringstream lines_;
   std::shared_ptr<spdlog::logger> before_;

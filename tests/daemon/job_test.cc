@@ -1,15 +1,14 @@
 // A subscriber of scope job through the whole daemon, over four ranks that are processes of their own.
 #include <gtest/gtest.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
-#include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "metrics/subscriber.h"
+#include "tests/daemon/cli/program.h"
 #include "tests/daemon/daemon_fixture.h"
 
 namespace ikkuna {
@@ -46,36 +45,22 @@ const metrics::Descriptor kRankSum{.name = "rank_sum",
 class JobTest : public DaemonFixture {
  protected:
   static void SetUpTestSuite() { ASSERT_TRUE(metrics::RegisterDescriptor(kRankSum).ok()); }
-  ~JobTest() override {
-    for (const pid_t pid : ranks_) {
-      ::kill(pid, SIGKILL);
-      ::waitpid(pid, nullptr, 0);
-    }
-  }
   // The loss of step s is 100 * rank + s.
   void StartRank(uint32_t rank) {
     const std::string program = std::filesystem::read_symlink("/proc/self/exe").parent_path() / "c_job";
-    const std::vector<std::pair<std::string, std::string>> environment = {
-        {"IKKUNA_DIR", temp_.sub("dir")},   {"IKKUNA_RUN_ID", "job"},        {"IKKUNA_WAIT_MS", "20000"},
-        {"RANK", std::to_string(rank)},     {"WORLD_SIZE", std::to_string(kRanks)}, {"MASTER_ADDR", "127.0.0.1"},
+    const std::map<std::string, std::string> environment = {
+        {"IKKUNA_DIR", temp_.sub("dir")}, {"IKKUNA_RUN_ID", "job"},     {"IKKUNA_WAIT_MS", "120000"},
+        {"RANK", std::to_string(rank)},   {"MASTER_ADDR", "127.0.0.1"}, {"WORLD_SIZE", std::to_string(kRanks)},
         {"MASTER_PORT", "29500"}};
-    const std::string steps = std::to_string(kSteps), loss = std::to_string(100 * rank);
-    const pid_t pid = ::fork();
-    ASSERT_GE(pid, 0);
-    if (pid == 0) {
-      for (const auto& [name, value] : environment) ::setenv(name.c_str(), value.c_str(), 1);
-      ::execl(program.c_str(), "c_job", "--steps", steps.c_str(), "--us", "1000", "--loss", loss.c_str(), nullptr);
-      ::_exit(127);
-    }
-    ranks_.push_back(pid);
+    const std::vector<std::string> command = {
+        program,         "--steps", std::to_string(kSteps), "--us",  "1000", "--loss", std::to_string(100 * rank),
+        "--begin-after", all_here_, "--wait-for",           through_};
+    const std::string output = temp_.sub("rank" + std::to_string(rank));
+    ranks_.push_back(std::make_unique<test::Program>(command, environment, output + ".out", output + ".err"));
   }
-  void WaitForRanks() {
-    for (; !ranks_.empty(); ranks_.pop_back()) {
-      int status = 0;
-      const pid_t pid = ranks_.back();
-      ASSERT_TRUE(Eventually([&] { return ::waitpid(pid, &status, WNOHANG) == pid; }));
-      EXPECT_EQ(status, 0);
-    }
+  void LetRanksEnd() {
+    std::ofstream(through_).put('\n');
+    for (const auto& rank : ranks_) EXPECT_EQ(rank->Wait(), 0) << rank->err();
   }
   // Of one rank, or of all together.
   static std::map<uint64_t, double> Values(Daemon& daemon, const std::string& topic, uint32_t rank) {
@@ -93,18 +78,24 @@ class JobTest : public DaemonFixture {
     }
   }
 
-  std::vector<pid_t> ranks_;
+  std::vector<std::unique_ptr<test::Program>> ranks_;
+  const std::string all_here_ = temp_.sub("all-here");  // none makes a step before it is there
+  const std::string through_ = temp_.sub("through");  // all ranks stay until it is there
 };
 
 TEST_F(JobTest, ASumOverFourRanksIsARunOfItsOwn) {
   Config config = MakeConfig();
   config.subscribe = {"loss", "rank_sum(loss)"};
+  config.budget_ppm = 0;  // each rank for itself would leave out steps where it is slow
   auto daemon = MustStart(config);
   ASSERT_TRUE(daemon);
   for (uint32_t rank = 0; rank < kRanks; ++rank) StartRank(rank);
-  WaitForRanks();
+  // One that is slow to start is not one that is late.
+  ASSERT_TRUE(Eventually([&] { return daemon->monitor().status.GetStatus().producers.size() == kRanks; }));
+  std::ofstream(all_here_).put('\n');
   ASSERT_TRUE(Eventually([&] { return Values(*daemon, "loss_rank_sum", kAllRanks).size() == kSteps; }))
       << Values(*daemon, "loss_rank_sum", kAllRanks).size();
+  LetRanksEnd();
   for (const auto& [step, sum] : Values(*daemon, "loss_rank_sum", kAllRanks)) {
     ASSERT_EQ(sum, 100.0 * (0 + 1 + 2 + 3) + 4.0 * static_cast<double>(step)) << step;
   }

@@ -7,6 +7,9 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <optional>
 #include <sstream>
 #include <string>
@@ -63,6 +66,41 @@ TEST(Log, ALineThatNobodyTakesHoldsNobodyAndIsCounted) {
   }
   EXPECT_GT(dropped, 0u);
   EXPECT_EQ(lines + dropped, kLines) << text.substr(0, 500);
+}
+
+// As long as one daemon lives.
+TEST(Log, ItsOwnFileBeginsAnewWhenItIsLarge) {
+  ingest::TempDirectory folder;
+  const std::string path = folder.sub("daemon.log");
+  constexpr off_t kMost = 2'000;
+  const auto read = [](const std::string& name) {
+    std::ifstream file(name);
+    return std::string(std::istreambuf_iterator<char>(file), {});
+  };
+  for (const bool own : {true, false}) {
+    SCOPED_TRACE(own);
+    std::filesystem::remove(path + ".1");
+    std::filesystem::remove(path);
+    const UniqueFd fd(::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600));
+    {
+      // A file that somebody else made for it stays theirs.
+      Log log("info", fd.get(), {own ? path : folder.sub("other.log"), kMost});
+      for (int i = 0; i < 100; ++i) spdlog::info("line {}", i);
+    }
+    const std::string now = read(path), before = read(path + ".1");
+    EXPECT_NE(now.find("line 99\n"), std::string::npos);
+    if (!own) {
+      EXPECT_NE(now.find("line 0\n"), std::string::npos);
+      EXPECT_FALSE(std::filesystem::exists(path + ".1"));
+      continue;
+    }
+    EXPECT_LE(now.size(), static_cast<size_t>(kMost) + 100);
+    EXPECT_GT(before.size(), static_cast<size_t>(kMost));
+    EXPECT_LE(before.size(), static_cast<size_t>(kMost) + 100);
+    // No line is lost between the two.
+    const size_t first = now.find("line ") + 5, last = before.rfind("line ") + 5;
+    EXPECT_EQ(std::stoi(now.substr(first)), std::stoi(before.substr(last)) + 1);
+  }
 }
 
 TEST(Log, EndsAlthoughNobodyReads) {

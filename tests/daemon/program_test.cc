@@ -9,7 +9,9 @@
 
 #include <filesystem>
 #include <fstream>
+#include <optional>
 #include <string>
+#include <utility>
 
 #include "shared/base/unique_fd.h"
 #include "shared/daemon_note.h"
@@ -230,10 +232,19 @@ TEST_F(ProgramTest, RefusesToBeTheSecond) {
 }
 
 TEST_F(ProgramTest, LingersAndEnds) {
+  // It waits for the trainer, however long that takes to come.
+  ASSERT_TRUE(shm::PrepareDirectory(temp_.sub("dir"), false).ok());
+  std::optional<shm::DaemonUse> use;
+  {
+    auto held = shm::DaemonUse::Hold(temp_.sub("dir"));
+    ASSERT_TRUE(held.ok()) << held.error().text;
+    use.emplace(std::move(*held));
+  }
   Program program(temp_, Small({"--linger", "0.3"}));
   TestProducer producer(temp_.sub("dir"));
   producer.Register();
   ASSERT_TRUE(Eventually([&] { return producer.Connect(); })) << producer.reject() << program.Log();
+  use.reset();
   std::this_thread::sleep_for(std::chrono::seconds(1));
   EXPECT_TRUE(program.Runs()) << program.Log();
   producer.Finish();

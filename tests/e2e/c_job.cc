@@ -1,11 +1,13 @@
 // A job that publishes through the C interface alone, shaped by its arguments:
 //   c_job [--steps N] [--us MICROSECONDS] [--run NAME] [--loss BASE] [--start STEP] [--epoch-steps N] [--folds N]
-//         [--wait-for FILE] [--rows N] [--resume 1] [--until-stop 1]
+//         [--begin-after FILE] [--wait-for FILE] [--rows N] [--resume 1] [--until-stop 1]
 // The loss of step s is BASE + s; module fc1 publishes its weight, of N x 784 elements, each of which is BASE. --start
 // says that the run goes on at that step; --epoch-steps begins to count anew after so many; --folds opens one session
 // after another;
 // --resume says only that it goes on, and lets its first step speak for itself;
-// --wait-for ends the job only when the file is there; --until-stop lets clients stop it, and says after which step they did.
+// --begin-after makes the first step only when the file is there;
+// --wait-for ends the job only when the file is there; --until-stop lets clients stop it, and says after which step
+// they did.
 #include <unistd.h>
 
 #include <cstdint>
@@ -27,7 +29,7 @@ struct Arguments {
   uint64_t start = 0;
   uint64_t epoch_steps = 0;
   int folds = 1;
-  std::string wait_for;
+  std::string begin_after, wait_for;
   int64_t rows = 10;
   bool resume = false;
   bool until_stop = false;
@@ -45,12 +47,17 @@ Arguments Parse(int argc, char** argv) {
     if (name == "--start") arguments.start = std::strtoull(value, nullptr, 10);
     if (name == "--epoch-steps") arguments.epoch_steps = std::strtoull(value, nullptr, 10);
     if (name == "--folds") arguments.folds = std::atoi(value);
+    if (name == "--begin-after") arguments.begin_after = value;
     if (name == "--wait-for") arguments.wait_for = value;
     if (name == "--resume") arguments.resume = std::atoi(value) != 0;
     if (name == "--until-stop") arguments.until_stop = std::atoi(value) != 0;
     if (name == "--rows") arguments.rows = std::strtoll(value, nullptr, 10);
   }
   return arguments;
+}
+
+void WaitFor(const std::string& file) {
+  while (!file.empty() && ::access(file.c_str(), F_OK) != 0) ::usleep(10'000);
 }
 
 void Train(const Arguments& arguments) {
@@ -63,24 +70,33 @@ void Train(const Arguments& arguments) {
   if (!arguments.resume) options.start_step = arguments.start;
   ikkuna_session* session = ikkuna_open(&options);
   const uint16_t root = ikkuna_root(session, "model");
-  const uint32_t module = ikkuna_module(session, root, "fc1", "Linear");
+  const uint32_t module = ikkuna_module(session, root, "fc1", "Linear", 0);
   const int64_t sizes[] = {arguments.rows, 784};
-  const uint32_t weight = ikkuna_param(session, root, module, "weight", IKKUNA_F32, 2, sizes);
+  const uint32_t weight = ikkuna_param(session, root, module, "weight", IKKUNA_F32, 2, sizes, IKKUNA_TRAINABLE);
   const std::vector<float> data(static_cast<size_t>(arguments.rows) * 784, static_cast<float>(arguments.loss));
+  ikkuna_array array{};
+  array.size = sizeof array;
+  array.data = data.data();
+  array.dtype = IKKUNA_F32;
+  array.ndim = 2;
+  array.sizes = sizes;
+  WaitFor(arguments.begin_after);
   for (uint64_t i = arguments.start; i < arguments.start + arguments.steps; ++i) {
     const uint64_t step = arguments.epoch_steps == 0 ? i : i % arguments.epoch_steps;
     const uint64_t epoch = arguments.epoch_steps == 0 ? 0 : i / arguments.epoch_steps;
-    ikkuna_begin(session, root, IKKUNA_TAG_DEFAULT, step, static_cast<uint32_t>(epoch));
-    ikkuna_tensor(session, root, IKKUNA_WEIGHTS, module, weight, IKKUNA_F32, 2, sizes, data.data());
-    ikkuna_loss(session, root, arguments.loss + static_cast<double>(i));
-    ikkuna_end(session, root);
+    ikkuna_step* open = ikkuna_step_begin(session, root, IKKUNA_TAG_DEFAULT, step, static_cast<uint32_t>(epoch));
+    ikkuna_pass* pass = ikkuna_pass_begin(open);
+    ikkuna_pass_scalar(pass, IKKUNA_LOSS, 0, arguments.loss + static_cast<double>(i));
+    ikkuna_pass_end(pass);
+    ikkuna_step_array(open, IKKUNA_WEIGHTS, module, weight, 0, &array);
+    ikkuna_step_end(open, 0);
     if (arguments.until_stop && ikkuna_stop_requested(session) != 0) {
       std::printf("stopped after step %llu\n", static_cast<unsigned long long>(step));
       break;
     }
     if (arguments.us != 0) ::usleep(arguments.us);
   }
-  while (!arguments.wait_for.empty() && ::access(arguments.wait_for.c_str(), F_OK) != 0) ::usleep(10'000);
+  WaitFor(arguments.wait_for);
   ikkuna_close(session);
 }
 

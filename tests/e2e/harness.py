@@ -248,7 +248,7 @@ class Site(unittest.TestCase):
             except grpc.RpcError:
                 return None
 
-        wait_until(answers, lambda: f"the daemon does not answer:\n{self.daemon.log()}", 60)
+        wait_until(answers, lambda: f"the daemon does not answer:\n{self.daemon.log()}")
         return self.daemon
 
     def stop_daemon(self):
@@ -272,7 +272,7 @@ class Site(unittest.TestCase):
             producer = self.client.producer()
             return producer if producer and producer.state in wanted and producer.accounting.in_flight == 0 else None
 
-        return wait_until(settled, lambda: f"the producer does not come to rest:\n{self.client.status()}", 60)
+        return wait_until(settled, lambda: f"the producer does not come to rest:\n{self.client.status()}")
 
     def assert_accounts(self, producer):
         """Every record that the trainer attempted is accounted for, once."""
@@ -296,7 +296,7 @@ class Site(unittest.TestCase):
                 self.assertEqual(sink.offered, sink.written + sink.dropped + sink.waiting, str(sink))
             return all(sink.waiting == 0 for sink in sinks)
 
-        wait_until(at_rest, lambda: f"a sink does not come to rest: {sinks}", 60)
+        wait_until(at_rest, lambda: f"a sink does not come to rest: {sinks}")
 
     def alive(self):
         """Process numbers of this test that still run."""

@@ -112,6 +112,14 @@ class LossSite(harness.Site):
         wait_until(ended, "the trainer does not end")
         return seen
 
+    def end_read_trainer(self):
+        """The same of one whose last steps find room: it stands until the daemon has read what it made."""
+        self.trainer.signal(signal.SIGSTOP)
+        wait_until(lambda: self.client.producer().accounting.in_flight <= 1, "what the trainer made is not read")
+        self.trainer.signal(signal.SIGTERM)
+        self.trainer.signal(signal.SIGCONT)
+        self.trainer.expect_success()
+
     def end_trainer(self):
         """As a person does: the step under way is finished, and the exit status is good."""
         self.trainer.signal(signal.SIGTERM)

@@ -31,7 +31,7 @@ class Steady(losses.LossSite):
         self.start_daemon("--no-default", "--budget", "off", "--store-max-mb", str(STORE_MAX_MB), "--no-tensorboard", "--no-health",
                           *[word for text in SUBSCRIBERS for word in ("--subscribe", text)])
         trainer = self.start_trainer("--model", "tiny", "--epochs", str(steps), "--max-steps", str(steps), "--budget", "off",
-                                     "--test-images", "0", "--log-every", "10000", IKKUNA_WAIT_MS="10000",
+                                     "--test-images", "0", "--log-every", "10000", IKKUNA_WAIT_MS="120000",
                                      IKKUNA_ARENA_MB=str(ARENA_MB))
 
         def memory():

@@ -1,16 +1,18 @@
 """Every subcommand of `ikkuna` against a live daemon: it does what it says, --json parses, failures say what failed."""
 
 import csv
+import fcntl
 import io
 import json
 import os
+import pathlib
 import re
 import signal
 import subprocess
 import time
 
 import harness
-from harness import BIN, TEST_BIN, wait_until
+from harness import BIN, TEST_BIN, WATCHDOG_S, wait_until
 
 
 class CommandLineTest(harness.Site):
@@ -18,7 +20,7 @@ class CommandLineTest(harness.Site):
         super().setUp()
         self.start_daemon("--budget", "off")
         self.trainer = self.start_trainer("--model", "tiny", "--epochs", "100000", "--test-images", "200", "--allow-control",
-                                          "--budget", "off", "--run", "night shift", IKKUNA_WAIT_MS="10000")
+                                          "--budget", "off", "--run", "night shift", IKKUNA_WAIT_MS="120000")
 
         def epoch_ended():
             self.assertTrue(self.trainer.running(), self.trainer.log())
@@ -28,7 +30,7 @@ class CommandLineTest(harness.Site):
 
     def ikkuna(self, *arguments, code=0, environment=None):
         result = subprocess.run([BIN / "ikkuna", *map(str, arguments)], env=environment or self.environment,
-                                capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=harness.WATCHDOG_S)
+                                capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=WATCHDOG_S)
         self.assertEqual(result.returncode, code, f"{arguments}: {result.stdout}{result.stderr}")
         self.assertNotIn("\x1b", result.stdout, f"{arguments}: colours without a terminal")
         if code != 0:
@@ -159,7 +161,7 @@ class CommandLineTest(harness.Site):
         self.ikkuna("up", environment=other)
         self.ikkuna("import", copy, environment=other)
         self.assertEqual(losses(environment=other), kept)
-        again = subprocess.run([BIN / "ikkuna", "import", copy], env=other, capture_output=True, text=True, timeout=60)
+        again = subprocess.run([BIN / "ikkuna", "import", copy], env=other, capture_output=True, text=True, timeout=WATCHDOG_S)
         self.assertEqual(again.returncode, 1)
         self.assertIn("there is a run", again.stderr)
         self.assertIn(str(copy), again.stderr)
@@ -173,10 +175,11 @@ class CommandLineTest(harness.Site):
 
         # Of its own daemon's folder nothing is read while that writes it; all that it had committed when it was killed.
         live = subprocess.run([BIN / "ikkuna", "--data-dir", self.data, "runs"], env=self.environment, capture_output=True,
-                              text=True, timeout=60)
+                              text=True, timeout=WATCHDOG_S)
         self.assertEqual(live.returncode, 0)
         self.assertIn("a daemon has it open", live.stderr)
-        time.sleep(1)
+        offered = self.sink("store").offered
+        wait_until(lambda: self.sink("store").written >= offered, "what was recorded since is not kept")
         self.daemon.signal(signal.SIGKILL)
         self.daemon.wait()
         left = losses("--data-dir", self.data)
@@ -202,7 +205,7 @@ class RunTest(harness.Site):
     def test_run_brings_a_daemon(self):
         client = [BIN / "ikkuna", "run", "--data-dir", self.data, "--daemon-arg=--budget=off", "--", BIN / "ikkuna-train",
                   "--model", "tiny", "--max-steps", "300", "--test-images", "0", "--budget", "off", "--threads", "1"]
-        self.start(client, IKKUNA_WAIT_MS="10000").expect_success()
+        self.start(client, IKKUNA_WAIT_MS="120000").expect_success()
         self.down()
         self.start_daemon()
         self.assertEqual([(run.name, run.last_step) for run in self.client.runs()],
@@ -235,13 +238,16 @@ class RunTest(harness.Site):
 
     def test_ups_while_daemons_linger_out(self):
         """As many as come in the moments in which one ends because nobody came: each has one that serves."""
-        for n in range(12):
-            up = self.start([BIN / "ikkuna", "up", "--data-dir", self.data, "--linger", "0.3"])
-            up.expect_success()
-            status = subprocess.run([BIN / "ikkuna", "status"], env=self.environment, capture_output=True, text=True,
-                                    timeout=harness.WATCHDOG_S)
+        self.meeting.mkdir(mode=0o700)
+        for n in range(6):
+            with open(self.meeting / "users", "a") as users:  # as `ikkuna run` does: it stays until the status has come
+                fcntl.flock(users, fcntl.LOCK_SH)
+                up = self.start([BIN / "ikkuna", "up", "--data-dir", self.data, "--linger", "3"])
+                up.expect_success()
+                status = subprocess.run([BIN / "ikkuna", "status"], env=self.environment, capture_output=True, text=True,
+                                        timeout=WATCHDOG_S)
             self.assertEqual(status.returncode, 0, f"{n}: {up.log()}{status.stderr}")
-            time.sleep(0.3 + 0.05 * (n % 6))
+            time.sleep(2.85 + 0.05 * n)
         self.down()
 
     def test_a_job_that_waits_for_its_trainer_keeps_its_daemon(self):
@@ -257,13 +263,13 @@ class RunTest(harness.Site):
         self.start(up).expect_success()
         for _ in range(10):
             self.start([TEST_BIN / "c_job", "--steps", "3000", "--us", "0", "--rows", "1000"],
-                       IKKUNA_WAIT_MS="5000").expect_success()
+                       IKKUNA_WAIT_MS="120000").expect_success()
             (pid,) = self.alive()
             os.kill(pid, signal.SIGKILL)
             next_up = self.start(up)
             next_up.expect_success()
             self.assertNotIn(f"process {pid})", next_up.log())
-            subprocess.run([BIN / "ikkuna", "status"], env=self.environment, capture_output=True, check=True, timeout=60)
+            subprocess.run([BIN / "ikkuna", "status"], env=self.environment, capture_output=True, check=True, timeout=WATCHDOG_S)
         self.down()
 
     def test_one_that_was_killed_or_stopped(self):
@@ -278,6 +284,8 @@ class RunTest(harness.Site):
         self.assertIn("was started", second.log())
         pid = int(re.search(r"process (\d+)", second.log()).group(1))
         os.kill(pid, signal.SIGSTOP)
+        state = pathlib.Path(f"/proc/{pid}/stat")  # a thread that sleeps stops when it is scheduled
+        harness.wait_until(lambda: state.read_text().rpartition(")")[2].split()[0] == "T", "it does not stop")
         stopped = self.start(up)
         self.assertEqual(stopped.wait(), 3)
         self.assertIn("is stopped", stopped.log())

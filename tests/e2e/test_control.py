@@ -6,7 +6,7 @@ import subprocess
 import time
 
 import harness
-from harness import BIN, TEST_BIN, main, pb, wait_until
+from harness import BIN, TEST_BIN, WATCHDOG_S, main, pb, wait_until
 
 LONG_STEP_US = 40000
 
@@ -18,7 +18,7 @@ class ControlTest(harness.Site):
         self.pace = self.root / "pace"
         self.set_pace(0)
         self.trainer = self.start([TEST_BIN / "paced_trainer", "--log", self.log, "--pace", self.pace, *arguments],
-                                  IKKUNA_WAIT_MS="10000")
+                                  IKKUNA_WAIT_MS="120000")
 
     def set_pace(self, microseconds):
         """By renaming: the trainer never reads half a number."""
@@ -39,14 +39,14 @@ class ControlTest(harness.Site):
         return len(self.steps())
 
     def stop_trainer(self):
-        self.client.stub.Stop(pb.StopRequest(), timeout=harness.WATCHDOG_S)
+        self.client.stub.Stop(pb.StopRequest(), timeout=WATCHDOG_S)
         self.trainer.expect_success()
         producer = self.settled_producer()
         self.assert_accounts(producer)
         self.assertEqual(producer.steps_total, len(self.steps()))
 
     def status_line(self, name):
-        answer = subprocess.run([BIN / "ikkuna", "status"], env=self.environment, capture_output=True, text=True, timeout=60)
+        answer = subprocess.run([BIN / "ikkuna", "status"], env=self.environment, capture_output=True, text=True, timeout=WATCHDOG_S)
         self.assertEqual(answer.returncode, 0, answer.stderr)
         [line] = [line for line in answer.stdout.splitlines() if line.split()[:1] == [name]]
         return line
@@ -119,21 +119,24 @@ class ControlTest(harness.Site):
         self.set_pace(200)
         self.wait_for_steps(50)  # momentum has gathered: it alone would move the weights on
 
-        answer = self.client.stub.Freeze(pb.FreezeRequest(module="f2"), timeout=harness.WATCHDOG_S)
+        answer = self.client.stub.Freeze(pb.FreezeRequest(module="f2"), timeout=WATCHDOG_S)
         self.assertTrue(answer.text)
         frozen_at = self.wait_for_frozen("f2")
+        self.wait_for_trains("101")
         still = self.wait_for_steps(100)
-        self.client.stub.Unfreeze(pb.UnfreezeRequest(module="f2"), timeout=harness.WATCHDOG_S)
+        self.client.stub.Unfreeze(pb.UnfreezeRequest(module="f2"), timeout=WATCHDOG_S)
+        self.wait_for_trains("111")
         self.wait_for_steps(100)
         with self.assertRaisesRegex(harness.grpc.RpcError, "nothing.*has that|matches|no module"):
-            self.client.stub.Freeze(pb.FreezeRequest(module="f9"), timeout=harness.WATCHDOG_S)
+            self.client.stub.Freeze(pb.FreezeRequest(module="f9"), timeout=WATCHDOG_S)
         # All at once: backward would have nothing left to do and throw; the probe keeps one and says so.
-        self.client.stub.Freeze(pb.FreezeRequest(module="*"), timeout=harness.WATCHDOG_S)
+        self.client.stub.Freeze(pb.FreezeRequest(module="*"), timeout=WATCHDOG_S)
+        self.wait_for_trains("001")
         self.wait_for_steps(100)
         notes = list(wait_until(lambda: self.client.producer().notes, "no note says that the freeze was refused"))
         self.assertTrue([note for note in notes if note.startswith("freeze refused")], notes)
         last = self.wait_for_steps(50)
-        modules = self.client.stub.ListModules(pb.ListModulesRequest(), timeout=harness.WATCHDOG_S).modules
+        modules = self.client.stub.ListModules(pb.ListModulesRequest(), timeout=WATCHDOG_S).modules
         self.assertEqual({module.name: {param.trainable for param in module.parameters} for module in modules if module.parameters},
                          {"f1": {False}, "f2": {False}, "f3": {True}})
         self.stop_trainer()
@@ -165,6 +168,13 @@ class ControlTest(harness.Site):
         self.stop_daemon()
         self.assert_nothing_left()
 
+    def wait_for_trains(self, layers):
+        """Until the trainer has done what was asked: which layers train now."""
+        def done():
+            self.assertTrue(self.trainer.running(), self.trainer.log())
+            return self.steps()[-1][2]["trains"] == layers
+        wait_until(done, lambda: f"not these layers train: {layers}, but {self.steps()[-1]}")
+
     def wait_for_frozen(self, module):
         """The first step after which the module stood still for ten steps."""
         def still():
@@ -179,9 +189,9 @@ class ControlTest(harness.Site):
         self.set_pace(200)
         self.wait_for_steps(20)
         for module in ("f1", "f2"):
-            self.client.stub.Freeze(pb.FreezeRequest(module=module), timeout=harness.WATCHDOG_S)
+            self.client.stub.Freeze(pb.FreezeRequest(module=module), timeout=WATCHDOG_S)
         self.wait_for_frozen("f2")
-        self.client.stub.Unfreeze(pb.UnfreezeRequest(module="*"), timeout=harness.WATCHDOG_S)
+        self.client.stub.Unfreeze(pb.UnfreezeRequest(module="*"), timeout=WATCHDOG_S)
         wait_until(lambda: len({hashes["f2"] for _, _, hashes in self.steps()[-5:]}) == 5, "f2 does not thaw")
         self.wait_for_steps(20)
         self.stop_trainer()
@@ -200,9 +210,9 @@ class ControlTest(harness.Site):
                 return [event for event in self.client.events() if event.kind == "note" and re.search(pattern, event.text)]
             return wait_until(found, lambda: f"no note says '{pattern}': {self.client.events()}")
 
-        self.client.stub.Unfreeze(pb.UnfreezeRequest(module="f2"), timeout=harness.WATCHDOG_S)
+        self.client.stub.Unfreeze(pb.UnfreezeRequest(module="f2"), timeout=WATCHDOG_S)
         noted(r"^unfreeze after step \d+ leaves as it was: f2\.weight, f2\.bias, which no client froze$")
-        self.client.stub.Freeze(pb.FreezeRequest(module="f1"), timeout=harness.WATCHDOG_S)
+        self.client.stub.Freeze(pb.FreezeRequest(module="f1"), timeout=WATCHDOG_S)
         noted(r"^freeze after step \d+ leaves as it was: f1\.weight, f1\.bias, which did not train$")
 
         # What was told once is not told again by a daemon that takes the trainer over.
@@ -214,7 +224,7 @@ class ControlTest(harness.Site):
         self.start_daemon("--no-default", "--subscribe", "loss()")
         wait_until(lambda: self.client.producer() and len(self.client.producer().notes) == len(told), "the notes are lost")
         self.wait_for_steps(20)
-        self.client.stub.Freeze(pb.FreezeRequest(module="f1"), timeout=harness.WATCHDOG_S)
+        self.client.stub.Freeze(pb.FreezeRequest(module="f1"), timeout=WATCHDOG_S)
         wait_until(lambda: len(self.client.producer().notes) == len(told) + 1, "the new one does not come")
         wait_until(lambda: len([event for event in self.client.events() if event.kind == "note"]) > len(told), "it is not told")
         again = [event.text for event in self.client.events() if event.kind == "note"]

@@ -4,7 +4,7 @@ import signal
 import subprocess
 
 import losses
-from harness import BIN, main, wait_until
+from harness import BIN, WATCHDOG_S, main, wait_until
 from losses import SUBSCRIBERS, held_memory_objects, memory_kb
 
 KILLS = 20
@@ -28,7 +28,7 @@ class DaemonFaultsTest(losses.LossSite):
         self.start_daemon("--no-health", *SUBSCRIBERS)
         # A probe that needs its small arena again at once takes every head it can get: what the daemon had read and not kept
         # is gone then. One with room keeps to old heads, and the next daemon reads it again.
-        self.start_watched("--max-steps", "50000", "--epochs", "1000", "--test-images", "0", IKKUNA_WAIT_MS="10000",
+        self.start_watched("--max-steps", "50000", "--epochs", "1000", "--test-images", "0", IKKUNA_WAIT_MS="120000",
                            IKKUNA_ARENA_MB=str(ARENA_MB))
         self.session_at_work()
         # The first steps are there in the end if the first daemon lives until they are kept: a training that is many steps
@@ -44,7 +44,7 @@ class DaemonFaultsTest(losses.LossSite):
         mapped, still_open = held_memory_objects(self.trainer.pid)
         self.assertLessEqual(mapped, KEPT_MAPPINGS)
         self.assertLessEqual(still_open, open_files)
-        self.end_trainer()
+        self.end_read_trainer()
         steps = self.assert_same_losses()
 
         producer = self.settled_producer()
@@ -68,7 +68,7 @@ class DaemonFaultsTest(losses.LossSite):
         self.assert_same_losses(steps)
 
         self.start_daemon(*SUBSCRIBERS)
-        self.start_watched(*arguments, IKKUNA_WAIT_MS="10000", IKKUNA_ARENA_MB=str(ARENA_MB))
+        self.start_watched(*arguments, IKKUNA_WAIT_MS="120000", IKKUNA_ARENA_MB=str(ARENA_MB))
         self.wait_for_step(100)
         self.daemon.signal(signal.SIGSTOP)
         self.wait_for_step(150)  # 1.2 MB of whole tensors a step, at the least: by now the arena is full
@@ -89,7 +89,7 @@ class DaemonFaultsTest(losses.LossSite):
 
     def test_second_daemon_in_the_same_directory(self):
         self.start_daemon(*SUBSCRIBERS)
-        self.start_watched("--max-steps", "400", "--test-images", "0", IKKUNA_WAIT_MS="10000")
+        self.start_watched("--max-steps", "50000", "--epochs", "1000", "--test-images", "0", IKKUNA_WAIT_MS="120000")
         self.session_at_work()
         for _ in range(2):
             second = self.start([BIN / "ikkuna-daemon", "--data-dir", self.root / "data-of-the-second"])
@@ -97,11 +97,12 @@ class DaemonFaultsTest(losses.LossSite):
             self.assertRegex(second.log(), rf"\b{self.daemon.pid}\b", "the message does not name who holds the directory")
             self.assertIn(str(self.meeting), second.log())
         # The first goes on serving: a client that comes now reaches it, on the socket that the second might have taken.
-        answer = subprocess.run([BIN / "ikkuna", "status"], env=self.environment, capture_output=True, text=True, timeout=60)
+        answer = subprocess.run([BIN / "ikkuna", "status"], env=self.environment, capture_output=True, text=True, timeout=WATCHDOG_S)
         self.assertEqual(answer.returncode, 0, answer.stderr)
         self.assertRegex(answer.stdout, rf"pid {self.daemon.pid}\b")
         self.session_at_work()
-        steps = self.assert_same_losses(400)
+        self.end_trainer()
+        steps = self.assert_same_losses()
         producer = self.settled_producer()
         self.assert_accounts(producer)
         self.assertEqual(producer.accounting.lost_in_daemon + producer.accounting.killed, 0)

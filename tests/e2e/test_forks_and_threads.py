@@ -29,7 +29,7 @@ class ForksAndThreadsTest(losses.LossSite):
         self.assertEqual(len(bare), FORKER_STEPS)
 
         self.start_daemon(*SUBSCRIBERS)
-        self.start_forker("--children", self.root / "children", IKKUNA_WAIT_MS="10000")
+        self.start_forker("--children", self.root / "children", IKKUNA_WAIT_MS="120000")
         self.trainer.expect_success()
         workers = (self.root / "children").read_text().splitlines()
         self.assertEqual(workers, [WORKERS[i % 4] for i in range(FORKER_STEPS // 40)], self.trainer.log())
@@ -51,7 +51,7 @@ class ForksAndThreadsTest(losses.LossSite):
     def test_killed_while_a_worker_lives(self):
         self.start_daemon(*SUBSCRIBERS)
         stay = self.root / "worker"
-        self.start_forker("--stay", stay, IKKUNA_WAIT_MS="10000")
+        self.start_forker("--stay", stay, IKKUNA_WAIT_MS="120000")
         worker = int(wait_until(lambda: stay.exists() and stay.read_text().strip(), "no worker is made"))
         self.wait_for_step(FORKER_STEPS)
         # The worker has what the trainer had open: the daemon's end of the socket does not hear of the death.
@@ -77,7 +77,7 @@ class ForksAndThreadsTest(losses.LossSite):
         self.start_daemon("--no-default", "--budget", "off", "--subscribe", "loss()", "--subscribe",
                           "norm(weight_gradients, order=2)")
         trainer = self.start([harness.TEST_BIN / "hogwild_trainer", "--threads", THREADS, "--steps", STEPS_EACH],
-                             IKKUNA_WAIT_MS="10000")
+                             IKKUNA_WAIT_MS="120000")
         trainer.expect_success()
         made = THREADS * STEPS_EACH
         self.assertIn(f"made {made} steps", trainer.log())
@@ -107,7 +107,7 @@ class ForksAndThreadsTest(losses.LossSite):
     def test_a_thread_that_begins_late_in_anothers_backward_is_told_of(self):
         self.start_daemon("--no-default", "--budget", "off", "--subscribe", "loss()", "--subscribe",
                           "norm(weight_gradients, order=2)")
-        trainer = self.start([harness.TEST_BIN / "hogwild_trainer", "--late", LATE_STEPS], IKKUNA_WAIT_MS="10000")
+        trainer = self.start([harness.TEST_BIN / "hogwild_trainer", "--late", LATE_STEPS], IKKUNA_WAIT_MS="120000")
         trainer.expect_success()
         self.assertIn(f"made {LATE_STEPS + 1} steps", trainer.log())
         producer = self.settled_producer()
@@ -125,7 +125,7 @@ class ForksAndThreadsTest(losses.LossSite):
 
     def test_a_freeze_takes_no_gradient_from_under_another_thread(self):
         self.start_daemon("--no-default", "--subscribe", "loss()")
-        trainer = self.start([harness.TEST_BIN / "hogwild_trainer", "--threads", THREADS, "--steps", "100000000"], IKKUNA_WAIT_MS="10000")
+        trainer = self.start([harness.TEST_BIN / "hogwild_trainer", "--threads", THREADS, "--steps", "100000000"], IKKUNA_WAIT_MS="120000")
         wait_until(lambda: self.client.producer() and self.client.producer().steps_total > 100, "the threads do not train")
         self.client.stub.Freeze(pb.FreezeRequest(module="f2"), timeout=harness.WATCHDOG_S)
         wait_until(lambda: any("several threads train" in note for note in self.client.producer().notes), "it is not refused")

@@ -100,11 +100,11 @@ class InstallTest(harness.Site):
 
     def test_a_client_stops_a_job_in_c(self):
         self.start_daemon("--no-default", "--subscribe", "loss", program=self.prefix / "bin/ikkuna-daemon")
-        job = self.start([self.job, "until-stopped"], IKKUNA_WAIT_MS="60000")
+        job = self.start([self.job, "until-stopped"], IKKUNA_WAIT_MS="120000")
         harness.wait_until(lambda: self.client.producer() and self.client.producer().steps_total > 100, "the job does not go on")
         self.assertTrue(job.running(), job.log())
         ikkuna = lambda *words: subprocess.run([self.prefix / "bin/ikkuna", *words], env=self.environment, capture_output=True,
-                                               text=True, timeout=60)
+                                               text=True, timeout=harness.WATCHDOG_S)
         refused = ikkuna("freeze", "fc1")
         self.assertEqual(refused.returncode, 1)
         self.assertIn("stop", refused.stderr)  # what it takes instead
@@ -117,7 +117,7 @@ class InstallTest(harness.Site):
     def test_installed_daemon_watches_a_job_in_c(self):
         self.start_daemon("--no-default", "--subscribe", "loss; sum(weights); norm(weights, order=3)",
                           program=self.prefix / "bin/ikkuna-daemon")
-        job = self.start([self.job], IKKUNA_WAIT_MS="60000")
+        job = self.start([self.job], IKKUNA_WAIT_MS="120000")
         job.expect_success()
         self.assertRegex(job.log(), "ikkuna: watching net; a daemon listens; run ")
         producer = self.settled_producer()
@@ -140,7 +140,7 @@ class InstallTest(harness.Site):
 
     def test_installed_daemon_watches_it(self):
         self.start_daemon(program=self.prefix / "bin/ikkuna-daemon")
-        self.start([self.trainer], IKKUNA_WAIT_MS="60000").expect_success()
+        self.start([self.trainer], IKKUNA_WAIT_MS="120000").expect_success()
         producer = self.settled_producer()
         self.assert_accounts(producer)
         losses = self.client.everything(topic="loss")

@@ -12,7 +12,7 @@ class JobTest(harness.Site):
     def start_ranks(self, ranks, *arguments):
         return [self.start([TEST_BIN / "c_job", "--run", "job", "--steps", 1000000, "--us", 2000, *arguments], RANK=str(rank),
                            WORLD_SIZE=str(RANKS), IKKUNA_RUN_ID="job", MASTER_ADDR="127.0.0.1", MASTER_PORT="29500",
-                           IKKUNA_WAIT_MS="10000") for rank in ranks]
+                           IKKUNA_WAIT_MS="120000") for rank in ranks]
 
     def wait_for_ranks(self, count):
         def running():

@@ -5,7 +5,7 @@ import signal
 import subprocess
 
 import harness
-from harness import BIN, TEST_BIN, grpc, pb, pb_grpc, wait_until
+from harness import BIN, TEST_BIN, WATCHDOG_S, grpc, pb, pb_grpc, wait_until
 
 READ_TOKEN = "0123456789abcdef0123456789abcdef"
 CONTROL_TOKEN = "fedcba9876543210fedcba9876543210"
@@ -22,7 +22,7 @@ class Authority:
 
     def openssl(self, *arguments):
         subprocess.run(["openssl", *arguments], cwd=self.folder, check=True, capture_output=True,
-                       timeout=harness.WATCHDOG_S)
+                       timeout=WATCHDOG_S)
 
     def sign(self, name):
         """Files of a certificate and its key."""
@@ -53,7 +53,9 @@ class RolesTest(harness.Site):
         key.chmod(0o600)
         self.start_daemon("--listen", "localhost:0", "--tls-cert", cert, "--tls-key", key, "--tls-client-ca",
                           self.root / "authority.pem", "--token-file", self.tokens, "--control-certificate", "anna", *arguments)
-        line = next(line for line in self.daemon.log().splitlines() if "TCP port" in line)
+        # It is written when the doors are open already.
+        [line, *_] = wait_until(lambda: [line for line in self.daemon.log().split("\n")[:-1] if "TCP port" in line],
+                                lambda: f"no port is told: {self.daemon.log()}")
         self.port = int(line.split("TCP port ")[1].split(";")[0].split()[0])
 
     def stub(self, name=None):
@@ -66,7 +68,7 @@ class RolesTest(harness.Site):
 
     def role(self, stub, token=None):
         metadata = [("authorization", f"Bearer {token}")] if token else None
-        answer = stub.GetStatus(pb.GetStatusRequest(), metadata=metadata, timeout=harness.WATCHDOG_S)
+        answer = stub.GetStatus(pb.GetStatusRequest(), metadata=metadata, timeout=WATCHDOG_S)
         return pb.Role.Name(answer.role).removeprefix("ROLE_")
 
     def refusal(self, call):
@@ -83,7 +85,7 @@ class RolesTest(harness.Site):
             events = [event for event in self.client.events() if event.kind == kind]
             return events[-1].text if len(events) > before else None
 
-        return wait_until(told, lambda: f"no event {kind}: {self.daemon.log()}", 60)
+        return wait_until(told, lambda: f"no event {kind}: {self.daemon.log()}")
 
     def test_tokens_and_certificates(self):
         self.start_secure_daemon()
@@ -96,21 +98,21 @@ class RolesTest(harness.Site):
         self.assertEqual(code, grpc.StatusCode.UNAUTHENTICATED)
         self.assertIn("neither a token nor a client certificate", text)
         # Who reads computes nothing for everybody.
-        code, _ = self.refusal(lambda: bob.AddSubscribers(pb.AddSubscribersRequest(text="max(weights)"), timeout=60))
+        code, _ = self.refusal(lambda: bob.AddSubscribers(pb.AddSubscribersRequest(text="max(weights)"), timeout=WATCHDOG_S))
         self.assertEqual(code, grpc.StatusCode.PERMISSION_DENIED)
-        anna.AddSubscribers(pb.AddSubscribersRequest(text="max(weights)"), timeout=60)
+        anna.AddSubscribers(pb.AddSubscribersRequest(text="max(weights)"), timeout=WATCHDOG_S)
         # The command line client with the daemon's own token file, and with a certificate.
         for arguments in [["--token-file", self.tokens], ["--tls-cert", self.root / "bob.pem", "--tls-key", self.root / "bob.key"]]:
             result = subprocess.run([BIN / "ikkuna", "status", "--address", f"localhost:{self.port}", "--tls-ca",
                                      self.root / "authority.pem", *arguments], env=self.environment, capture_output=True,
-                                    text=True, timeout=harness.WATCHDOG_S)
+                                    text=True, timeout=WATCHDOG_S)
             self.assertEqual(result.returncode, 0, result.stderr)
 
     def test_sighup_reads_tokens_and_certificates_again(self):
         self.start_secure_daemon()
         bare, anna = self.stub(), self.stub("anna")
         self.assertEqual(self.role(bare, READ_TOKEN), "READ")
-        watch = anna.Watch(pb.WatchRequest(), timeout=harness.WATCHDOG_S)
+        watch = anna.Watch(pb.WatchRequest(), timeout=WATCHDOG_S)
         # A bad file: all stays, and an event says why.
         self.write_tokens("short\n")
         self.assertIn("has 5 characters where a token", self.reload("reload_failed"))
@@ -132,18 +134,18 @@ class RolesTest(harness.Site):
             self.skipTest("SKIP: needs root to become another user")
         self.root.chmod(0o711)
         self.start_daemon("--allow-uid", str(OTHER_UID))
-        job = self.start([TEST_BIN / "c_job", "--run", "ours", "--steps", "1000000"], IKKUNA_WAIT_MS="10000")
+        job = self.start([TEST_BIN / "c_job", "--run", "ours", "--steps", "1000000"], IKKUNA_WAIT_MS="120000")
         theirs = subprocess.Popen([TEST_BIN / "c_job", "--run", "theirs", "--steps", "1000000"], user=OTHER_UID,
                                   group=OTHER_UID, extra_groups=[], start_new_session=True,
-                                  env={**self.environment, "IKKUNA_WAIT_MS": "10000"}, stdin=subprocess.DEVNULL)
+                                  env={**self.environment, "IKKUNA_WAIT_MS": "120000"}, stdin=subprocess.DEVNULL)
         self.addCleanup(theirs.wait)
         self.addCleanup(theirs.kill)
         wait_until(lambda: {run.name for run in self.client.runs()} >= {"ours", "theirs"},
-                   lambda: f"not both run: {self.daemon.log()}{job.log()}", 60)
+                   lambda: f"not both run: {self.daemon.log()}{job.log()}")
 
         def tag(run, uid):
             return subprocess.run([BIN / "ikkuna", "tag", run, "+good"], env=self.environment, capture_output=True, text=True,
-                                  user=uid, group=uid, extra_groups=[], timeout=harness.WATCHDOG_S)
+                                  user=uid, group=uid, extra_groups=[], timeout=WATCHDOG_S)
 
         self.assertEqual(tag("theirs", OTHER_UID).returncode, 0)
         refused = tag("ours", OTHER_UID)

@@ -45,7 +45,7 @@ class TensorBoardTest(harness.Site):
     def test_same_numbers(self):
         self.start_daemon("--budget", "off", "--subscribe", "mean(activations, tag=test)", "--subscribe", "norm(weight_updates, order=3)")
         self.train("--model", "alexnet-mini", "--batch-size", "32", "--max-steps", "120", "--test-images", "500",
-                   "--budget", "off", IKKUNA_WAIT_MS="10000")
+                   "--budget", "off", IKKUNA_WAIT_MS="120000")
         self.settled_producer()
         served = self.tags_of(self.client.everything())
         logdir = self.client.status().tensorboard_directory

@@ -110,7 +110,7 @@ class Session {
       : shared_(shared),
         view_(std::move(view)),
         graph_(graph::MakeGraph(shared.Parts())(shared.run, [](Batch) {})),
-        drain_(*view_, *shared.ctl, Sources(), 0, [this](const shm::Message& message) { Handle(message); }),
+        drain_(*view_, *shared.ctl, Sources(), 0, 0, [this](const shm::Message& message) { Handle(message); }),
         meter_(0),
         first_position_(view_->ring_position()) {
     meter_.Begin(view_->ReadStatus().status);

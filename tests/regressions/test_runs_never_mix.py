@@ -17,7 +17,7 @@ class RunsNeverMix(Site):
         self.start_daemon("--budget", "off", "--subscribe", "loss; mean(weights)")
 
     def job(self, *arguments, **environment):
-        environment = {"IKKUNA_WAIT_MS": "20000", **environment}
+        environment = {"IKKUNA_WAIT_MS": "120000", **environment}
         return self.start([TEST_BIN / "c_job", *[str(word) for word in arguments]], **environment)
 
     def ended(self, count):
@@ -28,7 +28,7 @@ class RunsNeverMix(Site):
             runs[:] = self.client.stub.ListRuns(pb.ListRunsRequest(), timeout=WATCHDOG_S).runs
             return len(runs) == count and all(run.state == pb.PRODUCER_STATE_FINISHED for run in runs)
 
-        wait_until(all_ended, lambda: f"not {count} runs that ended: {runs}", 60)
+        wait_until(all_ended, lambda: f"not {count} runs that ended: {runs}")
         return runs
 
     def losses(self, key, **more):
@@ -79,9 +79,9 @@ class RunsNeverMix(Site):
     def test_two_jobs_at_once_under_one_id(self):
         go = self.root / "go"
         first = self.job("--steps", 12, "--loss", 100, "--wait-for", go, IKKUNA_RUN_ID="same")
-        wait_until(lambda: self.client.status().producers, "the first job does not come", 60)
+        wait_until(lambda: self.client.status().producers, "the first job does not come")
         second = self.job("--steps", 12, "--loss", 200, "--wait-for", go, IKKUNA_RUN_ID="same")
-        wait_until(lambda: len(self.client.status().producers) == 2, "the second job does not come", 60)
+        wait_until(lambda: len(self.client.status().producers) == 2, "the second job does not come")
         go.touch()
         first.expect_success()
         second.expect_success()

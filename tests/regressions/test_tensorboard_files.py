@@ -13,13 +13,13 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "e2e"))
 
 import numpy as np  # noqa: E402
-from harness import SOURCE, TEST_BIN, Site, main, wait_until  # noqa: E402
+from harness import SOURCE, TEST_BIN, WATCHDOG_S, Site, main, pb, wait_until  # noqa: E402
 
 
 class TensorBoardFiles(Site):
     def job(self, *arguments, **environment):
         return self.start([TEST_BIN / "c_job", *[str(word) for word in arguments]],
-                          **{"IKKUNA_WAIT_MS": "20000", **environment})
+                          **{"IKKUNA_WAIT_MS": "120000", **environment})
 
     def read_back(self):
         """What TensorBoard's own readers see, by folder; every record's checksums hold."""
@@ -56,13 +56,29 @@ class TensorBoardFiles(Site):
         self.assertIn("run/configuration", content["texts"])
 
     def test_daemons_that_are_killed_leave_one_line_without_a_step_twice(self):
-        job = self.job("--steps", 4000, "--us", 2000)
+        job = self.job("--steps", 10_000_000, "--us", 2000, "--until-stop", 1)
+
+        def handles_some():
+            """Until the daemon that has come has handled some thousand records itself."""
+            first = []
+
+            def more():
+                producer = self.client.producer()
+                if not producer:
+                    return False
+                first.append(producer.accounting.handled)
+                return producer.accounting.handled > first[0] + 2000
+
+            wait_until(more, lambda: f"nothing is handled:\n{self.client.status()}")
+
         for _ in range(4):
             self.start_daemon("--budget", "off")
-            time.sleep(1.5)
+            handles_some()
             self.daemon.signal(signal.SIGKILL)
             self.daemon.wait()
         self.start_daemon("--budget", "off")
+        handles_some()
+        self.client.stub.Stop(pb.StopRequest(), timeout=WATCHDOG_S)
         job.expect_success()
         self.settled_producer()
         self.assert_sinks_account()
@@ -85,7 +101,7 @@ class TensorBoardFiles(Site):
         for n in range(4):
             self.job("--steps", 9000, "--us", 100, "--run", f"run{n}").expect_success()
         wait_until(lambda: any(event.kind == "tensorboard_removed" for event in self.client.events()),
-                   lambda: str(self.client.events()), 60)
+                   lambda: str(self.client.events()))
         self.assert_sinks_account()
         sink = self.sink()
         self.assertFalse([drop for drop in sink.drops if drop.reason != "size_cap"], str(sink))

@@ -77,6 +77,7 @@ TEST(Ctl, DemandArrivesWholeAndIsReplaced) {
   DemandItem all;
   all.kinds = KindBit(Kind::kActivations);
   all.period = 10;
+  all.moments = kMomentFirst | kMomentBounds;
   ASSERT_TRUE(ctl.writer->SetDemand({Item(3), all}, 12).ok());
   EXPECT_EQ(view->demand_generation(), 2u);
   EXPECT_EQ(view->registry_seen(), 12u);

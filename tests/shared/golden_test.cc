@@ -178,10 +178,12 @@ class Golden {
             });
   }
 
-  void PublishSummary(const std::vector<float>& values) {
+  void PublishSummary(const std::vector<float>& values, uint64_t moments = kAllMoments) {
     Publish(0, Kind::kWeightGradients, [&](const auto&, Record& record, Json& json) {
       Shape(record, RecordType::kSummary, Space::kInline, DType::kF32, {static_cast<int64_t>(values.size())});
       record.stats = ExactStats(values);
+      if (moments != kAllMoments) record.stats.sum3 = record.stats.sum4 = 0;
+      record.stats.left_out = kAllMoments & ~moments;
       const TensorStats& s = record.stats;
       json["stats"] = {s.n,
                        s.finite_n,
@@ -197,7 +199,8 @@ class Golden {
                        s.zeros,
                        s.nans,
                        s.positive_infinities,
-                       s.negative_infinities};
+                       s.negative_infinities,
+                       s.left_out};
     });
   }
 
@@ -227,7 +230,7 @@ class Golden {
     return s;
   }
 
-  // Positions 0 to 9 are read, 0 to 4 overwritten by 16 to 20; 20 stays reserved, as a thread in the middle of it leaves it.
+  // Positions 0 to 9 are read, 0 to 5 overwritten by 16 to 21; 21 stays reserved, as a thread in the middle of it leaves it.
   void WriteRing() {
     const float nan = std::numeric_limits<float>::quiet_NaN();
     const float infinity = std::numeric_limits<float>::infinity();
@@ -277,6 +280,7 @@ class Golden {
       json["text"] = text;
     });
     PublishSummary({1, -2, 0, 3, nan, infinity, -infinity});
+    PublishSummary({4, 5}, kCheapMoments);
     EXPECT_FALSE(writer_->Reserve(4097));  // oversize
     writer_->CountDrop(DropReason::kFailed);
     PublishFloats({1.5f, -2, 0.25f, 4, 5, 6}, {2, 3});       // at 3648, in the rest of the extent
@@ -332,7 +336,7 @@ class Golden {
     root.samples_seen = 5120;
     root.last_step_ns = 223000000;
     root.steps_due = 7;
-    expected_["header"] = {{"abi", {2, 0}},
+    expected_["header"] = {{"abi", {kAbiMajor, kAbiMinor}},
                            {"uuid", "000102030405060708090a0b0c0d0e0f"},
                            {"feature_bits", header.feature_bits},
                            {"start_monotonic_ns", header.start_monotonic_ns},
@@ -346,9 +350,9 @@ class Golden {
         {"state", status.state},
         {"attempt", status.attempt},
         {"commands", {9, 8}},
-        {"reserved", 21},
+        {"reserved", 22},
         {"arena_tail", status.arena_tail},
-        {"attempted", 23},
+        {"attempted", 24},
         {"dropped", {{"oversize", 1}, {"failed", 1}}},
         {"root_1", {{"phase", 2}, {"epoch", 3}, {"step", 40}, {"samples_seen", 5120}, {"steps_due", 7}}}};
     expected_["read_from"] = {{"ring_head", kFirstLeft}, {"arena_head", 3648}};

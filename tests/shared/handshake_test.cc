@@ -77,6 +77,7 @@ Hello SomeHello() {
   Hello hello;
   for (size_t i = 0; i < hello.uuid.size(); ++i) hello.uuid[i] = static_cast<unsigned char>(i);
   hello.run_id = "run-1";
+  hello.run_id_made_up = true;
   hello.run = "fashion";
   hello.attempt = 2;
   hello.rank = 3;
@@ -97,6 +98,7 @@ TEST(Handshake, HelloArrivesWithItsDescriptor) {
   const Hello& hello = received->hello;
   EXPECT_EQ(hello.uuid, SomeHello().uuid);
   EXPECT_EQ(hello.run_id, "run-1");
+  EXPECT_TRUE(hello.run_id_made_up);
   EXPECT_EQ(hello.run, "fashion");
   EXPECT_EQ(hello.attempt, 2u);
   EXPECT_EQ(hello.rank, 3u);

@@ -47,6 +47,7 @@ TEST(Layout, Record) {
   EXPECT_AT(MarkerInfo, first_pass, 16);
   EXPECT_AT(MarkerInfo, lowest_open, 20);
   EXPECT_AT(MarkerInfo, passes, 24);
+  EXPECT_AT(MarkerInfo, flags, 28);
   EXPECT_AT(MarkerInfo, named, 32);
   EXPECT_EQ(sizeof(MarkerInfo), 128u);
 }

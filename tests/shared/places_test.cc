@@ -58,6 +58,20 @@ TEST_F(PlacesTest, AHostsNameIsOnePartOfAPath) {
   EXPECT_EQ(HostDirectory("/data"), "/data/hosts/" + host);
 }
 
+// A container whose name is another each time goes on with the runs of the one before.
+TEST_F(PlacesTest, AHostMayBeGivenAName) {
+  ::setenv("IKKUNA_HOST", "node 7/x", 1);
+  EXPECT_EQ(HostName(), "node_7_x");
+  EXPECT_EQ(HostDirectory("/data"), "/data/hosts/node_7_x");
+  ::setenv("IKKUNA_HOST", std::string(1000, 'x').c_str(), 1);
+  EXPECT_LE(HostName().size(), 255u);
+  ::setenv("IKKUNA_HOST", "..", 1);
+  EXPECT_EQ(HostName(), "localhost");
+  ::setenv("IKKUNA_HOST", "", 1);
+  EXPECT_NE(HostName(), "");
+  ::unsetenv("IKKUNA_HOST");
+}
+
 TEST_F(PlacesTest, DirectoriesAreMadeForNobodyElse) {
   const mode_t before = ::umask(0);
   EXPECT_TRUE(MakePrivateDirectories(root_ + "/a/b/c").ok());

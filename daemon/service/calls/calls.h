@@ -30,10 +30,10 @@
   CALL(Unfreeze, kControl)        \
   CALL(Stop, kControl)
 
-// A stream of answers, made one by one as the client takes them.
+// A stream of answers, made one by one as the client takes them. kWhole: of whole files.
 #define IKKUNA_STREAM_CALLS(CALL) \
-  CALL(ReadSamples)               \
-  CALL(ExportRun)
+  CALL(ReadSamples, kFiles)       \
+  CALL(ExportRun, kWhole)
 
 namespace ikkuna::service {
 
@@ -59,7 +59,8 @@ using Answers = Answer<std::unique_ptr<AnswerSource<Response>>>;
 IKKUNA_UNARY_CALLS(IKKUNA_DECLARE)
 #undef IKKUNA_DECLARE
 
-#define IKKUNA_DECLARE(NAME) Answers<v1::NAME##Response> Handle(const Call& call, const v1::NAME##Request& request);
+#define IKKUNA_DECLARE(NAME, LANE) \
+  Answers<v1::NAME##Response> Handle(const Call& call, const v1::NAME##Request& request);
 IKKUNA_STREAM_CALLS(IKKUNA_DECLARE)
 #undef IKKUNA_DECLARE
 

@@ -62,7 +62,7 @@ class ImportReactor final : public grpc::ServerReadReactor<v1::ImportRunRequest>
   // The step goes on with a read or the end; a failure of it ends the call.
   template <typename Step>
   void Post(Step step) {
-    const bool taken = calls_.Post(Lane::kFiles, [this, step] {
+    const bool taken = calls_.Post(Lane::kWhole, [this, step] {
       if (Outcome failed = Guarded<Outcome>(step)) {
         import_.reset();
         Finish(ToGrpc(*failed));

@@ -15,6 +15,7 @@
 #include <utility>
 
 #include "ikkuna/tb/event.pb.h"
+#include "shared/places.h"
 
 namespace ikkuna::sinks {
 namespace {
@@ -73,11 +74,7 @@ std::string FrameRecord(std::string_view bytes) {
 }
 
 const std::string& EventFileHost() {
-  static const std::string kHost = [] {
-    char host[256] = "localhost";
-    gethostname(host, sizeof(host) - 1);
-    return std::string(host);
-  }();
+  static const std::string kHost = HostName();  // as the store's folder is called
   return kHost;
 }
 

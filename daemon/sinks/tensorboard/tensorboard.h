@@ -18,6 +18,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "daemon/model/sink.h"
@@ -33,11 +34,17 @@ struct TensorBoardOptions {
   // were not written to for longest, whole, an event each; never one that this daemon writes. What does not fit beside
   // those is dropped and counted, with an event when that begins. 0: no limit. 4 GiB are some 80 million numbers.
   uint64_t bytes_max = uint64_t{4} << 30;
+  // Of its file system: a little above what shall stay free the files of runs that go on no more leave, oldest first, so
+  // that they go before the store's, which have all that these have; below `free_bytes_pause` nothing is written. 0: not
+  // looked at.
+  uint64_t free_bytes_min = 0, free_bytes_pause = 0;
+  std::function<std::optional<uint64_t>()> free_bytes = {};  // empty: the file system is asked
   int nice = 5;                            // of its thread
   std::function<void(Event)> report = {};  // see queued_sink.h
 };
 
-// Drops by reason, beside the queue's own: step_too_large, size_cap, disk, file_removed (somebody took the file away),
+// Drops by reason, beside the queue's own: step_too_large, size_cap, paused (too little is
+// free), disk, file_removed (somebody took the file away),
 // overtaken (by an attempt that continues this one), no_picture (a tensor of another form), unnamed. What `topics`
 // leaves out is no drop: it is not offered.
 Result<std::unique_ptr<Sink>> OpenTensorBoard(const TensorBoardOptions& options);

@@ -310,9 +310,9 @@ void TensorBoardTree::FlushLeaf(Leaf& leaf) {
     file.Discard();
     return tally_->Drop("file_removed", samples);
   }
-  if (!HasRoom(bytes, samples)) {
+  if (const char* why = LacksRoom(bytes, samples)) {
     file.Discard();
-    return tally_->Drop("size_cap", samples);
+    return tally_->Drop(why, samples);
   }
   if (Status saved = leaf.names.Save(); !saved) Failed(saved.error());
   if (Status written = file.Flush(); !written) {

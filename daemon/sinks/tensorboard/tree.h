@@ -30,7 +30,7 @@ class TensorBoardTree {
   static constexpr size_t kFilesOpenMax = 128;  // 64 producers with two tags each
 
   explicit TensorBoardTree(const TensorBoardOptions& options)
-      : options_(options), folders_(options.logdir), space_(options.logdir, options.bytes_max) {}
+      : options_(options), folders_(options.logdir), space_(options_) {}
 
   void Write(const Batch& batch, Tally& tally);
   // Everything written so far goes to the files.
@@ -94,7 +94,8 @@ class TensorBoardTree {
   // An event without values, for the next step.
   static void Renew(Leaf& leaf);
   void FlushLeaf(Leaf& leaf);
-  bool HasRoom(uint64_t bytes, uint64_t samples);
+  // Nothing, or why these are dropped.
+  const char* LacksRoom(uint64_t bytes, uint64_t samples);
   void ForgetRuns();
   void ForgetAll();
 
@@ -114,7 +115,7 @@ class TensorBoardTree {
   uint64_t uses_ = 0;
   bool vanished_ = false;  // a file was taken away: all folders are looked up again
 
-  // Failures of the disk, and the cap: told when they begin and when they are over.
+  // Failures of the disk, the cap, and a disk that is nearly full: told when they begin and when they are over.
   struct Trouble {
     bool on = false;
     bool told = false;  // of the disk: what flickers is told once a while
@@ -122,6 +123,7 @@ class TensorBoardTree {
   };
   Trouble disk_;
   Trouble cap_;
+  Trouble pause_;
   bool disk_failed_now_ = false;
   std::chrono::steady_clock::time_point disk_told_after_{};
 };

@@ -16,7 +16,7 @@ std::string Megabytes(uint64_t bytes) { return std::to_string(bytes >> 20) + " M
 
 }  // namespace
 
-bool TensorBoardTree::HasRoom(uint64_t bytes, uint64_t samples) {
+const char* TensorBoardTree::LacksRoom(uint64_t bytes, uint64_t samples) {
   const auto kept = [this] {
     std::set<std::string> folders;
     for (const auto& [run, source] : sources_) {
@@ -30,17 +30,36 @@ bool TensorBoardTree::HasRoom(uint64_t bytes, uint64_t samples) {
     Report(Severity::kInfo, "tensorboard_removed",
            "the TensorBoard files in '" + removed.folder + "' (" + Megabytes(removed.bytes) +
                ") were deleted: of all runs that go on no more it was not written to for longest, and " +
-               Megabytes(options_.bytes_max) + " are the most (--tensorboard-max-mb); the store has the run as before");
+               (removed.free_bytes ? "only " + Megabytes(*removed.free_bytes) + " are free on the disk, of which " +
+                                         Megabytes(TensorBoardSpace::FreeWanted(options_)) + " shall stay free (--store-min-free-mb)"
+                                   : Megabytes(options_.bytes_max) + " are the most (--tensorboard-max-mb)") +
+               "; the store has the run as before");
   };
   // Once it is full a little room is no end of it: else every flush would tell one or the other.
   const uint64_t wanted = bytes + (cap_.on ? options_.bytes_max / kRoomShare : 0);
-  if (space_.MakeRoom(wanted, kept, told)) {
+  const TensorBoardSpace::Room room = space_.MakeRoom(wanted, kept, told);
+  if (room == TensorBoardSpace::Room::kDiskFull) {
+    pause_.cost += samples;
+    if (!std::exchange(pause_.on, true)) {
+      Report(Severity::kWarning, "tensorboard_paused",
+             "less than " + Megabytes(options_.free_bytes_pause) + " are free on the file system of '" +
+                 options_.logdir + "': nothing is written there until there is more, and what comes is dropped and "
+                 "counted ('paused')");
+    }
+    return "paused";
+  }
+  if (std::exchange(pause_.on, false)) {
+    Report(Severity::kInfo, "tensorboard_resumed",
+           "there is room again for TensorBoard files; " + std::to_string(std::exchange(pause_.cost, 0)) +
+               " values were dropped meanwhile");
+  }
+  if (room == TensorBoardSpace::Room::kThere) {
     if (std::exchange(cap_.on, false)) {
       Report(Severity::kInfo, "tensorboard_room",
              "TensorBoard files have room again; " + std::to_string(std::exchange(cap_.cost, 0)) +
                  " values were dropped meanwhile");
     }
-    return true;
+    return nullptr;
   }
   cap_.cost += samples;
   if (!std::exchange(cap_.on, true)) {
@@ -49,7 +68,7 @@ bool TensorBoardTree::HasRoom(uint64_t bytes, uint64_t samples) {
                ", and only runs that go on are left: values are dropped there and counted ('size_cap'), the store has "
                "them; raise --tensorboard-max-mb, or write less (--tensorboard-topics)");
   }
-  return false;
+  return "size_cap";
 }
 
 void TensorBoardTree::Failed(const Error& error) {

@@ -1,4 +1,5 @@
 // How `ikkuna` finds a daemon, and what it says when something is wrong.
+#include <grpc/grpc.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -9,6 +10,7 @@
 #include <regex>
 #include <set>
 
+#include "daemon/cli/client.h"
 #include "shared/base/unique_fd.h"
 #include "tests/daemon/cli/recorded_fixture.h"
 #include "tests/daemon/service/test_certificate.h"
@@ -26,6 +28,14 @@ const char* const kCommands[] = {"status",  "runs",   "series",   "modules", "ta
                                  "metrics", "freeze", "unfreeze", "stop",    "run",      "up",        "down"};
 
 class ConnectionTest : public CliTest {};
+
+// Or the end of `ikkuna` waits for a poller that sleeps, after something was still to be sent.
+TEST(ClientTest, GrpcIsNotGivenBackByTheLastThatUsesIt) {
+  cli::ConnectionOptions options;
+  options.address = "/nowhere/grpc.sock";
+  EXPECT_FALSE(cli::Client::Connect(options).ok());
+  EXPECT_NE(grpc_is_initialized(), 0);
+}
 
 TEST_F(ConnectionTest, NoDaemonIsSaidWithWhatToDo) {
   Outcome outcome = Run({"status"});

@@ -58,13 +58,14 @@ class FakeDaemonTest : public CliTest {
     for (pid_t pid = 0; text >> pid;) pids.push_back(pid);
     return pids;
   }
-  // One whose parent does not wait for it is a zombie, and gone all the same.
-  static bool IsAlive(pid_t pid) {
+  // The letter of /proc; 'X': it is gone.
+  static char StateOf(pid_t pid) {
     const std::string stat = ReadText("/proc/" + std::to_string(pid) + "/stat");
     const size_t name_end = stat.rfind(')');
-    return name_end != std::string::npos && stat.size() > name_end + 2 && stat[name_end + 2] != 'Z' &&
-           stat[name_end + 2] != 'X';
+    return name_end != std::string::npos && stat.size() > name_end + 2 ? stat[name_end + 2] : 'X';
   }
+  // One whose parent does not wait for it is a zombie, and gone all the same.
+  static bool IsAlive(pid_t pid) { return StateOf(pid) != 'Z' && StateOf(pid) != 'X'; }
   bool OneLives() const {
     const std::vector<pid_t> pids = Starts();
     return !pids.empty() && IsAlive(pids.back());

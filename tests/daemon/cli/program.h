@@ -16,6 +16,8 @@
 #include <thread>
 #include <vector>
 
+#include "tests/watchdog.h"
+
 namespace ikkuna::test {
 
 inline std::string ReadText(const std::string& path) {
@@ -23,17 +25,17 @@ inline std::string ReadText(const std::string& path) {
   return {std::istreambuf_iterator<char>(file), {}};
 }
 
-// Polls until `condition` holds; false after a minute.
+// Polls until `condition` holds; the limit is a watchdog.
 template <typename Condition>
 bool Eventually(Condition condition) {
-  for (int i = 0; i < 6000; ++i) {
+  for (const auto end = std::chrono::steady_clock::now() + kWatchdog; std::chrono::steady_clock::now() < end;) {
     if (condition()) return true;
     std::this_thread::sleep_for(std::chrono::milliseconds(10));
   }
   return condition();
 }
 
-// A program of a test. Killed after a minute, so that what hangs fails.
+// A program of a test. Killed when it outlasts the watchdog, so that what hangs fails.
 class Program {
  public:
   Program(const std::vector<std::string>& command, const std::map<std::string, std::string>& environment,
@@ -78,7 +80,7 @@ class Program {
     if (!Eventually([&] { return ::waitpid(pid_, &status, WNOHANG) == pid_; })) {
       ::kill(pid_, SIGKILL);
       ::waitpid(pid_, &status, 0);
-      ADD_FAILURE() << "killed after a minute: " << ReadText(out_path_) << ReadText(err_path_);
+      ADD_FAILURE() << "killed after " << kWatchdog.count() << " s: " << ReadText(out_path_) << ReadText(err_path_);
     }
     ended_ = true;
     code_ = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);

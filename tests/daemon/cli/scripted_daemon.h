@@ -18,6 +18,7 @@
 #include <utility>
 #include <vector>
 
+#include "daemon/service/keep_grpc.h"
 #include "daemon/model/names.h"
 #include "ikkuna/v1/monitor.grpc.pb.h"
 
@@ -117,6 +118,7 @@ class ScriptedDaemon final : public v1::Monitor::Service {
 
   // `address`: "unix:/path" or "localhost:0".
   void Start(const std::string& address, std::shared_ptr<grpc::ServerCredentials> credentials = nullptr) {
+    service::KeepGrpc();
     grpc::ServerBuilder builder;
     builder.AddListeningPort(address, credentials ? credentials : grpc::InsecureServerCredentials(), &port_);
     builder.RegisterService(this);

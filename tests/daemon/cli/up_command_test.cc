@@ -21,6 +21,14 @@ class UpCommandTest : public FakeDaemonTest {
  protected:
   std::string Process() const { return "(process " + std::to_string(Starts().back()) + ")"; }
   std::string Serving() const { return "serves '" + dir_.path() + "', runs are in '" + data_ + "'\n"; }
+  // Whether the process has such a thing open, as /proc names it.
+  static bool Holds(pid_t pid, const std::string& what) {
+    std::error_code gone;
+    for (const auto& link : std::filesystem::directory_iterator("/proc/" + std::to_string(pid) + "/fd", gone)) {
+      if (std::filesystem::read_symlink(link, gone) == what) return true;
+    }
+    return false;
+  }
   static mode_t Mode(const std::string& path) {
     struct stat found {};
     return ::stat(path.c_str(), &found) == 0 ? found.st_mode & 0777 : 0;
@@ -201,6 +209,7 @@ TEST_F(UpCommandTest, WhatAKilledOneLeftIsNoDaemon) {
 TEST_F(UpCommandTest, AStoppedOneIsSaidAndCanBeEnded) {
   Out(Up());
   ::kill(Starts().back(), SIGSTOP);
+  ASSERT_TRUE(Eventually([&] { return StateOf(Starts().back()) == 'T'; }));  // when it is scheduled
   Outcome outcome = Run(Up());
   EXPECT_EQ(outcome.code, 3);
   EXPECT_THAT(outcome.err, HasSubstr("ikkuna-daemon " + Process() + " is stopped"));
@@ -233,7 +242,8 @@ TEST_F(UpCommandTest, DownSaysWhatBecameOfIt) {
     if (lock >= 0) ::close(lock);
     return held;
   }));
-  std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  // And looks on by then.
+  ASSERT_TRUE(Eventually([&] { return Holds(program->pid(), "anon_inode:[pidfd]"); }));
   ::kill(Starts().back(), SIGKILL);
   EXPECT_EQ(program->Wait(), 1);
   EXPECT_THAT(program->err(), HasSubstr(Process() + " has ended, but not in order; what it had committed is kept"));

@@ -13,6 +13,7 @@ DemandItem Item(uint64_t kinds, Level level, uint32_t period = 1, uint16_t tag =
   DemandItem item;
   item.kinds = kinds | kMarkers;
   item.level = level;
+  item.moments = level == Level::kSummary ? kCheapMoments : kAllMoments;
   item.period = period;
   item.tag = tag;
   item.root = root;
@@ -33,6 +34,21 @@ TEST(Demand, NothingSubscribedAsksForNothing) { EXPECT_TRUE(DemandOf({}).empty()
 TEST(Demand, KindsOfOnePeriodAreOneEntry) {
   EXPECT_EQ(DemandOf({"mean(weights)", "std(weights)", "loss", "ratio(activations, weights)", "norm(activations)"}),
             std::vector<DemandItem>{Item(kW | kA | kL, Level::kSummary)});
+}
+
+DemandItem Dear(DemandItem item) {
+  item.moments = kAllMoments;
+  return item;
+}
+
+TEST(Demand, OnlyKindsWhoseHigherMomentsAreAskedPayForThem) {
+  EXPECT_EQ(DemandOf({"mean(weights)", "norm(activations)", "loss", "kurtosis(weights)"}),
+            (std::vector<DemandItem>{Item(kA | kL, Level::kSummary), Dear(Item(kW, Level::kSummary))}));
+  EXPECT_EQ(DemandOf({"skewness(weights, subsample=10)", "mean(weights)"}),
+            (std::vector<DemandItem>{Item(kW, Level::kSummary), Dear(Item(kW, Level::kSummary, 10))}));
+  // Who has the tensor has all of them.
+  EXPECT_EQ(DemandOf({"kurtosis(weights)", "norm(weights, order=3)"}),
+            std::vector<DemandItem>{Item(kW, Level::kTensor)});
 }
 
 TEST(Demand, OtherOrdersAskForTensorsOfTheirKindAlone) {

@@ -44,6 +44,46 @@ TEST_F(Frames, AnEndAloneCountsToo) {
   EXPECT_EQ(discarded(), 1u);
 }
 
+// An earlier daemon read its beginning, and not its end.
+TEST_F(Frames, AStepThatEndsAfterWhatWasCountedIsCounted) {
+  Weights(7);
+  site.run->SetCountedUntil(site.seq);
+  site.Finish(At(7));
+  EXPECT_EQ(discarded(), 1u);
+  Weights(8);
+  site.run->SetCountedUntil(site.seq);
+  Weights(8);
+  site.graph->Finish(0);
+  EXPECT_EQ(discarded(), 2u);
+}
+
+TEST_F(Frames, AStepThatWasOpenWhenItsDaemonEndedIsCounted) {
+  site.Start(At(7));
+  Weights(7);
+  site.run->SetCountedUntil(site.seq);
+  site.graph->Finish(0);
+  EXPECT_EQ(discarded(), 1u);
+}
+
+TEST_F(Frames, WhatIsReadOnceMoreIsWithheldWithoutBeingCountedAgain) {
+  const auto step = [&](uint64_t number) {
+    site.Start(At(number));
+    Activations(number);
+    ++site.dropped;
+    site.Finish(At(number));
+  };
+  step(0);
+  EXPECT_EQ(withheld(), 1u);
+  site.run->SetCountedUntil(site.seq);
+  site.MakeGraphs();
+  site.seq = 0;
+  step(0);
+  EXPECT_TRUE(site.published().empty());
+  EXPECT_TRUE(site.graph->Missing().empty());
+  step(1);
+  EXPECT_EQ(withheld(), 1u);
+}
+
 TEST_F(Frames, AfterADropOnlySeriesWithOneMessageAStepArePublished) {
   site.Start(At(0));
   Weights(0);

@@ -323,6 +323,23 @@ TEST(Graph, SamplesCarryTimeEpochAndFlags) {
   EXPECT_NEAR(static_cast<double>(stamp.unix_ns - ns(real)), 4000, 5e6);
 }
 
+// That the loop changes gradients between the first write and their own shows when they have come.
+TEST(Graph, GradientsThatWereChangedAfterwardsSaySo) {
+  Site site({"norm(weight_gradients)", "message_mean(weight_gradients_norm2)", "norm(weights)"});
+  for (const uint16_t flags : {uint16_t{0}, uint16_t{kFlagGradModified}}) {
+    const uint64_t step = flags == 0 ? 0 : 1;
+    site.flags = 0;
+    site.Start({1, 0, step});
+    site.Handle(site.Summary(Kind::kWeights, {1, 0, step}, Site::kFc1, Site::kW1, {3, 4}));
+    site.Handle(site.Summary(Kind::kWeightGradients, {1, 0, step}, Site::kFc1, Site::kW1, {3, 4}));
+    site.flags = flags;
+    site.Finish({1, 0, step});
+    EXPECT_EQ(site.flags_of("fc1.weight/weights_norm2", step), 0);
+    EXPECT_EQ(site.flags_of("fc1.weight/weight_gradients_norm2", step), flags);
+    EXPECT_EQ(site.flags_of("weight_gradients_norm2_message_mean", step), flags);
+  }
+}
+
 TEST(Graph, SeriesCarryTheirNames) {
   Site site({"mean(weights)"});
   site.Start({});

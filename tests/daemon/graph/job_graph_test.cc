@@ -7,10 +7,13 @@
 
 #include <atomic>
 #include <barrier>
+#include <chrono>
+#include <functional>
 #include <thread>
 
 #include "tests/daemon/graph/site.h"
 #include "tests/daemon/graph/test_metrics.h"
+#include "tests/watchdog.h"
 
 namespace ikkuna::graph {
 namespace {
@@ -70,6 +73,7 @@ class JobGraphTest : public testing::TestWithParam<const char*> {
       EXPECT_NE(producer.uuid, Uuid{});
       EXPECT_TRUE(uuid == Uuid{} || uuid == producer.uuid);
       uuid = producer.uuid;
+      start_step = producer.start_step;
       ++opened;
       return refuse ? nullptr : everyone;
     };
@@ -78,6 +82,7 @@ class JobGraphTest : public testing::TestWithParam<const char*> {
       ++closed;
     };
     parts.emit = [this](Batch batch) {
+      if (no_memory) throw std::bad_alloc();
       std::lock_guard lock(mutex);
       EXPECT_EQ(batch.run, everyone);
       for (const Sample& sample : batch.samples) {
@@ -90,12 +95,15 @@ class JobGraphTest : public testing::TestWithParam<const char*> {
     jobs = std::make_unique<JobGraphs>(parts);
   }
 
-  std::unique_ptr<MessageGraph> Graph(uint32_t rank) {
+  // `counted_until` and `recorded`: as Run has it.
+  std::unique_ptr<MessageGraph> Graph(uint32_t rank, uint64_t counted_until = 0, RecordedSteps recorded = {}) {
     ProducerInfo info;
     info.run_key = {"job", 0, rank};
     info.world_size = kRanks;
-    auto graph = MakeGraph({&set, &queue, &memory, jobs.get(), nullptr})(std::make_shared<ikkuna::Run>(info),
-                                                                         [](const Batch&) {});
+    auto run = std::make_shared<ikkuna::Run>(info);
+    run->SetCountedUntil(counted_until);
+    run->SetRecorded(std::move(recorded));
+    auto graph = MakeGraph({&set, &queue, &memory, jobs.get(), nullptr})(std::move(run), [](const Batch&) {});
     graph->AddRegistry({Site::Root(1, "model"), Site::Module(Site::kFc1, 1, "fc1", "Linear"),
                         Site::Param(Site::kW1, Site::kFc1, "weight")});
     graph->Refresh();
@@ -121,12 +129,28 @@ class JobGraphTest : public testing::TestWithParam<const char*> {
       graph.Handle(message);
     }
   }
-  static bool Settled(MessageGraph& graph, uint64_t seq) {
-    for (const uint64_t end = MonotonicNs() + 20'000'000'000; MonotonicNs() < end; ::usleep(1000)) {
-      graph.Tick(MonotonicNs());
-      if (graph.done_seq() == seq) return true;
+  // Until it holds, with a tick before each look; the limit is a watchdog.
+  static bool Until(const std::function<bool()>& holds, const std::function<void()>& tick) {
+    for (const auto end = std::chrono::steady_clock::now() + test::kWatchdog; std::chrono::steady_clock::now() < end;
+         ::usleep(1000)) {
+      tick();
+      if (holds()) return true;
     }
     return false;
+  }
+  static bool TicksUntil(const std::function<bool()>& holds, MessageGraph& graph) {
+    return Until(holds, [&] { graph.Tick(MonotonicNs()); });
+  }
+  static bool Settled(MessageGraph& graph, uint64_t seq) {
+    return TicksUntil([&] { return graph.done_seq() == seq; }, graph);
+  }
+  bool HasSum(uint64_t step) {
+    std::lock_guard lock(mutex);
+    return sums["fc1.weight/weights_mean_rank_sum"].contains(step);
+  }
+  // What a job held goes after its results.
+  bool IsFreed() {
+    return Until([&] { return memory.used() == 0; }, [] {});
   }
 
   SubscriberSet set;
@@ -134,13 +158,31 @@ class JobGraphTest : public testing::TestWithParam<const char*> {
   WorkQueue queue{2, 0};
   std::shared_ptr<ikkuna::Run> everyone;
   Uuid uuid{};
-  std::atomic<bool> refuse{false};
+  std::atomic<bool> refuse{false}, no_memory{false};
   std::atomic<int> opened{0}, closed{0};
+  std::atomic<uint64_t> start_step{0};
   std::mutex mutex;
   Published sums;             // guarded by mutex
   std::vector<Event> events;  // guarded by mutex
   std::unique_ptr<JobGraphs> jobs;
 };
+
+// A rank that only says that it goes on tells with its first step where it begins.
+TEST_P(JobGraphTest, TheRunOfAllRanksBeginsWhereItsRankDoes) {
+  ProducerInfo info;
+  info.run_key = {"job", 0, 0};
+  info.world_size = 1;
+  auto run = std::make_shared<ikkuna::Run>(info);
+  auto member = jobs->Join(run);
+  info.start_step = 500;
+  run->SetInfo(info);
+  for (const auto& entry : set.Snapshot()) {
+    if (entry->subscription.definition.scope == Scope::kJob)
+      (void)member->Contribute(entry, {"model", "default"}, 500, {});
+  }
+  EXPECT_EQ(opened, 1);
+  EXPECT_EQ(start_step, 500u);
+}
 
 TEST_P(JobGraphTest, FourRanksMakeOneValueAStep) {
   constexpr uint64_t kSteps = 50;
@@ -156,6 +198,7 @@ TEST_P(JobGraphTest, FourRanksMakeOneValueAStep) {
         Step(*graph, seq, step, static_cast<double>(rank * 100 + step));
         if (step % 5 == 0) together.arrive_and_wait();
       }
+      together.arrive_and_wait();  // who is done ticks, and would not wait for one that is late
       EXPECT_TRUE(Settled(*graph, seq)) << rank;
       together.arrive_and_wait();
     });
@@ -171,7 +214,7 @@ TEST_P(JobGraphTest, FourRanksMakeOneValueAStep) {
   if (std::string(GetParam()) == "rank_sum") {
     EXPECT_EQ(values.size(), kSteps);
   }
-  EXPECT_EQ(memory.used(), 0u);
+  EXPECT_TRUE(IsFreed());
 }
 
 TEST_P(JobGraphTest, ARankThatIsMissingIsNamedAndHoldsNobodyBack) {
@@ -220,7 +263,12 @@ TEST_P(JobGraphTest, OneIsMissingOneDiesOneIsSlow) {
         if (rank == 2) ::usleep(1000);
         Step(*graph, seq, step, rank + 1);
         graph->Tick(MonotonicNs());
-        if (step % 4 == 0 && step <= kDiesAt - 4) together.arrive_and_wait();
+        if (step % 4 == 0 && step < kDiesAt) {
+          together.arrive_and_wait();
+          // A queue that gets no turn drops sums beyond eight.
+          EXPECT_TRUE(TicksUntil([&] { return HasSum(step); }, *graph)) << step;
+        }
+        if (step == kDiesAt - 1 && rank != 1) together.arrive_and_wait();  // it has left
       }
       if (rank == 1) {
         graph->Finish(MonotonicNs() + 5'000'000'000);
@@ -236,10 +284,7 @@ TEST_P(JobGraphTest, OneIsMissingOneDiesOneIsSlow) {
     });
   }
   for (std::thread& rank : ranks) rank.join();
-  for (int i = 0; i < 20'000 && closed == 0; ++i) {
-    ::usleep(1000);
-    jobs->Tick(MonotonicNs());
-  }
+  EXPECT_TRUE(Until([&] { return closed == 1; }, [&] { jobs->Tick(MonotonicNs()); }));
   EXPECT_EQ(opened, 1);
   EXPECT_EQ(closed, 1);
   std::lock_guard lock(mutex);
@@ -253,7 +298,7 @@ TEST_P(JobGraphTest, OneIsMissingOneDiesOneIsSlow) {
   for (const Event& event : events) told += event.text + "\n";
   EXPECT_THAT(told, HasSubstr("3 (not_seen)"));
   EXPECT_THAT(told, HasSubstr("1 (left)"));
-  EXPECT_EQ(memory.used(), 0u);
+  EXPECT_TRUE(IsFreed());
 }
 
 TEST_P(JobGraphTest, OneThatIsRemovedLetsGoOfWhatWaits) {
@@ -267,18 +312,10 @@ TEST_P(JobGraphTest, OneThatIsRemovedLetsGoOfWhatWaits) {
   ASSERT_TRUE(set.Remove(choice).ok());
   // No deadline has to pass for that.
   first->Tick(MonotonicNs() - 1'000'000'000);
-  for (int i = 0; i < 20'000 && first->done_seq() != seq; ++i) {
-    ::usleep(1000);
-    first->Tick(1);
-  }
-  EXPECT_EQ(first->done_seq(), seq);
-  EXPECT_EQ(memory.used(), 0u);
+  EXPECT_TRUE(Until([&] { return first->done_seq() == seq; }, [&] { first->Tick(1); }));
+  EXPECT_TRUE(IsFreed());
   Step(*first, seq, 1, 5);  // under the plan of before
-  for (int i = 0; i < 20'000 && first->done_seq() != seq; ++i) {
-    ::usleep(1000);
-    first->Tick(1);
-  }
-  EXPECT_EQ(first->done_seq(), seq);
+  EXPECT_TRUE(Until([&] { return first->done_seq() == seq; }, [&] { first->Tick(1); }));
 }
 
 // It is over before the ranks that never come are given up.
@@ -288,11 +325,7 @@ TEST_P(JobGraphTest, AShortRunOfOneRankIsKept) {
   Step(*first, seq, 0, 5);
   first->Finish(MonotonicNs() + 20'000'000'000);
   first.reset();
-  for (int i = 0; i < 20'000 && closed == 0; ++i) {
-    ::usleep(1000);
-    jobs->Tick(1);
-  }
-  EXPECT_EQ(closed, 1);
+  EXPECT_TRUE(Until([&] { return closed == 1; }, [&] { jobs->Tick(1); }));
   std::lock_guard lock(mutex);
   EXPECT_EQ(sums["fc1.weight/weights_mean_rank_sum"][0], 5);
 }
@@ -307,6 +340,81 @@ TEST_P(JobGraphTest, ARunThatCannotBeRecordedHoldsNothing) {
   EXPECT_EQ(set.List()[1].count(MissReason::kCancelled), 5u);
   first.reset();
   EXPECT_EQ(closed, 0);
+}
+
+// Its results leave in a destructor, where whatever is thrown would end the daemon.
+TEST_P(JobGraphTest, WhatCannotBeHandedOnIsCountedAndEndsNothing) {
+  auto first = Graph(0);
+  uint64_t seq = 0;
+  no_memory = true;
+  Step(*first, seq, 0, 5);
+  ASSERT_TRUE(Settled(*first, seq));
+  EXPECT_EQ(set.List()[1].count(MissReason::kFailed), 2u);  // the sum, and the event of ranks that are not there
+  EXPECT_EQ(set.List()[1].computed, 0u);
+  no_memory = false;
+  Step(*first, seq, 1, 6);
+  ASSERT_TRUE(Settled(*first, seq));
+  std::lock_guard lock(mutex);
+  EXPECT_EQ(sums["fc1.weight/weights_mean_rank_sum"], (std::map<uint64_t, double>{{1, 6}}));
+}
+
+// A rank whose process is stopped, or slow, closes its step when the others' were given out.
+TEST_P(JobGraphTest, ARankThatComesTooLateIsCountedAsThat) {
+  auto first = Graph(0), second = Graph(1);
+  uint64_t seq = 0, seq_second = 0;
+  Step(*first, seq, 0, 5);
+  Step(*second, seq_second, 0, 5);
+  ASSERT_TRUE(Settled(*first, seq));
+  Step(*first, seq, 1, 5);
+  ASSERT_TRUE(Settled(*first, seq));  // the deadline is over
+  Step(*second, seq_second, 1, 5);
+  ASSERT_TRUE(Settled(*second, seq_second));
+  EXPECT_EQ(set.List()[1].count(MissReason::kLate), 1u);
+  EXPECT_EQ(set.List()[1].count(MissReason::kCancelled), 0u);
+  EXPECT_EQ(second->Missing(), (std::vector<Count>{{"late", 1}}));
+}
+
+// A rank was further than the other when its daemon was killed: what it does not bring again is there, of both.
+TEST_P(JobGraphTest, WhatAnEarlierDaemonRecordedOfAllRanksIsNotMadeAgain) {
+  SeriesName name{{"model", "default"}, "fc1", "weight", "weights_mean_rank_sum"};
+  RecordedSteps recorded;
+  recorded.next.resize(everyone->series().Intern(name, {}));
+  recorded.next.back() = 5;
+  everyone->SetRecorded(recorded);
+  auto first = Graph(0, 3 * 3);  // steps 2 to 4
+  uint64_t seq = 0;
+  for (uint64_t step = 2; step < 5; ++step) Step(*first, seq, step, 7);
+  EXPECT_TRUE(Settled(*first, seq));
+  EXPECT_TRUE(first->Missing().empty()) << first->Missing()[0].reason;
+  {
+    std::lock_guard lock(mutex);
+    EXPECT_TRUE(sums.empty());
+    EXPECT_TRUE(events.empty()) << events[0].text;
+  }
+  Step(*first, seq, 5, 8);
+  ASSERT_TRUE(Settled(*first, seq));
+  {
+    std::lock_guard lock(mutex);
+    EXPECT_EQ(sums["fc1.weight/weights_mean_rank_sum"], (std::map<uint64_t, double>{{5, 8}}));
+  }
+  // Another rank was stopped meanwhile: they went without it.
+  auto second = Graph(1, 3);
+  uint64_t seq_second = 0;
+  Step(*second, seq_second, 2, 7);
+  ASSERT_TRUE(Settled(*second, seq_second));
+  EXPECT_TRUE(second->Missing().empty()) << "it was counted";
+  Step(*second, seq_second, 3, 7);
+  ASSERT_TRUE(Settled(*second, seq_second));
+  EXPECT_EQ(second->Missing(), (std::vector<Count>{{"late", 1}}));
+  EXPECT_EQ(set.List()[1].count(MissReason::kLate), 1u);
+  // That the trainer itself has counting anew.
+  RecordedSteps had;
+  had.steps[name.timeline] = {2, 3, 4};
+  second = Graph(1, 0, had);
+  seq_second = 0;
+  Step(*second, seq_second, 3, 7);
+  ASSERT_TRUE(Settled(*second, seq_second));
+  EXPECT_EQ(second->Missing(), (std::vector<Count>{{"repeated", 1}}));
 }
 
 TEST_P(JobGraphTest, NoSubscriberOfOneRankTakesWhatIsOfAll) {

@@ -48,10 +48,11 @@ class JobStepsTest : public testing::Test {
   void SetUp() override { ::alarm(120); }  // nothing here may hang
   void TearDown() override { ::alarm(0); }
 
-  void Make(uint32_t world_size, uint64_t bytes_max = 1 << 30) {
+  void Make(uint32_t world_size, uint64_t bytes_max = 1 << 30, JobSteps::LastRecorded last_recorded = nullptr) {
     budget_ = std::make_unique<MemoryBudget>(bytes_max);
     steps_ = std::make_unique<JobSteps>(world_size, kDeadline, *budget_,
-                                        [this](JobStep step) { given_.push_back(Line(step)); });
+                                        [this](JobStep step) { given_.push_back(Line(step)); },
+                                        std::move(last_recorded));
   }
   std::vector<std::string> Given() { return std::exchange(given_, {}); }
   Taken Put(uint64_t member, uint64_t step, uint64_t now = 0, const Timeline& timeline = kTrain) {
@@ -78,6 +79,22 @@ TEST_F(JobStepsTest, AStepGoesWhenEveryRankClosedIt) {
   EXPECT_EQ(Given(), Lines{"model/default 20: 0 2, 1 nothing"});
   EXPECT_EQ(Put(m[1], 30), Taken::kRepeated);
   EXPECT_EQ(Put(m[0], 20), Taken::kRepeated);
+}
+
+TEST_F(JobStepsTest, WhatAnEarlierDaemonRecordedIsNotMadeAgain) {
+  Make(2, 1 << 30, [](const Timeline& timeline) {
+    return timeline == kTrain ? std::optional<uint64_t>(20) : std::nullopt;
+  });
+  const uint64_t a = steps_->Join(0, 0), b = steps_->Join(1, 0);
+  EXPECT_EQ(Put(a, 10), Taken::kRecorded);
+  EXPECT_EQ(Put(a, 20), Taken::kRecorded);
+  EXPECT_EQ(Put(b, 20), Taken::kRecorded);
+  EXPECT_EQ(Put(a, 10, 0, kTest), Taken::kTaken);
+  EXPECT_EQ(Given(), Lines());
+  EXPECT_EQ(Put(a, 30), Taken::kTaken);
+  EXPECT_EQ(Put(b, 30), Taken::kTaken);
+  EXPECT_EQ(Given(), Lines{"model/default 30: 0 1"});
+  EXPECT_EQ(Put(b, 30), Taken::kRepeated);
 }
 
 TEST_F(JobStepsTest, TimelinesKnowNothingOfEachOther) {

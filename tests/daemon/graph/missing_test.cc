@@ -69,6 +69,41 @@ TEST(Dropped, OnlyWhatNeededTheKindIsWithheld) {
   EXPECT_TRUE(site.has("fc1.weight/weights_mean", 3));
 }
 
+// Two models of one trainer, and an evaluation beside a step: what goes of one costs the other nothing.
+TEST(Dropped, WhatWentOfOthersWithholdsNothing) {
+  Site site({"loss", "mean(activations)", "message_mean(activations_mean)"});
+  const auto finish = [&](const Where& where, uint64_t kinds) {
+    shm::Message finished = site.Marker(Kind::kBatchFinished, where);
+    finished.record.marker.dropped_kinds = kinds;
+    finished.record.marker.flags = shm::kMarkerKindsKnown;
+    site.Handle(finished);
+  };
+  const auto call = [&](const Where& where) {
+    site.Handle(site.Summary(Kind::kActivations, where, where.root == 1 ? Site::kFc1 : Site::kOther, 0, {1}));
+  };
+  // An activation of the other root and one of an evaluation of this root find no room.
+  site.Start(At(0));
+  site.Start(At(0, kTagDefault, 2));
+  call(At(0));
+  ++site.dropped;
+  finish(At(0, kTagDefault, 2), KindBit(Kind::kActivations));
+  site.Start(At(0, kTagTest));
+  ++site.dropped;
+  finish(At(0, kTagTest), KindBit(Kind::kActivations));
+  site.Handle(site.Scalar(Kind::kLoss, At(0), 1));
+  finish(At(0), 0);
+  EXPECT_EQ(site.value("loss", 0), 1);
+  EXPECT_EQ(site.value("fc1/activations_mean", 0), 1);
+  // What went of the step itself still does.
+  site.Start(At(1));
+  call(At(1));
+  ++site.dropped;
+  site.Handle(site.Scalar(Kind::kLoss, At(1), 2));
+  finish(At(1), KindBit(Kind::kActivations));
+  EXPECT_EQ(site.value("loss", 1), 2);
+  EXPECT_FALSE(site.has("fc1/activations_mean", 1));
+}
+
 TEST(Dropped, StatisticsInThePlaceOfATensorServeThoseWhomTheySuffice) {
   Site site({"norm(activations, order=3)", "mean(activations)"});
   site.Start({});
@@ -120,6 +155,94 @@ TEST(Repeated, WhatLiesBetweenIsRefusedToo) {
   for (uint64_t step = 0; step < 100; step += 10) Scalar(site, step, 1);
   for (uint64_t step = 0; step < 90; step += 5) Scalar(site, step, 2);
   EXPECT_EQ(site.published().at(".alpha/scalar").size(), 10u);
+}
+
+// The next daemon finds in the store what the one before had been given.
+TEST(Repeated, WhatAnEarlierDaemonClosedIsRefusedToo) {
+  Site site({"scalar"});
+  for (uint64_t step = 0; step < 3000; ++step) {
+    if (step != 2990) Scalar(site, step, 1);
+  }
+  const auto series = site.run->series().Since(0);
+  ASSERT_EQ(series.size(), 1u);
+  RecordedSteps recorded;
+  for (uint64_t step = 1976; step < 3000; ++step) {
+    if (step != 2990) recorded.steps[series[0]->name.timeline].push_back(step);
+  }
+  recorded.next = {3000};
+  site.run->SetRecorded(recorded);
+  site.MakeGraphs();
+  Scalar(site, 2990, 2);  // of a thread that closes it after the others' 2999: no repeat
+  EXPECT_TRUE(site.graph->Missing().empty());
+  EXPECT_EQ(site.value(".alpha/scalar", 2990), 2);
+  for (uint64_t step = 0; step < 3000; ++step) Scalar(site, step, 3);
+  EXPECT_EQ(site.missing(MissReason::kRepeated), 3000u);
+  ASSERT_EQ(site.events.size(), 1u);
+  EXPECT_EQ(site.events[0].kind, "steps_repeated");
+  Scalar(site, 3000, 4);
+  EXPECT_EQ(site.value(".alpha/scalar", 3000), 4);
+}
+
+// After a daemon was killed its successor reads again what was not told to be kept: no fault of the trainer's, and those
+// that take a value may have said nothing yet.
+TEST(Repeated, WhatADaemonReadsOnceMoreIsNone) {
+  Site site({"mean(weights)", "message_mean(weights_mean)"});
+  const auto weights = [&](uint64_t step) {
+    site.Start(At(step));
+    site.Handle(site.Summary(Kind::kWeights, At(step), Site::kFc1, Site::kW1, {3}));
+    site.Finish(At(step));
+  };
+  for (uint64_t step = 0; step < 4; ++step) weights(step);
+  RecordedSteps recorded;
+  for (const auto& series : site.run->series().Since(0)) {
+    if (series->name.topic == "weights_mean") recorded.steps[series->name.timeline] = {0, 1, 2, 3};
+    if (recorded.next.size() < series->id) recorded.next.resize(series->id, 0);
+    recorded.next[series->id - 1] = series->name.topic == "weights_mean" ? 4 : 3;  // the last had no result yet
+  }
+  site.run->SetRecorded(recorded);
+  site.run->SetRereadUntil(UINT64_MAX);
+  site.Forget();
+  site.MakeGraphs();
+  for (uint64_t step = 2; step < 4; ++step) weights(step);
+  EXPECT_FALSE(site.has("fc1.weight/weights_mean", 3)) << "it is there";
+  EXPECT_EQ(site.value("weights_mean_message_mean", 3), 3);
+  EXPECT_TRUE(site.graph->Missing().empty());
+  EXPECT_TRUE(site.events.empty());
+  site.run->SetRereadUntil(0);
+  weights(1);
+  EXPECT_GT(site.missing(MissReason::kRepeated), 0u) << "what comes later and again is the trainer's";
+}
+
+// Two threads close their steps in turn: what one holds open has the next daemon begin in the middle of the other's.
+TEST(Repeated, StepsThatAnEarlierDaemonCountedAreNotCountedAgain) {
+  Site site({"scalar"});
+  site.Start(At(0));
+  site.Start(At(1));
+  const uint64_t done = site.graph->done_seq() + 1;  // the killed one's last, in the middle of step 0
+  const auto weights = [&] { site.Handle(site.Summary(Kind::kWeights, At(0), Site::kFc1, Site::kW1, {3})); };
+  weights();
+  site.Finish(At(0));
+  const uint64_t read = site.seq;
+  site.run->SetCountedUntil(read);
+  site.MakeGraphs();
+  site.seq = done;
+  site.Start(At(1));
+  for (const bool content : {false, true}) {
+    site.seq = read - (content ? 2 : 1);
+    if (content) weights();
+    site.Finish(At(0));
+  }
+  site.Finish(At(1));
+  EXPECT_EQ(site.graph->steps_observed(1), 1u);
+  EXPECT_TRUE(site.graph->Missing().empty()) << site.graph->Missing()[0].reason;
+  // What is lost later counts.
+  site.Finish(At(2));
+  EXPECT_EQ(site.missing(MissReason::kDiscarded), 1u);
+  // Whole, and counted before.
+  site.run->SetCountedUntil(site.seq + 2);
+  site.Start(At(3));
+  site.Finish(At(3));
+  EXPECT_EQ(site.graph->steps_observed(1), 1u);
 }
 
 TEST(Repeated, AStepInTwoPartsAndStepsOfThreadsAreNone) {

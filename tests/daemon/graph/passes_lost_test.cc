@@ -58,6 +58,35 @@ TEST_F(LostPasses, AStepWithAPassWhoseBeginningWasNotSeenIsWithheld) {
   EXPECT_EQ(site.value("loss", 1), 2);
 }
 
+TEST_F(LostPasses, MessagesOfAPassThatAnEarlierDaemonCountedAreNotMissed) {
+  Activations(0, 1, 3);
+  EXPECT_EQ(no_step(), 1u);
+  site.run->SetCountedUntil(site.seq + 1);
+  Activations(0, 1, 3);
+  EXPECT_EQ(no_step(), 1u);
+}
+
+TEST_F(LostPasses, APassThatAnEarlierDaemonDiscardedIsCountedOnce) {
+  const auto lost = [&](uint64_t step, uint32_t pass) {
+    Pass(step, pass, 1);
+    site.Start(At(step));
+    site.Finish(At(step), Named{}, pass + 1);
+  };
+  lost(0, 1);
+  EXPECT_EQ(no_step(), 2u);
+  site.run->SetCountedUntil(site.seq);
+  site.MakeGraphs();
+  site.seq = 0;
+  lost(0, 1);
+  EXPECT_EQ(no_step(), 0u);
+  EXPECT_EQ(site.graph->done_seq(), site.seq);
+  // One that it still waited for.
+  Pass(1, 2, 1);
+  site.run->SetCountedUntil(site.seq);
+  site.graph->Finish(0);
+  EXPECT_EQ(no_step(), 2u);
+}
+
 TEST_F(LostPasses, AStepWhoseOwnBeginningWasNotSeenTakesItsPassesAlong) {
   Pass(3, 7, 1);
   Weights(3, 1);

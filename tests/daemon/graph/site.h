@@ -23,6 +23,7 @@
 #include "shared/passes.h"
 #include "shared/record_check.h"
 #include "shared/stats/stats_pass.h"
+#include "tests/watchdog.h"
 
 namespace ikkuna::graph {
 
@@ -92,7 +93,7 @@ class Site {
   // Waits until `done`; a watchdog, no figure.
   template <typename Done>
   bool WaitUntil(Done done) {
-    for (const uint64_t end = MonotonicNs() + 20'000'000'000; MonotonicNs() < end; ::usleep(1000)) {
+    for (const uint64_t end = MonotonicNs() + static_cast<uint64_t>(std::chrono::nanoseconds(test::kWatchdog).count()); MonotonicNs() < end; ::usleep(1000)) {
       graph->Tick(MonotonicNs());
       if (done()) return true;
     }
@@ -225,12 +226,19 @@ class Site {
     }
     return series->second.at(step);
   }
+  // Of a value that is there.
+  uint16_t flags_of(const std::string& name, uint64_t step) const {
+    static_cast<void>(value(name, step));
+    const auto series = flags_.find(name);
+    return series == flags_.end() || !series->second.count(step) ? uint16_t{0} : series->second.at(step);
+  }
   bool has(const std::string& name, uint64_t step) const {
     const auto series = published_.find(name);
     return series != published_.end() && series->second.count(step) != 0;
   }
   void Forget() {
     published_.clear();
+    flags_.clear();
     batches.clear();
     events.clear();
   }
@@ -304,6 +312,7 @@ class Site {
       const std::string name = NameOf(sample.series, batch);
       EXPECT_TRUE(published_[name].emplace(batch.stamp.step, sample.value).second)
           << name << " twice at step " << batch.stamp.step;
+      flags_[name][batch.stamp.step] = sample.flags;
     }
     for (const OtherValue& other : batch.others) {
       const std::string name = NameOf(other.series, batch);
@@ -318,6 +327,7 @@ class Site {
   }
 
   Published published_;
+  std::map<std::string, std::map<uint64_t, uint16_t>> flags_;  // of published_
   std::deque<std::vector<double>> payloads_;  // outlive the call that they are handed to
   std::deque<std::vector<int64_t>> labels_;
 

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "metrics/subscriber.h"
+#include "tests/watchdog.h"
 
 namespace ikkuna::graph {
 
@@ -49,11 +50,11 @@ class Door {
     std::unique_lock lock(mutex_);
     ++inside_;
     changed_.notify_all();
-    changed_.wait_for(lock, std::chrono::seconds(20), [this] { return open_; });
+    changed_.wait_for(lock, test::kWatchdog, [this] { return open_; });
   }
   void WaitForOne() {
     std::unique_lock lock(mutex_);
-    EXPECT_TRUE(changed_.wait_for(lock, std::chrono::seconds(20), [this] { return inside_ != 0; }));
+    EXPECT_TRUE(changed_.wait_for(lock, test::kWatchdog, [this] { return inside_ != 0; }));
   }
 
  private:

@@ -24,6 +24,13 @@ class IngestTest : public testing::Test {
   static bool Reaches(TestCore& core, TestProducer& producer, RunState state) {
     return Eventually([&] { return core.StatusOf(producer.hello().uuid).state == state; });
   }
+  // A producer comes and makes so many steps, of which all records are handled.
+  static void Trains(TestCore& core, TestProducer& producer, uint64_t steps) {
+    producer.Register();
+    ASSERT_TRUE(producer.Connect()) << producer.reject();
+    for (uint64_t step = 0; step < steps; ++step) producer.Step(step, 1);
+    ASSERT_TRUE(AllHandled(core, producer));
+  }
   TempDirectory temp_;
   std::shared_ptr<MemoryStore> store_ = std::make_shared<MemoryStore>();
 };

@@ -393,7 +393,7 @@ TEST_F(IngestTest, ADevicePayloadGoesThroughTheWholeDaemon) {
   producer.Marker(Kind::kBatchFinished, 0);
   // The ring is read to its end while the device is still at work.
   ASSERT_TRUE(Eventually([&] { return producer.ctl().heads().ring_head == 4; }));
-  EXPECT_EQ(core.StatusOf(producer.hello().uuid).handled, 1u);
+  ASSERT_TRUE(Eventually([&] { return core.StatusOf(producer.hello().uuid).handled == 1; }));
   EXPECT_EQ(producer.ctl().pool_heads(kPoolId), (shm::PoolHeads{0, 0}));
   device.Complete(2);
   ASSERT_TRUE(AllHandled(core, producer));
@@ -444,10 +444,7 @@ TEST_F(IngestTest, ResultsThatComeLaterHoldBackWhatIsDoneAndNothingElse) {
   core->knobs().later.store(true);
   core->knobs().hold.store(true);
   TestProducer producer(temp_.sub("dir"));
-  producer.Register();
-  ASSERT_TRUE(producer.Connect()) << producer.reject();
-  for (uint64_t step = 0; step < 5; ++step) producer.Step(step, 1);
-  ASSERT_TRUE(AllHandled(*core, producer));
+  ASSERT_NO_FATAL_FAILURE(Trains(*core, producer, 5));
   const RunKey key{producer.hello().run_id, 0, 0};
   std::this_thread::sleep_for(std::chrono::milliseconds(400));  // longer than progress waits for
   EXPECT_EQ(store_->LoadProgress(key)->progress.done_seq, 0u);
@@ -495,6 +492,48 @@ TEST_F(IngestTest, TheNextProbeOfAProcessIsTheNextAttempt) {
   EXPECT_EQ(info.run_key, (RunKey{run, 2, 0}));
   EXPECT_EQ(info.continues, 1u);
   EXPECT_EQ(info.start_step, 7u);
+}
+
+TEST_F(IngestTest, OneThatOnlySaysThatItGoesOnAndIsThroughBeforeItIsReadBeganAtItsFirstStep) {
+  auto core = MakeCore();
+  TestProducer one(temp_.sub("dir")), two(temp_.sub("dir"));
+  two.hello().run_id = one.hello().run_id;
+  two.hello().resume = true;
+  ASSERT_TRUE(one.Connect()) << one.reject();
+  one.Finish();
+  ASSERT_TRUE(Reaches(*core, one, RunState::kFinished));
+  two.Register();
+  shm::RootStatus& root = two.pub().status().roots[0];
+  shm::StoreRelaxed(root.start_step, 5);
+  shm::StoreRelaxed(root.step, 10);
+  shm::StoreRelaxed(root.phase, static_cast<uint32_t>(shm::Phase::kIdle));
+  ASSERT_TRUE(two.Connect()) << two.reject();
+  two.Finish();
+  ASSERT_TRUE(Reaches(*core, two, RunState::kFinished));
+  const auto info = core->StatusOf(two.hello().uuid).info;
+  EXPECT_EQ(info.continues, 0u);
+  EXPECT_EQ(info.start_step, 5u);
+}
+
+TEST_F(IngestTest, OneThatGoesOnAndCountsFromZeroIsTold) {
+  auto core = MakeCore();
+  TestProducer one(temp_.sub("dir")), two(temp_.sub("dir"));
+  two.hello().run_id = one.hello().run_id;
+  two.hello().resume = true;
+  ASSERT_TRUE(one.Connect()) << one.reject();
+  one.Finish();
+  ASSERT_TRUE(Reaches(*core, one, RunState::kFinished));
+  two.Register();
+  ASSERT_TRUE(two.Connect()) << two.reject();
+  shm::RootStatus& root = two.pub().status().roots[0];
+  shm::StoreRelaxed(root.step, 1);
+  two.Step(0, 1);
+  two.Finish();
+  ASSERT_TRUE(Reaches(*core, two, RunState::kFinished));
+  ASSERT_EQ(core->Events("note").size(), 1u);
+  EXPECT_NE(core->Events("note")[0].text.find("counts its steps from 0 on"), std::string::npos);
+  const std::vector<std::string> notes = core->StatusOf(two.hello().uuid).notes;
+  EXPECT_NE(std::find(notes.begin(), notes.end(), core->Events("note")[0].text), notes.end());
 }
 
 TEST_F(IngestTest, NamesThatFoundNoRoomAreShown) {

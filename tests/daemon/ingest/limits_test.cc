@@ -42,5 +42,17 @@ TEST_F(IngestTest, ADaemonWithoutDescriptorsSaysSoToTheTrainer) {
   EXPECT_TRUE(Eventually([&] { return !core->Events("connection_refused").empty(); }));
 }
 
+// For want of memory a look at what has ended may fail; the door stays open.
+TEST_F(IngestTest, ALookThatFailsClosesNoDoor) {
+  store_->FailToLook(2);
+  auto core = MakeCore();
+  ASSERT_TRUE(Eventually([&] { return !store_->fails_to_look(); }));
+  TestProducer producer(temp_.sub("dir"));
+  producer.Register();
+  EXPECT_TRUE(producer.Connect()) << producer.reject();
+  ASSERT_TRUE(Eventually([&] { return !core->Events("door_failed").empty(); }));
+  EXPECT_NE(core->Events("door_failed")[0].text.find("bad_alloc"), std::string::npos);
+}
+
 }  // namespace
 }  // namespace ikkuna::ingest

@@ -7,8 +7,11 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <optional>
+#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "daemon/model/run_store.h"
@@ -22,6 +25,7 @@ class MemoryStore : public RunStore, public Sink {
     std::lock_guard lock(mutex_);
     std::vector<ProducerStatus> all;
     for (const auto& [key, file] : files_) {
+      if (unreadable_.contains(key)) continue;
       ProducerStatus status = file.status;
       CatchUp(status, file.progress);
       all.push_back(status);
@@ -29,6 +33,16 @@ class MemoryStore : public RunStore, public Sink {
     std::sort(all.begin(), all.end(),
               [](const auto& a, const auto& b) { return a.info.start_unix_ns < b.info.start_unix_ns; });
     return all;
+  }
+  std::vector<ProducerStatus> TakeFound() override {
+    std::lock_guard lock(mutex_);
+    if (failures_ > 0 && failures_-- > 0) throw std::bad_alloc();
+    std::vector<ProducerStatus> found;
+    for (const RunKey& key : std::exchange(found_, {})) {
+      found.push_back(files_[key].status);
+      CatchUp(found.back(), files_[key].progress);
+    }
+    return found;
   }
   std::optional<StoredProgress> LoadProgress(const RunKey& run) override {
     std::lock_guard lock(mutex_);
@@ -38,6 +52,9 @@ class MemoryStore : public RunStore, public Sink {
   }
   Result<std::shared_ptr<Run>> Begin(const ProducerInfo& producer) override {
     std::lock_guard lock(mutex_);
+    if (unreadable_.contains(producer.run_key)) {
+      return Error{waits_ ? ErrorCode::kUnavailable : ErrorCode::kAlreadyExists, "the file cannot be read"};
+    }
     const auto [file, fresh] = files_.try_emplace(producer.run_key);
     if (!fresh && file->second.status.info.uuid != producer.uuid) {
       return Error{ErrorCode::kAlreadyExists, "the file is another's"};
@@ -80,11 +97,36 @@ class MemoryStore : public RunStore, public Sink {
     std::lock_guard lock(mutex_);
     crashed_ = statuses_held_ = false;
   }
+  // The next so many looks for what was found throw.
+  void FailToLook(int times) {
+    std::lock_guard lock(mutex_);
+    failures_ = times;
+  }
+  bool fails_to_look() {
+    std::lock_guard lock(mutex_);
+    return failures_ > 0;
+  }
   // Results go on being kept, the producer's own counters are as old as they are now, until Revive(): a daemon that is
   // killed leaves them like this.
   void HoldStatuses() {
     std::lock_guard lock(mutex_);
     statuses_held_ = true;
+  }
+
+  // The run's file cannot be read. `waits`: its producer is asked to come again, not to take another key.
+  void Hide(const RunKey& key, bool waits) {
+    std::lock_guard lock(mutex_);
+    unreadable_.insert(key);
+    waits_ = waits;
+  }
+  void Reveal(const RunKey& key) {
+    std::lock_guard lock(mutex_);
+    unreadable_.erase(key);
+    found_.push_back(key);
+  }
+  ProducerStatus Saved(const RunKey& key) {
+    std::lock_guard lock(mutex_);
+    return files_[key].status;
   }
 
   std::map<uint64_t, double> Values(const std::string& topic) {
@@ -131,6 +173,10 @@ class MemoryStore : public RunStore, public Sink {
   // Guarded by mutex_.
   std::map<RunKey, File> files_;
   std::vector<Event> events_;
+  std::set<RunKey> unreadable_;
+  std::vector<RunKey> found_;
+  int failures_ = 0;
+  bool waits_ = false;
   bool crashed_ = false;
   bool statuses_held_ = false;
 };

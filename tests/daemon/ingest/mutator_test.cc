@@ -134,9 +134,9 @@ void PublishActivations(TestProducer& producer, uint64_t step) {
 
 // Until its steps are done, whether it is read or not; then it is gone without a word.
 [[noreturn]] void Lie(const std::string& directory, int go, Target target, uint32_t seed) {
-  ::alarm(kWatchdogSeconds);
   char byte;
   if (::read(go, &byte, 1) != 1) ::_exit(1);
+  ::alarm(kWatchdogSeconds);  // from its turn on
   shm::PubSizes sizes;
   sizes.ring_slots = 64;
   sizes.arena_bytes = kArenaBytes;

@@ -41,6 +41,22 @@ TEST_F(IngestTest, AKilledProducerIsHandledToItsLastRecord) {
   EXPECT_EQ(core->Events("run_ended")[0].severity, Severity::kWarning);
 }
 
+TEST_F(IngestTest, WhatHasNoProcessIsNoRunThatEndedUnseen) {
+  // As a daemon that was killed leaves it: all ranks of a job, or a client's own run.
+  ProducerStatus all;
+  all.info.run_key = {"job", 0, kAllRanks};
+  all.info.run = "job";
+  all.state = RunState::kRunning;
+  store_->SaveProducer(all);
+  for (int daemon = 0; daemon < 2; ++daemon) {
+    auto core = MakeCore();
+    EXPECT_EQ(store_->Saved(all.info.run_key).state, RunState::kDied);
+    EXPECT_EQ(store_->Saved(all.info.run_key).notes, std::vector<std::string>());
+    EXPECT_TRUE(core->Events("run_ended").empty());
+    store_->SaveProducer(all);
+  }
+}
+
 TEST_F(IngestTest, ADeathThatNoDaemonSawIsNotedByTheNext) {
   HangingTrainer child(temp_.sub("dir"), 50);
   auto core = MakeCore();
@@ -93,10 +109,7 @@ TEST_F(IngestTest, ARestartedDaemonGoesOnWhereTheOldOneEnded) {
 TEST_F(IngestTest, WhatAKilledDaemonReleasedButDidNotKeepIsCounted) {
   auto core = MakeCore();
   TestProducer producer(temp_.sub("dir"));
-  producer.Register();
-  ASSERT_TRUE(producer.Connect()) << producer.reject();
-  for (uint64_t step = 0; step < 20; ++step) producer.Step(step, 1);
-  ASSERT_TRUE(AllHandled(*core, producer));
+  ASSERT_NO_FATAL_FAILURE(Trains(*core, producer, 20));
   const RunKey key{producer.hello().run_id, 0, 0};
   ASSERT_TRUE(Eventually([&] { return store_->LoadProgress(key)->progress.done_seq == 80; }));
   store_->Crash();  // what follows is read, but never kept
@@ -117,6 +130,208 @@ TEST_F(IngestTest, WhatAKilledDaemonReleasedButDidNotKeepIsCounted) {
   ExpectBalanced(status);
   EXPECT_EQ(core->Events("records_lost").size(), 1u);
   EXPECT_EQ(core->Values("loss").size(), 30u);
+}
+
+// What is held open by one step makes the next daemon read others, that were closed and kept, once more.
+TEST_F(IngestTest, StepsThatAreReadOnceMoreAreCountedOnce) {
+  auto core = MakeCore();
+  core->knobs().later = true;
+  TestProducer producer(temp_.sub("dir"));
+  producer.Register();
+  ASSERT_TRUE(producer.Connect()) << producer.reject();
+  const RunKey key{producer.hello().run_id, 0, 0};
+  for (uint64_t step = 0; step < 10; ++step) producer.Step(step, 1);
+  ASSERT_TRUE(AllHandled(*core, producer));
+  ASSERT_TRUE(Eventually([&] { return store_->LoadProgress(key)->progress.done_seq == 40; }));
+  core->knobs().hold = true;
+  producer.Step(10, 1);
+  ASSERT_TRUE(Eventually([&] { return core->StatusOf(producer.hello().uuid).handled == 44; }));
+  core->knobs().later = false;
+  for (uint64_t step = 11; step < 20; ++step) producer.Step(step, 1);
+  // The daemon has read them, and kept all but what is made of step 10.
+  ASSERT_TRUE(Eventually([&] { return store_->LoadProgress(key)->progress.read_seq == 80; }));
+  EXPECT_EQ(store_->LoadProgress(key)->progress.done_seq, 40u);
+  EXPECT_EQ(core->Values("loss").size(), 19u);
+  store_->Crash();
+  core->Stop();
+  store_->Revive();
+  producer.Disconnect();
+  core = MakeCore();
+  EXPECT_EQ(core->StatusOf(producer.hello().uuid).roots[0].steps_observed, 20u);
+  ASSERT_TRUE(producer.Connect()) << producer.reject();
+  for (uint64_t step = 20; step < 25; ++step) producer.Step(step, 1);
+  ASSERT_TRUE(AllHandled(*core, producer));
+  const auto status = core->StatusOf(producer.hello().uuid);
+  EXPECT_EQ(status.roots[0].steps_observed, 25u);
+  ExpectBalanced(status);
+  // The one that is killed next says what both have counted.
+  ASSERT_TRUE(Eventually([&] { return store_->LoadProgress(key)->progress.done_seq == 100; }));
+  store_->Crash();
+  core->Stop();
+  store_->Revive();
+  producer.Disconnect();
+  core = MakeCore();
+  EXPECT_EQ(core->StatusOf(producer.hello().uuid).roots[0].steps_observed, 25u);
+}
+
+// The producer's own counters are saved each second, what came to nothing is committed with what came to something.
+TEST_F(IngestTest, WhatCameToNothingBeforeAKillIsCountedOnce) {
+  auto core = MakeCore();
+  core->knobs().later = true;
+  TestProducer producer(temp_.sub("dir"));
+  producer.Register();
+  ASSERT_TRUE(producer.Connect()) << producer.reject();
+  const RunKey key{producer.hello().run_id, 0, 0};
+  producer.Step(0, 1);
+  ASSERT_TRUE(AllHandled(*core, producer));
+  ASSERT_TRUE(Eventually([&] { return store_->LoadProgress(key)->progress.done_seq == 4; }));
+  store_->HoldStatuses();
+  core->knobs().hold = true;
+  producer.Step(1, 1);
+  ASSERT_TRUE(Eventually([&] { return core->StatusOf(producer.hello().uuid).handled == 8; }));
+  core->knobs().later = false;
+  producer.Marker(Kind::kBatchStarted, 2);
+  producer.Marker(Kind::kBatchFinished, 2);  // withheld
+  producer.Marker(Kind::kBatchFinished, 3);  // discarded
+  { shm::OpenReservation failed(producer.pub(), 0); }
+  const std::vector<Count> once{{"discarded", 1}, {"void", 1}, {"withheld", 1}};
+  // No value came of the last ones, and none is done while step 1 is not.
+  ASSERT_TRUE(Eventually([&] { return store_->LoadProgress(key)->progress.read_seq == 12; }));
+  EXPECT_EQ(store_->LoadProgress(key)->progress.done_seq, 4u);
+  store_->Crash();
+  core->Stop();
+  store_->Revive();
+  producer.Disconnect();
+  core = MakeCore();
+  EXPECT_EQ(core->StatusOf(producer.hello().uuid).missing, once);
+  ASSERT_TRUE(producer.Connect()) << producer.reject();
+  ASSERT_TRUE(AllHandled(*core, producer));
+  EXPECT_EQ(core->StatusOf(producer.hello().uuid).missing, once);
+  EXPECT_EQ(core->Values("loss").size(), 2u);
+  producer.Marker(Kind::kBatchFinished, 4);
+  { shm::OpenReservation failed(producer.pub(), 0); }
+  ASSERT_TRUE(AllHandled(*core, producer));
+  const std::vector<Count> more{{"discarded", 2}, {"void", 2}, {"withheld", 1}};
+  EXPECT_EQ(core->StatusOf(producer.hello().uuid).missing, more);
+  ExpectBalanced(core->StatusOf(producer.hello().uuid));
+  // On another socket of the same daemon.
+  producer.Disconnect();
+  ASSERT_TRUE(producer.Connect()) << producer.reject();
+  producer.Step(5, 1);
+  ASSERT_TRUE(AllHandled(*core, producer));
+  EXPECT_EQ(core->StatusOf(producer.hello().uuid).missing, more);
+}
+
+// The daemon shows so many that ended, and no more; the store has all.
+TEST_F(IngestTest, OneThatIsShownNoMoreComesBackWithAllItHad) {
+  auto core = MakeCore();
+  TestProducer producer(temp_.sub("dir"));
+  producer.Register();
+  ASSERT_TRUE(producer.Connect()) << producer.reject();
+  for (uint64_t step = 0; step < 10; ++step) producer.Step(step, 1);
+  producer.Marker(Kind::kBatchFinished, 10);
+  ASSERT_TRUE(AllHandled(*core, producer));
+  core->Stop();
+  producer.Disconnect();
+  const RunKey key{producer.hello().run_id, 0, 0};
+  ProducerStatus status = store_->Saved(key);
+  status.info.pid = kPidUnknown;  // whether it lives is not seen
+  store_->SaveProducer(status);
+  for (size_t i = 0; i < Ingest::kPastMax; ++i) {
+    ProducerStatus other;
+    other.state = RunState::kFinished;
+    other.info.run_key.run_id = "other-" + std::to_string(i);
+    other.info.uuid[0] = static_cast<unsigned char>(i);
+    other.info.uuid[15] = 1;
+    other.info.pid = 1;
+    other.info.start_unix_ns = status.info.start_unix_ns + 1 + static_cast<int64_t>(i);
+    store_->SaveProducer(other);
+  }
+  core = std::make_unique<TestCore>(temp_.sub("dir"), store_, AcceptorOptions{}, nullptr, 0);
+  const std::vector<ProducerStatus> shown = core->ingest().Producers();
+  ASSERT_TRUE(std::none_of(shown.begin(), shown.end(), [&](const auto& one) { return one.info.run_key == key; }));
+  ASSERT_TRUE(producer.Connect()) << producer.reject();
+  for (uint64_t step = 10; step < 15; ++step) producer.Step(step, 1);
+  ASSERT_TRUE(AllHandled(*core, producer));
+  status = core->StatusOf(producer.hello().uuid);
+  EXPECT_EQ(status.info.run_key, key);
+  EXPECT_EQ(status.roots[0].steps_observed, 15u);
+  EXPECT_EQ(status.steps_while_connected, 15u);
+  EXPECT_EQ(status.missing, (std::vector<Count>{{"discarded", 1}}));
+  ExpectBalanced(status);
+}
+
+TEST_F(IngestTest, OneWhoseFileIsReadLateGoesOnAsIfItHadBeenReadAtOnce) {
+  auto core = MakeCore();
+  TestProducer producer(temp_.sub("dir"));
+  ASSERT_NO_FATAL_FAILURE(Trains(*core, producer, 10));
+  const RunKey key{producer.hello().run_id, 0, 0};
+  core->Stop();
+  producer.Disconnect();
+  store_->Hide(key, true);
+  core = MakeCore();
+  EXPECT_TRUE(core->ingest().Producers().empty());
+  EXPECT_FALSE(producer.Connect());
+  store_->Reveal(key);
+  ASSERT_TRUE(Eventually([&] { return core->ingest().Producers().size() == 1; }));
+  EXPECT_EQ(core->StatusOf(producer.hello().uuid).state, RunState::kDisconnected);
+  ASSERT_TRUE(producer.Connect()) << producer.reject();
+  for (uint64_t step = 10; step < 15; ++step) producer.Step(step, 1);
+  ASSERT_TRUE(AllHandled(*core, producer));
+  const auto status = core->StatusOf(producer.hello().uuid);
+  EXPECT_EQ(status.info.run_key, key);
+  EXPECT_EQ(status.state, RunState::kRunning);
+  EXPECT_EQ(status.steps_while_connected, 15u);
+  EXPECT_EQ(status.roots[0].steps_observed, 15u);
+  ExpectBalanced(status);
+  EXPECT_EQ(core->Events("run_resumed").size(), 1u);
+}
+
+TEST_F(IngestTest, OneWhoseFileIsReadLateAndThatDiedMeanwhileIsNotGoingOn) {
+  HangingTrainer child(temp_.sub("dir"), 5);
+  auto core = MakeCore();
+  const Uuid uuid = child.Publish();
+  const RunKey key = core->StatusOf(uuid).info.run_key;
+  core->Stop();
+  child.Kill();
+  store_->Hide(key, true);
+  core = MakeCore();
+  store_->Reveal(key);
+  ASSERT_TRUE(Eventually([&] { return core->ingest().Producers().size() == 1; }));
+  EXPECT_EQ(core->StatusOf(uuid).state, RunState::kDied);
+  EXPECT_EQ(store_->Saved(key).state, RunState::kDied);
+  EXPECT_EQ(core->Events("run_ended").size(), 1u);
+  // Its attempt counts.
+  TestProducer again(temp_.sub("dir"));
+  again.hello().run_id = key.run_id;
+  ASSERT_TRUE(again.Connect()) << again.reject();
+  EXPECT_EQ(core->StatusOf(again.hello().uuid).info.run_key, (RunKey{key.run_id, 1, 0}));
+}
+
+TEST_F(IngestTest, OneThatCouldNotWaitForItsFileGoesOnUnderTheKeyItTook) {
+  auto core = MakeCore();
+  TestProducer producer(temp_.sub("dir"));
+  ASSERT_NO_FATAL_FAILURE(Trains(*core, producer, 10));
+  const RunKey key{producer.hello().run_id, 0, 0};
+  core->Stop();
+  producer.Disconnect();
+  store_->Hide(key, false);
+  core = MakeCore();
+  ASSERT_TRUE(producer.Connect()) << producer.reject();
+  const RunKey taken = core->StatusOf(producer.hello().uuid).info.run_key;
+  EXPECT_NE(taken, key);
+  store_->Reveal(key);
+  ASSERT_TRUE(Eventually([&] { return store_->Saved(key).state == RunState::kDied; }));
+  ExpectBalanced(store_->Saved(key));
+  ASSERT_EQ(core->Events("run_ended").size(), 1u);
+  EXPECT_EQ(core->Events("run_ended")[0].run, key);
+  EXPECT_EQ(core->StatusOf(producer.hello().uuid).state, RunState::kRunning);
+  EXPECT_EQ(core->StatusOf(producer.hello().uuid).info.run_key, taken);
+  // It is still found under that one.
+  producer.Disconnect();
+  ASSERT_TRUE(Eventually([&] { return core->ingest().connected() == 0; }));
+  ASSERT_TRUE(producer.Connect()) << producer.reject();
+  EXPECT_EQ(core->StatusOf(producer.hello().uuid).info.run_key, taken);
 }
 
 // A job that exits in order leaves the next daemon no more than one that dies.
@@ -185,6 +400,9 @@ TEST_F(IngestTest, WhatAKilledDaemonKeptOfCountersIsOlderThanItsResults) {
   EXPECT_EQ(status.handled, 50 * TestProducer::kRecordsPerStep);
   EXPECT_EQ(status.steps_total, 51u);
   EXPECT_EQ(status.steps_while_connected, 51u);
+  ASSERT_EQ(status.roots.size(), 1u);
+  EXPECT_EQ(status.roots[0].name, "model");
+  EXPECT_EQ(status.roots[0].steps_observed, 50u);
   EXPECT_EQ(status.coverage, 1);
   ExpectBalanced(status);
   core->Stop();

@@ -38,6 +38,8 @@ class RunRegistryTest : public testing::Test {
     member.continues = placement.continues;
     member.parent = applicant.parent;
     member.alive = true;
+    member.count = applicant.count;
+    member.unnamed = applicant.unnamed;
     registry_.Add(member);
     return placement;
   }
@@ -317,6 +319,72 @@ TEST_F(RunRegistryTest, ARankOfARestartedJobDoesNotJoinTheLifeBefore) {
   Applicant anew = Of("hung", 1, 2);
   anew.count = 1;
   EXPECT_NE(Enter(anew).key, (RunKey{"hung", 0, 1}));
+}
+
+// Earlier lives lifted our number above the scheduler's count.
+TEST_F(RunRegistryTest, ARankOfARestartedJobDoesNotJoinOneThatHangsOnUnderAGreaterNumber) {
+  for (int life = 0; life < 3; ++life) {
+    Applicant before = Of("job", 0, 2);
+    before.count = 0;
+    Enter(before);
+    Die(before);
+  }
+  Applicant hung = Of("job", 0, 2);
+  hung.count = 0;
+  EXPECT_EQ(Enter(hung).key, (RunKey{"job", 3, 0}));
+  Applicant anew = Of("job", 1, 2);
+  anew.count = 1;
+  EXPECT_NE(Enter(anew).key, (RunKey{"job", 3, 1}));
+  Applicant same = Of("job", 1, 2);
+  same.count = 0;
+  EXPECT_EQ(Enter(same).key, (RunKey{"job", 3, 1}));
+}
+
+TEST_F(RunRegistryTest, AContinuationOfNothingThatIsHereSaysSo) {
+  Applicant resumed = Of();
+  resumed.start_step = 500;
+  const Placement placement = Enter(resumed);
+  EXPECT_FALSE(placement.continues);
+  ASSERT_EQ(placement.notes.size(), 1u);
+  EXPECT_NE(placement.notes[0].find("ikkuna import"), std::string::npos) << placement.notes[0];
+}
+
+// torchrun without an id: each rank has made up one.
+TEST_F(RunRegistryTest, RanksThatNobodyNamedAreOneRunIfTheyMeetAtOnePlaceAndHaveOneParent) {
+  const auto of = [&](int job, uint32_t rank, uint32_t world_size = 3) {
+    Applicant applicant = Of("id-" + std::to_string(count_ + 1), rank, world_size);
+    applicant.unnamed = true;
+    applicant.job = {"localhost", job == 0 ? "29500" : "29501"};
+    applicant.parent = 100 + job;
+    return applicant;
+  };
+  const Applicant first = of(0, 1), other = of(1, 0);
+  EXPECT_EQ(Enter(first).key, (RunKey{"id-1", 0, 1}));
+  EXPECT_EQ(Enter(other).key, (RunKey{"id-2", 0, 0}));
+  const Placement joined = Enter(of(0, 0));
+  EXPECT_EQ(joined.key, (RunKey{"id-1", 0, 0}));
+  EXPECT_TRUE(joined.notes.empty());
+  EXPECT_EQ(Enter(of(1, 1)).key, (RunKey{"id-2", 0, 1}));
+  // Not where one of these is another: the parent, the address, the size, or that somebody named it.
+  Applicant stranger = of(0, 2);
+  stranger.parent = 7;
+  EXPECT_EQ(Enter(stranger).key, (RunKey{"id-5", 0, 2}));
+  stranger = of(0, 2);
+  stranger.parent = 0;  // in a container, where another job may meet at the same address
+  EXPECT_EQ(Enter(stranger).key, (RunKey{"id-6", 0, 2}));
+  stranger = of(0, 2);
+  stranger.job = {};
+  EXPECT_EQ(Enter(stranger).key, (RunKey{"id-7", 0, 2}));
+  EXPECT_EQ(Enter(of(0, 2, 4)).key, (RunKey{"id-8", 0, 2}));
+  stranger = of(0, 2);
+  stranger.unnamed = false;
+  EXPECT_EQ(Enter(stranger).key, (RunKey{"id-9", 0, 2}));
+  EXPECT_EQ(Enter(of(0, 2)).key, (RunKey{"id-1", 0, 2}));
+  // Its slot was taken: the next probe of a rank is another run, and the others follow it there.
+  for (const uint32_t rank : {1u, 0u}) {
+    registry_.SetAlive(UuidOf(rank == 1 ? 1 : 3), false);
+    EXPECT_EQ(Enter(of(0, rank)).key, (RunKey{"id-11", 0, rank}));
+  }
 }
 
 TEST_F(RunRegistryTest, TwoJobsOfTwoRanksUnderOneIdAreNotMixed) {

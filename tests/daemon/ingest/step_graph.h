@@ -1,5 +1,6 @@
 // StepGraph: the least that a graph does, so that ingest is tested without the daemon's own: `loss` and the mean of
-// `weights` of each step that is whole, at its end; what it holds open, it does not call done.
+// `weights` of each step that is whole, at its end; what it holds open, it does not call done. A step without a loss
+// counts as withheld, an end without a beginning as discarded.
 //
 // Knobs are shared by all graphs of a core and may be turned by any thread.
 #pragma once
@@ -72,7 +73,11 @@ class StepGraph : public MessageGraph {
         if (open_) open_->values["weights_mean"] = MeanOf(message);
         break;
       case Kind::kBatchFinished:
-        if (open_) Close();
+        if (open_) {
+          Close(record.seq);
+        } else if (record.seq > run_->counted_until()) {
+          ++discarded_;
+        }
         break;
       default:
         break;
@@ -104,6 +109,7 @@ class StepGraph : public MessageGraph {
     std::vector<Count> counts;
     if (discarded_ != 0) counts.push_back({"discarded", discarded_});
     if (cancelled_ != 0) counts.push_back({"cancelled", cancelled_});
+    if (withheld_ != 0) counts.push_back({"withheld", withheld_});
     return counts;
   }
   uint64_t steps_observed(uint16_t root) const override { return root == 1 ? closed_ : 0; }
@@ -137,8 +143,11 @@ class StepGraph : public MessageGraph {
       std::erase(working_, before);
     }
   }
-  void Close() {
-    ++closed_;
+  void Close(uint64_t seq) {
+    if (seq > run_->counted_until()) {
+      ++closed_;
+      if (!open_->values.contains("loss")) ++withheld_;
+    }
     Batch batch;
     batch.stamp.step = step_;
     for (const auto& [topic, value] : open_->values) {
@@ -172,6 +181,7 @@ class StepGraph : public MessageGraph {
   uint64_t closed_ = 0;
   uint64_t discarded_ = 0;
   uint64_t cancelled_ = 0;
+  uint64_t withheld_ = 0;
   std::vector<std::thread> workers_;
   std::atomic<bool> cancel_{false};
   mutable std::mutex mutex_;

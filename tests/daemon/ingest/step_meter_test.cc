@@ -50,6 +50,35 @@ TEST(StepMeter, RateIsThatOfTheLastSeconds) {
   EXPECT_EQ(meter.StepsPerSecond(0), 0.0);
 }
 
+// A pause is no pace: who counts ahead needs that of training.
+TEST(StepMeter, TheUsualRateOutlivesAPause) {
+  shm::PubStatus status{};
+  StepMeter meter(0);
+  meter.Begin(status);
+  EXPECT_EQ(meter.UsualStepsPerSecond(0), 0.0);
+  for (uint64_t second = 0; second <= 20; ++second) {
+    SetRoot(status, 0, second * 10);
+    meter.Update(status, second * kSecond);
+  }
+  for (uint64_t second = 21; second <= 3600; ++second) meter.Update(status, second * kSecond);
+  EXPECT_EQ(meter.StepsPerSecond(0), 0.0);
+  EXPECT_DOUBLE_EQ(meter.UsualStepsPerSecond(0), 10.0);
+  EXPECT_EQ(meter.UsualStepsPerSecond(1), 0.0);
+}
+
+TEST(StepMeter, WhoComesDuringAPauseHasTheProducersMean) {
+  shm::PubStatus status{};
+  SetRoot(status, 0, 400);
+  status.steps_timed = 400;
+  status.step_ns = 20 * kSecond;
+  StepMeter meter(0);
+  meter.Begin(status);
+  meter.Update(status, 0);
+  meter.Update(status, kSecond);
+  EXPECT_DOUBLE_EQ(meter.UsualStepsPerSecond(0), 20.0);
+  EXPECT_EQ(meter.UsualStepsPerSecond(1), 0.0) << "no such root";
+}
+
 TEST(StepMeter, Malicious_StepsThatGoBackAddNothing) {
   shm::PubStatus status{};
   StepMeter meter(0);

@@ -29,16 +29,17 @@
 #include "shared/passes.h"
 #include "shared/pub.h"
 #include "shared/stats/stats_pass.h"
+#include "tests/watchdog.h"
 
 namespace ikkuna::ingest {
 
-// Polls until `what` holds; false after a time in which even a loaded machine gets there.
+// Polls until `what` holds; the limit is a watchdog.
 inline bool Eventually(const std::function<bool()>& what) {
-  for (int i = 0; i < 6000; ++i) {
+  for (const auto end = std::chrono::steady_clock::now() + test::kWatchdog; std::chrono::steady_clock::now() < end;) {
     if (what()) return true;
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
   }
-  return false;
+  return what();
 }
 
 // A directory of its own, removed with the object.
@@ -134,7 +135,7 @@ class TestProducer {
       return false;
     }
     pollfd fd{socket_.get(), POLLIN, 0};
-    if (::poll(&fd, 1, 30'000) != 1) {
+    if (::poll(&fd, 1, static_cast<int>(std::chrono::milliseconds(test::kWatchdog).count())) != 1) {
       reject_ = "no answer";
       return false;
     }
@@ -273,11 +274,13 @@ class TestProducer {
 // In a forked child, when a byte comes from `go`: publishes so many steps, then reserves without committing on a thread
 // that ends, which leaves a hole, publishes one step behind it, writes the producer's uuid to `done`, and waits to be
 // killed.
-[[noreturn]] inline void PublishAndHang(const std::string& directory, uint64_t steps, int go, int done) {
+[[noreturn]] inline void PublishAndHang(const std::string& directory, uint64_t steps, int go, int done,
+                                        const std::function<void(shm::Hello&)>& say) {
   char byte;
   if (::read(go, &byte, 1) != 1) ::_exit(2);
   TestProducer producer(directory);
   producer.Register();
+  if (say) say(producer.hello());
   if (!producer.Connect()) ::_exit(3);
   for (uint64_t step = 0; step < steps; ++step) producer.Step(step, 1);
   std::thread([&] { static_cast<void>(producer.pub().Reserve(0)); }).join();
@@ -289,10 +292,10 @@ class TestProducer {
 // A child that does so. Make it before any thread of the test's own.
 class HangingTrainer {
  public:
-  HangingTrainer(const std::string& directory, uint64_t steps) {
+  HangingTrainer(const std::string& directory, uint64_t steps, const std::function<void(shm::Hello&)>& say = {}) {
     if (::pipe2(go_, O_CLOEXEC) != 0 || ::pipe2(done_, O_CLOEXEC) != 0) ::abort();
     pid_ = ::fork();
-    if (pid_ == 0) PublishAndHang(directory, steps, go_[0], done_[1]);
+    if (pid_ == 0) PublishAndHang(directory, steps, go_[0], done_[1], say);
     EXPECT_GT(pid_, 0);
   }
   ~HangingTrainer() {

@@ -47,6 +47,29 @@ TEST(CatchUp, StepsAreThoseOfTheCommitAndAddUp) {
   EXPECT_EQ(status.steps_while_connected, 30u);
 }
 
+// It is saved each second, and results are committed more often.
+TEST(CatchUp, StepsThatWereKeptAreObserved) {
+  ProducerStatus status = Saved(RunState::kDisconnected);
+  status.roots.resize(2);
+  status.roots[0].name = "model";
+  status.roots[0].steps_due = status.roots[0].steps_observed = 5;
+  status.roots[1].name = "critic";
+  status.roots[1].steps_due = status.roots[1].steps_observed = 9;  // newer than the commit: 3 of them are read again
+  Progress progress{30, 0, 0};
+  progress.steps_observed = {{"critic", 6}, {"late", 1}, {"model", 7}};
+  status.missing = {{"discarded", 4}, {"withheld", 2}};
+  progress.missing = {{"discarded", 3}, {"void", 1}};
+  CatchUp(status, progress);
+  ASSERT_EQ(status.roots.size(), 3u);
+  EXPECT_EQ(status.roots[0].steps_observed, 7u);
+  EXPECT_EQ(status.roots[0].steps_due, 7u);
+  EXPECT_EQ(status.roots[1].steps_observed, 6u);
+  EXPECT_EQ(status.roots[1].steps_due, 9u);
+  EXPECT_EQ(status.roots[2].name, "late");
+  EXPECT_EQ(status.roots[2].steps_observed, 1u);
+  EXPECT_EQ(status.missing, (std::vector<Count>{{"discarded", 3}, {"void", 1}}));
+}
+
 // Its last word was said with everything counted.
 TEST(CatchUp, OneThatIsOverStaysAsItWasSaved) {
   ProducerStatus status = Saved(RunState::kFinished);

@@ -1,10 +1,11 @@
 // What trainers are asked to do: by whom, of which runs and ranks, and what a refusal says to a program. The trainers
 // are processes of their own with the probe's C interface, forked before the daemon has threads.
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 
-#include "probe/ikkuna/probe.h"
 #include "tests/daemon/monitor/house.h"
+#include "tests/probe/core/c_step.h"
 
 namespace ikkuna {
 namespace {
@@ -12,10 +13,11 @@ namespace {
 // Trains one step a millisecond until it is asked to stop; writes the number of steps it made.
 [[noreturn]] void TrainUntilStopped(const std::string& directory, const std::string& run, uint32_t rank,
                                     uint32_t world_size, bool allow_control, int go, int made) {
-  ::alarm(120);
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
   char byte;
   if (::read(go, &byte, 1) != 1) ::_exit(2);
-  ::setenv("IKKUNA_WAIT_MS", "20000", 1);
+  ::alarm(120);  // once the daemon is there
+  ::setenv("IKKUNA_WAIT_MS", "120000", 1);
   ikkuna_options options{};
   options.size = sizeof options;
   options.directory = directory.c_str();
@@ -26,13 +28,12 @@ namespace {
   options.quiet = 1;
   ikkuna_session* session = ikkuna_open(&options);
   const uint16_t root = ikkuna_root(session, "net");
-  ikkuna_module(session, root, "fc", "Linear");
+  ikkuna_module(session, root, "fc", "Linear", 0);
   uint64_t step = 0;
   for (; !ikkuna_stop_requested(session); ++step) {
-    ikkuna_begin(session, root, IKKUNA_TAG_DEFAULT, step, 0);
-    ikkuna_loss(session, root, 1.0);
+    CStep one(session, root, step);
+    one.Loss(1.0);
     ::usleep(1000);
-    ikkuna_end(session, root);
   }
   ikkuna_close(session);
   if (::write(made, &step, sizeof step) != sizeof step) ::_exit(3);

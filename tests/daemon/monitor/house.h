@@ -47,14 +47,14 @@ inline Caller Stranger() { return Reader(::getuid() + 4711); }
 class House {
  public:
   explicit House(const TempDirectory& temp, const std::vector<std::string>& subscribers = {"loss", "mean(weights)"},
-                 uint64_t memory_bytes = 64 << 20)
+                 uint64_t memory_bytes = 64 << 20, const sinks::StoreOptions& store = {})
       : memory_(memory_bytes) {
     const std::string directory = temp.sub("sockets");
     EXPECT_TRUE(shm::PrepareDirectory(directory, false).ok());
     auto lock = shm::DirectoryLock::Take(directory);
     EXPECT_TRUE(lock.ok()) << (lock.ok() ? "" : lock.error().text);
     if (lock) lock_.emplace(std::move(lock).value());
-    OpenStore(temp.sub("data"));
+    OpenStore(temp.sub("data"), store);
     for (const std::string& text : subscribers) {
       const auto added = set_.Add(text, SubscriberSource::kFlag);
       EXPECT_TRUE(added.ok()) << added.error().text;
@@ -100,7 +100,7 @@ class House {
 
   // Until all sinks have what was offered.
   void Flush() {
-    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+    const auto deadline = std::chrono::steady_clock::now() + test::kWatchdog;
     EXPECT_TRUE(store_->Flush(deadline).ok());
     EXPECT_TRUE(hub_.Flush(deadline).ok());
   }
@@ -189,8 +189,7 @@ class House {
     ingest::Ingest* ingest = nullptr;
   };
 
-  void OpenStore(const std::string& folder) {
-    sinks::StoreOptions options;
+  void OpenStore(const std::string& folder, sinks::StoreOptions options) {
     options.data_dir = folder;
     options.host = "here";
     options.free_bytes_min = 0;

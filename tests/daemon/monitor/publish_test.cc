@@ -60,6 +60,23 @@ class PublishTest : public testing::Test {
   std::unique_ptr<House> house_ = std::make_unique<House>(temp_);
 };
 
+TEST_F(PublishTest, WhatWouldNotBeRecordedIsRefused) {
+  house_.reset();
+  sinks::StoreOptions full;
+  full.free_bytes_pause = uint64_t{1} << 60;
+  house_ = std::make_unique<House>(temp_, std::vector<std::string>{}, 64 << 20, full);
+  const Caller me = Me();
+  ASSERT_TRUE(ingest::Eventually([&] { return house_->monitor().status.GetStatus().store.paused; }));
+  const auto answer = house_->series().Publish(me, Own("mine", {StepOf(1, "accuracy", 0.5)}));
+  ASSERT_FALSE(answer.ok());
+  EXPECT_EQ(answer.failure().code, ErrorCode::kResourceExhausted);
+  EXPECT_EQ(answer.failure().reason, Reason::kStore);
+  EXPECT_THAT(answer.failure().text, HasSubstr("paused"));
+  // The same is taken when there is room: nothing stands in its way.
+  Again();
+  Expect(me, Own("mine", {StepOf(1, "accuracy", 0.5)}));
+}
+
 TEST_F(PublishTest, AClientsOwnTopicIsStoredWatchedAndToldLikeOthers) {
   auto trainer = Trainer(temp_, "job", "fashion");
   Train(*trainer, 0, 3);

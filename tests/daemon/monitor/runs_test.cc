@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <set>
 
+#include "daemon/monitor/run_files.h"
 #include "tests/daemon/monitor/house.h"
 
 namespace ikkuna {
@@ -215,6 +216,30 @@ std::vector<std::pair<std::string, std::string>> Export(RunMonitor& runs, const 
     EXPECT_EQ(bytes.size(), (*file)->bytes);
     files.emplace_back((*file)->name, std::move(bytes));
   }
+}
+
+TEST(MonitorRuns, AFileThatComesIsRefusedBeforeItTakesTheRoomOfRuns) {
+  TempDirectory temp;
+  CoreParts parts;
+  parts.staging_directory = temp.sub("staging");
+  uint64_t asked = 0;
+  parts.store.room = [&](uint64_t bytes) {
+    asked += bytes;
+    return asked <= (uint64_t{32} << 20) ? Status() : Status(Error{ErrorCode::kResourceExhausted, "there is no room"});
+  };
+  {
+    auto import = StagedRunImport::Begin(parts);
+    ASSERT_TRUE(import.ok());
+    Status written;
+    size_t parts_written = 0;
+    for (; written && parts_written < 64; ++parts_written) written = (*import)->Write(std::string(1 << 20, 'x'));
+    ASSERT_FALSE(written.ok());
+    EXPECT_EQ(written.error().code, ErrorCode::kResourceExhausted);
+    EXPECT_NE(written.error().text.find("no room"), std::string::npos);
+    EXPECT_GT(parts_written, 8u);
+    EXPECT_LT(parts_written, 33u);
+  }
+  EXPECT_TRUE(std::filesystem::is_empty(temp.sub("staging")));
 }
 
 Answer<RunInfo> Import(RunMonitor& runs, const std::string& bytes) {

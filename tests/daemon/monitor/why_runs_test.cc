@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <cstdlib>
 
-#include "probe/ikkuna/probe.h"
 #include "tests/daemon/monitor/house.h"
+#include "tests/probe/core/c_step.h"
 
 namespace ikkuna {
 namespace {
@@ -182,7 +182,7 @@ TEST_F(WhyRunsTest, ThinnedNotYetUncapturedAndUnseen) {
 // not has every number.
 TEST_F(WhyRunsTest, ATensorAboveTheArenaIsServedByItsStatistics) {
   Open({"norm(weights)", "norm(weights, order=3)", "loss"});
-  ::setenv("IKKUNA_WAIT_MS", "20000", 1);
+  ::setenv("IKKUNA_WAIT_MS", "120000", 1);
   const std::string directory = temp_.sub("sockets");
   ikkuna_options options{};
   options.size = sizeof options;
@@ -194,20 +194,21 @@ TEST_F(WhyRunsTest, ATensorAboveTheArenaIsServedByItsStatistics) {
   ikkuna_session* session = ikkuna_open(&options);
   ::unsetenv("IKKUNA_WAIT_MS");
   const uint16_t root = ikkuna_root(session, "model");
-  const uint32_t big = ikkuna_module(session, root, "big", "Linear");
-  const uint32_t small = ikkuna_module(session, root, "small", "Linear");
+  const uint32_t big = ikkuna_module(session, root, "big", "Linear", 0);
+  const uint32_t small = ikkuna_module(session, root, "small", "Linear", 0);
   const int64_t big_sizes[] = {1024, 1024};  // 4 MiB
   const int64_t small_sizes[] = {4, 4};
-  const uint32_t big_weight = ikkuna_param(session, root, big, "weight", IKKUNA_F32, 2, big_sizes);
-  const uint32_t small_weight = ikkuna_param(session, root, small, "weight", IKKUNA_F32, 2, small_sizes);
+  const uint32_t big_weight = ikkuna_param(session, root, big, "weight", IKKUNA_F32, 2, big_sizes,
+                                             IKKUNA_TRAINABLE);
+  const uint32_t small_weight = ikkuna_param(session, root, small, "weight", IKKUNA_F32, 2, small_sizes,
+                                               IKKUNA_TRAINABLE);
   const std::vector<float> data(1024 * 1024, 1.0f);
   constexpr uint64_t kSteps = 20;
   for (uint64_t step = 0; step < kSteps; ++step) {
-    ikkuna_begin(session, root, IKKUNA_TAG_DEFAULT, step, 0);
-    ikkuna_tensor(session, root, IKKUNA_WEIGHTS, big, big_weight, IKKUNA_F32, 2, big_sizes, data.data());
-    ikkuna_tensor(session, root, IKKUNA_WEIGHTS, small, small_weight, IKKUNA_F32, 2, small_sizes, data.data());
-    ikkuna_loss(session, root, 1.0);
-    ikkuna_end(session, root);
+    CStep one(session, root, step);
+    one.Tensor(IKKUNA_WEIGHTS, big, big_weight, data.data(), {1024, 1024});
+    one.Tensor(IKKUNA_WEIGHTS, small, small_weight, data.data(), {4, 4});
+    one.Loss(1.0);
   }
   ASSERT_TRUE(Eventually([&] { return house_->Values("job", "loss").size() == kSteps; }));
   ReadOptions of_big;

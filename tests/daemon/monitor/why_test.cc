@@ -64,6 +64,23 @@ class WhyTest : public testing::Test {
 };
 using List = std::vector<std::string>;
 
+TEST_F(WhyTest, EveryCauseOfWhatCameToNothingIsNamedWithWhatHelps) {
+  input_.status.missing = {{"withheld", 1}, {"repeated", 2}, {"no_step", 3}};
+  const std::vector<std::vector<std::string>> named = {
+      {"withheld, since a part", "see what was dropped", "a call of the module is missing", "was under way when"},
+      {"a step of the same number was closed before", "attach it with a start step", "a run of its own", "a tag of its own"},
+      {"skipped that batch", "needs nothing done", "see what was dropped", "passes_overflow", "began before the daemon"}};
+  size_t seen = 0;
+  for (const WhyLine& line : ExplainMissing(input_, {}, {})) {
+    if (line.count < 1 || line.count > 3) continue;
+    ++seen;
+    for (const std::string& text : named[line.count - 1]) {
+      EXPECT_NE(line.text.find(text), std::string::npos) << line.text;
+    }
+  }
+  EXPECT_EQ(seen, 3u);
+}
+
 TEST_F(WhyTest, WhatIsThereIsNotExplained) {
   Subscribe("mean(weights)");
   for (const char* module : {"fc1", "fc2", "fc10"}) Keep("weights_mean", module);
@@ -185,6 +202,52 @@ TEST_F(WhyTest, NeverCalled) {
   EXPECT_EQ(Lines("", "loss"), List{"never_called  loss"});
   Keep("loss", "");
   EXPECT_EQ(Lines("", "loss"), List());
+}
+
+TEST_F(WhyTest, AKindOfWhichNoModuleHasAnyIsNamedWithWhatHelps) {
+  Subscribe("mean(weights); norm(exp_avg); mean(raw_weight_gradients); mean(activations); mean(buffers)");
+  for (const char* module : {"fc1", "fc2", "fc10"}) Keep("weights_mean", module);
+  EXPECT_EQ(Lines("", "weights"), List());
+  EXPECT_EQ(Lines("", "activations"), List{"never_called  activations"});
+  EXPECT_EQ(Lines("fc1", "activations"), List{"never_called  activations"});
+  EXPECT_EQ(Lines("", "buffers"), List{"never_called  buffers"});
+  EXPECT_NE(ExplainMissing(input_, "", "buffers")[0].text.find("no module of this run has"), std::string::npos);
+  // That of a frozen module has a reason of its own as well.
+  EXPECT_EQ(Lines("", "exp_avg"), (List{"never_called  exp_avg", "no_gradient fc10 exp_avg"}));
+  EXPECT_NE(ExplainMissing(input_, "", "exp_avg")[0].text.find("plain SGD"), std::string::npos);
+  EXPECT_NE(ExplainMissing(input_, "", "raw_weight_gradients")[0].text.find("clipped"), std::string::npos);
+  // Who dropped some did not fail to publish them.
+  EXPECT_EQ(ExplainMissing(input_, "", "activations")[0].text.find("dropped"), std::string::npos);
+  input_.status.drops = {{"arena_full", 7}};
+  EXPECT_EQ(Lines("", "activations"), (List{"dropped  ", "never_called  activations"}));
+  EXPECT_NE(ExplainMissing(input_, "", "activations")[1].text.find("among what was dropped"), std::string::npos);
+  // Of a run that is over as well.
+  input_.status.drops = {};
+  input_.status.kinds_asked = KindBit(Kind::kWeights) | KindBit(Kind::kActivations);
+  input_.status.state = RunState::kFinished;
+  EXPECT_EQ(Lines("", "activations"), List{"never_called  activations"});
+}
+
+TEST_F(WhyTest, WhoNamesNoModuleOfTheRunIsTold) {
+  Subscribe("mean(weights, module=encoder.*)");
+  EXPECT_EQ(Lines("", "weights")[0], "not_asked  weights");
+  const std::vector<WhyLine> lines = ExplainMissing(input_, "", "");
+  EXPECT_TRUE(std::any_of(lines.begin(), lines.end(), [](const WhyLine& line) {
+    return line.text.find("name no module of this run") != std::string::npos;
+  }));
+}
+
+TEST_F(WhyTest, ATagThatNothingBearsIsNamed) {
+  Subscribe("mean(weights); mean(weights, tag=test)");
+  for (const char* module : {"fc1", "fc2", "fc10"}) Keep("weights_mean", module);
+  const std::vector<WhyLine> lines = ExplainMissing(input_, "", "weights");
+  ASSERT_EQ(lines.size(), 1u);
+  EXPECT_EQ(lines[0].reason, WhyReason::kNeverCalled);
+  EXPECT_NE(lines[0].text.find("the tag 'test'"), std::string::npos) << lines[0].text;
+  EXPECT_EQ(lines[0].subscriber, input_.asked.back().text);
+  Keep("weights_mean", "fc1");
+  std::const_pointer_cast<Series>(input_.series.back().series)->name.timeline.tag = "test";
+  EXPECT_EQ(Lines("", "weights"), List());
 }
 
 TEST_F(WhyTest, NotYet) {

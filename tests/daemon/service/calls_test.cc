@@ -1,8 +1,12 @@
 // Every unary call, over a real socket: what it carries.
 #include <gmock/gmock.h>
 
+#include <atomic>
+#include <chrono>
 #include <cmath>
+#include <future>
 #include <limits>
+#include <thread>
 
 #include "shared/codes.h"
 #include "tests/daemon/service/service_fixture.h"
@@ -16,6 +20,39 @@ using ::testing::HasSubstr;
 class CallsTest : public ServiceTest {};
 
 const std::string kMe = "uid:" + std::to_string(::geteuid());
+
+// An export copies a file as a whole before it answers: more of them than any lane has threads.
+TEST_F(CallsTest, ExportsThatTakeLongKeepNobodyFromReading) {
+  std::promise<void> go;
+  const std::shared_future<void> gone(go.get_future());
+  std::atomic<int> inside{0};
+  monitor_.on_export = [&, gone] {
+    ++inside;
+    gone.wait();
+  };
+  StartServer();
+  std::vector<std::thread> exports;
+  for (int i = 0; i < 8; ++i) {
+    exports.emplace_back([&] {
+      grpc::ClientContext context;
+      SetWatchdog(&context);
+      v1::ExportRunRequest request;
+      request.set_run("r");
+      v1::ExportRunResponse response;
+      auto reader = stub_->ExportRun(&context, request);
+      while (reader->Read(&response)) {
+      }
+      EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::NOT_FOUND);
+    });
+  }
+  for (int i = 0; i < 60'000 && inside == 0; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  v1::ListRunsResponse runs;
+  EXPECT_TRUE(Call(&v1::Monitor::Stub::ListRuns, v1::ListRunsRequest(), &runs).ok());
+  EXPECT_EQ(inside, 1) << "one after another";
+  go.set_value();
+  for (std::thread& one : exports) one.join();
+  EXPECT_EQ(inside, 8);
+}
 
 TEST_F(CallsTest, StatusCarriesEveryCounter) {
   ProducerStatus producer;

@@ -31,6 +31,7 @@
 #include "ikkuna/v1/monitor.grpc.pb.h"
 #include "shared/base/unique_fd.h"
 #include "tests/daemon/service/test_authority.h"
+#include "tests/watchdog.h"
 
 namespace ikkuna::test {
 
@@ -118,7 +119,7 @@ class WhoService final : public v1::Monitor::CallbackService {
 
 // A call that hangs fails after this.
 inline void SetDoorsWatchdog(grpc::ClientContext* context) {
-  context->set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(60));
+  context->set_deadline(std::chrono::system_clock::now() + kWatchdog);
 }
 
 // The daemon's user for the kernel is one thread's matter: only the calling thread is `uid` inside the scope.
@@ -231,11 +232,13 @@ class DoorsTest : public ::testing::Test {
     return grpc::SslCredentials(ssl);
   }
 
-  // Who the daemon says that asks, or "CODE: text".
-  static std::string Ask(const std::shared_ptr<grpc::Channel>& channel, const std::string& authorization = "") {
+  // Who the daemon says that asks, or "CODE: text". `patient`: a connection that does not come about is tried again.
+  static std::string Ask(const std::shared_ptr<grpc::Channel>& channel, const std::string& authorization = "",
+                         bool patient = false) {
     if (!channel) return "not connected";
     grpc::ClientContext context;
     SetDoorsWatchdog(&context);
+    context.set_wait_for_ready(patient);
     if (!authorization.empty()) context.AddMetadata("authorization", authorization);
     v1::GetStatusResponse response;
     grpc::Status status = v1::Monitor::NewStub(channel)->GetStatus(&context, {}, &response);

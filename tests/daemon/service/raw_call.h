@@ -8,6 +8,8 @@
 #include <memory>
 #include <string>
 
+#include "tests/watchdog.h"
+
 namespace ikkuna::test {
 
 // How a call with `bytes` as its only request ended. One that hangs fails after a minute.
@@ -15,7 +17,7 @@ inline grpc::Status RawCall(const std::shared_ptr<grpc::Channel>& channel, const
                             const std::string& authorization = "", const std::string& bytes = "") {
   grpc::GenericStub stub(channel);
   grpc::ClientContext context;
-  context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(60));
+  context.set_deadline(std::chrono::system_clock::now() + kWatchdog);
   if (!authorization.empty()) context.AddMetadata("authorization", authorization);
   grpc::CompletionQueue queue;
   grpc::Slice slice(bytes);

@@ -158,7 +158,9 @@ class ScriptedMonitor final : public StatusMonitor,
     Note(text + " by " + caller.name);
     return Or(RunTags{run, add});
   }
+  std::function<void()> on_export;  // within it
   Answer<std::unique_ptr<RunFiles>> ExportRun(const RunChoice&) override {
+    if (on_export) on_export();
     return Failure(ErrorCode::kNotFound, "no files", Reason::kNoSuchRun);
   }
   Answer<std::unique_ptr<RunImport>> ImportRun(const Caller&) override {

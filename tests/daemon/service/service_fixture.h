@@ -16,6 +16,7 @@
 #include "daemon/service/server.h"
 #include "ikkuna/v1/monitor.grpc.pb.h"
 #include "tests/daemon/service/scripted_monitor.h"
+#include "tests/watchdog.h"
 
 namespace ikkuna::test {
 
@@ -46,7 +47,7 @@ class TempDir {
 
 // A call that hangs fails after this.
 inline void SetWatchdog(grpc::ClientContext* context) {
-  context->set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(60));
+  context->set_deadline(std::chrono::system_clock::now() + kWatchdog);
 }
 
 // What programs read of a failure.

@@ -402,7 +402,9 @@ TEST_F(WatchTest, MoreWatchesThanTheMaximumAreRefused) {
 }
 
 TEST_F(WatchTest, StopEndsIdleStreamsWithAReason) {
-  StartServer();
+  service::ServerOptions options;
+  options.stop_grace = std::chrono::minutes(1);  // else a server that is slow to end them cuts them off
+  StartServer(options);
   auto stream = Open();
   std::thread stopper([&] { server_->Stop(); });
   v1::WatchResponse response;

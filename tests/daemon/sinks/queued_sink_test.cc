@@ -235,14 +235,20 @@ TEST_F(QueuedSinkTest, AfterCloseNothingIsTakenAndWhatWaitsIsDropped) {
   OfferAndHold(0);
   Offer(1);
   std::thread closing([&] { sink_->Close(); });
-  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  // Until Close() has begun.
+  uint64_t offered = 4;
+  ASSERT_TRUE(Eventually([&] {
+    Offer(2);
+    offered += 2;
+    return DropsFor(sink_->Counters(), "closed") > 0;
+  }));
   seen_->Release();
   closing.join();
-  Offer(2);
   const SinkCounters counters = sink_->Counters();
-  EXPECT_EQ(counters.offered, 6u);
+  EXPECT_EQ(counters.offered, offered);
   EXPECT_EQ(counters.written, 2u);
-  EXPECT_EQ(DropsFor(counters, "closed"), 4u);
+  EXPECT_EQ(counters.dropped, offered - 2);
+  EXPECT_EQ(counters.dropped, DropsFor(counters, "closed") + DropsFor(counters, "queue_full"));
   EXPECT_EQ(counters.waiting, 0u);
   ExpectIdentity(counters);
   EXPECT_TRUE(seen_->ended);

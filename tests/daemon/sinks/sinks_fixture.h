@@ -17,6 +17,7 @@
 
 #include "daemon/model/batch.h"
 #include "daemon/model/sink.h"
+#include "tests/watchdog.h"
 
 namespace ikkuna::sinks {
 
@@ -103,7 +104,7 @@ inline Event EventOf(const std::string& kind, const RunKey& run = {"run-1", 0, 0
 
 // Waits for what another thread will bring about. The limit is a watchdog, not an expectation.
 inline bool Eventually(const std::function<bool()>& condition) {
-  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+  const auto deadline = std::chrono::steady_clock::now() + test::kWatchdog;
   while (!condition()) {
     if (std::chrono::steady_clock::now() > deadline) return false;
     std::this_thread::sleep_for(std::chrono::milliseconds(2));
@@ -113,7 +114,7 @@ inline bool Eventually(const std::function<bool()>& condition) {
 
 // A deadline that only a hang reaches.
 inline std::chrono::steady_clock::time_point Watchdog() {
-  return std::chrono::steady_clock::now() + std::chrono::seconds(60);
+  return std::chrono::steady_clock::now() + test::kWatchdog;
 }
 
 inline void ExpectIdentity(const SinkCounters& counters) {

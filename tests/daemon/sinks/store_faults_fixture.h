@@ -1,7 +1,13 @@
 // What the tests of broken disks and files share: two runs at rest, one of which breaks; a look at all that is left.
 #pragma once
 
+#include <fcntl.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sqlite3.h>
 #include <sys/mount.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
@@ -52,6 +58,47 @@ class SmallDisk {
  private:
   std::string path_;
   bool mounted_ = false;
+};
+
+// Another program that has a database locked, for as long as this lives. It is no copy of this process, in which a thread
+// of the store may hold a lock of SQLite's; it waits for who is reading the file just then; it ends with this process.
+class Locker {
+ public:
+  explicit Locker(const std::string& path) {
+    static const char* const kProgram = R"(
+import sqlite3, sys
+database = sqlite3.connect(sys.argv[1], timeout=60, isolation_level=None)
+database.execute("BEGIN EXCLUSIVE")
+print("y", end="", flush=True)
+sys.stdin.read()
+)";
+    int ready[2], held[2];
+    EXPECT_EQ(::pipe2(ready, O_CLOEXEC) | ::pipe2(held, O_CLOEXEC), 0);
+    posix_spawn_file_actions_t actions;
+    ::posix_spawn_file_actions_init(&actions);
+    ::posix_spawn_file_actions_adddup2(&actions, held[0], 0);
+    ::posix_spawn_file_actions_adddup2(&actions, ready[1], 1);
+    const char* const argv[] = {"python3", "-c", kProgram, path.c_str(), nullptr};
+    EXPECT_EQ(::posix_spawnp(&child_, argv[0], &actions, nullptr, const_cast<char* const*>(argv), environ), 0);
+    ::posix_spawn_file_actions_destroy(&actions);
+    ::close(held[0]);
+    ::close(ready[1]);
+    char byte = 0;
+    EXPECT_EQ(::read(ready[0], &byte, 1), 1) << "nobody could lock " << path;
+    EXPECT_EQ(byte, 'y');
+    ::close(ready[0]);
+    release_ = held[1];
+  }
+  Locker(const Locker&) = delete;
+  Locker& operator=(const Locker&) = delete;
+  ~Locker() {
+    ::close(release_);
+    if (child_ > 0) ::waitpid(child_, nullptr, 0);
+  }
+
+ private:
+  pid_t child_ = -1;
+  int release_ = -1;
 };
 
 class StoreFaultsTest : public HeardStoreTest {

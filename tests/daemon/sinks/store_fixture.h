@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cmath>
+#include <condition_variable>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -15,9 +16,38 @@ namespace ikkuna::sinks {
 
 inline const RunKey kRun{"run-1", 0, 0};
 
+// Keeps the store's thread in the commit of one run for as long as this wants.
+class Gate {
+ public:
+  void Close() {
+    std::lock_guard lock(mutex_);
+    closed_ = true;
+  }
+  void Open() {
+    std::lock_guard lock(mutex_);
+    closed_ = false;
+    changed_.notify_all();
+  }
+  void Pass() {
+    std::unique_lock lock(mutex_);
+    waits_ = closed_;
+    changed_.wait_for(lock, test::kWatchdog, [&] { return !closed_; });
+    waits_ = false;
+  }
+  bool Waits() {
+    std::lock_guard lock(mutex_);
+    return waits_;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool closed_ = false, waits_ = false;
+};
+
 class StoreTest : public ::testing::Test {
  protected:
-  static auto Soon() { return std::chrono::steady_clock::now() + std::chrono::seconds(60); }
+  static auto Soon() { return std::chrono::steady_clock::now() + test::kWatchdog; }
 
   void OpenStore() {
     options_.data_dir = dir_.path() + "/data";

@@ -95,7 +95,11 @@ TEST_F(StoreFaultsTest, ADaemonThatWasKilledIsSaidAndItsRunsAreDisconnected) {
   ASSERT_GE(child, 0);
   if (child == 0) {
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-    OpenAndBegin();
+    OpenStore();
+    ProducerInfo all = Producer({"job", 0, kAllRanks}, 9);
+    all.pid = 0;  // no process, and no run that went on
+    if (!store_->Begin(all).ok()) ::_exit(1);
+    Begin();
     Put(Series("a"), 1, 4.5, 9);
     Flush();
     (void)!::write(ready[1], "y", 1);
@@ -111,7 +115,7 @@ TEST_F(StoreFaultsTest, ADaemonThatWasKilledIsSaidAndItsRunsAreDisconnected) {
   EXPECT_EQ(Said("store_unclosed"), 1u);
   EXPECT_NE(TextOf("store_unclosed").find("pid " + std::to_string(child)), std::string::npos);
   EXPECT_NE(TextOf("store_unclosed").find("1 runs"), std::string::npos) << TextOf("store_unclosed");
-  EXPECT_EQ(store_->LoadProducers()->front().state, RunState::kDisconnected);
+  for (const ProducerStatus& one : *store_->LoadProducers()) EXPECT_EQ(one.state, RunState::kDisconnected);
   EXPECT_EQ(store_->LoadProgress(kRun)->progress.done_seq, 9u);
   EXPECT_EQ(ReadOne("a").numbers, std::vector<double>{4.5});
   Reopen();

@@ -7,12 +7,11 @@
 #include <random>
 #include <thread>
 
-#include "tests/daemon/sinks/store_fixture.h"
+#include "shared/base/clock.h"
+#include "tests/daemon/sinks/store_faults_fixture.h"
 
 namespace ikkuna::sinks {
 namespace {
-
-namespace fs = std::filesystem;
 
 class StoreImportTest : public StoreTest {
  protected:
@@ -73,17 +72,20 @@ class StoreImportTest : public StoreTest {
 
 TEST_F(StoreImportTest, ALiveRunIsCopiedAsItIsAtOneMoment) {
   OpenAndBegin();
-  std::atomic<bool> stop{false};
   const uint32_t a = Series("a"), b = Series("b");
-  std::thread writer([&] {
-    for (uint64_t step = 0; !stop; ++step) {
+  std::jthread writer([&](const std::stop_token& stop) {
+    for (uint64_t step = 0; !stop.stop_requested(); ++step) {
       store_->Offer(BatchOf(run_, step, {{a, 0, double(step)}, {b, 0, double(step)}}));
-      if (step % 20 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      // No faster than the disk: what has no room in the queue would be missing for another reason.
+      while (!stop.stop_requested() && (step % 20 == 0 || store_->Counters().waiting > 10'000)) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        if (store_->Counters().waiting <= 10'000) break;
+      }
     }
   });
   uint64_t before = 0;
   for (int i = 0; i < 5; ++i) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    ASSERT_TRUE(Eventually([&] { return store_->ListRuns()->at(0).values > 2 * before; }));
     const std::string path = copy() + std::to_string(i);
     ASSERT_TRUE(store_->ExportFile(kRun, path).ok());
     EXPECT_FALSE(fs::exists(path + "-wal"));
@@ -96,8 +98,40 @@ TEST_F(StoreImportTest, ALiveRunIsCopiedAsItIsAtOneMoment) {
     before = read_a.steps.size();
     for (size_t n = 0; n < before; ++n) ASSERT_EQ(read_a.steps[n], n);
   }
-  stop = true;
-  writer.join();
+}
+
+TEST_F(StoreImportTest, ACopyThatWouldLackWhatWaitsIsRefusedAndSaysHowMuch) {
+  SmallDisk disk(dir_.path() + "/data", 6);
+  if (!disk.mounted()) GTEST_SKIP() << "NOT TESTED: no file system can be mounted here";
+  OpenAndBegin();
+  const uint32_t a = Series("a");
+  for (uint64_t step = 0; step < 10; ++step) Put(a, step, 1);
+  Flush();
+  Begin({"other", 0, 0}, 9);
+  Put(Series("b"), 1, 1);
+  Flush();
+  const std::string ballast = dir_.path() + "/data/ballast";
+  Spill(ballast, std::string(8 << 20, 'b'));  // as much as there is: what was recorded can be read, and nothing be added
+  Begin();
+  std::string text(100'000, 'x');
+  for (uint64_t step = 10; step < 15; ++step) {
+    store_->Offer(BatchOf(run_, step, {{a, 0, 1}}, {{Series("t", ValueType::kText), 0, Text{text}}}));
+  }
+  const Status copied = store_->ExportFile(kRun, copy());
+  ASSERT_FALSE(copied.ok());
+  EXPECT_EQ(copied.error().code, ErrorCode::kUnavailable);
+  EXPECT_NE(copied.error().text.find("10 of its values wait to be written and would be missing"), std::string::npos)
+      << copied.error().text;
+  EXPECT_FALSE(fs::exists(copy()));
+  // Another run, of which nothing waits, is copied all the same.
+  const Status other = store_->ExportFile({"other", 0, 0}, copy() + "-other");
+  EXPECT_TRUE(other.ok()) << other.error().text;
+  fs::remove(ballast);
+  ASSERT_TRUE(Eventually([&] { return store_->ExportFile(kRun, copy()).ok(); }));
+  auto alone = StoredRuns::Open(copy());
+  ASSERT_TRUE(alone.ok()) << alone.error().text;
+  EXPECT_EQ(ReadOne(**alone, "a").steps.size(), 15u);
+  store_.reset();
 }
 
 TEST_F(StoreImportTest, WhatIsExportedAndImportedIsTheSameRunElsewhere) {
@@ -112,6 +146,12 @@ TEST_F(StoreImportTest, WhatIsExportedAndImportedIsTheSameRunElsewhere) {
   auto key = elsewhere_->ImportFile(copy());
   ASSERT_TRUE(key.ok()) << key.error().text;
   EXPECT_EQ(*key, kRun);
+  // Its attempt counts for those that come.
+  const auto found = elsewhere_->TakeFound();
+  ASSERT_EQ(found.size(), 1u);
+  EXPECT_EQ(found[0].info.run_key, kRun);
+  EXPECT_EQ(found[0].state, RunState::kDied);
+  EXPECT_TRUE(elsewhere_->TakeFound().empty());
   auto check = [&] {
     const RunInfo run = elsewhere_->ListRuns()->at(0);
     EXPECT_EQ(run.host, "here");
@@ -145,6 +185,39 @@ TEST_F(StoreImportTest, WhatIsExportedAndImportedIsTheSameRunElsewhere) {
   // It is a finished run like any other.
   EXPECT_TRUE(elsewhere_->DeleteRun(kRun).ok());
   EXPECT_TRUE(elsewhere_->ImportFile(copy()).ok());
+}
+
+// Its events get ids above all that were there.
+TEST_F(StoreImportTest, TheLastEventsAreThoseThatHappenedLastWhateverWasImported) {
+  OpenAndBegin();
+  Fill(2'000);
+  Flush();
+  ASSERT_TRUE(store_->ExportFile(kRun, copy()).ok());
+  OpenElsewhere();
+  for (int i = 0; i < 3; ++i) {
+    auto batch = std::make_shared<Batch>();
+    batch->events.push_back(EventOf("now" + std::to_string(i), {}));
+    batch->events[0].unix_ns = UnixNs();
+    elsewhere_->Offer(batch);
+  }
+  ASSERT_TRUE(elsewhere_->Flush(Soon()).ok());
+  ASSERT_TRUE(elsewhere_->ImportFile(copy()).ok());
+  EventQuery query;
+  query.last = 4;
+  const auto kinds = [&](Recorded& from) {
+    std::vector<std::string> found;
+    const auto listed = from.ListEvents(query);
+    EXPECT_TRUE(listed.ok());
+    if (listed) {
+      for (const Event& event : *listed) found.push_back(event.kind);
+    }
+    return found;
+  };
+  EXPECT_EQ(kinds(*elsewhere_), (std::vector<std::string>{"e1900", "now0", "now1", "now2"}));
+  elsewhere_.reset();
+  auto stored = StoredRuns::Open(dir_.path() + "/elsewhere");
+  ASSERT_TRUE(stored.ok()) << stored.error().text;
+  EXPECT_EQ(kinds(**stored), (std::vector<std::string>{"e1900", "now0", "now1", "now2"}));
 }
 
 TEST_F(StoreImportTest, AFileThatADeadDaemonLeftWithItsLogIsTakenWithIt) {
@@ -183,6 +256,7 @@ TEST_F(StoreImportTest, WhatIsNoRunIsRefusedWithASentence) {
 }
 
 TEST_F(StoreImportTest, WhatWasTamperedWithIsRefused) {
+  options_.tail_bytes_max = StoreOptions{}.tail_bytes_max;  // nothing leaves `log` before the run's end
   OpenAndBegin();
   Fill(1'500);
   Flush();
@@ -328,6 +402,46 @@ TEST_F(StoreImportTest, ALastWordLeavesOneFileAgain) {
     const std::string name = item.path().filename().string();
     EXPECT_TRUE(name.ends_with(".run") || name.ends_with(".db") || name == "lock") << name;
   }
+}
+
+TEST_F(StoreImportTest, AFileThatIsTheCallersAloneIsMovedInAndTakesNoRoomTwice) {
+  OpenStore();
+  Begin();
+  Put(Series("a"), 1, 2.5);
+  Flush();
+  EndRun();
+  const std::string staged = dir_.path() + "/staged.run";
+  ASSERT_TRUE(store_->ExportFile(kRun, staged).ok());
+  ASSERT_TRUE(store_->DeleteRun(kRun).ok());
+  struct stat before {}, after {};
+  ASSERT_EQ(::stat(staged.c_str(), &before), 0);
+  auto taken = store_->ImportFile(staged, true);
+  ASSERT_TRUE(taken.ok()) << taken.error().text;
+  EXPECT_FALSE(std::filesystem::exists(staged));
+  ASSERT_EQ(::stat(file().c_str(), &after), 0);
+  EXPECT_EQ(before.st_ino, after.st_ino);
+  EXPECT_EQ(ReadOne("a").numbers, std::vector<double>{2.5});
+}
+
+TEST_F(StoreImportTest, ACopyThatWouldLeaveTooLittleFreeIsRefusedWithASentence) {
+  OpenStore();
+  Begin();
+  Put(Series("a"), 1, 2.5);
+  Flush();
+  EXPECT_TRUE(store_->CheckRoom(1).ok());
+  options_.free_bytes_min = uint64_t{1} << 60;
+  Reopen();
+  EXPECT_FALSE(store_->CheckRoom(1).ok()) << "what comes in stays";
+  // A copy that leaves is how one makes room: up to what the store keeps for its own last words.
+  EXPECT_TRUE(store_->ExportFile(kRun, dir_.path() + "/other.run").ok());
+  options_.free_bytes_pause = uint64_t{1} << 60;
+  Reopen();
+  const std::string copy = dir_.path() + "/copy.run";
+  Status copied = store_->ExportFile(kRun, copy);
+  ASSERT_FALSE(copied.ok());
+  EXPECT_EQ(copied.error().code, ErrorCode::kResourceExhausted);
+  EXPECT_NE(copied.error().text.find("shall stay free"), std::string::npos) << copied.error().text;
+  EXPECT_FALSE(std::filesystem::exists(copy));
 }
 
 }  // namespace

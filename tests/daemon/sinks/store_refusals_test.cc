@@ -15,13 +15,11 @@ namespace {
 
 class StoreRefusalsTest : public StoreFaultsTest {
  protected:
-  static auto Shortly() { return std::chrono::steady_clock::now() + std::chrono::seconds(5); }
-
   // Ends the process where it hangs: nothing else ends the store's thread.
   void CloseWatched() {
     std::promise<void> closed;
     std::thread watch([done = closed.get_future()] {
-      if (done.wait_for(std::chrono::seconds(60)) == std::future_status::ready) return;
+      if (done.wait_for(test::kWatchdog) == std::future_status::ready) return;
       std::fputs("Close hangs\n", stderr);
       std::_Exit(1);
     });
@@ -85,7 +83,7 @@ class UnmovableTest : public StoreRefusalsTest {
     uint64_t step = 10'000;
     ASSERT_TRUE(Eventually([&] {
       for (int n = 0; n < 1'000; ++n, ++step) Put(s0, step, ValueOf("s0", step));
-      (void)store_->Flush(Shortly());
+      (void)store_->Flush(Soon());
       return Said("store_failing") + Said("run_file_broken") > 0;
     }));
     Put(s0, 1'000'000, 1);
@@ -95,7 +93,7 @@ class UnmovableTest : public StoreRefusalsTest {
 
 TEST_F(UnmovableTest, ABrokenFileThatCannotBeMovedIsSaidOnceAndWaitedFor) {
   Break();
-  for (int i = 0; i < 3; ++i) EXPECT_FALSE(store_->Flush(Shortly()).ok());
+  for (int i = 0; i < 3; ++i) EXPECT_FALSE(store_->Flush(Soon()).ok());
   EXPECT_EQ(Said("run_file_broken"), 0u) << TextOf("run_file_broken");
   EXPECT_EQ(Said("store_failing"), 1u);
   EXPECT_NE(TextOf("store_failing").find("cannot be moved aside"), std::string::npos) << TextOf("store_failing");
@@ -131,7 +129,7 @@ TEST_F(StoreRefusalsTest, AFileThatTakesNoMoreBecauseItCannotBeCompactedIsSaidAn
   Status flushed;
   for (uint64_t step = 0; flushed && step < 200'000;) {
     for (int n = 0; n < 4'000; ++n, ++step) Put(a, step, ValueOf("a", step));
-    flushed = store_->Flush(Shortly());
+    flushed = store_->Flush(Soon());
   }
   ASSERT_FALSE(flushed.ok());
   EXPECT_NE(flushed.error().text.find("before it is compacted"), std::string::npos) << flushed.error().text;
@@ -141,7 +139,7 @@ TEST_F(StoreRefusalsTest, AFileThatTakesNoMoreBecauseItCannotBeCompactedIsSaidAn
     ProducerStatus status;
     status.info = Producer(kRun);
     store_->SaveProducer(status);
-    EXPECT_FALSE(store_->Flush(Shortly()).ok());
+    EXPECT_FALSE(store_->Flush(Soon()).ok());
   }
   EXPECT_EQ(Said("store_recovered"), 0u);
   EXPECT_EQ(Said("store_failing"), failing);
@@ -157,7 +155,7 @@ TEST_F(StoreRefusalsTest, ListsOfARunThatCannotBeReadAreAnErrorAndNotEmpty) {
   TwoRuns();
   OpenStore();
   ASSERT_TRUE(Eventually([&] { return store_->ListRuns()->size() == 2; }));
-  fs::rename(file({"bad", 0, 0}), folder() + "/away");
+  auto locker = std::make_unique<Locker>(file({"bad", 0, 0}));
   SeriesQuery series;
   EventQuery events;
   series.filter.run = events.filter.run = "bad";
@@ -166,7 +164,7 @@ TEST_F(StoreRefusalsTest, ListsOfARunThatCannotBeReadAreAnErrorAndNotEmpty) {
   // Others are shown.
   EXPECT_EQ(store_->ListSeries({})->series.size(), 41u);
   EXPECT_FALSE(store_->ListEvents({})->empty());
-  fs::rename(folder() + "/away", file({"bad", 0, 0}));
+  locker.reset();
   EXPECT_EQ(store_->ListSeries(series)->series.size(), 41u);
   EXPECT_FALSE(store_->ListEvents(events)->empty());
 }

@@ -5,6 +5,8 @@
 #include <limits>
 #include <random>
 
+#include "daemon/sinks/number_reader.h"
+#include "daemon/sinks/run_entry.h"
 #include "tests/daemon/sinks/store_fixture.h"
 
 namespace ikkuna::sinks {
@@ -501,6 +503,58 @@ TEST_F(StoreTest, FilesAreForTheirOwnerAlone) {
     ASSERT_EQ(::stat(item.path().c_str(), &found), 0);
     EXPECT_EQ(found.st_mode & 077, 0u) << item.path();
   }
+}
+
+TEST_F(StoreTest, AStepThatCameLateDoesNotMakeOnePieceOfALongSeries) {
+  TakeLimitsAway();
+  OpenAndBegin();
+  const uint32_t a = Series("a");
+  constexpr uint64_t kSteps = 60'000;
+  auto value = [](uint64_t step) { return std::sin(static_cast<double>(step)); };
+  for (uint64_t step = 1; step < kSteps; ++step) {
+    if (step != 7 && step != 40'000) Put(a, step, value(step));
+    if (step == kSteps / 2) Put(a, 7, value(7));
+    if (step % 10'000 == 0) Flush();
+  }
+  Put(a, 40'000, value(40'000));
+  Put(a, 0, value(0));
+  Flush();
+  auto check = [&](const std::shared_ptr<RunSnapshot>& snapshot) {
+    NumberReader reader(snapshot, {}, Database::Mode::kAtRest);
+    ASSERT_TRUE(reader.Start(snapshot->run->series().Find(a)).ok());
+    uint64_t step = 0;
+    for (;;) {
+      auto points = reader.Next();
+      ASSERT_TRUE(points.ok()) << points.error().text;
+      if (points->empty()) break;
+      ASSERT_LE(points->size(), SeriesReader::kPointsMax);
+      for (const Point& point : *points) {
+        ASSERT_EQ(point.step, step++);
+        ASSERT_EQ(point.value, value(point.step));
+      }
+    }
+    EXPECT_EQ(step, kSteps);
+  };
+  EXPECT_EQ(ReadOne("a").steps.size(), kSteps);
+  ReadQuery few;
+  few.max_points = 100;
+  const SeriesColumns reduced = ReadOne("a", few);
+  EXPECT_LE(reduced.steps.size(), 100u);
+  EXPECT_EQ(reduced.steps.front(), 0u);
+  EXPECT_EQ(reduced.steps.back(), kSteps - 1);
+  EndRun();
+  store_.reset();
+  auto entry = std::make_shared<RunEntry>(kRun, file());
+  auto opened = OpenStored(file());
+  ASSERT_TRUE(opened.ok());
+  auto loaded = LoadRun(*entry, **opened, nullptr);
+  ASSERT_TRUE(loaded.ok());
+  auto snapshot = std::make_shared<RunSnapshot>();
+  snapshot->entry = entry;
+  snapshot->info = std::make_shared<const ProducerInfo>(Producer());
+  snapshot->run = (*loaded)->run;
+  snapshot->segments = (*loaded)->segments;
+  check(snapshot);
 }
 
 }  // namespace

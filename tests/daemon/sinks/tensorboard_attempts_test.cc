@@ -3,7 +3,9 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <csignal>
+#include <optional>
 
 #include "daemon/sinks/tensorboard/tensorboard.h"
 #include "daemon/sinks/tensorboard/tree.h"
@@ -220,6 +222,47 @@ TEST_F(TensorBoardTrouble, AtTheCapTheRunGoesThatWasNotWrittenToForLongest) {
   EXPECT_LE(bytes, options_.bytes_max);
   read = ReadBack(options_.logdir);
   EXPECT_EQ((*read)["fashion-4/0/default"]["scalars"]["loss"].size(), 600 + 3'200 - dropped);
+}
+
+// The store's files are the originals: these go a little earlier than those.
+TEST_F(TensorBoardTrouble, OnADiskThatIsNearlyFullFinishedRunsGoAndThenNothingIsWritten) {
+  std::atomic<uint64_t> free{1'000'000};
+  options_.free_bytes_min = 800'000;
+  options_.free_bytes_pause = 100'000;
+  options_.free_bytes = [&] { return std::optional<uint64_t>(free.load()); };
+  Open();
+  for (int i = 0; i < 2; ++i) {
+    auto run = NewRun({"old-" + std::to_string(i), 0, 0});
+    Train(run, 0, 400);  // some 19 kB
+    End(run);
+    Flush();
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
+  EXPECT_THAT(EventKinds(), IsEmpty());
+  free = 899'000;  // the store does not mind yet
+  auto live = NewRun({"live", 0, 0});
+  Train(live, 0, 10);
+  Flush();
+  ASSERT_THAT(EventKinds(), ElementsAre("tensorboard_removed"));
+  EXPECT_THAT(Events()[0].text, HasSubstr("shall stay free (--store-min-free-mb)"));
+  EXPECT_FALSE(std::filesystem::exists(options_.logdir + "/fashion"));
+  EXPECT_TRUE(std::filesystem::exists(options_.logdir + "/fashion-2"));
+  EXPECT_EQ(sink_->Counters().dropped, 0u);
+  free = 99'000;
+  Train(live, 10, 20);
+  Flush();
+  free = 110'000;  // not enough to begin again
+  Train(live, 20, 30);
+  Flush();
+  const uint64_t dropped = DropsFor(sink_->Counters(), "paused");
+  EXPECT_GT(dropped, 0u);
+  EXPECT_EQ(sink_->Counters().dropped, dropped);
+  EXPECT_THAT(EventKinds(), ElementsAre("tensorboard_removed", "tensorboard_paused"));
+  free = 2'000'000;
+  Train(live, 30, 40);
+  Flush();
+  EXPECT_THAT(EventKinds(), ElementsAre("tensorboard_removed", "tensorboard_paused", "tensorboard_resumed"));
+  EXPECT_EQ(sink_->Counters().dropped, dropped);
 }
 
 TEST_F(TensorBoardTrouble, TheCapCountsFilesOfEarlierDaemonsAndTouchesNoOthers) {

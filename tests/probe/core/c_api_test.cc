@@ -12,32 +12,22 @@
 
 #include "probe/ikkuna/probe.h"
 #include "shared/stats/derive.h"
-#include "tests/probe/core/daemon_by_hand.h"
+#include "tests/probe/core/c_fixture.h"
 
 namespace ikkuna {
 namespace {
 
 using namespace std::chrono_literals;
 
-ikkuna_options OptionsFor(const DaemonByHand& daemon) {
-  ikkuna_options options{};
-  options.size = sizeof options;
-  options.directory = daemon.directory().c_str();
-  return options;
+// Until the probe's service thread has taken so many commands of the daemon's, and no more.
+bool TakesCommands(DaemonByHand& daemon, uint64_t count) {
+  const auto done = [&] { return daemon.view().ReadStatus().status.command_done; };
+  for (const auto end = std::chrono::steady_clock::now() + test::kWatchdog;
+       done() < count && std::chrono::steady_clock::now() < end;) {
+    std::this_thread::sleep_for(1ms);
+  }
+  return done() == count;
 }
-
-class CInterface : public ::testing::Test {
- protected:
-  void SetUp() override {
-    ::unsetenv("IKKUNA");
-    ::setenv("IKKUNA_WAIT_MS", "10000", 1);
-    ::setenv("IKKUNA_ARENA_MB", "4", 1);
-  }
-  void TearDown() override {
-    ::unsetenv("IKKUNA_WAIT_MS");
-    ::unsetenv("IKKUNA_ARENA_MB");
-  }
-};
 
 // However many are claimed: a record says what a store can keep, or its producer would be quarantined.
 TEST_F(CInterface, SamplesWithoutEndStayWithinTheFormat) {
@@ -48,10 +38,9 @@ TEST_F(CInterface, SamplesWithoutEndStayWithinTheFormat) {
   const uint16_t root = ikkuna_root(session, "net");
   daemon.Accept({Ask(KindBit(Kind::kLoss), Level::kSummary)});
   for (uint64_t step = 0; step < 3; ++step) {
-    ikkuna_begin(session, root, IKKUNA_TAG_DEFAULT, step, 0);
-    ikkuna_loss(session, root, 0.25);
-    ikkuna_samples(session, root, step == 0 ? uint64_t{1} << 63 : UINT64_MAX);
-    ikkuna_end(session, root);
+    CStep one(session, root, step);
+    one.Loss(0.25);
+    ikkuna_samples(one.step(), step == 0 ? uint64_t{1} << 63 : UINT64_MAX);
   }
   int markers = 0;
   for (const auto& message : daemon.Drain()) {
@@ -70,47 +59,85 @@ TEST_F(CInterface, SummariesTensorsScalarsAndTexts) {
   ikkuna_session* session = ikkuna_open(&options);
   ASSERT_NE(session, nullptr);
   const uint16_t root = ikkuna_root(session, "net");
-  const uint32_t fc = ikkuna_module(session, root, "fc", "Linear");
+  const uint32_t fc = ikkuna_module(session, root, "fc", "Linear", 0);
   const int64_t sizes[] = {2, 3};
-  const uint32_t weight = ikkuna_param(session, root, fc, "weight", IKKUNA_F32, 2, sizes);
+  const uint32_t weight = ikkuna_param(session, root, fc, "weight", IKKUNA_F32, 2, sizes, IKKUNA_TRAINABLE);
   ASSERT_TRUE(root != 0 && fc != 0 && weight != 0);
   daemon.Accept({Ask(KindBit(Kind::kWeights) | KindBit(Kind::kLoss) | KindBit(Kind::kScalar) | KindBit(Kind::kText),
                      Level::kSummary),
                  Ask(KindBit(Kind::kActivations), Level::kTensor)});
   const float values[] = {1, 2, 3, 4, 5, 9};
-  ikkuna_begin(session, root, IKKUNA_TAG_DEFAULT, 0, 0);
-  EXPECT_EQ(ikkuna_wanted(session, root, IKKUNA_WEIGHTS, fc), IKKUNA_SUMMARY);
-  EXPECT_EQ(ikkuna_wanted(session, root, IKKUNA_ACTIVATIONS, fc), IKKUNA_TENSOR);
-  EXPECT_EQ(ikkuna_wanted(session, root, IKKUNA_BIASES, fc), IKKUNA_NOTHING);
-  ikkuna_tensor(session, root, IKKUNA_WEIGHTS, fc, weight, IKKUNA_F32, 2, sizes, values);
-  ikkuna_tensor(session, root, IKKUNA_ACTIVATIONS, fc, 0, IKKUNA_F32, 2, sizes, values);
-  ikkuna_tensor(session, root, IKKUNA_ACTIVATIONS, fc, 0, IKKUNA_F32, 2, sizes, values);
-  ikkuna_tensor(session, root, IKKUNA_BIASES, fc, 0, IKKUNA_F32, 2, sizes, values);
-  ikkuna_loss(session, root, 0.25);
-  ikkuna_log(session, root, "temperature", 3.5);
-  ikkuna_log_text(session, root, "phase", "warm-up");
-  ikkuna_end(session, root);
+  CStep step(session, root, 0);
+  EXPECT_EQ(step.Wanted(IKKUNA_WEIGHTS, fc), IKKUNA_SUMMARY);
+  EXPECT_EQ(step.Wanted(IKKUNA_ACTIVATIONS, fc), IKKUNA_TENSOR);
+  EXPECT_EQ(step.Wanted(IKKUNA_BIASES, fc), IKKUNA_NOTHING);
+  EXPECT_EQ(step.Tensor(IKKUNA_WEIGHTS, fc, weight, values, {2, 3}), 1);
+  EXPECT_EQ(step.Tensor(IKKUNA_ACTIVATIONS, fc, 0, values, {2, 3}, 0), 1);
+  EXPECT_EQ(step.Tensor(IKKUNA_ACTIVATIONS, fc, 0, values, {2, 3}, 1), 1);
+  EXPECT_EQ(step.Tensor(IKKUNA_BIASES, fc, 0, values, {2, 3}), 0);
+  EXPECT_EQ(step.Loss(0.25), 1);
+  EXPECT_EQ(ikkuna_log(step.step(), "temperature", 3.5), 1);
+  EXPECT_EQ(ikkuna_log_text(step.step(), "phase", "warm-up"), 1);
+  EXPECT_EQ(ikkuna_rate(step.step(), "all", 0.1), 0);
+  step.End();
 
   const auto got = daemon.Drain();
-  ASSERT_EQ(got.size(), 8u);
+  ASSERT_EQ(got.size(), 9u);
   EXPECT_EQ(got[0].record.kind, static_cast<uint8_t>(Kind::kBatchStarted));
-  EXPECT_EQ(got[1].record.type, static_cast<uint8_t>(RecordType::kSummary));
-  EXPECT_EQ(got[1].record.param, weight);
-  EXPECT_DOUBLE_EQ(stats::Mean(got[1].record.stats), 4.0);
-  EXPECT_DOUBLE_EQ(stats::Norm2(got[1].record.stats), std::sqrt(136.0));
+  EXPECT_EQ(got[1].record.kind, static_cast<uint8_t>(Kind::kPassStarted));
+  EXPECT_EQ(got[1].record.pass, 1u);
+  EXPECT_EQ(got[2].record.type, static_cast<uint8_t>(RecordType::kSummary));
+  EXPECT_EQ(got[2].record.param, weight);
+  EXPECT_EQ(got[2].record.pass, 0u);
+  EXPECT_DOUBLE_EQ(stats::Mean(got[2].record.stats), 4.0);
+  EXPECT_DOUBLE_EQ(stats::Norm2(got[2].record.stats), std::sqrt(136.0));
   for (uint16_t call = 0; call < 2; ++call) {
-    const auto& tensor = got[2u + call];
+    const auto& tensor = got[3u + call];
     EXPECT_EQ(tensor.record.type, static_cast<uint8_t>(RecordType::kTensor));
     EXPECT_EQ(tensor.record.call, call);
+    EXPECT_EQ(tensor.record.pass, 1u);
     ASSERT_EQ(tensor.payload.size(), sizeof values);
     EXPECT_EQ(std::memcmp(tensor.payload.data(), values, sizeof values), 0);
   }
-  EXPECT_DOUBLE_EQ(got[4].record.scalar, 0.25);
-  EXPECT_DOUBLE_EQ(got[5].record.scalar, 3.5);
-  EXPECT_EQ(std::string(got[6].record.text.bytes, got[6].record.text.length), "warm-up");
-  EXPECT_EQ(got[7].record.kind, static_cast<uint8_t>(Kind::kBatchFinished));
+  EXPECT_DOUBLE_EQ(got[5].record.scalar, 0.25);
+  EXPECT_DOUBLE_EQ(got[6].record.scalar, 3.5);
+  EXPECT_EQ(std::string(got[7].record.text.bytes, got[7].record.text.length), "warm-up");
+  EXPECT_EQ(got[8].record.kind, static_cast<uint8_t>(Kind::kBatchFinished));
+  EXPECT_EQ(got[8].record.marker.first_pass, 1u);
+  EXPECT_EQ(got[8].record.marker.passes, 1u);
+  EXPECT_EQ(got[8].record.marker.lowest_open, 2u);
   ikkuna_close(session);
   EXPECT_EQ(daemon.view().ReadStatus().status.state, static_cast<uint32_t>(shm::ProducerState::kFinished));
+}
+
+TEST_F(CInterface, OnlyTheMomentsThatAreAskedAreTaken) {
+  DaemonByHand daemon;
+  ikkuna_options options = OptionsFor(daemon);
+  ikkuna_session* session = ikkuna_open(&options);
+  ASSERT_NE(session, nullptr);
+  const uint16_t root = ikkuna_root(session, "net");
+  const uint32_t fc = ikkuna_module(session, root, "fc", "Linear", 0);
+  const int64_t three[] = {3};
+  const uint32_t weight = ikkuna_param(session, root, fc, "weight", IKKUNA_F32, 1, three, IKKUNA_TRAINABLE);
+  shm::DemandItem cheap = Ask(KindBit(Kind::kWeights), Level::kSummary), dear = cheap;
+  cheap.moments = kCheapMoments;
+  dear.period = 2;
+  daemon.Accept({cheap, dear});
+  const float values[] = {1, 2, 4};
+  for (uint64_t step = 0; step < 2; ++step) {
+    CStep(session, root, step).Tensor(IKKUNA_WEIGHTS, fc, weight, values, {3});
+  }
+  int summaries = 0;
+  for (const auto& message : daemon.Drain()) {
+    if (message.record.type != static_cast<uint8_t>(RecordType::kSummary)) continue;
+    ++summaries;
+    const bool all = message.record.global_step == 0;
+    EXPECT_EQ(message.record.stats.left_out, all ? 0 : kAllMoments & ~kCheapMoments);
+    EXPECT_EQ(message.record.stats.sum4 != 0, all);
+    EXPECT_DOUBLE_EQ(stats::Norm2(message.record.stats), std::sqrt(21.0));
+  }
+  EXPECT_EQ(summaries, 2);
+  ikkuna_close(session);
 }
 
 TEST_F(CInterface, AfterTheLastUnsubscribeNotOneRecord) {
@@ -119,16 +146,23 @@ TEST_F(CInterface, AfterTheLastUnsubscribeNotOneRecord) {
   ikkuna_session* session = ikkuna_open(&options);
   const uint16_t root = ikkuna_root(session, "net");
   daemon.Accept({Ask(KindBit(Kind::kLoss), Level::kSummary)});
+  // Whether its loss was asked for.
   const auto step = [&](uint64_t number) {
-    ikkuna_begin(session, root, IKKUNA_TAG_DEFAULT, number, 0);
-    ikkuna_loss(session, root, 1);
-    ikkuna_end(session, root);
+    CStep one(session, root, number);
+    const bool wanted = one.Wanted(IKKUNA_LOSS) != IKKUNA_NOTHING;
+    one.Loss(1);
+    return wanted;
   };
-  step(0);
-  EXPECT_EQ(daemon.Drain().size(), 3u);
+  EXPECT_TRUE(step(0));
+  EXPECT_EQ(daemon.Drain().size(), 4u);
   daemon.Demand({});
+  uint64_t next = 1;
+  while (next < 20 && step(next))
+    ++next;  // where the service thread looks just then, what was asked holds a step longer
+  ++next;
+  daemon.Drain();
   const uint64_t before = daemon.view().ReadStatus().status.attempted;
-  for (uint64_t i = 1; i < 50; ++i) step(i);
+  for (; next < 50; ++next) EXPECT_FALSE(step(next)) << next;
   EXPECT_EQ(daemon.Drain().size(), 0u);
   EXPECT_EQ(daemon.view().ReadStatus().status.attempted, before);
   EXPECT_EQ(daemon.view().ReadStatus().status.roots[root - 1].step, 50u) << "steps are counted all the same";
@@ -142,15 +176,14 @@ TEST_F(CInterface, ItsCostIsCountedAndKeptInTheBudget) {
   options.quiet = 1;
   ikkuna_session* session = ikkuna_open(&options);
   const uint16_t root = ikkuna_root(session, "net");
-  const uint32_t module = ikkuna_module(session, root, "fc", "Linear");
+  const uint32_t module = ikkuna_module(session, root, "fc", "Linear", 0);
   daemon.Accept({Ask(KindBit(Kind::kWeights), Level::kSummary)}, 500'000);
   const std::vector<float> data(1 << 18, 1.f);
   const int64_t size = static_cast<int64_t>(data.size());
+  const uint32_t weight = ikkuna_param(session, root, module, "weight", IKKUNA_F32, 1, &size, IKKUNA_TRAINABLE);
   // Steps that are little else than our own calls: far above the hundredth that is allowed.
   for (uint64_t step = 0; step < 20'000; ++step) {
-    ikkuna_begin(session, root, IKKUNA_TAG_DEFAULT, step, 0);
-    ikkuna_tensor(session, root, IKKUNA_WEIGHTS, module, 0, IKKUNA_F32, 1, &size, data.data());
-    ikkuna_end(session, root);
+    CStep(session, root, step).Tensor(IKKUNA_WEIGHTS, module, weight, data.data(), {size});
     daemon.Drain();
     const shm::PubStatus status = daemon.view().ReadStatus().status;
     ASSERT_LE(status.probe_ns, status.step_ns);
@@ -175,9 +208,8 @@ TEST_F(CInterface, RootsThatTakeTurnsShareTheTimeThatPasses) {
   const auto begin = std::chrono::steady_clock::now();
   for (uint64_t step = 0; step < 10; ++step) {
     for (const uint16_t root : roots) {
-      ikkuna_begin(session, root, IKKUNA_TAG_DEFAULT, step, 0);
+      const CStep one(session, root, step);
       std::this_thread::sleep_for(1ms);
-      ikkuna_end(session, root);
     }
   }
   const std::chrono::nanoseconds passed = std::chrono::steady_clock::now() - begin;
@@ -193,22 +225,19 @@ TEST_F(CInterface, AnEvaluationIsOnTheAccountOfWhatWasAskedOfIt) {
   ikkuna_options options = OptionsFor(daemon);
   ikkuna_session* session = ikkuna_open(&options);
   const uint16_t root = ikkuna_root(session, "net");
-  const uint32_t module = ikkuna_module(session, root, "fc", "Linear");
+  const uint32_t module = ikkuna_module(session, root, "fc", "Linear", 0);
   shm::DemandItem of_tests = Ask(KindBit(Kind::kActivations), Level::kSummary);
   of_tests.tag = kTagTest;
   daemon.Accept({of_tests});
   const float value = 1;
   uint64_t step = 0;
   const auto evaluate = [&] {
-    ikkuna_begin(session, root, IKKUNA_TAG_TEST, step, 0);
-    ikkuna_tensor(session, root, IKKUNA_ACTIVATIONS, module, 0, IKKUNA_F32, 0, nullptr, &value);
-    ikkuna_end(session, root);
+    CStep(session, root, step, IKKUNA_TAG_TEST).Tensor(IKKUNA_ACTIVATIONS, module, 0, &value, {});
   };
   // Of the training step itself nothing is asked.
   const auto train = [&] {
-    ikkuna_begin(session, root, IKKUNA_TAG_DEFAULT, step++, 0);
+    const CStep one(session, root, step++);
     std::this_thread::sleep_for(1ms);
-    ikkuna_end(session, root);
   };
   const auto fixed_ns = [&] { return daemon.view().ReadStatus().status.fixed_ns; };
   // The first ones are rare: no period could change what they cost.
@@ -216,7 +245,7 @@ TEST_F(CInterface, AnEvaluationIsOnTheAccountOfWhatWasAskedOfIt) {
   EXPECT_EQ(daemon.view().ReadStatus().status.roots[0].phase, static_cast<uint32_t>(shm::Phase::kEvaluate));
   train();
   EXPECT_EQ(daemon.view().ReadStatus().status.roots[0].phase, static_cast<uint32_t>(shm::Phase::kTrain));
-  EXPECT_EQ(daemon.Drain().size(), 3u);
+  EXPECT_EQ(daemon.Drain().size(), 4u);
   EXPECT_EQ(fixed_ns(), daemon.view().ReadStatus().status.probe_ns);
   // One at each step is not.
   for (int i = 0; i < 20; ++i) {
@@ -246,16 +275,13 @@ TEST_F(CInterface, AnEvaluationStandsWithinAStep) {
   of_tests.tag = kTagTest;
   daemon.Accept({Ask(KindBit(Kind::kLoss), Level::kSummary), of_tests});
   for (uint64_t step = 0; step < 2; ++step) {
-    ikkuna_begin(session, root, IKKUNA_TAG_DEFAULT, step, 0);
-    ikkuna_loss(session, root, 1);
-    ikkuna_begin(session, root, IKKUNA_TAG_TEST, step, 0);
-    ikkuna_loss(session, root, 2);
-    ikkuna_end(session, root);
-    ikkuna_loss(session, root, 3);
-    ikkuna_end(session, root);
-    EXPECT_EQ(ikkuna_wanted(session, root, 8 /* loss */, 0), IKKUNA_NOTHING);
+    CStep one(session, root, step);
+    one.Loss(1);
+    CStep(session, root, step, IKKUNA_TAG_TEST).Loss(2);
+    one.Loss(3);
+    one.End();
     const auto got = daemon.Drain();
-    ASSERT_EQ(got.size(), 7u);
+    ASSERT_EQ(got.size(), 9u);
     std::vector<double> training, test;
     for (const auto& one : got) {
       if (one.record.kind != static_cast<uint8_t>(Kind::kLoss)) continue;
@@ -277,8 +303,8 @@ TEST_F(CInterface, StopIsNotHeardWhereControlIsNotAllowed) {
   daemon.Accept({});
   EXPECT_EQ(daemon.view().ReadStatus().status.control, static_cast<uint32_t>(shm::Control::kNone));
   daemon.Command(shm::CommandType::kStop);
-  ikkuna_begin(session, root, IKKUNA_TAG_DEFAULT, 0, 0);
-  EXPECT_EQ(daemon.view().ReadStatus().status.command_done, 1u);
+  ASSERT_TRUE(TakesCommands(daemon, 1));
+  CStep(session, root, 0).Loss(1);
   EXPECT_EQ(ikkuna_stop_requested(session), 0);
   ikkuna_close(session);
 }
@@ -290,19 +316,19 @@ TEST_F(CInterface, StopArrivesAndTheEndOfTheDaemonEmptiesTheDemand) {
   ikkuna_session* session = ikkuna_open(&options);
   const uint16_t root = ikkuna_root(session, "net");
   daemon.Accept({Ask(KindBit(Kind::kLoss), Level::kSummary)});
-  ikkuna_begin(session, root, IKKUNA_TAG_DEFAULT, 0, 0);
+  CStep(session, root, 0).Loss(1);
   EXPECT_EQ(ikkuna_stop_requested(session), 0);
   EXPECT_EQ(daemon.view().ReadStatus().status.control, static_cast<uint32_t>(shm::Control::kStopOnly));
   daemon.Command(shm::CommandType::kStop);
-  ikkuna_begin(session, root, IKKUNA_TAG_DEFAULT, 1, 0);
+  ASSERT_TRUE(TakesCommands(daemon, 1));
+  CStep(session, root, 1).Loss(1);
   EXPECT_EQ(ikkuna_stop_requested(session), 1);
-  EXPECT_EQ(daemon.view().ReadStatus().status.command_done, 1u);
   daemon.Hang();
   bool empty = false;
-  for (uint64_t i = 2; i < 5000 && !empty; ++i) {
-    ikkuna_begin(session, root, IKKUNA_TAG_DEFAULT, i, 0);
-    empty = ikkuna_wanted(session, root, IKKUNA_INPUT_DATA, 0) == IKKUNA_NOTHING &&
-            ikkuna_wanted(session, root, 8 /* loss */, 0) == IKKUNA_NOTHING;
+  const auto end = std::chrono::steady_clock::now() + test::kWatchdog;
+  for (uint64_t i = 2; !empty && std::chrono::steady_clock::now() < end; ++i) {
+    const CStep one(session, root, i);
+    empty = one.Wanted(IKKUNA_INPUT_DATA) == IKKUNA_NOTHING && one.Wanted(IKKUNA_LOSS) == IKKUNA_NOTHING;
     std::this_thread::sleep_for(1ms);
   }
   EXPECT_TRUE(empty);
@@ -325,26 +351,22 @@ TEST_F(CInterface, AStopActsAtItsStepOrNotAtAll) {
     command.argument = step + 1;
     ASSERT_TRUE(daemon.ctl().Push(command, daemon.view().ReadStatus().status.command_done).ok());
   };
-  ikkuna_begin(session, root, IKKUNA_TAG_DEFAULT, 4, 0);
+  auto standing = std::make_unique<CStep>(session, root, 4);
   stop_at(3);
   // The service thread takes it while the trainer stands in its step.
-  for (int i = 0; i < 30'000 && daemon.view().ReadStatus().status.command_done < 1; ++i) {
-    std::this_thread::sleep_for(1ms);
-  }
-  ASSERT_EQ(daemon.view().ReadStatus().status.command_done, 1u);
+  ASSERT_TRUE(TakesCommands(daemon, 1));
   EXPECT_EQ(daemon.view().ReadStatus().status.command_late, 0u);
-  ikkuna_begin(session, root, IKKUNA_TAG_DEFAULT, 5, 0);
+  standing.reset();
+  CStep(session, root, 5).Loss(1);
   EXPECT_EQ(ikkuna_stop_requested(session), 0) << "the others have stopped before";
   EXPECT_EQ(daemon.view().ReadStatus().status.command_late, 1u);
   stop_at(7);
-  for (int i = 0; i < 30'000 && daemon.view().ReadStatus().status.command_done < 2; ++i) {
-    std::this_thread::sleep_for(1ms);
-  }
-  ikkuna_begin(session, root, IKKUNA_TAG_DEFAULT, 6, 0);
-  ikkuna_begin(session, root, IKKUNA_TAG_TEST, 7, 0);
-  ikkuna_begin(session, other, IKKUNA_TAG_DEFAULT, 7, 0);
+  ASSERT_TRUE(TakesCommands(daemon, 2));
+  CStep(session, root, 6).Loss(1);
+  CStep(session, root, 7, IKKUNA_TAG_TEST).Loss(1);
+  CStep(session, other, 7).Loss(1);
   EXPECT_EQ(ikkuna_stop_requested(session), 0);
-  ikkuna_begin(session, root, IKKUNA_TAG_DEFAULT, 7, 0);
+  CStep(session, root, 7).Loss(1);
   EXPECT_EQ(ikkuna_stop_requested(session), 1);
   EXPECT_EQ(daemon.view().ReadStatus().status.command_late, 1u);
   ikkuna_close(session);
@@ -357,23 +379,21 @@ TEST_F(CInterface, AStepThatGoesBackIsRefusedWithASentence) {
   const uint16_t root = ikkuna_root(session, "net");
   daemon.Accept({Ask(KindBit(Kind::kLoss), Level::kSummary)});
   const auto step = [&](uint64_t number) {
-    const int began = ikkuna_begin(session, root, IKKUNA_TAG_DEFAULT, number, 0);
-    ikkuna_loss(session, root, 1);
-    ikkuna_end(session, root);
-    return began;
+    CStep one(session, root, number);
+    one.Loss(1);
+    return one.began();
   };
   EXPECT_STREQ(ikkuna_error(session), "");
-  EXPECT_EQ(step(0), 0);
-  EXPECT_EQ(step(1), 0);
-  EXPECT_EQ(step(0), -1);
+  EXPECT_TRUE(step(0));
+  EXPECT_TRUE(step(1));
+  EXPECT_FALSE(step(0));
   EXPECT_NE(std::string(ikkuna_error(session)).find("step 0 of 'net' is not taken"), std::string::npos);
-  EXPECT_EQ(step(1), -1);
-  EXPECT_EQ(step(static_cast<uint64_t>(-1)), -1);
+  EXPECT_FALSE(step(1));
+  EXPECT_FALSE(step(static_cast<uint64_t>(-1)));
   EXPECT_NE(std::string(ikkuna_error(session)).find("step -1"), std::string::npos) << ikkuna_error(session);
-  EXPECT_EQ(step(uint64_t{1} << 63), -1);
-  EXPECT_EQ(ikkuna_begin(session, root, IKKUNA_TAG_TEST, 1, 0), 0) << "an evaluation at a step that was";
-  ikkuna_end(session, root);
-  EXPECT_EQ(step(5), 0);
+  EXPECT_FALSE(step(uint64_t{1} << 63));
+  EXPECT_TRUE(CStep(session, root, 1, IKKUNA_TAG_TEST).began()) << "an evaluation at a step that was";
+  EXPECT_TRUE(step(5));
   std::vector<uint64_t> losses;
   for (const auto& got : daemon.Drain()) {
     if (got.record.kind == static_cast<uint8_t>(Kind::kLoss)) losses.push_back(got.record.global_step);
@@ -396,11 +416,9 @@ TEST_F(CInterface, WhatCanNeverFitGoesAsItsStatistics) {
   daemon.Accept({Ask(KindBit(Kind::kNetworkOutput) | KindBit(Kind::kLoss), Level::kTensor)});
   const std::vector<float> large((5 << 20) / sizeof(float), 2.0f);  // of an arena of 4 MiB
   for (uint64_t step = 0; step < 3; ++step) {
-    ikkuna_begin(session, root, IKKUNA_TAG_DEFAULT, step, 0);
-    const int64_t sizes[] = {static_cast<int64_t>(large.size())};
-    ikkuna_tensor(session, root, IKKUNA_NETWORK_OUTPUT, 0, 0, IKKUNA_F32, 1, sizes, large.data());
-    ikkuna_loss(session, root, 0.5);
-    ikkuna_end(session, root);
+    CStep one(session, root, step);
+    one.Tensor(IKKUNA_NETWORK_OUTPUT, 0, 0, large.data(), {static_cast<int64_t>(large.size())});
+    one.Loss(0.5);
   }
   int outputs = 0, losses = 0, ends = 0;
   for (const auto& got : daemon.Drain()) {
@@ -435,13 +453,12 @@ TEST_F(CInterface, TheEndOfAStepSaysWhichKindsWereDroppedOfIt) {
   daemon.Accept({Ask(KindBit(Kind::kNetworkOutput) | KindBit(Kind::kLoss), Level::kTensor)});
   const std::vector<float> half((3 << 20) / sizeof(float), 1.0f);  // two do not fit into 4 MiB at a time
   const auto step = [&](uint64_t number, int outputs) {
-    ikkuna_begin(session, root, IKKUNA_TAG_DEFAULT, number, 0);
-    const int64_t sizes[] = {static_cast<int64_t>(half.size())};
-    for (int i = 0; i < outputs; ++i) {
-      ikkuna_tensor(session, root, IKKUNA_NETWORK_OUTPUT, 0, 0, IKKUNA_F32, 1, sizes, half.data());
+    CStep one(session, root, number);
+    for (uint16_t i = 0; i < outputs; ++i) {
+      one.Tensor(IKKUNA_NETWORK_OUTPUT, 0, 0, half.data(), {static_cast<int64_t>(half.size())}, i);
     }
-    ikkuna_loss(session, root, 0.5);
-    ikkuna_end(session, root);
+    one.Loss(0.5);
+    one.End();
     uint64_t dropped = 0;
     for (const auto& got : daemon.Drain()) {
       if (got.record.kind == static_cast<uint8_t>(Kind::kBatchFinished)) dropped = got.record.marker.dropped_kinds;
@@ -460,46 +477,11 @@ TEST_F(CInterface, AResumedRunSaysWhereItBegan) {
   ikkuna_session* session = ikkuna_open(&options);
   const uint16_t root = ikkuna_root(session, "net");
   daemon.Accept({});
-  ikkuna_begin(session, root, IKKUNA_TAG_TEST, 500, 0);
-  ikkuna_end(session, root);
-  for (uint64_t step = 500; step < 503; ++step) {
-    ikkuna_begin(session, root, IKKUNA_TAG_DEFAULT, step, 0);
-    ikkuna_end(session, root);
-  }
+  CStep(session, root, 500, IKKUNA_TAG_TEST).End();
+  for (uint64_t step = 500; step < 503; ++step) CStep(session, root, step).End();
   const shm::RootStatus status = daemon.view().ReadStatus().status.roots[0];
   EXPECT_EQ(status.start_step, 500u);
   EXPECT_EQ(status.step, 503u);
-  ikkuna_close(session);
-}
-
-TEST_F(CInterface, WrongIdsPublishNothing) {
-  DaemonByHand daemon;
-  ikkuna_options options = OptionsFor(daemon);
-  ikkuna_session* session = ikkuna_open(&options);
-  const uint16_t root = ikkuna_root(session, "net");
-  uint64_t all = 0;
-  for (uint8_t kind = 1; kind < 64; ++kind) all |= IsKnownKind(kind) ? KindBit(static_cast<Kind>(kind)) : 0;
-  daemon.Accept({Ask(all, Level::kSummary)});
-  const float value = 1;
-  const auto publish = [&](int kind, uint32_t module, uint32_t param) {
-    ikkuna_tensor(session, root, kind, module, param, IKKUNA_F32, 0, nullptr, &value);
-  };
-  ikkuna_begin(session, root, UINT16_MAX, 0, 0);
-  ikkuna_begin(session, root, IKKUNA_TAG_DEFAULT, 0, 0);
-  publish(IKKUNA_WEIGHTS, 0, 0);
-  publish(IKKUNA_WEIGHTS, UINT32_MAX, 0);
-  publish(IKKUNA_WEIGHTS, 1, UINT32_MAX);
-  publish(IKKUNA_NETWORK_OUTPUT, 1, 0);
-  publish(8 /* loss */, 0, 0);
-  publish(1 /* batch_started */, 0, 0);
-  ikkuna_end(session, root);
-  EXPECT_EQ(daemon.Drain().size(), 2u) << "the two markers";
-  // A right one arrives.
-  ikkuna_begin(session, root, IKKUNA_TAG_DEFAULT, 1, 0);
-  publish(IKKUNA_WEIGHTS, 1, 1);
-  publish(IKKUNA_NETWORK_OUTPUT, 0, 0);
-  ikkuna_end(session, root);
-  EXPECT_EQ(daemon.Drain().size(), 4u);
   ikkuna_close(session);
 }
 
@@ -509,8 +491,9 @@ TEST_F(CInterface, OffSecondAndNullDoNothing) {
   ikkuna_session* off = ikkuna_open(nullptr);
   ASSERT_NE(off, nullptr);
   EXPECT_EQ(ikkuna_root(off, "net"), 0);
-  ikkuna_begin(off, 1, 0, 0, 0);
-  EXPECT_EQ(ikkuna_wanted(off, 1, IKKUNA_WEIGHTS, 0), IKKUNA_NOTHING);
+  EXPECT_EQ(ikkuna_step_begin(off, 1, 0, 0, 0), nullptr);
+  EXPECT_EQ(ikkuna_next_due(off, 1, 0, 0), UINT64_MAX);
+  EXPECT_EQ(ikkuna_due(off, 1, 0, 0), 0u);
   ikkuna_close(off);
   ::unsetenv("IKKUNA");
   ikkuna_session* first = ikkuna_open(nullptr);
@@ -521,12 +504,16 @@ TEST_F(CInterface, OffSecondAndNullDoNothing) {
   ikkuna_close(first);
   ikkuna_session* again = ikkuna_open(nullptr);
   EXPECT_NE(ikkuna_root(again, "net"), 0);
-  // Nonsense costs nothing.
-  const int64_t negative[] = {-1};
-  EXPECT_EQ(ikkuna_param(again, 1, 1, "w", IKKUNA_F32, 1, negative), 0u);
-  EXPECT_EQ(ikkuna_param(again, 1, 1, "w", 99, 0, nullptr), 0u);
-  ikkuna_begin(again, 99, 0, 0, 0);
-  ikkuna_tensor(again, 1, 250, 0, 0, IKKUNA_F32, 0, nullptr, nullptr);
+  EXPECT_EQ(ikkuna_version(), uint32_t{IKKUNA_VERSION});
+  // Nothing costs nothing.
+  const float value = 1;
+  const ikkuna_array array = CArray(&value, {});
+  EXPECT_EQ(ikkuna_step_wanted(nullptr, IKKUNA_WEIGHTS, 1), IKKUNA_NOTHING);
+  EXPECT_EQ(ikkuna_step_array(nullptr, IKKUNA_WEIGHTS, 1, 1, 0, &array), 0);
+  EXPECT_EQ(ikkuna_pass_array(nullptr, IKKUNA_ACTIVATIONS, 1, 1, 0, 0, &array), 0);
+  EXPECT_EQ(ikkuna_log(nullptr, "x", 1), 0);
+  ikkuna_pass_abandon(ikkuna_pass_begin(nullptr));
+  EXPECT_EQ(ikkuna_step_end(nullptr, 0), 0);
   ikkuna_close(again);
   ikkuna_close(nullptr);
 }

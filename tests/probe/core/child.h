@@ -93,7 +93,7 @@ class Child {
   }
   const std::string& said() const { return said_; }
 
-  static constexpr unsigned kWatchdogSeconds = 60;
+  static constexpr unsigned kWatchdogSeconds = 120;
 
  private:
   bool ReadMore() {

@@ -18,6 +18,7 @@
 #include "shared/ctl.h"
 #include "shared/handshake.h"
 #include "shared/pub.h"
+#include "tests/watchdog.h"
 
 namespace ikkuna {
 
@@ -105,12 +106,13 @@ class DaemonByHand {
   // Until a producer has said hello; the limit is a watchdog.
   void Meet() {
     using namespace std::chrono_literals;
-    for (int i = 0; i < 30'000 && !socket_; ++i) {
+    const auto end = std::chrono::steady_clock::now() + test::kWatchdog;
+    while (!socket_ && std::chrono::steady_clock::now() < end) {
       socket_ = UniqueFd(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
       if (!socket_) std::this_thread::sleep_for(1ms);
     }
     ASSERT_TRUE(socket_.valid());
-    for (int i = 0; i < 30'000 && !view_; ++i) {
+    while (!view_ && std::chrono::steady_clock::now() < end) {
       auto hello = shm::ReceiveHello(socket_.get());
       if (!hello) {
         ASSERT_EQ(hello.error().code, ErrorCode::kUnavailable) << hello.error().text;

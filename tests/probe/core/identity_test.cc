@@ -48,8 +48,10 @@ TEST(Identity, TorchrunsDefaultIdNamesNothing) {
   Environment clean;
   ::setenv("TORCHELASTIC_RUN_ID", "none", 1);
   EXPECT_EQ(ResolveIdentity({}).run_id.size(), 36u) << "a UUID of its own";
+  EXPECT_TRUE(ResolveIdentity({}).run_id_made_up) << "the other ranks have others";
   ::setenv("SLURM_JOB_ID", "4711", 1);
   EXPECT_EQ(ResolveIdentity({}).run_id, "4711");
+  EXPECT_FALSE(ResolveIdentity({}).run_id_made_up);
   ::setenv("IKKUNA_RUN_ID", "none", 1);
   EXPECT_EQ(ResolveIdentity({}).run_id, "none") << "whoever chooses the word means it";
   Environment clean_again;
@@ -71,6 +73,8 @@ TEST(Identity, StepsAndArraysOfSlurmAreRunsOfTheirOwn) {
 TEST(Identity, ACountOfRestartsIsTheSchedulersOrNone) {
   Environment clean;
   EXPECT_FALSE(ResolveIdentity({}).attempt.has_value());
+  ::setenv("SLURM_JOB_ID", "4711", 1);
+  EXPECT_EQ(ResolveIdentity({}).attempt, 0u) << "Slurm says none before the first restart";
   ::setenv("SLURM_RESTART_COUNT", "2", 1);
   EXPECT_EQ(ResolveIdentity({}).attempt, 2u);
   ::setenv("TORCHELASTIC_RESTART_COUNT", "1", 1);

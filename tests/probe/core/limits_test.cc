@@ -8,7 +8,7 @@
 #include <string>
 
 #include "probe/core/session.h"
-#include "probe/ikkuna/probe.h"
+#include "tests/probe/core/c_step.h"
 #include "tests/probe/core/child.h"
 #include "tests/probe/core/daemon_by_hand.h"
 
@@ -48,14 +48,12 @@ int Train(const std::string& directory, int steps) {
   options.directory = directory.c_str();
   ikkuna_session* session = ikkuna_open(&options);
   const uint16_t root = ikkuna_root(session, "net");
-  const uint32_t module = ikkuna_module(session, root, "fc", "Linear");
+  const uint32_t module = ikkuna_module(session, root, "fc", "Linear", 0);
   const float values[64] = {};
-  const int64_t sizes[] = {64};
   for (int step = 0; step < steps; ++step) {
-    ikkuna_begin(session, root, IKKUNA_TAG_DEFAULT, static_cast<uint64_t>(step), 0);
-    ikkuna_tensor(session, root, IKKUNA_ACTIVATIONS, module, 0, IKKUNA_F32, 1, sizes, values);
-    ikkuna_loss(session, root, 1);
-    ikkuna_end(session, root);
+    CStep one(session, root, static_cast<uint64_t>(step));
+    one.Tensor(IKKUNA_ACTIVATIONS, module, 0, values, {64});
+    one.Loss(1);
   }
   ikkuna_close(session);
   return 0;

@@ -40,6 +40,7 @@ class MarkersTest : public testing::Test {
     uint32_t passes;
     uint64_t samples;
     uint64_t dropped_kinds;
+    uint32_t flags;
   };
   std::vector<Told> Read() {
     std::vector<Told> all;
@@ -47,9 +48,13 @@ class MarkersTest : public testing::Test {
       const shm::Record& record = got.record;
       EXPECT_EQ(record.global_step, 7u);
       EXPECT_EQ(record.pass, 0u);
-      Told told{static_cast<Kind>(record.kind), {},
-                record.marker.lowest_open,      record.marker.passes,
-                record.marker.samples,          record.marker.dropped_kinds};
+      Told told{static_cast<Kind>(record.kind),
+                {},
+                record.marker.lowest_open,
+                record.marker.passes,
+                record.marker.samples,
+                record.marker.dropped_kinds,
+                record.marker.flags};
       shm::ForEachNamed(record.marker, [&](uint32_t pass) { told.named.push_back(pass); });
       all.push_back(std::move(told));
     }
@@ -67,6 +72,7 @@ TEST_F(MarkersTest, AnEndNamesThePassesOfItsStep) {
   const auto told = Read();
   ASSERT_EQ(told.size(), 1u);
   EXPECT_EQ(told[0].kind, Kind::kBatchFinished);
+  EXPECT_EQ(told[0].flags, shm::kMarkerKindsKnown);  // nothing of it was dropped, whatever went of others
   EXPECT_EQ(told[0].named, passes);
   EXPECT_EQ(told[0].lowest_open, 5u);
   EXPECT_EQ(told[0].passes, 5u);

@@ -15,11 +15,21 @@
 
 #include "tests/probe/core/child.h"
 #include "tests/probe/core/daemon_by_hand.h"
+#include "tests/watchdog.h"
 
 namespace ikkuna::probe {
 namespace {
 
 using ::testing::HasSubstr;
+
+// Until it holds; the limit is a watchdog.
+bool Eventually(const std::function<bool()>& holds) {
+  for (const auto end = std::chrono::steady_clock::now() + test::kWatchdog; std::chrono::steady_clock::now() < end;) {
+    if (holds()) return true;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  return false;
+}
 
 std::unique_ptr<Session> Open(const DaemonByHand& daemon) {
   SessionOptions options;
@@ -37,8 +47,7 @@ TEST(Session, ADaemonThatRefusedIsAskedAgainAndTheReasonIsSaidOnce) {
   for (int i = 0; i < 3; ++i) daemon.Refuse("64 trainers are watched already");
   daemon.Refuse("the run is watched by another");
   daemon.Accept({});
-  for (int i = 0; i < 30'000 && !session->connected(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  EXPECT_TRUE(session->connected());
+  EXPECT_TRUE(Eventually([&] { return session->connected(); }));
   EXPECT_TRUE(session->active());
   session.reset();
   const std::string said = ::testing::internal::GetCapturedStderr();
@@ -67,15 +76,6 @@ TEST(Session, AFactThatIsSaidAgainTakesTheOldOnesPlace) {
   EXPECT_EQ(rates[0].first, rates[1].first);
 }
 
-// Until it holds; the limit is a watchdog.
-bool Eventually(const std::function<bool()>& holds) {
-  for (int i = 0; i < 30'000; ++i) {
-    if (holds()) return true;
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  }
-  return false;
-}
-
 std::string NotesOf(DaemonByHand& daemon) {
   daemon.ReadRegistry();
   std::string notes;
@@ -91,6 +91,64 @@ MessageHeader Header(Kind kind) {
   header.root = 1;
   if (IsDataKind(kind)) header.module = 1;
   return header;
+}
+
+struct Waiting {
+  Waiting() { ::setenv("IKKUNA_WAIT_MS", "600000", 1); }
+  ~Waiting() { ::unsetenv("IKKUNA_WAIT_MS"); }
+};
+
+// What was waited for is there in the first step, and what it asks for can travel.
+TEST(Session, AFirstStepThatWaitedHasWhatIsAsked) {
+  const Waiting waiting;
+  for (int round = 0; round < 40; ++round) {
+    DaemonByHand daemon;
+    std::unique_ptr<Session> session = Open(daemon);
+    ASSERT_NE(session, nullptr);
+    std::thread other([&] { daemon.Accept({Ask(KindBit(Kind::kActivations), Level::kTensor)}); });
+    session->WaitForDaemon();
+    Session::DemandCopy copy;
+    session->RefreshDemand(copy);
+    const bool ready = session->arena_ready();
+    other.join();
+    ASSERT_TRUE(copy.table) << round;
+    ASSERT_TRUE(copy.table->NeedsArena()) << round;
+    ASSERT_TRUE(ready) << round;
+  }
+}
+
+TEST(Session, ADaemonThatTakesNoWholeTensorsIsNotWaitedForThem) {
+  const Waiting waiting;
+  DaemonByHand daemon;
+  std::unique_ptr<Session> session = Open(daemon);
+  ASSERT_NE(session, nullptr);
+  daemon.Accept({Ask(KindBit(Kind::kActivations), Level::kTensor)}, 0, shm::kFeatureCommands);
+  const auto begin = std::chrono::steady_clock::now();
+  session->WaitForDaemon();
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, test::kWatchdog);
+}
+
+// Whoever else has the lock in that moment.
+TEST(Session, AFirstCopyOfTheDemandWaitsForTheLock) {
+  const Waiting waiting;
+  DaemonByHand daemon;
+  std::unique_ptr<Session> session = Open(daemon);
+  ASSERT_NE(session, nullptr);
+  daemon.Accept({Ask(KindBit(Kind::kLoss), Level::kSummary)});
+  session->WaitForDaemon();
+  std::atomic<int> empty{0};
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 4; ++i) {
+    threads.emplace_back([&] {
+      for (int n = 0; n < 50'000; ++n) {
+        Session::DemandCopy copy;
+        session->RefreshDemand(copy);
+        if (!copy.table) ++empty;
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(empty, 0);
 }
 
 // What the probe switches off runs at once; what tells the trainer of it runs on the service thread.

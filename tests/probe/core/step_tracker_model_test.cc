@@ -1,12 +1,14 @@
-// The step tracker under random schedules of threads and models, against a slow reference.
+// The step tracker under random loops of one thread and several models, against a reference that says what a step is.
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <map>
+#include <array>
+#include <optional>
+#include <ostream>
 #include <random>
 #include <set>
 #include <string>
-#include <thread>
+#include <utility>
 #include <vector>
 
 #include "tests/probe/core/tracker_loop.h"
@@ -14,265 +16,366 @@
 namespace ikkuna::probe {
 namespace {
 
-// What a loop on one thread with several models does, as a list; the reference reads it from its beginning each time.
+constexpr int kModels = 3;
+size_t Index(int model) { return static_cast<size_t>(model); }
+
+// What a loop does, as a list.
 struct Happened {
-  enum What { kForward, kBackward, kWrite, kGone } what;
-  int model;
-  PassId pass = 0;                             // kForward, kGone
-  std::vector<std::pair<int, PassId>> walked;  // kBackward: model and pass
-  bool cleared = false;                        // kBackward: of each model walked, gradients are cleared before
+  enum What { kForward, kEvaluate, kBackward, kUsed, kWrite, kOtherWrite, kStep } what;
+  int model = 0;
+  bool evaluating = false;                         // kForward: in evaluation mode
+  std::vector<std::pair<int, PassId>> walked = {};  // kBackward: model and pass
+  std::set<int> evaluations = {};                  // kBackward: models of which it reaches an evaluation
+  bool cleared = false;                            // kBackward: gradients are cleared before
 };
 
-// The steps of one model, by definition: gradients are the sum of the backward passes since they were cleared; a write
-// makes a step of those; gradients that are cleared before a write make a skipped one, unless another model's write
-// made use of the same backward passes.
-std::vector<std::pair<uint16_t, Passes>> Reference(const std::vector<Happened>& history, int model) {
-  std::vector<std::pair<uint16_t, Passes>> steps;
-  struct Sum {
-    std::vector<size_t> backwards;  // indices into the history
+struct MadeStep {
+  StepEndCause cause = StepEndCause::kWritten;
+  Passes passes = {};
+  bool written = true;
+  bool evaluates = false;  // the model is known to train in evaluation mode from now on
+  bool operator==(const MadeStep&) const = default;
+};
+std::ostream& operator<<(std::ostream& out, const MadeStep& step) {
+  out << "{cause " << static_cast<int>(step.cause) << " passes";
+  for (const PassId pass : step.passes) out << ' ' << pass;
+  return out << (step.written ? " written" : "") << (step.evaluates ? " evaluates" : "") << '}';
+}
+
+// The steps of each model, by definition. Gradients are the sum of the backward passes since they were cleared. A write
+// makes a step of those; where the trainer says where steps end, he does. Gradients that are cleared before a write make
+// a skipped step, unless they were not meant for one: another model's step was made of the same backward passes, or they
+// are of evaluations of a model that trains otherwise. Before a first backward pass gradients may be made elsewhere:
+// from the third write on each is a step.
+class Reference {
+ public:
+  Reference(const std::vector<Happened>& history, const std::array<bool, kModels>& manual) {
+    for (size_t m = 0; m < kModels; ++m) models_[m].said = manual[m];
+    for (size_t i = 0; i < history.size(); ++i) Next(i, history[i]);
+  }
+  const std::vector<MadeStep>& Steps(int model) const { return models_[Index(model)].steps; }
+
+ private:
+  struct Backward {
+    size_t at = 0;
     Passes passes;
-  } sum;
-  const auto used_elsewhere = [&](size_t backward, size_t until) {
-    for (size_t other = 0; other < 3; ++other) {
-      if (static_cast<int>(other) == model) continue;
-      std::vector<size_t> pending;
-      for (size_t i = 0; i < until; ++i) {
-        const Happened& event = history[i];
-        if (event.what == Happened::kBackward) {
-          const bool of_it = std::any_of(event.walked.begin(), event.walked.end(),
-                                         [&](const auto& walked) { return walked.first == static_cast<int>(other); });
-          if (of_it && event.cleared) pending.clear();
-          if (of_it) pending.push_back(i);
-        } else if (event.what == Happened::kWrite && event.model == static_cast<int>(other)) {
-          if (std::count(pending.begin(), pending.end(), backward) != 0) return true;
-          pending.clear();
-        }
-      }
-    }
-    return false;
+    bool of_evaluation = false;
+    bool moved = false;  // weights have moved since: said steps
+    bool later = false;  // it is not of the first evaluation of its step: said steps
   };
-  for (size_t i = 0; i < history.size(); ++i) {
-    const Happened& event = history[i];
-    if (event.what == Happened::kBackward) {
-      Passes walked;
-      for (const auto& [of, pass] : event.walked) {
-        if (of == model) walked.push_back(pass);
+  struct Model {
+    std::vector<Backward> sum;
+    std::vector<MadeStep> steps;
+    std::set<PassId> evaluating;
+    bool said = false;  // the trainer says where steps end
+    bool backward = false;
+    uint32_t without_backward = 0;
+    bool open = false;     // a pass or a gradient of a step that has not ended
+    bool closing = false;  // writes are still the last step's
+    bool wrote = false;
+    bool trained = false;  // a training pass has begun in it
+    bool evaluated = false;
+    bool evaluates = false, trains = false;  // how its last step was made
+  };
+
+  void Next(size_t i, const Happened& event) {
+    Model& model = models_[Index(event.model)];
+    switch (event.what) {
+      case Happened::kForward:
+        model.closing = false;
+        Open(model);
+        (event.evaluating ? model.evaluated : model.trained) = true;
+        if (event.evaluating) model.evaluating.insert(event.walked[0].second);
+        return;
+      case Happened::kEvaluate:
+        model.closing = false;
+        return;
+      case Happened::kBackward:
+        for (int m = 0; m < kModels; ++m) Walk(i, event, m);
+        return;
+      case Happened::kUsed:
+        if (!model.said && !model.sum.back().of_evaluation) End(model, event.model, StepEndCause::kInferred);
+        return;
+      case Happened::kOtherWrite:
+        for (Backward& one : model.sum) one.moved = true;
+        return;
+      case Happened::kWrite: {
+        const bool made_elsewhere = !model.said && !model.backward && ++model.without_backward >= 3;
+        if (!model.said && (made_elsewhere || !model.sum.empty())) {
+          return End(model, event.model, StepEndCause::kWritten);
+        }
+        for (Backward& one : model.sum) one.moved = true;
+        model.wrote |= !model.closing;
+        return;
       }
-      if (walked.empty()) continue;
-      if (event.cleared && !sum.backwards.empty()) {
-        const bool for_others = std::all_of(sum.backwards.begin(), sum.backwards.end(),
-                                            [&](size_t backward) { return used_elsewhere(backward, i); });
-        if (!for_others) steps.push_back({kFlagStepSkipped, sum.passes});
-        sum = {};
-      }
-      sum.backwards.push_back(i);
-      sum.passes.insert(sum.passes.end(), walked.begin(), walked.end());
-    } else if (event.what == Happened::kWrite && event.model == model && !sum.backwards.empty()) {
-      steps.push_back({0, sum.passes});
-      sum = {};
+      case Happened::kStep:
+        model.closing = false;
+        // The write of this very step may have ended it before anybody knew.
+        if (std::exchange(model.said, true) || model.open) End(model, event.model, StepEndCause::kBoundary);
+        return;
     }
   }
-  for (auto& [flags, passes] : steps) std::sort(passes.begin(), passes.end());
-  return steps;
-}
+
+  void Walk(size_t i, const Happened& event, int m) {
+    Model& model = models_[Index(m)];
+    Backward backward{i, {}, false, false, false};
+    for (const auto& [of, pass] : event.walked) {
+      if (of == m) backward.passes.push_back(pass);
+    }
+    backward.of_evaluation = backward.passes.empty();
+    if (backward.of_evaluation && event.evaluations.count(m) == 0) return;
+    model.backward = true;
+    if (event.cleared && !model.sum.empty()) {
+      if (model.said) {  // those that no write has used are thrown away
+        std::erase_if(model.sum, [](const Backward& one) { return !one.moved; });
+        backward.later = !model.sum.empty();
+      } else if (!std::all_of(model.sum.begin(), model.sum.end(), [&](const Backward& one) {
+                   return UsedElsewhere(one.at, m) || (one.of_evaluation && model.trains);
+                 })) {
+        End(model, m, StepEndCause::kSkipped);
+      } else {
+        model.sum.clear();
+      }
+    } else if (!model.sum.empty()) {
+      backward.later = model.sum.back().later;
+    }
+    Open(model);
+    model.sum.push_back(std::move(backward));
+  }
+
+  static void Open(Model& model) {
+    if (!std::exchange(model.open, true)) model.wrote = false;
+  }
+
+  bool UsedElsewhere(size_t backward, int model) const {
+    return std::any_of(used_.begin(), used_.end(),
+                       [&](const auto& used) { return used.first == backward && used.second != model; });
+  }
+
+  void End(Model& model, int m, StepEndCause cause) {
+    MadeStep step;
+    step.cause = cause;
+    const bool written = cause == StepEndCause::kWritten || cause == StepEndCause::kBoundary;
+    bool trained = model.trained, evaluated = model.evaluated;
+    for (const Backward& one : model.sum) {
+      if (written) used_.insert({one.at, m});
+      evaluated |= one.of_evaluation;
+      if (one.later) continue;
+      for (const PassId pass : one.passes) {
+        step.passes.push_back(pass);
+        (model.evaluating.count(pass) != 0 ? evaluated : trained) = true;
+      }
+    }
+    std::sort(step.passes.begin(), step.passes.end());
+    if (written && (trained || evaluated)) {
+      model.trains = trained;
+      model.evaluates = !trained;
+    }
+    step.written = cause == StepEndCause::kWritten || model.wrote;
+    step.evaluates = model.evaluates;
+    model.closing = written && (cause == StepEndCause::kWritten || !step.written);
+    model.steps.push_back(step);
+    model.sum.clear();
+    model.open = model.trained = model.evaluated = model.wrote = false;
+  }
+
+  std::array<Model, kModels> models_;
+  std::set<std::pair<size_t, int>> used_;  // backward passes, and the models whose steps were made of them
+};
+
+// One loop over several models, told to a tracker as a front end would.
+class RandomLoop {
+ public:
+  explicit RandomLoop(unsigned seed) : random_(seed) {
+    for (int m = 0; m < kModels; ++m) tracker_.AddRoot(0, Pick(4) == 0);
+    thread_ = tracker_.AddThread();
+    for (int m = 0; m < kModels; ++m) manual_[Index(m)] = tracker_.manual(m);
+  }
+
+  void Run() {
+    for (int event = 0; event < 160; ++event) {
+      Do(static_cast<int>(Pick(kModels)), Pick(11));
+      for (int m = 0; m < kModels; ++m) CheckLowest(m);
+      if (::testing::Test::HasFailure()) return;
+    }
+    const Reference reference(history_, manual_);
+    for (int m = 0; m < kModels; ++m) EXPECT_EQ(got_[Index(m)], reference.Steps(m)) << "model " << m;
+  }
+
+ private:
+  size_t Pick(size_t n) { return std::uniform_int_distribution<size_t>(0, n - 1)(random_); }
+
+  void Do(int m, size_t what) {
+    switch (what) {
+      case 0:
+      case 1:
+        return Forward(m, false);
+      case 2: {  // a graph is destroyed before backward
+        Passes& mine = open_[Index(m)];
+        if (mine.empty()) return;
+        const size_t index = Pick(mine.size());
+        tracker_.PassGone(m, mine[index]);
+        mine.erase(mine.begin() + static_cast<std::ptrdiff_t>(index));
+        return;
+      }
+      case 3:
+        return Evaluate(m);
+      case 4:
+      case 5:
+      case 6:
+        return Backward(m);
+      case 7:
+      case 8:
+        return Write(m, WriteKind::kArithmetic);
+      case 9:
+        return Write(m, WriteKind::kOther);
+      default:  // in some runs the trainer says where steps end, from some step on
+        if (!tracker_.manual(m) && Pick(8) != 0) return;
+        history_.push_back({Happened::kStep, m});
+        const auto seen = tracker_.Boundary(m, thread_);
+        Closed(m, seen.to_close);
+        if (seen.ended) Note(m, *seen.ended);
+    }
+  }
+
+  void Forward(int m, bool evaluating) {
+    StepTracker::PassOptions options;
+    options.recorded = true;
+    options.evaluating = evaluating;
+    tracker_.PassesTold(m, std::exchange(batches_[Index(m)], {}));
+    const auto begun = tracker_.BeginPass(m, thread_, options);
+    EXPECT_FALSE(begun.ended);
+    Closed(m, begun.to_close);
+    EXPECT_FALSE(closing_[Index(m)]);
+    open_[Index(m)].push_back(begun.pass);
+    history_.push_back({Happened::kForward, m, evaluating, {{m, begun.pass}}});
+  }
+
+  // A few batches, of which one may be walked by backward later.
+  void Evaluate(int m) {
+    if (tracker_.trains_in_evaluation(m)) return Forward(m, true);
+    const bool opened = batches_[Index(m)].empty();
+    if (opened) {
+      Closed(m, tracker_.CloseSteps(m, thread_, StepTracker::CloseAt::kEvaluation));
+      EXPECT_FALSE(closing_[Index(m)]);
+      history_.push_back({Happened::kEvaluate, m});
+    }
+    for (size_t batch = 0; batch < 1 + Pick(2); ++batch) {
+      EXPECT_TRUE(tracker_.EvaluationLayer(m, thread_, 7, opened && batch == 0));
+      EXPECT_FALSE(tracker_.EvaluationLayer(m, thread_, 8, false));
+      batches_[Index(m)].push_back(tracker_.NextPass(m));
+    }
+  }
+
+  // Over passes of one model, or of several, of training and of evaluation; none is walked twice here.
+  void Backward(int m) {
+    Happened backward{Happened::kBackward, m};
+    backward.cleared = Pick(2) == 0;
+    const bool look = Pick(8) == 0;  // no parameter gets a gradient
+    for (int of = 0; of < kModels; ++of) {
+      if (of != m && Pick(2) == 0) continue;
+      if (!batches_[Index(of)].empty() && Pick(2) == 0) backward.evaluations.insert(of);
+      Passes& passes = open_[Index(of)];
+      std::shuffle(passes.begin(), passes.end(), random_);
+      const size_t count = passes.empty() || look || Pick(4) == 0 ? 0 : 1 + Pick(passes.size());
+      for (size_t i = 0; i < count; ++i) {
+        backward.walked.push_back({of, passes.back()});
+        passes.pop_back();
+      }
+    }
+    const TaskId task = Loop::NextTask();
+    std::set<int> models = backward.evaluations;
+    for (const auto& [of, pass] : backward.walked) {
+      tracker_.Walked(of, thread_, pass, task, false);
+      models.insert(of);
+    }
+    if (look) models.clear();
+    // Parameters behind a layer get theirs before it is reached, or after.
+    const bool first = Pick(2) == 0;
+    const auto evaluations_walked = [&] {
+      for (const int of : backward.evaluations) tracker_.EvaluationWalked(of, thread_, task);
+    };
+    if (first) evaluations_walked();
+    for (const int of : models) {
+      const auto state = backward.cleared ? GradientState::kCleared : GradientState::kKept;
+      const bool moved = tracker_.manual(of) && moved_[Index(of)];
+      const auto came = tracker_.Gradient(of, thread_, task, {state, moved, 0});
+      Closed(of, came.to_close);
+      if (came.ended) Note(of, *came.ended);
+    }
+    if (!first) evaluations_walked();
+    EXPECT_TRUE(tracker_.EndBackward(thread_, task));
+    if (models.empty()) return;
+    history_.push_back(backward);
+    for (const auto& [of, pass] : backward.walked) {
+      if (Pick(2) == 0) tracker_.PassGone(of, pass);
+    }
+    const bool used = Pick(8) == 0;
+    for (const int of : models) {
+      moved_[Index(of)] = false;
+      if (!used) continue;
+      history_.push_back({Happened::kUsed, of});
+      const auto came = tracker_.GradientsUsed(of, task);
+      Closed(of, came.to_close);
+      if (came.ended) Note(of, *came.ended);
+    }
+  }
+
+  void Write(int m, WriteKind kind) {
+    history_.push_back({kind == WriteKind::kOther ? Happened::kOtherWrite : Happened::kWrite, m});
+    moved_[Index(m)] = true;
+    const auto seen = tracker_.Written(m, thread_, kind, true, 0, true);
+    Closed(m, seen.to_close);
+    if (seen.ended) Note(m, *seen.ended);
+  }
+
+  void Note(int m, const StepEnd& end) {
+    EXPECT_FALSE(closing_[Index(m)]) << "the update of a step is lost when the next ends";
+    EXPECT_EQ(end.step, next_[Index(m)]++);
+    for (const PassId pass : end.passes) EXPECT_GE(pass, lowest_[Index(m)]);
+    got_[Index(m)].push_back({end.cause, end.passes, end.written, tracker_.trains_in_evaluation(m)});
+    if (Pick(2) == 0) tracker_.PassesTold(m, end.passes);
+    const bool said = end.cause == StepEndCause::kBoundary;
+    if (end.cause != StepEndCause::kWritten && (!said || end.written)) return;
+    closing_[Index(m)] = end.step;
+    tracker_.HoldClosing(m, end.lane, end.step, false);
+  }
+
+  void Closed(int m, const std::vector<StepToClose>& to_close) {
+    for (const StepToClose& step : to_close) {
+      EXPECT_EQ(closing_[Index(m)], step.step);
+      EXPECT_FALSE(step.spanned);
+      closing_[Index(m)].reset();
+    }
+  }
+
+  void CheckLowest(int m) {
+    const PassId now = tracker_.LowestOpen(m);
+    EXPECT_GE(now, lowest_[Index(m)]) << "what was given up is not taken back";
+    lowest_[Index(m)] = now;
+    for (const PassId pass : open_[Index(m)]) EXPECT_GE(pass, now);
+    for (const PassId batch : batches_[Index(m)]) EXPECT_GE(batch, now);
+  }
+
+  std::mt19937 random_;
+  StepTracker tracker_;
+  ThreadId thread_ = 0;
+  std::vector<Happened> history_;
+  std::array<std::vector<MadeStep>, kModels> got_;
+  std::array<Passes, kModels> open_, batches_;  // training passes; evaluation batches that are not told
+  std::array<PassId, kModels> lowest_{};
+  std::array<uint64_t, kModels> next_{};
+  std::array<std::optional<uint64_t>, kModels> closing_;
+  std::array<bool, kModels> moved_{};  // since the last backward pass that gave gradients
+  std::array<bool, kModels> manual_{};  // from the beginning
+};
 
 TEST(TrackerModel, RandomLoopsOfSeveralModelsOnOneThread) {
-  for (unsigned seed = 0; seed < 300; ++seed) {
+  for (unsigned seed = 0; seed < 600; ++seed) {
     SCOPED_TRACE("seed " + std::to_string(seed));
-    std::mt19937 random(seed);
-    const auto pick = [&](size_t n) { return std::uniform_int_distribution<size_t>(0, n - 1)(random); };
-    constexpr int kModels = 3;
-    StepTracker tracker;
-    for (int m = 0; m < kModels; ++m) tracker.AddRoot(0, false);
-    const ThreadId thread = tracker.AddThread();
-    std::vector<Happened> history;
-    std::array<std::vector<std::pair<uint16_t, Passes>>, kModels> got;
-    std::array<Passes, kModels> open;
-    std::array<PassId, kModels> lowest{};
-    std::array<uint64_t, kModels> next{};
-    const auto note = [&](int model, const StepEnd& end) {
-      EXPECT_EQ(end.step, next[static_cast<size_t>(model)]++);
-      for (const PassId pass : end.passes) EXPECT_GE(pass, lowest[static_cast<size_t>(model)]);
-      got[static_cast<size_t>(model)].push_back({end.flags(), end.passes});
-      if (pick(2) == 0) tracker.PassesTold(model, end.passes);
-    };
-    for (int event = 0; event < 120; ++event) {
-      const int model = static_cast<int>(pick(kModels));
-      Passes& mine = open[static_cast<size_t>(model)];
-      switch (pick(6)) {
-        case 0:
-        case 1: {
-          StepTracker::PassOptions options;
-          options.recorded = true;
-          const auto begun = tracker.BeginPass(model, thread, options);
-          EXPECT_FALSE(begun.ended);
-          mine.push_back(begun.pass);
-          history.push_back({Happened::kForward, model, begun.pass, {}, false});
-          break;
-        }
-        case 2: {  // a graph is destroyed before backward
-          if (mine.empty()) break;
-          const size_t index = pick(mine.size());
-          tracker.PassGone(model, mine[index]);
-          mine.erase(mine.begin() + static_cast<std::ptrdiff_t>(index));
-          break;
-        }
-        case 3: {  // over passes of one model, or of several; none is walked twice here
-          Happened backward{Happened::kBackward, model, 0, {}, pick(2) == 0};
-          const TaskId task = Loop::NextTask();
-          for (int m = 0; m < kModels; ++m) {
-            if (m != model && pick(2) == 0) continue;
-            Passes& passes = open[static_cast<size_t>(m)];
-            std::shuffle(passes.begin(), passes.end(), random);
-            const size_t count = passes.empty() ? 0 : 1 + pick(passes.size());
-            for (size_t i = 0; i < count; ++i) {
-              backward.walked.push_back({m, passes.back()});
-              passes.pop_back();
-            }
-          }
-          std::set<int> models;
-          for (const auto& [m, pass] : backward.walked) {
-            tracker.Walked(m, thread, pass, task, false);
-            models.insert(m);
-          }
-          for (const int m : models) {
-            const auto came = tracker.Gradient(
-                m, thread, task, {backward.cleared ? GradientState::kCleared : GradientState::kKept, false, 0});
-            if (came.ended) note(m, *came.ended);
-          }
-          tracker.EndBackward(thread, task);
-          for (const auto& [m, pass] : backward.walked) {
-            if (pick(2) == 0) tracker.PassGone(m, pass);
-          }
-          history.push_back(backward);
-          break;
-        }
-        default: {
-          history.push_back({Happened::kWrite, model, 0, {}, false});
-          const auto seen = tracker.Written(model, thread, WriteKind::kArithmetic, true, 0);
-          if (seen.ended) note(model, *seen.ended);
-        }
-      }
-      for (int m = 0; m < kModels; ++m) {
-        const PassId now = tracker.LowestOpen(m);
-        EXPECT_GE(now, lowest[static_cast<size_t>(m)]) << "what was given up is not taken back";
-        lowest[static_cast<size_t>(m)] = now;
-      }
-    }
-    for (int m = 0; m < kModels; ++m) EXPECT_EQ(got[static_cast<size_t>(m)], Reference(history, m)) << "model " << m;
+    RandomLoop(seed).Run();
     if (HasFailure()) return;
   }
-}
-
-// Threads that hand their passes to one that writes, in any order: each step is made of exactly what they gave to it.
-TEST(TrackerModel, RandomSchedulesOfWorkersAndOneThatWrites) {
-  for (unsigned seed = 0; seed < 200; ++seed) {
-    SCOPED_TRACE("seed " + std::to_string(seed));
-    std::mt19937 random(seed);
-    const auto pick = [&](size_t n) { return std::uniform_int_distribution<size_t>(0, n - 1)(random); };
-    StepTracker tracker;
-    tracker.AddRoot(0, false);
-    Loop writer(tracker);
-    std::vector<std::unique_ptr<Loop>> workers;
-    for (uint64_t step = 0; step < 12; ++step) {
-      while (workers.size() < 4) workers.push_back(std::make_unique<Loop>(tracker));
-      if (pick(3) == 0) writer.Forward(), tracker.PassGone(0, writer.pass);  // a pass for nothing
-      struct Task {
-        Loop* loop;
-        int stage = 0;
-        TaskId id = 0;
-      };
-      std::vector<Task> tasks;
-      for (auto& worker : workers) tasks.push_back({worker.get(), 0, 0});
-      if (pick(2) == 0) tasks.push_back({&writer, 0, 0});
-      Passes want;
-      bool first = true;
-      while (!tasks.empty()) {
-        const size_t index = pick(tasks.size());
-        Task& task = tasks[index];
-        switch (task.stage++) {
-          case 0:
-            task.loop->Forward();
-            want.push_back(task.loop->pass);
-            break;
-          case 1:
-            task.loop->Walk(task.loop->pass, task.id = Loop::NextTask());
-            break;
-          case 2:
-            task.loop->Gradient(task.id, std::exchange(first, false) ? kCleared : GradientState::kKept);
-            break;
-          default:
-            tracker.EndBackward(task.loop->thread, task.id);
-            tasks.erase(tasks.begin() + static_cast<std::ptrdiff_t>(index));
-        }
-      }
-      ASSERT_TRUE(writer.Write());
-      EXPECT_EQ(writer.ends.back().step, step);
-      std::sort(want.begin(), want.end());
-      EXPECT_EQ(writer.ends.back().passes, want);
-      tracker.PassesTold(0, want);
-      for (auto& worker : workers) EXPECT_TRUE(worker->ends.empty());
-      if (pick(2) == 0) {
-        tracker.EndThread(workers[0]->thread);
-        workers.erase(workers.begin());
-      }
-    }
-    if (HasFailure()) return;
-  }
-}
-
-// Threads side by side, each with steps of its own, beside other models that it shares with nobody: under the thread
-// sanitizer this is what shows that the tracker holds its lock.
-TEST(TrackerModel, ThreadsTrainSideBySide) {
-  constexpr int kThreads = 4, kSteps = 400;
-  StepTracker tracker;
-  tracker.AddRoot(0, false);
-  for (int t = 0; t < kThreads; ++t) tracker.AddRoot(0, false);
-  std::vector<std::vector<StepEnd>> shared(kThreads), alone(kThreads);
-  std::vector<std::thread> threads;
-  for (int t = 0; t < kThreads; ++t) {
-    threads.emplace_back([&, t] {
-      Loop common(tracker, 0);
-      const auto index = static_cast<size_t>(t);
-      for (int step = 0; step < kSteps; ++step) {
-        const auto begun = common.Forward();
-        for (const StepToClose& closed : begun.to_close) EXPECT_LT(closed.step, uint64_t{kThreads} * kSteps);
-        common.Backward({common.pass});
-        ASSERT_TRUE(common.Write());
-        tracker.HoldClosing(0, common.ends.back().lane, common.ends.back().step);
-        tracker.PassesTold(0, common.ends.back().passes);
-        const int mine = t + 1;
-        const auto own = tracker.BeginPass(mine, common.thread, {true, false, false, 0});
-        const TaskId task = Loop::NextTask();
-        tracker.Walked(mine, common.thread, own.pass, task, false);
-        tracker.Gradient(mine, common.thread, task, {kCleared, false, 0});
-        tracker.EndBackward(common.thread, task);
-        const auto seen = tracker.Written(mine, common.thread, WriteKind::kArithmetic, true, 0);
-        ASSERT_TRUE(seen.ended);
-        EXPECT_EQ(seen.ended->step, static_cast<uint64_t>(step));
-        EXPECT_EQ(seen.ended->passes, Passes{own.pass});
-        tracker.PassesTold(mine, seen.ended->passes);
-        static_cast<void>(tracker.Awake(0));
-      }
-      shared[index] = common.ends;
-      tracker.EndThread(common.thread);
-    });
-  }
-  for (std::thread& thread : threads) thread.join();
-  std::set<uint64_t> steps;
-  std::set<PassId> named;
-  size_t ends = 0, passes = 0;
-  for (const auto& of_thread : shared) {
-    for (const StepEnd& end : of_thread) {
-      steps.insert(end.step);
-      named.insert(end.passes.begin(), end.passes.end());
-      ++ends;
-      passes += end.passes.size();
-    }
-  }
-  EXPECT_EQ(ends, size_t{kThreads} * kSteps) << "no write is lost";
-  EXPECT_EQ(steps.size(), ends) << "each step has a number of its own";
-  EXPECT_EQ(named.size(), passes) << "no pass is named twice";
 }
 
 }  // namespace

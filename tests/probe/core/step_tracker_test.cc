@@ -70,7 +70,7 @@ TEST_F(Tracker, AStepTakesItsNumberWithItsFirstPassAndNotBefore) {
   Loop loop(tracker), other(tracker);
   EXPECT_EQ(tracker.NextStep(0), 0u);
   EXPECT_FALSE(tracker.OpenStep(0, other.thread));
-  EXPECT_TRUE(tracker.CloseSteps(0, other.thread, false).empty());
+  EXPECT_TRUE(tracker.CloseSteps(0, other.thread, StepTracker::CloseAt::kEvaluation).empty());
   EXPECT_TRUE(tracker.EvaluationLayer(0, other.thread, 3, true));
   EXPECT_EQ(tracker.NextStep(0), 0u);
   loop.Forward();
@@ -159,7 +159,6 @@ TEST_F(Tracker, AWriteThatIsNotSeenIsInferredWhereGradientsAreCleared) {
     EXPECT_EQ(loop.ends[i].passes, Passes{static_cast<PassId>(i + 1)});
     EXPECT_EQ(loop.ends[i].flags(), kFlagStepInferred);
   }
-  EXPECT_TRUE(tracker.writes_unseen(0));
 }
 
 TEST_F(Tracker, AnOptimizerThatIsNotSeenAfterOneThatWasIsInferredFromTheSecondStepOn) {
@@ -306,7 +305,7 @@ TEST_F(Tracker, StepIsTheOnlyBoundaryOnceItIsSaid) {
     for (int evaluation = 0; evaluation < 3; ++evaluation) {
       EXPECT_FALSE(loop.Write());
       loop.Forward();
-      loop.Backward({loop.pass}, kCleared);
+      loop.Backward({loop.pass}, kCleared, true);
     }
     const auto seen = manual.Boundary(0, loop.thread);
     ASSERT_TRUE(seen.ended);
@@ -407,7 +406,7 @@ TEST_F(Tracker, SleepsBetweenStepsAndHearsTheWrite) {
   loop.Backward({loop.pass}, kCleared);
   loop.Write();
   EXPECT_FALSE(tracker.Awake(0));
-  tracker.HoldClosing(0, 0, loop.ends.back().step);
+  tracker.HoldClosing(0, 0, loop.ends.back().step, false);
   EXPECT_TRUE(tracker.Awake(0));
   EXPECT_EQ(loop.Forward().to_close.size(), 1u);
   EXPECT_FALSE(tracker.Awake(0));
@@ -434,6 +433,31 @@ TEST_F(Tracker, ABatchThatCallsItsFirstModuleTwiceIsOne) {
   EXPECT_FALSE(tracker.EvaluationLayer(0, loop.thread, 7, false));
   EXPECT_TRUE(tracker.EvaluationLayer(0, loop.thread, 7, false));
   EXPECT_FALSE(tracker.EvaluationLayer(0, loop.thread, 7, false));
+}
+
+TEST_F(Tracker, ABatchThatGoesOnForLongerThanTrainingsIsOne) {
+  Loop loop(tracker);
+  for (int call = 0; call < 2; ++call) {
+    loop.Forward();
+    tracker.FirstModuleCalled(0, loop.thread);
+  }
+  loop.Backward({loop.pass, loop.pass - 1});
+  for (int batch = 0; batch < 3; ++batch) {
+    EXPECT_TRUE(tracker.EvaluationLayer(0, loop.thread, 7, batch == 0));
+    for (int call = 0; call < 4; ++call) EXPECT_FALSE(tracker.EvaluationLayer(0, loop.thread, 7, false, true));
+  }
+}
+
+// The step of a loop whose writes are not seen is open until the next gradient, and an evaluation comes before that.
+TEST_F(Tracker, AnEvaluationWithinAnInferredStepIsListenedFor) {
+  Loop loop(tracker);
+  for (int i = 0; i < 12; ++i) loop.Backward({}, kCleared, true);
+  ASSERT_EQ(loop.ends.back().cause, StepEndCause::kInferred);
+  EXPECT_FALSE(tracker.Awake(0));
+  tracker.SetWatching(0, true);
+  EXPECT_TRUE(tracker.Watching(0));
+  EXPECT_TRUE(tracker.Awake(0));
+  EXPECT_TRUE(tracker.WeightsMayMove(0));
 }
 
 // A robustness test: gradients of an evaluation reach the parameters, and are cleared.

@@ -152,7 +152,7 @@ TEST_F(TrackerThreads, AnUpdateThatSpansAnothersWriteSaysSo) {
   a.Backward({a.pass});
   EXPECT_TRUE(tracker.OthersWrite(0, a.thread)) << "nothing of b was seen since its write";
   ASSERT_TRUE(a.Write());
-  tracker.HoldClosing(0, a.ends.back().lane, a.ends.back().step);
+  tracker.HoldClosing(0, a.ends.back().lane, a.ends.back().step, false);
   b.Forward();
   EXPECT_FALSE(tracker.OthersWrite(0, a.thread));
   b.Backward({b.pass});
@@ -173,7 +173,7 @@ TEST_F(TrackerThreads, ThreadsThatComeAndGoLeaveTheirUpdateToTheNext) {
     }
     loop.Backward({loop.pass}, kCleared);
     ASSERT_TRUE(loop.Write());
-    tracker.HoldClosing(0, loop.ends.back().lane, i);
+    tracker.HoldClosing(0, loop.ends.back().lane, i, false);
     tracker.PassesTold(0, loop.ends.back().passes);
     tracker.EndThread(loop.thread);
   }
@@ -192,12 +192,31 @@ TEST_F(TrackerThreads, AThreadOfSeveralThatEndsLeavesNothingBehind) {
       ASSERT_TRUE(b.Write());
       for (Loop* loop : {&a, &b}) tracker.PassesTold(0, loop->ends.back().passes);
     }
-    tracker.HoldClosing(0, b.ends.back().lane, b.ends.back().step);
+    tracker.HoldClosing(0, b.ends.back().lane, b.ends.back().step, false);
     tracker.EndThread(b.thread);
     EXPECT_EQ(a.Forward().to_close.size(), 1u) << "what b left open";
     tracker.PassGone(0, a.pass);
   }
   EXPECT_LE(tracker.LaneOf(0, a.thread), 2u);
+}
+
+// A thread writes while another is amid its writes, and nobody knew before that they train side by side.
+TEST_F(TrackerThreads, TheFirstUpdatesOfThreadsSideBySideAreSpanned) {
+  Loop a(tracker), b(tracker);
+  a.Forward();
+  b.Forward();
+  a.Backward({a.pass});
+  b.Backward({b.pass});
+  ASSERT_TRUE(a.Write());
+  tracker.HoldClosing(0, a.ends[0].lane, a.ends[0].step, false);
+  const auto seen = tracker.Written(0, b.thread, WriteKind::kArithmetic, true, 0);
+  ASSERT_TRUE(seen.ended);
+  ASSERT_EQ(seen.to_close.size(), 1u);
+  EXPECT_TRUE(seen.to_close[0].spanned);
+  tracker.HoldClosing(0, seen.ended->lane, seen.ended->step, false);
+  const auto left = tracker.CloseSteps(0, b.thread, StepTracker::CloseAt::kAll);
+  ASSERT_EQ(left.size(), 1u);
+  EXPECT_TRUE(left[0].spanned);
 }
 
 // A rollout thread that evaluates, logs and goes takes no number and keeps nothing awake.
@@ -210,7 +229,7 @@ TEST_F(TrackerThreads, AThreadThatDoesNotTrainKeepsNothingAwake) {
   ASSERT_FALSE(tracker.Awake(0));
   const ThreadId rollout = tracker.AddThread();
   tracker.EvaluationLayer(0, rollout, 1, true);
-  tracker.CloseSteps(0, rollout, false);
+  tracker.CloseSteps(0, rollout, StepTracker::CloseAt::kEvaluation);
   EXPECT_FALSE(tracker.Awake(0));
   tracker.EndThread(rollout);
   EXPECT_EQ(tracker.NextStep(0), 10u);

@@ -42,7 +42,7 @@ struct Loop {
     return came;
   }
   bool Write(WriteKind kind = WriteKind::kArithmetic, bool has_gradient = true, int parameter = 0) {
-    auto seen = tracker.Written(model, thread, kind, has_gradient, parameter);
+    auto seen = tracker.Written(model, thread, kind, has_gradient, parameter, has_gradient);
     if (seen.ended) ends.push_back(*seen.ended);
     return seen.ended.has_value();
   }

@@ -442,5 +442,26 @@ TEST_F(Capture, LossesAreTheSameWithAndWithoutAProbe) {
   EXPECT_FALSE(kept_.empty());
 }
 
+// A process that only evaluates: nobody listens for its first step any more, but whoever asks for evaluations has them,
+// before and after.
+TEST_F(Capture, AModelThatIsOnlyEvaluatedIsHeardByWhoeverAsks) {
+  torch::nn::Sequential net(torch::nn::Linear(8, 6), torch::nn::Linear(6, 3));
+  Start({"loss"}).Attach(net);
+  net->eval();
+  torch::NoGradGuard no_grad;
+  const Tensor x = torch::randn({4, 8}), y = torch::randint(3, {4});
+  for (int batch = 0; batch < 100; ++batch) net->forward(x);
+  Also({"activations"}, "test");
+  // The watchdog looks from time to time; the limit is for a test that fails.
+  for (int i = 0; i < 10'000 && Of("activations").empty(); ++i) {
+    net->forward(x);
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  EXPECT_FALSE(Of("activations").empty());
+  const size_t before = Of("activations", "0").size();
+  for (int batch = 0; batch < 100; ++batch) net->forward(x);
+  EXPECT_EQ(Of("activations", "0").size() - before, 100u);
+}
+
 }  // namespace
 }  // namespace ikkuna

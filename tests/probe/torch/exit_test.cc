@@ -69,7 +69,7 @@ TEST_P(Exit, TheProcessEndsWithZeroAndTheDaemonSeesItFinished) {
   DaemonByHand daemon;
   const auto* const info = ::testing::UnitTest::GetInstance()->current_test_info();
   const std::string filter = std::string("--gtest_filter=") + info->test_suite_name() + "." + info->name();
-  std::vector<std::string> environment{std::string(kDirectory) + "=" + daemon.directory(), "IKKUNA_WAIT_MS=30000"};
+  std::vector<std::string> environment{std::string(kDirectory) + "=" + daemon.directory(), "IKKUNA_WAIT_MS=120000"};
   for (char** variable = environ; *variable != nullptr; ++variable) environment.emplace_back(*variable);
   std::vector<char*> variables;
   for (std::string& variable : environment) variables.push_back(variable.data());

@@ -73,6 +73,34 @@ TEST_F(Identity, AWeightThatAnotherOperatorTakesDoesNotSpeakForItsModule) {
   EXPECT_EQ(Names(), (std::vector<std::string>{"in", "> matmul", "in > matmul"}));
 }
 
+// A decoder that is tied to its encoder takes the weight in another layout than the encoder itself.
+TEST_F(Identity, ATiedDecoderIsNoSecondCallOfItsEncoder) {
+  struct Net : nn::Module {
+    explicit Net(int64_t hidden) {
+      enc = register_module("enc", nn::Linear(8, hidden));
+      b_dec = register_parameter("b_dec", torch::zeros({8}));
+    }
+    Tensor forward(const Tensor& x) { return F::linear(torch::tanh(enc(x)), enc->weight.t(), b_dec); }
+    nn::Linear enc{nullptr};
+    Tensor b_dec;
+  };
+  for (const int64_t hidden : {3, 8}) {
+    SCOPED_TRACE(hidden);
+    kept_.clear();
+    auto net = std::make_shared<Net>(hidden);
+    torch::optim::SGD optimizer(net->parameters(), 0.1);
+    Start({"activations"}).Attach(net);
+    for (const Tensor& x : {torch::randn({4, 8}), torch::randn({2, 4, 8})}) {
+      kept_.clear();
+      optimizer.zero_grad();
+      F::mse_loss(net->forward(x), x).backward();
+      optimizer.step();
+      EXPECT_EQ(Names(), (std::vector<std::string>{"enc", "enc > tanh", x.dim() == 2 ? "enc > addmm" : "enc > matmul"}));
+    }
+    probe_.reset();
+  }
+}
+
 TEST_F(Identity, TheThreeProjectionsOfCrossAttentionAreFound) {
   struct Net : nn::Module {
     Net() { attention = register_module("attention", nn::MultiheadAttention(8, 2)); }
@@ -144,6 +172,76 @@ INSTANTIATE_TEST_SUITE_P(Kinds, Replaced,
                                            std::vector<std::string>{"weight_gradients"},
                                            std::vector<std::string>{"activations"},
                                            std::vector<std::string>{"weights", "weight_gradients", "activations"}));
+
+// What the trainer has replaced lives no longer for us, and its hook is gone.
+TEST_F(Identity, AModuleThatWasReplacedIsLetGo) {
+  auto net = std::make_shared<Replaceable>();
+  Probe& probe = Start({"weights", "weight_updates"});
+  probe.Attach(net);
+  std::vector<c10::weak_intrusive_ptr<c10::TensorImpl>> replaced;
+  for (int round = 0; round < 3; ++round) {
+    torch::optim::SGD optimizer(net->parameters(), .05);
+    for (int step = 0; step < 3; ++step) Train(net, optimizer, torch::randn({4, 8}), torch::randint(4, {4}));
+    replaced.emplace_back(net->head->weight.getIntrusivePtr());
+    net->head = net->replace_module("head", nn::Linear(16, 4));
+  }
+  torch::optim::SGD optimizer(net->parameters(), .05);
+  kept_.clear();
+  for (int step = 0; step < 2; ++step) Train(net, optimizer, torch::randn({4, 8}), torch::randint(4, {4}));
+  for (const auto& tensor : replaced) EXPECT_TRUE(tensor.expired());
+}
+
+// A head that is taken out for an evaluation and put back is the one that it was.
+TEST_F(Identity, AModuleThatComesBackTrainsOn) {
+  auto net = std::make_shared<Replaceable>();
+  for (Tensor& parameter : net->fc1->parameters()) parameter.requires_grad_(false);
+  torch::optim::SGD optimizer(net->head->parameters(), .05);
+  Probe& probe = Start({"weight_gradients", "raw_weight_gradients", "batch_finished"});
+  probe.Attach(net);
+  const auto own = net->head;
+  std::vector<double> want;
+  for (int round = 0; round < 3; ++round) {
+    for (int step = 0; step < 3; ++step) {
+      optimizer.zero_grad();
+      F::cross_entropy(net->forward(torch::randn({4, 8})), torch::randint(4, {4})).backward();
+      want.push_back(Norm(own->weight.grad()));
+      optimizer.step();
+    }
+    net->head = net->replace_module("head", nn::Linear(16, 4));
+    {
+      torch::NoGradGuard no_grad;
+      net->forward(torch::randn({4, 8}));
+    }
+    net->head = net->replace_module("head", own);
+  }
+  probe.Detach();
+  EXPECT_FALSE(probe.active());
+  const auto got = Of("weight_gradients", "head");
+  ASSERT_EQ(got.size(), want.size());
+  for (size_t i = 0; i < want.size(); ++i) {
+    EXPECT_EQ(got[i].message.global_step, i);
+    EXPECT_DOUBLE_EQ(Norm(got[i].tensor), want[i]) << i;
+  }
+  EXPECT_EQ(Of("batch_finished").size(), want.size());
+}
+
+// Its hooks, ours for raw gradients too, go with it, and the probe ends as ever.
+TEST_F(Identity, RawGradientsOfAModuleThatIsReplaced) {
+  auto net = std::make_shared<Replaceable>();
+  Probe& probe = Start({"raw_weight_gradients", "batch_finished"});
+  probe.Attach(net);
+  for (int round = 0; round < 3; ++round) {
+    torch::optim::SGD optimizer(net->parameters(), .05);
+    for (int step = 0; step < 2; ++step) Train(net, optimizer, torch::randn({4, 8}), torch::randint(4, {4}));
+    net->head = net->replace_module("head", nn::Linear(16, 4));
+  }
+  torch::optim::SGD optimizer(net->parameters(), .05);
+  Train(net, optimizer, torch::randn({4, 8}), torch::randint(4, {4}));
+  const Tensor weight = net->fc1->weight;
+  probe.Detach();
+  EXPECT_EQ(Of("batch_finished").size(), 7u) << "the last one by Detach()";
+  EXPECT_EQ(torch::autograd::impl::post_acc_grad_hooks(weight).get(), nullptr) << "ours is taken back";
+}
 
 TEST_F(Identity, AParameterThatIsRegisteredLaterIsFound) {
   auto net = std::make_shared<Replaceable>();

@@ -3,32 +3,10 @@
 #include <map>
 #include <set>
 
-#include "tests/probe/torch/capture_fixture.h"
+#include "tests/probe/torch/losses_fixture.h"
 
 namespace ikkuna {
 namespace {
-
-class Losses : public Capture {
- protected:
-  static Tensor X() { return torch::randn({12, 8}); }
-  static Tensor Y() { return torch::randn({12, 4}); }
-  static Tensor K() { return torch::randint(0, 4, {12}); }
-  static torch::nn::Sequential Net(int64_t out = 4) {
-    return torch::nn::Sequential(torch::nn::Linear(8, 16), torch::nn::ReLU(), torch::nn::Linear(16, out));
-  }
-  // By name, of a tag; the value at each step.
-  std::map<std::string, std::vector<double>> Values(const std::string& tag = "default") const {
-    std::map<std::string, std::vector<double>> values;
-    for (const Kept& kept : Of("loss")) {
-      if (kept.message.tag == tag) values[kept.message.param].push_back(kept.message.scalar);
-    }
-    return values;
-  }
-  static void Expect(const std::vector<double>& got, const std::vector<double>& want) {
-    ASSERT_EQ(got.size(), want.size());
-    for (size_t i = 0; i < got.size(); ++i) EXPECT_FLOAT_EQ(got[i], want[i]) << i;
-  }
-};
 
 TEST_F(Losses, WhatHasNoGradientIsNoLoss) {
   auto net = Net();
@@ -178,17 +156,20 @@ TEST_F(Losses, ATermThatComesOutAsItIsStaysTheLoss) {
   Expect(Values()[""], want);
 }
 
-TEST_F(Losses, AMultipleOfATermOfManyElementsIsNotKnown) {
+TEST_F(Losses, OfAMultipleOfATermOfManyElementsTheMeanIsTheLoss) {
   auto net = Net();
   torch::optim::SGD optimizer(net->parameters(), 0.01);
   Start({"loss"}).Attach(net);
   const auto none = F::MSELossFuncOptions().reduction(torch::kNone);
+  std::vector<double> want;
   for (const double scale : {1024., 1. / 3}) {
     optimizer.zero_grad();
-    (F::mse_loss(net->forward(X()), Y(), none).mean() * scale).backward();
+    const Tensor mean = F::mse_loss(net->forward(X()), Y(), none).mean();
+    want.push_back(mean.item<double>());
+    (mean * scale).backward();
     optimizer.step();
   }
-  EXPECT_TRUE(Values().empty());
+  Expect(Values()[""], want);
 }
 
 // A look at gradients before the backward pass, and two backward passes over one forward pass.
@@ -215,6 +196,24 @@ TEST_F(Losses, OnlyWhatGaveGradientsIsTheLossAndTwoOfOnePassAreTerms) {
   optimizer.step();
   Expect(Values()["loss_mse"], {a.item<double>()});
   Expect(Values()["loss_l1"], {b.item<double>()});
+  EXPECT_EQ(Values().count(""), 0u);
+}
+
+// Over one forward pass they are terms also where their function is one: no micro-batches, of which the mean is the loss.
+TEST_F(Losses, TwoBackwardPassesOverOneForwardPassAreTermsOfOneFunction) {
+  auto net = Net();
+  torch::optim::SGD optimizer(net->parameters(), 0.01);
+  Start({"loss"}).Attach(net);
+  std::vector<double> terms;
+  for (int step = 0; step < 3; ++step) {
+    optimizer.zero_grad();
+    const Tensor out = net->forward(X()), a = F::mse_loss(out, Y()), b = F::mse_loss(out, Y());
+    a.backward({}, true);
+    b.backward();
+    optimizer.step();
+    terms.insert(terms.end(), {a.item<double>(), b.item<double>()});
+  }
+  Expect(Values()["loss_mse"], terms);
   EXPECT_EQ(Values().count(""), 0u);
 }
 
@@ -465,6 +464,39 @@ TEST_F(Losses, AnImageOfTheLossThatComesLateIsNotTheNextSteps) {
     probe.Loss(loss);
   }
   EXPECT_TRUE(Values().empty());
+}
+
+// Two models with one encoder: whose a loss is shows at the layers that only one has.
+TEST_F(Losses, OfModelsThatShareALayerEachHasItsOwn) {
+  struct Headed : torch::nn::Module {
+    explicit Headed(torch::nn::Linear shared) {
+      encoder = register_module("encoder", std::move(shared));
+      head = register_module("head", torch::nn::Linear(16, 4));
+    }
+    Tensor forward(const Tensor& x) { return head(torch::relu(encoder(x))); }
+    torch::nn::Linear encoder{nullptr}, head{nullptr};
+  };
+  torch::nn::Linear shared(8, 16);
+  auto first = std::make_shared<Headed>(shared), second = std::make_shared<Headed>(shared);
+  torch::optim::SGD of_first(first->parameters(), 0.05), of_second(second->head->parameters(), 0.05);
+  Probe& probe = Start({"loss"});
+  probe.Attach(first);
+  probe.Attach(second);
+  std::map<std::string, std::vector<double>> want, got;
+  for (int step = 0; step < 4; ++step) {
+    for (auto* model : {&first, &second}) {
+      auto& optimizer = model == &first ? of_first : of_second;
+      first->zero_grad();
+      second->zero_grad();
+      const Tensor loss = F::mse_loss((*model)->forward(X()), Y());
+      want[model == &first ? "model" : "model1"].push_back(loss.item<double>());
+      loss.backward();
+      optimizer.step();
+    }
+  }
+  probe.Detach();
+  for (const Kept& loss : Of("loss")) got[loss.message.root].push_back(loss.message.scalar);
+  EXPECT_EQ(got, want);
 }
 
 }  // namespace

@@ -1,85 +1,16 @@
 // Notes: each sentence that the probe says about what it cannot know or does not take, as a daemon reads it.
+#include <malloc.h>
 #include <torch/script.h>
 
+#include <barrier>
 #include <condition_variable>
-#include <functional>
-#include <initializer_list>
 #include <mutex>
 #include <thread>
 
-#include "shared/codes.h"
-#include "tests/probe/core/daemon_by_hand.h"
-#include "tests/probe/torch/capture_fixture.h"
+#include "tests/probe/torch/notes_fixture.h"
 
 namespace ikkuna {
 namespace {
-
-namespace nn = torch::nn;
-
-class Notes : public ::testing::Test {
- protected:
-  void SetUp() override {
-    ::setenv("IKKUNA_WAIT_MS", "20000", 1);  // what is asked is known before the first step
-    torch::manual_seed(3);
-    probe_ = std::make_unique<Probe>(ProbeOptions{
-        .run = "notes", .allow_control = true, .budget = 0, .directory = daemon_.directory(), .quiet = true});
-  }
-  void TearDown() override {
-    probe_.reset();
-    ::unsetenv("IKKUNA_WAIT_MS");
-  }
-
-  void Asks(std::initializer_list<Kind> kinds, uint32_t period = 1) {
-    uint64_t set = 0;
-    for (const Kind kind : kinds) set |= KindBit(kind);
-    shm::DemandItem item = Ask(set, Level::kSummary);
-    item.period = period;
-    daemon_.Accept({item});
-  }
-  static nn::Sequential Net() { return nn::Sequential(nn::Linear(8, 16), nn::ReLU(), nn::Linear(16, 4)); }
-  static Tensor X() { return torch::randn({12, 8}); }
-  static Tensor Y() { return torch::randn({12, 4}); }
-  static Tensor K() { return torch::randint(0, 4, {12}); }
-  // Three steps of a loss that the loop makes of the output.
-  template <typename Model>
-  void Train(Model& model, torch::optim::Optimizer& optimizer, const std::function<Tensor(const Tensor&)>& loss,
-             int steps = 3) {
-    for (int step = 0; step < steps; ++step) {
-      optimizer.zero_grad();
-      loss(model->forward(X())).backward();
-      optimizer.step();
-    }
-  }
-  static Tensor Mse(const Tensor& out) { return F::mse_loss(out, Y()); }
-
-  std::vector<std::string> Said() {
-    daemon_.Drain();
-    std::vector<std::string> notes;
-    for (const shm::RegistryEntry& entry : daemon_.registry()) {
-      if (entry.type == shm::EntryType::kNote) notes.push_back(entry.second);
-    }
-    return notes;
-  }
-  // Among all notes one begins a sentence with the first of these words, and has the others in it.
-  void ExpectOne(std::initializer_list<std::string> words) {
-    std::string all;
-    std::vector<std::string> with_first;
-    for (const std::string& note : Said()) {
-      all += "\n  " + note;
-      if (note.find(*words.begin()) != std::string::npos) with_first.push_back(note);
-    }
-    ASSERT_EQ(with_first.size(), 1u) << "'" << *words.begin() << "' among:" << all;
-    for (const std::string& word : words) {
-      EXPECT_NE(with_first[0].find(word), std::string::npos) << "'" << word << "' in: " << with_first[0];
-    }
-  }
-  void ExpectNone() {
-    for (const std::string& note : Said()) ADD_FAILURE() << note;
-  }
-
-  DaemonByHand daemon_;
-  std::unique_ptr<Probe> probe_;
-};
 
 TEST_F(Notes, OfALoopThatIsKnownThereIsNone) {
   auto net = Net();
@@ -149,108 +80,6 @@ TEST_F(Notes, TheFirstStepOfAThreadThatBeganDuringAnothersBackward) {
   optimizer.step();
   probe_->Detach();
   ExpectOne({"of student was the first of a thread that began late", "its forward pass was not heard"});
-}
-
-// ---------------------------------------------------------------------------------------------------------------
-// Losses
-
-TEST_F(Notes, ALossOfSeveralTerms) {
-  auto net = Net();
-  torch::optim::SGD optimizer(net->parameters(), 0.05);
-  probe_->Attach(net, {.name = "student"});
-  Asks({Kind::kLoss});
-  Train(net, optimizer, [](const Tensor& out) {
-    const Tensor first = F::cross_entropy(out, K());
-    return first + F::mse_loss(out, Y());
-  });
-  ExpectOne({"the loss of student is not known", "several terms", "loss_cross_entropy, loss_mse", "probe.Loss(total)"});
-}
-
-// However many there are, what to do about it is still said.
-TEST_F(Notes, ALossOfVeryManyTerms) {
-  auto net = Net();
-  torch::optim::SGD optimizer(net->parameters(), 0.05);
-  probe_->Attach(net, {.name = "student"});
-  Asks({Kind::kLoss});
-  Train(net, optimizer, [](const Tensor& out) {
-    Tensor sum = torch::zeros({});
-    for (int term = 0; term < 400; ++term) sum = sum + F::mse_loss(out, Y());
-    return sum;
-  });
-  ExpectOne({"the loss of student is not known", "loss_mse, loss_mse_2", "probe.Loss(total)"});
-}
-
-TEST_F(Notes, ALossThatLibTorchHasNoFunctionFor) {
-  auto net = Net();
-  torch::optim::SGD optimizer(net->parameters(), 0.05);
-  probe_->Attach(net, {.name = "student"});
-  Asks({Kind::kLoss});
-  Train(
-      net, optimizer, [](const Tensor& out) { return (out - Y()).pow(2).mean(); }, 6);
-  ExpectOne({"the loss of student is not known", "no loss function of LibTorch ran", "probe.Loss(loss)"});
-}
-
-TEST_F(Notes, BackwardThatStartsFromSomethingElse) {
-  auto net = Net();
-  torch::optim::SGD optimizer(net->parameters(), 0.05);
-  probe_->Attach(net, {.name = "student"});
-  Asks({Kind::kLoss});
-  Tensor kept;
-  Train(net, optimizer, [&](const Tensor& out) {
-    kept = F::mse_loss(out, Y());
-    return out.exp().mean();
-  });
-  ExpectOne(
-      {"the loss of student is not known", "backward starts from nothing that a loss function", "probe.Loss(total)"});
-}
-
-TEST_F(Notes, ALossOfManyElements) {
-  auto net = Net();
-  torch::optim::SGD optimizer(net->parameters(), 0.05);
-  probe_->Attach(net, {.name = "student"});
-  Asks({Kind::kLoss});
-  for (int step = 0; step < 3; ++step) {
-    optimizer.zero_grad();
-    F::mse_loss(net->forward(X()), Y(), F::MSELossFuncOptions().reduction(torch::kNone)).backward(torch::ones({12, 4}));
-    optimizer.step();
-  }
-  ExpectOne({"the loss of student is not known", "gives many elements", "probe.Loss(total)"});
-}
-
-TEST_F(Notes, TargetsThatAreNoClassIndices) {
-  auto net = Net();
-  torch::optim::SGD optimizer(net->parameters(), 0.05);
-  probe_->Attach(net, {.name = "student"});
-  Asks({Kind::kInputLabels, Kind::kNetworkOutput});
-  Train(net, optimizer, Mse);
-  ExpectOne({"the accuracy of student is not known", "targets of its mse loss", "no class indices"});
-}
-
-TEST_F(Notes, ALossThatIsGivenTooLate) {
-  auto net = Net();
-  torch::optim::SGD optimizer(net->parameters(), 0.05);
-  probe_->Attach(net, {.name = "student"});
-  Asks({Kind::kLoss});
-  for (int step = 0; step < 3; ++step) {
-    optimizer.zero_grad();
-    const Tensor loss = net->forward(X()).exp().mean();
-    loss.backward();
-    optimizer.step();
-    probe_->Loss(loss);
-  }
-  ExpectOne({"probe.Loss() of student came when its step had ended", "before optimizer.step()"});
-}
-
-TEST_F(Notes, ALossThatIsNotOneNumber) {
-  auto net = Net();
-  torch::optim::SGD optimizer(net->parameters(), 0.05);
-  probe_->Attach(net, {.name = "student"});
-  Asks({Kind::kLoss});
-  Train(net, optimizer, [&](const Tensor& out) {
-    probe_->Loss(out.exp());
-    return out.exp().mean();
-  });
-  ExpectOne({"probe.Loss() of student got what is not one number"});
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -545,6 +374,195 @@ TEST_F(Notes, WhatIsRefusedIsPrinted) {
     EXPECT_NE(first, std::string::npos) << words << " in: " << printed;
     EXPECT_EQ(printed.find(words, first + 1), std::string::npos) << words << " twice in: " << printed;
   }
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Loops that are not what they look like
+
+class NotesOfKind : public Notes, public ::testing::WithParamInterface<Kind> {};
+INSTANTIATE_TEST_SUITE_P(Kinds, NotesOfKind, ::testing::Values(Kind::kWeightUpdates, Kind::kLoss));
+
+TEST_P(NotesOfKind, AnOptimizerThatEvaluatesTwiceAStep) {
+  auto net = Net();
+  torch::optim::SGD optimizer(net->parameters(), .05);
+  probe_->Attach(net);
+  Asks({GetParam()});
+  for (int step = 0; step < 12; ++step) {  // sharpness-aware minimization
+    const Tensor x = X(), y = Y();
+    std::vector<Tensor> away;
+    optimizer.zero_grad();
+    F::mse_loss(net->forward(x), y).backward();
+    {
+      torch::NoGradGuard no_grad;
+      for (const Tensor& parameter : net->parameters()) {
+        away.push_back(.05 * parameter.grad());
+        parameter.add_(away.back());
+      }
+    }
+    optimizer.zero_grad();
+    F::mse_loss(net->forward(x), y).backward();
+    {
+      torch::NoGradGuard no_grad;
+      for (size_t i = 0; i < away.size(); ++i) net->parameters()[i].sub_(away[i]);
+    }
+    optimizer.step();
+  }
+  ExpectOne({"each second step of", "manual_steps", "Step()"});
+}
+
+class NotesOfPeriod : public Notes, public ::testing::WithParamInterface<uint32_t> {};
+INSTANTIATE_TEST_SUITE_P(Periods, NotesOfPeriod, ::testing::Values(1u, 7u, 100u));
+
+TEST_P(NotesOfPeriod, AnOptimizerThatNobodyAttachedWritesBehindAnEvaluation) {
+  auto net = Net();
+  torch::optim::SGD head(net[2]->parameters(), .05), body(net[0]->parameters(), .05);
+  probe_->Attach(net);
+  Asks({Kind::kWeightUpdates}, GetParam());
+  for (int step = 0; step < 12; ++step) {
+    net->zero_grad();
+    Mse(net->forward(X())).backward();
+    head.step();
+    {
+      torch::NoGradGuard no_grad;
+      net->forward(X());
+    }
+    body.step();
+  }
+  ExpectOne({"the update of 0", "behind an evaluation"});
+}
+
+TEST_F(Notes, LayersThatRunWithoutGradientsBeforeATrainingPass) {
+  struct Frozen : nn::Module {
+    Frozen() {
+      body = register_module("body", nn::Linear(8, 8));
+      head = register_module("head", nn::Linear(8, 4));
+    }
+    Tensor forward(const Tensor& x) {
+      Tensor features;
+      {
+        torch::NoGradGuard no_grad;
+        features = torch::relu(body(x));
+      }
+      return head(features);
+    }
+    nn::Linear body{nullptr}, head{nullptr};
+  };
+  auto net = std::make_shared<Frozen>();
+  torch::optim::SGD optimizer(net->head->parameters(), .05);
+  probe_->Attach(net);
+  Asks({Kind::kActivations});
+  Train(net, optimizer, Mse);
+  ExpectOne({"layers of", "without gradients", "no_grad"});
+}
+
+TEST_F(Notes, TwoNetworksThatAreOneModelAndStepInTurns) {
+  struct Gan : nn::Module {
+    Gan() {
+      generator = register_module("generator", nn::Linear(8, 8));
+      critic = register_module("critic", nn::Linear(8, 1));
+    }
+    nn::Linear generator{nullptr}, critic{nullptr};
+  };
+  auto gan = std::make_shared<Gan>();
+  torch::optim::SGD of_generator(gan->generator->parameters(), .05), of_critic(gan->critic->parameters(), .05);
+  probe_->Attach(gan);
+  Asks({Kind::kLayerGradients});
+  for (int step = 0; step < 4; ++step) {
+    gan->zero_grad();
+    const Tensor fake = gan->generator(X());
+    gan->critic(fake.detach()).mean().backward();
+    of_critic.step();
+    gan->zero_grad();
+    (-gan->critic(fake)).mean().backward();
+    of_generator.step();
+  }
+  ExpectOne({"layer gradients of", "an earlier step was made of"});
+}
+
+// What is not asked any more is not taken for the rest of a step that goes on, and the step says that it lacks it.
+TEST_F(Notes, AStepThatGoesOnGivesUpWhatNobodyAsksFor) {
+  auto net = Net();
+  torch::optim::SGD optimizer(net->parameters(), .05);
+  probe_->Attach(net);
+  Asks({Kind::kActivations, Kind::kLoss});
+  for (int pass = 0; pass < 20; ++pass) Mse(net->forward(X())).backward();
+  daemon_.Drain();
+  daemon_.Demand({Ask(KindBit(Kind::kLoss), Level::kSummary)});
+  for (int pass = 0; pass < 40; ++pass) Mse(net->forward(X())).backward();
+  optimizer.step();
+  probe_->Detach();
+  size_t activations = 0, losses = 0;
+  uint64_t dropped = 0;
+  for (const auto& got : daemon_.Drain()) {
+    activations += got.record.kind == static_cast<uint8_t>(Kind::kActivations);
+    losses += got.record.kind == static_cast<uint8_t>(Kind::kLoss);
+    if (got.record.kind == static_cast<uint8_t>(Kind::kBatchFinished)) dropped = got.record.marker.dropped_kinds;
+  }
+  EXPECT_GT(activations, 0u);
+  EXPECT_LT(activations, 3u * 32) << "of 40 passes of three modules";
+  EXPECT_GE(losses, 40u);
+  EXPECT_EQ(dropped, KindBit(Kind::kActivations));
+  ExpectOne({"a step of", "has given up"});
+}
+
+TEST_F(Notes, WhatIsLoggedBeforeAModelIsAttached) {
+  auto net = Net();
+  torch::optim::SGD optimizer(net->parameters(), .05);
+  probe_->Log("early", 1.0);
+  probe_->Attach(net);
+  Asks({Kind::kLoss});
+  Train(net, optimizer, Mse);
+  ExpectOne({"what is logged before a model is attached"});
+}
+
+// An evaluation on a thread that does not train, which nothing ends: it is said how to.
+TEST_F(Notes, EvaluationsThatNothingTellsApart) {
+  auto net = Net(), snapshot = Net();
+  torch::optim::SGD optimizer(net->parameters(), .05);
+  probe_->Attach(net);
+  probe_->Attach(snapshot, {.name = "snapshot"});
+  shm::DemandItem training = Ask(KindBit(Kind::kLoss), Level::kSummary), evaluation = training;
+  evaluation.tag = kTagTest;
+  daemon_.Accept({training, evaluation});
+  snapshot->eval();
+  std::barrier turn(2);
+  constexpr int kRounds = 4;
+  std::thread other([&] {
+    for (int round = 0; round < kRounds; ++round) {
+      turn.arrive_and_wait();
+      torch::NoGradGuard no_grad;
+      Mse(snapshot->forward(X()));
+      turn.arrive_and_wait();
+    }
+  });
+  for (int round = 0; round < kRounds; ++round) {
+    Train(net, optimizer, Mse, 30);
+    turn.arrive_and_wait();
+    turn.arrive_and_wait();
+  }
+  other.join();
+  probe_->Detach();
+  ExpectOne({"an evaluation of snapshot goes on", "probe.Tag()"});
+}
+
+// Copies of the weights are for updates: they go when nobody asks for these any more.
+TEST_F(Notes, CopiesForUpdatesThatNobodyAsksForAreFreed) {
+  nn::Sequential net(nn::Linear(1024, 4096), nn::Linear(4096, 4));
+  torch::optim::SGD optimizer(net->parameters(), .001);
+  probe_->Attach(net);
+  Asks({Kind::kWeightUpdates});
+  const auto step = [&] {
+    optimizer.zero_grad();
+    net->forward(torch::ones({1, 1024})).square().mean().backward();
+    optimizer.step();
+  };
+  const auto used = [] { return ::mallinfo2().uordblks + ::mallinfo2().hblkhd; };
+  for (int i = 0; i < 4; ++i) step();
+  const size_t with = used();
+  daemon_.Drain();
+  daemon_.Demand({Ask(KindBit(Kind::kLoss), Level::kSummary)});
+  for (int i = 0; i < 4; ++i) step();
+  EXPECT_LT(used() + (size_t{12} << 20), with) << "of 16 MiB";
 }
 
 }  // namespace

@@ -3,6 +3,11 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/library.h>
 
+#include <atomic>
+#include <memory>
+
+#include "probe/torch/operator_callback.h"
+#include "probe/torch/operator_table.h"
 #include "shared/codes.h"
 #include "tests/probe/torch/capture_fixture.h"
 #include "tests/probe/torch/scenario.h"
@@ -97,6 +102,25 @@ TEST_P(Operators, AnOptimizerOfAnotherLibraryEndsTheStep) {
   }
 }
 
+// A library that the trainer loads when the model is attached already, and lets go before the next one comes.
+TEST_P(Operators, AnOptimizerOfALibraryThatIsLoadedLaterEndsTheStep) {
+  Scenario s(GetParam());
+  Mlp model;
+  s.Attach(model);
+  for (int step = 0; step < 12; ++step) {
+    s.Forward(model);
+    Backward(model);
+    torch::Library late(torch::Library::FRAGMENT, "ikkuna_tests_late", std::nullopt, __FILE__, __LINE__);
+    late.def("step(Tensor(a!) momentum, Tensor(b!) parameter, Tensor gradient, float lr) -> ()", &Step);
+    s.Step(model);
+    for (const Tensor& p : model.parameters()) {
+      Call("ikkuna_tests_late::step", &Step, torch::zeros_like(p), p, p.grad(), .1);
+    }
+  }
+  s.Check();
+  ExpectFlags(s, 12, GetParam(), false);
+}
+
 TEST_P(Operators, WhatWritesBesideAnOptimizerIsAnotherHand) {
   Scenario s(GetParam());
   Mlp model;
@@ -164,6 +188,47 @@ TEST_P(Operators, ACollectiveThatAveragesGradientsFlagsNothing) {
     s.Check();
     ExpectFlags(s, 12, GetParam(), false);
   }
+}
+
+// A library that is unloaded takes the names of its operators with it: at their addresses others' may lie then.
+TEST(OperatorNames, OfALibraryThatIsUnloadedAreForgotten) {
+  auto library =
+      std::make_unique<torch::Library>(torch::Library::FRAGMENT, "ikkuna_tests_gone", std::nullopt, __FILE__, __LINE__);
+  library->def("scale(Tensor(a!) tensor, float by) -> ()", &Scale);
+  torch_probe::OperatorTable table;
+  const auto handle = c10::Dispatcher::singleton().findSchemaOrThrow("ikkuna_tests_gone::scale", "");
+  const char* const name = handle.schema().name().c_str();
+  const char* const other =
+      c10::Dispatcher::singleton().findSchemaOrThrow("ikkuna_tests::scale", "").schema().name().c_str();
+  EXPECT_NE(table.Find(name), nullptr);
+  library.reset();
+  EXPECT_EQ(table.Find(name), nullptr);
+  EXPECT_NE(table.Find(other), nullptr);
+}
+
+// The session has switched itself off: operators are not heard any more, whoever needs them.
+std::atomic<int> heard{0};
+TEST(OperatorCallbacks, AreSilentWhenTheyAreSilenced) {
+  torch_probe::OperatorCallback callback;
+  callback.Register(
+      [](const at::RecordFunction&) {
+        ++heard;
+        return std::unique_ptr<at::ObserverContext>();
+      },
+      [](const at::RecordFunction&, at::ObserverContext*) {});
+  const auto hears = [] {
+    const int before = heard.load();
+    torch::ones({2}).add(1);
+    return heard.load() != before;
+  };
+  EXPECT_FALSE(hears());
+  callback.Need(+1);
+  EXPECT_TRUE(hears());
+  callback.Silence();
+  EXPECT_FALSE(hears());
+  callback.Need(+1);
+  EXPECT_FALSE(hears());
+  callback.Unregister();
 }
 
 }  // namespace

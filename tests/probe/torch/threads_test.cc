@@ -21,11 +21,11 @@ TEST_F(Threads, AThreadThatBeginsDuringAnothersBackwardIsHeard) {
   torch::nn::Linear first(8, 6), last(6, 3);
   torch::nn::Sequential net(first, last);
   torch::optim::SGD optimizer(net->parameters(), 0.1);
-  Start({"network_output"}).Attach(net);
+  Start({"activations"}).Attach(net);
   const Tensor x = torch::randn({4, 8}), y = torch::randint(3, {4});
   // In the midst of a backward pass, of which operators have been heard already, another thread runs a forward pass.
   const auto outputs_of_both = [&] {
-    const size_t before = Of("network_output").size();
+    const size_t before = Of("activations", "1").size();
     optimizer.zero_grad();
     const Tensor hidden = first->forward(x);
     hidden.register_hook([&](const Tensor& gradient) {
@@ -34,7 +34,7 @@ TEST_F(Threads, AThreadThatBeginsDuringAnothersBackwardIsHeard) {
     });
     F::cross_entropy(last->forward(hidden), y).backward();
     optimizer.step();
-    return Of("network_output").size() - before;
+    return Of("activations", "1").size() - before;
   };
   Train(net, optimizer, x, y);
   EXPECT_EQ(outputs_of_both(), 2u) << "early on";

@@ -124,6 +124,53 @@ TEST(MergeStats, SurvivesWhatOnlyALiarSends) {
   EXPECT_TRUE(std::isfinite(MergeStats(liar, Of({1.0})).shift));
 }
 
+// As a writer leaves out what nobody asked.
+TensorStats Without(TensorStats s, uint64_t moments) {
+  s.left_out = moments;
+  if ((moments & kMomentFirst) != 0) s.sum1 = 0;
+  if ((moments & kMomentSecond) != 0) s.sum2 = 0;
+  if ((moments & kMomentThird) != 0) s.sum3 = 0;
+  if ((moments & kMomentFourth) != 0) s.sum4 = 0;
+  if ((moments & kMomentAbs) != 0) s.abs_sum = 0;
+  if ((moments & kMomentSquare) != 0) s.square_sum = 0;
+  if ((moments & kMomentBounds) != 0) s.min = kInf, s.max = -kInf;
+  return s;
+}
+
+TEST(MergeStats, WhatEitherLeavesOutIsLeftOutAndTheRestIsAsBefore) {
+  const std::vector<double> a = Normal(300, 5, 1, 1), b = Normal(400, -7, 2, 2);
+  const TensorStats whole = MergeStats(Of(a), Of(b));
+  constexpr uint64_t kPowersFrom[] = {0, kMomentFourth, kMomentThird | kMomentFourth,
+                                      kMomentSecond | kMomentThird | kMomentFourth,
+                                      kMomentFirst | kMomentSecond | kMomentThird | kMomentFourth};
+  for (const uint64_t powers : kPowersFrom) {
+    for (const uint64_t others : {uint64_t{0}, uint64_t{kMomentAbs}, uint64_t{kMomentSquare | kMomentBounds}}) {
+      for (const bool swapped : {false, true}) {
+        const TensorStats less = Without(Of(a), powers), other = Without(Of(b), others);
+        const TensorStats merged = swapped ? MergeStats(other, less) : MergeStats(less, other);
+        EXPECT_EQ(merged.left_out, powers | others);
+        EXPECT_TRUE(ValidateStats(merged).ok()) << powers << " " << others << ValidateStats(merged).error().text;
+        EXPECT_EQ(merged.n, whole.n);
+        if (Has(merged, kMomentFirst)) {
+          EXPECT_NEAR(stats::Mean(merged), stats::Mean(whole), 1e-12);
+        }
+        if (Has(merged, kMomentSecond)) {
+          EXPECT_NEAR(stats::Variance(merged), stats::Variance(whole), 1e-10);
+        }
+        if (Has(merged, kMomentThird)) {
+          EXPECT_NEAR(stats::Skewness(merged), stats::Skewness(whole), 1e-10);
+        }
+        if (Has(merged, kMomentSquare)) {
+          EXPECT_NEAR(stats::Norm2(merged), stats::Norm2(whole), 1e-10);
+        }
+        if (Has(merged, kMomentBounds)) {
+          EXPECT_EQ(stats::Max(merged), stats::Max(whole));
+        }
+      }
+    }
+  }
+}
+
 TEST(ValidateStats, AcceptsWhatTensorsGive) {
   const std::vector<std::vector<double>> tensors = {
       {}, {1.0}, {0.0}, {kNan}, {kInf, -kInf, kNan, 1.0}, {1e200, -1e200, 3}, {1e308, 1e308}, Normal(1000, 1e5, 1, 1)};
@@ -140,7 +187,16 @@ TEST(ValidateStats, Malicious) {
     std::function<void(TensorStats&)> tell;
   };
   const std::vector<Lie> lies = {
-      {"reserved", [](TensorStats& s) { s.reserved = 1; }},
+      {"no such moment left out", [](TensorStats& s) { s.left_out = kAllMoments + 1; }},
+      {"a sum of what is left out", [](TensorStats& s) { s.left_out = kMomentFourth; }},
+      {"a square sum of what is left out", [](TensorStats& s) { s.left_out = kMomentSquare; }},
+      {"bounds of what is left out", [](TensorStats& s) { s.left_out = kMomentBounds; }},
+      {"a third power without the second", [](TensorStats& s) { s.left_out = kMomentSecond, s.sum2 = 0; }},
+      {"a second power without the first",
+       [](TensorStats& s) {
+         s.left_out = kMomentFirst | kMomentThird | kMomentFourth;
+         s.sum1 = s.sum3 = s.sum4 = 0;
+       }},
       {"n", [](TensorStats& s) { s.n = 7; }},
       {"huge n", [](TensorStats& s) { s.n = s.finite_n = uint64_t{1} << 60; }},
       {"finite beyond n", [](TensorStats& s) { s.finite_n = 1000; }},

@@ -171,7 +171,7 @@ void ExpectMatches(const TensorStats& s, const std::vector<double>& x, const std
     ExpectWithin(actual, expected, e * std::fabs(expected), what + " " + name);
   };
   ASSERT_EQ(s.n, x.size()) << what;
-  EXPECT_EQ(s.reserved, 0u) << what;
+  EXPECT_EQ(s.left_out, 0u) << what;
   EXPECT_EQ(s.finite_n + s.nans + s.positive_infinities + s.negative_infinities, s.n) << what;
   ExpectWithin(stats::Sum(s), r.sum, e * r.norm1, what + " sum");
   ExpectWithin(stats::Mean(s), r.mean, e * r.abs_mean, what + " mean");

@@ -134,7 +134,7 @@ class Trainer {
 
  private:
   [[noreturn]] void Run(const std::string& directory, const std::function<void(TestProducer&)>& body) {
-    ::alarm(60);  // its watchdog
+    ::alarm(120);  // its watchdog
     char byte;
     if (::read(go_[0], &byte, 1) != 1) ::_exit(1);
     TestProducer producer(directory);

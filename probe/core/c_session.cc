@@ -1,0 +1,225 @@
+// The C interface over Session: opening and closing, names, what is due. Exceptions (memory) end here; a failed call does
+// nothing.
+#include <algorithm>
+#include <cstring>
+#include <new>
+#include <optional>
+
+#include "probe/core/array.h"
+#include "probe/core/c_handle.h"
+
+namespace ikkuna::probe::c {
+
+namespace {
+
+uint64_t NextSerial() {
+  static std::atomic<uint64_t> last{0};
+  return ++last;
+}
+
+struct LastError {
+  uint64_t session = 0;  // its serial
+  std::string text;
+};
+LastError& ErrorOfThread() {
+  thread_local LastError error;
+  return error;
+}
+
+std::shared_ptr<State> Open(const ikkuna_options& given) {
+  auto state = std::make_shared<State>();
+  state->serial = NextSerial();
+  state->quiet = given.quiet != 0;
+  for (size_t i = 0; i < state->roots.size(); ++i) state->roots[i].id = static_cast<uint16_t>(i + 1);
+  SessionOptions options;
+  options.identity.run = Text(given.run);
+  options.identity.run_id = Text(given.run_id);
+  if (given.world_size != 0) {
+    options.identity.rank = given.rank;
+    options.identity.world_size = given.world_size;
+  }
+  options.identity.resume = given.resume != 0;
+  options.identity.start_step = given.start_step;
+  if (given.has_attempt != 0) options.identity.attempt = given.attempt;
+  options.directory = Text(given.directory);
+  options.arena_mb = given.arena_mb;
+  if (given.budget != 0) options.budget_ppm = BudgetPpm(given.budget);
+  if (given.allow_control != 0) options.control = shm::Control::kStopOnly;
+  state->session = Session::Open(options);
+  return state;
+}
+
+// What a parameter or a module is named by, without its data.
+std::string WhyNoShape(int dtype, int ndim, const int64_t* sizes) {
+  const int64_t nothing = 0;  // an address: shapes are checked, no element is read
+  return WhyUnreadable({&nothing, static_cast<DType>(dtype), ndim, sizes});
+}
+
+// What `answer` says of the demand as it is, and of the shifts that hold for the tag; `unknown` where that cannot be read
+// just now. Evaluations that come rarely are not thinned, and whether one does is known only when it comes.
+template <typename Answer>
+uint64_t Ask(ikkuna_session* s, uint16_t root, uint16_t tag, uint64_t nothing, uint64_t unknown, Answer&& answer) {
+  if (s == nullptr || !s->state || s->state->root(root) == nullptr) return nothing;
+  State& state = *s->state;
+  return Guarded(state, nothing, [&](Session& session) {
+    session.WaitForDaemon();
+    std::lock_guard lock(state.question_mutex);
+    if (!session.RefreshDemand(state.question)) return unknown;
+    return answer(*state.question.table, tag == kTagDefault ? session.shifts() : PeriodShifts{});
+  });
+}
+
+}  // namespace
+
+int Refuse(const State& state, std::string why) {
+  LastError& error = ErrorOfThread();
+  error = {state.serial, std::move(why)};
+  return -1;
+}
+
+}  // namespace ikkuna::probe::c
+
+using namespace ikkuna::probe::c;
+using ikkuna::probe::DemandTable;
+using ikkuna::probe::PeriodShifts;
+using ikkuna::probe::Session;
+
+extern "C" {
+
+uint32_t ikkuna_version(void) { return IKKUNA_VERSION; }
+
+ikkuna_session* ikkuna_open(const ikkuna_options* given) {
+  auto* handle = new (std::nothrow) ikkuna_session;
+  if (handle == nullptr) return nullptr;
+  try {
+    ikkuna_options options{};
+    if (given != nullptr) std::memcpy(&options, given, std::min(given->size, sizeof options));
+    handle->state = Open(options);
+  } catch (const std::exception& error) {
+    ikkuna::probe::PrintNow(std::string("off, this run is not watched: ") + error.what());
+  }
+  return handle;
+}
+
+void ikkuna_close(ikkuna_session* s) {
+  if (s == nullptr) return;
+  if (s->state) {
+    EndSteps(*s->state);
+    Guarded(*s->state, 0, [](Session& session) { return session.SetFinished(), 0; });
+    s->state->session.reset();
+  }
+  delete s;
+}
+
+const char* ikkuna_error(const ikkuna_session* s) {
+  const LastError& error = ErrorOfThread();
+  return s != nullptr && s->state && error.session == s->state->serial ? error.text.c_str() : "";
+}
+
+uint16_t ikkuna_root(ikkuna_session* s, const char* name) {
+  if (s == nullptr || !s->state) return 0;
+  State& state = *s->state;
+  return Guarded(state, uint16_t{0}, [&](Session& session) -> uint16_t {
+    std::lock_guard lock(state.names_mutex);
+    const auto known = state.root_ids.find(Text(name));
+    if (known != state.root_ids.end()) return known->second;
+    const uint16_t fresh = session.AddRoot(Text(name));
+    if (fresh == 0) return 0;
+    Root& root = state.roots[fresh - 1];
+    root.name = Text(name);
+    root.thread = state.tracker.AddThread();
+    root.tracked = state.tracker.AddRoot(0, true);
+    return state.root_ids[root.name] = fresh;
+  });
+}
+
+uint32_t ikkuna_module(ikkuna_session* s, uint16_t root, const char* path, const char* type, uint32_t flags) {
+  if (s == nullptr || !s->state) return 0;
+  State& state = *s->state;
+  return Guarded(state, uint32_t{0}, [&](Session& session) -> uint32_t {
+    if (state.root(root) == nullptr) {
+      return Refuse(state, "a module needs the id of a root: take what ikkuna_root() gives"), 0;
+    }
+    if ((flags & ~uint32_t{IKKUNA_FUNCTIONAL}) != 0) return Refuse(state, "a module has no such flags"), 0;
+    std::lock_guard lock(state.names_mutex);
+    State::Module& known = state.modules[{root, Text(path)}];
+    if (known.id == 0) {
+      known.id = session.AddModule(root, Text(path), Text(type), flags);
+    } else if (known.type != Text(type) || known.flags != flags) {
+      session.RenewModule(known.id, root, Text(path), Text(type), flags);
+    }
+    known.type = Text(type);
+    known.flags = flags;
+    if (known.id != 0) state.root_of_module[known.id] = root;
+    return known.id;
+  });
+}
+
+uint32_t ikkuna_param(ikkuna_session* s, uint16_t root, uint32_t module, const char* name, int dtype, int ndim,
+                      const int64_t* sizes, uint32_t flags) {
+  if (s == nullptr || !s->state) return 0;
+  State& state = *s->state;
+  return Guarded(state, uint32_t{0}, [&](Session& session) -> uint32_t {
+    if ((flags & ~uint32_t{IKKUNA_BIAS | IKKUNA_BUFFER | IKKUNA_TRAINABLE}) != 0) {
+      return Refuse(state, "a parameter has no such flags"), 0;
+    }
+    if (const std::string why = WhyNoShape(dtype, ndim, sizes); !why.empty()) {
+      return Refuse(state, "parameter '" + Text(name) + "': " + why), 0;
+    }
+    std::lock_guard lock(state.names_mutex);
+    const auto owner = state.root_of_module.find(module);
+    if (owner == state.root_of_module.end() || owner->second != root) {
+      return Refuse(state, "a parameter needs the ids of a root and of a module of it: take what ikkuna_root() and "
+                           "ikkuna_module() give"), 0;
+    }
+    const ikkuna::probe::TensorShape shape{static_cast<ikkuna::DType>(dtype), ndim, sizes};
+    const std::vector<int64_t> given(sizes, sizes + ndim);
+    State::Param& known = state.params[{module, Text(name)}];
+    if (known.id == 0) {
+      known.id = session.AddParam(root, module, Text(name), shape, flags);
+    } else if (known.dtype != dtype || known.sizes != given || known.flags != flags) {
+      session.RenewParam(known.id, root, module, Text(name), shape, flags);
+    }
+    known.dtype = dtype;
+    known.sizes = given;
+    known.flags = flags;
+    if (known.id != 0) state.module_of_param[known.id] = module;
+    return known.id;
+  });
+}
+
+uint16_t ikkuna_tag(ikkuna_session* s, const char* name) {
+  static_assert(ikkuna::probe::kNoTag == UINT16_MAX);
+  if (s == nullptr || !s->state) return UINT16_MAX;
+  return Guarded(*s->state, uint16_t{UINT16_MAX}, [&](Session& session) { return session.TagId(Text(name)); });
+}
+
+void ikkuna_fact(ikkuna_session* s, const char* key, const char* value) {
+  if (s == nullptr || !s->state) return;
+  Guarded(*s->state, 0, [&](Session& session) { return session.AddFact(Text(key), Text(value)), 0; });
+}
+
+void ikkuna_note(ikkuna_session* s, const char* text) {
+  if (s == nullptr || !s->state) return;
+  Guarded(*s->state, 0, [&](Session& session) { return session.AddNote(Text(text)), 0; });
+}
+
+uint64_t ikkuna_demand_generation(const ikkuna_session* s) {
+  return s != nullptr && s->state && s->state->active() ? s->state->session->demand_generation() : 0;
+}
+
+uint64_t ikkuna_next_due(ikkuna_session* s, uint16_t root, uint16_t tag, uint64_t step) {
+  return Ask(s, root, tag, UINT64_MAX, step, [&](const DemandTable& table, const PeriodShifts& shifts) {
+    return table.NextDue(root, tag, step, shifts);
+  });
+}
+
+uint64_t ikkuna_due(ikkuna_session* s, uint16_t root, uint16_t tag, uint64_t step) {
+  return Ask(s, root, tag, 0, UINT64_MAX, [&](const DemandTable& table, const PeriodShifts& shifts) {
+    return table.DueAt(root, tag, step, shifts);
+  });
+}
+
+int ikkuna_stop_requested(const ikkuna_session* s) { return s != nullptr && s->state && s->state->stop.load() ? 1 : 0; }
+
+}  // extern "C"

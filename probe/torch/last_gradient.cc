@@ -1,0 +1,38 @@
+#include "probe/torch/last_gradient.h"
+
+namespace ikkuna::torch_probe {
+
+bool LastGradient::Note(const WatchedModel& model, int param) {
+  gradient_.Forget();
+  if (param < 0) return true;
+  const at::Tensor& gradient = model.params()[static_cast<size_t>(param)].tensor.grad();
+  if (!gradient.defined()) return false;
+  param_ = param;
+  gradient_.Take(gradient);
+  return true;
+}
+
+probe::GradientState LastGradient::Now(const WatchedModel& model, int fired) const {
+  if (!gradient_.taken()) return probe::GradientState::kKept;
+  const at::Tensor& gradient = model.params()[static_cast<size_t>(param_)].tensor.grad();
+  if (!gradient.defined()) return probe::GradientState::kCleared;
+  if (!gradient_.IsTensor(gradient)) {
+    // Where the graph is to be differentiated again the sum is a new tensor.
+    return fired == param_ && gradient.requires_grad() ? probe::GradientState::kKept : probe::GradientState::kCleared;
+  }
+  const auto version = static_cast<uint32_t>(gradient._version());
+  if (fired == param_) {
+    return version <= gradient_.version() + 1 ? probe::GradientState::kKept : probe::GradientState::kCleared;
+  }
+  if (version == gradient_.version() || gradient.is_sparse()) return probe::GradientState::kKept;
+  // Written since: zeroed in place, or clipped and averaged.
+  return gradient.any().item<bool>() ? probe::GradientState::kKept : probe::GradientState::kCleared;
+}
+
+bool LastGradient::Untouched(const WatchedModel& model) const {
+  if (!gradient_.taken()) return false;
+  const at::Tensor& gradient = model.params()[static_cast<size_t>(param_)].tensor.grad();
+  return gradient.defined() && gradient_.Is(gradient);
+}
+
+}  // namespace ikkuna::torch_probe

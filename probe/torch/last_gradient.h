@@ -1,0 +1,57 @@
+// LastGradient: the gradient that came last in a root's last backward pass.
+//
+// What became of it tells whether gradients were cleared since. Guarded by the root's mutex.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include <ATen/core/Tensor.h>
+#include <c10/util/intrusive_ptr.h>
+
+#include "probe/core/step_tracker.h"
+#include "probe/torch/watched_model.h"
+
+namespace ikkuna::torch_probe {
+
+// A gradient as it was: another tensor, or the same one written, is another gradient. It is held weakly, so that no other
+// tensor has its address.
+class GradientVersion {
+ public:
+  void Take(const at::Tensor& gradient) {
+    gradient_.emplace(gradient.getIntrusivePtr());
+    version_ = static_cast<uint32_t>(gradient._version());
+  }
+  void Forget() { gradient_.reset(); }
+  bool taken() const { return gradient_.has_value(); }
+  uint32_t version() const { return version_; }
+  // The same tensor, written since or not.
+  bool IsTensor(const at::Tensor& gradient) const {
+    return gradient_ && !gradient_->expired() && gradient_->_unsafe_get_target() == gradient.unsafeGetTensorImpl();
+  }
+  bool Is(const at::Tensor& gradient) const {
+    return IsTensor(gradient) && static_cast<uint32_t>(gradient._version()) == version_;
+  }
+
+ private:
+  std::optional<c10::weak_intrusive_ptr<c10::TensorImpl>> gradient_;
+  uint32_t version_ = 0;
+};
+
+class LastGradient {
+ public:
+  // Until the backward pass that is under way ends nobody can tell from it.
+  void Forget() { gradient_.Forget(); }
+  // Backward has ended, and the gradient of this parameter came last; -1: of none. False: it is gone already.
+  bool Note(const WatchedModel& model, int param);
+  // What became of it. `fired`: the parameter that has just got another; -1: none has.
+  probe::GradientState Now(const WatchedModel& model, int fired) const;
+  // Whether it is as backward has left it: what that multiplied it by it still carries.
+  bool Untouched(const WatchedModel& model) const;
+
+ private:
+  int param_ = -1;
+  GradientVersion gradient_;
+};
+
+}  // namespace ikkuna::torch_probe
