@@ -23,8 +23,9 @@ std::string Shown(const Root& root) { return root.name.empty() ? "a model" : "'"
 // One line, once, after two steps: by then the names are there.
 void Greet(State& state, Session& session, const Root& root) {
   if (state.quiet || state.greeted.exchange(true)) return;
-  session.Say("watching " + Shown(root) + "; " + (session.connected() ? "a daemon listens" : "no daemon listens yet") +
-              "; run " + session.identity().run_id);
+  session.Say("watching " + (root.name.empty() ? "a model" : root.name) + "; " +
+              (session.connected() ? "a daemon listens" : "no daemon listens yet") + "; run " +
+              session.identity().run_id);
 }
 
 // Why a step cannot begin; empty: it can. The caller holds the root's mutex.
@@ -39,7 +40,8 @@ std::string WhyNot(const State& state, const Root& root, uint16_t tag, uint64_t 
     return "an evaluation of " + Shown(root) + " under this tag is open: end it before another begins";
   }
   if (const auto open = root.training.lock()) {
-    return "step " + std::to_string(open->header.step) + " of " + Shown(root) + " is open: end it before the next begins";
+    return "step " + std::to_string(open->header.step) + " of " + Shown(root) +
+           " is open: end it before the next begins";
   }
   const uint64_t next = state.tracker.NextStep(root.tracked);
   if (step >= next) return {};
@@ -81,8 +83,8 @@ struct Place {
   uint16_t flags;
 };
 
-constexpr uint16_t kGivenFlags = kFlagGradScaled | kFlagGradModified | kFlagWeightsChangedOutside | kFlagStepInferred |
-                                 kFlagStepSkipped;
+constexpr uint16_t kGivenFlags =
+    kFlagGradScaled | kFlagGradModified | kFlagWeightsChangedOutside | kFlagStepInferred | kFlagStepSkipped;
 constexpr const char* kNoFlags = "there are no such flags";
 
 // Empty: such a message may be published here.
@@ -110,8 +112,8 @@ std::string WhyUnnamed(const State& state, uint16_t root, const Place& place) {
   const auto module = state.root_of_module.find(place.module);
   const auto param = state.module_of_param.find(place.param);
   const bool module_ok = module != state.root_of_module.end() && module->second == root;
-  const bool param_ok = place.param == 0 ? !of_param
-                                         : param != state.module_of_param.end() && param->second == place.module;
+  const bool param_ok =
+      place.param == 0 ? !of_param : param != state.module_of_param.end() && param->second == place.module;
   if (module_ok && param_ok) return {};
   return std::string(KindName(kind)) + " need the ids that ikkuna_module()" + (of_param ? " and ikkuna_param()" : "") +
          " gave for this root";
@@ -120,8 +122,8 @@ std::string WhyUnnamed(const State& state, uint16_t root, const Place& place) {
 // False: it is shorter than the first version of it was.
 bool Copy(const ikkuna_array* given, Array& array) {
   if (given == nullptr || given->size < offsetof(ikkuna_array, scale) + sizeof(double)) return false;
-  array = {given->data,  static_cast<DType>(given->dtype < 0 || given->dtype > UINT8_MAX ? 0 : given->dtype),
-           given->ndim,  given->sizes,
+  array = {given->data,    static_cast<DType>(given->dtype < 0 || given->dtype > UINT8_MAX ? 0 : given->dtype),
+           given->ndim,    given->sizes,
            given->strides, given->scale == 0 ? 1 : given->scale};
   return true;
 }
@@ -162,11 +164,9 @@ int Publish(Step& step, Pass* pass, uint16_t call, const Place& place, const ikk
     }
     Spent& spent = step.root->spent;
     const bool small = (KindBit(header.kind) & kSmallKinds) != 0;
-    Timer timer(spent.total_ns, small                          ? &spent.scalar_ns
-                                : want.level == Level::kTensor ? &spent.tensor_ns
-                                                               : nullptr);
-    const bool published = difference ? PublishDifference(session, header, want, now, before)
-                                      : PublishArray(session, header, want, now);
+    Timer timer(spent.total_ns, small ? &spent.scalar_ns : want.level == Level::kTensor ? &spent.tensor_ns : nullptr);
+    const bool published =
+        difference ? PublishDifference(session, header, want, now, before) : PublishArray(session, header, want, now);
     return published ? 1 : 0;
   });
 }
@@ -357,23 +357,20 @@ int ikkuna_step_difference(ikkuna_step* step, int kind, uint32_t module, uint32_
 
 int ikkuna_rate(ikkuna_step* step, const char* group, double value) {
   if (step == nullptr) return 0;
-  return Logged(*step->body, Kind::kLearningRate, group, [&](Session& session, const MessageHeader& header) {
-    return session.PublishScalar(header, value);
-  });
+  return Logged(*step->body, Kind::kLearningRate, group,
+                [&](Session& session, const MessageHeader& header) { return session.PublishScalar(header, value); });
 }
 
 int ikkuna_log(ikkuna_step* step, const char* name, double value) {
   if (step == nullptr) return 0;
-  return Logged(*step->body, Kind::kScalar, name, [&](Session& session, const MessageHeader& header) {
-    return session.PublishScalar(header, value);
-  });
+  return Logged(*step->body, Kind::kScalar, name,
+                [&](Session& session, const MessageHeader& header) { return session.PublishScalar(header, value); });
 }
 
 int ikkuna_log_text(ikkuna_step* step, const char* name, const char* text) {
   if (step == nullptr) return 0;
-  return Logged(*step->body, Kind::kText, name, [&](Session& session, const MessageHeader& header) {
-    return session.PublishText(header, Text(text));
-  });
+  return Logged(*step->body, Kind::kText, name,
+                [&](Session& session, const MessageHeader& header) { return session.PublishText(header, Text(text)); });
 }
 
 void ikkuna_samples(ikkuna_step* step, uint64_t count) {

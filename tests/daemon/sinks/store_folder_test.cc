@@ -115,7 +115,9 @@ TEST_F(StoreFaultsTest, ADaemonThatWasKilledIsSaidAndItsRunsAreDisconnected) {
   EXPECT_EQ(Said("store_unclosed"), 1u);
   EXPECT_NE(TextOf("store_unclosed").find("pid " + std::to_string(child)), std::string::npos);
   EXPECT_NE(TextOf("store_unclosed").find("1 runs"), std::string::npos) << TextOf("store_unclosed");
-  for (const ProducerStatus& one : *store_->LoadProducers()) EXPECT_EQ(one.state, RunState::kDisconnected);
+  const auto producers = store_->LoadProducers();
+  ASSERT_TRUE(producers.ok());
+  for (const ProducerStatus& one : *producers) EXPECT_EQ(one.state, RunState::kDisconnected);
   EXPECT_EQ(store_->LoadProgress(kRun)->progress.done_seq, 9u);
   EXPECT_EQ(ReadOne("a").numbers, std::vector<double>{4.5});
   Reopen();
