@@ -50,8 +50,8 @@ void Acceptor::Run() {
   std::vector<pollfd> fds;
   while (!stop_.load()) {
     try {
-      Turn(fds);
       TellFailures();
+      Turn(fds);
     } catch (const std::exception& error) {
       // For want of memory, as a rule. Whoever waits goes on waiting; the next look is when some time has passed.
       ++failures_;

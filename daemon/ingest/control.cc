@@ -229,7 +229,9 @@ std::map<std::string, Agreed> AgreeOnSteps(const std::vector<Order>& orders, dou
       }
       root.furthest = std::max(root.furthest, now.step);
       root.fastest = std::max({root.fastest, pace, now.usual_steps_per_second});
-      root.stands = root.stands || pace == 0;
+      // Steps that take seconds each may leave none in the time over which a pace is taken.
+      const bool long_steps = now.usual_steps_per_second > 0 && now.usual_steps_per_second < 0.5;
+      root.stands = root.stands || (pace == 0 && !long_steps);
       root.ranks.emplace_back(now.step, pace > 0 ? pace : now.usual_steps_per_second);
     }
   }

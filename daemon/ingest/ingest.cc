@@ -112,6 +112,16 @@ void Ingest::TakePast(ProducerStatus status, bool shown) {
   if ((!shown && !alive) || !has_process) return;
   past.ledger = FromStore(past.status);
   past_.push_back(std::move(past));
+  BoundPast();
+}
+
+// Those that may come back are the last to go.
+void Ingest::BoundPast() {
+  while (past_.size() > kPastMax) {
+    const auto over = [](const Past& one) { return !MayLive(one.status.state); };
+    const auto oldest = std::find_if(past_.begin(), past_.end(), over);
+    past_.erase(oldest == past_.end() ? past_.begin() : oldest);
+  }
 }
 
 // Their files could not be read when this daemon began, or were imported since.
@@ -332,7 +342,7 @@ void Ingest::Keep(const ProducerSession& session) {
   if (past.status.state == RunState::kDisconnected) past.away_until_ns = now + context_.unseen_grace_ns;
   std::erase_if(past_, [&](const Past& other) { return other.status.info.uuid == past.status.info.uuid; });
   past_.push_back(std::move(past));
-  if (past_.size() > kPastMax) past_.pop_front();
+  BoundPast();
 }
 
 void Ingest::ReapLocked() {

@@ -83,6 +83,7 @@ class Ingest {
   void LoadPast();
   void LearnFound();
   void TakePast(ProducerStatus status, bool shown);
+  void BoundPast();
   bool IsKnown(const Uuid& uuid) const;
   void AddStranger(const RunKey& key);
   static bool Lives(const Past& past);  // its process, as far as is known

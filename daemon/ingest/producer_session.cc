@@ -321,7 +321,7 @@ void ProducerSession::LearnStart() {
         " and counts its steps from 0 on, so that nothing of that one is left in the line of both: where it "
         "goes on from a checkpoint give it the step of that, its start step";
     AddNote(note);
-    publisher_->OfferEvent(Severity::kWarning, "note", note);
+    if (!known_) publisher_->OfferEvent(Severity::kWarning, "note", note);  // else an earlier session told it
     return;
   }
   info.start_step = std::min(first, kMaxStep);

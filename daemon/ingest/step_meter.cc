@@ -15,12 +15,19 @@ void StepMeter::Update(const shm::PubStatus& status, uint64_t now_ns) {
   Point point{now_ns, {}};
   for (size_t i = 0; i < kMaxRoots; ++i) {
     const shm::RootStatus& root = status.roots[i];
-    point.step[i] = root.step;
     if (!known_[i]) {
       if (root.phase == 0 && root.step == 0) continue;
       known_[i] = true;  // attached since
       last_[i] = root.start_step;
+      // Those up to there it did not make.
+      for (Point& earlier : points_) earlier.step[i] = root.start_step;
     }
+    // One that is told its start after it was seen at 0 jumps there.
+    if (last_[i] < root.start_step) {
+      last_[i] = root.start_step;
+      for (Point& earlier : points_) earlier.step[i] = std::max(earlier.step[i], root.start_step);
+    }
+    point.step[i] = std::max(root.step, root.start_step);
     if (root.step > last_[i]) connected_ += root.step - last_[i];
     last_[i] = root.step;
   }
@@ -28,7 +35,9 @@ void StepMeter::Update(const shm::PubStatus& status, uint64_t now_ns) {
     points_.push_back(point);
     if (points_.size() > kSamplesKept) points_.pop_front();
     if (points_.size() == kSamplesKept) {
-      for (size_t i = 0; i < kMaxRoots; ++i) fastest_[i] = std::max(fastest_[i], StepsPerSecond(i));
+      for (size_t i = 0; i < kMaxRoots; ++i) {
+        if (TrainsThroughout(i)) training_[i] = StepsPerSecond(i);
+      }
     }
   }
   if (status.step_ns > 0) {
@@ -53,8 +62,18 @@ double StepMeter::StepsPerSecond(size_t root_index) const {
          (static_cast<double>(to.time_ns - from.time_ns) * 1e-9);
 }
 
+// A window of which neither half has far fewer steps than the other.
+bool StepMeter::TrainsThroughout(size_t root_index) const {
+  const auto step = [&](size_t point) { return points_[point].step[root_index]; };
+  const size_t middle = points_.size() / 2, end = points_.size() - 1;
+  if (step(0) > step(middle) || step(middle) >= step(end)) return false;
+  const uint64_t first = step(middle) - step(0), second = step(end) - step(middle);
+  return std::max(first, second) <= 2 * std::min(first, second) + 1;
+}
+
 double StepMeter::UsualStepsPerSecond(size_t root_index) const {
-  return std::max({fastest_[root_index], known_[root_index] ? mean_ : 0.0, StepsPerSecond(root_index)});
+  if (training_[root_index] > 0) return training_[root_index];
+  return std::max(known_[root_index] ? mean_ : 0.0, StepsPerSecond(root_index));
 }
 
 }  // namespace ikkuna::ingest

@@ -26,23 +26,26 @@ class StepMeter {
   static uint64_t StepsTotal(const shm::PubStatus& status);
   // Over the last seconds; 0: standing still.
   double StepsPerSecond(size_t root_index) const;
-  // How fast it is when it trains: the most of any five seconds and, as one that was connected during a pause has seen
-  // none, the mean of all steps of the process by its own word. 0: not known.
+  // How fast it is when it trains: over the last five seconds without a pause or, before there were any, the mean of all
+  // steps of the process by its own word. 0: not known.
   double UsualStepsPerSecond(size_t root_index) const;
 
- private:
   static constexpr uint64_t kSampleNs = 500'000'000;
+
+ private:
   static constexpr size_t kSamplesKept = 11;  // five seconds
 
   struct Point {
     uint64_t time_ns;
     std::array<uint64_t, kMaxRoots> step;
   };
+  bool TrainsThroughout(size_t root_index) const;
+
   std::array<uint64_t, kMaxRoots> last_{};
   std::array<bool, kMaxRoots> known_{};
   uint64_t connected_;
   std::deque<Point> points_;
-  std::array<double, kMaxRoots> fastest_{};  // of whole windows
+  std::array<double, kMaxRoots> training_{};  // steps a second, over the last window without a pause
   double mean_ = 0;
 };
 

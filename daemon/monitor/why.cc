@@ -15,6 +15,8 @@ namespace ikkuna {
 
 namespace {
 
+constexpr const char* kAmongLost = "; or all of it is among what was dropped, lost or came to nothing, see above";
+
 static_assert(static_cast<size_t>(WhyReason::kNotAsked) == kMissReasonCount, "MissReason has another length");
 
 class Explainer {
@@ -235,15 +237,34 @@ class Explainer {
                        [](const RootStatusInfo& root) { return root.steps_observed != 0; });
   }
 
+  // A step at which it was asked for may have been closed: not that one was.
+  bool MayHaveBeenDue(Kind kind) const {
+    return std::any_of(input_.status.roots.begin(), input_.status.roots.end(), [&](const RootStatusInfo& root) {
+      return root.steps_observed != 0 && root.steps_observed >= Period(kind);
+    });
+  }
+  // What is read for rules alone leaves no series by which it could be told that it came.
+  bool LeavesNoSeries(Kind kind) const {
+    bool asked = false;
+    for (const Asked& one : input_.asked) {
+      if (one.off || (one.kinds & KindBit(kind)) == 0) continue;
+      if (!one.topics.empty()) return false;
+      asked = true;
+    }
+    return asked;
+  }
+
   // Of a tag under which nothing came, such as an evaluation that never was. Who asked a run that is over is not known.
   void OfTags() {
     if (IsDone() || MayHaveCome() || !StepsWereSeen()) return;
     for (const Asked& asked : input_.asked) {
       if (asked.off || asked.tag.empty() || asked.tag == "default" || kept_tags_.contains(asked.tag)) continue;
+      if (asked.topics.empty()) continue;
       if (!AnyKindMatters(asked.kinds) || (!module_.empty() && !HasDataKind(asked.kinds))) continue;
       Say(WhyReason::kNeverCalled, {}, {}, asked.text, 0,
           "'" + asked.text + "' reads what bears the tag '" + asked.tag +
-              "', and nothing of that came: the trainer has made no step or evaluation of that tag");
+              "', and nothing of that came: the trainer has made no step or evaluation of that tag" +
+              (lost_some_ ? kAmongLost : ""));
     }
   }
   static bool HasDataKind(uint64_t kinds) {
@@ -281,11 +302,9 @@ class Explainer {
     if (!modules.empty() && NeedsGradient(kind) && std::all_of(modules.begin(), modules.end(), frozen))
       return;  // of each
     std::string text = "no " + name + " came of any module";
-    if (const uint32_t period = IsDone() ? 1 : Period(kind); period > 1) {
-      text += " yet, at steps that are multiples of " + std::to_string(period);
-    }
     text += ": " + std::string(NoneCameText(kind));
-    if (lost_some_) text += "; or all of it is among what was dropped, lost or came to nothing, see above";
+    if (IsDone()) text += "; or those who asked for it keep no series";
+    if (lost_some_) text += kAmongLost;
     Say(WhyReason::kNeverCalled, {}, name, {}, 0, std::move(text));
   }
 
@@ -300,10 +319,11 @@ class Explainer {
         return;
       }
       if (Kept(kind, nullptr)) return;
-      if (!StepsWereSeen() && !IsScalarKind(kind) && !IsDone()) {
+      if (!IsDone() && LeavesNoSeries(kind)) return;
+      if (!MayHaveBeenDue(kind) && !IsScalarKind(kind) && !IsDone()) {
         Say(WhyReason::kNotYet, {}, name, {}, 0,
             name + " are asked for at steps that are multiples of " + std::to_string(Period(kind)) +
-                ", and none of these has been closed whole yet");
+                ", and none of these is known to have been closed whole yet");
       } else if (MayHaveCome()) {
         SayUnknown({}, name);
       } else if (meta) {

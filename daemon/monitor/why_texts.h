@@ -34,9 +34,9 @@ bool Names(const std::string& text, const std::string& name);
 // Notes also tell of weaker guarantees; those that name something unseen are meant.
 bool TellsOfUncaptured(const std::string& note);
 
-// What the reason of a drop means and what helps.
 // Why no module has any, and what helps.
 std::string_view NoneCameText(Kind kind);
+// What the reason of a drop means and what helps.
 std::string_view DropText(const std::string& reason);
 // What became of it and what helps; goes on from "7 values were ".
 std::string_view MissText(MissReason reason);

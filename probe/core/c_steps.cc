@@ -147,7 +147,7 @@ int Publish(Step& step, Pass* pass, uint16_t call, const Place& place, const ikk
       header.dropped_kinds = &pass->dropped_kinds;
     }
     if (const std::string why = WhyUnnamed(state, step.root->id, place); !why.empty()) {
-      session.CountUnnamed(header);
+      session.DropUnnamed(header);
       return Refuse(state, why);
     }
     Array now, before;

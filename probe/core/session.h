@@ -174,9 +174,9 @@ class Session {
     open.Commit();
     return true;
   }
-  // A message whose tensor could not be read; one that belongs to what has no id.
+  // A message whose tensor could not be read; one that belongs to what has no id (returns false, always).
   void CountFailed(const MessageHeader& header) noexcept;
-  void CountUnnamed(const MessageHeader& header) noexcept { DropUnnamed(header); }
+  bool DropUnnamed(const MessageHeader& header) noexcept;
   bool PublishScalar(const MessageHeader& header, double value);
   bool PublishText(const MessageHeader& header, std::string_view text);
   // `samples`: of batch_finished, training samples up to this step; 0: unknown. Carries what was dropped of the step.
@@ -239,7 +239,6 @@ class Session {
   void FillRecord(shm::Record& record, const MessageHeader& header, RecordType type, Space space,
                   const TensorShape* shape);
   static bool IsNamed(const MessageHeader& header);
-  bool DropUnnamed(const MessageHeader& header) noexcept;  // false, always
   bool NoteDrop(const MessageHeader& header) noexcept;     // false, always
   bool MayDo(const shm::Command& command);
   bool PublishMarkerRecord(const MessageHeader& header, const shm::MarkerInfo& marker);

@@ -66,6 +66,49 @@ TEST(StepMeter, TheUsualRateOutlivesAPause) {
   EXPECT_EQ(meter.UsualStepsPerSecond(1), 0.0);
 }
 
+TEST(StepMeter, TheUsualRateIsThatOfNow) {
+  shm::PubStatus status{};
+  StepMeter meter(0);
+  meter.Begin(status);
+  uint64_t step = 0;
+  for (uint64_t second = 0; second <= 20; ++second) {
+    SetRoot(status, 0, step += 100);
+    meter.Update(status, second * kSecond);
+  }
+  EXPECT_DOUBLE_EQ(meter.UsualStepsPerSecond(0), 100.0);
+  for (uint64_t second = 21; second <= 60; ++second) {
+    SetRoot(status, 0, step += 2);  // a phase with longer steps
+    meter.Update(status, second * kSecond);
+  }
+  EXPECT_DOUBLE_EQ(meter.UsualStepsPerSecond(0), 2.0);
+}
+
+TEST(StepMeter, TheStartOfAResumedRunIsNoPace) {
+  shm::PubStatus status{};
+  StepMeter meter(0);
+  meter.Begin(status);
+  for (uint64_t i = 0; i < 4; ++i) meter.Update(status, i * StepMeter::kSampleNs);
+  for (uint64_t i = 4; i < 30; ++i) {
+    SetRoot(status, 0, 1'000'000 + i - 4, 1'000'000);
+    meter.Update(status, i * StepMeter::kSampleNs);
+    EXPECT_LE(meter.StepsPerSecond(0), 2.0);
+    EXPECT_LE(meter.UsualStepsPerSecond(0), 2.0);
+  }
+  EXPECT_DOUBLE_EQ(meter.UsualStepsPerSecond(0), 2.0);
+}
+
+TEST(StepMeter, AStartThatIsSaidAfterTheModelIsAttachedIsNoPaceEither) {
+  shm::PubStatus status{};
+  StepMeter meter(0);
+  meter.Begin(status);
+  SetRoot(status, 0, 0);
+  for (uint64_t i = 0; i < 4; ++i) meter.Update(status, i * StepMeter::kSampleNs);
+  SetRoot(status, 0, 1'000'000, 1'000'000);
+  for (uint64_t i = 4; i < 8; ++i) meter.Update(status, i * StepMeter::kSampleNs);
+  EXPECT_EQ(meter.UsualStepsPerSecond(0), 0.0);
+  EXPECT_EQ(meter.steps_connected(), 0u);
+}
+
 TEST(StepMeter, WhoComesDuringAPauseHasTheProducersMean) {
   shm::PubStatus status{};
   SetRoot(status, 0, 400);

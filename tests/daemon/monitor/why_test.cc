@@ -257,6 +257,27 @@ TEST_F(WhyTest, NotYet) {
   EXPECT_NE(ExplainMissing(input_, "", "weights")[0].text.find("50"), std::string::npos);
 }
 
+TEST_F(WhyTest, WhatMayNotHaveBeenDueIsNotCalledMissing) {
+  Subscribe("mean(weights); mean(activations, subsample=50)");
+  for (const char* module : {"fc1", "fc2", "fc10"}) Keep("weights_mean", module);
+  EXPECT_EQ(Lines("", "activations"), List{"not_yet  activations"});
+  input_.status.roots[0].steps_observed = 50;
+  EXPECT_EQ(Lines("", "activations"), List{"never_called  activations"});
+}
+
+TEST_F(WhyTest, ARuleLeavesNoSeriesByWhichItCouldBeToldThatNothingCame) {
+  Subscribe("mean(weights)");
+  for (const char* module : {"fc1", "fc2", "fc10"}) Keep("weights_mean", module);
+  Asked rule = input_.asked[0];
+  rule.text = "a rule";
+  rule.kinds = KindBit(Kind::kActivations);
+  rule.topics.clear();
+  rule.tag = "test";
+  input_.asked.push_back(rule);
+  EXPECT_EQ(Lines("", "activations"), List());
+  EXPECT_EQ(Lines("", "weights"), List());
+}
+
 TEST_F(WhyTest, UncapturedGoesToTheModuleThatTheNoteNames) {
   Subscribe("mean(weights)");
   Keep("weights_mean", "fc2");
