@@ -18,14 +18,14 @@ namespace ikkuna {
 
 namespace {
 
-constexpr double kMiB = 1 << 20;
+constexpr double kBytesPerMiB = 1 << 20;
 constexpr double kLeastCpuSeconds = 0.01;  // what a look itself costs stays well below it
 constexpr double kLeastShare = 0.0001;
 constexpr size_t kNameBytesMax = 255;  // as of every name
 
 double Number(uint64_t value) { return static_cast<double>(value); }
 // Our own samples make the files grow a little: no reason for another sample.
-double LeastBytes(uint64_t bytes) { return std::max(kMiB, Number(bytes) * 0.01); }
+double LeastBytes(uint64_t bytes) { return std::max(kBytesPerMiB, Number(bytes) * 0.01); }
 
 class Values {
  public:
@@ -88,7 +88,7 @@ void AddStore(const StoreShown& store, Values& values) {
 void AddQueue(const QueueShown& queue, Values& values) {
   values.Add("queue_waiting", "jobs", Number(queue.waiting));
   values.Add("queue_seconds", "s", queue.busy_seconds, kLeastCpuSeconds);
-  values.Add("queue_memory_bytes", "bytes", Number(queue.memory_bytes), kMiB);
+  values.Add("queue_memory_bytes", "bytes", Number(queue.memory_bytes), kBytesPerMiB);
   values.Add("queue_memory_refused", "copies", Number(queue.memory_refused));
 }
 

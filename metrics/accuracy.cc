@@ -210,16 +210,16 @@ class Accuracy final : public Subscriber {
   const size_t top_;
   uint64_t rows_ = 0;
   uint64_t right_ = 0;
-  bool unusable_ = false;  // a shape or type of which this is not defined
+  bool unusable_ = false;    // a shape or type of which this is not defined
   bool no_classes_ = false;  // a loss had targets that are no class indices
-  bool lonely_ = false;    // a half was given up before its other half came
+  bool lonely_ = false;      // a half was given up before its other half came
   std::vector<Pending> outputs_;
   std::vector<Pending> labels_;
   uint64_t kept_ = 0;           // numbers in the two
   std::vector<TopList> lists_;  // scratch
 };
 
-constexpr Kind kInputs[] = {Kind::kNetworkOutput, Kind::kInputLabels};
+constexpr Kind kAccuracyInputs[] = {Kind::kNetworkOutput, Kind::kInputLabels};
 constexpr Parameter kParameters[] = {{"top", "1", "how many of the largest outputs count as right, 1 to 1000"}};
 
 Result<Definition> DefineAccuracy(const char* name, std::span<const std::string> values) {
@@ -246,7 +246,7 @@ constexpr Descriptor kTrainAccuracy{
     .parameters = kParameters,
     .inputs_min = 0,
     .inputs_max = 0,
-    .default_inputs = kInputs,
+    .default_inputs = kAccuracyInputs,
     .publishes = "train_accuracy",
     .help = "share of rows whose label is among the `top` largest outputs",
     .define = [](std::span<const std::string>,
@@ -258,7 +258,7 @@ constexpr Descriptor kTestAccuracy{
     .parameters = kParameters,
     .inputs_min = 0,
     .inputs_max = 0,
-    .default_inputs = kInputs,
+    .default_inputs = kAccuracyInputs,
     .publishes = "test_accuracy",
     .help = "train_accuracy over a whole evaluation pass",
     .default_tag = "test",

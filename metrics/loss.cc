@@ -6,7 +6,7 @@ namespace ikkuna::metrics {
 
 namespace {
 
-constexpr Kind kInputs[] = {Kind::kLoss};
+constexpr Kind kLossInputs[] = {Kind::kLoss};
 
 Result<Definition> DefineLoss(std::span<const std::string>, std::span<const std::string>) {
   Definition definition;
@@ -24,7 +24,7 @@ constexpr Descriptor kLoss{
     .name = "loss",
     .inputs_min = 0,
     .inputs_max = 0,
-    .default_inputs = kInputs,
+    .default_inputs = kLossInputs,
     .publishes = "loss",
     .help = "what the loss function gives, mean of a step's losses",
     .define = DefineLoss,

@@ -15,17 +15,18 @@ namespace {
 constexpr uint32_t kMaxHeaderBytes = 4096;  // bounds what later minor versions may add
 constexpr uint64_t kMaxCtlBytes = 64 << 20;
 
-Error Corrupt(const char* what) {
+Error CorruptCtl(const char* what) {
   return Error{ErrorCode::kCorrupt, std::string("the daemon's control segment has ") + what};
 }
 
 Status CheckHeader(const CtlHeader& header, uint64_t mapped_bytes) {
-  if (header.magic != kCtlMagic) return Corrupt("not the magic of CTL");
-  if (header.abi_major != kAbiMajor) return Corrupt("another major version; use a probe and a daemon of one release");
-  if (header.ready != 1) return Corrupt("a header that is not ready");
+  if (header.magic != kCtlMagic) return CorruptCtl("not the magic of CTL");
+  if (header.abi_major != kAbiMajor)
+    return CorruptCtl("another major version; use a probe and a daemon of one release");
+  if (header.ready != 1) return CorruptCtl("a header that is not ready");
   if (header.header_bytes < sizeof(CtlHeader) || header.header_bytes > kMaxHeaderBytes)
-    return Corrupt("a wrong header size");
-  if (header.total_bytes > mapped_bytes) return Corrupt("fewer bytes than it says");
+    return CorruptCtl("a wrong header size");
+  if (header.total_bytes > mapped_bytes) return CorruptCtl("fewer bytes than it says");
   std::array<std::pair<uint64_t, uint64_t>, 5> regions{{{0, header.header_bytes},
                                                         {header.state_offset, sizeof(CtlState)},
                                                         {header.demand_offset, kMaxDemandEntries * sizeof(DemandEntry)},
@@ -34,8 +35,8 @@ Status CheckHeader(const CtlHeader& header, uint64_t mapped_bytes) {
   std::sort(regions.begin(), regions.end());
   uint64_t end = 0;
   for (const auto& [offset, bytes] : regions) {
-    if (offset % kCacheLine != 0 || offset < end) return Corrupt("regions that overlap or are misaligned");
-    if (bytes > header.total_bytes || offset > header.total_bytes - bytes) return Corrupt("a region outside itself");
+    if (offset % kCacheLine != 0 || offset < end) return CorruptCtl("regions that overlap or are misaligned");
+    if (bytes > header.total_bytes || offset > header.total_bytes - bytes) return CorruptCtl("a region outside itself");
     end = offset + bytes;
   }
   return {};

@@ -2,6 +2,7 @@
 #include <cstring>
 #include <string>
 
+#include "shared/base/round_up.h"
 #include "shared/ctl.h"
 
 namespace ikkuna::shm {
@@ -9,8 +10,6 @@ namespace ikkuna::shm {
 namespace {
 
 constexpr size_t kBitsetWords = kModuleBitsetBytes / sizeof(uint64_t);
-
-constexpr uint64_t RoundUp(uint64_t value, uint64_t align) { return (value + align - 1) / align * align; }
 
 CtlHeader PlanHeader(uint64_t session_id) {
   CtlHeader header{};

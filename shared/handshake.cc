@@ -25,7 +25,7 @@ namespace {
 // not even fit in here the kernel closes and says so (MSG_CTRUNC).
 constexpr size_t kFdRoom = 16;
 
-Error Corrupt(const std::string& what) { return Error{ErrorCode::kCorrupt, "the peer's message " + what}; }
+Error CorruptPeer(const std::string& what) { return Error{ErrorCode::kCorrupt, "the peer's message " + what}; }
 
 Status Send(int socket_fd, const std::string& bytes, int fd) {
   iovec data{const_cast<char*>(bytes.data()), bytes.size()};
@@ -91,9 +91,9 @@ Result<Received> Receive(int socket_fd) {
   if (bytes < 0) return PosixError("cannot receive a message of the handshake", errno);
   TakeFds(message, received.fds);
   if (bytes == 0) return Error{ErrorCode::kFailedPrecondition, "the peer closed the connection"};
-  if ((message.msg_flags & MSG_TRUNC) != 0) return Corrupt("is longer than any may be");
+  if ((message.msg_flags & MSG_TRUNC) != 0) return CorruptPeer("is longer than any may be");
   if ((message.msg_flags & MSG_CTRUNC) != 0) {
-    if (received.fds.size() == kFdRoom) return Corrupt("carries more descriptors than any may");
+    if (received.fds.size() == kFdRoom) return CorruptPeer("carries more descriptors than any may");
     return Error{ErrorCode::kResourceExhausted,
                  "no descriptor was left for the one that came with a message of the handshake; raise the limit of the "
                  "process that received it (ulimit -n)"};
@@ -176,8 +176,8 @@ Result<ReceivedHello> ReceiveHello(int socket_fd) {
   if (!received) return received.error();
   auto reader = TlvReader::Parse(received->bytes);
   if (!reader) return reader.error();
-  if (reader->type() != MessageType::kHello) return Corrupt("is no HELLO");
-  if (received->fds.size() != 1) return Corrupt("does not carry one descriptor");
+  if (reader->type() != MessageType::kHello) return CorruptPeer("is no HELLO");
+  if (received->fds.size() != 1) return CorruptPeer("does not carry one descriptor");
   ReceivedHello result;
   Hello& hello = result.hello;
   uint8_t has_attempt = 0;
@@ -197,7 +197,7 @@ Result<ReceivedHello> ReceiveHello(int socket_fd) {
                         Take(reader->Number<uint64_t>(Tag::kFeatureBits), hello.feature_bits) &&
                         Take(reader->Number<uint64_t>(Tag::kRingHead), hello.heads.ring_head) &&
                         Take(reader->Number<uint64_t>(Tag::kArenaHead), hello.heads.arena_head);
-  if (!complete) return Corrupt("lacks a field of a HELLO, or one is malformed");
+  if (!complete) return CorruptPeer("lacks a field of a HELLO, or one is malformed");
   hello.has_attempt = has_attempt == 1;
   hello.resume = resume == 1;
   hello.run_id_made_up = reader->Number<uint8_t>(Tag::kRunIdMadeUp) == uint8_t{1};  // not of every producer
@@ -215,18 +215,18 @@ Result<std::variant<ReceivedWelcome, Reject>> ReceiveAnswer(int socket_fd) {
   if (reader->type() == MessageType::kReject) {
     Reject reject;
     if (!received->fds.empty() || !Take(reader->Text(Tag::kReason, kMaxReasonBytes), reject.reason)) {
-      return Corrupt("is no valid REJECT");
+      return CorruptPeer("is no valid REJECT");
     }
     return Answer(std::move(reject));
   }
-  if (reader->type() != MessageType::kWelcome) return Corrupt("is neither WELCOME nor REJECT");
-  if (received->fds.size() != 1) return Corrupt("does not carry one descriptor");
+  if (reader->type() != MessageType::kWelcome) return CorruptPeer("is neither WELCOME nor REJECT");
+  if (received->fds.size() != 1) return CorruptPeer("does not carry one descriptor");
   ReceivedWelcome result;
   Welcome& welcome = result.welcome;
   const bool complete = Take(reader->Number<uint64_t>(Tag::kSessionId), welcome.session_id) &&
                         Take(reader->Number<uint64_t>(Tag::kFeatureBits), welcome.feature_bits) &&
                         Take(reader->Text(Tag::kDaemonVersion, kMaxNameBytes), welcome.daemon_version);
-  if (!complete) return Corrupt("lacks a field of a WELCOME, or one is malformed");
+  if (!complete) return CorruptPeer("lacks a field of a WELCOME, or one is malformed");
   result.ctl_fd = std::move(received->fds.front());
   return Answer(std::move(result));
 }

@@ -22,7 +22,7 @@ constexpr uint32_t kMaxRecordBytes = 4096;
 constexpr uint64_t kMaxStatusBytes = 1 << 20;
 constexpr uint64_t kExtentAlign = 4096;  // smallest page size of any supported machine
 
-Error Corrupt(const std::string& what) { return Error{ErrorCode::kCorrupt, "the producer's " + what}; }
+Error CorruptPub(const std::string& what) { return Error{ErrorCode::kCorrupt, "the producer's " + what}; }
 
 struct Region {
   uint64_t offset;
@@ -44,27 +44,29 @@ bool RegionsHold(std::array<Region, 5> regions, uint64_t total) {
 }
 
 Status CheckHeader(const PubHeader& header, uint64_t mapped_bytes) {
-  if (header.magic != kPubMagic) return Corrupt("shared memory does not start with the magic of PUB");
+  if (header.magic != kPubMagic) return CorruptPub("shared memory does not start with the magic of PUB");
   if (header.abi_major != kAbiMajor) {
-    return Corrupt("format has major version " + std::to_string(header.abi_major) + ", this daemon reads " +
-                   std::to_string(kAbiMajor) + "; use a probe and a daemon of the same release");
+    return CorruptPub("format has major version " + std::to_string(header.abi_major) + ", this daemon reads " +
+                      std::to_string(kAbiMajor) + "; use a probe and a daemon of the same release");
   }
-  if (header.ready != 1) return Corrupt("header is not ready");
-  if (header.header_bytes < sizeof(PubHeader) || header.header_bytes > kMaxHeaderBytes) return Corrupt("header size");
-  if (header.total_bytes > mapped_bytes) return Corrupt("header names more bytes than there are");
+  if (header.ready != 1) return CorruptPub("header is not ready");
+  if (header.header_bytes < sizeof(PubHeader) || header.header_bytes > kMaxHeaderBytes)
+    return CorruptPub("header size");
+  if (header.total_bytes > mapped_bytes) return CorruptPub("header names more bytes than there are");
   if (header.record_bytes < kRecordBytes || header.record_bytes > kMaxRecordBytes ||
       header.record_bytes % kCacheLine != 0) {
-    return Corrupt("record size cannot be");
+    return CorruptPub("record size cannot be");
   }
   if (header.stats_bytes < sizeof(TensorStats) || header.stats_bytes > header.record_bytes - offsetof(Record, stats)) {
-    return Corrupt("statistics size cannot be");
+    return CorruptPub("statistics size cannot be");
   }
   if (!std::has_single_bit(header.ring_slots) || header.ring_slots > kMaxRingSlots) {
-    return Corrupt("ring has no power of two of slots within the limit");
+    return CorruptPub("ring has no power of two of slots within the limit");
   }
-  if (header.status_bytes < sizeof(PubStatus) || header.status_bytes > kMaxStatusBytes) return Corrupt("status size");
-  if (header.registry_bytes > kMaxRegistryBytes) return Corrupt("registry is beyond the limit");
-  if (header.arena_bytes > kMaxArenaBytes) return Corrupt("arena is beyond the limit");
+  if (header.status_bytes < sizeof(PubStatus) || header.status_bytes > kMaxStatusBytes)
+    return CorruptPub("status size");
+  if (header.registry_bytes > kMaxRegistryBytes) return CorruptPub("registry is beyond the limit");
+  if (header.arena_bytes > kMaxArenaBytes) return CorruptPub("arena is beyond the limit");
   const uint64_t ring_bytes = uint64_t{header.ring_slots} * header.record_bytes;
   if (!RegionsHold({{{0, header.header_bytes},
                      {header.status_offset, header.status_bytes},
@@ -72,7 +74,7 @@ Status CheckHeader(const PubHeader& header, uint64_t mapped_bytes) {
                      {header.ring_offset, ring_bytes},
                      {header.arena_offset, header.arena_bytes}}},
                    header.total_bytes)) {
-    return Corrupt("regions are misaligned, overlap or leave the segment");
+    return CorruptPub("regions are misaligned, overlap or leave the segment");
   }
   return {};
 }
@@ -118,11 +120,12 @@ Status PubView::StartAt(const Heads& heads) {
   const uint64_t arena_tail = LoadAcquire(shared_status().arena_tail);
   const uint64_t tail = reserved();
   if (heads.ring_head > tail || tail - heads.ring_head > header_.ring_slots) {
-    return Corrupt("ring cannot be at " + std::to_string(heads.ring_head) + ": its tail is at " + std::to_string(tail));
+    return CorruptPub("ring cannot be at " + std::to_string(heads.ring_head) + ": its tail is at " +
+                      std::to_string(tail));
   }
   if (heads.arena_head > arena_tail) {
-    return Corrupt("arena cannot be at " + std::to_string(heads.arena_head) + ": its tail is at " +
-                   std::to_string(arena_tail));
+    return CorruptPub("arena cannot be at " + std::to_string(heads.arena_head) + ": its tail is at " +
+                      std::to_string(arena_tail));
   }
   ring_position_ = heads.ring_head;
   arena_position_ = heads.arena_head;
@@ -132,8 +135,8 @@ Status PubView::StartAt(const Heads& heads) {
 
 Status PubView::CheckTail() {
   const uint64_t tail = reserved();
-  if (tail < reserved_seen_) return Corrupt("ring tail went backwards");
-  if (tail - ring_position_ > header_.ring_slots) return Corrupt("ring tail is beyond the ring");
+  if (tail < reserved_seen_) return CorruptPub("ring tail went backwards");
+  if (tail - ring_position_ > header_.ring_slots) return CorruptPub("ring tail is beyond the ring");
   reserved_seen_ = tail;
   return {};
 }
@@ -143,7 +146,7 @@ Status PubView::CheckTail() {
 Status PubView::LeaveEmpty() {
   const uint64_t arena_tail = LoadAcquire(shared_status().arena_tail);
   if (auto checked = CheckTail(); !checked) return checked;
-  if (arena_tail < arena_position_) return Corrupt("arena tail went backwards");
+  if (arena_tail < arena_position_) return CorruptPub("arena tail went backwards");
   if (reserved_seen_ == ring_position_) arena_position_ = arena_tail;
   return {};
 }
@@ -153,8 +156,8 @@ Status PubView::LoadRegistry() {
   const uint64_t count = LoadAcquire(status.registry_count);  // pairs with PubWriter::Append
   if (count == registry_read_) return {};
   const uint64_t used = LoadRelaxed(status.registry_used_bytes);
-  if (count < registry_read_ || count > kMaxRegistryEntries) return Corrupt("registry count cannot be");
-  if (used < registry_offset_ || used > header_.registry_bytes) return Corrupt("registry ends where it cannot");
+  if (count < registry_read_ || count > kMaxRegistryEntries) return CorruptPub("registry count cannot be");
+  if (used < registry_offset_ || used > header_.registry_bytes) return CorruptPub("registry ends where it cannot");
   const unsigned char* registry = segment_.data() + header_.registry_offset;
   while (registry_read_ < count) {
     auto decoded = DecodeEntry(registry + registry_offset_, used - registry_offset_);
@@ -173,11 +176,11 @@ Status PubView::LoadRegistry() {
 
 Status PubView::AcceptExtent(const RegistryEntry& entry) {
   if (arena_extent_ != 0 || entry.value == 0 || entry.value > header_.arena_bytes || entry.value % kExtentAlign != 0) {
-    return Corrupt("arena extent cannot be");
+    return CorruptPub("arena extent cannot be");
   }
   // Where the kernel can tell: a hole would be filled at our cost when we read it. Once sealed no hole can come back.
   const auto backed = segment_.BackedBytes(header_.arena_offset, entry.value);
-  if (backed && *backed < entry.value) return Corrupt("arena extent has no memory behind it");
+  if (backed && *backed < entry.value) return CorruptPub("arena extent has no memory behind it");
   arena_extent_ = entry.value;
   return {};
 }
@@ -197,13 +200,13 @@ Result<std::optional<Message>> PubView::Next() {
   }
   if (reserved_seen_ <= ring_position_) {
     if (auto checked = CheckTail(); !checked) return checked.error();
-    if (reserved_seen_ <= ring_position_) return Corrupt("ring holds a record that was never reserved");
+    if (reserved_seen_ <= ring_position_) return CorruptPub("ring holds a record that was never reserved");
   }
   std::optional<Message> message(std::in_place);
   Record& record = message->record;
   CopyOnce(&record, shared, sizeof(Record));
   record.seq = ring_position_ + 1;
-  if (const char* fault = CheckRecord(record)) return Corrupt(std::string("record has ") + fault);
+  if (const char* fault = CheckRecord(record)) return CorruptPub(std::string("record has ") + fault);
   if (record.type == static_cast<uint8_t>(RecordType::kTensor) ||
       record.type == static_cast<uint8_t>(RecordType::kVoid)) {
     if (auto read = ReadPayload(*message); !read) return read.error();
@@ -227,15 +230,15 @@ Status PubView::ReadPayload(Message& message) {
   if (arena_extent_ == 0) {
     if (auto loaded = LoadRegistry(); !loaded) return loaded;
   }
-  if (ref.bytes > arena_extent_) return Corrupt("payload is larger than its arena");
+  if (ref.bytes > arena_extent_) return CorruptPub("payload is larger than its arena");
   const uint64_t offset = ref.position % arena_extent_;
   const uint64_t rounded = (ref.bytes + kPayloadAlign - 1) / kPayloadAlign * kPayloadAlign;
   if (ref.position % kPayloadAlign != 0 || offset > arena_extent_ - rounded) {
-    return Corrupt("payload is misaligned or leaves its arena");
+    return CorruptPub("payload is misaligned or leaves its arena");
   }
   const uint64_t arena_tail = LoadAcquire(shared_status().arena_tail);
   if (ref.position < arena_position_ || arena_tail < rounded || ref.position > arena_tail - rounded) {
-    return Corrupt("payload lies where the arena is not reserved");
+    return CorruptPub("payload lies where the arena is not reserved");
   }
   arena_position_ = ref.position + rounded;
   if (!is_void) message.payload = segment_.data() + header_.arena_offset + offset;

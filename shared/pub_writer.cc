@@ -12,6 +12,7 @@
 
 #include "shared/base/clock.h"
 #include "shared/base/memory_limit.h"
+#include "shared/base/round_up.h"
 #include "shared/ctl.h"
 #include "shared/pub.h"
 #include "shared/publish_point.h"
@@ -61,8 +62,6 @@ inline void Pause() {
   asm volatile("yield");
 #endif
 }
-
-constexpr uint64_t RoundUp(uint64_t value, uint64_t align) { return (value + align - 1) / align * align; }
 
 // A random UUID (version 4).
 Status FillUuid(unsigned char (&uuid)[16]) {
@@ -363,8 +362,8 @@ PubWriter::Reservation PubWriter::Reserve(uint64_t payload_bytes) noexcept {
     return {};
   }
   const uint64_t position = s.reserved++;
-  // Under the lock, as the position is: of two records the later never shows fewer drops, and the drops between them are
-  // the difference. Relaxed: a count, orders nothing.
+  // Under the lock, as the position is: of two records the later never shows fewer drops, and the drops between them
+  // are the difference. Relaxed: a count, orders nothing.
   const uint64_t dropped_total = s.dropped_total.load(std::memory_order_relaxed);
   // `reserved` before `arena_tail`: whoever sees the new tail sees the reservation it belongs to (PubView::LeaveEmpty).
   StoreRelease(s.status->reserved, s.reserved);

@@ -47,7 +47,7 @@ const char* FieldFault(const RegistryEntry& entry) {
   return nullptr;
 }
 
-Error Corrupt(const char* what) {
+Error CorruptRegistry(const char* what) {
   return Error{ErrorCode::kCorrupt, std::string("the producer's registry holds an entry with ") + what};
 }
 
@@ -89,20 +89,21 @@ std::vector<unsigned char> EncodeEntry(const RegistryEntry& entry) {
 
 Result<DecodedEntry> DecodeEntry(const unsigned char* bytes_untrusted, size_t available) {
   EntryHeader header;
-  if (available < sizeof(header)) return Corrupt("no room for its header");
+  if (available < sizeof(header)) return CorruptRegistry("no room for its header");
   std::memcpy(&header, bytes_untrusted, sizeof(header));
-  if (header.bytes % kEntryAlign != 0 || header.bytes < sizeof(header)) return Corrupt("a length that cannot be");
-  if (header.bytes > available) return Corrupt("a length beyond what is published");
+  if (header.bytes % kEntryAlign != 0 || header.bytes < sizeof(header))
+    return CorruptRegistry("a length that cannot be");
+  if (header.bytes > available) return CorruptRegistry("a length beyond what is published");
   DecodedEntry decoded;
   decoded.bytes = header.bytes;
-  if (header.type == 0) return Corrupt("no type");
+  if (header.type == 0) return CorruptRegistry("no type");
   if (!IsKnownEntryType(header.type)) return decoded;
-  if (header.ndim > kMaxDims) return Corrupt("more than 8 dimensions");
+  if (header.ndim > kMaxDims) return CorruptRegistry("more than 8 dimensions");
   if (header.name_bytes > kMaxNameBytes || header.second_bytes > kMaxSecondBytes)
-    return Corrupt("a text that is too long");
+    return CorruptRegistry("a text that is too long");
   const size_t used =
       sizeof(header) + header.ndim * sizeof(int64_t) + size_t{header.name_bytes} + size_t{header.second_bytes};
-  if (used > header.bytes || header.bytes - used >= kEntryAlign) return Corrupt("lengths that do not add up");
+  if (used > header.bytes || header.bytes - used >= kEntryAlign) return CorruptRegistry("lengths that do not add up");
 
   RegistryEntry& entry = decoded.entry;
   entry.type = static_cast<EntryType>(header.type);
@@ -123,9 +124,9 @@ Result<DecodedEntry> DecodeEntry(const unsigned char* bytes_untrusted, size_t av
   take(entry.sizes.data(), header.ndim * sizeof(int64_t));
   take(entry.name.data(), entry.name.size());
   take(entry.second.data(), entry.second.size());
-  if (const char* fault = FieldFault(entry)) return Corrupt(fault);
+  if (const char* fault = FieldFault(entry)) return CorruptRegistry(fault);
   if (!IsValidUtf8(entry.name) || (SecondIsText(entry.type) && !IsValidUtf8(entry.second))) {
-    return Corrupt("a text that is no UTF-8");
+    return CorruptRegistry("a text that is no UTF-8");
   }
   return decoded;
 }

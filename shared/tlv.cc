@@ -22,7 +22,7 @@ void AppendNumber(std::string& bytes, T number) {
   bytes.append(reinterpret_cast<const char*>(&number), sizeof(number));
 }
 
-Error Corrupt(const char* what) { return Error{ErrorCode::kCorrupt, std::string("the peer's message has ") + what}; }
+Error CorruptTlv(const char* what) { return Error{ErrorCode::kCorrupt, std::string("the peer's message has ") + what}; }
 
 }  // namespace
 
@@ -41,22 +41,22 @@ void TlvWriter::Put(Tag tag, const void* data, size_t bytes) {
 
 Result<TlvReader> TlvReader::Parse(std::string_view message_untrusted) {
   const std::string_view message = message_untrusted;
-  if (message.size() < kMessageHeaderBytes) return Corrupt("no room for its header");
-  if (NumberAt<uint32_t>(message, 0) != kHandshakeMagic) return Corrupt("not the magic of this protocol");
-  if (NumberAt<uint16_t>(message, 4) != kHandshakeVersion) return Corrupt("another version of this protocol");
+  if (message.size() < kMessageHeaderBytes) return CorruptTlv("no room for its header");
+  if (NumberAt<uint32_t>(message, 0) != kHandshakeMagic) return CorruptTlv("not the magic of this protocol");
+  if (NumberAt<uint16_t>(message, 4) != kHandshakeVersion) return CorruptTlv("another version of this protocol");
   TlvReader reader;
   reader.type_ = static_cast<MessageType>(NumberAt<uint16_t>(message, 6));
-  if (reader.type_ == MessageType::kInvalid) return Corrupt("no type");
+  if (reader.type_ == MessageType::kInvalid) return CorruptTlv("no type");
   for (size_t at = kMessageHeaderBytes; at < message.size();) {
-    if (message.size() - at < kTlvHeaderBytes) return Corrupt("a field without room for its header");
+    if (message.size() - at < kTlvHeaderBytes) return CorruptTlv("a field without room for its header");
     const auto tag = NumberAt<uint16_t>(message, at);
     const size_t bytes = NumberAt<uint16_t>(message, at + 2);
     at += kTlvHeaderBytes;
     const size_t padded = (bytes + kTlvAlign - 1) / kTlvAlign * kTlvAlign;
-    if (padded > message.size() - at) return Corrupt("a field that is longer than the message");
-    if (tag == 0) return Corrupt("a field with tag 0");
+    if (padded > message.size() - at) return CorruptTlv("a field that is longer than the message");
+    if (tag == 0) return CorruptTlv("a field with tag 0");
     if (tag < kTagCount) {
-      if (reader.values_[tag]) return Corrupt("a field twice");
+      if (reader.values_[tag]) return CorruptTlv("a field twice");
       reader.values_[tag] = message.substr(at, bytes);
     }
     at += padded;

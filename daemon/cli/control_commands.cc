@@ -7,7 +7,7 @@
 namespace ikkuna::cli {
 namespace {
 
-struct Options {
+struct ControlOptions {
   std::string run = "latest";
   std::optional<uint32_t> attempt;
   std::vector<uint32_t> ranks;
@@ -15,7 +15,7 @@ struct Options {
   bool json = false;
 };
 
-void AddOptions(CLI::App* command, Options* options) {
+void AddOptions(CLI::App* command, ControlOptions* options) {
   command->add_option("--run", options->run, "Run: its name, its id, or 'latest'")
       ->type_name("RUN")
       ->capture_default_str();
@@ -29,7 +29,7 @@ void AddOptions(CLI::App* command, Options* options) {
 }
 
 template <typename Request>
-void Fill(const Options& options, Request* request) {
+void Fill(const ControlOptions& options, Request* request) {
   request->set_run(options.run);
   if (options.attempt) request->set_attempt(*options.attempt);
   for (const uint32_t rank : options.ranks) request->add_ranks(rank);
@@ -47,7 +47,7 @@ std::string Lines(const std::string& text) {
 }
 
 template <typename Request, typename Method>
-Result<int> Send(Context& context, const Options& options, const Request& request, Method method) {
+Result<int> Send(Context& context, const ControlOptions& options, const Request& request, Method method) {
   Result<std::unique_ptr<Client>> client = context.ConnectToDaemon("control");
   if (!client) return client.error();
   auto response = (*client)->Call(method, request);
@@ -58,7 +58,7 @@ Result<int> Send(Context& context, const Options& options, const Request& reques
 
 template <typename Request, typename Method>
 void AddFreeze(CLI::App& app, Context& context, const char* name, const char* help, Method method) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<ControlOptions>();
   CLI::App* command = app.add_subcommand(name, help);
   command->add_option("MODULE", options->module, "Module path, or a pattern such as 'features.*'")->required();
   AddOptions(command, options.get());
@@ -85,7 +85,7 @@ void AddControlCommands(CLI::App& app, Context& context) {
       app, context, "unfreeze",
       "Lets frozen modules train again, from the next step on; several ranks at one, some seconds ahead",
       &v1::Monitor::Stub::Unfreeze);
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<ControlOptions>();
   CLI::App* command =
       app.add_subcommand("stop", "Asks a trainer to end at its next step; several ranks at one, some seconds ahead");
   AddOptions(command, options.get());

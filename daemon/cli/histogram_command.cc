@@ -14,7 +14,7 @@ namespace {
 constexpr size_t kMaxSeries = 20;        // what a person scrolls through
 constexpr size_t kMaxMapSteps = 20'000;  // 10 MB of 64 bins
 
-struct Options {
+struct HistogramArguments {
   std::string topic;
   RunsChoice runs;
   SampleQuery query;
@@ -38,7 +38,7 @@ std::string TitleOf(const std::vector<RunLine>& lines, const RunLine& line, cons
 
 class Shower {
  public:
-  Shower(const Options& options, const std::vector<RunLine>& lines, const Terminal& terminal)
+  Shower(const HistogramArguments& options, const std::vector<RunLine>& lines, const Terminal& terminal)
       : options_(options), lines_(lines), terminal_(terminal) {}
 
   // Every histogram of one series, in the order of their steps.
@@ -92,7 +92,7 @@ class Shower {
     return std::min(SizeOf(columns), static_cast<size_t>(columns.values_size()));
   }
 
-  const Options& options_;
+  const HistogramArguments& options_;
   const std::vector<RunLine>& lines_;
   const Terminal& terminal_;
   std::vector<std::pair<uint64_t, Histogram>> steps_;
@@ -111,7 +111,7 @@ Result<std::vector<Found>> FindHistograms(Client& client, const std::vector<RunL
   return found;
 }
 
-Result<int> RunHistogram(Context& context, Options options) {
+Result<int> RunHistogram(Context& context, HistogramArguments options) {
   if (Status in_order = options.query.steps.Check(); !in_order) return in_order.error();
   if (options.step && options.map) {
     return Error{ErrorCode::kInvalidArgument, "--step shows one histogram and --map all of them; leave out one"};
@@ -168,7 +168,7 @@ Result<int> RunHistogram(Context& context, Options options) {
 }  // namespace
 
 void AddHistogramCommand(CLI::App& app, Context& context) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<HistogramArguments>();
   options->shape.width = std::max(20, std::min(context.terminal.columns - 30, 60));
   CLI::App* command = app.add_subcommand("histogram", "Histograms of a step as bars, or of all steps as a map");
   command->add_option("TOPIC", options->query.topic, "Topics, as a pattern; default: all that are histograms");

@@ -13,7 +13,7 @@ namespace {
 
 constexpr size_t kMaxLines = 12;  // lines that an eye tells apart, with some goodwill
 
-struct Options {
+struct PlotArguments {
   std::string topic;
   RunsChoice runs;
   SampleQuery query;
@@ -48,7 +48,7 @@ struct Matching {
   bool own = false;    // the first is the daemon's own
 };
 
-Result<Matching> CountSeries(Client& client, const std::vector<RunLine>& lines, const Options& options) {
+Result<Matching> CountSeries(Client& client, const std::vector<RunLine>& lines, const PlotArguments& options) {
   Matching matching;
   for (const RunLine& line : lines) {
     Result<std::vector<v1::SeriesSummary>> found =
@@ -63,7 +63,7 @@ Result<Matching> CountSeries(Client& client, const std::vector<RunLine>& lines, 
   return matching;
 }
 
-std::string TitleOf(const Options& options, const std::vector<RunLine>& lines) {
+std::string TitleOf(const PlotArguments& options, const std::vector<RunLine>& lines) {
   std::string runs;
   std::set<std::string> seen;
   for (const RunLine& line : lines) {
@@ -76,7 +76,7 @@ std::string TitleOf(const Options& options, const std::vector<RunLine>& lines) {
 }
 
 // Reads the values of all lines, as many series as can be drawn.
-Result<std::vector<Line>> ReadLines(Client& client, const std::vector<RunLine>& run_lines, const Options& options,
+Result<std::vector<Line>> ReadLines(Client& client, const std::vector<RunLine>& run_lines, const PlotArguments& options,
                                     const std::string& x) {
   std::vector<Line> lines;
   // What is smoothed is read whole: the mean of extremes is no mean.
@@ -117,7 +117,7 @@ Result<std::vector<Line>> ReadLines(Client& client, const std::vector<RunLine>& 
   return lines;
 }
 
-Result<int> RunPlot(Context& context, const Options& options) {
+Result<int> RunPlot(Context& context, const PlotArguments& options) {
   if (Status in_order = options.query.steps.Check(); !in_order) return in_order.error();
   Result<std::unique_ptr<Client>> client = context.Connect();
   if (!client) return client.error();
@@ -166,7 +166,7 @@ Result<int> RunPlot(Context& context, const Options& options) {
 }  // namespace
 
 void AddPlotCommand(CLI::App& app, Context& context) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<PlotArguments>();
   options->plot.width = std::max(20, std::min(context.terminal.columns - 14, 100));
   CLI::App* command = app.add_subcommand("plot", "Draws series in the terminal, several runs and ranks in one plot");
   command->add_option("TOPIC", options->topic, "Topic, such as loss, or a pattern such as 'loss|*_accuracy'")

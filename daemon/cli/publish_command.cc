@@ -11,7 +11,7 @@ namespace {
 
 constexpr int kStepsPerCall = 1000;
 
-struct Options {
+struct PublishOptions {
   std::string topic, value;
   std::string run, own_run;
   std::optional<uint32_t> attempt, rank;
@@ -33,7 +33,7 @@ std::optional<double> ParseNumber(const std::string& word) {
   return value;
 }
 
-Status AddValue(const Options& options, uint64_t step, const std::string& word, v1::PublishRequest* request) {
+Status AddValue(const PublishOptions& options, uint64_t step, const std::string& word, v1::PublishRequest* request) {
   v1::PublishedStep* published = request->add_steps();
   published->set_root(options.root);
   published->set_tag(options.tag);
@@ -56,7 +56,7 @@ Status AddValue(const Options& options, uint64_t step, const std::string& word, 
   return {};
 }
 
-void SetTarget(const Options& options, v1::PublishRequest* request) {
+void SetTarget(const PublishOptions& options, v1::PublishRequest* request) {
   if (!options.own_run.empty())
     request->set_own_run(options.own_run);
   else
@@ -66,7 +66,7 @@ void SetTarget(const Options& options, v1::PublishRequest* request) {
 }
 
 // "STEP VALUE" lines of standard input, blanks or a comma between.
-Status AddLine(const Options& options, const std::string& line, uint64_t number, v1::PublishRequest* request) {
+Status AddLine(const PublishOptions& options, const std::string& line, uint64_t number, v1::PublishRequest* request) {
   if (line.find_first_not_of(" \t\r") == std::string::npos) return {};
   const size_t begin = line.find_first_not_of(" \t");
   const size_t gap = line.find_first_of(" \t,", begin);
@@ -84,7 +84,7 @@ Status AddLine(const Options& options, const std::string& line, uint64_t number,
   return AddValue(options, step, word, request);
 }
 
-Result<int> RunPublish(Context& context, const Options& options) {
+Result<int> RunPublish(Context& context, const PublishOptions& options) {
   if (!options.run.empty() && !options.own_run.empty()) {
     return Error{ErrorCode::kInvalidArgument,
                  "--run names a run of a trainer and --own-run one of yours; leave out one"};
@@ -132,7 +132,7 @@ Result<int> RunPublish(Context& context, const Options& options) {
 }  // namespace
 
 void AddPublishCommand(CLI::App& app, Context& context) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<PublishOptions>();
   CLI::App* command = app.add_subcommand("publish", "Records values of your own, under a topic of your own");
   command->add_option("TOPIC", options->topic, "What it is: lower-case letters, digits and _")->required();
   command->add_option("VALUE", options->value, "The value; without it 'STEP VALUE' lines are read from standard input");

@@ -5,7 +5,7 @@
 namespace ikkuna::cli {
 namespace {
 
-struct Options {
+struct ReadOptions {
   std::string topic;
   RunsChoice runs;
   SampleQuery query;
@@ -14,7 +14,7 @@ struct Options {
   bool json = false;
 };
 
-SampleFormat FormatOf(const Options& options) {
+SampleFormat FormatOf(const ReadOptions& options) {
   if (options.json || options.format == "json") return SampleFormat::kJson;
   return options.format == "csv" ? SampleFormat::kCsv : SampleFormat::kTable;
 }
@@ -43,7 +43,7 @@ Status NarrowToId(Client& client, uint32_t id, std::vector<RunLine>* lines, Samp
                                          "; 'ikkuna series' lists what there is"};
 }
 
-Result<int> RunRead(Context& context, const Options& options) {
+Result<int> RunRead(Context& context, const ReadOptions& options) {
   if (options.topic.empty() && options.series_id == 0) {
     return Error{ErrorCode::kInvalidArgument, "nothing to read: give a topic, such as loss, or --series ID"};
   }
@@ -89,7 +89,7 @@ Result<int> RunRead(Context& context, const Options& options) {
 }  // namespace
 
 void AddReadCommand(CLI::App& app, Context& context) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<ReadOptions>();
   CLI::App* command = app.add_subcommand("read", "Values of series, to look at or to hand on");
   command->add_option("TOPIC", options->topic, "Topics, as a pattern such as 'weights_*|loss'");
   AddSeriesOptions(command, &options->query.series);

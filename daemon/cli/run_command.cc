@@ -18,7 +18,7 @@ namespace {
 constexpr int kExitNotFound = 127;  // as a shell says it
 constexpr int kExitNotExecutable = 126;
 
-struct Options {
+struct RunOptions {
   std::vector<std::string> job;
   UpOptions up;
 };
@@ -36,7 +36,7 @@ int Supervise(ChildProcess* job, const sigset_t& ours) {
   return *job->exit_code();
 }
 
-Result<int> RunJob(Context& context, const Options& options) {
+Result<int> RunJob(Context& context, const RunOptions& options) {
   if (!context.connection.address.empty()) {
     return Error{
         ErrorCode::kInvalidArgument,
@@ -86,7 +86,7 @@ Result<int> RunJob(Context& context, const Options& options) {
 }  // namespace
 
 void AddRunCommand(CLI::App& app, Context& context) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<RunOptions>();
   CLI::App* command = app.add_subcommand("run", "Runs a trainer with a daemon beside it, started if none runs");
   command->add_option("JOB", options->job, "The trainer and its arguments, after --")->required();
   AddUpOptions(command, &options->up);

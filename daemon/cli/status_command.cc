@@ -223,14 +223,14 @@ std::string DaemonText(const Terminal& terminal, const Health& health, const std
 
 namespace {
 
-struct Options {
+struct StatusOptions {
   std::string run;
   std::optional<uint32_t> attempt, rank;
   bool json = false;
 };
 
 // Leaves the producers of one run, which may be named in any way that names a run.
-Status Narrow(Client& client, const Options& options, v1::GetStatusResponse* status) {
+Status Narrow(Client& client, const StatusOptions& options, v1::GetStatusResponse* status) {
   std::string run_id = options.run;
   if (options.run == "latest") {
     Result<v1::Run> run = ChooseRun(client, {});
@@ -256,7 +256,7 @@ Status Narrow(Client& client, const Options& options, v1::GetStatusResponse* sta
                                          (nearest == "." ? "; 'ikkuna runs' lists what is recorded" : nearest)};
 }
 
-Result<int> RunStatus(Context& context, const Options& options) {
+Result<int> RunStatus(Context& context, const StatusOptions& options) {
   Result<std::unique_ptr<Client>> client = context.ConnectToDaemon("status");
   if (!client) return client.error();
   Result<Health> health = ReadHealth(**client);
@@ -278,7 +278,7 @@ Result<int> RunStatus(Context& context, const Options& options) {
 }  // namespace
 
 void AddStatusCommand(CLI::App& app, Context& context) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<StatusOptions>();
   CLI::App* command =
       app.add_subcommand("status", "State of the daemon and of every run it knows: coverage, drops, own cost");
   command->add_option("--run", options->run, "Only this run: its name, its id, or 'latest'")->type_name("RUN");

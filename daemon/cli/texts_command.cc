@@ -8,7 +8,7 @@
 namespace ikkuna::cli {
 namespace {
 
-struct Options {
+struct TextsOptions {
   RunsChoice runs;
   SampleQuery query;
   uint64_t last = 0;
@@ -50,7 +50,7 @@ std::string TextJson(const v1::Columns& columns, size_t i) {
   return line;
 }
 
-Result<int> RunTexts(Context& context, const Options& options) {
+Result<int> RunTexts(Context& context, const TextsOptions& options) {
   if (Status in_order = options.query.steps.Check(); !in_order) return in_order.error();
   Result<std::unique_ptr<Client>> client = context.Connect();
   if (!client) return client.error();
@@ -101,7 +101,7 @@ Result<int> RunTexts(Context& context, const Options& options) {
 }  // namespace
 
 void AddTextsCommand(CLI::App& app, Context& context) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<TextsOptions>();
   CLI::App* command = app.add_subcommand("texts", "Texts that a trainer logged, with their steps");
   command->add_option("TOPIC", options->query.topic, "Topics, as a pattern; default: all that are texts");
   AddSeriesOptions(command, &options->query.series);

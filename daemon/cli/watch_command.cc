@@ -10,7 +10,7 @@
 namespace ikkuna::cli {
 namespace {
 
-struct Options {
+struct WatchOptions {
   std::string run;
   std::optional<uint32_t> attempt, rank;
   std::string topic;
@@ -20,7 +20,7 @@ struct Options {
   bool json = false;
 };
 
-v1::WatchRequest RequestOf(const Options& options) {
+v1::WatchRequest RequestOf(const WatchOptions& options) {
   v1::WatchRequest request;
   v1::SeriesFilter& filter = *request.mutable_filter();
   filter.set_run(options.run);
@@ -37,7 +37,7 @@ v1::WatchRequest RequestOf(const Options& options) {
 
 class Printer {
  public:
-  Printer(const Options& options, const Terminal& terminal) : options_(options), terminal_(terminal) {}
+  Printer(const WatchOptions& options, const Terminal& terminal) : options_(options), terminal_(terminal) {}
 
   // False: enough.
   bool Take(const v1::WatchResponse& response) {
@@ -134,7 +134,7 @@ class Printer {
     return JsonLine(json);
   }
 
-  const Options& options_;
+  const WatchOptions& options_;
   const Terminal& terminal_;
   std::map<std::string, std::map<uint32_t, v1::Series>> series_;  // by run, by id
   std::string first_run_;
@@ -146,7 +146,7 @@ class Printer {
 }  // namespace
 
 void AddWatchCommand(CLI::App& app, Context& context) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<WatchOptions>();
   CLI::App* command = app.add_subcommand("watch", "Prints values and events as they come, until Ctrl-C");
   command->add_option("TOPIC", options->topic, "Topics, as a pattern such as 'weights_*|loss'; default: all");
   AddSeriesOptions(command, &options->series);

@@ -8,14 +8,14 @@
 namespace ikkuna::cli {
 namespace {
 
-struct Options {
+struct WhyOptions {
   std::string run = "latest";
   std::optional<uint32_t> attempt, rank;
   std::string module, kind;
   bool json = false;
 };
 
-Result<int> RunWhy(Context& context, const Options& options) {
+Result<int> RunWhy(Context& context, const WhyOptions& options) {
   Result<std::unique_ptr<Client>> client = context.Connect();
   if (!client) return client.error();
   v1::WhyRequest request;
@@ -74,7 +74,7 @@ Result<int> RunWhy(Context& context, const Options& options) {
 }  // namespace
 
 void AddWhyCommand(CLI::App& app, Context& context) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<WhyOptions>();
   CLI::App* command = app.add_subcommand("why", "What is missing of a run, a module or a kind, and for which reason");
   command->add_option("RUN", options->run, "Run: its name, its id, or 'latest'")->capture_default_str();
   command->add_option("MODULE", options->module, "Modules, as a pattern; default: all");

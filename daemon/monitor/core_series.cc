@@ -9,7 +9,7 @@
 namespace ikkuna {
 namespace {
 
-constexpr uint32_t kPageMax = 10'000;  // series of one answer, whoever asks for more: some 5 MB
+constexpr uint32_t kSeriesPageMax = 10'000;  // series of one answer, whoever asks for more: some 5 MB
 
 }  // namespace
 
@@ -28,7 +28,7 @@ Answer<SeriesPage> CoreSeries::ListSeries(const SeriesQuery& query) {
   if (!filter) return filter.failure();
   SeriesQuery resolved = query;
   resolved.filter = *std::move(filter);
-  resolved.limit = std::clamp<uint32_t>(query.limit, 1, kPageMax);
+  resolved.limit = std::clamp<uint32_t>(query.limit, 1, kSeriesPageMax);
   return parts_.recorded->ListSeries(resolved);
 }
 

@@ -9,6 +9,9 @@
 
 namespace ikkuna::service {
 
+// What is wrong with the file that `flag` names.
+Error RefuseOptionFile(const char* flag, const std::string& path, const std::string& why);
+
 // The whole of a regular file of at most 1 MiB that is not empty. `flag` stands in errors.
 Result<std::string> ReadOptionFile(const char* flag, const std::string& path);
 

@@ -14,7 +14,7 @@
 namespace ikkuna::service {
 namespace {
 
-constexpr int kBacklog = 4096;        // what the kernel has at most
+constexpr int kTcpBacklog = 4096;     // what the kernel has at most
 constexpr int kTriesForOnePort = 16;  // a free port of one address may be taken on the host's next
 
 using AddressList = std::unique_ptr<addrinfo, decltype(&freeaddrinfo)>;
@@ -101,7 +101,7 @@ UniqueFd Listen(const addrinfo& address) {
     int only_v6 = IN6_IS_ADDR_UNSPECIFIED(&reinterpret_cast<const sockaddr_in6*>(address.ai_addr)->sin6_addr) ? 0 : 1;
     ::setsockopt(fd.get(), IPPROTO_IPV6, IPV6_V6ONLY, &only_v6, sizeof only_v6);
   }
-  if (::bind(fd.get(), address.ai_addr, address.ai_addrlen) != 0 || ::listen(fd.get(), kBacklog) != 0) {
+  if (::bind(fd.get(), address.ai_addr, address.ai_addrlen) != 0 || ::listen(fd.get(), kTcpBacklog) != 0) {
     return UniqueFd();
   }
   return fd;

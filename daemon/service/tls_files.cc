@@ -52,10 +52,6 @@ std::vector<Owned<X509>> Certificates(const std::string& pem) {
   return all;
 }
 
-Error Refuse(const char* flag, const std::string& path, const std::string& why) {
-  return {ErrorCode::kInvalidArgument, std::string(flag) + ": '" + path + "' " + why};
-}
-
 void NoteDates(const char* flag, const std::string& path, const X509& certificate, std::vector<std::string>* notes) {
   if (X509_cmp_current_time(X509_get0_notAfter(&certificate)) < 0) {
     notes->push_back(std::string(flag) + ": the certificate in '" + path +
@@ -75,19 +71,19 @@ Result<TlsFiles> ReadTlsFiles(const ServerOptions& options, std::vector<std::str
   Result<std::string> key = ReadSecretFile("--tls-key", options.tls_key_file);
   if (!key) return key.error();
   const std::vector<Owned<X509>> certificates = Certificates(*cert);
-  if (certificates.empty()) return Refuse("--tls-cert", options.tls_cert_file, "has no certificate in PEM");
+  if (certificates.empty()) return RefuseOptionFile("--tls-cert", options.tls_cert_file, "has no certificate in PEM");
   Owned<BIO> key_bio = Open(*key);
   Owned<EVP_PKEY> private_key(PEM_read_bio_PrivateKey(key_bio.get(), nullptr, NoPassword, nullptr));
   ERR_clear_error();
   if (!private_key) {
-    return Refuse("--tls-key", options.tls_key_file, "has no private key in PEM, or one under a password");
+    return RefuseOptionFile("--tls-key", options.tls_key_file, "has no private key in PEM, or one under a password");
   }
   const bool fits = X509_check_private_key(certificates.front().get(), private_key.get()) == 1;
   ERR_clear_error();
   if (!fits) {
-    return Refuse("--tls-key", options.tls_key_file,
-                  "is not the key of the certificate in '" + options.tls_cert_file +
-                      "' (its first one); pass the two that were made together");
+    return RefuseOptionFile("--tls-key", options.tls_key_file,
+                            "is not the key of the certificate in '" + options.tls_cert_file +
+                                "' (its first one); pass the two that were made together");
   }
   NoteDates("--tls-cert", options.tls_cert_file, *certificates.front(), notes);
   files.cert = std::move(*cert);
@@ -96,7 +92,8 @@ Result<TlsFiles> ReadTlsFiles(const ServerOptions& options, std::vector<std::str
   Result<std::string> client_ca = ReadOptionFile("--tls-client-ca", options.tls_client_ca_file);
   if (!client_ca) return client_ca.error();
   const std::vector<Owned<X509>> authorities = Certificates(*client_ca);
-  if (authorities.empty()) return Refuse("--tls-client-ca", options.tls_client_ca_file, "has no certificate in PEM");
+  if (authorities.empty())
+    return RefuseOptionFile("--tls-client-ca", options.tls_client_ca_file, "has no certificate in PEM");
   for (const Owned<X509>& authority : authorities) {
     NoteDates("--tls-client-ca", options.tls_client_ca_file, *authority, notes);
   }

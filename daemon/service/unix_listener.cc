@@ -13,7 +13,7 @@
 namespace ikkuna::service {
 namespace {
 
-constexpr int kBacklog = 4096;  // what the kernel has at most: a client of gRPC fails where it is full
+constexpr int kUnixBacklog = 4096;  // what the kernel has at most: a client of gRPC fails where it is full
 
 bool SomebodyListens(const sockaddr_un& address) {
   UniqueFd probe(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
@@ -49,7 +49,7 @@ Result<UniqueFd> Listen(const std::string& path, bool open_to_others) {
     return PosixError("cannot serve on '" + path + "'", errno);
   }
   if (Status mode = SetMode(path, open_to_others); !mode) return mode.error();
-  if (::listen(fd.get(), kBacklog) != 0) return PosixError("cannot listen on '" + path + "'", errno);
+  if (::listen(fd.get(), kUnixBacklog) != 0) return PosixError("cannot listen on '" + path + "'", errno);
   return fd;
 }
 

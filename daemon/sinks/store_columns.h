@@ -52,6 +52,14 @@ class PlaneCoder {
   std::unique_ptr<ZSTD_DCtx, FreeContext> decompress_;
   std::vector<unsigned char> planes_, packed_;
 };
+template <>
+void PlaneCoder::Encode<float>(std::span<const float> values, ByteWriter& out);
+template <>
+void PlaneCoder::Encode<double>(std::span<const double> values, ByteWriter& out);
+template <>
+bool PlaneCoder::Decode<float>(ByteReader& in, std::span<float> values);
+template <>
+bool PlaneCoder::Decode<double>(ByteReader& in, std::span<double> values);
 
 // Stamps of one timeline in one segment, ascending by step.
 class StampColumns {

@@ -21,11 +21,11 @@ namespace {
 
 // What happens on the ingest thread in the middle of a turn, between its look at the peer and its end. The functions
 // run one a look at the ring, in order; nullptr: nothing (more).
-using Plot = std::vector<std::function<void()>>;
+using Moments = std::vector<std::function<void()>>;
 
 class MomentSource final : public PayloadSource {
  public:
-  explicit MomentSource(std::atomic<Plot*>& plot) : plot_(plot) {}
+  explicit MomentSource(std::atomic<Moments*>& plot) : plot_(plot) {}
   Space space() const override { return Space::kHostArena; }
   Status AddEntry(const shm::RegistryEntry&) override { return {}; }
   bool Ready(const shm::Message&) override { return true; }
@@ -34,12 +34,12 @@ class MomentSource final : public PayloadSource {
   }
   void Release(const shm::Message&) override {}
   void PublishHeads(shm::CtlWriter&) override {
-    Plot* plot = plot_.load();
+    Moments* plot = plot_.load();
     if (plot != nullptr && next_ < plot->size()) (*plot)[next_++]();
   }
 
  private:
-  std::atomic<Plot*>& plot_;
+  std::atomic<Moments*>& plot_;
   size_t next_ = 0;
 };
 
@@ -58,7 +58,7 @@ class StopTest : public testing::Test {
     return sessions.empty() ? nullptr : sessions[0];
   }
   // Lets the plot happen; returns when the session is over.
-  void Play(Plot plot, ProducerSession& session) {
+  void Play(Moments plot, ProducerSession& session) {
     plot_.store(&plot);
     session.Join();
     plot_.store(nullptr);
@@ -73,7 +73,7 @@ class StopTest : public testing::Test {
 
   TempDirectory temp_;
   std::shared_ptr<MemoryStore> store_ = std::make_shared<MemoryStore>();
-  std::atomic<Plot*> plot_{nullptr};
+  std::atomic<Moments*> plot_{nullptr};
 };
 
 TEST_F(StopTest, ATrainerThatFinishedBeforeTheDaemonStoppedHasFinished) {

@@ -9,7 +9,7 @@ namespace {
 
 constexpr uint32_t kModulesMax = 1000;
 
-void Convert(const ModuleInfo& from, v1::Module* to) {
+void ConvertModule(const ModuleInfo& from, v1::Module* to) {
   to->set_root(Shown(from.root));
   to->set_name(Shown(from.name));
   to->set_type(Shown(from.type));
@@ -46,7 +46,7 @@ Outcome Handle(const Call& call, const v1::ListModulesRequest& request, v1::List
     MessageRoom room;
     for (const ModuleInfo& module : page.modules) {
       v1::Module* out = response->add_modules();
-      Convert(module, out);
+      ConvertModule(module, out);
       if (room.Take(out->ByteSizeLong())) continue;
       response->mutable_modules()->RemoveLast();
       break;

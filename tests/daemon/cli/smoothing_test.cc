@@ -14,7 +14,7 @@ using ::testing::Contains;
 using ::testing::ElementsAre;
 using ::testing::Pair;
 
-constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
+constexpr double kGap = std::numeric_limits<double>::quiet_NaN();
 
 TEST(SmootherTest, IsTheWeightedMeanOfAllValuesSoFar) {
   // Span 3 keeps half of every weight. pandas.Series([1, 2, 6]).ewm(span=3, adjust=True).mean(): 1, 5/3, 29/7.
@@ -37,7 +37,7 @@ TEST(SmootherTest, ASpanOfOneChangesNothing) {
 TEST(SmootherTest, WhatIsNotFiniteStandsForItselfAndSpoilsNothing) {
   Smoother smoother(3);
   smoother.Add(1);
-  EXPECT_TRUE(std::isnan(smoother.Add(kNaN)));
+  EXPECT_TRUE(std::isnan(smoother.Add(kGap)));
   EXPECT_EQ(smoother.Add(std::numeric_limits<double>::infinity()), std::numeric_limits<double>::infinity());
   EXPECT_DOUBLE_EQ(smoother.Add(2), 5.0 / 3);
 }
@@ -52,7 +52,7 @@ TEST(ThinnerTest, FewPointsStayAsTheyCame) {
 TEST(ThinnerTest, OfManyTheEndsTheSpikesAndTheGapsStay) {
   Thinner thinner(64);
   constexpr int kPoints = 100'003;
-  for (int x = 0; x < kPoints; ++x) thinner.Add(x, x == 41'234 ? 99 : x == 70'001 ? -99 : x == 50'000 ? kNaN : 1);
+  for (int x = 0; x < kPoints; ++x) thinner.Add(x, x == 41'234 ? 99 : x == 70'001 ? -99 : x == 50'000 ? kGap : 1);
   const auto points = thinner.Points();
   EXPECT_LE(points.size(), 3 * 64 + 2u);
   EXPECT_EQ(points.front().first, 0);

@@ -26,7 +26,7 @@
 namespace ikkuna::ingest {
 namespace {
 
-constexpr int kWatchdogSeconds = 120;
+constexpr int kControlWatchdogSeconds = 120;
 const Caller kAdmin{std::nullopt, true};
 
 // Trains one step a millisecond until it is asked to stop; writes the number of steps it made.
@@ -35,7 +35,7 @@ const Caller kAdmin{std::nullopt, true};
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
   char byte;
   if (::read(go, &byte, 1) != 1) ::_exit(2);
-  ::alarm(kWatchdogSeconds);  // once the daemon is there
+  ::alarm(kControlWatchdogSeconds);  // once the daemon is there
   ::setenv("IKKUNA_WAIT_MS", "120000", 1);
   ikkuna_options options{};
   options.size = sizeof options;
@@ -284,7 +284,8 @@ TEST_F(ControlTest, ADaemonThatRestartsBetweenTwoRanksKeepsThemTogether) {
   EXPECT_EQ(store->Keys(), (std::vector<RunKey>{{"job", 0, 0}, {"job", 0, 1}}));
 }
 
-// Folds one after another in one process: each is an attempt, whether the daemon has noticed the end of the last or not.
+// Folds one after another in one process: each is an attempt, whether the daemon has noticed the end of the last or
+// not.
 TEST_F(ControlTest, FoldsInOneProcessAreAttempts) {
   core_ = std::make_unique<TestCore>(temp_.sub("dir"));
   ::setenv("IKKUNA_WAIT_MS", "120000", 1);

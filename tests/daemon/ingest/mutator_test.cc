@@ -25,7 +25,7 @@
 namespace ikkuna::ingest {
 namespace {
 
-constexpr int kWatchdogSeconds = 120;
+constexpr int kMutatorWatchdogSeconds = 120;
 constexpr uint64_t kStepsOfALiar = 400;
 constexpr int kFlipsBetweenYields = 8;
 constexpr uint64_t kArenaBytes = 1 << 16;
@@ -136,7 +136,7 @@ void PublishActivations(TestProducer& producer, uint64_t step) {
 [[noreturn]] void Lie(const std::string& directory, int go, Target target, uint32_t seed) {
   char byte;
   if (::read(go, &byte, 1) != 1) ::_exit(1);
-  ::alarm(kWatchdogSeconds);  // from its turn on
+  ::alarm(kMutatorWatchdogSeconds);  // from its turn on
   shm::PubSizes sizes;
   sizes.ring_slots = 64;
   sizes.arena_bytes = kArenaBytes;

@@ -14,14 +14,14 @@ namespace {
 
 using ::testing::StartsWith;
 
-const std::string kToken = "Bearer 0123456789abcdef0123456789abcdef";
+const std::string kPeersToken = "Bearer 0123456789abcdef0123456789abcdef";
 
 class PeersTest : public DoorsTest {
  protected:
   service::ServerOptions Options() {
     service::ServerOptions options = UnixOptions();
     options.listen = "127.0.0.1:0";
-    options.token_file = Write("tokens", "read " + kToken.substr(7) + "\n");
+    options.token_file = Write("tokens", "read " + kPeersToken.substr(7) + "\n");
     return options;
   }
   service::ServerOptions TlsOptions() {
@@ -55,7 +55,7 @@ class PeersTest : public DoorsTest {
   }
   void ExpectWell() {
     EXPECT_THAT(Ask(UnixChannel(), "", true), StartsWith("uid:"));
-    EXPECT_EQ(Ask(PlainTcp(), kToken, true), "token read");
+    EXPECT_EQ(Ask(PlainTcp(), kPeersToken, true), "token read");
   }
 
   TestAuthority servers_{"servers"};
@@ -86,9 +86,9 @@ TEST_F(PeersTest, HalfAHandshakeIsLetGo) {
     half.push_back(ConnectTcp());
     ASSERT_GT(::send(half.back().get(), hello.data(), hello.size(), MSG_NOSIGNAL), 0);
   }
-  EXPECT_EQ(Ask(TcpChannel(Tls(servers_.certificate())), kToken, true), "token read");
+  EXPECT_EQ(Ask(TcpChannel(Tls(servers_.certificate())), kPeersToken, true), "token read");
   for (const UniqueFd& fd : half) EXPECT_TRUE(IsClosed(fd.get()));
-  EXPECT_EQ(Ask(TcpChannel(Tls(servers_.certificate())), kToken, true), "token read");
+  EXPECT_EQ(Ask(TcpChannel(Tls(servers_.certificate())), kPeersToken, true), "token read");
 }
 
 TEST_F(PeersTest, GarbageIsLetGo) {
@@ -120,14 +120,14 @@ TEST_F(PeersTest, AThousandConnectionsLeaveRoomForOthers) {
   std::vector<UniqueFd> peers;
   for (int i = 0; i < 1100; ++i) peers.push_back(ConnectTcp());
   // No more of TCP, and all the same of the Unix socket.
-  EXPECT_THAT(Ask(PlainTcp(), kToken), StartsWith("UNAVAILABLE"));
+  EXPECT_THAT(Ask(PlainTcp(), kPeersToken), StartsWith("UNAVAILABLE"));
   EXPECT_GE(doors_->refused().too_many, 76u);
   EXPECT_THAT(Ask(UnixChannel()), StartsWith("uid:"));
   peers.clear();
   // They have left: there is room again, once gRPC has seen it.
   std::string answer;
   for (int i = 0; i < 600 && answer != "token read"; ++i) {
-    answer = Ask(PlainTcp(), kToken);
+    answer = Ask(PlainTcp(), kPeersToken);
     if (answer != "token read") std::this_thread::sleep_for(std::chrono::milliseconds(100));
   }
   EXPECT_EQ(answer, "token read");
@@ -161,7 +161,7 @@ TEST_F(PeersTest, ManyThatComeAndGoWhileTheRulesAreReadAgain) {
     threads.emplace_back([&, k] {
       while (!done) {
         if (k == 0) {
-          EXPECT_EQ(Ask(PlainTcp(), kToken), "token read");
+          EXPECT_EQ(Ask(PlainTcp(), kPeersToken), "token read");
         } else if (k == 1) {
           EXPECT_THAT(Ask(UnixChannel()), StartsWith("uid:"));
         } else {
@@ -176,7 +176,7 @@ TEST_F(PeersTest, ManyThatComeAndGoWhileTheRulesAreReadAgain) {
     });
   }
   for (int i = 0; i < 100; ++i) {
-    Write("tokens", "read " + kToken.substr(7) + "\n# " + std::to_string(i) + "\n");
+    Write("tokens", "read " + kPeersToken.substr(7) + "\n# " + std::to_string(i) + "\n");
     EXPECT_EQ(ReloadRefusal(options), "");
   }
   done = true;

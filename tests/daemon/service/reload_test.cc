@@ -7,8 +7,8 @@ namespace {
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
 
-const std::string kOld = "Bearer 0123456789abcdef0123456789abcdef";
-const std::string kNew = "Bearer fedcba9876543210fedcba9876543210";
+const std::string kOldToken = "Bearer 0123456789abcdef0123456789abcdef";
+const std::string kNewToken = "Bearer fedcba9876543210fedcba9876543210";
 
 class ReloadTest : public DoorsTest {
  protected:
@@ -16,7 +16,7 @@ class ReloadTest : public DoorsTest {
     service::ServerOptions options;
     options.directory = folder_;
     options.listen = "localhost:0";
-    options.token_file = Write("tokens", "read " + kOld.substr(7) + "\n");
+    options.token_file = Write("tokens", "read " + kOldToken.substr(7) + "\n");
     return options;
   }
   service::ServerOptions TlsOptions() {
@@ -43,16 +43,16 @@ TEST_F(ReloadTest, ATokenThatIsGoneIsRefusedOnTheConnectionItCameBy) {
   service::ServerOptions options = Options();
   ASSERT_EQ(Refusal(options), "");
   auto channel = PlainTcp();
-  OpenWatch watch(channel, kOld);
+  OpenWatch watch(channel, kOldToken);
   EXPECT_EQ(watch.Next(), "token read");
-  EXPECT_EQ(Ask(channel, kOld), "token read");
-  EXPECT_THAT(Ask(channel, kNew), StartsWith("UNAUTHENTICATED"));
+  EXPECT_EQ(Ask(channel, kOldToken), "token read");
+  EXPECT_THAT(Ask(channel, kNewToken), StartsWith("UNAUTHENTICATED"));
 
-  Write("tokens", "control " + kNew.substr(7) + " next\n");
-  EXPECT_THAT(Ask(channel, kNew), StartsWith("UNAUTHENTICATED"));  // nothing is read before it is asked for
+  Write("tokens", "control " + kNewToken.substr(7) + " next\n");
+  EXPECT_THAT(Ask(channel, kNewToken), StartsWith("UNAUTHENTICATED"));  // nothing is read before it is asked for
   ASSERT_EQ(ReloadRefusal(options), "");
-  EXPECT_THAT(Ask(channel, kOld), StartsWith("UNAUTHENTICATED: the token is not one of this daemon's"));
-  EXPECT_EQ(Ask(channel, kNew), "token:next control");
+  EXPECT_THAT(Ask(channel, kOldToken), StartsWith("UNAUTHENTICATED: the token is not one of this daemon's"));
+  EXPECT_EQ(Ask(channel, kNewToken), "token:next control");
   // The connection stayed, and a stream that asks again learns it.
   service_.Poke();
   EXPECT_THAT(watch.Next(), StartsWith("refused: the token is not one of this daemon's"));
@@ -62,9 +62,9 @@ TEST_F(ReloadTest, ATokenMayGetAnotherRole) {
   service::ServerOptions options = Options();
   ASSERT_EQ(Refusal(options), "");
   auto channel = PlainTcp();
-  OpenWatch watch(channel, kOld);
+  OpenWatch watch(channel, kOldToken);
   EXPECT_EQ(watch.Next(), "token read");
-  Write("tokens", "control " + kOld.substr(7) + "\n");
+  Write("tokens", "control " + kOldToken.substr(7) + "\n");
   ASSERT_EQ(ReloadRefusal(options), "");
   service_.Poke();
   EXPECT_EQ(watch.Next(), "token control");
@@ -76,24 +76,24 @@ TEST_F(ReloadTest, ABadFileLeavesEverythingAsItWas) {
   auto anna = TcpChannel(Tls(servers_.certificate(), clients_.Sign({.common_name = "anna"})));
   const auto unchanged = [&] {
     EXPECT_EQ(Ask(anna), "certificate:anna control");
-    EXPECT_EQ(Ask(anna, kOld), "token read");
-    EXPECT_THAT(Ask(anna, kNew), StartsWith("UNAUTHENTICATED"));
-    EXPECT_EQ(Ask(TcpChannel(Tls(servers_.certificate())), kOld), "token read");
+    EXPECT_EQ(Ask(anna, kOldToken), "token read");
+    EXPECT_THAT(Ask(anna, kNewToken), StartsWith("UNAUTHENTICATED"));
+    EXPECT_EQ(Ask(TcpChannel(Tls(servers_.certificate())), kOldToken), "token read");
   };
   unchanged();
   // Each with a good change beside it, which must not be taken alone.
   service::ServerOptions next = options;
   next.control_certificates = {};
-  Write("tokens", kNew.substr(7) + "\nshort\n");
+  Write("tokens", kNewToken.substr(7) + "\nshort\n");
   EXPECT_THAT(ReloadRefusal(next), HasSubstr("line 2 of '" + options.token_file + "' has 5 characters"));
   unchanged();
-  Write("tokens", kNew.substr(7), 0644);
+  Write("tokens", kNewToken.substr(7), 0644);
   EXPECT_THAT(ReloadRefusal(next), HasSubstr("chmod 600 closes it"));
   unchanged();
   ASSERT_EQ(::unlink(options.token_file.c_str()), 0);
   EXPECT_THAT(ReloadRefusal(next), HasSubstr("cannot read '" + options.token_file + "'"));
   unchanged();
-  Write("tokens", kNew.substr(7));
+  Write("tokens", kNewToken.substr(7));
   Write("key.pem", next_servers_.Sign({.common_name = "localhost"}).key);
   EXPECT_THAT(ReloadRefusal(next), HasSubstr("is not the key of the certificate"));
   unchanged();
@@ -117,7 +117,7 @@ TEST_F(ReloadTest, ABadFileLeavesEverythingAsItWas) {
   // And then it is taken after all.
   WritePair(servers_);
   ASSERT_EQ(ReloadRefusal(options), "");
-  EXPECT_EQ(Ask(anna, kNew), "token control");
+  EXPECT_EQ(Ask(anna, kNewToken), "token control");
 }
 
 TEST_F(ReloadTest, NewTlsFilesLeaveConnectionsOpen) {
@@ -170,12 +170,12 @@ TEST_F(ReloadTest, AnAuthorityThatIsGoneTakesItsCertificatesAlong) {
   auto old_anna = TcpChannel(Tls(servers_.certificate(), clients_.Sign({.common_name = "anna"})));
   auto bare = TcpChannel(Tls(servers_.certificate()));
   EXPECT_EQ(Ask(old_anna), "certificate:anna control");
-  EXPECT_EQ(Ask(bare, kOld), "token read");
+  EXPECT_EQ(Ask(bare, kOldToken), "token read");
 
   Write("clients.pem", next_clients_.certificate());
   ASSERT_EQ(ReloadRefusal(options), "");
   EXPECT_THAT(Ask(old_anna), StartsWith("UNAUTHENTICATED: the client certificate is refused: "));
-  EXPECT_EQ(Ask(bare, kOld), "token read");
+  EXPECT_EQ(Ask(bare, kOldToken), "token read");
   EXPECT_EQ(Ask(TcpChannel(Tls(servers_.certificate(), next_clients_.Sign({.common_name = "anna"})))),
             "certificate:anna control");
   // Both, as while clients get their new ones.
@@ -187,7 +187,7 @@ TEST_F(ReloadTest, AnAuthorityThatIsGoneTakesItsCertificatesAlong) {
   options.control_certificates = {};
   ASSERT_EQ(ReloadRefusal(options), "");
   EXPECT_THAT(Ask(old_anna), StartsWith("UNAUTHENTICATED: no token"));
-  EXPECT_EQ(Ask(bare, kOld), "token read");
+  EXPECT_EQ(Ask(bare, kOldToken), "token read");
 }
 
 TEST_F(ReloadTest, WhoControlsMayChange) {
@@ -216,11 +216,11 @@ TEST_F(ReloadTest, TlsMayGoFromALoopbackAddressAlone) {
 
   ASSERT_EQ(Refusal(Options()), "");
   auto open = PlainTcp();
-  EXPECT_EQ(Ask(open, kOld), "token read");
+  EXPECT_EQ(Ask(open, kOldToken), "token read");
   ASSERT_EQ(ReloadRefusal(TlsOptions()), "");
-  EXPECT_EQ(Ask(TcpChannel(Tls(servers_.certificate())), kOld), "token read");
-  EXPECT_THAT(Ask(PlainTcp(), kOld), StartsWith("UNAVAILABLE"));
-  EXPECT_EQ(Ask(open, kOld), "token read");  // it is on this machine
+  EXPECT_EQ(Ask(TcpChannel(Tls(servers_.certificate())), kOldToken), "token read");
+  EXPECT_THAT(Ask(PlainTcp(), kOldToken), StartsWith("UNAVAILABLE"));
+  EXPECT_EQ(Ask(open, kOldToken), "token read");  // it is on this machine
 }
 
 TEST_F(ReloadTest, UsersComeAndGo) {

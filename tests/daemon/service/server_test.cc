@@ -15,14 +15,14 @@ namespace {
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
-const std::string kToken = "0123456789abcdef0123456789abcdef";
+const std::string kServerToken = "0123456789abcdef0123456789abcdef";
 
 class ServerTest : public ServiceTest {
  protected:
   service::ServerOptions TcpOptions() {
     service::ServerOptions options;
     options.listen = "127.0.0.1:0";
-    options.token_file = dir_.Write("token", kToken + "\n");
+    options.token_file = dir_.Write("token", kServerToken + "\n");
     ::chmod(options.token_file.c_str(), 0600);
     return options;
   }
@@ -47,8 +47,8 @@ std::shared_ptr<grpc::Channel> Plain(int port) {
 }
 
 // A call by its name with the bytes of its messages, as a client without our files makes it. Streams: the first answer.
-std::string RawCall(const std::shared_ptr<grpc::Channel>& channel, const std::string& method,
-                    const std::string& request) {
+std::string RawAnswer(const std::shared_ptr<grpc::Channel>& channel, const std::string& method,
+                      const std::string& request) {
   grpc::GenericStub stub(channel);
   grpc::ClientContext context;
   SetWatchdog(&context);
@@ -89,18 +89,18 @@ TEST_F(ServerTest, HealthSaysServing) {
   const std::string service = "ikkuna.v1.Monitor";
   // HealthCheckRequest{service}, HealthCheckResponse{status: SERVING}.
   std::string request = std::string("\x0a") + static_cast<char>(service.size()) + service;
-  EXPECT_EQ(RawCall(channel_, "/grpc.health.v1.Health/Check", request), std::string("\x08\x01", 2));
-  EXPECT_EQ(RawCall(channel_, "/grpc.health.v1.Health/Check", ""), std::string("\x08\x01", 2));
+  EXPECT_EQ(RawAnswer(channel_, "/grpc.health.v1.Health/Check", request), std::string("\x08\x01", 2));
+  EXPECT_EQ(RawAnswer(channel_, "/grpc.health.v1.Health/Check", ""), std::string("\x08\x01", 2));
 }
 
 TEST_F(ServerTest, ReflectionNamesTheServiceAndItsFile) {
   StartServer();
   const std::string method = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo";
   // ServerReflectionRequest{list_services: ""} and {file_containing_symbol: "ikkuna.v1.Monitor"}.
-  EXPECT_THAT(RawCall(channel_, method, std::string("\x3a\x00", 2)), HasSubstr("ikkuna.v1.Monitor"));
+  EXPECT_THAT(RawAnswer(channel_, method, std::string("\x3a\x00", 2)), HasSubstr("ikkuna.v1.Monitor"));
   const std::string symbol = "ikkuna.v1.Monitor";
   std::string request = std::string("\x22") + static_cast<char>(symbol.size()) + symbol;
-  std::string file = RawCall(channel_, method, request);
+  std::string file = RawAnswer(channel_, method, request);
   EXPECT_THAT(file, HasSubstr("ikkuna/v1/monitor.proto"));
   EXPECT_THAT(file, HasSubstr("GetStatusRequest"));
 }
@@ -138,11 +138,11 @@ TEST_F(ServerTest, ReloadChangesWhoMayAsk) {
   EXPECT_THAT(server->socket_path(), IsEmpty());
   EXPECT_THAT(server->notes(), IsEmpty());
   auto channel = Plain(server->tcp_port());
-  EXPECT_TRUE(AskStatus(channel, "Bearer " + kToken).ok());
+  EXPECT_TRUE(AskStatus(channel, "Bearer " + kServerToken).ok());
   const std::string next = "fedcba9876543210fedcba9876543210";
   dir_.Write("token", "read " + next + "\n");
   ASSERT_TRUE(server->Reload(options).ok());
-  EXPECT_EQ(AskStatus(channel, "Bearer " + kToken).error_code(), grpc::StatusCode::UNAUTHENTICATED);
+  EXPECT_EQ(AskStatus(channel, "Bearer " + kServerToken).error_code(), grpc::StatusCode::UNAUTHENTICATED);
   EXPECT_TRUE(AskStatus(channel, "Bearer " + next).ok());
   dir_.Write("token", "");
   Status refused = server->Reload(options);
@@ -153,11 +153,12 @@ TEST_F(ServerTest, ReloadChangesWhoMayAsk) {
 
 TEST_F(ServerTest, ARoleReachesTheMonitor) {
   service::ServerOptions options = TcpOptions();
-  dir_.Write("token", "read " + kToken + "\ncontrol " + kToken + "more\n");
+  dir_.Write("token", "read " + kServerToken + "\ncontrol " + kServerToken + "more\n");
   auto server = StartOrFail(options);
   ASSERT_TRUE(server);
   auto stub = v1::Monitor::NewStub(Plain(server->tcp_port()));
-  for (const auto& [token, role] : {std::pair{kToken, v1::ROLE_READ}, std::pair{kToken + "more", v1::ROLE_CONTROL}}) {
+  for (const auto& [token, role] :
+       {std::pair{kServerToken, v1::ROLE_READ}, std::pair{kServerToken + "more", v1::ROLE_CONTROL}}) {
     grpc::ClientContext context;
     SetWatchdog(&context);
     context.AddMetadata("authorization", "Bearer " + token);

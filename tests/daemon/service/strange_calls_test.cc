@@ -14,7 +14,7 @@ namespace ikkuna::test {
 namespace {
 
 constexpr int kTimes = 100;
-const std::string kToken = "0123456789abcdef0123456789abcdef";
+const std::string kStrangeToken = "0123456789abcdef0123456789abcdef";
 const std::string kGarbage = "\xff\xff\xff";
 
 class StrangeCallsTest : public ServiceTest {
@@ -22,7 +22,7 @@ class StrangeCallsTest : public ServiceTest {
   void SetUp() override {
     service::ServerOptions options;
     options.listen = "127.0.0.1:0";
-    options.token_file = dir_.Write("token", "control " + kToken + "\n");
+    options.token_file = dir_.Write("token", "control " + kStrangeToken + "\n");
     ASSERT_EQ(::chmod(options.token_file.c_str(), 0600), 0);
     StartServer(options);
   }
@@ -39,7 +39,7 @@ class StrangeCallsTest : public ServiceTest {
     std::shared_ptr<grpc::Channel> channel;
     std::string authorization;
   };
-  std::vector<Way> Ways() const { return {{"Unix", NewChannel(), ""}, {"TCP", Tcp(), "Bearer " + kToken}}; }
+  std::vector<Way> Ways() const { return {{"Unix", NewChannel(), ""}, {"TCP", Tcp(), "Bearer " + kStrangeToken}}; }
 
   static void ExpectRefused(const Way& way, const std::string& method, const std::string& bytes,
                             grpc::StatusCode code) {
@@ -89,7 +89,7 @@ TEST_F(StrangeCallsTest, BytesThatAreNoRequest) {
 TEST_F(StrangeCallsTest, AMethodThatIsNotThereWithoutAToken) {
   const Way way{"TCP", Tcp(), ""};
   ExpectRefused(way, "/ikkuna.v1.Monitor/Nope", "", grpc::StatusCode::UNAUTHENTICATED);
-  ExpectAnswered({"TCP", Tcp(), "Bearer " + kToken});
+  ExpectAnswered({"TCP", Tcp(), "Bearer " + kStrangeToken});
 }
 
 TEST_F(StrangeCallsTest, ManyAtOnceAndGoodOnesBetween) {

@@ -1,5 +1,5 @@
-// A writer at full speed, compaction, runs that end and are put at rest, and readers of every kind at once: each answer is
-// what was offered up to some moment within the call, without a hole and without a double.
+// A writer at full speed, compaction, runs that end and are put at rest, and readers of every kind at once: each answer
+// is what was offered up to some moment within the call, without a hole and without a double.
 #include <atomic>
 #include <cinttypes>
 #include <cstdio>
@@ -14,21 +14,21 @@ constexpr uint64_t kSteps = 1'500;
 #else
 constexpr uint64_t kSteps = 12'000;
 #endif
-constexpr int kNumbers = 64;
+constexpr int kNumbersAtOnce = 64;
 constexpr uint64_t kEventEvery = 5;
 
-double ValueOf(int series, uint64_t step) { return static_cast<double>(series) * 1e5 + static_cast<double>(step); }
+double ValueAtOnce(int series, uint64_t step) { return static_cast<double>(series) * 1e5 + static_cast<double>(step); }
 std::string Topic(int series) { return "n" + std::to_string(series); }
 
-// What one run is offered: numbers at every step, two texts at every step, a histogram at every tenth, an event at every
-// fifth, in one batch.
+// What one run is offered: numbers at every step, two texts at every step, a histogram at every tenth, an event at
+// every fifth, in one batch.
 class Source {
  public:
   Source(Store& store, const RunKey& key) : store_(store), key_(key) {
     auto begun = store.Begin(Producer(key));
     EXPECT_TRUE(begun.ok());
     run_ = *begun;
-    for (int i = 0; i < kNumbers; ++i) {
+    for (int i = 0; i < kNumbersAtOnce; ++i) {
       SeriesTraits traits;
       traits.precision = i % 2 == 0 ? Precision::kDouble : Precision::kSingle;
       numbers_.push_back(run_->series().Intern(Name(Topic(i)), traits));
@@ -39,7 +39,7 @@ class Source {
 
   void Step(uint64_t step) {
     std::vector<Sample> samples;
-    for (int i = 0; i < kNumbers; ++i) samples.push_back(Number(numbers_[i], ValueOf(i, step)));
+    for (int i = 0; i < kNumbersAtOnce; ++i) samples.push_back(Number(numbers_[i], ValueAtOnce(i, step)));
     std::vector<OtherValue> others;
     for (const char* which : {"a", "b"}) others.push_back({text_, 0, Text{which + std::to_string(step)}});
     if (step % 10 == 0) {
@@ -69,7 +69,8 @@ class Source {
     store_.SaveProducer(status);
   }
 
-  // Steps of which every value is part of an answer that is asked for now; and of which some may be, in one that came now.
+  // Steps of which every value is part of an answer that is asked for now; and of which some may be, in one that came
+  // now.
   uint64_t offered() const { return offered_.load(); }
   uint64_t begun() const { return begun_.load(); }
   const RunKey& key() const { return key_; }
@@ -97,7 +98,7 @@ class StoreConcurrentTest : public StoreTest {
     ASSERT_LE(read.steps.size(), most);
     for (size_t i = 0; i < read.steps.size(); ++i) {
       ASSERT_EQ(read.steps[i], i);
-      ASSERT_EQ(read.numbers[i], ValueOf(series, i));
+      ASSERT_EQ(read.numbers[i], ValueAtOnce(series, i));
     }
   }
   void CheckReduced(const Source& source, int series) {
@@ -115,7 +116,7 @@ class StoreConcurrentTest : public StoreTest {
       if (i > 0) {
         ASSERT_GT(read.steps[i], read.steps[i - 1]);
       }
-      ASSERT_EQ(read.numbers[i], ValueOf(series, read.steps[i]));
+      ASSERT_EQ(read.numbers[i], ValueAtOnce(series, read.steps[i]));
     }
   }
   void CheckOthers(const Source& source) {
@@ -145,7 +146,7 @@ class StoreConcurrentTest : public StoreTest {
     uint64_t most = source.begun();
     ASSERT_TRUE(page.ok()) << page.error().text;
     if (least > 0) {
-      ASSERT_EQ(page->series.size(), size_t{kNumbers} + 2);
+      ASSERT_EQ(page->series.size(), size_t{kNumbersAtOnce} + 2);
     }
     for (const SeriesInfo& info : page->series) {
       const bool number = info.series->traits.type == ValueType::kNumber;
@@ -155,15 +156,15 @@ class StoreConcurrentTest : public StoreTest {
       ASSERT_LE(info.count, most * each) << info.series->name.topic;
       if (number) {
         ASSERT_EQ(info.last_step + 1, info.count);
-        ASSERT_EQ(info.last, ValueOf(std::atoi(info.series->name.topic.c_str() + 1), info.last_step));
+        ASSERT_EQ(info.last, ValueAtOnce(std::atoi(info.series->name.topic.c_str() + 1), info.last_step));
       }
     }
     const uint64_t least_now = source.offered();
     auto runs = store_->FindRuns(source.key().run_id);
     most = source.begun();
     ASSERT_TRUE(runs.ok() && runs->size() == 1);
-    ASSERT_GE(runs->front().values, least_now * (kNumbers + 2));
-    ASSERT_LE(runs->front().values, most * (kNumbers + 2) + (most + 9) / 10);
+    ASSERT_GE(runs->front().values, least_now * (kNumbersAtOnce + 2));
+    ASSERT_LE(runs->front().values, most * (kNumbersAtOnce + 2) + (most + 9) / 10);
   }
   void CheckEvents(const Source& source) {
     const uint64_t least = source.offered();
@@ -224,7 +225,7 @@ TEST_F(StoreConcurrentTest, EveryAnswerIsAllOfWhatWasOfferedUpToSomeMoment) {
           std::lock_guard lock(mutex);
           if (n % 2 == 1 && !others.empty()) source = others[n / 2 % others.size()].get();
         }
-        const int series = static_cast<int>(n % kNumbers);
+        const int series = static_cast<int>(n % kNumbersAtOnce);
         if (kind == 0) CheckNumbers(*source, series);
         if (kind == 1) CheckReduced(*source, series);
         if (kind == 2) CheckLists(*source);
@@ -242,8 +243,8 @@ TEST_F(StoreConcurrentTest, EveryAnswerIsAllOfWhatWasOfferedUpToSomeMoment) {
   stop = true;
   for (std::thread& reader : readers) reader.join();
   if (HasFatalFailure()) return;
-  std::printf("reads: %" PRIu64 " whole, %" PRIu64 " short, %" PRIu64 " lists, %" PRIu64 " texts and events\n", reads[0].load(), reads[1].load(),
-              reads[2].load(), reads[3].load());
+  std::printf("reads: %" PRIu64 " whole, %" PRIu64 " short, %" PRIu64 " lists, %" PRIu64 " texts and events\n",
+              reads[0].load(), reads[1].load(), reads[2].load(), reads[3].load());
   for (const auto& count : reads) EXPECT_GT(count, 3u);
   Flush();
   EXPECT_EQ(store_->Counters().dropped, 0u);

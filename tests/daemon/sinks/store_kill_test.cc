@@ -21,7 +21,7 @@ namespace ikkuna::sinks {
 namespace {
 
 // What a run is given is a function of its number: nobody has to tell the reader what to expect.
-constexpr int kNumbers = 40;
+constexpr int kNumbersKilled = 40;
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
 constexpr int kKills = 15;  // each takes ten times as long, and no moment is another
 #else
@@ -41,14 +41,15 @@ bool Comes(int run, int series, uint64_t step) {
   if (series % 3 == 2) return step % (2 + series % 5) == 0;
   return true;
 }
-double ValueOf(int run, int series, uint64_t step) {
+double ValueOfKilled(int run, int series, uint64_t step) {
   const double value = static_cast<double>(Mix(run, series, step) >> 12);
   return series % 2 == 0 ? static_cast<double>(static_cast<float>(value)) : value;
 }
 std::vector<std::string> TextsOf(int run, uint64_t step) {
   std::vector<std::string> texts;
   if (step % 3 != 0) return texts;
-  for (uint64_t i = 0; i < 1 + step % 2; ++i) texts.push_back(std::to_string(run) + "/" + std::to_string(step) + "/" + std::to_string(i));
+  for (uint64_t i = 0; i < 1 + step % 2; ++i)
+    texts.push_back(std::to_string(run) + "/" + std::to_string(step) + "/" + std::to_string(i));
   return texts;
 }
 bool HasHistogram(uint64_t step) { return step % 7 == 0; }
@@ -159,7 +160,7 @@ class Writer {
     if (!begun) Fail(begun.error().text);
     live.all = *begun;
     live.step = store_->LoadProgress(KeyOf(run, false))->progress.done_seq;
-    live.numbers.resize(kNumbers);
+    live.numbers.resize(kNumbersKilled);
     live.mean = Intern(*live.all, Name("mean"));
     live_.emplace(run, std::move(live));
     Say(Said::kBegun, run);
@@ -168,21 +169,21 @@ class Writer {
   void Step(int run, Live& live) {
     const uint64_t step = live.step++;
     // First what all ranks came to, then the progress that speaks for it.
-    auto all = BatchOf(live.all, step, {Number(live.mean, ValueOf(run, 0, step))});
+    auto all = BatchOf(live.all, step, {Number(live.mean, ValueOfKilled(run, 0, step))});
     store_->Offer(all);
     auto batch = std::make_shared<Batch>();
     batch->run = live.run;
     batch->stamp.timeline = live.run->series().InternTimeline({"model", "default"});
     batch->stamp.step = step;
     batch->stamp.unix_ns = kStartNs + static_cast<int64_t>(step);
-    for (int i = 0; i < kNumbers; ++i) {
+    for (int i = 0; i < kNumbersKilled; ++i) {
       if (!Comes(run, i, step)) continue;
       if (live.numbers[i] == 0) {
         SeriesTraits traits;
         traits.precision = i % 2 == 0 ? Precision::kSingle : Precision::kDouble;
         live.numbers[i] = live.run->series().Intern(Name(TopicOf(i)), traits);
       }
-      batch->samples.push_back(Number(live.numbers[i], ValueOf(run, i, step)));
+      batch->samples.push_back(Number(live.numbers[i], ValueOfKilled(run, i, step)));
     }
     for (const std::string& text : TextsOf(run, step)) {
       if (live.text == 0) live.text = Intern(*live.run, Name("text"), ValueType::kText);
@@ -221,7 +222,8 @@ class Writer {
     over_.erase(over_.begin());
     Say(Said::kDeleting, run);
     for (const bool all : {false, true}) {
-      if (Status gone = store_->DeleteRun(KeyOf(run, all)); !gone && gone.error().code != ErrorCode::kNotFound) Fail(gone.error().text);
+      if (Status gone = store_->DeleteRun(KeyOf(run, all)); !gone && gone.error().code != ErrorCode::kNotFound)
+        Fail(gone.error().text);
     }
     Say(Said::kDeleted, run);
   }
@@ -241,8 +243,8 @@ class StoreKillTest : public StoreTest {
     bool over = false, deleting = false, deleted = false;
   };
 
-  // Starts a writer, kills it `after` it has said so many words beyond its first, and takes note of what it said: the time
-  // is for the moment within its work, the words are for how far it comes, however slow the machine is.
+  // Starts a writer, kills it `after` it has said so many words beyond its first, and takes note of what it said: the
+  // time is for the moment within its work, the words are for how far it comes, however slow the machine is.
   void WriteAndKill(int first, uint64_t words, std::chrono::microseconds after) {
     int fds[2];
     ASSERT_EQ(::pipe(fds), 0);
@@ -286,11 +288,20 @@ class StoreKillTest : public StoreTest {
       Known& known = known_[message.run];
       switch (message.said) {
         case Said::kBegun:
-        case Said::kTurns: break;
-        case Said::kDone: known.done = std::max(known.done, message.number); break;
-        case Said::kOver: known.over = true; break;
-        case Said::kDeleting: known.deleting = true; break;
-        case Said::kDeleted: known.deleted = true; break;
+        case Said::kTurns:
+          break;
+        case Said::kDone:
+          known.done = std::max(known.done, message.number);
+          break;
+        case Said::kOver:
+          known.over = true;
+          break;
+        case Said::kDeleting:
+          known.deleting = true;
+          break;
+        case Said::kDeleted:
+          known.deleted = true;
+          break;
       }
     }
   }
@@ -313,7 +324,7 @@ class StoreKillTest : public StoreTest {
       found[part.series->name.topic].push_back(std::move(part));
     }
     ASSERT_EQ(counts, read);
-    for (int i = 0; i < kNumbers; ++i) {
+    for (int i = 0; i < kNumbersKilled; ++i) {
       uint64_t step = 0;
       auto advance = [&] {
         while (step < done && !Comes(run, i, step)) ++step;
@@ -323,7 +334,7 @@ class StoreKillTest : public StoreTest {
           advance();
           ASSERT_LT(step, done) << "too much of " << TopicOf(i);
           ASSERT_EQ(part.steps[n], step) << TopicOf(i);
-          ASSERT_EQ(part.numbers[n], ValueOf(run, i, step)) << TopicOf(i);
+          ASSERT_EQ(part.numbers[n], ValueOfKilled(run, i, step)) << TopicOf(i);
         }
       }
       advance();
@@ -366,7 +377,7 @@ class StoreKillTest : public StoreTest {
     for (const SeriesColumns& part : ReadFrom(recorded, query)) {
       for (size_t n = 0; n < part.steps.size(); ++n, ++step) {
         ASSERT_EQ(part.steps[n], step);
-        ASSERT_EQ(part.numbers[n], ValueOf(run, 0, step));
+        ASSERT_EQ(part.numbers[n], ValueOfKilled(run, 0, step));
       }
     }
     ASSERT_GE(step, done) << "the progress of a rank speaks of values of all ranks that are not there";
@@ -413,7 +424,8 @@ class StoreKillTest : public StoreTest {
       auto text = [&](const char* sql) {
         sqlite3_stmt* statement = nullptr;
         std::string answer = sqlite3_errmsg(db);
-        if (sqlite3_prepare_v2(db, sql, -1, &statement, nullptr) == SQLITE_OK && sqlite3_step(statement) == SQLITE_ROW) {
+        if (sqlite3_prepare_v2(db, sql, -1, &statement, nullptr) == SQLITE_OK &&
+            sqlite3_step(statement) == SQLITE_ROW) {
           answer = reinterpret_cast<const char*>(sqlite3_column_text(statement, 0));
         }
         sqlite3_finalize(statement);
@@ -481,8 +493,8 @@ TEST_F(StoreKillTest, NothingThatWasSaidToBeCommittedIsLostWheneverTheDaemonIsKi
     over += known.over;
     done += known.done;
   }
-  std::printf("%zu runs, %" PRIu64 " over, %" PRIu64 " deleted, %" PRIu64 " steps; segments seen: %" PRIu64 "\n", known_.size(),
-              over, deleted, done, segments_);
+  std::printf("%zu runs, %" PRIu64 " over, %" PRIu64 " deleted, %" PRIu64 " steps; segments seen: %" PRIu64 "\n",
+              known_.size(), over, deleted, done, segments_);
   // It would be worth nothing if none of this had happened.
   EXPECT_TRUE(kills < 50 || has_seen());
 }

@@ -13,11 +13,6 @@
 namespace ikkuna {
 namespace {
 
-constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
-constexpr double kInf = std::numeric_limits<double>::infinity();
-constexpr float kNanF = std::numeric_limits<float>::quiet_NaN();
-constexpr float kInfF = std::numeric_limits<float>::infinity();
-
 struct Metric {
   const char* name;
   double (*value)(const TensorStats&) noexcept;

@@ -17,7 +17,8 @@ namespace {
 
 const std::vector<DType> kTypes = {DType::kF32, DType::kF64, DType::kF16, DType::kBF16, DType::kI8,
                                    DType::kU8,  DType::kI16, DType::kI32, DType::kI64,  DType::kBool};
-const std::vector<size_t> kSizes = {0, 1, 7, 15, 16, 17, 33, 63, 64, 65, 127, 500, 511, 512, 513, 1025, 4096, 5001};
+const std::vector<size_t> kSizesOfHalves = {0,  1,   7,   15,  16,  17,  33,   63,   64,
+                                            65, 127, 500, 511, 512, 513, 1025, 4096, 5001};
 
 bool IsFloating(DType dtype) {
   return dtype == DType::kF32 || dtype == DType::kF64 || dtype == DType::kF16 || dtype == DType::kBF16;
@@ -119,7 +120,7 @@ INSTANTIATE_TEST_SUITE_P(Paths, DTypesTest, testing::ValuesIn(AvailablePaths()),
 TEST_P(DTypesTest, Values) {
   for (const DType dtype : kTypes) {
     for (const double mean : {0.0, 100.0}) {
-      for (const size_t n : kSizes) {
+      for (const size_t n : kSizesOfHalves) {
         const auto bytes = Values(dtype, n, mean, 11);
         ExpectMatches(ComputeStats(bytes.data(), dtype, n), Decode(bytes.data(), dtype, n), Named(dtype, n), 0.3);
       }
@@ -236,7 +237,7 @@ TEST_P(DTypesTest, IntegersKeepTheirDigits) {
 
 TEST_P(DTypesTest, Differences) {
   for (const DType dtype : kTypes) {
-    for (const size_t n : kSizes) {
+    for (const size_t n : kSizesOfHalves) {
       const auto a = Values(dtype, n, 100, 21), b = Values(dtype, n, 100, 22);
       const std::vector<double> expected = Difference(a.data(), b.data(), dtype, n);
       StatsPass pass;

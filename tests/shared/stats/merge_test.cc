@@ -16,9 +16,6 @@
 namespace ikkuna {
 namespace {
 
-constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
-constexpr double kInf = std::numeric_limits<double>::infinity();
-
 TensorStats Of(const std::vector<double>& x) { return ComputeStats(x.data(), DType::kF64, x.size()); }
 
 std::vector<double> Concatenated(std::vector<double> a, const std::vector<double>& b) {

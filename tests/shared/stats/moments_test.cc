@@ -13,9 +13,6 @@
 namespace ikkuna {
 namespace {
 
-constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-constexpr float kInf = std::numeric_limits<float>::infinity();
-
 // `what` is off by rounding alone, relative to `size`.
 void ExpectNear(double value, double whole, double size, const std::string& what) {
   EXPECT_NEAR(value, whole, 1e-6 * (size + std::numeric_limits<double>::min())) << what;
@@ -52,7 +49,7 @@ TEST(Moments, ThoseThatAreTakenAreAsWithAll) {
         tensors[0][i] = normal(random);
         tensors[1][i] = 1e4f + normal(random);
         tensors[2][i] = random() % 50 == 0 ? 100 * normal(random) : 0;
-        tensors[3][i] = i % 5 == 0 ? kNan : i % 7 == 0 ? -kInf : normal(random);
+        tensors[3][i] = i % 5 == 0 ? kNanF : i % 7 == 0 ? -kInfF : normal(random);
         tensors[4][i] = i == 1 ? 1e9f : i == 2 ? -1e9f : normal(random);
       }
       for (size_t t = 0; t < tensors.size(); ++t) {

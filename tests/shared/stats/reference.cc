@@ -12,9 +12,6 @@
 namespace ikkuna {
 namespace {
 
-constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
-constexpr double kInf = std::numeric_limits<double>::infinity();
-
 template <typename T>
 T At(const void* data, size_t i) {
   T value;

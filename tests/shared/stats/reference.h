@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -12,6 +13,11 @@
 #include "shared/stats/tensor_stats.h"
 
 namespace ikkuna {
+
+inline constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
+inline constexpr double kInf = std::numeric_limits<double>::infinity();
+inline constexpr float kNanF = std::numeric_limits<float>::quiet_NaN();
+inline constexpr float kInfF = std::numeric_limits<float>::infinity();
 
 // The bytes of a tensor, read as values. Decodes halves with ldexp, not with shifts.
 std::vector<double> Decode(const void* data, DType dtype, size_t n);

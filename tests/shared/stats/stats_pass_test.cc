@@ -19,9 +19,6 @@
 namespace ikkuna {
 namespace {
 
-constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-constexpr float kInf = std::numeric_limits<float>::infinity();
-
 // Around a vector, four vectors, a block and a batch of every path.
 const std::vector<size_t> kSizes = {0,    1,    2,    3,    7,    8,    9,    15,    16,   17,   31,   32,
                                     33,   47,   48,   63,   64,   65,   79,   95,    96,   127,  128,  129,
@@ -148,7 +145,7 @@ TEST_P(StatsPassTest, NonFiniteAtEveryPosition) {
     return x;
   };
   const std::vector<float> patterns = {
-      bits(0x7fc00000), bits(0xffc00000), bits(0x7f800001), bits(0xffffffff), kInf, -kInf};
+      bits(0x7fc00000), bits(0xffc00000), bits(0x7f800001), bits(0xffffffff), kInfF, -kInfF};
   for (const size_t n : {5, 40, 137, 600}) {
     for (size_t at = 0; at < n; ++at) {
       std::vector<float> x = Make(Normal, n);
@@ -171,7 +168,7 @@ TEST_P(StatsPassTest, NonFiniteAtEveryPosition) {
 }
 
 TEST_P(StatsPassTest, ManyNonFinite) {
-  for (const float other : {kNan, kInf, -kInf}) {
+  for (const float other : {kNanF, kInfF, -kInfF}) {
     for (const size_t every : {1, 2, 3, 511, 512, 4096}) {
       std::vector<float> x = Make(Offset, 20'003);
       for (size_t i = 0; i < x.size(); i += every) x[i] = other;
@@ -179,11 +176,11 @@ TEST_P(StatsPassTest, ManyNonFinite) {
                     std::to_string(other) + " every " + std::to_string(every));
     }
   }
-  const std::vector<float> none(1000, kNan);
+  const std::vector<float> none(1000, kNanF);
   const TensorStats s = ComputeStats(none.data(), DType::kF32, none.size());
   EXPECT_EQ(s.finite_n, 0u);
-  EXPECT_EQ(s.min, kInf);
-  EXPECT_EQ(s.max, -kInf);
+  EXPECT_EQ(s.min, kInfF);
+  EXPECT_EQ(s.max, -kInfF);
   EXPECT_EQ(s.shift, 0);
 }
 
@@ -255,8 +252,8 @@ TEST_P(StatsPassTest, NothingAdded) {
   pass.Add("x", DType::kInvalid, 1);
   const TensorStats s = pass.Finish();
   ExpectMatches(s, {}, "nothing");
-  EXPECT_EQ(s.min, kInf);
-  EXPECT_EQ(s.max, -kInf);
+  EXPECT_EQ(s.min, kInfF);
+  EXPECT_EQ(s.max, -kInfF);
 }
 
 TEST_P(StatsPassTest, AnyThread) {
