@@ -54,14 +54,14 @@ if(IKKUNA_SANITIZE)
   endif()
 endif()
 
-# Most of what a sanitized file costs its compiler are the same templates, instrumented again. Names of one anonymous
-# namespace must not stand in another of the same target then; `release` and `dev` show that each file compiles alone.
-if(IKKUNA_JUMBO)
+# Most of what a file costs its compiler are the same headers and templates again. Names of one anonymous namespace must
+# not stand in another of the same target then; `dev` shows that each file compiles alone, `release` that ours do.
+set(CMAKE_UNITY_BUILD_BATCH_SIZE 8)
+if(IKKUNA_JUMBO STREQUAL "ALL")
   set(CMAKE_UNITY_BUILD ON)
-  set(CMAKE_UNITY_BUILD_BATCH_SIZE 8)
-  if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-    add_compile_options($<$<COMPILE_LANGUAGE:CXX>:-Wno-subobject-linkage>)  # of types in an included file, which each is
-  endif()
+endif()
+if(IKKUNA_JUMBO AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  add_compile_options($<$<COMPILE_LANGUAGE:CXX>:-Wno-subobject-linkage>)  # of types in an included file, which each is
 endif()
 
 # Includes are written from the root of the repository: #include "shared/ring.h".

@@ -23,12 +23,30 @@ PeriodShifts Budget::shifts() const {
   return {shift_[0], shift_[1], shift_[2]};
 }
 
-PeriodShifts Budget::StepFinished(uint64_t step_ns, const std::array<uint64_t, kCostClasses>& cost_ns,
-                                  uint64_t fixed_ns) {
+PeriodShifts Budget::StepFinished(uint64_t step_ns, std::array<uint64_t, kCostClasses> cost_ns, uint64_t awake_ns,
+                                  Awake awake) {
   std::lock_guard lock(mutex_);
   ++steps_;
   step_ns_ += step_ns;
-  fixed_ns_ += fixed_ns;
+  constexpr auto kSummary = static_cast<size_t>(CostClass::kSummary), kScalar = static_cast<size_t>(CostClass::kScalar);
+  const auto alone = static_cast<double>(awake_ns);
+  uint64_t for_scalars = 0;
+  switch (awake) {
+    case Awake::kNobody:
+      fixed_ns_ += awake_ns;
+      break;
+    case Awake::kScalars:
+      cost_ns[kScalar] += awake_ns;
+      awake_for_scalars_ns_ += (alone - awake_for_scalars_ns_) / (awake_for_scalars_ns_ == 0 ? 1 : 8);
+      break;
+    case Awake::kBoth:
+      for_scalars = static_cast<uint64_t>(std::min(alone, awake_for_scalars_ns_));
+      cost_ns[kScalar] += for_scalars;
+      [[fallthrough]];
+    case Awake::kStatistics:
+      cost_ns[kSummary] += awake_ns - for_scalars;
+      break;
+  }
   for (size_t i = 0; i < kCostClasses; ++i) cost_ns_[i] += cost_ns[i];
   if (steps_ - looked_at_ < kWindowSteps || step_ns_ < kWindowNs) return {shift_[0], shift_[1], shift_[2]};
   looked_at_ = steps_;

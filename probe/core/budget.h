@@ -4,7 +4,8 @@
 // allowance, the dearest class is stretched by the power of two that would fit, whole tensors first and scalars last.
 // What a class costs unstretched is remembered; as soon as that would fit, stretches are taken back, scalars first:
 // waiting for a window that holds due steps of a class stretched a thousandfold would take hours. What the probe costs
-// on steps of which nothing is due counts too, but no stretch can help it. Owner: the session; thread rule: any
+// on steps of which nothing is due counts too, but no stretch can help it. Being awake costs scalars what it costs when
+// they are alone; statistics that come in the same step cost what is beyond that, or it would count twice. Owner: the session; thread rule: any
 // thread, one mutex.
 #pragma once
 
@@ -37,9 +38,12 @@ class Budget {
   void SetAllowance(uint32_t ppm);
   uint32_t allowance_ppm() const;
 
-  // What one finished step took, and what of it the probe spent by class and beyond (`fixed_ns`: whatever the periods).
-  // Returns the shifts to use from now on.
-  PeriodShifts StepFinished(uint64_t step_ns, const std::array<uint64_t, kCostClasses>& cost_ns, uint64_t fixed_ns = 0);
+  // For whom the probe was awake in a step.
+  enum class Awake { kNobody, kScalars, kStatistics, kBoth };
+  // What one finished step took, what of it the probe spent on each class, and on being awake. Returns the shifts to use
+  // from now on.
+  PeriodShifts StepFinished(uint64_t step_ns, std::array<uint64_t, kCostClasses> cost_ns, uint64_t awake_ns = 0,
+                            Awake awake = Awake::kNobody);
   PeriodShifts shifts() const;
 
  private:
@@ -59,6 +63,7 @@ class Budget {
   std::array<uint64_t, kCostClasses> cost_ns_{};
   std::array<double, kCostClasses> unstretched_ns_{};  // a step, as last measured
   std::array<uint32_t, kCostClasses> shift_{};
+  double awake_for_scalars_ns_ = 0;  // of steps of which nothing else was due, of late
 };
 
 }  // namespace ikkuna::probe

@@ -65,6 +65,7 @@ uint64_t DemandTable::NextDue(uint16_t root, uint16_t tag, uint64_t step, const 
 }
 
 bool StepDemand::OnlyScalars(uint64_t kinds) { return (kinds & ~(kScalarKinds | kSmallKinds)) == 0; }
+bool StepDemand::AnyScalars(uint64_t kinds) { return (kinds & (kScalarKinds | kSmallKinds) & ~kMarkers) != 0; }
 
 StepDemand::StepDemand(std::shared_ptr<const DemandTable> table, uint16_t root, uint16_t tag, uint64_t step,
                        const PeriodShifts& shifts, bool arena_ready, Pace* pace)

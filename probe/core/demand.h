@@ -69,6 +69,8 @@ class StepDemand {
   uint64_t due_kinds() const { return summary_ | tensor_ | filtered_kinds_ | taken_.load(); }
   // None of these kinds costs more than a scalar: the budget thins them last.
   static bool OnlyScalars(uint64_t kinds);
+  // One of them, beyond a step's markers, costs no more.
+  static bool AnyScalars(uint64_t kinds);
   // Whether any module's messages of this kind are wanted. Of a logged kind: those of some name may be.
   bool AnyOf(uint64_t kinds) const { return ((due_kinds() | logged_) & kinds) != 0; }
   bool AnyOf(Kind kind) const { return AnyOf(KindBit(kind)); }

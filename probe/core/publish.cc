@@ -165,20 +165,20 @@ PeriodShifts Session::StepFinished(uint64_t step_ns, const StepCost& cost, uint6
   const uint64_t total_ns = std::min(cost.total_ns, step_ns);
   const uint64_t tensor_ns = rare ? 0 : std::min(total_ns, cost.tensor_ns);
   const uint64_t scalar_ns = rare ? 0 : std::min(total_ns - tensor_ns, cost.scalar_ns);
-  std::array<uint64_t, kCostClasses> cost_ns{tensor_ns, 0, scalar_ns};
-  uint64_t fixed_ns = 0;
-  // Being awake is on the account of the dearest class that was due; of a step of which nothing was, on nobody's, and so
-  // is what comes too rarely to be thinned.
-  uint64_t& account = rare || due_kinds == 0                       ? fixed_ns
-                      : StepDemand::OnlyScalars(due_kinds) ? cost_ns[static_cast<size_t>(CostClass::kScalar)]
-                                                           : cost_ns[static_cast<size_t>(CostClass::kSummary)];
-  account += total_ns - tensor_ns - scalar_ns;
+  const uint64_t awake_ns = total_ns - tensor_ns - scalar_ns;
+  // Of a step of which nothing is due it is on nobody's account, and so is what comes too rarely to be thinned.
+  const bool scalars = StepDemand::AnyScalars(due_kinds), others = !StepDemand::OnlyScalars(due_kinds);
+  using Awake = Budget::Awake;
+  const Awake awake = rare || due_kinds == 0 ? Awake::kNobody
+                      : !others              ? Awake::kScalars
+                      : scalars              ? Awake::kBoth
+                                             : Awake::kStatistics;
   shm::PubStatus& status = pub_->status();
   shm::AddRelaxed(status.probe_ns, total_ns);
-  shm::AddRelaxed(status.fixed_ns, fixed_ns);
+  shm::AddRelaxed(status.fixed_ns, awake == Awake::kNobody ? awake_ns : 0);
   shm::AddRelaxed(status.step_ns, step_ns);
   shm::AddRelaxed(status.steps_timed, 1);
-  const PeriodShifts shifts = budget_.StepFinished(step_ns, cost_ns, fixed_ns);
+  const PeriodShifts shifts = budget_.StepFinished(step_ns, {tensor_ns, 0, scalar_ns}, awake_ns, awake);
   shm::StoreRelaxed(status.shift_tensor, shifts.tensor);
   shm::StoreRelaxed(status.shift_summary, shifts.summary);
   shm::StoreRelaxed(status.shift_scalar, shifts.scalar);

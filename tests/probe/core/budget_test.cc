@@ -115,6 +115,30 @@ TEST(Budget, StaysInsideWhereASteadyLoopIsNearTheLimit) {
   EXPECT_LE(trainer.share(20'000), 0.0105);
 }
 
+// A loss at each step keeps the probe awake; statistics of the same step do not pay for that a second time.
+TEST(Budget, BeingAwakeCountsOnceWhereScalarsAndStatisticsShareAStep) {
+  constexpr uint64_t kScalarsNs = 40'000, kBothNs = 70'000;  // of 100 us that are allowed
+  Budget budget;
+  budget.SetAllowance(10'000);
+  PeriodShifts shifts;
+  const auto run = [&](uint64_t steps, uint64_t step_ns) {
+    uint64_t spent = 0;
+    for (uint64_t step = 0; step < steps; ++step) {
+      const bool both = step % (uint64_t{1} << shifts.summary) == 0;
+      spent += both ? kBothNs : kScalarsNs;
+      shifts = budget.StepFinished(step_ns, {}, both ? kBothNs : kScalarsNs,
+                                   both ? Budget::Awake::kBoth : Budget::Awake::kScalars);
+    }
+    return static_cast<double>(spent) / (static_cast<double>(steps) * static_cast<double>(step_ns));
+  };
+  run(2'000, kStepNs / 2);
+  EXPECT_GE(shifts.summary, 1u);
+  EXPECT_EQ(shifts.scalar, 0u);
+  EXPECT_LE(run(2'000, kStepNs / 2), 0.0105);
+  run(2'000, kStepNs);
+  EXPECT_EQ(shifts, PeriodShifts{});
+}
+
 TEST(Budget, TakenAwayItGivesEverythingBackAtOnce) {
   Trainer trainer;
   trainer.budget.SetAllowance(1'000);
