@@ -29,6 +29,14 @@ struct TopicValue {
 };
 
 struct NodeState {
+  // Of a value that comes later about the slot: its own call's, else its module's, else of all calls together.
+  void AddOrigin(const Slot& slot, const Slot& whole, Origin origin) {
+    origins[slot.number] = origin;
+    Origin& all = origins[whole.number];
+    all.flags |= origin.flags;
+    all.wide |= origin.wide;
+  }
+
   enum class Work : uint8_t {
     kNone = 1,   // not due, or its subscriber ended
     kWaits = 2,  // for the end of the step, or for what it takes
@@ -44,19 +52,20 @@ struct NodeState {
 };
 
 struct Frame {
-  Contents contents;  // of messages of pass 0, and of the passes that were named so far; no scene: nobody takes anything
+  Contents
+      contents;  // of messages of pass 0, and of the passes that were named so far; no scene: nobody takes anything
   uint16_t root = 0;
   uint16_t tag = 0;
   uint64_t step = 0;
   bool whole = false;  // its batch_started was seen
   uint64_t first_seq = 0;
   uint64_t last_seq = 0;
-  uint64_t held_seq = 0;        // the first of it and of the passes that it is made of
-  uint64_t touched_ns = 0;      // of the last look at time before its last message
-  uint64_t dropped_before = 0;  // messages that the producer had dropped when it began
-  uint64_t lost_since = 0;      // the same, or when the first of its passes did
-  uint32_t passes = 0;          // named so far
-  bool lacks_passes = false;    // one of them did not come whole
+  uint64_t held_seq = 0;         // the first of it and of the passes that it is made of
+  uint64_t touched_ns = 0;       // of the last look at time before its last message
+  uint64_t dropped_before = 0;   // messages that the producer had dropped when it began
+  uint64_t lost_since = 0;       // the same, or when the first of its passes did
+  uint32_t passes = 0;           // named so far
+  bool lacks_passes = false;     // one of them did not come whole
   std::vector<NodeState> nodes;  // by index in the scene
 
   // Since it closed.

@@ -33,6 +33,7 @@ class JobNode::StepOfJob final : public metrics::Results {
       all_seen &= contribution.samples_seen != 0;
     }
     if (!all_seen) stamp.samples_seen = 0;
+    if (!step.complete()) stamp.flags |= kFlagRanksMissing;
     node_->NameMissing(step, batch_);
   }
   ~StepOfJob() override {
@@ -133,8 +134,9 @@ JobNode::JobNode(const JobParts& parts, std::shared_ptr<SubscriberEntry> entry, 
     : parts_(parts),
       entry_(std::move(entry)),
       run_(std::move(run)),
-      steps_(world_size, parts.deadline_ns, *parts.memory, [this](JobStep step) { Give(std::move(step)); },
-             [this](const Timeline& timeline) { return LastRecorded(timeline); }) {
+      steps_(
+          world_size, parts.deadline_ns, *parts.memory, [this](JobStep step) { Give(std::move(step)); },
+          [this](const Timeline& timeline) { return LastRecorded(timeline); }) {
   if (entry_->subscription.definition.runs != Runs::kQueue || share == nullptr) return;
   source_ = share->OpenSource({.waiting_max = 8, .counters = entry_->queue});
   lane_ = source_->OpenLane();
@@ -228,7 +230,7 @@ void JobNode::Do(JobStep& step, const std::shared_ptr<StepOfJob>& results) {
       input.flags = from.flags;
       if (from.flags != 0) results->AddFlags(input.subject, from.flags);
       if (const auto* given = std::get_if<TensorStats>(&from.content)) {
-        if (!Has(*given, definition.moments)) return;  // not asked of that rank when its step began
+        if (!Has(*given, definition.moments)) return results->Incomplete();  // not asked of that rank when it began
         input.stats = given;
         continue;
       }
@@ -243,11 +245,15 @@ void JobNode::Do(JobStep& step, const std::shared_ptr<StepOfJob>& results) {
   }
   metrics::StepInfo info;
   info.global_step = step.step;
+  bool all_seen = true;
   for (const auto& [rank, contribution] : step.ranks) {
+    info.samples_seen += contribution.samples_seen;
+    all_seen &= contribution.samples_seen != 0;
     info.epoch = std::max(info.epoch, contribution.epoch);
     info.unix_ns = std::max(info.unix_ns, contribution.unix_ns);
     info.flags |= contribution.flags;
   }
+  if (!all_seen) info.samples_seen = 0;
   info.root = step.timeline.root;
   info.tag = step.timeline.tag;
   if (!subscriber_) subscriber_ = definition.create();

@@ -1,6 +1,7 @@
 #include "daemon/graph/kept_input.h"
 
 #include <cstring>
+#include <new>
 #include <utility>
 
 #include "shared/stats/stats_pass.h"
@@ -55,7 +56,8 @@ std::shared_ptr<const KeptPayload> KeptPayload::Copy(const metrics::TensorView& 
   kept->sizes_.assign(view.sizes.begin(), view.sizes.end());
   kept->view_ = {nullptr, view.dtype, kept->sizes_, view.elements};
   if (bytes != 0) {
-    kept->data_ = std::make_unique_for_overwrite<unsigned char[]>(bytes);
+    kept->data_.reset(new (std::nothrow) unsigned char[bytes]);
+    if (!kept->data_) return nullptr;  // as if the budget were used up: the machine's memory is
     std::memcpy(kept->data_.get(), view.data, bytes);
     kept->view_.data = kept->data_.get();
   }

@@ -26,6 +26,7 @@ bool LacksMessages(const Frame& frame, uint32_t index) {
 
 void WorkBuilder::Build(Frame& frame, uint32_t index, const RegistryIndex& registry, NodeWork& work) {
   frame_ = &frame;
+  index_ = index;
   node_ = &frame.scene()->nodes[index];
   state_ = &frame.nodes[index];
   feed_ = &frame.contents.feeds[index];
@@ -191,7 +192,8 @@ void WorkBuilder::Pairs() {
 }
 
 // Parts [begin, end) are those of one module. Parameters that several inputs have are paired by it; an input that has a
-// single series, of a parameter that no other input has, goes with all of the others'.
+// single series, of a parameter that no other input has, goes with all of the others'. Where messages are missing it is
+// not known that there is no other, and what would be paired across parameters is withheld.
 void WorkBuilder::PairsOfModule(size_t begin, size_t end) {
   const size_t inputs = node_->inputs.size();
   std::vector<size_t> series(inputs, 0);
@@ -207,6 +209,10 @@ void WorkBuilder::PairsOfModule(size_t begin, size_t end) {
   for (size_t i = 0; i < inputs; ++i) {
     all_single &= series[i] == 1;
     if (series[i] != 1) for_all[i] = false;
+  }
+  if (LacksMessages(*frame_, index_) && JoinsParameters(begin, end, for_all)) {
+    ++work_->withheld;
+    return;
   }
   if (all_single) {
     uint32_t param = 0;  // of the first input that has one
@@ -228,6 +234,18 @@ void WorkBuilder::PairsOfModule(size_t begin, size_t end) {
   }
   // One side alone, with one series.
   if (!several) ++work_->incomplete;
+}
+
+// Whether a pair would be made of two parameters.
+bool WorkBuilder::JoinsParameters(size_t begin, size_t end, const std::vector<bool>& for_all) const {
+  for (size_t i = begin; i < end; ++i) {
+    const uint32_t param = ParamOf(parts_[i]);
+    if (param == 0 || !for_all[parts_[i].index]) continue;
+    for (size_t other = begin; other < end; ++other) {
+      if (ParamOf(parts_[other]) != 0 && ParamOf(parts_[other]) != param) return true;
+    }
+  }
+  return false;
 }
 
 // True when the pair was complete, or is withheld and counted as that, or was not asked.

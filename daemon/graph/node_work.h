@@ -19,6 +19,10 @@ struct WorkCall {
   bool wide = false;
 };
 
+// Kinds of which one series can have several messages a step: of what came of it more may be missing. Trainers log a
+// number as often as they like, and the last one counts.
+constexpr bool MayComeAgain(Kind kind) { return IsPerCallKind(kind) || kind == Kind::kScalar; }
+
 struct NodeWork {
   std::vector<KeptInput> inputs;
   std::vector<WorkCall> calls;
@@ -41,15 +45,17 @@ class WorkBuilder {
   void Modules();
   void Pairs();
   void PairsOfModule(size_t begin, size_t end);
+  bool JoinsParameters(size_t begin, size_t end, const std::vector<bool>& for_all) const;
   bool Pair(size_t begin, size_t end, uint32_t param, const std::vector<bool>& for_all);
   void Whole();
   bool MayMiss(Kind kind) const {
-    return IsPerCallKind(kind) && ((frame_->dropped_kinds | feed_->lacks) & KindBit(kind)) != 0;
+    return MayComeAgain(kind) && ((frame_->dropped_kinds | feed_->lacks) & KindBit(kind)) != 0;
   }
   void AddCall(size_t begin, const Slot* about);
 
   // The node under way.
   Frame* frame_ = nullptr;
+  uint32_t index_ = 0;
   SceneNode* node_ = nullptr;
   NodeState* state_ = nullptr;
   NodeFeed* feed_ = nullptr;

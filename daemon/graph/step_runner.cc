@@ -135,6 +135,7 @@ void StepRunner::RunSeries() {
       input.flags = series.flags;
       input.stats = &series.stats;
       subscriber.OnStep(step, {&input, 1}, ref);
+      if (ref.use_count() != 1) state_->AddOrigin(*about_, frame_->scene()->memory->slots.whole(), origin_);
     }
   });
   if (withheld != 0) Count(MissReason::kWithheld, withheld);
@@ -151,7 +152,7 @@ void StepRunner::RunCalls(NodeWork& work) {
     for (WorkCall& call : work.calls) {
       about_ = call.about;
       origin_ = {call.flags, call.wide};
-      state_->origins[call.about->number] = origin_;
+      state_->AddOrigin(*about_, frame_->scene()->memory->slots.whole(), origin_);
       const std::span<KeptInput> inputs{work.inputs.data() + call.begin, call.end - call.begin};
       if (definition.keeps == Keeps::kRun) {
         const auto subscriber = node_->instances->Of(call.about->subject);
@@ -190,7 +191,8 @@ void StepRunner::RunQueued(NodeWork work) {
     state_->partial |= !made;
     if (!made) return;
   }
-  for (const WorkCall& call : work.calls) state_->origins[call.about->number] = {call.flags, call.wide};
+  const Slot& whole = frame_->scene()->memory->slots.whole();
+  for (const WorkCall& call : work.calls) state_->AddOrigin(*call.about, whole, {call.flags, call.wide});
   queued->work = std::move(work);
   queued->results = std::static_pointer_cast<StepResults>(OpenResults());
   queued->results->CloseInline();
@@ -284,11 +286,20 @@ void StepRunner::Apply(LateResults late) {
       Count(MissReason::kRefused, 1);
       continue;
     }
-    const auto known = state_->origins.find(about_->number);
-    origin_ = known == state_->origins.end() ? Origin{} : known->second;
+    origin_ = OriginOf(*about_);
     TakeValue(value.output, value.subject, std::move(value.value));
   }
   for (LateEvent& event : late.events) TakeEvent(event.severity, std::move(event.text), std::move(event.action));
+}
+
+Origin StepRunner::OriginOf(const Slot& slot) {
+  Slots& slots = frame_->scene()->memory->slots;
+  const Slot* const nearest[] = {&slot, slots.Find({slot.subject.module, 0}, context_.registry), &slots.whole()};
+  for (const Slot* one : nearest) {
+    const auto known = one == nullptr ? state_->origins.end() : state_->origins.find(one->number);
+    if (known != state_->origins.end()) return known->second;
+  }
+  return {};
 }
 
 void StepRunner::GiveUp(Frame& frame) {

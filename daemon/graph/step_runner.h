@@ -48,9 +48,10 @@ class StepRunner final : private ResultsTaker {
   void Settle(metrics::ResultsRef ref);
   void Enter(Frame& frame, uint32_t index, Batch& batch);
   void Apply(LateResults late);
+  Origin OriginOf(const Slot& slot);
   void Count(MissReason reason, uint64_t count);
   bool MayMiss(Kind kind) const {
-    return IsPerCallKind(kind) && ((frame_->dropped_kinds | feed_->lacks) & KindBit(kind)) != 0;
+    return MayComeAgain(kind) && ((frame_->dropped_kinds | feed_->lacks) & KindBit(kind)) != 0;
   }
   metrics::StepInfo InfoOf(const Frame& frame) const;
 
@@ -59,6 +60,7 @@ class StepRunner final : private ResultsTaker {
   void TakeEvent(Severity severity, std::string text, std::optional<Action> action) override;
   void TakeMissing(MissReason reason, uint64_t count) override { Count(reason, count); }
   uint32_t SeriesOf(const Slot& slot, uint32_t output, bool wide);
+  bool IsRecorded(const SeriesRef& ref) const;
   bool PutNumber(SeriesRef& ref, const Slot& slot, uint32_t output, double number, Origin origin);
   bool Replace(uint32_t series, const Slot& slot, uint32_t output, double number);
   void KeepForTakers(const Slot& slot, uint32_t output, const Value& value, Origin origin);

@@ -27,6 +27,7 @@ void StepRunner::TakeValue(uint32_t output, metrics::Subject subject, Value valu
   } else {
     // Of texts a step may bring more when it comes in two parts.
     const bool text = TypeOf(value) == ValueType::kText;
+    if (frame_->reread && IsRecorded(ref)) return;
     const uint64_t known = frame_->again ? ref.next : 0;
     if (known > frame_->step + (text ? 1 : 0)) {
       if (frame_->reread) return;
@@ -41,6 +42,12 @@ void StepRunner::TakeValue(uint32_t output, metrics::Subject subject, Value valu
   if (ref.id != 0 && TypeOf(value) != ValueType::kNumber) {
     batch_->others.push_back({ref.id, origin_.flags, std::move(value)});
   }
+}
+
+// An earlier daemon has kept what the series has of this step.
+bool StepRunner::IsRecorded(const SeriesRef& ref) const {
+  const std::vector<uint64_t>& recorded = context_.recorded->next;
+  return ref.id >= 1 && ref.id <= recorded.size() && recorded[ref.id - 1] > frame_->step;
 }
 
 // False: it goes no further.

@@ -19,9 +19,11 @@
 
 namespace ikkuna {
 
-// Of a value that is read, beside its RecordFlags: values of its series at steps around it, or before it, are gone, since
-// the store thinned them away. Stands in no record and in no file.
+// Of a value that is read, beside its RecordFlags: values of its series at steps around it, or before it, are gone,
+// since the store thinned them away. Stands in no record and in no file.
 inline constexpr uint16_t kFlagThinned = 1 << 15;
+// Of a value of all ranks: one or more had no part in it. Stands in no record, but is kept.
+inline constexpr uint16_t kFlagRanksMissing = 1 << 14;
 
 // What belongs to a step as a whole. Stored once for a step, whatever the number of its values.
 struct StepStamp {
@@ -69,8 +71,8 @@ struct Progress {
   // When that was so: the producer's steps, of all roots, and those that were made while a daemon was connected.
   uint64_t steps_total = 0;
   uint64_t steps_connected = 0;
-  // Every record up to here was read, `done_seq` or beyond, and what came of them is counted: of each root, by name, the
-  // steps that lacked nothing; and what came to nothing, by reason (ProducerStatus::missing).
+  // Every record up to here was read, `done_seq` or beyond, and what came of them is counted: of each root, by name,
+  // the steps that lacked nothing; and what came to nothing, by reason (ProducerStatus::missing).
   uint64_t read_seq = 0;
   std::vector<std::pair<std::string, uint64_t>> steps_observed = {};
   std::vector<std::pair<std::string, uint64_t>> missing = {};

@@ -24,6 +24,8 @@ static_assert(kKnownRecordFlags == 2 * kFlagTruncated - 1, "a RecordFlag without
 
 static_assert(static_cast<int>(kFlagThinned) == static_cast<int>(v1::SAMPLE_FLAG_THINNED) &&
               (kKnownRecordFlags & kFlagThinned) == 0);
+static_assert(static_cast<int>(kFlagRanksMissing) == static_cast<int>(v1::SAMPLE_FLAG_RANKS_MISSING) &&
+              (kKnownRecordFlags & kFlagRanksMissing) == 0);
 
 void ConvertHistogram(const Histogram& from, v1::Histogram* to) {
   to->set_min(from.min);
@@ -49,7 +51,7 @@ v1::TensorForm ToProto(TensorValue::Form form) {
 
 }  // namespace
 
-uint32_t ToFlags(uint16_t flags) { return flags & (kKnownRecordFlags | kFlagThinned); }
+uint32_t ToFlags(uint16_t flags) { return flags & (kKnownRecordFlags | kFlagRanksMissing | kFlagThinned); }
 
 void ConvertPieces(const Value& from, const std::function<v1::Value*()>& piece,
                    const std::function<void(uint32_t flags)>& emit) {
@@ -103,9 +105,8 @@ Answer<Value> FromProto(const v1::Value& from) {
     case v1::Value::kTensor: {
       const v1::Tensor& tensor = from.tensor();
       if (tensor.offset() != 0) {
-        return BadField("steps.values.value.tensor.offset",
-                        "a tensor is published in one piece: its offset is " + std::to_string(tensor.offset()) +
-                            ", not 0");
+        return BadField("steps.values.value.tensor.offset", "a tensor is published in one piece: its offset is " +
+                                                                std::to_string(tensor.offset()) + ", not 0");
       }
       TensorValue to;
       if (tensor.form() == v1::TENSOR_FORM_MATRIX) {

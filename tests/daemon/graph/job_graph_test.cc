@@ -9,6 +9,8 @@
 #include <barrier>
 #include <chrono>
 #include <functional>
+#include <map>
+#include <set>
 #include <thread>
 
 #include "tests/daemon/graph/site.h"
@@ -88,6 +90,7 @@ class JobGraphTest : public testing::TestWithParam<const char*> {
       for (const Sample& sample : batch.samples) {
         const SeriesName name = everyone->series().Find(sample.series)->name;
         sums[name.module + "." + name.param + "/" + name.topic][batch.stamp.step] = sample.value;
+        if ((batch.stamp.flags & kFlagRanksMissing) != 0) lacking.insert(batch.stamp.step);
       }
       for (const Event& event : batch.events) events.push_back(event);
     };
@@ -162,8 +165,9 @@ class JobGraphTest : public testing::TestWithParam<const char*> {
   std::atomic<int> opened{0}, closed{0};
   std::atomic<uint64_t> start_step{0};
   std::mutex mutex;
-  Published sums;             // guarded by mutex
-  std::vector<Event> events;  // guarded by mutex
+  Published sums;              // guarded by mutex
+  std::set<uint64_t> lacking;  // steps of which a rank is missing; guarded by mutex
+  std::vector<Event> events;   // guarded by mutex
   std::unique_ptr<JobGraphs> jobs;
 };
 
@@ -225,6 +229,7 @@ TEST_P(JobGraphTest, ARankThatIsMissingIsNamedAndHoldsNobodyBack) {
   ASSERT_TRUE(Settled(*first, seq));
   std::lock_guard lock(mutex);
   EXPECT_EQ(sums["fc1.weight/weights_mean_rank_sum"][0], 5);
+  EXPECT_TRUE(lacking.contains(0)) << "it is one of four";
   ASSERT_EQ(events.size(), 1u);
   EXPECT_EQ(events[0].kind, "ranks_missing");
   EXPECT_THAT(events[0].text, HasSubstr("of all ranks, step 0: without rank 1 to 3 (not_seen)"));

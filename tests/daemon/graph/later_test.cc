@@ -320,6 +320,30 @@ TEST_F(Later, ResultsMayBeUsedLaterFromAnyThread) {
   EXPECT_TRUE(site.has("fc1.weight/weights_holder_max", 1));
 }
 
+// What was special about the messages is special about what is made of them, whoever says it, when and of whom.
+TEST_F(Later, LateValuesBearTheFlagsAndThePrecisionOfWhatTheyAreMadeOf) {
+  Site site({"holder(weight_gradients)"});
+  site.Start({});
+  shm::Message gradient = site.Summary(Kind::kWeightGradients, {}, Site::kFc1, Site::kW1, {1});  // of float64
+  gradient.record.flags = kFlagGradScaled;
+  site.Handle(gradient);
+  site.Finish({});
+  ASSERT_EQ(held.size(), 1u);
+  held[0]->Put(0, {Site::kFc1, Site::kB1}, 0.1);  // of its module
+  held[0]->Put(0, {Site::kFc2, Site::kW2}, 0.2);  // of the step
+  held.clear();
+  ASSERT_TRUE(site.Settled());
+  size_t seen = 0;
+  for (const Batch& batch : site.batches) {
+    for (const Sample& sample : batch.samples) {
+      ++seen;
+      EXPECT_EQ(sample.flags, kFlagGradScaled);
+      EXPECT_EQ(site.run->series().Find(sample.series)->traits.precision, Precision::kDouble);
+    }
+  }
+  EXPECT_EQ(seen, 3u);
+}
+
 TEST_F(Later, ResultsMayOutliveTheGraph) {
   {
     Site site({"holder(weights)", "heavy(weights)"});

@@ -69,6 +69,34 @@ TEST(Dropped, OnlyWhatNeededTheKindIsWithheld) {
   EXPECT_TRUE(site.has("fc1.weight/weights_mean", 3));
 }
 
+// With one side of a module's pair gone, what is left of it may be of another parameter.
+TEST(Dropped, ARatioIsNoneOfTwoParameters) {
+  Site site({"ratio(weight_gradients, weights)"});
+  const auto step = [&](uint64_t number, bool dropped) {
+    site.Start(At(number));
+    site.Handle(site.Summary(Kind::kWeightGradients, At(number), Site::kFc2, Site::kW2, {8}));  // the other is frozen
+    site.Handle(site.Summary(Kind::kWeights, At(number), Site::kFc2, Site::kExtra, {2}));
+    if (!dropped) site.Handle(site.Summary(Kind::kWeights, At(number), Site::kFc2, Site::kW2, {4}));
+    FinishWithDrop(site, At(number), dropped ? KindBit(Kind::kWeights) : KindBit(Kind::kLoss));
+  };
+  step(0, false);
+  EXPECT_EQ(site.value("fc2.weight/weight_gradients_weights_ratio", 0), 2);
+  EXPECT_EQ(site.missing(MissReason::kWithheld), 0u);
+  step(1, true);
+  EXPECT_FALSE(site.has("fc2.weight/weight_gradients_weights_ratio", 1));
+  EXPECT_EQ(site.missing(MissReason::kWithheld), 1u);
+}
+
+// The last number of a name counts: where one is gone, the one before it may not be the last.
+TEST(Dropped, ANumberThatIsLoggedAgainIsNoneThatWasSaidBefore) {
+  Site site({"scalar"});
+  site.Start({});
+  site.Handle(site.Scalar(Kind::kScalar, {}, 1, Site::kAlpha));
+  FinishWithDrop(site, {}, KindBit(Kind::kScalar));
+  EXPECT_FALSE(site.has(".alpha/scalar", 0));
+  EXPECT_EQ(site.missing(MissReason::kWithheld), 1u);
+}
+
 // Two models of one trainer, and an evaluation beside a step: what goes of one costs the other nothing.
 TEST(Dropped, WhatWentOfOthersWithholdsNothing) {
   Site site({"loss", "mean(activations)", "message_mean(activations_mean)"});
@@ -183,8 +211,35 @@ TEST(Repeated, WhatAnEarlierDaemonClosedIsRefusedToo) {
   EXPECT_EQ(site.value(".alpha/scalar", 3000), 4);
 }
 
-// After a daemon was killed its successor reads again what was not told to be kept: no fault of the trainer's, and those
-// that take a value may have said nothing yet.
+TEST(Repeated, TextsThatAreReadOnceMoreStandOnce) {
+  Site site({"text"});
+  const auto say = [&](uint64_t step) {
+    site.Start(At(step));
+    site.Handle(site.Text(At(step), "said at " + std::to_string(step), Site::kAlpha));
+    site.Finish(At(step));
+  };
+  const auto texts = [&] {
+    size_t count = 0;
+    for (const Batch& batch : site.batches) count += batch.others.size();
+    return count;
+  };
+  say(0);
+  say(1);
+  EXPECT_EQ(texts(), 2u);
+  RecordedSteps recorded;
+  recorded.next.resize(site.run->series().Since(0)[0]->id, 2);
+  site.run->SetRecorded(recorded);
+  site.run->SetRereadUntil(UINT64_MAX);
+  site.Forget();
+  site.MakeGraphs();
+  say(1);
+  EXPECT_EQ(texts(), 0u) << "it is kept";
+  say(2);
+  EXPECT_EQ(texts(), 1u);
+}
+
+// After a daemon was killed its successor reads again what was not told to be kept: no fault of the trainer's, and
+// those that take a value may have said nothing yet.
 TEST(Repeated, WhatADaemonReadsOnceMoreIsNone) {
   Site site({"mean(weights)", "message_mean(weights_mean)"});
   const auto weights = [&](uint64_t step) {
@@ -327,8 +382,7 @@ TEST(Runs, ASubscriptionMayNameOne) {
   site.Start({});
   site.Handle(site.Summary(Kind::kWeights, {}, Site::kFc1, Site::kW1, {1}));
   site.Finish({});
-  EXPECT_EQ(site.published(),
-            (Published{{"fc1.weight/weights_mean", {{0, 1}}}, {"fc1.weight/weights_max", {{0, 1}}}}));
+  EXPECT_EQ(site.published(), (Published{{"fc1.weight/weights_mean", {{0, 1}}}, {"fc1.weight/weights_max", {{0, 1}}}}));
 }
 
 TEST(Runs, OneThatNamesARunReplacesADefaultThereAlone) {
