@@ -10,6 +10,8 @@ namespace {
 
 // Batches of a model that is evaluated and was never trained: then nobody listens for its first step any more.
 constexpr uint64_t kEvaluationsOnly = 64;
+// Calls of one batch, each on what the last gave: a rollout goes on like that for as long as it likes.
+constexpr uint32_t kUnrolledMax = 1024;
 
 }  // namespace
 
@@ -200,6 +202,13 @@ bool Passes::IsAnotherEvaluation(RootThread& state, const WatchedModel& model, u
   return trained;
 }
 
+// Whether a batch goes on with the call, as a cell does that is unrolled. Of a rollout with a loss each call is one.
+bool Passes::Unrolls(const ThreadState& thread, Pass& batch, const LayerCall& call) {
+  if (batch.after_loss.load() || batch.calls_unrolled >= kUnrolledMax || !Descends(thread, batch, call)) return false;
+  ++batch.calls_unrolled;
+  return true;
+}
+
 void Passes::BeginEvaluationPass(ThreadState& thread, RootThread& state, WatchedModel& model, uint16_t tag,
                                  const LayerCall& call) {
   const at::Tensor& input = call.input;
@@ -211,7 +220,7 @@ void Passes::BeginEvaluationPass(ThreadState& thread, RootThread& state, Watched
   }
   const bool opened = !state.evaluation;
   const bool first = opened || state.evaluation->BeginsWith(call.module, call.weight);
-  const bool continues = first && !opened && Descends(thread, *state.evaluation, call);
+  const bool continues = first && !opened && Unrolls(thread, *state.evaluation, call);
   if (!tracker_.EvaluationLayer(m, thread.id, first ? call.module : -1, opened, continues)) {
     if (first) state.evaluation->losses->NewCall(!continues);
     thread.pass = state.evaluation;

@@ -53,6 +53,7 @@ class Passes {
  private:
   bool ContinuesPass(ThreadState& thread, RootThread& state, RootState& root, const LayerCall& call);
   static bool Descends(const ThreadState& thread, const Pass& pass, const LayerCall& call);
+  static bool Unrolls(const ThreadState& thread, Pass& batch, const LayerCall& call);
   void BeginTrainingPass(ThreadState& thread, RootThread& state, WatchedModel& model, const LayerCall& call);
   void CloseEvaluationsOfOthers(ThreadState& thread, const WatchedModel& model);
   bool IsAnotherEvaluation(RootThread& state, const WatchedModel& model, uint16_t tag, const LayerCall& call,

@@ -123,6 +123,7 @@ struct Pass : std::enable_shared_from_this<Pass> {
   uint64_t begun_at = 0;  // backward passes of the root when it began: what is not published has no hooks that tell
   CallCounts calls;
   CallCounts recomputed;
+  uint32_t calls_unrolled = 1;      // of an evaluation: of its first module, each but the first on what that has made
   std::atomic<bool> after_loss{false};  // no layer has begun since a loss was seen
   std::atomic<bool> walked{false};  // backward has reached it
   std::atomic<bool> over{false};    // what is made of its outputs from now on is none of it

@@ -1,0 +1,117 @@
+// What one batch of an evaluation is, and which evaluation it belongs to.
+#include <torch/torch.h>
+
+#include <memory>
+#include <vector>
+
+#include "tests/probe/torch/evaluations_fixture.h"
+
+namespace ikkuna {
+namespace {
+
+// Training calls the model again behind its step, for a metric, or twice for one loss; an evaluation once a batch.
+TEST_F(Evaluations, OfAModelThatTrainingCallsTwiceAreByTheLoss) {
+  for (const bool views : {false, true}) {
+    auto net = Net();
+    torch::optim::SGD optimizer(net->parameters(), .05);
+    Start().Attach(net, {.name = "net"});
+    Also({"loss"}, "default");
+    for (int step = 0; step < 6; ++step) {
+      optimizer.zero_grad();
+      const Tensor x = X(), y = K();
+      const Tensor out = views ? (net->forward(x) + net->forward(x + .1)) / 2 : net->forward(x);
+      F::cross_entropy(out, y).backward();
+      optimizer.step();
+      if (!views) (net->forward(x).argmax(1) == y).sum();
+    }
+    net->eval();
+    std::vector<double> want;
+    for (int batch = 0; batch < 5; ++batch) want.push_back(Evaluate(net));
+    probe_->Detach();
+    ASSERT_EQ(frames_.size(), 1u);
+    EXPECT_EQ(frames_[0].losses, want) << views;
+    EXPECT_TRUE(named_.empty()) << *named_.begin();
+    probe_.reset();
+  }
+}
+
+// A cell that an evaluation unrolls for longer than training did: a batch is one.
+TEST_F(Evaluations, OfACellThatIsUnrolledLongerAreOneABatch) {
+  torch::nn::GRUCell cell(8, 6);
+  torch::nn::Linear head(6, 4);
+  struct Both : torch::nn::Module {};
+  auto net = std::make_shared<Both>();
+  net->register_module("cell", cell);
+  net->register_module("head", head);
+  torch::optim::SGD optimizer(net->parameters(), .05);
+  Start().Attach(net, {.name = "net"});
+  const auto loss = [&](int steps) {
+    Tensor state = torch::zeros({12, 6});
+    for (int t = 0; t < steps; ++t) state = cell(torch::randn({12, 8}), state);
+    return F::cross_entropy(head(state), K());
+  };
+  for (int step = 0; step < 4; ++step) {
+    optimizer.zero_grad();
+    loss(5).backward();
+    optimizer.step();
+  }
+  net->eval();
+  std::vector<double> want;
+  {
+    torch::NoGradGuard no_grad;
+    for (int batch = 0; batch < 3; ++batch) want.push_back(loss(8).item<double>());
+  }
+  probe_->Detach();
+  ASSERT_EQ(frames_.size(), 1u);
+  EXPECT_EQ(frames_[0].batches, 3u);
+  EXPECT_TRUE(frames_[0].losses == want);
+}
+
+// Each call goes on with what the last gave, as of a cell; but a loss behind each is a result of its own, and an
+// evaluation that never ends would else be one batch for ever.
+TEST_F(Evaluations, OfARolloutWithALossACallAreABatchACall) {
+  for (const bool given : {false, true}) {
+    auto net = Net(8);
+    torch::optim::SGD optimizer(net->parameters(), .05);
+    Start().Attach(net, {.name = "net"});
+    const auto loss = [&](const Tensor& out) {
+      if (!given) return F::mse_loss(out, torch::ones({12, 8}));
+      Tensor own = (out - 1).abs().mean();
+      probe_->Loss(own);
+      return own;
+    };
+    for (int step = 0; step < 4; ++step) {
+      optimizer.zero_grad();
+      loss(net->forward(X())).backward();
+      optimizer.step();
+    }
+    net->eval();
+    std::vector<double> want;
+    {
+      torch::NoGradGuard no_grad;
+      Tensor state = X();
+      for (int call = 0; call < 100; ++call) want.push_back(loss(state = net->forward(state)).item<double>());
+    }
+    probe_->Detach();
+    ASSERT_EQ(frames_.size(), 1u);
+    EXPECT_EQ(frames_[0].batches, 100u) << given;
+    ASSERT_EQ(frames_[0].losses.size(), want.size()) << given;
+    for (size_t i = 0; i < want.size(); ++i) EXPECT_FLOAT_EQ(frames_[0].losses[i], want[i]) << i;
+    probe_.reset();
+  }
+}
+
+TEST_F(Evaluations, OfARolloutWithoutALossAreBatchesOfSoManyCalls) {
+  auto net = Net(8);
+  Start().Attach(net, {.name = "net"});
+  net->eval();
+  torch::NoGradGuard no_grad;
+  Tensor state = X();
+  for (int call = 0; call < 2500; ++call) state = net->forward(state);
+  probe_->Detach();
+  ASSERT_EQ(frames_.size(), 1u);
+  EXPECT_EQ(frames_[0].batches, 3u);
+}
+
+}  // namespace
+}  // namespace ikkuna
