@@ -193,6 +193,20 @@ probe::StepPasses OpenSteps::Name(RootState& root, const StepIdentity& identity,
   return {root.named, named_before, tracker_.LowestOpen(root.model)};
 }
 
+void OpenSteps::NameEnded(RootState& root, Evaluation& evaluation) {
+  std::vector<std::shared_ptr<const PassNumber>> ended;
+  std::erase_if(evaluation.batches, [&](const auto& batch) {
+    const bool runs = std::any_of(evaluation.running.begin(), evaluation.running.end(),
+                                  [&](const auto& running) { return running->number == batch; });
+    if (!runs) ended.push_back(batch);
+    return !runs;
+  });
+  if (ended.empty()) return;
+  const StepIdentity& identity = *evaluation.identity;
+  capture_.PublishMarker(identity, Kind::kPassesNamed, Name(root, identity, ended, evaluation.named));
+  evaluation.named += static_cast<uint32_t>(ended.size());
+}
+
 std::shared_ptr<StepIdentity> OpenSteps::Said(ThreadState& thread, RootState& root, const WatchedModel& model) {
   const auto open = tracker_.OpenStep(model.index(), thread.id);
   return open ? IdentityOf(root, model, tracker_.LaneOf(model.index(), thread.id), *open) : Coming(root, model);

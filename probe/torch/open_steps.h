@@ -52,6 +52,8 @@ class OpenSteps {
   // What a marker of the step says of these passes, which are over with it; what they lost the step has lost.
   probe::StepPasses Name(RootState& root, const StepIdentity& identity,
                          const std::vector<std::shared_ptr<const PassNumber>>& passes, uint32_t named_before);
+  // The batches of an evaluation that goes on, but for those that still run.
+  void NameEnded(RootState& root, Evaluation& evaluation);
   // The open evaluation of this tag and step; made where none is.
   std::shared_ptr<Evaluation> EvaluationOf(RootState& root, WatchedModel& model, uint16_t tag, uint64_t step);
   // The batch is over; the next of its thread takes its place, or `next` is null.

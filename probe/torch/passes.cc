@@ -258,12 +258,7 @@ void Passes::BeginEvaluationPass(ThreadState& thread, RootThread& state, Watched
   pass->first_module = call.module;
   pass->first_weight = call.weight;
   if (pass->identity->any()) {
-    if (evaluation.batches.size() >= probe::StepPasses::kNameAtOnce) {
-      capture_.PublishMarker(*pass->identity, Kind::kPassesNamed,
-                             open_steps_.Name(root, *pass->identity, evaluation.batches, evaluation.named));
-      evaluation.named += static_cast<uint32_t>(evaluation.batches.size());
-      evaluation.batches.clear();
-    }
+    if (evaluation.batches.size() >= probe::StepPasses::kNameAtOnce) open_steps_.NameEnded(root, evaluation);
     pass->number = open_steps_.Number(root, *pass->identity, tracker_.NextPass(m), pass);
     evaluation.batches.push_back(pass->number);
   }

@@ -1,7 +1,11 @@
 // What one batch of an evaluation is, and which evaluation it belongs to.
 #include <torch/torch.h>
 
+#include <barrier>
 #include <memory>
+#include <mutex>
+#include <set>
+#include <thread>
 #include <vector>
 
 #include "tests/probe/torch/evaluations_fixture.h"
@@ -111,6 +115,46 @@ TEST_F(Evaluations, OfARolloutWithoutALossAreBatchesOfSoManyCalls) {
   probe_->Detach();
   ASSERT_EQ(frames_.size(), 1u);
   EXPECT_EQ(frames_[0].batches, 3u);
+}
+
+// While a thread is in the midst of a batch, of which more is to come, another one has run so many that they are named.
+TEST_F(Evaluations, OfManyBatchesNoneIsNamedWhileItRuns) {
+  auto net = Net();
+  Start();
+  std::mutex mutex;
+  std::set<uint32_t> named;
+  size_t losses = 0, late = 0;
+  probe_->Subscribe(
+      {"loss", "passes_named"},
+      [&](const ProbeMessage& message) {
+        std::lock_guard lock(mutex);
+        named.insert(message.passes.begin(), message.passes.end());
+        losses += message.kind == "loss";
+        late += message.kind == "loss" && named.count(message.pass) != 0;
+      },
+      1, "test");
+  probe_->Attach(net, {.name = "net"});
+  net->eval();
+  std::barrier turn(2);
+  std::thread other([&] {
+    torch::NoGradGuard no_grad;
+    const Tensor out = net->forward(X());
+    turn.arrive_and_wait();
+    turn.arrive_and_wait();
+    F::cross_entropy(out, K());
+  });
+  turn.arrive_and_wait();
+  constexpr size_t kBatches = 200;
+  for (size_t batch = 0; batch < kBatches; ++batch) Evaluate(net);
+  turn.arrive_and_wait();
+  other.join();
+  probe_->Detach();
+  EXPECT_GE(named.size(), kBatches / 2) << "as they end";
+  EXPECT_EQ(losses, kBatches + 1);
+  EXPECT_EQ(late, 0u);
+  ASSERT_EQ(frames_.size(), 1u);
+  EXPECT_EQ(frames_[0].batches, kBatches + 1);
+  EXPECT_EQ(frames_[0].losses.size(), kBatches + 1);
 }
 
 }  // namespace
