@@ -136,6 +136,7 @@ std::shared_ptr<Evaluation> OpenSteps::EvaluationOf(RootState& root, WatchedMode
   }
   auto evaluation = std::make_shared<Evaluation>();
   evaluation->identity = MakeIdentity(root, model, tag, step);
+  evaluation->last_steps.store(step, std::memory_order_relaxed);
   root.evaluations.push_back(evaluation);
   root.evaluations_open.store(root.evaluations.size());
   return evaluation;
@@ -172,7 +173,7 @@ void OpenSteps::CloseLeftEvaluations(RootState& root, WatchedModel& model, uint6
   std::lock_guard lock(root.mutex);
   const std::vector<std::shared_ptr<Evaluation>> open = root.evaluations;
   for (const auto& evaluation : open) {
-    if (steps < evaluation->last_steps + kStepsLeft) continue;
+    if (steps < evaluation->last_steps.load(std::memory_order_relaxed) + kStepsLeft) continue;
     const std::vector<std::shared_ptr<Pass>> running = evaluation->running;
     for (const auto& batch : running) EndBatch(*evaluation, batch, nullptr, model);
     EndEvaluation(root, *evaluation);

@@ -188,8 +188,12 @@ void Passes::CloseEvaluationsOfOthers(ThreadState& thread, const WatchedModel& m
 bool Passes::IsAnotherEvaluation(RootThread& state, const WatchedModel& model, uint16_t tag, const LayerCall& call,
                                  uint64_t steps) {
   if (state.frame->ended.load()) return true;
-  if (state.evaluation->identity->tag != tag) return true;
-  if (!state.evaluation->BeginsWith(call.module, call.weight)) return false;
+  // In the midst of a batch: what another thread says for those that have said none is of the next. But what runs in
+  // another mode is none of it, whichever layer that begins with.
+  const uint16_t open = state.evaluation->identity->tag;
+  const auto by_mode = [](uint16_t one) { return one == kTagTest || one == kTagNoGrad; };
+  if (!state.evaluation->BeginsWith(call.module, call.weight)) return open != tag && by_mode(open) && by_mode(tag);
+  if (open != tag) return true;
   const uint64_t own = model.steps_finished.load(std::memory_order_relaxed);
   const bool trained = std::exchange(state.steps_at_batch, own) != own || state.trained_since;
   if (steps == state.evaluation->identity->step) return false;
@@ -219,6 +223,7 @@ void Passes::BeginEvaluationPass(ThreadState& thread, RootThread& state, Watched
     open_steps_.CloseEvaluation(state, root, model);
   }
   const bool opened = !state.evaluation;
+  if (!opened) state.frame->last_steps.store(steps, std::memory_order_relaxed);
   const bool first = opened || state.evaluation->BeginsWith(call.module, call.weight);
   const bool continues = first && !opened && Unrolls(thread, *state.evaluation, call);
   if (!tracker_.EvaluationLayer(m, thread.id, first ? call.module : -1, opened, continues)) {
@@ -239,7 +244,6 @@ void Passes::BeginEvaluationPass(ThreadState& thread, RootThread& state, Watched
   Evaluation& evaluation = *state.frame;
   auto pass = std::make_shared<Pass>();
   open_steps_.EndBatch(evaluation, state.evaluation, pass, model);
-  evaluation.last_steps = steps;
   // Of what nobody has asked for until now somebody may: a process that only evaluates has no other moment.
   const bool begins = !std::exchange(evaluation.begun, true);
   if (begins || !evaluation.identity->any()) {

@@ -153,15 +153,15 @@ struct ThreadCost : probe::StepCost {
 };
 
 // An evaluation as subscribers see it: the batches of one tag at one step, on however many threads. Guarded by the
-// root's mutex, but for `ended`.
+// root's mutex, but for atomics.
 struct Evaluation {
   std::shared_ptr<StepIdentity> identity;
   std::vector<std::shared_ptr<Pass>> running;              // the batch under way of each thread in it
   std::vector<std::shared_ptr<const PassNumber>> batches;  // not named yet
   uint32_t named = 0;
   bool begun = false;
-  uint64_t last_steps = 0;         // trained behind the batch that began last
-  std::atomic<bool> ended{false};  // maybe by another thread
+  std::atomic<uint64_t> last_steps{0};  // trained when a layer of it was heard last
+  std::atomic<bool> ended{false};       // maybe by another thread
 };
 
 // One root on one thread: touched by that thread only.

@@ -5,6 +5,7 @@
 #include <memory>
 #include <mutex>
 #include <set>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -155,6 +156,79 @@ TEST_F(Evaluations, OfManyBatchesNoneIsNamedWhileItRuns) {
   ASSERT_EQ(frames_.size(), 1u);
   EXPECT_EQ(frames_[0].batches, kBatches + 1);
   EXPECT_EQ(frames_[0].losses.size(), kBatches + 1);
+}
+
+// Others train on behind each of its layers; what goes on is not left.
+TEST_F(Evaluations, OfABatchThatGoesOnWhileOthersTrainIsOne) {
+  auto net = Net();
+  torch::nn::Linear first(8, 16), middle(16, 16), last(16, 4);
+  torch::nn::Sequential snapshot(first, middle, last);
+  torch::optim::SGD optimizer(net->parameters(), .05);
+  Start();
+  probe_->Attach(net, {.name = "net"});
+  probe_->Attach(snapshot, {.name = "snapshot"});
+  snapshot->eval();
+  Train(net, optimizer, 5);
+  std::barrier turn(2);
+  double want = 0;
+  std::thread other([&] {
+    torch::NoGradGuard no_grad;
+    Tensor out = first(X());
+    turn.arrive_and_wait();
+    turn.arrive_and_wait();
+    out = middle(out);
+    turn.arrive_and_wait();
+    turn.arrive_and_wait();
+    want = F::cross_entropy(last(out), K()).item<double>();
+  });
+  for (int layer = 0; layer < 2; ++layer) {
+    turn.arrive_and_wait();
+    Train(net, optimizer, 40);
+    turn.arrive_and_wait();
+  }
+  other.join();
+  probe_->Detach();
+  ASSERT_EQ(frames_.size(), 1u);
+  EXPECT_EQ(frames_[0].step, 5u);
+  EXPECT_EQ(frames_[0].batches, 1u);
+  EXPECT_EQ(frames_[0].losses, std::vector<double>{want});
+}
+
+using Tagged = std::multiset<std::string>;
+
+TEST_F(Evaluations, OfABatchInTheMidstOfWhichAnotherThreadSaysATagIsOne) {
+  torch::nn::Linear first(8, 16), last(16, 4);
+  torch::nn::Sequential net(first, last);
+  Capture::Start({});
+  for (const char* tag : {"test", "final"}) Also({"pass_started"}, tag);
+  probe_->Attach(net);
+  net->eval();
+  torch::NoGradGuard no_grad;
+  const Tensor hidden = first(X());
+  std::thread([&] { probe_->Tag("final"); }).join();
+  last(hidden);
+  Evaluate(net);
+  probe_->Detach();
+  Tagged tags;
+  for (const Kept& kept : Of("pass_started")) tags.insert(kept.message.tag);
+  EXPECT_EQ(tags, (Tagged{"test", "final"}));
+}
+
+// In training mode without gradients, then in evaluation mode: the second begins with another layer, and is its own.
+TEST_F(Evaluations, InAnotherModeAreOthersWhicheverLayerBeginsThem) {
+  torch::nn::Linear generator(8, 8), critic(8, 4);
+  torch::nn::Sequential net(generator, critic);
+  Capture::Start({});
+  for (const char* tag : {"test", "no_grad"}) Also({"activations"}, tag);
+  probe_->Attach(net);
+  torch::NoGradGuard no_grad;
+  generator(X());
+  net->eval();
+  critic(X());
+  probe_->Detach();
+  Tagged seen;
+  for (const Kept& kept : Of("activations")) seen.insert(kept.message.tag + " " + kept.message.module);
+  EXPECT_EQ(seen, (Tagged{"no_grad 0", "test 1"}));
 }
 
 }  // namespace
