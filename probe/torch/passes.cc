@@ -42,8 +42,7 @@ void Passes::LayerBegins(ThreadState& thread, WatchedModel& model, const LayerCa
       tracker_.FirstModuleCalled(model.index(), thread.id);
     }
   } else {
-    uint16_t tag = thread.evaluation_tag;
-    if (tag == kTagDefault) tag = evaluation_tag_.load(std::memory_order_relaxed);
+    uint16_t tag = thread.evaluation_tag.value_or(evaluation_tag_.load(std::memory_order_relaxed));
     if (tag == kTagDefault) tag = training ? kTagNoGrad : kTagTest;
     BeginEvaluationPass(thread, state, model, tag, call);
   }

@@ -38,8 +38,8 @@ class Passes {
         ends_(ends),
         backward_(backward) {}
 
-  // What evaluation passes carry from now on, here and on threads that have said nothing else; kTagDefault: test or
-  // no_grad, by the pass itself.
+  // What evaluation passes carry from now on, here and on threads that have said nothing; kTagDefault: test or no_grad,
+  // by the pass itself.
   void Tag(ThreadState& thread, uint16_t tag) {
     thread.evaluation_tag = tag;
     evaluation_tag_.store(tag);

@@ -214,6 +214,25 @@ TEST_F(Evaluations, OfABatchInTheMidstOfWhichAnotherThreadSaysATagIsOne) {
   EXPECT_EQ(tags, (Tagged{"test", "final"}));
 }
 
+// A thread that has taken its tag back has said that: what others say later is not for it.
+TEST_F(Evaluations, OfAThreadThatHasTakenItsTagBackAreByTheirMode) {
+  auto net = Net();
+  Capture::Start({});
+  for (const char* tag : {"test", "mine", "final"}) Also({"pass_started"}, tag);
+  probe_->Attach(net);
+  net->eval();
+  probe_->Tag("mine");
+  Evaluate(net);
+  probe_->Tag("");
+  std::thread([&] { probe_->Tag("final"); }).join();
+  Evaluate(net);
+  std::thread([&] { Evaluate(net); }).join();
+  probe_->Detach();
+  Tagged tags;
+  for (const Kept& kept : Of("pass_started")) tags.insert(kept.message.tag);
+  EXPECT_EQ(tags, (Tagged{"mine", "test", "final"}));
+}
+
 // In training mode without gradients, then in evaluation mode: the second begins with another layer, and is its own.
 TEST_F(Evaluations, InAnotherModeAreOthersWhicheverLayerBeginsThem) {
   torch::nn::Linear generator(8, 8), critic(8, 4);
