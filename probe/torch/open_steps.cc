@@ -138,7 +138,7 @@ std::shared_ptr<Evaluation> OpenSteps::EvaluationOf(RootState& root, WatchedMode
   evaluation->identity = MakeIdentity(root, model, tag, step);
   evaluation->last_steps.store(step, std::memory_order_relaxed);
   root.evaluations.push_back(evaluation);
-  root.evaluations_open.store(root.evaluations.size());
+  NoteLeftAt(root);
   return evaluation;
 }
 
@@ -156,7 +156,14 @@ void OpenSteps::EndEvaluation(RootState& root, Evaluation& evaluation) {
     capture_.PublishMarker(identity, Kind::kBatchFinished, Name(root, identity, evaluation.batches, evaluation.named));
   }
   std::erase_if(root.evaluations, [&](const auto& open) { return open.get() == &evaluation; });
-  root.evaluations_open.store(root.evaluations.size());
+  NoteLeftAt(root);
+}
+
+// Layers that are heard since put it off, which shows when it has come.
+void OpenSteps::NoteLeftAt(RootState& root) {
+  uint64_t left_at = UINT64_MAX;
+  for (const auto& open : root.evaluations) left_at = std::min(left_at, LeftAt(*open));
+  root.evaluations_left_at.store(left_at, std::memory_order_relaxed);
 }
 
 void OpenSteps::CloseEvaluation(RootThread& state, RootState& root, WatchedModel& model) {
@@ -170,14 +177,16 @@ void OpenSteps::CloseEvaluation(RootThread& state, RootState& root, WatchedModel
 }
 
 void OpenSteps::CloseLeftEvaluations(RootState& root, WatchedModel& model, uint64_t steps) {
+  if (steps < root.evaluations_left_at.load(std::memory_order_relaxed)) return;
   std::lock_guard lock(root.mutex);
   const std::vector<std::shared_ptr<Evaluation>> open = root.evaluations;
   for (const auto& evaluation : open) {
-    if (steps < evaluation->last_steps.load(std::memory_order_relaxed) + kStepsLeft) continue;
+    if (steps < LeftAt(*evaluation)) continue;
     const std::vector<std::shared_ptr<Pass>> running = evaluation->running;
     for (const auto& batch : running) EndBatch(*evaluation, batch, nullptr, model);
     EndEvaluation(root, *evaluation);
   }
+  NoteLeftAt(root);
 }
 
 probe::StepPasses OpenSteps::Name(RootState& root, const StepIdentity& identity,

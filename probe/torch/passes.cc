@@ -171,7 +171,7 @@ void Passes::BeginTrainingPass(ThreadState& thread, RootThread& state, WatchedMo
 void Passes::CloseEvaluationsOfOthers(ThreadState& thread, const WatchedModel& model) {
   for (int m = 0; m < roots_.count(); ++m) {
     RootState& root = roots_.state(m);
-    if (root.evaluations_open.load(std::memory_order_relaxed) == 0) continue;
+    if (root.evaluations_left_at.load(std::memory_order_relaxed) == UINT64_MAX) continue;  // none is open
     WatchedModel& other = roots_.model(m);
     const uint64_t steps = roots_.StepsBehind(other, start_step_, optimizers_);
     const auto& state = thread.roots[static_cast<size_t>(m)];

@@ -254,7 +254,8 @@ struct RootState {
   std::atomic<probe::ThreadId> sleeper{0};         // until its backward ends callbacks sleep; 0: nobody's
   std::vector<std::optional<unsigned>> raw_hooks;  // by parameter: position of ours among its hooks; guarded by mutex
   std::atomic<uint64_t> evaluated{0};              // batches
-  std::atomic<size_t> evaluations_open{0};
+  // The step of training at which one that is open may be taken for left, not before; UINT64_MAX: none is open.
+  std::atomic<uint64_t> evaluations_left_at{UINT64_MAX};
   int held = 0;                                    // guarded by the operator callback: whether it keeps that on
 };
 
