@@ -98,7 +98,7 @@ void Backward::FirstGradient(ThreadState& thread, WatchedModel& model, int param
   // While another thread's backward sleeps this one trains as well: it is to be heard.
   if (const probe::ThreadId sleeper = root.sleeper.load(); sleeper != 0 && sleeper != thread.id) {
     Wake();
-  } else if (hearing_.RunsAllLayers(thread.id) && !WantsRecomputation(thread)) {
+  } else if (hearing_.RunsAllLayers(thread) && !WantsRecomputation(thread)) {
     SleepDuringBackward(thread, task);
   }
   std::lock_guard lock(root.mutex);

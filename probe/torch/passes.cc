@@ -21,7 +21,7 @@ void Passes::LayerBegins(ThreadState& thread, WatchedModel& model, const LayerCa
   model.has_layers.store(true, std::memory_order_relaxed);
   RootThread& state = StateOn(thread, model);
   RootState& root = roots_.StateOf(model);
-  if (!std::exchange(state.runs_layers, true)) hearing_.LayerThread(model, thread.id, +1);
+  if (!std::exchange(state.runs_layers, true)) Hearing::LayerThread(model, +1);
   if (thread.last_root != model.index()) thread.last_layer = -1;
   thread.last_root = model.index();
   const bool training = model.is_training();
