@@ -132,9 +132,10 @@ void Backward::FirstGradient(ThreadState& thread, WatchedModel& model, int param
       capture_.TakeWeights(lane, *identity, model, [&] { return tracker_.OthersWrite(m, thread.id); });
     }
     open_steps_.NoteDue(root, model, came.lane);
-  } else if (++root.unheard_passes % StepEnds::kPassesBetweenBoundaries == 0) {
+  } else if (LaneState& lane = open_steps_.LaneOf(root, came.lane);
+             ++lane.passes % StepEnds::kPassesBetweenBoundaries == 0) {
     open_steps_.IdentityOf(root, model, came.lane, came.step);
-    ends_.StepGoesOn(thread, root, model, open_steps_.LaneOf(root, came.lane));
+    ends_.StepGoesOn(thread, root, model, lane);
   }
   hearing_.Listen(m);
 }

@@ -85,7 +85,7 @@ std::shared_ptr<StepIdentity> OpenSteps::IdentityOf(RootState& root, const Watch
     return lane.identity;
   }
   lane.weights_taken = false;
-  root.pass_boundaries = 0;
+  lane.passes = 0;
   session_.RefreshDemand(root.demand);
   if (root.coming && root.coming->step == step &&
       (root.coming->started.load() || root.coming->demand_version == root.demand.version)) {

@@ -116,8 +116,7 @@ void Passes::BeginTrainingPass(ThreadState& thread, RootThread& state, WatchedMo
   }
   std::shared_ptr<StepIdentity> identity = open_steps_.IdentityOf(root, model, begun.lane, begun.step);
   LaneState& lane = open_steps_.LaneOf(root, begun.lane);
-  root.unheard_passes = 0;
-  if (!begun.opened && ++root.pass_boundaries % StepEnds::kPassesBetweenBoundaries == 0) {
+  if (!begun.opened && ++lane.passes % StepEnds::kPassesBetweenBoundaries == 0) {
     ends_.StepGoesOn(thread, root, model, lane);
     identity = lane.identity;
   }

@@ -184,6 +184,7 @@ struct RootThread {
 // The open step of a lane of the tracker, and the one before it while its updates are open.
 struct LaneState {
   std::shared_ptr<StepIdentity> identity;  // of the step that is open, or was; ask OpenSteps::IdentityOf()
+  uint32_t passes = 0;  // of that step, behind what opened it; forward and backward count each
   bool weights_taken = false;
   bool evaluated = false;  // an evaluation has closed the step that ended last
   bool second_round = false;  // the step that closes was written by arithmetic twice
@@ -221,7 +222,6 @@ struct RootState {
   std::vector<uint32_t> named;     // by the marker that is about to be published
   probe::Session::DemandCopy demand;
   probe::PeriodShifts shifts;
-  uint32_t unheard_passes = 0;  // walked by backward since one was heard
   uint64_t last_step_ns = 0;
   probe::StepTime step_time;
   ThreadCost handed_over;         // spent on threads whose steps another one ends
@@ -231,7 +231,6 @@ struct RootState {
   LastGradient last_gradient;
   bool used_in_backward = false;  // an optimizer within backward has used gradients, maybe not all
   uint64_t fingerprint = 0;      // of the weights when the last backward pass ended
-  uint32_t pass_boundaries = 0;  // of the step that is open
   bool closed_second_round = false;    // the step before the last was written twice
   uint32_t alternating = 0;            // steps in a row of which each second one was
   std::vector<int> not_awaited;        // attached optimizers that had gradients and did not write, last time
