@@ -4,15 +4,15 @@
 #pragma once
 
 #include <atomic>
+#include <cstdint>
 #include <memory>
 
 #include "probe/torch/backward.h"
-#include "probe/torch/control.h"
 #include "probe/torch/hearing.h"
-#include "probe/torch/loss_settling.h"
 #include "probe/torch/open_steps.h"
-#include "probe/torch/step_accounts.h"
 #include "probe/torch/step_ends.h"
+#include "probe/torch/threads.h"
+#include "probe/torch/watch.h"
 
 namespace ikkuna::torch_probe {
 

@@ -123,7 +123,7 @@ struct Pass : std::enable_shared_from_this<Pass> {
   uint64_t begun_at = 0;  // backward passes of the root when it began: what is not published has no hooks that tell
   CallCounts calls;
   CallCounts recomputed;
-  uint32_t calls_unrolled = 1;      // of an evaluation: of its first module, each but the first on what that has made
+  uint32_t calls_unrolled = 1;  // of an evaluation: of its first module, each but the first on what that has made
   std::atomic<bool> after_loss{false};  // no layer has begun since a loss was seen
   std::atomic<bool> walked{false};  // backward has reached it
   std::atomic<bool> over{false};    // what is made of its outputs from now on is none of it
@@ -184,7 +184,7 @@ struct RootThread {
 // The open step of a lane of the tracker, and the one before it while its updates are open.
 struct LaneState {
   std::shared_ptr<StepIdentity> identity;  // of the step that is open, or was; ask OpenSteps::IdentityOf()
-  uint32_t passes = 0;  // of that step, behind what opened it; forward and backward count each
+  uint32_t passes = 0;                     // of that step, behind what opened it; forward and backward count each
   bool weights_taken = false;
   bool evaluated = false;  // an evaluation has closed the step that ended last
   bool second_round = false;  // the step that closes was written by arithmetic twice
@@ -230,7 +230,7 @@ struct RootState {
   bool evaluated_rarely = false;  // one of these came rarely
   LastGradient last_gradient;
   bool used_in_backward = false;  // an optimizer within backward has used gradients, maybe not all
-  uint64_t fingerprint = 0;      // of the weights when the last backward pass ended
+  uint64_t fingerprint = 0;       // of the weights when the last backward pass ended
   bool closed_second_round = false;    // the step before the last was written twice
   uint32_t alternating = 0;            // steps in a row of which each second one was
   std::vector<int> not_awaited;        // attached optimizers that had gradients and did not write, last time
