@@ -82,6 +82,7 @@ std::shared_ptr<StepIdentity> OpenSteps::IdentityOf(RootState& root, const Watch
     lane.identity = std::exchange(other->identity, nullptr);
     lane.weights_taken = std::exchange(other->weights_taken, false);
     lane.kept = std::exchange(other->kept, {});
+    lane.passes = std::exchange(other->passes, 0);
     return lane.identity;
   }
   lane.weights_taken = false;

@@ -18,9 +18,9 @@ using torch::Tensor;
 
 // Why what malloc() has given away cannot be counted here (mallinfo2); null: it can be.
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr const char* kNoHeapCount = "the sanitizer has a malloc of its own, of which mallinfo2() knows nothing";
+inline constexpr const char* kNoHeapCount = "the sanitizer has a malloc of its own, of which mallinfo2() knows nothing";
 #else
-constexpr const char* kNoHeapCount = nullptr;
+inline constexpr const char* kNoHeapCount = nullptr;
 #endif
 
 struct Kept {
