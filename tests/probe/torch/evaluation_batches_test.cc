@@ -165,6 +165,7 @@ TEST_F(Evaluations, OfABatchThatGoesOnWhileOthersTrainIsOne) {
   torch::nn::Sequential snapshot(first, middle, last);
   torch::optim::SGD optimizer(net->parameters(), .05);
   Start();
+  Also({"loss"}, "default");
   probe_->Attach(net, {.name = "net"});
   probe_->Attach(snapshot, {.name = "snapshot"});
   snapshot->eval();
