@@ -268,6 +268,9 @@ void Passes::BeginEvaluationPass(ThreadState& thread, RootThread& state, Watched
   thread.last_layer = -1;
   if (input.defined()) capture_.PublishMeta(*pass->identity, Kind::kInputData, 0, pass->number.get(), input);
   if (root.evaluated.fetch_add(1) + 1 == kEvaluationsOnly && tracker_.NextStep(m) == start_step_) {
+    // From now on only who asks for evaluations keeps it heard, and the watchdog may not have looked yet.
+    session_.RefreshDemand(root.demand);
+    hearing_.WatchEvaluation(model, root.demand);
     tracker_.Rest(m);
   }
   hearing_.Listen(m);

@@ -118,6 +118,19 @@ TEST_F(Evaluations, OfARolloutWithoutALossAreBatchesOfSoManyCalls) {
   EXPECT_EQ(frames_[0].batches, 3u);
 }
 
+// Nobody listens for the first step of a model that is only evaluated; for its evaluations somebody does.
+TEST_F(Evaluations, OfAModelThatIsNeverTrainedAreAllHeard) {
+  auto net = Net();
+  Start().Attach(net, {.name = "net"});
+  net->eval();
+  std::vector<double> want;
+  for (int batch = 0; batch < 300; ++batch) want.push_back(Evaluate(net));
+  probe_->Detach();
+  ASSERT_EQ(frames_.size(), 1u);
+  EXPECT_EQ(frames_[0].batches, want.size());
+  EXPECT_EQ(frames_[0].losses, want);
+}
+
 // While a thread is in the midst of a batch, of which more is to come, another one has run so many that they are named.
 TEST_F(Evaluations, OfManyBatchesNoneIsNamedWhileItRuns) {
   auto net = Net();
@@ -201,7 +214,7 @@ TEST_F(Evaluations, OfABatchInTheMidstOfWhichAnotherThreadSaysATagIsOne) {
   torch::nn::Linear first(8, 16), last(16, 4);
   torch::nn::Sequential net(first, last);
   Capture::Start({});
-  for (const char* tag : {"test", "final"}) Also({"pass_started"}, tag);
+  for (const char* tag : {"test", "final"}) Also({"activations"}, tag);
   probe_->Attach(net);
   net->eval();
   torch::NoGradGuard no_grad;
@@ -210,9 +223,9 @@ TEST_F(Evaluations, OfABatchInTheMidstOfWhichAnotherThreadSaysATagIsOne) {
   last(hidden);
   Evaluate(net);
   probe_->Detach();
-  Tagged tags;
-  for (const Kept& kept : Of("pass_started")) tags.insert(kept.message.tag);
-  EXPECT_EQ(tags, (Tagged{"test", "final"}));
+  Tagged seen;
+  for (const Kept& kept : Of("activations")) seen.insert(kept.message.tag + " " + kept.message.module);
+  EXPECT_EQ(seen, (Tagged{"test 0", "test 1", "final 0", "final 1"}));
 }
 
 // A thread that has taken its tag back has said that: what others say later is not for it.
