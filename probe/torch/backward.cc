@@ -98,7 +98,7 @@ void Backward::FirstGradient(ThreadState& thread, WatchedModel& model, int param
   // While another thread's backward sleeps this one trains as well: it is to be heard.
   if (const probe::ThreadId sleeper = root.sleeper.load(); sleeper != 0 && sleeper != thread.id) {
     Wake();
-  } else if (hearing_.RunsAllLayers(thread.id) && !WantsRecomputation(thread)) {
+  } else if (hearing_.RunsAllLayers(thread) && !WantsRecomputation(thread)) {
     SleepDuringBackward(thread, task);
   }
   std::lock_guard lock(root.mutex);
@@ -132,9 +132,10 @@ void Backward::FirstGradient(ThreadState& thread, WatchedModel& model, int param
       capture_.TakeWeights(lane, *identity, model, [&] { return tracker_.OthersWrite(m, thread.id); });
     }
     open_steps_.NoteDue(root, model, came.lane);
-  } else if (++root.unheard_passes % StepEnds::kPassesBetweenBoundaries == 0) {
+  } else if (LaneState& lane = open_steps_.LaneOf(root, came.lane);
+             ++lane.passes % StepEnds::kPassesBetweenBoundaries == 0) {
     open_steps_.IdentityOf(root, model, came.lane, came.step);
-    ends_.StepGoesOn(thread, root, model, open_steps_.LaneOf(root, came.lane));
+    ends_.StepGoesOn(thread, root, model, lane);
   }
   hearing_.Listen(m);
 }

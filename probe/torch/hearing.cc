@@ -17,15 +17,14 @@ void Hearing::Listen(int model) {
 // Of a thread that begins to train while the callback sleeps for another's backward the first forward pass goes
 // unheard: nobody sleeps before those that begin together have begun, nor where several train or evaluate, or have done
 // so lately.
-bool Hearing::RunsAllLayers(probe::ThreadId thread) const {
+bool Hearing::RunsAllLayers(const ThreadState& thread) const {
   constexpr uint64_t kBeginning = 64;  // steps
   for (int m = 0; m < roots_.count(); ++m) {
     const WatchedModel& model = roots_.model(m);
-    const uint32_t threads = model.layer_threads.load(std::memory_order_relaxed);
     // What sleeps is the callback of all models: also of one that another thread alone runs.
-    const bool others =
-        threads > 1 || (threads == 1 && model.layer_thread_ids.load(std::memory_order_relaxed) != thread);
-    if (others) return false;
+    const auto& state = thread.roots[static_cast<size_t>(m)];
+    const uint32_t own = state && state->runs_layers ? 1 : 0;
+    if (model.layer_threads.load(std::memory_order_relaxed) > own) return false;
     const uint64_t since = std::max(model.threads_changed.load(std::memory_order_relaxed), start_step_);
     const uint64_t steps = model.steps_finished.load(std::memory_order_relaxed) - since;
     if (steps < kBeginning && !tracker_.Resting(m)) return false;
@@ -72,8 +71,7 @@ void Hearing::Watchdog() {
   if (!silent) since_ns_ = pause_ns_ = 0;
 }
 
-void Hearing::LayerThread(WatchedModel& model, probe::ThreadId thread, int change) {
-  model.layer_thread_ids.fetch_add(static_cast<uint64_t>(change) * thread);
+void Hearing::LayerThread(WatchedModel& model, int change) {
   model.layer_threads.fetch_add(static_cast<uint32_t>(change));
   model.threads_changed.store(model.steps_finished.load(std::memory_order_relaxed), std::memory_order_relaxed);
 }

@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "probe/torch/operator_callback.h"
+#include "probe/torch/threads.h"
 #include "probe/torch/watch.h"
 
 namespace ikkuna::torch_probe {
@@ -28,10 +29,10 @@ class Hearing {
   void WatchEvaluation(const WatchedModel& model, const probe::Session::DemandCopy& demand);
   // Of a layer, which ends what the watchdog began.
   void LayerHeard();
-  // The thread has begun to run layers of the model (+1), or has ended (-1).
-  void LayerThread(WatchedModel& model, probe::ThreadId thread, int change);
+  // A thread has begun to run layers of the model (+1), or has ended (-1).
+  static void LayerThread(WatchedModel& model, int change);
   // No thread but this one runs layers of any model: it may sleep during backward.
-  bool RunsAllLayers(probe::ThreadId thread) const;
+  bool RunsAllLayers(const ThreadState& thread) const;
   // From time to time.
   void Watchdog();
 

@@ -169,7 +169,7 @@ std::unique_ptr<at::ObserverContext> Listener::OnStart(const at::RecordFunction&
   ++thread.cost.calls;  // whatever comes of it: LibTorch has boxed the operator's arguments for us
   if (thread.busy || thread.depth > 0) return nullptr;
   if (InBackward() && !self->backward_.WantsRecomputation(thread)) {
-    if (self->hearing_.RunsAllLayers(thread.id)) {
+    if (self->hearing_.RunsAllLayers(thread)) {
       self->Guarded([&](ThreadState& own) {
         self->backward_.SleepDuringBackward(own, torch::autograd::get_current_graph_task_id());
       });

@@ -269,6 +269,7 @@ void LossAttribution::TakeLoss(ThreadState& thread, const at::Tensor& loss) {
     return;
   }
   if (owner.pass && !owner.pass->training) {
+    owner.pass->after_loss = true;
     if (owner.pass->identity->AnyOf(Kind::kLoss)) {
       owner.pass->losses->Give(*value, owner.pass->losses->NextCall(), owner.pass->number);
     }

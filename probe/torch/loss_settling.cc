@@ -131,8 +131,10 @@ void LossSettling::LearnUnits(const std::vector<LossValue>& values, bool by_name
   for (const auto& [term, units] : of_step) model.trained_losses[term].Fits(units);
   // Not in each step: the map is copied.
   constexpr uint64_t kEarly = 8, kKeptEach = 64;
-  const uint64_t steps = model.steps_finished.load(std::memory_order_relaxed);
-  if (roots_.count() > 1 && (steps < kEarly || steps % kKeptEach == 0)) roots_.KeepLosses(model.trained_losses);
+  if (roots_.count() < 2) return;
+  const uint64_t steps = tracker_.steps_ended(model.index());
+  const bool first = !kept_.exchange(true, std::memory_order_relaxed);
+  if (first || steps < kEarly || steps % kKeptEach == 0) roots_.KeepLosses(model.trained_losses);
 }
 
 void LossSettling::SettleStep(const std::vector<std::shared_ptr<Pass>>& passes, WatchedModel& model, bool heard) {

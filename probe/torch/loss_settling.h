@@ -3,6 +3,7 @@
 // Thread rule: training threads; the caller holds the root's mutex where nothing else is said.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <optional>
 #include <string>
@@ -43,6 +44,7 @@ class LossSettling {
   const probe::StepTracker& tracker_;
   Capture& capture_;
   Roots& roots_;
+  std::atomic<bool> kept_{false};  // what training has shown, for other models
 };
 
 }  // namespace ikkuna::torch_probe

@@ -82,10 +82,11 @@ std::shared_ptr<StepIdentity> OpenSteps::IdentityOf(RootState& root, const Watch
     lane.identity = std::exchange(other->identity, nullptr);
     lane.weights_taken = std::exchange(other->weights_taken, false);
     lane.kept = std::exchange(other->kept, {});
+    lane.passes = std::exchange(other->passes, 0);
     return lane.identity;
   }
   lane.weights_taken = false;
-  root.pass_boundaries = 0;
+  lane.passes = 0;
   session_.RefreshDemand(root.demand);
   if (root.coming && root.coming->step == step &&
       (root.coming->started.load() || root.coming->demand_version == root.demand.version)) {
@@ -136,8 +137,9 @@ std::shared_ptr<Evaluation> OpenSteps::EvaluationOf(RootState& root, WatchedMode
   }
   auto evaluation = std::make_shared<Evaluation>();
   evaluation->identity = MakeIdentity(root, model, tag, step);
+  evaluation->last_steps.store(step, std::memory_order_relaxed);
   root.evaluations.push_back(evaluation);
-  root.evaluations_open.store(root.evaluations.size());
+  NoteLeftAt(root);
   return evaluation;
 }
 
@@ -155,7 +157,14 @@ void OpenSteps::EndEvaluation(RootState& root, Evaluation& evaluation) {
     capture_.PublishMarker(identity, Kind::kBatchFinished, Name(root, identity, evaluation.batches, evaluation.named));
   }
   std::erase_if(root.evaluations, [&](const auto& open) { return open.get() == &evaluation; });
-  root.evaluations_open.store(root.evaluations.size());
+  NoteLeftAt(root);
+}
+
+// Layers that are heard since put it off, which shows when it has come.
+void OpenSteps::NoteLeftAt(RootState& root) {
+  uint64_t left_at = UINT64_MAX;
+  for (const auto& open : root.evaluations) left_at = std::min(left_at, LeftAt(*open));
+  root.evaluations_left_at.store(left_at, std::memory_order_relaxed);
 }
 
 void OpenSteps::CloseEvaluation(RootThread& state, RootState& root, WatchedModel& model) {
@@ -169,14 +178,16 @@ void OpenSteps::CloseEvaluation(RootThread& state, RootState& root, WatchedModel
 }
 
 void OpenSteps::CloseLeftEvaluations(RootState& root, WatchedModel& model, uint64_t steps) {
+  if (steps < root.evaluations_left_at.load(std::memory_order_relaxed)) return;
   std::lock_guard lock(root.mutex);
   const std::vector<std::shared_ptr<Evaluation>> open = root.evaluations;
   for (const auto& evaluation : open) {
-    if (steps < evaluation->last_steps + kStepsLeft) continue;
+    if (steps < LeftAt(*evaluation)) continue;
     const std::vector<std::shared_ptr<Pass>> running = evaluation->running;
     for (const auto& batch : running) EndBatch(*evaluation, batch, nullptr, model);
     EndEvaluation(root, *evaluation);
   }
+  NoteLeftAt(root);
 }
 
 probe::StepPasses OpenSteps::Name(RootState& root, const StepIdentity& identity,
@@ -191,6 +202,20 @@ probe::StepPasses OpenSteps::Name(RootState& root, const StepIdentity& identity,
     return std::binary_search(root.named.begin(), root.named.end(), recorded.number->value, shm::PassBefore);
   });
   return {root.named, named_before, tracker_.LowestOpen(root.model)};
+}
+
+void OpenSteps::NameEnded(RootState& root, Evaluation& evaluation) {
+  std::vector<std::shared_ptr<const PassNumber>> ended;
+  std::erase_if(evaluation.batches, [&](const auto& batch) {
+    const bool runs = std::any_of(evaluation.running.begin(), evaluation.running.end(),
+                                  [&](const auto& running) { return running->number == batch; });
+    if (!runs) ended.push_back(batch);
+    return !runs;
+  });
+  if (ended.empty()) return;
+  const StepIdentity& identity = *evaluation.identity;
+  capture_.PublishMarker(identity, Kind::kPassesNamed, Name(root, identity, ended, evaluation.named));
+  evaluation.named += static_cast<uint32_t>(ended.size());
 }
 
 std::shared_ptr<StepIdentity> OpenSteps::Said(ThreadState& thread, RootState& root, const WatchedModel& model) {

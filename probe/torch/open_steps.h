@@ -52,6 +52,8 @@ class OpenSteps {
   // What a marker of the step says of these passes, which are over with it; what they lost the step has lost.
   probe::StepPasses Name(RootState& root, const StepIdentity& identity,
                          const std::vector<std::shared_ptr<const PassNumber>>& passes, uint32_t named_before);
+  // The batches of an evaluation that goes on, but for those that still run.
+  void NameEnded(RootState& root, Evaluation& evaluation);
   // The open evaluation of this tag and step; made where none is.
   std::shared_ptr<Evaluation> EvaluationOf(RootState& root, WatchedModel& model, uint16_t tag, uint64_t step);
   // The batch is over; the next of its thread takes its place, or `next` is null.
@@ -59,14 +61,18 @@ class OpenSteps {
                 WatchedModel& model);
   // The evaluation of this thread is over, and as a whole if that was the last in it. Without the root's mutex.
   void CloseEvaluation(RootThread& state, RootState& root, WatchedModel& model);
-  // Evaluations of any thread without a batch for many steps of training are over; `steps`: trained by now. Without the
-  // root's mutex.
+  // Evaluations of any thread of which nothing was heard for many steps of training are over; `steps`: trained by now.
+  // Without the root's mutex, which is taken only where there may be one.
   void CloseLeftEvaluations(RootState& root, WatchedModel& model, uint64_t steps);
   // Steps of training after which an evaluation that has gone on no further is over.
   static constexpr uint64_t kStepsLeft = 64;
 
  private:
   void EndEvaluation(RootState& root, Evaluation& evaluation);
+  static uint64_t LeftAt(const Evaluation& evaluation) {
+    return evaluation.last_steps.load(std::memory_order_relaxed) + kStepsLeft;
+  }
+  static void NoteLeftAt(RootState& root);
 
   probe::Session& session_;
   probe::StepTracker& tracker_;

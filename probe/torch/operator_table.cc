@@ -272,12 +272,13 @@ class LateOperators {
     // Nothing of ours is thrown into a library's beginning or end.
     void onOperatorRegistered(const c10::OperatorHandle& handle) override try {
       const c10::FunctionSchema& schema = handle.schema();
-      const bool known = table_.operators_.count(schema.name().c_str()) != 0;
+      const char* const name = schema.name().c_str();
+      // LibTorch calls for all that are there when the table begins to hear.
+      if (table_.operators_.count(name) != 0 && !late_->Gone(name)) return;
       const auto write = WriteOf(schema);
       if (!write) return;
       std::lock_guard lock(late_->mutex_);
-      if (known && late_->gone_.count(schema.name().c_str()) == 0) return;
-      late_->operators_[schema.name().c_str()] = *write;
+      late_->operators_[name] = *write;
       late_->count_.store(late_->operators_.size(), std::memory_order_relaxed);
     } catch (...) {
     }

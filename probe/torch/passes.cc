@@ -10,6 +10,8 @@ namespace {
 
 // Batches of a model that is evaluated and was never trained: then nobody listens for its first step any more.
 constexpr uint64_t kEvaluationsOnly = 64;
+// Calls of one batch, each on what the last gave: a rollout goes on like that for as long as it likes.
+constexpr uint32_t kUnrolledMax = 1024;
 
 }  // namespace
 
@@ -19,7 +21,7 @@ void Passes::LayerBegins(ThreadState& thread, WatchedModel& model, const LayerCa
   model.has_layers.store(true, std::memory_order_relaxed);
   RootThread& state = StateOn(thread, model);
   RootState& root = roots_.StateOf(model);
-  if (!std::exchange(state.runs_layers, true)) hearing_.LayerThread(model, thread.id, +1);
+  if (!std::exchange(state.runs_layers, true)) Hearing::LayerThread(model, +1);
   if (thread.last_root != model.index()) thread.last_layer = -1;
   thread.last_root = model.index();
   const bool training = model.is_training();
@@ -40,8 +42,7 @@ void Passes::LayerBegins(ThreadState& thread, WatchedModel& model, const LayerCa
       tracker_.FirstModuleCalled(model.index(), thread.id);
     }
   } else {
-    uint16_t tag = thread.evaluation_tag;
-    if (tag == kTagDefault) tag = evaluation_tag_.load(std::memory_order_relaxed);
+    uint16_t tag = thread.evaluation_tag.value_or(evaluation_tag_.load(std::memory_order_relaxed));
     if (tag == kTagDefault) tag = training ? kTagNoGrad : kTagTest;
     BeginEvaluationPass(thread, state, model, tag, call);
   }
@@ -115,8 +116,7 @@ void Passes::BeginTrainingPass(ThreadState& thread, RootThread& state, WatchedMo
   }
   std::shared_ptr<StepIdentity> identity = open_steps_.IdentityOf(root, model, begun.lane, begun.step);
   LaneState& lane = open_steps_.LaneOf(root, begun.lane);
-  root.unheard_passes = 0;
-  if (!begun.opened && ++root.pass_boundaries % StepEnds::kPassesBetweenBoundaries == 0) {
+  if (!begun.opened && ++lane.passes % StepEnds::kPassesBetweenBoundaries == 0) {
     ends_.StepGoesOn(thread, root, model, lane);
     identity = lane.identity;
   }
@@ -170,7 +170,7 @@ void Passes::BeginTrainingPass(ThreadState& thread, RootThread& state, WatchedMo
 void Passes::CloseEvaluationsOfOthers(ThreadState& thread, const WatchedModel& model) {
   for (int m = 0; m < roots_.count(); ++m) {
     RootState& root = roots_.state(m);
-    if (root.evaluations_open.load(std::memory_order_relaxed) == 0) continue;
+    if (root.evaluations_left_at.load(std::memory_order_relaxed) == UINT64_MAX) continue;  // none is open
     WatchedModel& other = roots_.model(m);
     const uint64_t steps = roots_.StepsBehind(other, start_step_, optimizers_);
     const auto& state = thread.roots[static_cast<size_t>(m)];
@@ -186,8 +186,12 @@ void Passes::CloseEvaluationsOfOthers(ThreadState& thread, const WatchedModel& m
 bool Passes::IsAnotherEvaluation(RootThread& state, const WatchedModel& model, uint16_t tag, const LayerCall& call,
                                  uint64_t steps) {
   if (state.frame->ended.load()) return true;
-  if (state.evaluation->identity->tag != tag) return true;
-  if (!state.evaluation->BeginsWith(call.module, call.weight)) return false;
+  // In the midst of a batch: what another thread says for those that have said none is of the next. But what runs in
+  // another mode is none of it, whichever layer that begins with.
+  const uint16_t open = state.evaluation->identity->tag;
+  const auto by_mode = [](uint16_t one) { return one == kTagTest || one == kTagNoGrad; };
+  if (!state.evaluation->BeginsWith(call.module, call.weight)) return open != tag && by_mode(open) && by_mode(tag);
+  if (open != tag) return true;
   const uint64_t own = model.steps_finished.load(std::memory_order_relaxed);
   const bool trained = std::exchange(state.steps_at_batch, own) != own || state.trained_since;
   if (steps == state.evaluation->identity->step) return false;
@@ -200,6 +204,13 @@ bool Passes::IsAnotherEvaluation(RootThread& state, const WatchedModel& model, u
   return trained;
 }
 
+// Whether a batch goes on with the call, as a cell does that is unrolled. Of a rollout with a loss each call is one.
+bool Passes::Unrolls(const ThreadState& thread, Pass& batch, const LayerCall& call) {
+  if (batch.after_loss.load() || batch.calls_unrolled >= kUnrolledMax || !Descends(thread, batch, call)) return false;
+  ++batch.calls_unrolled;
+  return true;
+}
+
 void Passes::BeginEvaluationPass(ThreadState& thread, RootThread& state, WatchedModel& model, uint16_t tag,
                                  const LayerCall& call) {
   const at::Tensor& input = call.input;
@@ -210,8 +221,9 @@ void Passes::BeginEvaluationPass(ThreadState& thread, RootThread& state, Watched
     open_steps_.CloseEvaluation(state, root, model);
   }
   const bool opened = !state.evaluation;
+  if (!opened) state.frame->last_steps.store(steps, std::memory_order_relaxed);
   const bool first = opened || state.evaluation->BeginsWith(call.module, call.weight);
-  const bool continues = first && !opened && Descends(thread, *state.evaluation, call);
+  const bool continues = first && !opened && Unrolls(thread, *state.evaluation, call);
   if (!tracker_.EvaluationLayer(m, thread.id, first ? call.module : -1, opened, continues)) {
     if (first) state.evaluation->losses->NewCall(!continues);
     thread.pass = state.evaluation;
@@ -230,7 +242,6 @@ void Passes::BeginEvaluationPass(ThreadState& thread, RootThread& state, Watched
   Evaluation& evaluation = *state.frame;
   auto pass = std::make_shared<Pass>();
   open_steps_.EndBatch(evaluation, state.evaluation, pass, model);
-  evaluation.last_steps = steps;
   // Of what nobody has asked for until now somebody may: a process that only evaluates has no other moment.
   const bool begins = !std::exchange(evaluation.begun, true);
   if (begins || !evaluation.identity->any()) {
@@ -249,12 +260,7 @@ void Passes::BeginEvaluationPass(ThreadState& thread, RootThread& state, Watched
   pass->first_module = call.module;
   pass->first_weight = call.weight;
   if (pass->identity->any()) {
-    if (evaluation.batches.size() >= probe::StepPasses::kNameAtOnce) {
-      capture_.PublishMarker(*pass->identity, Kind::kPassesNamed,
-                             open_steps_.Name(root, *pass->identity, evaluation.batches, evaluation.named));
-      evaluation.named += static_cast<uint32_t>(evaluation.batches.size());
-      evaluation.batches.clear();
-    }
+    if (evaluation.batches.size() >= probe::StepPasses::kNameAtOnce) open_steps_.NameEnded(root, evaluation);
     pass->number = open_steps_.Number(root, *pass->identity, tracker_.NextPass(m), pass);
     evaluation.batches.push_back(pass->number);
   }
@@ -262,6 +268,9 @@ void Passes::BeginEvaluationPass(ThreadState& thread, RootThread& state, Watched
   thread.last_layer = -1;
   if (input.defined()) capture_.PublishMeta(*pass->identity, Kind::kInputData, 0, pass->number.get(), input);
   if (root.evaluated.fetch_add(1) + 1 == kEvaluationsOnly && tracker_.NextStep(m) == start_step_) {
+    // From now on only who asks for evaluations keeps it heard, and the watchdog may not have looked yet.
+    session_.RefreshDemand(root.demand);
+    hearing_.WatchEvaluation(model, root.demand);
     tracker_.Rest(m);
   }
   hearing_.Listen(m);

@@ -4,15 +4,15 @@
 #pragma once
 
 #include <atomic>
+#include <cstdint>
 #include <memory>
 
 #include "probe/torch/backward.h"
-#include "probe/torch/control.h"
 #include "probe/torch/hearing.h"
-#include "probe/torch/loss_settling.h"
 #include "probe/torch/open_steps.h"
-#include "probe/torch/step_accounts.h"
 #include "probe/torch/step_ends.h"
+#include "probe/torch/threads.h"
+#include "probe/torch/watch.h"
 
 namespace ikkuna::torch_probe {
 
@@ -38,8 +38,8 @@ class Passes {
         ends_(ends),
         backward_(backward) {}
 
-  // What evaluation passes carry from now on, here and on threads that have said nothing else; kTagDefault: test or
-  // no_grad, by the pass itself.
+  // What evaluation passes carry from now on, here and on threads that have said nothing; kTagDefault: test or no_grad,
+  // by the pass itself.
   void Tag(ThreadState& thread, uint16_t tag) {
     thread.evaluation_tag = tag;
     evaluation_tag_.store(tag);
@@ -53,6 +53,7 @@ class Passes {
  private:
   bool ContinuesPass(ThreadState& thread, RootThread& state, RootState& root, const LayerCall& call);
   static bool Descends(const ThreadState& thread, const Pass& pass, const LayerCall& call);
+  static bool Unrolls(const ThreadState& thread, Pass& batch, const LayerCall& call);
   void BeginTrainingPass(ThreadState& thread, RootThread& state, WatchedModel& model, const LayerCall& call);
   void CloseEvaluationsOfOthers(ThreadState& thread, const WatchedModel& model);
   bool IsAnotherEvaluation(RootThread& state, const WatchedModel& model, uint16_t tag, const LayerCall& call,

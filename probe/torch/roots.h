@@ -2,7 +2,8 @@
 //
 // Owner: the listener. Thread rule: any thread. Models are only added, one thread at a time, up to kMaxRoots, and are
 // read without a lock through the count. Hooks and changed trees are guarded by a mutex of their own, which may be
-// taken under any other and takes none but a model's own and the session's.
+// taken under any other and takes none but a model's own and the session's; so are the losses kept of training, by one
+// that takes none.
 #pragma once
 
 #include <array>

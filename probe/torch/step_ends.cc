@@ -409,11 +409,11 @@ void StepEnds::EndThread(ThreadState& thread) {
     if (state) open_steps_.CloseEvaluation(*state, roots_.state(m), roots_.model(m));
   }
   tracker_.EndThread(thread.id);
-  const probe::ThreadId id = std::exchange(thread.id, 0);
+  thread.id = 0;
   for (int m = 0; m < roots_.count(); ++m) {
     const auto& state = thread.roots[static_cast<size_t>(m)];
     if (!state) continue;
-    if (std::exchange(state->runs_layers, false)) hearing_.LayerThread(roots_.model(m), id, -1);
+    if (std::exchange(state->runs_layers, false)) Hearing::LayerThread(roots_.model(m), -1);
     {
       // Copies of the weights that no step will need.
       RootState& root = roots_.state(m);

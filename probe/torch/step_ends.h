@@ -41,8 +41,9 @@ class StepEnds {
   // A collective is about to write these storages: the version of a gradient, which tells whether it is still what was
   // taken of it for a step, does not move. Without the root's mutex.
   void GradientsWritten(const std::vector<const void*>& storages);
-  // So many passes of a step that does not end: the budget and the daemon's commands are looked after all the same.
-  static constexpr uint32_t kPassesBetweenBoundaries = 16;
+  // So many passes of a step that does not end, forward and backward: the budget and the daemon's commands are looked
+  // after all the same.
+  static constexpr uint32_t kPassesBetweenBoundaries = 32;
   void StepGoesOn(ThreadState& thread, RootState& root, WatchedModel& model, LaneState& lane);
   // `gradients`: those of the step are still there.
   void EndStep(ThreadState& thread, WatchedModel& model, RootState& root, const probe::StepEnd& end, int written_param,

@@ -123,6 +123,7 @@ struct Pass : std::enable_shared_from_this<Pass> {
   uint64_t begun_at = 0;  // backward passes of the root when it began: what is not published has no hooks that tell
   CallCounts calls;
   CallCounts recomputed;
+  uint32_t calls_unrolled = 1;  // of an evaluation: of its first module, each but the first on what that has made
   std::atomic<bool> after_loss{false};  // no layer has begun since a loss was seen
   std::atomic<bool> walked{false};  // backward has reached it
   std::atomic<bool> over{false};    // what is made of its outputs from now on is none of it
@@ -152,15 +153,15 @@ struct ThreadCost : probe::StepCost {
 };
 
 // An evaluation as subscribers see it: the batches of one tag at one step, on however many threads. Guarded by the
-// root's mutex, but for `ended`.
+// root's mutex, but for atomics.
 struct Evaluation {
   std::shared_ptr<StepIdentity> identity;
   std::vector<std::shared_ptr<Pass>> running;              // the batch under way of each thread in it
   std::vector<std::shared_ptr<const PassNumber>> batches;  // not named yet
   uint32_t named = 0;
   bool begun = false;
-  uint64_t last_steps = 0;         // trained behind the batch that began last
-  std::atomic<bool> ended{false};  // maybe by another thread
+  std::atomic<uint64_t> last_steps{0};  // trained when a layer of it was heard last
+  std::atomic<bool> ended{false};       // maybe by another thread
 };
 
 // One root on one thread: touched by that thread only.
@@ -183,6 +184,7 @@ struct RootThread {
 // The open step of a lane of the tracker, and the one before it while its updates are open.
 struct LaneState {
   std::shared_ptr<StepIdentity> identity;  // of the step that is open, or was; ask OpenSteps::IdentityOf()
+  uint32_t passes = 0;                     // of that step, behind what opened it; forward and backward count each
   bool weights_taken = false;
   bool evaluated = false;  // an evaluation has closed the step that ended last
   bool second_round = false;  // the step that closes was written by arithmetic twice
@@ -220,7 +222,6 @@ struct RootState {
   std::vector<uint32_t> named;     // by the marker that is about to be published
   probe::Session::DemandCopy demand;
   probe::PeriodShifts shifts;
-  uint32_t unheard_passes = 0;  // walked by backward since one was heard
   uint64_t last_step_ns = 0;
   probe::StepTime step_time;
   ThreadCost handed_over;         // spent on threads whose steps another one ends
@@ -229,8 +230,7 @@ struct RootState {
   bool evaluated_rarely = false;  // one of these came rarely
   LastGradient last_gradient;
   bool used_in_backward = false;  // an optimizer within backward has used gradients, maybe not all
-  uint64_t fingerprint = 0;      // of the weights when the last backward pass ended
-  uint32_t pass_boundaries = 0;  // of the step that is open
+  uint64_t fingerprint = 0;       // of the weights when the last backward pass ended
   bool closed_second_round = false;    // the step before the last was written twice
   uint32_t alternating = 0;            // steps in a row of which each second one was
   std::vector<int> not_awaited;        // attached optimizers that had gradients and did not write, last time
@@ -253,7 +253,8 @@ struct RootState {
   std::atomic<probe::ThreadId> sleeper{0};         // until its backward ends callbacks sleep; 0: nobody's
   std::vector<std::optional<unsigned>> raw_hooks;  // by parameter: position of ours among its hooks; guarded by mutex
   std::atomic<uint64_t> evaluated{0};              // batches
-  std::atomic<size_t> evaluations_open{0};
+  // The step of training at which one that is open may be taken for left, not before; UINT64_MAX: none is open.
+  std::atomic<uint64_t> evaluations_left_at{UINT64_MAX};
   int held = 0;                                    // guarded by the operator callback: whether it keeps that on
 };
 

@@ -37,7 +37,7 @@ void ThreadState::Reset(uint64_t serial) {
   awaits_bias = {};
   foreign_weights.clear();
   pass.reset();
-  evaluation_tag = kTagDefault;
+  evaluation_tag.reset();
   starts_backward = false;
   cost = {};
   timer = nullptr;

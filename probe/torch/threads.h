@@ -50,7 +50,8 @@ struct ThreadState {
   // Weights of networks that nobody attached, which need not be looked for again.
   std::unordered_map<const void*, c10::weak_intrusive_ptr<c10::StorageImpl>> foreign_weights;
   std::shared_ptr<Pass> pass;  // the pass under way, training or evaluation
-  uint16_t evaluation_tag = kTagDefault;  // that it has said last; kTagDefault: that of the process
+  // That it has said last; kTagDefault: by the mode of the pass. Null: it has said none, and has that of the process.
+  std::optional<uint16_t> evaluation_tag;
   bool starts_backward = false;  // it has roots among LossRoots
   ThreadCost cost;
   ThreadTimer* timer = nullptr;  // the innermost that runs

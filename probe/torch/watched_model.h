@@ -180,7 +180,6 @@ class WatchedModel {
   std::atomic<uint64_t> steps_finished{0};
   std::atomic<bool> has_layers{false};     // one was heard, ever
   std::atomic<uint32_t> layer_threads{0};  // threads that have begun passes, and have not ended
-  std::atomic<uint64_t> layer_thread_ids{0};  // of these, added up: of one its id
   std::atomic<uint64_t> threads_changed{0};  // steps finished when one of these began or ended last
   std::atomic<bool> optimized{false};        // an attached optimizer has parameters of it
   std::atomic<uint64_t> optimizers_asked{0};  // so many had been attached when that was looked for

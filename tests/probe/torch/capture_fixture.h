@@ -16,6 +16,13 @@ namespace ikkuna {
 namespace F = torch::nn::functional;
 using torch::Tensor;
 
+// Why what malloc() has given away cannot be counted here (mallinfo2); null: it can be.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+inline constexpr const char* kNoHeapCount = "the sanitizer has a malloc of its own, of which mallinfo2() knows nothing";
+#else
+inline constexpr const char* kNoHeapCount = nullptr;
+#endif
+
 struct Kept {
   ProbeMessage message;
   Tensor tensor;  // a copy

@@ -80,6 +80,37 @@ TEST_F(LossUnits, ASumIsTheMeanWhereTrainingIsByTheMeanOrNothingIsKnown) {
   ExpectLast(Evaluated(by_tokens, ce_), "", ce_);
 }
 
+// An average of the weights makes no steps: it is in the unit of the model that trains, also where that was there long
+// before, or has gone on with the steps of an earlier process.
+TEST_F(LossUnits, AnAverageHasTheUnitOfTheModelThatTrains) {
+  for (const bool resumed : {false, true}) {
+    kept_.clear();
+    probe_ = nullptr;
+    auto net = Net(), average = Net();
+    torch::optim::SGD optimizer(net->parameters(), 1e-4);
+    probe_ = std::make_unique<Probe>(
+        ProbeOptions{.run = "capture", .start_step = resumed ? uint64_t{1000} : uint64_t{0}, .quiet = true});
+    Also({"loss"}, "default");
+    Also({"loss"}, "test");
+    const auto train = [&](int steps) {
+      for (int step = 0; step < steps; ++step) {
+        optimizer.zero_grad();
+        mse_sum_(net->forward(X())).backward();
+        optimizer.step();
+      }
+    };
+    probe_->Attach(net);
+    if (!resumed) train(20);
+    probe_->Attach(average);
+    train(2);
+    average->eval();
+    torch::NoGradGuard no_grad;
+    for (int batch = 0; batch < 2; ++batch) mse_sum_(out_ = average->forward(X()));
+    probe_->Detach();
+    ExpectLast(Values("test"), "", mse_sum_);
+  }
+}
+
 TEST_F(LossUnits, ProbabilitiesAndOneOfSeveralColumns) {
   const Tensor p = torch::softmax(y_, 1), rows = torch::randint(0, 4, {12});
   const Made mean = [&](const Tensor& out) { return F::cross_entropy(out, p); };

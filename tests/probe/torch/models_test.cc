@@ -11,7 +11,7 @@
 #include <utility>
 #include <vector>
 
-#include "tests/probe/torch/losses_fixture.h"
+#include "tests/probe/torch/evaluations_fixture.h"
 #include "tests/probe/torch/scenario.h"
 
 namespace ikkuna {
@@ -114,65 +114,6 @@ TEST_P(Models, AtRandomOnSeveralThreads) {
 }  // namespace scenario
 
 namespace {
-
-class Evaluations : public Losses {
- protected:
-  struct Frame {
-    std::string root;
-    uint64_t step = 0;
-    size_t batches = 0;
-    std::vector<double> losses;
-    bool operator==(const Frame& other) const {
-      return root == other.root && step == other.step && batches == other.batches && losses == other.losses;
-    }
-  };
-  // In the order in which they ended; of the tag test.
-  Probe& Start() {
-    begun_.clear();
-    values_.clear();
-    frames_.clear();
-    named_.clear();
-    named_passes_.clear();
-    Capture::Start({});
-    probe_->Subscribe(
-        {"loss", "pass_started", "batch_started", "passes_named", "batch_finished"},
-        [this](const ProbeMessage& message) {
-          std::lock_guard lock(mutex_);
-          if (message.kind == "batch_started") begun_.insert({message.root, message.global_step});
-          if (message.kind == "loss") values_[{message.root, message.pass}].push_back({message.param, message.scalar});
-          if (message.kind != "passes_named" && message.kind != "batch_finished") return;
-          std::vector<uint32_t>& passes = named_passes_[{message.root, message.global_step}];
-          passes.insert(passes.end(), message.passes.begin(), message.passes.end());
-          if (message.kind == "passes_named") return;
-          Frame frame{message.root, message.global_step, passes.size(), {}};
-          for (const uint32_t pass : std::exchange(passes, {})) {
-            for (const auto& [name, value] : values_[{message.root, pass}]) {
-              if (name.empty())
-                frame.losses.push_back(value);
-              else
-                named_.insert(name);
-            }
-          }
-          frames_.push_back(frame);
-        },
-        1, "test");
-    return *probe_;
-  }
-  double Evaluate(torch::nn::Sequential& net) {
-    torch::NoGradGuard no_grad;
-    return F::cross_entropy(net->forward(X()), K()).item<double>();
-  }
-  void Train(torch::nn::Sequential& net, torch::optim::Optimizer& optimizer, int steps) {
-    for (int step = 0; step < steps; ++step) Capture::Train(net, optimizer, X(), K());
-  }
-
-  std::mutex mutex_;
-  std::multiset<std::pair<std::string, uint64_t>> begun_;
-  std::map<std::pair<std::string, uint32_t>, std::vector<std::pair<std::string, double>>> values_;
-  std::vector<Frame> frames_;
-  std::set<std::string> named_;
-  std::map<std::pair<std::string, uint64_t>, std::vector<uint32_t>> named_passes_;
-};
 
 // An average of the weights, evaluated on the thread that trains: an evaluation each epoch, and nobody says where it
 // ends.
@@ -408,67 +349,6 @@ TEST_F(Evaluations, OfASnapshotBesideAThreadThatTrainsAreWhole) {
   for (const Frame& frame : frames_) got.insert(got.end(), frame.losses.begin(), frame.losses.end());
   EXPECT_EQ(got.size(), want.size());
   EXPECT_TRUE(got == want);
-}
-
-// ---------------------------------------------------------------------------------------------------------------
-// Calls of the model
-
-// Training calls the model again behind its step, for a metric, or twice for one loss; an evaluation once a batch.
-TEST_F(Evaluations, OfAModelThatTrainingCallsTwiceAreByTheLoss) {
-  for (const bool views : {false, true}) {
-    auto net = Net();
-    torch::optim::SGD optimizer(net->parameters(), .05);
-    Start().Attach(net, {.name = "net"});
-    Also({"loss"}, "default");
-    for (int step = 0; step < 6; ++step) {
-      optimizer.zero_grad();
-      const Tensor x = X(), y = K();
-      const Tensor out = views ? (net->forward(x) + net->forward(x + .1)) / 2 : net->forward(x);
-      F::cross_entropy(out, y).backward();
-      optimizer.step();
-      if (!views) (net->forward(x).argmax(1) == y).sum();
-    }
-    net->eval();
-    std::vector<double> want;
-    for (int batch = 0; batch < 5; ++batch) want.push_back(Evaluate(net));
-    probe_->Detach();
-    ASSERT_EQ(frames_.size(), 1u);
-    EXPECT_EQ(frames_[0].losses, want) << views;
-    EXPECT_TRUE(named_.empty()) << *named_.begin();
-    probe_.reset();
-  }
-}
-
-// A cell that an evaluation unrolls for longer than training did: a batch is one.
-TEST_F(Evaluations, OfACellThatIsUnrolledLongerAreOneABatch) {
-  torch::nn::GRUCell cell(8, 6);
-  torch::nn::Linear head(6, 4);
-  struct Both : torch::nn::Module {};
-  auto net = std::make_shared<Both>();
-  net->register_module("cell", cell);
-  net->register_module("head", head);
-  torch::optim::SGD optimizer(net->parameters(), .05);
-  Start().Attach(net, {.name = "net"});
-  const auto loss = [&](int steps) {
-    Tensor state = torch::zeros({12, 6});
-    for (int t = 0; t < steps; ++t) state = cell(torch::randn({12, 8}), state);
-    return F::cross_entropy(head(state), K());
-  };
-  for (int step = 0; step < 4; ++step) {
-    optimizer.zero_grad();
-    loss(5).backward();
-    optimizer.step();
-  }
-  net->eval();
-  std::vector<double> want;
-  {
-    torch::NoGradGuard no_grad;
-    for (int batch = 0; batch < 3; ++batch) want.push_back(loss(8).item<double>());
-  }
-  probe_->Detach();
-  ASSERT_EQ(frames_.size(), 1u);
-  EXPECT_EQ(frames_[0].batches, 3u);
-  EXPECT_TRUE(frames_[0].losses == want);
 }
 
 // ---------------------------------------------------------------------------------------------------------------
