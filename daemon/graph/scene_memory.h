@@ -62,6 +62,7 @@ class Instances {
   void Rest(std::unique_ptr<metrics::Subscriber> subscriber);
   // Keeps::kRun: the one that works on `subject`.
   const std::shared_ptr<metrics::Subscriber>& Of(metrics::Subject subject);
+  bool has_run_state() const { return !of_run_.empty(); }
   // Delivery::kMerged, Keeps::kStep, inline: the one that works on all.
   metrics::Subscriber& common();
 

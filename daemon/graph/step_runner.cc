@@ -148,6 +148,7 @@ void StepRunner::RunCalls(NodeWork& work) {
   const metrics::Definition& definition = node_->definition();
   const metrics::StepInfo step = InfoOf(*frame_);
   metrics::ResultsRef ref = OpenResults();
+  if (definition.keeps == Keeps::kRun) TellStateLost();
   const bool whole = Guarded(context_, *node_->entry, frame_->step, [&] {
     for (WorkCall& call : work.calls) {
       about_ = call.about;
@@ -185,6 +186,7 @@ void StepRunner::RunQueued(NodeWork work) {
   queued->instances = node_->instances;
   queued->step = InfoOf(*frame_);
   if (node_->definition().keeps == Keeps::kRun) {
+    TellStateLost();
     const bool made = Guarded(context_, *node_->entry, frame_->step, [&] {
       for (const WorkCall& call : work.calls) queued->of_run.push_back(node_->instances->Of(call.about->subject));
     });

@@ -60,6 +60,7 @@ class StepRunner final : private ResultsTaker {
   void TakeEvent(Severity severity, std::string text, std::optional<Action> action) override;
   void TakeMissing(MissReason reason, uint64_t count) override { Count(reason, count); }
   uint32_t SeriesOf(const Slot& slot, uint32_t output, bool wide);
+  void TellStateLost();
   bool IsRecorded(const SeriesRef& ref) const;
   bool PutNumber(SeriesRef& ref, const Slot& slot, uint32_t output, double number, Origin origin);
   bool Replace(uint32_t series, const Slot& slot, uint32_t output, double number);

@@ -1,4 +1,5 @@
 // StepRunner, what it takes from subscribers: values become samples of their series, events are filtered.
+#include <algorithm>
 #include <utility>
 
 #include "daemon/graph/step_runner.h"
@@ -118,6 +119,29 @@ uint32_t StepRunner::SeriesOf(const Slot& slot, uint32_t output, bool wide) {
   traits.module_type = slot.module_type;
   traits.unit = described.unit.empty() ? std::string(node_->subscription().descriptor->unit) : described.unit;
   return context_.run->series().Intern(name, traits);
+}
+
+// Before the first call of a subscriber that keeps something for the run: what it knew when it gave the values that are
+// recorded has ended with the daemon, the session or the subscription of then.
+void StepRunner::TellStateLost() {
+  if (node_->instances->has_run_state()) return;
+  const std::vector<std::string>& topics = node_->subscription().topics;
+  const std::vector<uint64_t>& recorded = context_.recorded->next;
+  const auto gave_before = [&](const auto& series) {
+    return series->id <= recorded.size() && recorded[series->id - 1] != 0 &&
+           std::find(topics.begin(), topics.end(), series->name.topic) != topics.end();
+  };
+  const auto all = context_.run->series().Since(0);
+  if (std::none_of(all.begin(), all.end(), gave_before)) return;
+  Event event;
+  event.unix_ns = frame_->stamp.unix_ns;
+  event.severity = Severity::kWarning;
+  event.run = context_.run->key();
+  event.kind = "state_lost";
+  event.text = node_->subscription().text + " begins anew at step " + std::to_string(frame_->step) +
+               ": what it had gathered before ended with the daemon or the connection of then";
+  event.step = frame_->step;
+  batch_->events.push_back(std::move(event));
 }
 
 void StepRunner::TakeEvent(Severity severity, std::string text, std::optional<Action> action) {

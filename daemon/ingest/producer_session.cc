@@ -299,6 +299,7 @@ Result<uint64_t> ProducerSession::Pump(uint64_t records_max, uint64_t end) {
   if (const uint64_t now = MonotonicNs(); now - ticked_ns_ >= kTickNs) {
     ticked_ns_ = now;
     graph_->Tick(now);
+    NoteStartsApart();
   }
   if (publisher_->waits()) publisher_->OfferEmitted(CurrentProgress());
   return done;
@@ -326,6 +327,21 @@ void ProducerSession::LearnStart() {
   }
   info.start_step = std::min(first, kMaxStep);
   run_->SetInfo(std::move(info));
+}
+
+// Attempts are drawn as one line from one step on, which is one for all models of a process.
+void ProducerSession::NoteStartsApart() {
+  const auto info = run_->info();
+  if (!start_known_ || starts_apart_noted_ || !info->continues) return;
+  for (const shm::RootStatus& root : view_->ReadStatus().status.roots) {
+    if (root.step <= root.start_step || root.start_step == info->start_step) continue;
+    starts_apart_noted_ = true;
+    AddNote("its models go on from different steps, " + std::to_string(info->start_step) + " and " +
+            std::to_string(root.start_step) + ": attempt " + std::to_string(*info->continues) + " is left at step " +
+            std::to_string(info->start_step) +
+            " by all of them, so that the line of some has a gap there, or steps of both; see --attempt");
+    return;
+  }
 }
 
 Status ProducerSession::TakeRegistry() {

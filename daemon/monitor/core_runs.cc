@@ -211,6 +211,7 @@ Answer<WhyAnswer> CoreRuns::Why(const WhyQuery& query) {
     series.filter.run_is_id = true;
     series.filter.attempt = key.attempt;
     series.filter.rank = key.rank;
+    series.filter.module = query.module;
     series.limit = kSeriesPerLook;
     do {
       Result<SeriesPage> page = parts_.recorded->ListSeries(series);
@@ -218,6 +219,7 @@ Answer<WhyAnswer> CoreRuns::Why(const WhyQuery& query) {
       input.series.insert(input.series.end(), page->series.begin(), page->series.end());
       series.page = page->next;
     } while (!series.page.empty() && input.series.size() < kSeriesLookedAtMax);
+    input.series_cut = !series.page.empty();
     for (WhyLine& line : ExplainMissing(input, query.module, query.kind)) {
       if (answer.missing.size() >= WhyAnswer::kMissingMax) {
         answer.more = true;

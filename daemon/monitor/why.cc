@@ -45,9 +45,16 @@ class Explainer {
     OfBudget();
     OfSubscribers();
     OfNotes();
-    OfTags();
-    OfKinds();
-    OfModules();
+    if (input_.series_cut) {
+      Say(WhyReason::kNotLookedAt, {}, {}, {}, input_.series.size(),
+          "this run has more than the " + std::to_string(input_.series.size()) +
+              " series that were looked at: which kinds and modules have none is not told; see 'ikkuna series "
+              "--module'");
+    } else {
+      OfTags();
+      OfKinds();
+      OfModules();
+    }
     return std::move(lines_);
   }
 
@@ -138,8 +145,10 @@ class Explainer {
   void SayUnknown(std::string module, const std::string& name) {
     std::string of = module.empty() ? "" : " of '" + module + "'";
     Say(WhyReason::kUnrecorded, std::move(module), name, {}, 0,
-        "no " + name + of + (input_.paused && unrecorded_ == 0 ? " is kept, and nothing is recorded now" :
-        " is kept, and " + std::to_string(unrecorded_) + " values of this run were not recorded") +
+        "no " + name + of +
+            (input_.paused && unrecorded_ == 0
+                 ? " is kept, and nothing is recorded now"
+                 : " is kept, and " + std::to_string(unrecorded_) + " values of this run were not recorded") +
             ": whether any came is not known");
   }
   bool MayHaveCome() const { return unrecorded_ > 0 || (input_.paused && !IsDone()); }
@@ -167,9 +176,9 @@ class Explainer {
       std::string percent = std::to_string(input_.status.budget * 100);
       percent.resize(std::min(percent.size(), percent.find('.') + 3));
       Say(WhyReason::kThinned, {}, {}, {}, 0,
-          std::string(level.what) + (IsDone() ? " came at one in " : " come at one in ") + std::to_string(level.factor) +
-              " of the steps that were asked for, to stay within the budget of " + percent +
-              " % of the step time; raise --budget or ask more rarely");
+          std::string(level.what) + (IsDone() ? " came at one in " : " come at one in ") +
+              std::to_string(level.factor) + " of the steps that were asked for, to stay within the budget of " +
+              percent + " % of the step time; raise --budget or ask more rarely");
     }
   }
 
@@ -437,8 +446,8 @@ class Explainer {
   uint64_t kept_kinds_ = 0;                             // sets of kinds (KindBit)
   std::map<std::string, uint64_t> kept_kinds_of_;       // by module
   std::set<std::string> kept_tags_;
-  bool lost_some_ = false;                              // messages of the run, or what would have been made of them
-  uint64_t unrecorded_ = 0;                             // values that came, and that the store did not keep
+  bool lost_some_ = false;   // messages of the run, or what would have been made of them
+  uint64_t unrecorded_ = 0;  // values that came, and that the store did not keep
   std::set<std::pair<std::string, Kind>> noted_;
   std::vector<WhyLine> lines_;
 };
@@ -448,9 +457,9 @@ class Explainer {
 std::string_view WhyReasonName(WhyReason reason) {
   const auto index = static_cast<size_t>(reason);
   if (index < kMissReasonCount) return MissReasonName(static_cast<MissReason>(index));
-  static constexpr std::string_view kNames[] = {"not_asked", "thinned",     "dropped",      "lost",      "no_daemon",
-                                                "not_yet",   "no_gradient", "never_called", "uncaptured", "unrecorded",
-                                                "coarsened"};
+  static constexpr std::string_view kNames[] = {"not_asked",  "thinned",    "dropped",     "lost",
+                                                "no_daemon",  "not_yet",    "no_gradient", "never_called",
+                                                "uncaptured", "unrecorded", "coarsened",   "not_looked_at"};
   return index - kMissReasonCount < std::size(kNames) ? kNames[index - kMissReasonCount] : "invalid";
 }
 

@@ -46,6 +46,7 @@ enum class WhyReason : uint8_t {
   kUncaptured,   // the probe cannot see it
   kUnrecorded,   // the store did not keep it
   kCoarsened,    // the store thinned it away
+  kNotLookedAt,  // the run has more series than are looked at
 };
 std::string_view WhyReasonName(WhyReason reason);  // "withheld", ..., "not_asked", "no_gradient", ...
 
@@ -73,6 +74,7 @@ struct WhyInput {
   ProducerStatus status;
   std::vector<ModuleInfo> modules;
   std::vector<SeriesInfo> series;  // of the run
+  bool series_cut = false;         // there are more: of what is not among them nothing is known
   std::vector<Count> unrecorded;   // values of it that the store did not keep, by reason
   bool paused = false;             // nothing is recorded now, for want of room on the disk
 };

@@ -1,4 +1,5 @@
-// RunEntry: one run in the store: what listings show of it, what is in memory of its values, and its file's connections.
+// RunEntry: one run in the store: what listings show of it, what is in memory of its values, and its file's
+// connections.
 //
 // Owner: the store or StoredRuns, shared with those who read. Thread rule: as each group of members says. Lock order:
 // writer_mutex, mutex, the store's own.
@@ -72,9 +73,9 @@ struct RunEntry {
 
   std::mutex writer_mutex;  // held while the file is written
   // Guarded by writer_mutex.
-  std::unique_ptr<RunWriter> writer;  // null: at rest
+  std::unique_ptr<RunWriter> writer;                // null: at rest
   std::chrono::steady_clock::time_point sync_at{};  // of commits that the disk was not waited for; 0: there are none
-  bool on_disk = false;  // there is a file of it, or was when it was last looked at
+  bool on_disk = false;                             // there is a file of it, or was when it was last looked at
   // Which file is its own, however broken; and its log, where it has one that is known.
   std::optional<FileId> file, log;
 
@@ -82,16 +83,17 @@ struct RunEntry {
   // Guarded by mutex.
   RunHead head;
   std::shared_ptr<LoadedRun> loaded;
-  std::vector<std::unique_ptr<RunFile>> idle;  // connections for reading
+  std::vector<std::unique_ptr<RunFile>> idle;      // connections for reading
   std::optional<std::vector<ModuleInfo>> modules;  // newer than the file's
   std::weak_ptr<Run> run;                          // as its producer's part of the daemon has it
-  // By id: one object for each that anybody has, over all times that the file is loaded, so that its holders are counted.
+  // By id: one object for each that anybody has, over all times that the file is loaded, so that its holders are
+  // counted.
   std::map<uint64_t, std::weak_ptr<const Segment>> segments;
   size_t published = 0;  // of `pending`, from its front: committed and in `loaded` already
 
   // Guarded by the store's mutex. What leaves the front of `pending` does so under `mutex` too.
   std::deque<Pending> pending;
-  size_t staged = 0;          // of `pending`, from its front, with the writer
+  size_t staged = 0;              // of `pending`, from its front, with the writer
   size_t commit_most = SIZE_MAX;  // batches of one commit: few while one is looked for that the file refuses
   uint64_t values_pending = 0;
   size_t bytes_pending = 0;
@@ -101,22 +103,23 @@ struct RunEntry {
   bool tags_to_save = false;
   bool saves() const { return status_to_save || modules_to_save || tags_to_save; }
   uint64_t said_version = 0, said_saved = 0;
-  bool wants_rest = false;    // not open any more: one file as soon as nothing waits
+  bool wants_rest = false;  // not open any more: one file as soon as nothing waits
   bool deleted = false;
   uint64_t written = 0;  // values, of this daemon
   // Values that were dropped, by reason: of which no event spoke yet, and of which the file does not know yet.
   std::map<std::string, uint64_t, std::less<>> drops_untold, drops_unsaved;
   std::chrono::steady_clock::time_point drops_since{};  // of the first of drops_unsaved
-  std::string refusal;  // the last, of what drops_untold has as refused
-  uint32_t failures = 0;                           // commits that failed in a row
+  std::string refusal;                                  // the last, of what drops_untold has as refused
+  uint32_t failures = 0;                                // commits that failed in a row
   std::chrono::steady_clock::time_point retry_at{};
   std::chrono::steady_clock::time_point idle_since{};
-  std::chrono::steady_clock::time_point tell_at{};  // no event of drops before
-  std::string failing;  // why the last commit failed; empty: it did not
+  std::chrono::steady_clock::time_point tell_at{};    // no event of drops before
+  std::string failing;                                // why the last commit failed; empty: it did not
   std::chrono::steady_clock::time_point upkeep_at{};  // compaction and the like failed: not before
   bool upkeep_failing = false;
-  bool told_broken = false;   // an event said that what is in its file cannot all be read
-  uint64_t thinned_told = 0;  // values that were thinned away when an event last said so
+  bool told_broken = false;                        // an event said that what is in its file cannot all be read
+  uint64_t thinned_told = 0;                       // values that were thinned away when an event last said so
+  uint64_t events_gone = 0, events_gone_told = 0;  // the same of events
 
  private:
   mutable std::mutex path_mutex_;  // the last in the lock order
@@ -136,8 +139,8 @@ struct RunSnapshot {
 
 // Loads counts, segments, tail and, where there is no `run` that has them already, the series from the file.
 Result<std::shared_ptr<LoadedRun>> LoadRun(RunEntry& entry, RunFile& file, std::shared_ptr<Run> run);
-// What its file has of steps, and what waits to be written there, for a producer that comes back; of a file that cannot be
-// read only the latter, and whoever reads it says so.
+// What its file has of steps, and what waits to be written there, for a producer that comes back; of a file that cannot
+// be read only the latter, and whoever reads it says so.
 RecordedSteps LoadRecorded(const std::shared_ptr<RunEntry>& entry,
                            const std::vector<std::shared_ptr<const Batch>>& waiting);
 // The segment as all of this process have it. Under the entry's mutex.
@@ -154,12 +157,13 @@ struct SeriesToRead {
   std::vector<One> series;
 };
 // Series of the run that the filter matches, with what is known of them.
-SeriesToRead ToRead(std::shared_ptr<const RunSnapshot> run, std::vector<SeriesTally> tallies, const SeriesFilter& filter);
+SeriesToRead ToRead(std::shared_ptr<const RunSnapshot> run, std::vector<SeriesTally> tallies,
+                    const SeriesFilter& filter);
 // The runs to read, one after another, each looked at when the reader comes to it: nobody holds what all runs have in
 // memory. None: that was all. An error is that of one run.
 using NextToRead = std::function<Result<std::optional<SeriesToRead>>()>;
-// `mode`: how connections to files are opened. A run that cannot be read is told to `on_failure` and left; the others are
-// given, and then the first failure.
+// `mode`: how connections to files are opened. A run that cannot be read is told to `on_failure` and left; the others
+// are given, and then the first failure.
 std::unique_ptr<SeriesReader> MakeReader(NextToRead next, const ReadQuery& query, Database::Mode mode,
                                          std::function<void(RunEntry&, const Error&)> on_failure);
 
@@ -195,8 +199,8 @@ std::vector<SeriesInfo> MatchSeries(const RunSnapshot& snapshot, std::vector<Ser
 Error HiddenValues(const std::string& path, uint64_t values);
 
 RunInfo InfoOf(const RunHead& head, uint64_t bytes);
-// "the run's name" in a path: letters that any file system takes, short, and its own for each key. `number`: above 1 where
-// that name is taken by a file that is not to be touched.
+// "the run's name" in a path: letters that any file system takes, short, and its own for each key. `number`: above 1
+// where that name is taken by a file that is not to be touched.
 std::string RunFileName(const RunKey& key, int number = 1);
 // Of the file and its write-ahead log.
 uint64_t FileBytes(const std::string& path);

@@ -103,14 +103,14 @@ class Store::Impl {
   void ShedLocked(const EntryPtr& entry);  // what it has beyond that
   EntryPtr FindLocked(const RunKey& run) const;
   EntryPtr Find(const RunKey& run) const;
-  // An event is listed together with the state that it is of, under one lock, and told then: who sees the state finds the
-  // event, and who hears the event finds both. Then it gets its id: who asks for events behind one misses none.
+  // An event is listed together with the state that it is of, under one lock, and told then: who sees the state finds
+  // the event, and who hears the event finds both. Then it gets its id: who asks for events behind one misses none.
   Event MakeEvent(Severity severity, std::string kind, std::string text, const RunKey& run);
   void ListLocked(Event& event);
   void Tell(const Event& event);
   void Raise(Severity severity, std::string kind, std::string text, const RunKey& run);  // all of it
-  std::vector<EntryPtr> Entries() const;  // with own_
-  std::vector<EntryPtr> Awake() const;    // those that are written, or have something to be written
+  std::vector<EntryPtr> Entries() const;                                                 // with own_
+  std::vector<EntryPtr> Awake() const;  // those that are written, or have something to be written
   // store_trouble.cc
   void Bisect(const EntryPtr& entry, const Error& error);
   void Failed(const EntryPtr& entry, const Error& error);
@@ -120,8 +120,8 @@ class Store::Impl {
   bool ReplaceGone(const EntryPtr& entry, bool leaves = false);
   void BeginAnew(const EntryPtr& entry);
   uint64_t CountGone(const EntryPtr& entry, std::string_view reason);  // the values that are lost
-  // The file of a run, which is closed, is not there any more, or (`foreign`: why) is another. False: the run is over, and
-  // forgotten; with `leaves` it is whatever waits of it.
+  // The file of a run, which is closed, is not there any more, or (`foreign`: why) is another. False: the run is over,
+  // and forgotten; with `leaves` it is whatever waits of it.
   bool LoseFile(const EntryPtr& entry, const std::string& foreign, bool leaves = false);
   bool HasItsFile(const EntryPtr& entry) const;  // what lies in its place is the file that it had, however broken
   std::string TakeLogAway(const std::string& path, const std::optional<FileId>& ours);  // a sentence, where one is kept
@@ -144,7 +144,7 @@ class Store::Impl {
   Crowd Crowded() const;
   // Of all ranks of its run; null: there is none, or it is the one.
   EntryPtr AllRanksLocked(const RunEntry& entry) const;
-  void PopLocked(RunEntry& entry);  // the first that waits
+  void PopLocked(RunEntry& entry);             // the first that waits
   Status EnsureWriter(const EntryPtr& entry);  // under its writer_mutex
   void Doze(const EntryPtr& entry);            // where nothing is left to do
   void NoteAtRest(const EntryPtr& entry);      // likewise
@@ -159,6 +159,7 @@ class Store::Impl {
   bool Slim();
   Result<bool> SlimOne(const EntryPtr& entry, bool begin);
   void TellThinned(const EntryPtr& entry);
+  void TellEventsGone(const EntryPtr& entry, uint64_t more);
   void UpkeepFailed(const EntryPtr& entry, const Error& error);
   bool TellOnce(const std::string& about, const std::string& text);
   // store_runs.cc
@@ -169,7 +170,7 @@ class Store::Impl {
   // Its file is gone; under its writer_mutex. `event` is listed and not yet told.
   void Forget(const EntryPtr& entry, std::string_view reason, Event* event);
   Status CheckOurs(const EntryPtr& entry);  // kFailedPrecondition: it is another's; any other error: nobody knows
-  Status MarkEvents();  // ids of events never come again, whatever goes
+  Status MarkEvents();                      // ids of events never come again, whatever goes
   Status RoomFor(const RunHead& head, uint64_t bytes, bool moves);
   Result<RunHead> TakeOver(const std::string& part);
   std::string FreePathLocked(const RunKey& key) const;
@@ -206,11 +207,11 @@ class Store::Impl {
 
   std::set<std::string> untouched_;  // files that could not be read, or took a run's place, and are not ours to replace
   std::map<std::string, FileId> broken_here_;  // files that are ours and were broken when they were first read
-  std::set<std::string> later_;      // files that Open could not read, and that are tried again
-  std::vector<RunKey> found_;        // of those that could be read since; nobody took them yet
-  bool mark_wanted_ = false;         // MarkEvents failed
-  std::vector<std::string> broken_;  // files that were set aside
-  uint64_t bytes_held_ = 0;          // as of the last look
+  std::set<std::string> later_;                // files that Open could not read, and that are tried again
+  std::vector<RunKey> found_;                  // of those that could be read since; nobody took them yet
+  bool mark_wanted_ = false;                   // MarkEvents failed
+  std::vector<std::string> broken_;            // files that were set aside
+  uint64_t bytes_held_ = 0;                    // as of the last look
   std::map<std::string, std::string> told_;
   bool paused_ = false;
   uint64_t paused_before_ = 0;  // values dropped by earlier pauses
@@ -219,7 +220,7 @@ class Store::Impl {
   Clock::time_point upkeep_at_{};
   std::string looked_again_;  // the last of later_
   RunKey looked_missing_;     // the last entry that LookForMissing saw
-  struct Leaving {  // a run that was deleted, while somebody reads it
+  struct Leaving {            // a run that was deleted, while somebody reads it
     std::weak_ptr<RunEntry> entry;
     uint64_t bytes = 0;
   };

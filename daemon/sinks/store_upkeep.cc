@@ -1,5 +1,5 @@
-// Upkeep of all runs together, on the store's thread: what leaves by age, bytes and free space, what is thinned where runs
-// that go on are too large together, the pause where the disk is full.
+// Upkeep of all runs together, on the store's thread: what leaves by age, bytes and free space, what is thinned where
+// runs that go on are too large together, the pause where the disk is full.
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
@@ -18,9 +18,9 @@ using namespace std::chrono_literals;
 
 constexpr auto kUpkeepEvery = 1s;
 constexpr auto kSlimRetryAfter = 5s;
-constexpr auto kFreedWithin = 60s;  // how long a file system may take to give back what was deleted
-constexpr int kDeletedPerLook = 8;         // commits come in between
-constexpr uint64_t kEventsSlack = 1'000;   // the oldest leave in batches
+constexpr auto kFreedWithin = 60s;        // how long a file system may take to give back what was deleted
+constexpr int kDeletedPerLook = 8;        // commits come in between
+constexpr uint64_t kEventsSlack = 1'000;  // the oldest leave in batches
 constexpr int kRowsPerSlice = 512;
 constexpr int kShrinkPages = 1'024;
 constexpr uint64_t kLogBytesMin = 64 << 10;  // of a write-ahead log that is worth being folded in
@@ -88,8 +88,8 @@ void Store::Impl::LookAtFreeSpace() {
   if (event) Tell(*event);
 }
 
-// A file system may give back late what was deleted, and never while somebody has the file open: more would be deleted for
-// the same want.
+// A file system may give back late what was deleted, and never while somebody has the file open: more would be deleted
+// for the same want.
 std::optional<uint64_t> Store::Impl::FreeSoon() {
   const std::optional<uint64_t> free = FreeBytes(folder_);
   if (!free) return std::nullopt;
@@ -148,8 +148,8 @@ bool Store::Impl::Retire() {
   if (!in_motion || bytes <= bytes_max_) over_since_ = now;
   const bool waits = in_motion && now - over_since_ < options_.rest_within;
   std::sort(old.begin(), old.end(), [](const Old& a, const Old& b) { return a.ended < b.ended; });
-  // For want of free space the newest run never leaves, and none does where all of them would not be enough: then the disk
-  // is full of something else, and a run would be gone for nothing as soon as it has ended.
+  // For want of free space the newest run never leaves, and none does where all of them would not be enough: then the
+  // disk is full of something else, and a run would be gone for nothing as soon as it has ended.
   const Old* newest = nullptr;
   uint64_t spare = 0;  // what all others have
   for (const Old& one : old) {
@@ -165,7 +165,8 @@ bool Store::Impl::Retire() {
   if (lacking > 0 && !helps && TellOnce("free", "low")) {
     Raise(Severity::kWarning, "store_low_space",
           "Only " + Megabytes(*free) + " are free on the file system of '" + folder_ + "', and " +
-              Megabytes(free_bytes_min_) + " shall stay free. To delete finished runs would not be enough, so all stay: "
+              Megabytes(free_bytes_min_) +
+              " shall stay free. To delete finished runs would not be enough, so all stay: "
               "make room there, let less stay free (--store-min-free-mb), or record elsewhere (--data-dir)." +
               (free_bytes_pause_ > 0 ? " Below " + Megabytes(free_bytes_pause_) + " nothing is recorded." : ""),
           {});
@@ -180,19 +181,21 @@ bool Store::Impl::Retire() {
       // The last that is left stays, if nothing needs its room.
       why = "all runs of this host take " + Megabytes(bytes) + ", and may take " + Megabytes(bytes_max_);
     } else if (helps && *free < free_bytes_min_ && &one != newest) {
-      why = "only " + Megabytes(*free) + " are free on the disk, and " + Megabytes(free_bytes_min_) + " shall stay free";
+      why =
+          "only " + Megabytes(*free) + " are free on the disk, and " + Megabytes(free_bytes_min_) + " shall stay free";
     } else {
       break;  // those that follow are younger
     }
     const std::string what = one.entry ? "Run " + Describe(one.entry->key) : "What was set aside, '" + one.broken + "'";
-    Event event =
-        MakeEvent(Severity::kInfo, "run_retired", what + ", " + Megabytes(one.bytes) + ", was deleted: " + why + ".", {});
+    Event event = MakeEvent(Severity::kInfo, "run_retired",
+                            what + ", " + Megabytes(one.bytes) + ", was deleted: " + why + ".", {});
     if (one.entry) {
       Status removed = Remove(one.entry, "retired", &event);
       if (!removed) {
         // Begun again or gone a moment ago, or the disk refuses: the next look finds out.
         const ErrorCode code = removed.error().code;
-        if (code != ErrorCode::kFailedPrecondition && code != ErrorCode::kNotFound && TellOnce("retire", removed.error().text)) {
+        if (code != ErrorCode::kFailedPrecondition && code != ErrorCode::kNotFound &&
+            TellOnce("retire", removed.error().text)) {
           Raise(Severity::kError, "store_failing", "An old run cannot be deleted: " + removed.error().text + ".", {});
         }
         one.stuck = true;
@@ -261,8 +264,11 @@ bool Store::Impl::TrimOne(const EntryPtr& entry) {
       UpkeepFailed(entry, trimmed.error());
       return false;
     }
-    std::lock_guard reading(entry->mutex);
-    entry->head.events = options_.events_max;
+    {
+      std::lock_guard reading(entry->mutex);
+      entry->head.events = options_.events_max;
+    }
+    TellEventsGone(entry, events - options_.events_max);
   }
   if (others_bytes <= options_.others_bytes_max) return false;
   return TrimOthers(entry, options_.others_bytes_max - options_.others_bytes_max / 16);
@@ -294,6 +300,22 @@ void Store::Impl::TellThinned(const EntryPtr& entry) {
   Raise(Severity::kWarning, "run_thinned",
         "Of this run " + std::to_string(thinned) + " of " + std::to_string(thinned + values) +
             " values were thinned away, the oldest first, so that it fits into the store.",
+        entry->key);
+}
+
+// As TellThinned().
+void Store::Impl::TellEventsGone(const EntryPtr& entry, uint64_t more) {
+  uint64_t gone = 0;
+  {
+    std::lock_guard lock(mutex_);
+    gone = entry->events_gone += more;
+    if (gone < 2 * entry->events_gone_told) return;
+    entry->events_gone_told = gone;
+  }
+  Raise(Severity::kWarning, "events_thinned",
+        "Of this run the " + std::to_string(gone) +
+            " oldest events were removed since this daemon began: a run keeps " + std::to_string(options_.events_max) +
+            ".",
         entry->key);
 }
 
@@ -352,7 +374,8 @@ bool Store::Impl::Slim() {
     if (over && !busy && TellOnce("cap", "over")) {
       Raise(Severity::kWarning, "store_over_cap",
             "The runs that go on take " + Megabytes(bytes) + ", more than the " + Megabytes(bytes_max_) +
-                " that all runs may take, and nothing is left in them that could be thinned. They are recorded all the same.",
+                " that all runs may take, and nothing is left in them that could be thinned. They are recorded all the "
+                "same.",
             {});
     }
   }
@@ -402,7 +425,8 @@ void Store::Impl::UpkeepFailed(const EntryPtr& entry, const Error& error) {
     if (std::exchange(entry->upkeep_failing, true)) return;
   }
   Raise(Severity::kWarning, "store_failing",
-        "'" + entry->path() + "' cannot be compacted, which is tried again; values are recorded as long as that is possible: " +
+        "'" + entry->path() +
+            "' cannot be compacted, which is tried again; values are recorded as long as that is possible: " +
             error.text + ".",
         entry->key);
 }

@@ -238,6 +238,29 @@ TEST(Repeated, TextsThatAreReadOnceMoreStandOnce) {
   EXPECT_EQ(texts(), 1u);
 }
 
+// What a subscriber keeps for the run is in memory alone: that it began anew is said, once.
+TEST(Repeated, StateThatEndedWithADaemonIsSaid) {
+  RegisterTestMetrics();
+  Site site({"total(weights)"});
+  const auto weights = [&](uint64_t step) {
+    site.Start(At(step));
+    site.Handle(site.Tensor(Kind::kWeights, At(step), Site::kFc1, Site::kW1, {3}));
+    site.Finish(At(step));
+  };
+  weights(0);
+  EXPECT_TRUE(site.events.empty());
+  RecordedSteps recorded;
+  recorded.next.resize(site.run->series().Since(0).back()->id, 1);
+  site.run->SetRecorded(recorded);
+  site.Forget();
+  site.MakeGraphs();
+  weights(1);
+  weights(2);
+  ASSERT_EQ(site.events.size(), 1u);
+  EXPECT_EQ(site.events[0].kind, "state_lost");
+  EXPECT_NE(site.events[0].text.find("begins anew at step 1"), std::string::npos) << site.events[0].text;
+}
+
 // After a daemon was killed its successor reads again what was not told to be kept: no fault of the trainer's, and
 // those that take a value may have said nothing yet.
 TEST(Repeated, WhatADaemonReadsOnceMoreIsNone) {

@@ -536,6 +536,32 @@ TEST_F(IngestTest, OneThatGoesOnAndCountsFromZeroIsTold) {
   EXPECT_NE(std::find(notes.begin(), notes.end(), core->Events("note")[0].text), notes.end());
 }
 
+TEST_F(IngestTest, ModelsThatGoOnFromDifferentStepsAreTold) {
+  auto core = MakeCore();
+  TestProducer one(temp_.sub("dir")), two(temp_.sub("dir"));
+  two.hello().run_id = one.hello().run_id;
+  two.hello().resume = true;
+  ASSERT_TRUE(one.Connect()) << one.reject();
+  one.Finish();
+  ASSERT_TRUE(Reaches(*core, one, RunState::kFinished));
+  two.Register();
+  const auto train = [&](size_t index, uint64_t start) {
+    shm::RootStatus& root = two.pub().status().roots[index];
+    shm::StoreRelaxed(root.start_step, start);
+    shm::StoreRelaxed(root.step, start + 2);
+    shm::StoreRelaxed(root.phase, static_cast<uint32_t>(shm::Phase::kTrain));
+  };
+  train(0, 500);
+  ASSERT_TRUE(two.Connect()) << two.reject();
+  ASSERT_TRUE(Eventually([&] { return core->StatusOf(two.hello().uuid).info.start_step == 500; }));
+  EXPECT_TRUE(core->StatusOf(two.hello().uuid).notes.empty());
+  train(1, 100);
+  ASSERT_TRUE(Eventually([&] { return core->StatusOf(two.hello().uuid).notes.size() == 1; }));
+  EXPECT_NE(core->StatusOf(two.hello().uuid).notes[0].find("different steps, 500 and 100"), std::string::npos);
+  two.Finish();
+  ASSERT_TRUE(Reaches(*core, two, RunState::kFinished));
+}
+
 TEST_F(IngestTest, NamesThatFoundNoRoomAreShown) {
   auto core = MakeCore();
   TestProducer producer(temp_.sub("dir"));

@@ -68,8 +68,10 @@ TEST_F(WhyTest, EveryCauseOfWhatCameToNothingIsNamedWithWhatHelps) {
   input_.status.missing = {{"withheld", 1}, {"repeated", 2}, {"no_step", 3}};
   const std::vector<std::vector<std::string>> named = {
       {"withheld, since a part", "see what was dropped", "a call of the module is missing", "was under way when"},
-      {"a step of the same number was closed before", "attach it with a start step", "a run of its own", "a tag of its own"},
-      {"skipped that batch", "needs nothing done", "see what was dropped", "passes_overflow", "began before the daemon"}};
+      {"a step of the same number was closed before", "attach it with a start step", "a run of its own",
+       "a tag of its own"},
+      {"skipped that batch", "needs nothing done", "see what was dropped", "passes_overflow",
+       "began before the daemon"}};
   size_t seen = 0;
   for (const WhyLine& line : ExplainMissing(input_, {}, {})) {
     if (line.count < 1 || line.count > 3) continue;
@@ -276,6 +278,14 @@ TEST_F(WhyTest, ARuleLeavesNoSeriesByWhichItCouldBeToldThatNothingCame) {
   input_.asked.push_back(rule);
   EXPECT_EQ(Lines("", "activations"), List());
   EXPECT_EQ(Lines("", "weights"), List());
+}
+
+TEST_F(WhyTest, WhereNotAllSeriesWereLookedAtNoneIsCalledMissing) {
+  Subscribe("mean(weights); mean(weights, tag=test)");
+  Keep("weights_mean", "fc1");
+  EXPECT_GT(Lines().size(), 1u);
+  input_.series_cut = true;
+  EXPECT_EQ(Lines(), List{"not_looked_at  "});
 }
 
 TEST_F(WhyTest, UncapturedGoesToTheModuleThatTheNoteNames) {

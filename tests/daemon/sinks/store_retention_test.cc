@@ -235,7 +235,9 @@ TEST_F(StoreRetentionTest, LiveRunsAboveTheCapAreThinnedOldestFirstAndSaySo) {
       EXPECT_EQ(read.steps.front(), 0u);
       EXPECT_EQ(read.steps.back(), (kSteps - 1) / every * every);
       for (size_t n = 0; n < read.steps.size(); ++n) {
-        if (n > 0) { ASSERT_LT(read.steps[n - 1], read.steps[n]); }
+        if (n > 0) {
+          ASSERT_LT(read.steps[n - 1], read.steps[n]);
+        }
         ASSERT_EQ(read.numbers[n], value(i, read.steps[n])) << read.steps[n];
         ASSERT_EQ(read.unix_ns[n], kStartNs + static_cast<int64_t>(read.steps[n]) * 1'000'000);
       }
@@ -331,7 +333,9 @@ constexpr int kKills = 12;
 
 TEST_F(StoreRetentionTest, KilledWhileItThinsItLosesNothingThatIsNotCounted) {
   constexpr uint32_t kSeries = 30;
-  auto value = [](uint32_t series, uint64_t step) { return std::cos(double(series * 7919 + step) * 12.9898) * 43758.5; };
+  auto value = [](uint32_t series, uint64_t step) {
+    return std::cos(double(series * 7919 + step) * 12.9898) * 43758.5;
+  };
   store_.reset();
   struct Report {
     uint64_t done, thinned;
@@ -399,7 +403,9 @@ TEST_F(StoreRetentionTest, KilledWhileItThinsItLosesNothingThatIsNotCounted) {
       ASSERT_EQ(read.steps.front(), 0u);
       ASSERT_EQ(read.steps.back(), done - 1);
       for (size_t n = 0; n < read.steps.size(); ++n) {
-        if (n > 0) { ASSERT_LT(read.steps[n - 1], read.steps[n]); }
+        if (n > 0) {
+          ASSERT_LT(read.steps[n - 1], read.steps[n]);
+        }
         ASSERT_EQ(read.numbers[n], value(i, read.steps[n]));
       }
       kept += info->count;
@@ -487,6 +493,7 @@ TEST_F(StoreRetentionTest, TextsHistogramsAndEventsHaveBoundsOfTheirOwn) {
   const auto events = store_->ListEvents(query);
   EXPECT_TRUE(std::any_of(events->begin(), events->end(), [](const Event& e) { return e.kind == "e399"; }));
   EXPECT_FALSE(std::any_of(events->begin(), events->end(), [](const Event& e) { return e.kind == "e0"; }));
+  EXPECT_TRUE(Eventually([&] { return Said("events_thinned") > 0; }));
 }
 
 TEST_F(StoreRetentionTest, ALiveRunThatCannotBecomeSmallerIsRecordedAndSaidOnce) {
@@ -511,7 +518,10 @@ TEST_F(StoreRetentionTest, AFileThatWasSetAsideCountsAndLeavesInItsTurn) {
   Flush();
   run_.reset();
   store_.reset();
-  { std::ofstream broken(file(), std::ios::trunc); broken << std::string(200'000, 'x'); }
+  {
+    std::ofstream broken(file(), std::ios::trunc);
+    broken << std::string(200'000, 'x');
+  }
   OpenStore();
   Begin();
   const std::string aside = file() + ".broken-1";
