@@ -55,8 +55,8 @@ class Daemon {
   const Config& config() const { return config_; }
 
   // The configuration was read again (SIGHUP). Takes over what can change at run time, tokens and certificates even
-  // where their paths are the same; an event says what did, and what waits for the next start. An error, here or in the
-  // configuration, leaves all as it was, with an event.
+  // where their paths are the same, and what failed the last time; an event says what did, and what waits for the next
+  // start. An error, here or in the configuration, leaves all as it was, with an event.
   void Reload(const Result<Config>& fresh);
 
   // Nobody needs the daemon any more (linger.h). From then on it must end.
@@ -100,6 +100,7 @@ class Daemon {
   std::shared_ptr<sinks::Store> store_;
   std::shared_ptr<sinks::WatchHub> watch_hub_;
   graph::SubscriberSet subscribers_;
+  bool subscribed_all_ = true;  // of config_; else the next Reload tries again, whether that has changed or not
   std::unique_ptr<KeptSubscriptions> kept_subscriptions_;
   std::unique_ptr<graph::MemoryBudget> memory_;
   std::unique_ptr<graph::WorkQueue> queue_;

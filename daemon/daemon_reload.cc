@@ -29,7 +29,7 @@ std::set<std::pair<std::string, SubscriberSource>> WrittenOf(const Config& confi
 // asked for the same.
 void Daemon::SwitchSubscribers(const Config& fresh) {
   const auto before = WrittenOf(config_), after = WrittenOf(fresh);
-  if (before == after) return;
+  if (before == after && subscribed_all_) return;
   std::vector<SavedSubscription> clients = subscribers_.Export();
   // One that a client had first and the operator asked for as well is the operator's no more.
   std::erase_if(clients, [&](const SavedSubscription& one) {
@@ -42,11 +42,17 @@ void Daemon::SwitchSubscribers(const Config& fresh) {
     // One that a client had removed is not there.
     static_cast<void>(subscribers_.Remove({SubscriberChoice::By::kText, 0, text}));
   }
-  if (auto added = AddSubscribers(fresh, subscribers_); !added) {
-    Tell(Severity::kWarning, "subscription_failed", "not all of the new configuration is subscribed: " + added.error().text);
+  const Status added = AddSubscribers(fresh, subscribers_);
+  subscribed_all_ = added.ok();
+  if (!added) {
+    Tell(Severity::kWarning, "subscription_failed",
+         "not all of the new configuration is subscribed: " + added.error().text + "; the next SIGHUP tries again");
   }
   for (const auto& lost : subscribers_.Restore(clients)) {
-    Tell(Severity::kWarning, "subscription_not_restored", lost.saved.text + " is off since the configuration was read again: " + lost.why);
+    const std::string owner = lost.saved.owner.empty() ? "the operator" : lost.saved.owner;
+    Tell(Severity::kWarning, "subscription_not_restored",
+         lost.saved.text + ", which " + owner +
+             " subscribed, is off since the operator had the configuration read again: " + lost.why);
   }
   kept_subscriptions_->Save();
   ingest_->WakeAll();

@@ -19,6 +19,7 @@
 #include <string_view>
 #include <utility>
 
+#include "daemon/model/counted.h"
 #include "shared/base/unique_fd.h"
 
 namespace ikkuna {
@@ -57,7 +58,9 @@ class Log::Writer final : public spdlog::sinks::base_sink<spdlog::details::null_
   void sink_it_(const spdlog::details::log_msg& message) override {
     const size_t dropped = pool_.overrun_counter();
     if (dropped != told_) {
-      const std::string text = std::to_string(dropped - told_) + " lines of this log were dropped, nobody took them";
+      const size_t lost = dropped - told_;
+      const std::string text =
+          Counted(lost, "line") + " of this log " + Were(lost) + " dropped, nobody took " + (lost == 1 ? "it" : "them");
       told_ = dropped;
       WriteMessage({message.time, {}, message.logger_name, spdlog::level::warn, text});
     }

@@ -268,8 +268,8 @@ Result<int> RunImport(Context& context, const std::vector<std::string>& paths, b
       all.push_back(ToJson(run));
     } else {
       Print("imported '" + PlainText(RunName(run)) + "', attempt " + std::to_string(run.key().attempt()) + ", " +
-            RankText(run.key().rank()) + ": " + Count(run.values()) + " values, up to step " + Count(run.last_step()) +
-            "\n");
+            RankText(run.key().rank()) + ": " + Counted(run.values(), "value") + ", up to step " +
+            Count(run.last_step()) + "\n");
     }
   }
   if (json) Print(JsonText(all));

@@ -54,7 +54,7 @@ double EdgeAt(const Histogram& histogram, size_t bin) {
 }  // namespace
 
 std::string HistogramText(const Histogram& histogram, const HistogramOptions& options, const Terminal& terminal) {
-  std::string text = Count(histogram.n) + " values";
+  std::string text = Counted(histogram.n, "value");
   if (histogram.n > 0) {
     const double n = static_cast<double>(histogram.n);
     const double mean = histogram.sum / n;

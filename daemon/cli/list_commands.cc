@@ -1,6 +1,8 @@
 // ikkuna series, modules, events: what is recorded of runs, as lists.
 #include <algorithm>
 #include <deque>
+#include <iostream>
+#include <set>
 
 #include "daemon/cli/commands.h"
 #include "daemon/cli/json.h"
@@ -139,22 +141,26 @@ Colour SeverityColour(v1::Severity severity) {
 struct EventOptions {
   std::string run;
   std::optional<uint32_t> attempt, rank;
-  std::optional<uint64_t> after_id;
-  uint64_t last = 50;
+  std::optional<uint64_t> after_id, last;
   bool json = false;
+
+  uint64_t most() const { return last.value_or(after_id ? 0 : 50); }  // 0: all
 };
 
-// The last ones come in one answer; more than that, and those behind an id, in pages.
-Result<std::deque<v1::Event>> ReadEvents(Client& client, const EventOptions& options) {
+// The last ones come in one answer; more than that, and those behind an id, in pages. Ordered by `comes_before`.
+template <typename ComesBefore>
+Result<std::deque<v1::Event>> ReadEvents(Client& client, const EventOptions& options, ComesBefore&& comes_before) {
   constexpr uint64_t kLastMax = 1000;  // as the daemon has it
   v1::ListEventsRequest request;
   request.set_run(options.run);
   if (options.attempt) request.set_attempt(*options.attempt);
   if (options.rank) request.set_rank(*options.rank);
-  const bool in_one = !options.after_id && options.last > 0 && options.last <= kLastMax;
-  if (in_one) request.set_last(static_cast<uint32_t>(options.last));
+  const uint64_t most = options.most();
+  const bool in_one = !options.after_id && most > 0 && most <= kLastMax;
+  if (in_one) request.set_last(static_cast<uint32_t>(most));
   if (options.after_id) request.set_after_id(*options.after_id);
   std::deque<v1::Event> events;
+  std::set<std::string> unread;
   while (true) {
     Result<v1::ListEventsResponse> page = client.Call(&v1::Monitor::Stub::ListEvents, request);
     if (!page && page.error().code == ErrorCode::kNotFound) return NoRun(client, options.run, page.error());
@@ -162,8 +168,11 @@ Result<std::deque<v1::Event>> ReadEvents(Client& client, const EventOptions& opt
     const bool more = !in_one && page->more() && page->events_size() > 0;
     if (more) request.set_after_id(page->events().rbegin()->id());
     for (v1::Event& event : *page->mutable_events()) events.push_back(std::move(event));
+    for (const std::string& one : page->unread()) {
+      if (unread.insert(one).second) std::cerr << "ikkuna: left out: " << PlainText(one) << "\n";  // each page says it
+    }
     if (options.after_id) {
-      while (options.last > 0 && events.size() > options.last) events.pop_front();
+      while (most > 0 && events.size() > most) events.pop_front();
     }
     if (!more) break;
   }
@@ -171,8 +180,9 @@ Result<std::deque<v1::Event>> ReadEvents(Client& client, const EventOptions& opt
     // Those that happened last, whatever their ids: a run that was imported has the newest.
     std::stable_sort(events.begin(), events.end(),
                      [](const v1::Event& a, const v1::Event& b) { return a.unix_ns() < b.unix_ns(); });
-    while (options.last > 0 && events.size() > options.last) events.pop_front();
+    while (most > 0 && events.size() > most) events.pop_front();
   }
+  std::stable_sort(events.begin(), events.end(), comes_before);
   return events;
 }
 
@@ -211,22 +221,41 @@ void AddEventsCommand(CLI::App& app, Context& context) {
       ->type_name("RUN");
   command->add_option("--attempt", options->attempt, "Only of this life of the run")->type_name("N");
   command->add_option("--rank", options->rank, "Only of this rank")->type_name("N");
-  command->add_option("--after", options->after_id, "Only events with a greater id")->type_name("ID");
-  command->add_option("--last", options->last, "How many of the last; 0: all")->type_name("N")->capture_default_str();
+  command->add_option("--after", options->after_id, "All events with a greater id")->type_name("ID");
+  command
+      ->add_option("--last", options->last,
+                   "How many of those that happened last (default: 50), or behind --after of those with the greatest "
+                   "ids (default: all); 0: all")
+      ->type_name("N");
   command->add_flag("--json", options->json, "As JSON");
-  command->footer("Examples:\n  ikkuna events\n  ikkuna events --run latest --last 0 --json");
+  command->footer(
+      "Each line begins with the event's id. Events stand in the order of their ids, in which the daemon learned of\n"
+      "them: --after with the id of the last line gives all that came since. A run that was imported brings events of\n"
+      "old times under new ids. Without a daemon (--data-dir) events stand in the order of their times: each host has\n"
+      "ids of its own.\n"
+      "Examples:\n  ikkuna events\n  ikkuna events --after 1234\n  ikkuna events --run latest --last 0 --json");
   command->callback([&context, options] {
     context.chosen = [&context, options]() -> Result<int> {
       Result<std::unique_ptr<Client>> client = context.Connect();
       if (!client) return client.error();
-      Result<std::deque<v1::Event>> events = ReadEvents(**client, *options);
+      const bool by_time = !context.connection.data_dir.empty();
+      Result<std::deque<v1::Event>> events =
+          ReadEvents(**client, *options, [by_time](const v1::Event& a, const v1::Event& b) {
+            if (by_time && a.unix_ns() != b.unix_ns()) return a.unix_ns() < b.unix_ns();
+            return a.id() < b.id();
+          });
       if (!events) return events.error();
       if (options->json) {
         Print(JsonText(ToJsonArray(*events)));
         return kExitOk;
       }
       if (events->empty()) Print("No events.\n");
-      for (const v1::Event& event : *events) Print(EventLine(context.terminal, event));
+      size_t width = 0;
+      for (const v1::Event& event : *events) width = std::max(width, std::to_string(event.id()).size());
+      for (const v1::Event& event : *events) {
+        const std::string id = std::to_string(event.id());
+        Print(std::string(width - id.size(), ' ') + id + "  " + EventLine(context.terminal, event));
+      }
       return kExitOk;
     };
   });

@@ -122,10 +122,9 @@ Result<int> RunPublish(Context& context, const PublishOptions& options) {
   v1::PublishResponse all;
   *all.mutable_run() = run;
   all.set_values(taken);
-  Print(options.json
-            ? JsonText(ToJson(all))
-            : "published " + Count(taken) + (taken == 1 ? " value" : " values") + " of '" + PlainText(options.topic) +
-                  "'" + (run.run_id().empty() ? "" : " in run " + PlainText(run.run_id())) + "\n");
+  Print(options.json ? JsonText(ToJson(all))
+                     : "published " + Counted(taken, "value") + " of '" + PlainText(options.topic) + "'" +
+                           (run.run_id().empty() ? "" : " in run " + PlainText(run.run_id())) + "\n");
   return kExitOk;
 }
 

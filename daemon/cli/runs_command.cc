@@ -86,8 +86,8 @@ Result<bool> Confirmed(Client& client, const std::string& name, const DeleteOpti
   }
   if (count == 0) return true;  // the daemon says it better
   std::cerr << "Delete '" << PlainText(name) << "'"
-            << (count > 1 ? ", " + Count(count) + " attempts and ranks" : std::string()) << ": " << Count(values)
-            << " values, " << Bytes(bytes) << ", for good? [y/N] " << std::flush;
+            << (count > 1 ? ", " + Count(count) + " attempts and ranks" : std::string()) << ": "
+            << Counted(values, "value") << ", " << Bytes(bytes) << ", for good? [y/N] " << std::flush;
   std::string answer;
   std::getline(std::cin, answer);
   return answer == "y" || answer == "Y" || answer == "yes";
@@ -119,8 +119,8 @@ Result<int> DeleteRuns(Context& context, const DeleteOptions& options) {
       return response.error().code == ErrorCode::kNotFound ? NoRun(**client, name, response.error()) : response.error();
     }
     if (!options.json) {
-      Print("deleted '" + PlainText(name) + "': " + Count(static_cast<uint64_t>(response->runs_size())) +
-            (response->runs_size() == 1 ? " file, " : " files, ") + Bytes(response->bytes()) + "\n");
+      Print("deleted '" + PlainText(name) + "': " + Counted(static_cast<uint64_t>(response->runs_size()), "file") +
+            ", " + Bytes(response->bytes()) + "\n");
     }
     all.mutable_runs()->MergeFrom(response->runs());
     all.set_bytes(all.bytes() + response->bytes());

@@ -74,7 +74,7 @@ std::string ShortValue(const v1::Value& value) {
       return PlainText(value.text());
     case v1::Value::kHistogram: {
       const v1::Histogram& histogram = value.histogram();
-      std::string text = "histogram of " + Count(histogram.n()) + " values";
+      std::string text = "histogram of " + Counted(histogram.n(), "value");
       if (histogram.n() > 0) text += " from " + ShortNumber(histogram.min()) + " to " + ShortNumber(histogram.max());
       return text;
     }

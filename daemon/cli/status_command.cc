@@ -32,8 +32,8 @@ std::string RootText(const v1::RootStatus& root, const v1::Producer& producer) {
   std::string text = PlainText(root.name()) + ": step " + Count(root.step()) + ", epoch " +
                      std::to_string(root.epoch()) + ", " + EnumWord(*v1::Phase_descriptor(), root.phase());
   if (root.steps_per_second() > 0) text += ", " + ShortNumber(root.steps_per_second()) + " steps/s";
-  if (root.samples_seen() > 0) text += ", " + Count(root.samples_seen()) + " samples seen";
-  text += "; asked for " + Count(root.steps_due()) + " steps, complete " + Count(root.steps_observed());
+  if (root.samples_seen() > 0) text += ", " + Counted(root.samples_seen(), "sample") + " seen";
+  text += "; asked for " + Counted(root.steps_due(), "step") + ", complete " + Count(root.steps_observed());
   // While it runs some are under way.
   const v1::Accounting& a = producer.accounting();
   const uint64_t under_way = producer.state() != v1::PRODUCER_STATE_RUNNING ? 0 : 2;
@@ -85,7 +85,7 @@ std::string StoreText(const v1::GetStatusResponse& status) {
   const v1::StoreStatus& store = status.store();
   std::string text = PlainText(status.data_directory()) + ", " + Bytes(store.bytes());
   if (store.bytes_max() > 0) text += " of " + Bytes(store.bytes_max());
-  text += ", " + Count(store.runs()) + (store.runs() == 1 ? " file" : " files") + " of runs";
+  text += ", " + Counted(store.runs(), "file") + " of runs";
   if (store.runs_open() > 0) text += " (" + Count(store.runs_open()) + " being written)";
   if (!store.file_system().empty()) {
     text += ", on " + PlainText(store.file_system()) + " with " + Bytes(store.free_bytes()) + " free";
@@ -94,22 +94,24 @@ std::string StoreText(const v1::GetStatusResponse& status) {
 }
 
 std::string SinkText(const v1::Sink& sink) {
-  std::string text = PlainText(sink.name()) + ": " + Count(sink.offered()) + " values = " + Count(sink.written()) +
+  std::string text = PlainText(sink.name()) + ": " + Counted(sink.offered(), "value") + " = " + Count(sink.written()) +
                      " written + " + Count(sink.dropped()) + " dropped";
   if (sink.waiting() > 0) {
-    text += " + " + Count(sink.waiting()) + " that wait (the oldest for " + Duration(sink.lag_seconds()) + ")";
+    text += " + " + Count(sink.waiting()) + (sink.waiting() == 1 ? " that waits" : " that wait") + " (the oldest for " +
+            Duration(sink.lag_seconds()) + ")";
   }
   if (sink.drops_size() > 0) text += "; dropped: " + CountsText(sink.drops());
-  if (sink.events_dropped() > 0) text += "; " + Count(sink.events_dropped()) + " events dropped";
-  if (sink.failures() > 0) text += "; failed " + Count(sink.failures()) + " times";
+  if (sink.events_dropped() > 0) text += "; " + Counted(sink.events_dropped(), "event") + " dropped";
+  if (sink.failures() > 0) text += "; failed " + Counted(sink.failures(), "time");
   return text;
 }
 
 std::string QueueText(const v1::Queue& queue) {
-  std::string text = Count(queue.threads()) + (queue.threads() == 1 ? " thread" : " threads") + " at nice " +
-                     std::to_string(queue.nice()) + ", " + Count(queue.busy()) + " busy, " + Count(queue.waiting()) +
-                     " jobs wait; copies " + Bytes(queue.memory_bytes()) + " of " + Bytes(queue.memory_bytes_max());
-  if (queue.memory_refused() > 0) text += "; no room " + Count(queue.memory_refused()) + " times (--memory-mb)";
+  std::string text = Counted(queue.threads(), "thread") + " at nice " + std::to_string(queue.nice()) + ", " +
+                     Count(queue.busy()) + " busy, " + Counted(queue.waiting(), "job") +
+                     (queue.waiting() == 1 ? " waits" : " wait") + "; copies " + Bytes(queue.memory_bytes()) + " of " +
+                     Bytes(queue.memory_bytes_max());
+  if (queue.memory_refused() > 0) text += "; no room " + Counted(queue.memory_refused(), "time") + " (--memory-mb)";
   return text;
 }
 
@@ -121,8 +123,9 @@ std::string ControlText(const v1::Producer& producer) {
 }  // namespace
 
 std::string AccountingText(const v1::Accounting& a) {
-  std::string text = Count(a.attempted()) + " records = " + Count(a.handled()) + " handled + " + Count(a.dropped()) +
-                     " dropped + " + Count(a.lost_in_daemon()) + " lost in daemon + " + Count(a.killed()) + " killed";
+  std::string text = Counted(a.attempted(), "record") + " = " + Count(a.handled()) + " handled + " +
+                     Count(a.dropped()) + " dropped + " + Count(a.lost_in_daemon()) + " lost in daemon + " +
+                     Count(a.killed()) + " killed";
   if (a.in_flight() > 0) text += " + " + Count(a.in_flight()) + " in flight";
   uint64_t sum = a.handled() + a.dropped() + a.lost_in_daemon() + a.killed() + a.in_flight();
   if (sum != a.attempted()) text += " (does not add up: " + Count(sum) + ")";
@@ -201,7 +204,7 @@ std::string DaemonText(const Terminal& terminal, const Health& health, const std
   std::string takes = Bytes(resources.resident_bytes());
   if (resources.threads() > 0) {
     takes +=
-        ", " + Count(resources.threads()) + " threads, " + Duration(resources.cpu_seconds()) + " of processor time";
+        ", " + Counted(resources.threads(), "thread") + ", " + Duration(resources.cpu_seconds()) + " of processor time";
   }
   text += Line("memory", takes);
   for (const v1::Sink& sink : status.sinks()) text += Line("sink", SinkText(sink));

@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <ctime>
 
+#include "daemon/model/counted.h"
 #include "shared/base/utf8.h"
 
 namespace ikkuna::cli {
@@ -104,6 +105,8 @@ std::string Count(uint64_t value) {
   for (int at = static_cast<int>(digits.size()) - 3; at > 0; at -= 3) digits.insert(static_cast<size_t>(at), ",");
   return digits;
 }
+
+std::string Counted(uint64_t value, std::string_view one) { return Count(value) + " " + Plural(value, one); }
 
 std::string Percent(double share) {
   if (!std::isfinite(share)) return NotFinite(share);

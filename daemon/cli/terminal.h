@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace ikkuna::cli {
@@ -29,6 +30,7 @@ std::string ShortNumber(double value);
 // Enough digits to get the same double back.
 std::string ExactNumber(double value);
 std::string Count(uint64_t value);       // "1,234,567"
+std::string Counted(uint64_t value, std::string_view one);  // "1 value", "1,234 values"
 std::string Percent(double share);       // "12.3%"
 std::string Bytes(uint64_t bytes);       // "1.5 MiB"
 std::string Duration(double seconds);    // "2 h 03 min", "4.2 s"

@@ -6,6 +6,7 @@
 #include "daemon/cli/commands.h"
 #include "daemon/cli/json.h"
 #include "daemon/cli/samples.h"
+#include "daemon/model/counted.h"
 
 namespace ikkuna::cli {
 namespace {
@@ -35,6 +36,20 @@ v1::WatchRequest RequestOf(const WatchOptions& options) {
   return request;
 }
 
+// A name that nobody has yet may be mistyped, and is then waited for in vain.
+Status TellIfToCome(Client& client, const std::string& run) {
+  if (run.empty()) return {};
+  v1::ListRunsRequest request;
+  request.set_run(run);
+  request.set_limit(1);
+  Result<v1::ListRunsResponse> found = client.Call(&v1::Monitor::Stub::ListRuns, request);
+  if (found) return {};
+  if (found.error().code != ErrorCode::kNotFound || run == "latest") return found.error();
+  const std::string there = NoRun(client, run, found.error()).text;
+  std::cerr << "ikkuna: waiting for run '" << PlainText(run) << "' to come: " << PlainText(there) << "\n";
+  return {};
+}
+
 class Printer {
  public:
   Printer(const WatchOptions& options, const Terminal& terminal) : options_(options), terminal_(terminal) {}
@@ -60,8 +75,8 @@ class Printer {
     bool more = true;
     for (int i = 0; more && i < response.steps_size(); ++i) more = Show(response.steps(i));
     std::fflush(stdout);
-    if (response.has_dropped()) Lost(response.dropped(), &dropped_, "values were");
-    if (response.has_events_dropped()) Lost(response.events_dropped(), &events_dropped_, "events were");
+    if (response.has_dropped()) Lost(response.dropped(), &dropped_, "value");
+    if (response.has_events_dropped()) Lost(response.events_dropped(), &events_dropped_, "event");
     // A reader that has gone (| head) ends the watch too.
     return more && OutputGoesOn();
   }
@@ -69,9 +84,10 @@ class Printer {
  private:
   bool Enough() { return options_.count != 0 && ++shown_ >= options_.count; }
 
-  static void Lost(uint64_t now, uint64_t* before, const char* what) {
+  static void Lost(uint64_t now, uint64_t* before, const char* one) {
     if (now > *before) {
-      std::cerr << "ikkuna: " << Count(now) << " " << what << " lost so far because this watch was read too slowly\n";
+      std::cerr << "ikkuna: " << Counted(now, one) << " " << Were(now)
+                << " lost so far because this watch was read too slowly\n";
     }
     *before = now;
   }
@@ -166,6 +182,7 @@ void AddWatchCommand(CLI::App& app, Context& context) {
     context.chosen = [&context, options]() -> Result<int> {
       Result<std::unique_ptr<Client>> client = context.ConnectToDaemon("watch");
       if (!client) return client.error();
+      if (Status there = TellIfToCome(**client, options->run); !there) return there.error();
       Printer printer(*options, context.terminal);
       Status status = (*client)->Stream<v1::WatchRequest, v1::WatchResponse>(
           &v1::Monitor::Stub::Watch, RequestOf(*options),

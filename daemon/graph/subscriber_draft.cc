@@ -79,6 +79,15 @@ Status SubscriberDraft::Add(Subscription subscription, uint64_t id) {
   entry->subscription = std::move(subscription);
   entry->source.store(source_, std::memory_order_relaxed);
   entry->is_default = source_ == Source::kDefault;
+  for (const EntryPtr& failed : failed_) {
+    if (failed->subscription.text != entry->subscription.text) continue;
+    // Whoever else asked for it goes on asking.
+    entry->owners = failed->owners;
+    entry->by_operator = failed->by_operator;
+    if (entry->by_operator) {
+      entry->source.store(failed->source.load(std::memory_order_relaxed), std::memory_order_relaxed);
+    }
+  }
   AddOwner(*entry, source_, owner_);
   entries_.push_back(entry);
   answer_.push_back(entry);

@@ -77,5 +77,8 @@ struct EventQuery {
   std::optional<uint32_t> last;  // instead: those that happened last, ascending by time
   uint32_t limit = 1000;
 };
+struct EventList : std::vector<Event> {
+  std::vector<std::string> unread;  // a sentence for each run that is left out, since its file cannot be read
+};
 
 }  // namespace ikkuna

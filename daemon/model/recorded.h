@@ -30,8 +30,8 @@ class Recorded {
   virtual Result<SeriesPage> ListSeries(const SeriesQuery& query) = 0;
   // Series in the order of ListSeries. What the filter matches is fixed here; values that come later are not read.
   virtual Result<std::unique_ptr<SeriesReader>> Read(const ReadQuery& query) = 0;
-  // Ascending ids, whatever the query.
-  virtual Result<std::vector<Event>> ListEvents(const EventQuery& query) = 0;
+  // Ascending by id; the last ones by time.
+  virtual Result<EventList> ListEvents(const EventQuery& query) = 0;
 };
 
 }  // namespace ikkuna

@@ -4,7 +4,7 @@
 
 namespace ikkuna {
 
-Answer<std::vector<Event>> CoreEvents::ListEvents(const EventQuery& query) {
+Answer<EventList> CoreEvents::ListEvents(const EventQuery& query) {
   EventQuery resolved = query;
   if (!query.filter.run.empty()) {
     Answer<std::vector<RunInfo>> runs = FindRun(*parts_.recorded, query.filter.run);

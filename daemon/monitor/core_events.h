@@ -13,7 +13,7 @@ namespace ikkuna {
 class CoreEvents : public EventMonitor {
  public:
   explicit CoreEvents(const CoreParts& parts) : parts_(parts) {}
-  Answer<std::vector<Event>> ListEvents(const EventQuery& query) override;
+  Answer<EventList> ListEvents(const EventQuery& query) override;
 
  private:
   const CoreParts& parts_;

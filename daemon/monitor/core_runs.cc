@@ -6,6 +6,7 @@
 #include <set>
 #include <utility>
 
+#include "daemon/model/counted.h"
 #include "daemon/model/names.h"
 #include "daemon/monitor/run_files.h"
 #include "daemon/monitor/run_names.h"
@@ -264,7 +265,10 @@ Answer<DeletedRuns> CoreRuns::DeleteRun(const Caller& caller, const RunChoice& c
   for (const RunInfo& run : *runs) {
     if (Status removed = parts_.store.remove(run.info.run_key); !removed) {
       std::string text = removed.error().text;
-      if (!deleted.runs.empty()) text += "; " + std::to_string(deleted.runs.size()) + " of its files are gone already";
+      if (!deleted.runs.empty()) {
+        text += "; " + std::to_string(deleted.runs.size()) + " of its files " +
+                (deleted.runs.size() == 1 ? "is" : "are") + " gone already";
+      }
       return Failure{removed.error().code, std::move(text),
                      removed.error().code == ErrorCode::kFailedPrecondition ? Reason::kRunOpen : Reason::kStore,
                      run.info.run_key.run_id};
@@ -274,7 +278,7 @@ Answer<DeletedRuns> CoreRuns::DeleteRun(const Caller& caller, const RunChoice& c
   }
   parts_.ingest->OfferEvent(Severity::kInfo, "run_deleted",
                             caller.name + " deleted run '" + runs->front().info.run_key.run_id + "' (" +
-                                std::to_string(deleted.runs.size()) + " files).");
+                                Counted(deleted.runs.size(), "file") + ").");
   return deleted;
 }
 

@@ -55,6 +55,8 @@ Answer<ReadAnswer> CoreSeries::ReadSamples(const ReadOptions& options) {
 
 Answer<WatchAnswer> CoreSeries::Watch(const SeriesFilter& filter, const std::optional<WatchCursor>& cursor) {
   Answer<SeriesFilter> resolved = Resolved(filter);
+  const bool to_come = !resolved && resolved.failure().reason == Reason::kNoSuchRun && filter.run != kLatestRun;
+  if (to_come) resolved = filter;
   if (!resolved) return resolved.failure();
   Result<std::unique_ptr<Watcher>> watcher = parts_.watch_hub->Watch(*resolved, cursor);
   if (watcher) return WatchAnswer{*std::move(watcher), parts_.watch_hub->Cursor().daemon};

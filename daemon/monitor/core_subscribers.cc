@@ -13,6 +13,18 @@ namespace {
 
 constexpr size_t kNamed = 8;  // modules of a list in a sentence
 
+std::string Described(const SubscriberChoice& choice) {
+  switch (choice.by) {
+    case SubscriberChoice::By::kId:
+      return "subscriber " + std::to_string(choice.id);
+    case SubscriberChoice::By::kText:
+      return "'" + choice.text + "'";
+    case SubscriberChoice::By::kTopic:
+      return "topic '" + choice.text + "'";
+  }
+  return "it";
+}
+
 }  // namespace
 
 std::vector<MetricInfo> CoreSubscribers::ListMetrics() { return parts_.subscribers->Metrics(); }
@@ -80,6 +92,22 @@ std::vector<std::string> CoreSubscribers::Warnings(const std::vector<SubscriberI
   return warnings;
 }
 
+void CoreSubscribers::TellOwners(const Caller& caller, const SubscriberChoice& choice,
+                                 const std::vector<SubscriberInfo>& removed) const {
+  for (const SubscriberInfo& one : removed) {
+    std::vector<std::string> owners = one.owners;
+    std::erase(owners, caller.name);
+    if (one.source == SubscriberSource::kConfig || one.source == SubscriberSource::kFlag) {
+      owners.emplace_back("the daemon's operator");
+    }
+    if (owners.empty()) continue;
+    parts_.ingest->OfferEvent(Severity::kWarning, "subscription_removed",
+                              one.text + " (subscriber " + std::to_string(one.id) + "), which " +
+                                  Listed(owners, kNamed) + " subscribed, is off since " + caller.name +
+                                  " unsubscribed " + Described(choice) + ".");
+  }
+}
+
 void CoreSubscribers::Changed() const {
   parts_.ingest->WakeAll();
   if (parts_.on_subscriptions) parts_.on_subscriptions();
@@ -118,6 +146,7 @@ Answer<UnsubscribeAnswer> CoreSubscribers::RemoveSubscribers(const Caller& calle
     if (removed.error().code != ErrorCode::kPermissionDenied) return removed.error();
     return Failure{ErrorCode::kPermissionDenied, removed.error().text, Reason::kRole, caller.name};
   }
+  TellOwners(caller, choice, removed->removed);
   Changed();
   return *std::move(removed);
 }

@@ -25,6 +25,9 @@ class CoreSubscribers : public SubscriberMonitor {
   // Nothing, or why the caller may not subscribe this.
   std::optional<Failure> Refusal(const Caller& caller, const std::string& text) const;
   std::vector<std::string> Warnings(const std::vector<SubscriberInfo>& subscribers) const;
+  // An event for each that had other owners than the caller: they lose it without having a hand in that.
+  void TellOwners(const Caller& caller, const SubscriberChoice& choice,
+                  const std::vector<SubscriberInfo>& removed) const;
   void Changed() const;
 
   const CoreParts& parts_;

@@ -14,8 +14,8 @@ namespace ikkuna {
 class EventMonitor {
  public:
   virtual ~EventMonitor() = default;
-  // Ascending by id. The run of the filter is a run_id, a display name or `latest`.
-  virtual Answer<std::vector<Event>> ListEvents(const EventQuery& query) = 0;
+  // Ascending by id; the last ones by time. The run of the filter is a run_id, a display name or `latest`.
+  virtual Answer<EventList> ListEvents(const EventQuery& query) = 0;
 };
 
 }  // namespace ikkuna

@@ -132,18 +132,30 @@ Answer<std::shared_ptr<Run>> Publisher::BeginOwnLocked(const Caller& caller, con
   return *run;
 }
 
-Answer<bool> Publisher::PublishedBefore(const Caller& caller, const RunKey& run, const std::string& topic) const {
+std::optional<Failure> Publisher::LearnTopicsLocked(const Run& run) {
+  const RunKey& key = run.key();
+  if (learned_.contains(key)) return {};
   EventQuery query;
-  query.filter.run = run.run_id;
+  query.filter.run = key.run_id;
   query.filter.run_is_id = true;
-  query.filter.attempt = run.attempt;
-  query.filter.rank = run.rank;
+  query.filter.attempt = key.attempt;
+  query.filter.rank = key.rank;
   query.limit = UINT32_MAX;
-  Result<std::vector<Event>> events = parts_.recorded->ListEvents(query);
-  if (!events) return events.error();
-  const std::string text = PublishedText(caller.name, topic, run);
-  return std::any_of(events->begin(), events->end(),
-                     [&](const Event& event) { return event.kind == kPublishedEvent && event.text == text; });
+  Result<EventList> events = parts_.recorded->ListEvents(query);
+  if (!events) return Failure(events.error());
+  if (!events->unread.empty()) return Failure{ErrorCode::kUnavailable, events->unread[0], Reason::kStore, key.run_id};
+  std::set<std::string> topics;
+  for (const auto& series : run.series().Since(0)) topics.insert(series->name.topic);
+  for (const Event& event : *events) {
+    if (event.kind != kPublishedEvent) continue;
+    for (const std::string& topic : topics) {
+      const std::string behind_publisher = PublishedText("", topic, key);
+      if (!event.text.ends_with(behind_publisher)) continue;
+      topics_.try_emplace({key, topic}, event.text.substr(0, event.text.size() - behind_publisher.size()));
+    }
+  }
+  learned_.insert(key);
+  return {};
 }
 
 void Publisher::ForgetEndedLocked() {
@@ -154,12 +166,14 @@ void Publisher::ForgetEndedLocked() {
     return true;
   };
   std::erase_if(topics_, [&](const auto& entry) { return ended(entry.first.first); });
+  std::erase_if(learned_, ended);
   std::erase_if(added_,
                 [&](const auto& entry) { return !own_runs_.contains(entry.first.run_id) && ended(entry.first); });
 }
 
 std::optional<Failure> Publisher::CheckTopicsLocked(const Caller& caller, const Run& run, const PublishRequest& request,
                                                     std::vector<std::string>* fresh) {
+  if (std::optional<Failure> failure = LearnTopicsLocked(run)) return failure;
   std::set<std::string> topics;
   for (const PublishedStep& step : request.steps) {
     for (const PublishedValue& value : step.values) topics.insert(value.name.topic);
@@ -191,27 +205,16 @@ std::optional<Failure> Publisher::CheckTopicsLocked(const Caller& caller, const 
                    "clients publish " + std::to_string(kTopicsMax) + " topics already, which is the most",
                    Reason::kLimit, "topics"};
   }
-  // What stands in the run under this name already is the caller's, or somebody else made it.
+  // What stands in the run under this name already, and is no client's, somebody else made.
   std::set<std::string> there;
   for (const auto& series : run.series().Since(0)) there.insert(series->name.topic);
-  std::vector<std::string> untold;
   for (const std::string& topic : *fresh) {
-    if (!there.contains(topic)) {
-      untold.push_back(topic);
-      continue;
-    }
-    const Answer<bool> before = PublishedBefore(caller, run.key(), topic);
-    if (!before) return before.failure();
-    if (*before) {
-      topics_[{run.key(), topic}] = caller.name;
-      continue;
-    }
+    if (!there.contains(topic)) continue;
     return Failure{ErrorCode::kAlreadyExists,
                    "topic '" + topic + "' of this run is there already, and is not of " + caller.name +
                        "; take another name, such as '" + topic.substr(0, topic.find('@')) + "@mine'",
                    Reason::kTopicTaken, topic};
   }
-  *fresh = std::move(untold);
   return {};
 }
 
@@ -411,6 +414,14 @@ Answer<SubscribeAnswer> Publisher::UnlessPublished(const std::string& text,
                                                    const std::function<Answer<SubscribeAnswer>()>& subscribe) {
   std::lock_guard lock(mutex_);
   ForgetEndedLocked();
+  for (const ProducerStatus& producer : parts_.ingest->Producers()) {
+    const RunKey& key = producer.info.run_key;
+    if (!IsOpen(producer.state) || learned_.contains(key)) continue;
+    for (const auto& session : parts_.ingest->FindLive(key.run_id, key.attempt)) {
+      // One whose events cannot be read now stands in nobody's way, and is looked at again.
+      if (session->run_key() == key) static_cast<void>(LearnTopicsLocked(*session->run()));
+    }
+  }
   if (topics_.empty()) return subscribe();
   const auto written = graph::ParseWritten(text);
   if (!written) return written.error();

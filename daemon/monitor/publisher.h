@@ -14,6 +14,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <string>
 #include <unordered_map>
 #include <utility>
@@ -64,10 +65,11 @@ class Publisher {
   Answer<std::shared_ptr<Run>> LiveRun(const Caller& caller, const PublishRequest& request) const;
   Answer<std::shared_ptr<Run>> OwnRunLocked(const Caller& caller, const PublishRequest& request);
   Answer<std::shared_ptr<Run>> BeginOwnLocked(const Caller& caller, const std::string& name);
-  // `fresh`: those of which an event has to say that the caller publishes them.
+  // `fresh`: those that nobody has published yet: an event has to say that the caller does.
   std::optional<Failure> CheckTopicsLocked(const Caller& caller, const Run& run, const PublishRequest& request,
                                            std::vector<std::string>* fresh);
-  Answer<bool> PublishedBefore(const Caller& caller, const RunKey& run, const std::string& topic) const;
+  // Whose topics of the run are that clients published in an earlier life of the daemon, as its events say.
+  std::optional<Failure> LearnTopicsLocked(const Run& run);
   std::optional<Failure> CheckSeriesLocked(const Run& run, const PublishRequest& request, size_t* fresh) const;
   // Whether a step has a value already: a store drops the second, and whoever watches must not see it. Answers what it
   // learned of the newest steps of series.
@@ -83,6 +85,7 @@ class Publisher {
   // Guarded by mutex_.
   std::map<std::string, OwnRun> own_runs_;                        // by run_id
   std::map<std::pair<RunKey, std::string>, std::string> topics_;  // whose a topic of a trainer's run is
+  std::set<RunKey> learned_;                                      // trainers' runs of which topics_ has all
   std::map<RunKey, Added> added_;
 };
 

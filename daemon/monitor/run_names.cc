@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "daemon/model/names.h"
+#include "shared/base/clock.h"
 
 namespace ikkuna {
 namespace {
@@ -36,16 +37,24 @@ void SortOneRun(std::vector<RunInfo>* runs) {
   });
 }
 
+// Of runs that are there. The order in which they came to the daemon is none: a trainer may have run long before it
+// did, and an imported run is old. A run that is over and began in what is the future now began before the clock was
+// set back; it would be the newest until the clock has come there again.
+const RunInfo& Newest(const std::vector<RunInfo>& runs) {
+  const int64_t now = UnixNs();
+  const auto place = [now](const RunInfo& run) {
+    return std::pair(IsOpen(run.state) || run.info.start_unix_ns <= now, run.info.start_unix_ns);
+  };
+  return *std::max_element(runs.begin(), runs.end(),
+                           [&](const RunInfo& a, const RunInfo& b) { return place(a) < place(b); });
+}
+
 Answer<std::vector<RunInfo>> Latest(Recorded& recorded) {
   Result<std::vector<RunInfo>> runs = recorded.ListRuns();
   if (!runs) return runs.error();
-  const RunInfo* latest = nullptr;
-  for (const RunInfo& run : *runs) {
-    if (IsDaemonRun(run.info.run_key)) continue;
-    if (latest == nullptr || run.info.start_unix_ns > latest->info.start_unix_ns) latest = &run;
-  }
-  if (latest == nullptr) return NoSuchRun(recorded, kLatestRun);
-  const std::string run_id = latest->info.run_key.run_id;
+  std::erase_if(*runs, [](const RunInfo& run) { return IsDaemonRun(run.info.run_key); });
+  if (runs->empty()) return NoSuchRun(recorded, kLatestRun);
+  const std::string run_id = Newest(*runs).info.run_key.run_id;
   std::erase_if(*runs, [&](const RunInfo& run) { return run.info.run_key.run_id != run_id; });
   SortOneRun(&*runs);
   return std::move(*runs);
@@ -74,10 +83,7 @@ Answer<std::vector<RunInfo>> FindRun(Recorded& recorded, const std::string& text
   if (text.empty() || text == kLatestRun) return Latest(recorded);
   Answer<std::vector<RunInfo>> runs = Named(recorded, text);
   if (!runs) return runs;
-  const auto newest = std::max_element(runs->begin(), runs->end(), [](const RunInfo& a, const RunInfo& b) {
-    return a.info.start_unix_ns < b.info.start_unix_ns;
-  });
-  const std::string run_id = newest->info.run_key.run_id;
+  const std::string run_id = Newest(*runs).info.run_key.run_id;
   std::erase_if(*runs, [&](const RunInfo& run) { return run.info.run_key.run_id != run_id; });
   SortOneRun(&*runs);
   return runs;

@@ -16,7 +16,8 @@ namespace ikkuna {
 
 // All attempts and ranks of the run that `text` names, newest attempt first, ranks ascending; never none. A run_id goes
 // before a display name; of several runs with one display name the one that started last is meant. Empty text means
-// `latest`, which is never the daemon's own run. kNoSuchRun names the runs that there are.
+// `latest`, the one that started last of all, by the clock of its trainer; never the daemon's own run, nor one that is
+// over and started later than it is now, where there is another. kNoSuchRun names the runs that there are.
 Answer<std::vector<RunInfo>> FindRun(Recorded& recorded, const std::string& text);
 
 // The same, but a text that leaves a doubt is refused: `latest`, an empty one, a display name of several runs.

@@ -61,7 +61,7 @@ class SeriesMonitor {
   virtual ~SeriesMonitor() = default;
   virtual Answer<SeriesPage> ListSeries(const SeriesQuery& query) = 0;
   virtual Answer<ReadAnswer> ReadSamples(const ReadOptions& options) = 0;
-  // Without a cursor from now on.
+  // Without a cursor from now on. A run of which nobody has heard may be yet to come, under that id or display name.
   virtual Answer<WatchAnswer> Watch(const SeriesFilter& filter, const std::optional<WatchCursor>& cursor) = 0;
   virtual Answer<PublishAnswer> Publish(const Caller& caller, const PublishRequest& request) = 0;
 };

@@ -7,6 +7,7 @@
 #include <exception>
 #include <utility>
 
+#include "daemon/model/counted.h"
 #include "shared/base/clock.h"
 
 namespace ikkuna::sinks {
@@ -198,7 +199,7 @@ void QueuedSink::ReportFailure(const std::string& what, const Batch* batch) {
     if (batch && batch->run)
       event.text += " at step " + std::to_string(batch->stamp.step) + " of run " + Describe(batch->run->key());
     if (failures_untold_ > 1)
-      event.text += ", and " + std::to_string(failures_untold_ - 1) + " times since it was last told";
+      event.text += ", and " + Counted(failures_untold_ - 1, "time") + " since it was last told";
     event.text += "; what it could not write is dropped and counted ('ikkuna status'), and it goes on";
     failures_untold_ = 0;
     options_.report(std::move(event));
@@ -215,9 +216,10 @@ Status QueuedSink::Flush(Clock::time_point deadline) {
   thread_wakes_.notify_one();
   if (flushed_.wait_until(lock, deadline, [&] { return committed_ticket_ >= wanted; })) return {};
   const uint64_t left = WaitingLocked();
-  return Error{ErrorCode::kUnavailable,
-               "the sink '" + options_.name + "' could not write all in time: " + std::to_string(left) +
-                   " values wait, the oldest for " + std::to_string(static_cast<uint64_t>(LagLocked())) + " s"};
+  return Error{ErrorCode::kUnavailable, "the sink '" + options_.name +
+                                            "' could not write all in time: " + Counted(left, "value") +
+                                            (left == 1 ? " waits" : " wait") + ", the oldest for " +
+                                            std::to_string(static_cast<uint64_t>(LagLocked())) + " s"};
 }
 
 void QueuedSink::Close() {

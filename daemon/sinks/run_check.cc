@@ -3,6 +3,7 @@
 #include <map>
 #include <set>
 
+#include "daemon/model/counted.h"
 #include "daemon/sinks/run_file.h"
 #include "shared/base/utf8.h"
 
@@ -77,7 +78,8 @@ Status RunFile::CheckWhole() {
   if (Status read = CheckChunks(*segments, *garbage, series, coder, &found); !read) return read;
   if (Status read = CheckRows(series, &found); !read) return read;
   if (found != head->totals.values) {
-    return Broken("it says that it has " + std::to_string(head->totals.values) + " values, and has " + std::to_string(found));
+    return Broken("it says that it has " + Counted(head->totals.values, "value") + ", and has " +
+                  std::to_string(found));
   }
   return {};
 }

@@ -6,6 +6,7 @@
 #include <map>
 #include <set>
 
+#include "daemon/model/counted.h"
 #include "daemon/sinks/run_writer.h"
 
 namespace ikkuna::sinks {
@@ -255,8 +256,7 @@ SeriesToRead ToRead(std::shared_ptr<const RunSnapshot> run, std::vector<SeriesTa
 }
 
 Error HiddenValues(const std::string& path, uint64_t values) {
-  return {ErrorCode::kCorrupt,
-          std::to_string(values) + " values that '" + path + "' says it has cannot be found in it"};
+  return {ErrorCode::kCorrupt, Counted(values, "value") + " that '" + path + "' says it has cannot be found in it"};
 }
 
 RunInfo InfoOf(const RunHead& head, uint64_t bytes) {

@@ -443,7 +443,7 @@ Result<std::vector<RunInfo>> Store::FindRuns(const std::string& name) { return i
 Result<std::vector<ModuleInfo>> Store::ListModules(const RunKey& run) { return impl_->ListModules(run); }
 Result<SeriesPage> Store::ListSeries(const SeriesQuery& query) { return impl_->ListSeries(query); }
 Result<std::unique_ptr<SeriesReader>> Store::Read(const ReadQuery& query) { return impl_->Read(query); }
-Result<std::vector<Event>> Store::ListEvents(const EventQuery& query) { return impl_->ListEvents(query); }
+Result<EventList> Store::ListEvents(const EventQuery& query) { return impl_->ListEvents(query); }
 Status Store::DeleteRun(const RunKey& run) { return impl_->DeleteRun(run); }
 Status Store::TagRun(const RunKey& run, const std::vector<std::string>& add, const std::vector<std::string>& remove) {
   return impl_->TagRun(run, add, remove);

@@ -121,7 +121,7 @@ class Store : public Sink, public RunStore, public Recorded {
   Result<std::vector<ModuleInfo>> ListModules(const RunKey& run) override;
   Result<SeriesPage> ListSeries(const SeriesQuery& query) override;
   Result<std::unique_ptr<SeriesReader>> Read(const ReadQuery& query) override;
-  Result<std::vector<Event>> ListEvents(const EventQuery& query) override;
+  Result<EventList> ListEvents(const EventQuery& query) override;
 
   // Removes the run for good. kFailedPrecondition: it is open.
   Status DeleteRun(const RunKey& run);

@@ -62,7 +62,7 @@ class Store::Impl {
   Result<std::vector<ModuleInfo>> ListModules(const RunKey& run);
   Result<SeriesPage> ListSeries(const SeriesQuery& query);
   Result<std::unique_ptr<SeriesReader>> Read(const ReadQuery& query);
-  Result<std::vector<Event>> ListEvents(const EventQuery& query);
+  Result<EventList> ListEvents(const EventQuery& query);
 
  private:
   // store_open.cc

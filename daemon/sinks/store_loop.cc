@@ -7,6 +7,7 @@
 #include <exception>
 #include <filesystem>
 
+#include "daemon/model/counted.h"
 #include "daemon/model/missing.h"
 #include "daemon/sinks/store_impl.h"
 
@@ -406,8 +407,8 @@ bool Store::Impl::TellDrops(const EntryPtr& entry, bool all) {
     parts += ",";
   }
   parts.back() = '.';
-  Raise(Severity::kWarning, "values_dropped", std::to_string(values) + " values of this run were not recorded:" + parts,
-        entry->key);
+  Raise(Severity::kWarning, "values_dropped",
+        Counted(values, "value") + " of this run " + Were(values) + " not recorded:" + parts, entry->key);
   return true;
 }
 

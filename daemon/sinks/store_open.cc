@@ -14,6 +14,7 @@
 #include <set>
 #include <tuple>
 
+#include "daemon/model/counted.h"
 #include "daemon/sinks/store_impl.h"
 #include "shared/base/clock.h"
 #include "shared/places.h"
@@ -240,7 +241,7 @@ void Store::Impl::TellUnread(const std::vector<Unread>& unread) {
     for (size_t i = 0; i < (each ? those.size() : 1); ++i) {
       const std::string what =
           each ? "The run's file '" + those[i] + "' is left as it is"
-               : std::to_string(those.size()) + " files of runs, '" + those[i] + "' among them, are left as they are";
+               : Counted(those.size(), "file") + " of runs, '" + those[i] + "' among them, are left as they are";
       Raise(Severity::kError, "run_unreadable", what + " and not shown: " + why + ".", {});
     }
   }
@@ -344,8 +345,10 @@ void Store::Impl::Scan() {
   if (pid_before_ != 0) {
     Raise(Severity::kWarning, "store_unclosed",
           "The daemon before this one (pid " + std::to_string(pid_before_) +
-              ") ended without closing the store. What it had committed is there; " + std::to_string(going_on) +
-              " runs went on then, and are disconnected until it is known what became of their processes.",
+              ") ended without closing the store. What it had committed is there; " + Counted(going_on, "run") +
+              " went on then, and " +
+              (going_on == 1 ? "is disconnected until it is known what became of its process."
+                             : "are disconnected until it is known what became of their processes."),
           {});
   }
 }

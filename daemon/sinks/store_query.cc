@@ -279,7 +279,7 @@ int64_t LastWriteNs(const std::string& path) {
 
 }  // namespace
 
-Result<std::vector<Event>> Store::Impl::ListEvents(const EventQuery& query) {
+Result<EventList> Store::Impl::ListEvents(const EventQuery& query) {
   struct Source {
     EntryPtr entry;
     int64_t newest_ns = 0;  // no event in it is newer
@@ -289,7 +289,8 @@ Result<std::vector<Event>> Store::Impl::ListEvents(const EventQuery& query) {
   std::map<std::pair<int64_t, uint64_t>, Event> found;
   const auto place = [&](const Event& event) { return std::pair(query.last ? event.unix_ns : 0, event.id); };
   const size_t most = std::min<uint32_t>(query.last.value_or(query.limit), kEventsMost);
-  if (most == 0) return std::vector<Event>();
+  EventList list;
+  if (most == 0) return list;
   for (const EntryPtr& entry : Entries()) {
     std::lock_guard reading(entry->mutex);
     const bool all = query.filter.run.empty() && !query.filter.attempt && !query.filter.rank;
@@ -318,15 +319,18 @@ Result<std::vector<Event>> Store::Impl::ListEvents(const EventQuery& query) {
     Status read = file ? (*file)->LoadEvents(query.after_id, most, query.last.has_value(), &events) : Status(file.error());
     if (!read) {
       ReadFailed(*source.entry, read.error());
+      list.unread.push_back(
+          "cannot read the " +
+          (source.entry == own_ ? "daemon's own events" : "events of " + Describe(source.entry->key)) + " from '" +
+          source.entry->path() + "': " + read.error().text);
       if (!failed) failed = read.error();
     }
     for (Event& event : events) found.emplace(place(event), std::move(event));
   }
   if (found.empty() && failed) return *failed;
   cut();
-  std::vector<Event> events;
-  for (auto& [at, event] : found) events.push_back(std::move(event));
-  return events;
+  for (auto& [at, event] : found) list.push_back(std::move(event));
+  return list;
 }
 
 }  // namespace ikkuna::sinks

@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <filesystem>
 
+#include "daemon/model/counted.h"
 #include "daemon/sinks/store_impl.h"
 #include "shared/base/clock.h"
 #include "shared/base/utf8.h"
@@ -475,8 +476,9 @@ Status Store::Impl::RoomFor(const RunHead& head, uint64_t bytes, bool moves) {
   const int64_t ended = std::max(head.totals.last_unix_ns, head.producer.info.start_unix_ns);
   const int64_t age_max_ns = std::chrono::duration_cast<std::chrono::nanoseconds>(options_.age_max).count();
   if (age_max_ns > 0 && ended < UnixNs() - age_max_ns) {
-    return Error{ErrorCode::kFailedPrecondition, "it ended more than " + std::to_string(options_.age_max.count()) +
-                                                     " hours ago, and runs as old as that do not stay here"};
+    return Error{ErrorCode::kFailedPrecondition, "it ended more than " +
+                                                     Counted(static_cast<uint64_t>(options_.age_max.count()), "hour") +
+                                                     " ago, and runs as old as that do not stay here"};
   }
   const uint64_t held = store_bytes();
   if (bytes_max_ > 0 && held + bytes > bytes_max_) {

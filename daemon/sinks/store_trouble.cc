@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <cstdio>
 
+#include "daemon/model/counted.h"
 #include "daemon/sinks/store_impl.h"
 
 namespace ikkuna::sinks {
@@ -43,8 +44,8 @@ void Store::Impl::Bisect(const EntryPtr& entry, const Error& error) {
       DropLocked(entry, "refused", batch.values());
       Told(*entry, "refused", batch.values());
       events_dropped_ += batch.events.size();
-      dropped = std::to_string(batch.values()) + " values and " + std::to_string(batch.events.size()) +
-                " events of step " + std::to_string(batch.stamp.step);
+      dropped = Counted(batch.values(), "value") + " and " + Counted(batch.events.size(), "event") + " of step " +
+                std::to_string(batch.stamp.step);
       PopLocked(*entry);
       entry->commit_most = 1;
     } else {
@@ -111,9 +112,11 @@ void Store::Impl::SetAside(const EntryPtr& entry, const std::string& reason) {
   }
   Raise(Severity::kError, "run_file_broken",
         "The file of this run is broken and " +
-            (lost > 0 ? "the " + std::to_string(lost) + " values that were" : "what was") + " in it " +
-            (lost > 0 ? "are" : "is") + " not shown any more; it goes on in a new one. The old one is kept as '" +
-            aside + "', where what is left of it can be read without a daemon: " + reason + ".",
+            (lost == 0   ? "what was in it is"
+             : lost == 1 ? "the value that was in it is"
+                         : "the " + Counted(lost, "value") + " that were in it are") +
+            " not shown any more; it goes on in a new one. The old one is kept as '" + aside +
+            "', where what is left of it can be read without a daemon: " + reason + ".",
         entry->key);
 }
 
@@ -199,8 +202,8 @@ bool Store::Impl::LoseFile(const EntryPtr& entry, const std::string& foreign, bo
   const std::string kept = foreign.empty() ? TakeLogAway(path, entry->log) : "";
   if (over) {
     Event event = MakeEvent(Severity::kError, "run_file_removed",
-                            what + ": run " + Describe(entry->key) + ", with its " + std::to_string(lost) +
-                                " values, is not listed any more. To be rid of a run, use 'ikkuna delete'." + kept,
+                            what + ": run " + Describe(entry->key) + ", with its " + Counted(lost, "value") +
+                                ", is not listed any more. To be rid of a run, use 'ikkuna delete'." + kept,
                             {});
     Forget(entry, "file_removed", &event);
     Tell(event);
@@ -220,8 +223,9 @@ bool Store::Impl::LoseFile(const EntryPtr& entry, const std::string& foreign, bo
   }
   BeginAnew(entry);
   Raise(Severity::kError, "run_file_removed",
-        what + ": the " + std::to_string(lost) + " values that this run had there are not shown any more, and it goes on in a "
-            "new file. To be rid of a run, use 'ikkuna delete'." + kept,
+        what + ": the " + (lost == 1 ? "value" : Counted(lost, "value")) + " that this run had there " +
+            (lost == 1 ? "is" : "are") +
+            " not shown any more, and it goes on in a new file. To be rid of a run, use 'ikkuna delete'." + kept,
         entry->key);
   return true;
 }

@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <string>
 
+#include "daemon/model/counted.h"
 #include "daemon/sinks/store_impl.h"
 #include "shared/base/clock.h"
 
@@ -80,7 +81,7 @@ void Store::Impl::LookAtFreeSpace() {
       const uint64_t lost = (found == drops_.end() ? 0 : found->second) - paused_before_;
       event = MakeEvent(Severity::kWarning, "store_resumed",
                         "There is room again on the file system of '" + folder_ + "': it is recorded again. " +
-                            std::to_string(lost) + " values were dropped meanwhile.",
+                            Counted(lost, "value") + " " + Were(lost) + " dropped meanwhile.",
                         {});
     }
     if (event) ListLocked(*event);
@@ -176,7 +177,7 @@ bool Store::Impl::Retire() {
     std::string why;
     const int64_t age_max_ns = std::chrono::duration_cast<std::chrono::nanoseconds>(options_.age_max).count();
     if (age_max_ns > 0 && one.ended < UnixNs() - age_max_ns) {
-      why = "it ended more than " + std::to_string(options_.age_max.count()) + " hours ago";
+      why = "it ended more than " + Counted(static_cast<uint64_t>(options_.age_max.count()), "hour") + " ago";
     } else if (bytes_max_ > 0 && bytes > bytes_max_ && !waits && (live || &one != &old.back())) {
       // The last that is left stays, if nothing needs its room.
       why = "all runs of this host take " + Megabytes(bytes) + ", and may take " + Megabytes(bytes_max_);
@@ -298,8 +299,8 @@ void Store::Impl::TellThinned(const EntryPtr& entry) {
     entry->thinned_told = thinned;
   }
   Raise(Severity::kWarning, "run_thinned",
-        "Of this run " + std::to_string(thinned) + " of " + std::to_string(thinned + values) +
-            " values were thinned away, the oldest first, so that it fits into the store.",
+        "Of this run " + std::to_string(thinned) + " of " + Counted(thinned + values, "value") + " " + Were(thinned) +
+            " thinned away, the oldest first, so that it fits into the store.",
         entry->key);
 }
 

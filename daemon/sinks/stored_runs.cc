@@ -272,9 +272,10 @@ Result<std::unique_ptr<SeriesReader>> StoredRuns::Read(const ReadQuery& query) {
   return MakeReader(std::move(next), query, Database::Mode::kAtRest, nullptr);
 }
 
-Result<std::vector<Event>> StoredRuns::ListEvents(const EventQuery& query) {
+Result<EventList> StoredRuns::ListEvents(const EventQuery& query) {
   std::lock_guard lock(impl_->mutex_);
-  std::vector<Event> events;
+  EventList events;
+  std::optional<Error> failed;
   const size_t most = query.last.value_or(query.limit);
   const bool all = query.filter.run.empty() && !query.filter.attempt && !query.filter.rank;
   for (const Impl::One& one : impl_->runs_) {
@@ -283,9 +284,11 @@ Result<std::vector<Event>> StoredRuns::ListEvents(const EventQuery& query) {
     Status read =
         file ? (*file)->LoadEvents(query.after_id, most, query.last.has_value(), &events) : Status(file.error());
     if (!read) {
-      return Error{read.error().code, "cannot read the events in '" + one.entry->path() + "': " + read.error().text};
+      events.unread.push_back("cannot read the events in '" + one.entry->path() + "': " + read.error().text);
+      if (!failed) failed = Error{read.error().code, events.unread.back()};
     }
   }
+  if (events.empty() && failed) return *failed;
   std::stable_sort(events.begin(), events.end(), [&](const Event& a, const Event& b) {
     if (query.last && a.unix_ns != b.unix_ns) return a.unix_ns < b.unix_ns;  // as a daemon's store has it
     return a.id < b.id;

@@ -26,7 +26,7 @@ class StoredRuns : public Recorded {
   Result<std::vector<ModuleInfo>> ListModules(const RunKey& run) override;
   Result<SeriesPage> ListSeries(const SeriesQuery& query) override;
   Result<std::unique_ptr<SeriesReader>> Read(const ReadQuery& query) override;
-  Result<std::vector<Event>> ListEvents(const EventQuery& query) override;
+  Result<EventList> ListEvents(const EventQuery& query) override;
 
   // As RunStore has it: the last known state and counters of each.
   Result<std::vector<ProducerStatus>> LoadProducers();

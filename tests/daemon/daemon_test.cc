@@ -426,6 +426,23 @@ TEST_F(ReloadTest, WhatAClientHadFirstIsTheOperatorsNoMoreWhenItLeavesTheConfigu
   EXPECT_EQ(Subscribed(*daemon), std::set<std::string>{"loss"});
 }
 
+TEST_F(ReloadTest, WhatFailedTheLastTimeIsTriedAgainThoughNothingChanged) {
+  Config config = MakeConfig();
+  config.subscribe = {"loss"};
+  auto daemon = MustStart(config);
+  ASSERT_TRUE(daemon);
+  auto& subscribers = daemon->monitor().subscribers;
+  ASSERT_TRUE(subscribers.AddSubscribers(Operator(), "std(weights, subsample=7)").ok());
+  config.subscribe = {"loss", "std(weights)", "min(weights)"};
+  daemon->Reload(config);
+  EXPECT_NE(Told(*daemon, "subscription_failed").find("weights_std"), std::string::npos);
+  EXPECT_EQ(Subscribed(*daemon), (std::set<std::string>{"loss", "weights_std"}));
+  ASSERT_TRUE(subscribers.RemoveSubscribers(Operator(), {SubscriberChoice::By::kTopic, 0, "weights_std"}).ok());
+  daemon->Reload(config);
+  EXPECT_EQ(Subscribed(*daemon), (std::set<std::string>{"loss", "weights_std", "weights_min"}));
+  EXPECT_EQ(EventsOf(*daemon, "subscription_failed").size(), 1u);
+}
+
 // The exit code of a child that becomes user 4242 and connects to `path`: 0 it was taken, 1 it was closed on, 2 not
 // connected, 3 not the user.
 int ConnectAsOther(const std::string& path, int type) {

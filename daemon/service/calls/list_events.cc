@@ -34,7 +34,7 @@ Outcome Handle(const Call& call, const v1::ListEventsRequest& request, v1::ListE
     query.after_id = request.after_id();
     query.limit = limit + 1;  // one more says that there are more
   }
-  Answer<std::vector<Event>> events = call.monitor.events.ListEvents(query);
+  Answer<EventList> events = call.monitor.events.ListEvents(query);
   if (!events) return events.failure();
   // Where texts are too long for one answer, the newest stay if the newest were asked for, else the first.
   if (newest) std::reverse(events->begin(), events->end());
@@ -48,6 +48,7 @@ Outcome Handle(const Call& call, const v1::ListEventsRequest& request, v1::ListE
     more = true;
     break;
   }
+  for (const std::string& one : events->unread) response->add_unread(Shown(one));
   if (newest) {
     std::reverse(response->mutable_events()->pointer_begin(), response->mutable_events()->pointer_end());
   } else {

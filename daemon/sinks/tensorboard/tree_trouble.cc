@@ -1,6 +1,7 @@
 // What a full disk and the cap cost, and how it is told.
 #include <utility>
 
+#include "daemon/model/counted.h"
 #include "daemon/sinks/tensorboard/tree.h"
 #include "shared/base/clock.h"
 
@@ -13,6 +14,10 @@ constexpr std::chrono::minutes kTroubleToldEvery{1};
 constexpr uint64_t kRoomShare = 64;  // of the cap: what must be free before a full one is over
 
 std::string Megabytes(uint64_t bytes) { return std::to_string(bytes >> 20) + " MB"; }
+
+std::string DroppedMeanwhile(uint64_t values) {
+  return Counted(values, "value") + " " + Were(values) + " dropped meanwhile";
+}
 
 }  // namespace
 
@@ -50,14 +55,12 @@ const char* TensorBoardTree::LacksRoom(uint64_t bytes, uint64_t samples) {
   }
   if (std::exchange(pause_.on, false)) {
     Report(Severity::kInfo, "tensorboard_resumed",
-           "there is room again for TensorBoard files; " + std::to_string(std::exchange(pause_.cost, 0)) +
-               " values were dropped meanwhile");
+           "there is room again for TensorBoard files; " + DroppedMeanwhile(std::exchange(pause_.cost, 0)));
   }
   if (room == TensorBoardSpace::Room::kThere) {
     if (std::exchange(cap_.on, false)) {
       Report(Severity::kInfo, "tensorboard_room",
-             "TensorBoard files have room again; " + std::to_string(std::exchange(cap_.cost, 0)) +
-                 " values were dropped meanwhile");
+             "TensorBoard files have room again; " + DroppedMeanwhile(std::exchange(cap_.cost, 0)));
     }
     return nullptr;
   }
@@ -87,8 +90,7 @@ void TensorBoardTree::TellRecovered() {
   disk_.on = false;
   if (!std::exchange(disk_.told, false)) return;
   Report(Severity::kInfo, "tensorboard_recovered",
-         "TensorBoard files can be written again; " + std::to_string(std::exchange(disk_.cost, 0)) +
-             " values were dropped meanwhile");
+         "TensorBoard files can be written again; " + DroppedMeanwhile(std::exchange(disk_.cost, 0)));
 }
 
 void TensorBoardTree::Report(Severity severity, const char* kind, std::string text) {

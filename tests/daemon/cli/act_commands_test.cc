@@ -261,6 +261,20 @@ TEST_F(WatchCommandTest, SeveralRunsAreToldApart) {
             "22:13:20  id-1 rank 0  step 1  loss = 0.5\n22:13:20  id-2 rank 1  step 1  accuracy = 0.5\n");
 }
 
+TEST_F(WatchCommandTest, ARunThatIsYetToComeIsWaitedForAndThatIsSaid) {
+  std::unique_ptr<Program> program = Spawn({"watch", "loss", "--run", "fashio", "--count", "1"});
+  v1::WatchRequest request;
+  ASSERT_TRUE(scripted_.WaitForWatch(&request));
+  EXPECT_EQ(request.filter().run(), "fashio");
+  v1::WatchResponse response = Response(1, {0.5});
+  *response.add_new_series() = MakeSeries(9, kRun, "", "", "loss");
+  scripted_.Push(response);
+  EXPECT_EQ(program->Wait(), 0);
+  EXPECT_THAT(program->out(), HasSubstr("loss = 0.5"));
+  EXPECT_EQ(program->err(),
+            "ikkuna: waiting for run 'fashio' to come: there is no run 'fashio'; did you mean 'fashion'?\n");
+}
+
 TEST_F(WatchCommandTest, TheEndOfTheDaemonIsAnError) {
   std::unique_ptr<Program> program = Spawn({"watch"});
   ASSERT_TRUE(scripted_.WaitForWatch());
@@ -281,7 +295,7 @@ TEST_F(WatchCommandTest, AReaderThatLosesSomethingIsTold) {
   EXPECT_EQ(program->Wait(), 0);
   EXPECT_EQ(program->err(),
             "ikkuna: 20 values were lost so far because this watch was read too slowly\n"
-            "ikkuna: 1 events were lost so far because this watch was read too slowly\n");
+            "ikkuna: 1 event was lost so far because this watch was read too slowly\n");
 }
 
 }  // namespace

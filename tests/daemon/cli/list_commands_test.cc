@@ -145,8 +145,8 @@ TEST_F(ListCommandsTest, EventsAreLines) {
   *scripted_.events[1].mutable_run() = kRun;
   scripted_.events[1].set_step(30);
   EXPECT_EQ(Out({"events"}),
-            "1970-01-01 00:00:01  info     started  The daemon started.  (daemon)\n"
-            "1970-01-01 00:00:02  error    non_finite  NaN in fc1.  (run id-1 rank 0 step 30)\n");
+            "1  1970-01-01 00:00:01  info     started  The daemon started.  (daemon)\n"
+            "2  1970-01-01 00:00:02  error    non_finite  NaN in fc1.  (run id-1 rank 0 step 30)\n");
   EXPECT_THAT(Out({"events", "--last", "1"}), Not(HasSubstr("started")));
   json events = json::parse(Out({"events", "--after", "1", "--run", "fashion", "--json"}));
   ASSERT_EQ(events.size(), 1u);
@@ -162,9 +162,43 @@ TEST_F(ListCommandsTest, TheLastEventsAreOneCall) {
   EXPECT_EQ(scripted_.events_calls(), 1u);
   EXPECT_EQ(json::parse(Out({"events", "--last", "0", "--json"})).size(), 2500u);
   EXPECT_EQ(json::parse(Out({"events", "--last", "1500", "--json"}))[0]["id"], 1001);
-  json after = json::parse(Out({"events", "--after", "10", "--last", "0", "--json"}));
-  EXPECT_EQ(after.size(), 2490u);
+  json after = json::parse(Out({"events", "--after", "10", "--json"}));
+  EXPECT_EQ(after.size(), 2490u) << "all of them, whatever is shown without an id";
   EXPECT_EQ(after[0]["id"], 11);
+  after = json::parse(Out({"events", "--after", "10", "--last", "2", "--json"}));
+  ASSERT_EQ(after.size(), 2u);
+  EXPECT_EQ(after[0]["id"], 2499);
+  EXPECT_EQ(json::parse(Out({"events", "--json"})).size(), 50u);
+}
+
+TEST_F(ListCommandsTest, EventsStandInTheOrderOfTheirIdsWhichEachLineBeginsWith) {
+  // The last two are of a run that was imported: they happened first.
+  for (const uint64_t id : {9, 10, 11, 12}) {
+    scripted_.events.push_back(MakeEvent(id, v1::SEVERITY_INFO, "k", "t"));
+    scripted_.events.back().set_unix_ns(static_cast<int64_t>(id < 11 ? id : id - 10) * 1'000'000'000);
+  }
+  EXPECT_EQ(Out({"events"}),
+            " 9  1970-01-01 00:00:09  info     k  t  (daemon)\n"
+            "10  1970-01-01 00:00:10  info     k  t  (daemon)\n"
+            "11  1970-01-01 00:00:01  info     k  t  (daemon)\n"
+            "12  1970-01-01 00:00:02  info     k  t  (daemon)\n");
+  // As the daemon gives the last ones: by their times.
+  std::sort(scripted_.events.begin(), scripted_.events.end(),
+            [](const v1::Event& a, const v1::Event& b) { return a.unix_ns() < b.unix_ns(); });
+  json last = json::parse(Out({"events", "--last", "3", "--json"}));
+  ASSERT_EQ(last.size(), 3u);
+  EXPECT_EQ(last[0]["id"], 9);
+  EXPECT_EQ(last[2]["id"], 12);
+  EXPECT_EQ(json::parse(Out({"events", "--last", "0", "--json"}))[3]["id"], 12);
+  EXPECT_THAT(Out({"events", "--help"}), HasSubstr("in the order of their ids"));
+}
+
+TEST_F(ListCommandsTest, EventsThatCannotBeReadAreNamedOnce) {
+  for (uint64_t id = 1; id <= 1500; ++id) scripted_.events.push_back(MakeEvent(id, v1::SEVERITY_INFO, "k", "t"));
+  scripted_.unread_events = {"cannot read the events of 'bad'"};
+  Outcome outcome = Run({"events", "--after", "0", "--json"});
+  EXPECT_EQ(outcome.code, 0);
+  EXPECT_EQ(outcome.err, "ikkuna: left out: cannot read the events of 'bad'\n");
 }
 
 TEST_F(ListCommandsTest, WhyNamesReasons) {

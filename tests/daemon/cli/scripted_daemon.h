@@ -105,6 +105,7 @@ class ScriptedDaemon final : public v1::Monitor::Service {
   std::vector<KeptSeries> series;
   std::vector<v1::Module> modules;
   std::vector<v1::Event> events;
+  std::vector<std::string> unread_events;
   v1::ListMetricsResponse metrics;
   std::vector<v1::Subscriber> subscribers, replaced, kept;
   std::vector<std::string> warnings;
@@ -416,6 +417,7 @@ class ScriptedDaemon final : public v1::Monitor::Service {
     }
     for (size_t i = begin; i < end; ++i) *response->add_events() = found[i];
     response->set_more(end < found.size());
+    for (const std::string& one : unread_events) response->add_unread(one);
     return Check(*context);
   }
 

@@ -181,6 +181,27 @@ TEST_F(StatusTest, OrdinalsAreThoseOfTheLanguage) {
   }
 }
 
+TEST_F(StatusTest, OfOneThereIsNoPlural) {
+  v1::Sink* sink = scripted_.status.mutable_sinks(0);
+  sink->set_offered(1);
+  sink->set_waiting(1);
+  sink->set_events_dropped(1);
+  sink->set_failures(1);
+  scripted_.status.mutable_store()->set_runs(1);
+  scripted_.status.mutable_queue()->set_threads(1);
+  scripted_.status.mutable_queue()->set_waiting(1);
+  scripted_.status.mutable_queue()->set_memory_refused(1);
+  producer().mutable_accounting()->set_attempted(1);
+  producer().mutable_roots(0)->set_samples_seen(1);
+  producer().mutable_roots(0)->set_steps_due(1);
+  const std::string out = Out({"status"});
+  for (const char* text : {"store: 1 value = ", " 1 that waits (", "; 1 event dropped", "; failed 1 time\n",
+                           "1 file of runs", "1 thread at nice", "1 job waits;", "no room 1 time (",
+                           "1 record = ", "1 sample seen", "asked for 1 step, complete"}) {
+    EXPECT_THAT(out, HasSubstr(text));
+  }
+}
+
 TEST_F(StatusTest, AnIdentityThatDoesNotAddUpIsSaid) {
   producer().mutable_accounting()->set_killed(0);
   EXPECT_THAT(Out({"status"}), HasSubstr("(does not add up: 999)"));

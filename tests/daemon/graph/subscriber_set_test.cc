@@ -345,6 +345,22 @@ TEST_F(Set, WhatClientsSubscribedHasOwners) {
   EXPECT_TRUE(set.Export().empty());
 }
 
+TEST_F(Set, OneThatThrewAndIsAskedForAgainStaysThatOfWhoHadIt) {
+  ASSERT_TRUE(set.Add("loss", Source::kConfig).ok());
+  ASSERT_TRUE(set.Add("loss; max(weights)", Source::kClient, "uid:1").ok());
+  for (const auto& entry : set.Snapshot()) ASSERT_TRUE(set.SwitchOff(*entry));
+  ASSERT_TRUE(set.Add("loss; max(weights)", Source::kClient, "uid:2").ok());
+  const std::vector<SubscriberInfo> all = set.List();
+  ASSERT_EQ(all.size(), 2u);
+  for (const SubscriberInfo& one : all) {
+    EXPECT_FALSE(one.off);
+    EXPECT_THAT(one.owners, ElementsAre("uid:1", "uid:2"));
+  }
+  EXPECT_EQ(all[0].source, Source::kConfig) << "the configuration has it still";
+  EXPECT_EQ(all[1].source, Source::kClient);
+  EXPECT_EQ(set.Remove(Choice("weights_max"), "uid:2")->kept.size(), 1u);
+}
+
 TEST_F(Set, WhatIsPutBackKeepsItsNumberWhereThatIsFreeAndNoOtherEverGetsIt) {
   const std::vector<SavedSubscription> saved{{2, "mean(weights)", "uid:1"},
                                              {7, "max(weights)", "uid:1"},

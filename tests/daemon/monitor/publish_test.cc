@@ -180,6 +180,25 @@ TEST_F(PublishTest, WhatStandsInTheRunAlreadyIsItsMakers) {
   EXPECT_EQ(house_->Values("job", "bleu").size(), 2u);
 }
 
+TEST_F(PublishTest, ASubscriberMayNotTakeATopicThatAClientPublishedBeforeARestart) {
+  auto trainer = Trainer(temp_, "job");
+  Train(*trainer, 0, 3);
+  house_->Settled(*trainer);
+  Expect(Me(), To("job", {StepOf(1, "weights_max", 1.0)}));
+  Again();
+  trainer->Disconnect();
+  ASSERT_TRUE(trainer->Connect()) << trainer->reject();
+  house_->Settled(*trainer);
+  EXPECT_EQ(house_->Values("job", "weights_max").size(), 1u);
+  auto& subscribers = house_->monitor().subscribers;
+  const auto taken = subscribers.AddSubscribers(Operator(), "max(weights)");
+  ASSERT_FALSE(taken.ok());
+  EXPECT_EQ(taken.failure().reason, Reason::kTopicTaken);
+  EXPECT_THAT(taken.failure().text, HasSubstr("by " + Me().name));
+  EXPECT_TRUE(subscribers.AddSubscribers(Operator(), "max(weights, run=another)").ok());
+  Expect(Me(), To("job", {StepOf(2, "weights_max", 1.0)}));
+}
+
 // A look at some steps of a topic teaches nothing of its other series, which may have newer ones.
 TEST_F(PublishTest, WhatALookAtOneSeriesFindsOfAnotherIsNoWordOnItsNewestStep) {
   auto trainer = Trainer(temp_, "job");

@@ -118,14 +118,22 @@ TEST(MonitorRuns, NamesLatestAndDoubts) {
   EXPECT_THAT(typo.failure().hint, HasSubstr("fashion"));
   EXPECT_THAT(typo.failure().hint, testing::Not(HasSubstr("health")));
 
+  // A clock that was set back makes no run that is over the latest until it has come there again.
+  const int64_t later = UnixNs() + int64_t{3600} * 1'000'000'000;
+  house.Record({"ahead", 0, 0}, "fashion", later);
+  EXPECT_THAT(find({"latest"}), ElementsAre("third/0/0"));
+  EXPECT_THAT(find({"fashion"}), ElementsAre("job/1/0", "job/1/1", "job/0/0"));
+  house.Record({"goes-on", 0, 0}, "x", later, 1, ::getuid(), RunState::kRunning);
+  EXPECT_THAT(find({"latest"}), ElementsAre("goes-on/0/0")) << "it is there now";
+
   // What cannot be undone takes no name that leaves a doubt.
   const auto doubt = house.runs().DeleteRun(Operator(), {"fashion"});
   ASSERT_FALSE(doubt.ok());
   EXPECT_EQ(doubt.failure().reason, Reason::kAmbiguousRun);
-  EXPECT_EQ(doubt.failure().hint, "job, other");
+  EXPECT_EQ(doubt.failure().hint, "ahead, job, other");
   EXPECT_EQ(house.runs().DeleteRun(Operator(), {"latest"}).failure().reason, Reason::kBadField);
   EXPECT_EQ(house.runs().DeleteRun(Operator(), {}).failure().reason, Reason::kBadField);
-  EXPECT_EQ(house.runs().ListRuns({})->runs.size(), 5u);
+  EXPECT_EQ(house.runs().ListRuns({})->runs.size(), 7u);
 }
 
 TEST(MonitorRuns, OnlyWhatIsOverIsDeletedByWhoseItIs) {

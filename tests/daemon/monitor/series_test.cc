@@ -276,6 +276,32 @@ TEST(MonitorSeries, AWatchFromTheCursorOfAReadMissesNothing) {
   }
 }
 
+TEST(MonitorSeries, ARunThatIsYetToComeCanBeWatched) {
+  TempDirectory temp;
+  House house(temp);
+  house.Record({"there", 0, 0}, "old", 1);
+  const auto watch = [&](const std::string& name) {
+    SeriesFilter filter;
+    filter.run = name;
+    auto begun = house.series().Watch(filter, {});
+    EXPECT_TRUE(begun.ok()) << name;
+    return begun ? std::move(begun->watcher) : nullptr;
+  };
+  const std::unique_ptr<Watcher> by_id = watch("id-new"), by_name = watch("night");
+  ASSERT_TRUE(by_id && by_name);
+  house.Record({"there", 1, 0}, "old", 2, 5);
+  house.Record({"id-new", 0, 0}, "night", 3, 2);
+  house.Record({"id-newer", 0, 0}, "night", 4, 7);
+  house.Flush();
+  const auto values = [](Watcher& watcher) {
+    size_t all = 0;
+    for (const auto& update : watcher.Take(1000).updates) all += update->batch ? update->batch->values() : 0;
+    return all;
+  };
+  EXPECT_EQ(values(*by_id), 2u);
+  EXPECT_EQ(values(*by_name), 9u);
+}
+
 TEST(MonitorSeries, CursorsThatAreNoneAreRefused) {
   TempDirectory temp;
   House house(temp);
@@ -287,8 +313,8 @@ TEST(MonitorSeries, CursorsThatAreNoneAreRefused) {
   cursor = house.hub().Cursor();
   cursor.position += 1000;
   EXPECT_EQ(house.series().Watch(filter, cursor).failure().reason, Reason::kBadCursor);
-  filter.run = "nobody";
-  EXPECT_EQ(house.series().Watch(filter, {}).failure().reason, Reason::kNoSuchRun);
+  filter.run = kLatestRun;
+  EXPECT_EQ(house.series().Watch(filter, {}).failure().reason, Reason::kNoSuchRun) << "no name to wait for";
   filter.run.clear();
   std::vector<std::unique_ptr<Watcher>> many;
   while (many.size() < sinks::WatchHub::kWatchersMax) {

@@ -110,6 +110,39 @@ TEST_F(SubscribersTest, SurviveARestartWithOwnerRunAndNumber) {
   EXPECT_EQ(left->kept.size(), 1u) << "the operator asked for it too";
 }
 
+TEST_F(SubscribersTest, WhoLosesOneByAnothersHandIsTold) {
+  house_->Record({"mine", 0, 0}, "x", 1);
+  const auto told = [&] {
+    std::vector<std::string> texts;
+    const auto events = house_->monitor().events.ListEvents({});
+    EXPECT_TRUE(events.ok());
+    for (const Event& event : *events) {
+      if (event.kind == "subscription_removed") texts.push_back(event.text);
+    }
+    return texts;
+  };
+  const auto remove = [&](const Caller& caller, const std::string& topic) {
+    EXPECT_TRUE(subscribers().RemoveSubscribers(caller, {SubscriberChoice::By::kTopic, 0, topic}).ok()) << topic;
+  };
+  const auto add = [&](const Caller& caller, const std::string& text) {
+    const auto added = subscribers().AddSubscribers(caller, text);
+    EXPECT_TRUE(added.ok()) << text;
+    return added ? added->subscribers[0] : SubscriberInfo{};
+  };
+  add(Me(), "max(weights, run=mine)");
+  remove(Me(), "weights_max");
+  add(Operator(), "max(weights, run=mine)");
+  remove(Operator(), "weights_max");
+  EXPECT_THAT(told(), IsEmpty()) << "by their own hands";
+  const SubscriberInfo lost = add(Me(), "max(weights, run=mine)");
+  add(Operator(), "max(weights, run=mine)");
+  remove(Operator(), "weights_max");
+  EXPECT_THAT(told(), ElementsAre(lost.text + " (subscriber " + std::to_string(lost.id) + "), which " + Me().name +
+                                  " subscribed, is off since token unsubscribed topic 'weights_max'."));
+  remove(Operator(), "loss");
+  EXPECT_THAT(told(), ElementsAre(HasSubstr(Me().name), HasSubstr("which the daemon's operator subscribed")));
+}
+
 TEST_F(SubscribersTest, WarnOfModulesThatNobodyHas) {
   EXPECT_THAT(subscribers().AddSubscribers(Operator(), "min(weights, module=nothing)")->warnings, IsEmpty())
       << "nobody is connected: nothing can be said";

@@ -542,6 +542,12 @@ TEST_F(CallsTest, EventsComeFromAnIdOnwardsOrAreTheLast) {
   EXPECT_EQ(response.events(0).id(), 4u);
   EXPECT_EQ(response.events(1).id(), 5u);
   EXPECT_FALSE(response.more());
+  EXPECT_EQ(response.unread_size(), 0);
+  monitor_.unread_events = {"cannot read the events of 'bad'"};
+  ASSERT_TRUE(Call(&v1::Monitor::Stub::ListEvents, request, &response).ok());
+  EXPECT_EQ(response.events_size(), 2);
+  ASSERT_EQ(response.unread_size(), 1);
+  EXPECT_EQ(response.unread(0), "cannot read the events of 'bad'");
 }
 
 TEST_F(CallsTest, EventsWithLongTextsComeInSeveralAnswersAndTheNewestStayOfTheLast) {

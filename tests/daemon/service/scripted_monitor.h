@@ -89,6 +89,7 @@ class ScriptedMonitor final : public StatusMonitor,
   std::vector<SeriesInfo> series;
   std::vector<SeriesColumns> columns;  // of every read
   std::vector<Event> events;
+  std::vector<std::string> unread_events;
   std::vector<SubscriberInfo> subscribers;
   std::vector<SubscriberInfo> replaced;  // by what is subscribed, and back when it is removed
   std::vector<SubscriberInfo> kept;
@@ -224,10 +225,11 @@ class ScriptedMonitor final : public StatusMonitor,
     return Or(UnsubscribeAnswer{subscribers, kept, replaced});
   }
 
-  Answer<std::vector<Event>> ListEvents(const EventQuery& query) override {
+  Answer<EventList> ListEvents(const EventQuery& query) override {
     Keep(&last_events_, query);
     if (failure) return *failure;
-    std::vector<Event> found;
+    EventList found;
+    found.unread = unread_events;
     for (const Event& event : events) {
       if (event.id > query.after_id) found.push_back(event);
     }

@@ -163,10 +163,34 @@ TEST_F(StoreRefusalsTest, ListsOfARunThatCannotBeReadAreAnErrorAndNotEmpty) {
   EXPECT_FALSE(store_->ListEvents(events).ok());
   // Others are shown.
   EXPECT_EQ(store_->ListSeries({})->series.size(), 41u);
-  EXPECT_FALSE(store_->ListEvents({})->empty());
+  const auto listed = store_->ListEvents({});
+  ASSERT_TRUE(listed.ok());
+  EXPECT_FALSE(listed->empty());
+  ASSERT_EQ(listed->unread.size(), 1u) << "and the one that is not is named";
+  EXPECT_NE(listed->unread[0].find("'bad'"), std::string::npos) << listed->unread[0];
   locker.reset();
+  EXPECT_TRUE(store_->ListEvents({})->unread.empty());
   EXPECT_EQ(store_->ListSeries(series)->series.size(), 41u);
   EXPECT_FALSE(store_->ListEvents(events)->empty());
+}
+
+TEST_F(StoreRefusalsTest, EventsThatAreBrokenAreNamedWithoutADaemonToo) {
+  TwoRuns();
+  sqlite3* db = nullptr;
+  ASSERT_EQ(sqlite3_open(file({"bad", 0, 0}).c_str(), &db), SQLITE_OK);
+  ASSERT_EQ(sqlite3_exec(db, "UPDATE event SET sum = sum + 1", nullptr, nullptr, nullptr), SQLITE_OK);
+  ASSERT_GT(sqlite3_changes(db), 0);
+  sqlite3_close(db);
+  auto all = StoredRuns::Open(dir_.path() + "/data");
+  ASSERT_TRUE(all.ok()) << all.error().text;
+  const auto events = (*all)->ListEvents({});
+  ASSERT_TRUE(events.ok()) << events.error().text;
+  EXPECT_FALSE(events->empty()) << "others are shown";
+  ASSERT_EQ(events->unread.size(), 1u);
+  EXPECT_NE(events->unread[0].find("bad"), std::string::npos) << events->unread[0];
+  EventQuery bad;
+  bad.filter.run = "bad";
+  EXPECT_FALSE((*all)->ListEvents(bad).ok());
 }
 
 }  // namespace
