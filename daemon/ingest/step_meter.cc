@@ -62,13 +62,13 @@ double StepMeter::StepsPerSecond(size_t root_index) const {
          (static_cast<double>(to.time_ns - from.time_ns) * 1e-9);
 }
 
-// A window of which neither half has far fewer steps than the other.
+// A window of which neither half has far fewer steps than the other, nor its end fewer than the whole.
 bool StepMeter::TrainsThroughout(size_t root_index) const {
   const auto step = [&](size_t point) { return points_[point].step[root_index]; };
   const size_t middle = points_.size() / 2, end = points_.size() - 1;
-  if (step(0) > step(middle) || step(middle) >= step(end)) return false;
-  const uint64_t first = step(middle) - step(0), second = step(end) - step(middle);
-  return std::max(first, second) <= 2 * std::min(first, second) + 1;
+  if (step(0) > step(middle) || step(middle) > step(end - 1) || step(end - 1) >= step(end)) return false;
+  const uint64_t first = step(middle) - step(0), second = step(end) - step(middle), last = step(end) - step(end - 1);
+  return std::max(first, second) <= 2 * std::min(first, second) + 1 && 2 * last * end >= first + second;
 }
 
 double StepMeter::UsualStepsPerSecond(size_t root_index) const {
