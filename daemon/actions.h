@@ -2,7 +2,7 @@
 // asking all ranks of a run takes seconds, which an ingest thread does not have. What came of it is an event.
 //
 // Owner: the daemon. Thread rule: Take from any thread, it never waits. Stop order: End
-// before ingest stops, which it asks; the object after ingest, whose graphs tell it.
+// before ingest stops, which it asks; the object after ingest, jobs and queue, whose subscribers tell it.
 #pragma once
 
 #include <condition_variable>

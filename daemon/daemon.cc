@@ -143,6 +143,8 @@ Status Daemon::OpenSinks() {
 }
 
 void Daemon::StartGraph() {
+  actions_ = std::make_unique<Actions>([this](const RunKey& run, const Action& action) { return Act(run, action); },
+                                       [this](Event event) { sinks_.Offer(std::move(event)); });
   memory_ = std::make_unique<graph::MemoryBudget>(config_.memory_mb * kMiB);
   queue_ = std::make_unique<graph::WorkQueue>(
       config_.threads == 0 ? graph::WorkQueue::DefaultThreads() : config_.threads, config_.nice);
@@ -158,12 +160,13 @@ void Daemon::StartGraph() {
     store_->SaveProducer(status);
   };
   parts.emit = [this](Batch batch) { sinks_.Offer(std::make_shared<const Batch>(std::move(batch))); };
+  parts.act = [this](const Run& run, const Event& event, const Action& action) {
+    actions_->Take(run.key(), event, action);
+  };
   jobs_ = std::make_unique<graph::JobGraphs>(std::move(parts));
 }
 
 void Daemon::StartIngest(const std::string& version) {
-  actions_ = std::make_unique<Actions>([this](const RunKey& run, const Action& action) { return Act(run, action); },
-                                       [this](Event event) { sinks_.Offer(std::move(event)); });
   graph::GraphParts parts;
   parts.subscribers = &subscribers_;
   parts.queue = queue_.get();
@@ -308,10 +311,10 @@ Status Daemon::Stop() {
     door_->ingest = nullptr;
   }
   ingest_.reset();
-  actions_.reset();
   control_.reset();
   jobs_.reset();
   queue_.reset();
+  actions_.reset();
   sinks_.Close();
   // One that did not come so far has not all of its sinks.
   if (counted) kept_counters_->Save(sinks_.Export());

@@ -103,9 +103,9 @@ class Daemon {
   bool subscribed_all_ = true;  // of config_; else the next Reload tries again, whether that has changed or not
   std::unique_ptr<KeptSubscriptions> kept_subscriptions_;
   std::unique_ptr<graph::MemoryBudget> memory_;
+  std::unique_ptr<Actions> actions_;
   std::unique_ptr<graph::WorkQueue> queue_;
   std::unique_ptr<graph::JobGraphs> jobs_;
-  std::unique_ptr<Actions> actions_;
   std::unique_ptr<ingest::Ingest> ingest_;
   std::unique_ptr<ingest::Control> control_;
   std::unique_ptr<CoreMonitor> core_;

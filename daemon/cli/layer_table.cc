@@ -1,9 +1,12 @@
 #include "daemon/cli/layer_table.h"
 
 #include <algorithm>
+#include <functional>
 #include <map>
 #include <set>
 #include <tuple>
+
+#include "daemon/cli/samples.h"
 
 namespace ikkuna::cli {
 namespace {
@@ -37,7 +40,8 @@ using RowKey = std::tuple<std::string, std::string>;  // root, module
 
 }  // namespace
 
-LayerTable MakeLayerTable(const std::vector<v1::SeriesSummary>& series, const std::vector<v1::Module>& modules) {
+LayerTable MakeLayerTable(const std::vector<v1::SeriesSummary>& series, const std::vector<v1::Module>& modules,
+                          const LastFlags& flags) {
   std::set<ColumnKey> columns;
   std::map<RowKey, std::map<std::string, std::map<ColumnKey, LayerRow::Cell>>> cells;  // row, param, column
   std::map<RowKey, std::string> types;
@@ -51,7 +55,9 @@ LayerTable MakeLayerTable(const std::vector<v1::SeriesSummary>& series, const st
     ColumnKey column{topic->kind, StatisticRank(topic->statistic), topic->statistic};
     RowKey row{key.root(), key.module()};
     columns.insert(column);
-    cells[row][key.param()][column] = {summary.last_step(), summary.last()};
+    const auto flagged = flags.find(summary.series().id());
+    cells[row][key.param()][column] = {summary.last_step(), summary.last(),
+                                       flagged == flags.end() ? 0 : flagged->second};
     types[row] = summary.series().module_type();
     order.push_back(row);
     table.last_step = std::max(table.last_step, summary.last_step());
@@ -102,7 +108,11 @@ std::string LayerTableText(const LayerTable& table, const Terminal& terminal, si
     for (const std::optional<LayerRow::Cell>& cell : row.cells) cells.push_back(cell ? ShortNumber(cell->value) : "");
     text.Add(std::move(cells));
   }
-  return text.Text(terminal, rows_max);
+  FlagNotes notes;
+  for (const LayerRow& row : table.rows) {
+    for (const std::optional<LayerRow::Cell>& cell : row.cells) notes.Add(cell ? cell->flags : 0);
+  }
+  return text.Text(terminal, rows_max) + notes.Text();
 }
 
 Json LayerTableJson(const LayerTable& table) {
@@ -112,12 +122,52 @@ Json LayerTableJson(const LayerTable& table) {
     for (size_t i = 0; i < row.cells.size(); ++i) {
       if (!row.cells[i]) continue;
       json[table.columns[i].kind][table.columns[i].statistic] = {{"step", row.cells[i]->step},
-                                                                 {"value", ToJson(row.cells[i]->value)}};
+                                                                 {"value", ToJson(row.cells[i]->value)},
+                                                                 {"flags", FlagWords(row.cells[i]->flags)}};
     }
     rows.push_back(std::move(json));
   }
   return rows;
 }
+
+namespace {
+
+// A summary has no flags: the last steps are read, each by itself. Where series end at more steps than that, those that
+// ended earliest are shown without.
+constexpr size_t kStepsReadMax = 16;
+
+Result<LastFlags> ReadLastFlags(Client& client, const v1::Run& run, const SeriesChoice& choice,
+                                const std::vector<v1::SeriesSummary>& series) {
+  std::map<uint64_t, std::set<uint32_t>, std::greater<>> last;  // ids by step
+  for (const v1::SeriesSummary& summary : series) {
+    const v1::SeriesKey& key = summary.series().key();
+    if (!Parse(key.topic()) || key.module().empty() || !summary.has_last()) continue;
+    last[summary.last_step()].insert(summary.series().id());
+  }
+  RunLine line;
+  line.run = run;
+  line.attempts = {run.key().attempt()};
+  SampleQuery query;
+  query.series = choice;
+  query.types = {v1::VALUE_TYPE_NUMBER};
+  LastFlags flags;
+  size_t steps_read = 0;
+  for (const auto& [step, ids] : last) {
+    if (++steps_read > kStepsReadMax) break;
+    query.steps.from = query.steps.to = step;
+    Status read = ReadSamples(client, line, query, [&](const v1::Columns& columns) -> Result<bool> {
+      if (!ids.contains(columns.series().id())) return true;
+      for (const uint32_t of_one : columns.flags()) {
+        if (of_one != 0) flags[columns.series().id()] |= of_one;
+      }
+      return true;
+    });
+    if (!read) return read.error();
+  }
+  return flags;
+}
+
+}  // namespace
 
 Result<LayerTable> ReadLayerTable(Client& client, const v1::Run& run, const SeriesChoice& choice) {
   Result<std::vector<v1::SeriesSummary>> series = client.ListSeries(FilterOf(run, choice, ""));
@@ -128,7 +178,9 @@ Result<LayerTable> ReadLayerTable(Client& client, const v1::Run& run, const Seri
   request.set_rank(run.key().rank());
   Result<std::vector<v1::Module>> modules = client.ListModules(request);
   if (!modules) return modules.error();
-  return MakeLayerTable(*series, *modules);
+  Result<LastFlags> flags = ReadLastFlags(client, run, choice, *series);
+  if (!flags) return flags.error();
+  return MakeLayerTable(*series, *modules, *flags);
 }
 
 }  // namespace ikkuna::cli

@@ -77,7 +77,7 @@ std::string TitleOf(const PlotArguments& options, const std::vector<RunLine>& li
 
 // Reads the values of all lines, as many series as can be drawn.
 Result<std::vector<Line>> ReadLines(Client& client, const std::vector<RunLine>& run_lines, const PlotArguments& options,
-                                    const std::string& x) {
+                                    const std::string& x, FlagNotes* notes) {
   std::vector<Line> lines;
   // What is smoothed is read whole: the mean of extremes is no mean.
   SampleQuery query = options.query;
@@ -104,6 +104,7 @@ Result<std::vector<Line>> ReadLines(Client& client, const std::vector<RunLine>& 
         lines.emplace_back(std::move(name), drawn, std::max(1u, options.smooth));
       }
       Line& line = lines[at->second];
+      notes->Add(columns);
       for (size_t i = 0; i < SizeOf(columns); ++i) {
         const double place = XOf(columns, i, x, &start_unix_ns), value = At(columns.numbers(), i);
         line.any_above_zero = line.any_above_zero || place > 0;
@@ -132,7 +133,8 @@ Result<int> RunPlot(Context& context, const PlotArguments& options) {
   }
   // The step of the daemon's own series is a second since 1970.
   const std::string x = !options.x.empty() ? options.x : matching->own ? "time" : "step";
-  Result<std::vector<Line>> lines = ReadLines(**client, *run_lines, options, x);
+  FlagNotes notes;
+  Result<std::vector<Line>> lines = ReadLines(**client, *run_lines, options, x, &notes);
   if (!lines) return lines.error();
   const bool counted = std::any_of(lines->begin(), lines->end(), [](const Line& line) { return line.any_above_zero; });
   if (x == "samples" && !counted) {
@@ -156,6 +158,7 @@ Result<int> RunPlot(Context& context, const PlotArguments& options) {
   plot.ascii = plot.ascii || !context.terminal.utf8;
   Print(Paint(context.terminal, Colour::kBold, PlainText(options.topic)) + TitleOf(options, *run_lines) + "\n");
   Print(DrawPlot(drawn, plot, context.terminal));
+  Print(notes.Text());
   if (matching->numbers > kMaxLines) {
     Print("The first " + std::to_string(kMaxLines) + " of " + std::to_string(matching->numbers) +
           " series; --module and --rank pick others.\n");

@@ -1,6 +1,7 @@
 #include "daemon/cli/samples.h"
 
 #include "daemon/cli/terminal.h"
+#include "daemon/model/counted.h"
 
 namespace ikkuna::cli {
 
@@ -45,6 +46,35 @@ Json FlagWords(uint32_t flags) {
     if ((flags & bit) != 0) words.push_back(EnumWord(*v1::SampleFlag_descriptor(), static_cast<int>(bit)));
   }
   return words;
+}
+
+void FlagNotes::Add(const v1::Columns& columns) {
+  thinned_ = thinned_ || columns.thinned();
+  for (const uint32_t flags : columns.flags()) Add(flags);
+}
+
+void FlagNotes::Add(uint32_t flags) {
+  thinned_ = thinned_ || (flags & v1::SAMPLE_FLAG_THINNED) != 0;
+  flags &= ~static_cast<uint32_t>(v1::SAMPLE_FLAG_THINNED);
+  if (flags == 0) return;
+  ++values_;
+  for (uint32_t bit = 1; bit != 0 && bit <= flags; bit <<= 1) {
+    if ((flags & bit) != 0) ++by_flag_[bit];
+  }
+}
+
+std::string FlagNotes::Text() const {
+  std::string text;
+  if (values_ != 0) {
+    std::string names;
+    for (const auto& [flag, count] : by_flag_) {
+      names += (names.empty() ? "" : ", ") + FlagsText(flag, "") + (by_flag_.size() > 1 ? " " + Count(count) : "");
+    }
+    text += Count(values_) + " of these values " + (values_ == 1 ? "has a flag" : "have flags") + ": " + names +
+            "; 'ikkuna read' shows which.\n";
+  }
+  if (thinned_) text += "Some of these steps were thinned away to keep to the store's maximum.\n";
+  return text;
 }
 
 std::string ExactValue(const v1::Columns& columns, size_t i) {

@@ -3,7 +3,9 @@
 // Thread rule: functions without state.
 #pragma once
 
+#include <cstdint>
 #include <functional>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -38,6 +40,20 @@ std::string FlagsText(uint32_t flags, const char* separator);
 
 // The same as an array.
 Json FlagWords(uint32_t flags);
+
+// What is said below values that are shown without their flags.
+class FlagNotes {
+ public:
+  void Add(const v1::Columns& columns);
+  void Add(uint32_t flags);  // of one value
+  // A line each; empty: there is nothing to say.
+  std::string Text() const;
+
+ private:
+  uint64_t values_ = 0;                   // with flags other than thinned
+  std::map<uint32_t, uint64_t> by_flag_;  // of these
+  bool thinned_ = false;
+};
 
 // Of any value, for a machine: the number with every digit, the text, a histogram or a tensor as JSON.
 std::string ExactValue(const v1::Columns& columns, size_t i);

@@ -14,7 +14,7 @@ namespace {
 
 constexpr int kPlotHeight = 8;
 constexpr uint32_t kPlotPoints = 400;
-constexpr size_t kOtherLines = 28;  // of status, plot and headings: the layers get the rest of the screen
+constexpr size_t kOtherLines = 32;  // of status, plot and headings: the layers get the rest of the screen
 
 volatile std::sig_atomic_t ended = 0;
 void End(int) { ended = 1; }
@@ -29,9 +29,11 @@ Result<std::string> LossText(Context& context, Client& client, const v1::Run& ru
   query.points = kPlotPoints;
   query.types = {v1::VALUE_TYPE_NUMBER};
   std::vector<PlotSeries> lines;
+  FlagNotes notes;
   Status done = ReadSamples(client, line, query, [&](const v1::Columns& columns) -> Result<bool> {
     const std::string name = SeriesName(columns.series().key());
     if (lines.empty() || lines.back().name != name) lines.push_back({name, {}});
+    notes.Add(columns);
     for (size_t i = 0; i < SizeOf(columns); ++i) {
       lines.back().points.emplace_back(static_cast<double>(At(columns.steps(), i)), At(columns.numbers(), i));
     }
@@ -43,7 +45,7 @@ Result<std::string> LossText(Context& context, Client& client, const v1::Run& ru
   plot.width = std::max(20, std::min(context.terminal.columns - 14, 100));
   plot.height = kPlotHeight;
   plot.ascii = !context.terminal.utf8;
-  return DrawPlot(lines, plot, context.terminal) + "\n";
+  return DrawPlot(lines, plot, context.terminal) + notes.Text() + "\n";
 }
 
 Result<std::string> Frame(Context& context, Client& client, const RunChoice& choice) {

@@ -118,8 +118,10 @@ class Printer {
     }
     std::string where;
     if (several_runs_) where = PlainText(step.run().run_id()) + " " + RankText(step.run().rank()) + "  ";
+    const std::string special = FlagsText(step.flags() | flags, " ");
     Print(LocalTime(step.unix_ns()).substr(11) + "  " + where + "step " + Count(step.step()) + "  " +
-          SeriesName(series.key()) + " = " + Paint(terminal_, Colour::kBold, ShortValue(value)) + "\n");
+          SeriesName(series.key()) + " = " + Paint(terminal_, Colour::kBold, ShortValue(value)) +
+          (special.empty() ? "" : "  " + special) + "\n");
   }
 
   static std::string ValueJson(const v1::StepValues& step, const v1::Series& series, const v1::Value& value,

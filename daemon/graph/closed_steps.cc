@@ -44,4 +44,13 @@ EventFilter::Answer EventFilter::Ask(uint64_t subscriber, uint16_t root, uint16_
   return {true, std::exchange(last.suppressed, 0)};
 }
 
+std::string SuppressedText(uint64_t suppressed) {
+  if (suppressed == 0) return {};
+  return " (" + std::to_string(suppressed) + " more since the last of these were not shown)";
+}
+
+std::string RefusedText(const Action& action) {
+  return "; it asks for " + std::string(ActionTypeName(action.type)) + ", which this daemon does not do";
+}
+
 }  // namespace ikkuna::graph

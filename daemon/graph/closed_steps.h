@@ -1,7 +1,7 @@
 // ClosedSteps: which steps of one (root, tag) were closed, so that a trainer that counts anew is noticed. EventFilter:
 // which events of rules are shown.
 //
-// Owner: the graph, on its one thread.
+// Owner: the graph or a node of a job. Thread rule: one thread at a time.
 #pragma once
 
 #include <bitset>
@@ -41,8 +41,8 @@ class ClosedSteps {
 
 class EventFilter {
  public:
-  // An event of one rule comes at most once in so many steps of a root: a network full of NaN stays so. One that asks
-  // for something (an action) is held back by its own likes only.
+  // An event of one rule comes at most once in so many steps of a root (of a job: of a timeline): a network full of NaN
+  // stays so. One that asks for something (an action) is held back by its own likes only.
   static constexpr uint64_t kEverySteps = 100;
 
   struct Answer {
@@ -60,5 +60,9 @@ class EventFilter {
   static constexpr size_t kMaxKinds = 65'536;
   std::map<std::tuple<uint64_t, uint16_t, uint16_t, std::string>, Last> last_;
 };
+
+// What the text of an event ends with.
+std::string SuppressedText(uint64_t suppressed);
+std::string RefusedText(const Action& action);  // where nobody does what events ask for
 
 }  // namespace ikkuna::graph

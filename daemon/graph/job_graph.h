@@ -2,8 +2,8 @@
 // what its rank has for a step; when all have (JobSteps), the subscriber runs once, and its results go to the run's
 // timeline of all ranks (kAllRanks).
 //
-// Owner: the daemon, one for all graphs, which it outlives. Thread rule: every method from any thread; `emit` and
-// `open` are called from any thread too. What a subscriber throws switches it off, and harms no rank.
+// Owner: the daemon, one for all graphs, which it outlives. Thread rule: every method from any thread; `emit`, `act`
+// and `open` are called from any thread too. What a subscriber throws switches it off, and harms no rank.
 #pragma once
 
 #include <cstdint>
@@ -18,6 +18,7 @@
 #include "daemon/graph/subscriber_entry.h"
 #include "daemon/graph/work_queue.h"
 #include "daemon/model/batch.h"
+#include "metrics/event.h"
 
 namespace ikkuna::graph {
 
@@ -34,6 +35,8 @@ struct JobParts {
   // No rank of it is there any more, and all its results are out. It may be opened again.
   std::function<void(const Run& run)> close = nullptr;
   std::function<void(Batch)> emit;
+  // As GraphParts has it; `run` is that of all ranks.
+  std::function<void(const Run& run, const Event& event, const Action& action)> act = nullptr;
   uint64_t deadline_ns = JobSteps::kDefaultDeadlineNs;
 };
 

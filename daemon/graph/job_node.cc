@@ -71,8 +71,12 @@ class JobNode::StepOfJob final : public metrics::Results {
   }
   void Raise(Severity severity, std::string text, std::optional<Action> action) override {
     std::lock_guard lock(mutex_);
-    if (action) text += "; it asks for " + std::string(ActionTypeName(action->type)) + ", which no job rule does yet";
+    const EventFilter::Answer answer = node_->AskForEvent(batch_.stamp, action ? &*action : nullptr);
+    if (!answer.shown) return node_->entry_->Count(MissReason::kSuppressed, 1);
+    text += SuppressedText(answer.suppressed);
+    if (action && !node_->parts_.act) text += RefusedText(*action);
     Say(severity, std::string(node_->entry_->subscription.descriptor->name), std::move(text));
+    if (action && node_->parts_.act) node_->parts_.act(*node_->run_, batch_.events.back(), *action);
   }
   void Incomplete() override { node_->entry_->Count(MissReason::kIncomplete, 1); }
   bool cancelled() const override { return node_->entry_->ended(); }
@@ -208,6 +212,11 @@ metrics::Subject JobNode::SubjectOf(const JobInput& input) {
     at->second = static_cast<uint32_t>(slots_.size());
   }
   return {at->second, 0};
+}
+
+EventFilter::Answer JobNode::AskForEvent(const StepStamp& stamp, const Action* action) {
+  std::lock_guard lock(mutex_);
+  return filter_.Ask(entry_->id, stamp.timeline, 0, stamp.step, action);
 }
 
 void JobNode::Do(JobStep& step, const std::shared_ptr<StepOfJob>& results) {

@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "daemon/graph/closed_steps.h"
 #include "daemon/graph/job_graph.h"
 #include "daemon/graph/job_steps.h"
 #include "daemon/graph/subscriber_entry.h"
@@ -51,6 +52,7 @@ class JobNode : public std::enable_shared_from_this<JobNode> {
   void Take(JobStep step);
   void Run(std::shared_ptr<JobStep> step);
   metrics::Subject SubjectOf(const JobInput& input);
+  EventFilter::Answer AskForEvent(const StepStamp& stamp, const Action* action);
   void Do(JobStep& step, const std::shared_ptr<StepOfJob>& results);
   void NameMissing(const JobStep& step, Batch& batch);
 
@@ -64,6 +66,7 @@ class JobNode : public std::enable_shared_from_this<JobNode> {
   // Guarded by mutex_.
   std::map<std::pair<std::string, std::string>, uint32_t> numbers_;
   std::vector<Slot> slots_;  // [i] has the number i + 1
+  EventFilter filter_;
   // Used by one call after another: JobSteps gives one at a time, and so does a lane.
   std::unique_ptr<metrics::Subscriber> subscriber_;
   std::vector<std::string> missing_before_;

@@ -153,15 +153,12 @@ void StepRunner::TakeEvent(Severity severity, std::string text, std::optional<Ac
   event.severity = severity;
   event.run = context_.run->key();
   event.kind = node_->subscription().descriptor->name;
-  event.text = frame_->scene()->memory->root_name + ", " + std::move(text);
-  if (answer.suppressed != 0) {
-    event.text += " (" + std::to_string(answer.suppressed) + " more since the last of these were not shown)";
-  }
+  event.text = frame_->scene()->memory->root_name + ", " + std::move(text) + SuppressedText(answer.suppressed);
   event.step = frame_->step;
   if (action && context_.parts.act) {
     context_.parts.act(*context_.run, event, *action);
   } else if (action) {
-    event.text += "; it asks for " + std::string(ActionTypeName(action->type)) + ", which this daemon does not do";
+    event.text += RefusedText(*action);
   }
   ++given_;
   batch_->events.push_back(std::move(event));

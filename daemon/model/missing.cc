@@ -3,6 +3,8 @@
 #include <string>
 #include <utility>
 
+#include "daemon/model/counted.h"
+
 namespace ikkuna {
 
 std::string_view MissReasonName(MissReason reason) {
@@ -22,13 +24,13 @@ std::vector<Count> CountsOf(const MissCounts& missing) {
   return counts;
 }
 
-std::string_view UnrecordedText(std::string_view reason) {
+std::string UnrecordedText(std::string_view reason, uint64_t values) {
   static constexpr std::pair<std::string_view, std::string_view> kTexts[] = {
-      {"queue_full", "came faster than they could be written"},
+      {"queue_full", "came faster than could be written"},
       {"paused", "came while recording was paused, for want of room on the disk"},
       {"disk", "came while the disk took nothing"},
-      {"repeated", "were for steps that have a value already"},
-      {"no_series", "were of no series of their type"},
+      {"repeated", "were for a step that has a value already"},
+      {"no_series", "were of no series of that type"},
       {"refused", "were refused by the file"},
       {"failed", "made the store fail"},
       {"closed", "came when the store was being closed"},
@@ -36,9 +38,11 @@ std::string_view UnrecordedText(std::string_view reason) {
       {"file_broken", "were in a file that broke"},
   };
   for (const auto& [name, text] : kTexts) {
-    if (name == reason) return text;
+    if (name != reason) continue;
+    constexpr std::string_view kWere = "were ";
+    return text.starts_with(kWere) ? Were(values) + std::string(text.substr(kWere.size() - 1)) : std::string(text);
   }
-  return "were not kept, for a reason that this version does not know";
+  return Were(values) + " not kept, for a reason that this version does not know";
 }
 
 }  // namespace ikkuna

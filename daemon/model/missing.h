@@ -39,6 +39,6 @@ using MissCounts = std::array<uint64_t, kMissReasonCount>;
 std::vector<Count> CountsOf(const MissCounts& missing);
 
 // Why the store did not keep a value, as its drops are named; goes on from "7 values ".
-std::string_view UnrecordedText(std::string_view reason);
+std::string UnrecordedText(std::string_view reason, uint64_t values);
 
 }  // namespace ikkuna

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -42,6 +43,8 @@ struct ReadQuery {
   SeriesFilter filter;
   std::optional<uint64_t> step_min;
   std::optional<uint64_t> step_max;
+  std::map<RunKey, uint64_t> cut_from;  // runs of which only steps before this one are read
+  std::vector<ValueType> types;         // of series; empty: all
   uint32_t max_points = 0;  // of numbers, a series; 0: all; else each bucket's first, last, least and greatest stay
   bool oldest_first = false;  // the run that started first comes first; else last
 };

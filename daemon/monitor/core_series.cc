@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "daemon/monitor/line_reader.h"
+#include "daemon/monitor/overtaken.h"
 #include "daemon/monitor/run_names.h"
 
 namespace ikkuna {
@@ -40,16 +40,15 @@ Answer<ReadAnswer> CoreSeries::ReadSamples(const ReadOptions& options) {
   ReadAnswer answer;
   // Before the read: what comes while it goes on is told twice rather than never.
   if (parts_.watch_hub != nullptr) answer.cursor = parts_.watch_hub->Cursor();
-  std::map<RunKey, uint64_t> overtaken_from;
   if (options.merge_attempts) {
     Result<std::vector<RunInfo>> runs = parts_.recorded->FindRuns(query.filter.run);
     if (!runs) return runs.error();
-    overtaken_from = OvertakenFrom(*runs);
+    query.cut_from = OvertakenFrom(*runs);
     query.oldest_first = true;  // a line from its first step on
   }
   Result<std::unique_ptr<SeriesReader>> reader = parts_.recorded->Read(query);
   if (!reader) return reader.error();
-  answer.reader = std::make_unique<LineReader>(*std::move(reader), options.types, std::move(overtaken_from));
+  answer.reader = *std::move(reader);
   return answer;
 }
 

@@ -20,8 +20,7 @@ namespace ikkuna {
 
 struct ReadOptions {
   ReadQuery query;
-  bool merge_attempts = false;   // leaves out what a later attempt of the same line overtook
-  std::vector<ValueType> types;  // empty: all
+  bool merge_attempts = false;  // leaves out what a later attempt of the same line overtook
 };
 struct ReadAnswer {
   std::unique_ptr<SeriesReader> reader;

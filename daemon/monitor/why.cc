@@ -7,6 +7,7 @@
 #include <set>
 #include <utility>
 
+#include "daemon/model/counted.h"
 #include "daemon/model/names.h"
 #include "daemon/monitor/why_texts.h"
 #include "shared/codes.h"
@@ -96,25 +97,26 @@ class Explainer {
     for (const Count& drop : status.drops) {
       if (drop.count == 0) continue;
       Say(WhyReason::kDropped, {}, {}, {}, drop.count,
-          std::to_string(drop.count) + " messages were dropped (" + drop.reason +
+          Counted(drop.count, "message") + " " + Were(drop.count) + " dropped (" + drop.reason +
               "): " + std::string(DropText(drop.reason)));
     }
     if (status.lost_in_daemon + status.killed != 0) {
       Say(WhyReason::kLost, {}, {}, {}, status.lost_in_daemon + status.killed,
-          std::to_string(status.lost_in_daemon) +
-              " messages were lost with a daemon that ended before it had kept them, " + std::to_string(status.killed) +
+          Counted(status.lost_in_daemon, "message") + " " + Were(status.lost_in_daemon) +
+              " lost with a daemon that ended before it had kept them, " + std::to_string(status.killed) +
               " with a trainer that died over them");
     }
     for (const Count& miss : status.missing) {
       if (miss.reason == "void" && miss.count != 0) {
         Say(WhyReason::kDropped, {}, {}, {}, miss.count,
-            std::to_string(miss.count) + " messages are void: the probe failed while it wrote them");
+            Counted(miss.count, "message") + (miss.count == 1 ? " is" : " are") +
+                " void: the probe failed while it wrote them");
       }
       for (size_t i = 0; i < kMissReasonCount; ++i) {
         if (miss.count == 0 || miss.reason != MissReasonName(static_cast<MissReason>(i))) continue;
         Say(static_cast<WhyReason>(i), {}, {}, {}, miss.count,
-            std::to_string(miss.count) + " " + std::string(MissedThings(static_cast<MissReason>(i))) +
-                " of all subscribers were " + std::string(MissText(static_cast<MissReason>(i))));
+            Counted(miss.count, MissedThing(static_cast<MissReason>(i))) + " of all subscribers " + Were(miss.count) +
+                " " + std::string(MissText(static_cast<MissReason>(i))));
       }
     }
   }
@@ -127,7 +129,7 @@ class Explainer {
     for (const Count& count : input_.unrecorded) {
       if (count.count == 0) continue;
       Say(WhyReason::kUnrecorded, {}, {}, {}, count.count,
-          std::to_string(count.count) + " values of this run " + std::string(UnrecordedText(count.reason)));
+          Counted(count.count, "value") + " of this run " + UnrecordedText(count.reason, count.count));
     }
     uint64_t thinned = 0;
     for (const SeriesInfo& info : input_.series) {
@@ -138,17 +140,17 @@ class Explainer {
     }
     if (thinned == 0) return;
     Say(WhyReason::kCoarsened, {}, {}, {}, thinned,
-        std::to_string(thinned) +
-            " values were thinned away, the oldest first, so that the run fits into the store: see --store-max-mb");
+        Counted(thinned, "value") + " " + Were(thinned) +
+            " thinned away, the oldest first, so that the run fits into the store: see --store-max-mb");
   }
   // Of what is not there nobody knows whether it came, where values were not kept.
   void SayUnknown(std::string module, const std::string& name) {
     std::string of = module.empty() ? "" : " of '" + module + "'";
     Say(WhyReason::kUnrecorded, std::move(module), name, {}, 0,
         "no " + name + of +
-            (input_.paused && unrecorded_ == 0
-                 ? " is kept, and nothing is recorded now"
-                 : " is kept, and " + std::to_string(unrecorded_) + " values of this run were not recorded") +
+            (input_.paused && unrecorded_ == 0 ? " is kept, and nothing is recorded now"
+                                               : " is kept, and " + Counted(unrecorded_, "value") + " of this run " +
+                                                     Were(unrecorded_) + " not recorded") +
             ": whether any came is not known");
   }
   bool MayHaveCome() const { return unrecorded_ > 0 || (input_.paused && !IsDone()); }
@@ -193,9 +195,9 @@ class Explainer {
       for (size_t i = 0; i < kMissReasonCount; ++i) {
         if (asked.missing[i] == 0) continue;
         Say(static_cast<WhyReason>(i), {}, {}, asked.text, asked.missing[i],
-            "of '" + asked.text + "', over all runs, " + std::to_string(asked.missing[i]) + " " +
-                std::string(MissedThings(static_cast<MissReason>(i))) + " were " +
-                std::string(MissText(static_cast<MissReason>(i))));
+            "of '" + asked.text + "', over all runs, " +
+                Counted(asked.missing[i], MissedThing(static_cast<MissReason>(i))) + " " + Were(asked.missing[i]) +
+                " " + std::string(MissText(static_cast<MissReason>(i))));
       }
     }
   }

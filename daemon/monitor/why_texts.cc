@@ -13,10 +13,9 @@ constexpr Kind kDataKindList[] = {Kind::kWeights,       Kind::kBiases,         K
                                   Kind::kActivations,   Kind::kLayerGradients, Kind::kRawWeightGradients,
                                   Kind::kExpAvg,        Kind::kExpAvgSq,       Kind::kBuffers};
 
-constexpr std::string_view kWhatMissed[kMissReasonCount] = {"results", "results", "messages", "messages", "steps",
-                                                            "steps",   "values",  "steps",    "messages", "steps",
-                                                            "calls",   "values",  "events",   "messages", "steps",
-                                                            "results"};
+constexpr std::string_view kWhatMissed[kMissReasonCount] = {"result", "result",  "message", "message", "step", "step",
+                                                            "value",  "step",    "message", "step",    "call", "value",
+                                                            "event",  "message", "step",    "result"};
 
 bool IsWordEnd(std::string_view text, size_t at) { return at >= text.size() || text[at] == '_' || text[at] == '@'; }
 
@@ -163,23 +162,24 @@ std::string_view DropText(const std::string& reason) {
 std::string_view MissText(MissReason reason) {
   switch (reason) {
     case MissReason::kWithheld:
-      return "withheld, since a part of their messages would make a wrong number: the trainer dropped others (see what "
+      return "withheld, since a part of the messages would make a wrong number: the trainer dropped others (see what "
              "was dropped), a call of the module is missing in the step, or a pass of the step was under way when the "
              "daemon or the subscriber came, which needs nothing done";
     case MissReason::kIncomplete:
-      return "incomplete: a part of what they are made of never came";
+      return "incomplete: a part of what goes in never came";
     case MissReason::kNoTensor:
       return "not computed: the message came as statistics, the tensor itself was too large for the arena; raise "
              "IKKUNA_ARENA_MB";
     case MissReason::kUnnamed:
-      return "not used: they bear an id without a name";
+      return "not used: the id has no name";
     case MissReason::kDiscarded:
-      return "given up: their beginning was not seen, or their end was lost";
+      return "given up: the beginning was not seen, or the end was lost";
     case MissReason::kSilent:
-      return "given up: nothing came of them for too long";
+      return "given up: nothing came for too long";
     case MissReason::kRepeated:
-      return "refused, and those that came first stay: a step of the same number was closed before; let the trainer go on "
-             "counting, attach it with a start step, or give it a run of its own; a second evaluation at one step takes "
+      return "refused, and what came first stays: a step of the same number was closed before; let the trainer go on "
+             "counting, attach it with a start step, or give it a run of its own; a second evaluation at one step "
+             "takes "
              "a tag of its own";
     case MissReason::kQueueFull:
       return "dropped for newer ones: the subscriber is slower than the trainer; give it a larger subsample";
@@ -190,23 +190,24 @@ std::string_view MissText(MissReason reason) {
     case MissReason::kThrew:
       return "lost: the subscriber threw, and was switched off; see 'ikkuna events'";
     case MissReason::kRefused:
-      return "refused: of another type than their series, or the catalogue of series is full";
+      return "refused: of another type than the series, or the catalogue of series is full";
     case MissReason::kSuppressed:
-      return "not repeated: they came soon after one of the same rule";
+      return "not repeated so soon after one of the same rule";
     case MissReason::kNoStep:
-      return "discarded: no step was made of their pass. The trainer skipped that batch (no backward pass reached it), "
-             "which needs nothing done; or the first message of the pass or the end of its step was dropped (see what was "
+      return "discarded: no step was made of the pass. The trainer skipped that batch (no backward pass reached it), "
+             "which needs nothing done; or the first message of the pass or the end of its step was dropped (see what "
+             "was "
              "dropped); or it waited for a step too long, took too much (then 'ikkuna events' has passes_overflow), or "
              "began before the daemon or its subscribers came";
     case MissReason::kLate:
-      return "late: this rank closed them so long after the others that what is of all ranks went without it; see "
+      return "late: closed by this rank so long after the others that what is of all ranks went without it; see "
              "whether its process was stopped, or is slow";
     case MissReason::kFailed:
-      return "lost: the daemon could not hand them on, most likely for want of memory";
+      return "lost: the daemon could not go on with it, most likely for want of memory";
   }
   return "missing";
 }
 
-std::string_view MissedThings(MissReason reason) { return kWhatMissed[static_cast<size_t>(reason)]; }
+std::string_view MissedThing(MissReason reason) { return kWhatMissed[static_cast<size_t>(reason)]; }
 
 }  // namespace ikkuna

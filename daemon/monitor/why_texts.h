@@ -40,7 +40,7 @@ std::string_view NoneCameText(Kind kind);
 std::string_view DropText(const std::string& reason);
 // What became of it and what helps; goes on from "7 values were ".
 std::string_view MissText(MissReason reason);
-// What is counted under the reason: "values", "steps", ...
-std::string_view MissedThings(MissReason reason);
+// What is counted under the reason: "value", "step", ...
+std::string_view MissedThing(MissReason reason);
 
 }  // namespace ikkuna

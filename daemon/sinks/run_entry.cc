@@ -245,10 +245,12 @@ std::vector<SeriesInfo> MatchSeries(const RunSnapshot& snapshot, std::vector<Ser
   return found;
 }
 
-SeriesToRead ToRead(std::shared_ptr<const RunSnapshot> run, std::vector<SeriesTally> tallies, const SeriesFilter& filter) {
+SeriesToRead ToRead(std::shared_ptr<const RunSnapshot> run, std::vector<SeriesTally> tallies, const ReadQuery& query) {
   SeriesToRead what{std::move(run), {}};
   const std::vector<SeriesTally> committed = tallies;
-  for (SeriesInfo& info : MatchSeries(*what.run, std::move(tallies), filter, 0, SIZE_MAX)) {
+  for (SeriesInfo& info : MatchSeries(*what.run, std::move(tallies), query.filter, 0, SIZE_MAX)) {
+    const ValueType type = info.series->traits.type;
+    if (!query.types.empty() && std::find(query.types.begin(), query.types.end(), type) == query.types.end()) continue;
     const uint32_t id = info.series->id;
     what.series.push_back({std::move(info.series), id <= committed.size() ? committed[id - 1].count : 0, info.thinned});
   }

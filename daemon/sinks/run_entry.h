@@ -156,9 +156,8 @@ struct SeriesToRead {
   };
   std::vector<One> series;
 };
-// Series of the run that the filter matches, with what is known of them.
-SeriesToRead ToRead(std::shared_ptr<const RunSnapshot> run, std::vector<SeriesTally> tallies,
-                    const SeriesFilter& filter);
+// Series of the run that the question is about, with what is known of them.
+SeriesToRead ToRead(std::shared_ptr<const RunSnapshot> run, std::vector<SeriesTally> tallies, const ReadQuery& query);
 // The runs to read, one after another, each looked at when the reader comes to it: nobody holds what all runs have in
 // memory. None: that was all. An error is that of one run.
 using NextToRead = std::function<Result<std::optional<SeriesToRead>>()>;

@@ -199,7 +199,9 @@ bool RunWriter::IsRepeated(uint32_t series, Admitted& admitted, const StepStamp&
   auto one = [what = std::optional<SeriesToRead>({snapshot, {{found}}})]() mutable -> Result<std::optional<SeriesToRead>> {
     return std::exchange(what, std::nullopt);
   };
-  const auto reader = MakeReader(std::move(one), {{}, step, step, 0}, Database::Mode::kReadWrite, nullptr);
+  ReadQuery query;
+  query.step_min = query.step_max = step;
+  const auto reader = MakeReader(std::move(one), query, Database::Mode::kReadWrite, nullptr);
   const auto part = reader->Next();
   return part && *part && !(*part)->steps.empty();
 }

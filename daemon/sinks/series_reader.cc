@@ -14,7 +14,11 @@ class Reader : public SeriesReader {
  public:
   Reader(NextToRead next, const ReadQuery& query, Database::Mode mode,
          std::function<void(RunEntry&, const Error&)> on_failure)
-      : next_run_(std::move(next)), query_(query), mode_(mode), on_failure_(std::move(on_failure)) {}
+      : next_run_(std::move(next)),
+        query_(query),
+        step_max_(query.step_max),
+        mode_(mode),
+        on_failure_(std::move(on_failure)) {}
 
   Result<std::optional<SeriesColumns>> Next() override {
     for (;;) {
@@ -78,6 +82,11 @@ class Reader : public SeriesReader {
       }
       if (!*next) return false;
       what_ = **std::move(next);
+      const auto cut = query_.cut_from.find(run()->info->run_key);
+      query_.step_max = step_max_;
+      if (cut == query_.cut_from.end()) continue;
+      if (cut->second == 0) next_ = what_->series.size();
+      query_.step_max = std::min(step_max_.value_or(UINT64_MAX), cut->second - 1);
     }
   }
 
@@ -231,7 +240,8 @@ class Reader : public SeriesReader {
   }
 
   const NextToRead next_run_;
-  const ReadQuery query_;
+  ReadQuery query_;  // step_max: of the run that is read
+  const std::optional<uint64_t> step_max_;
   const Database::Mode mode_;
   std::optional<SeriesToRead> what_;  // the run that is read
   size_t next_ = 0;                   // of its series

@@ -402,7 +402,7 @@ bool Store::Impl::TellDrops(const EntryPtr& entry, bool all) {
   std::string parts;
   for (const auto& [reason, count] : untold) {
     values += count;
-    parts += " " + std::to_string(count) + " " + std::string(UnrecordedText(reason));
+    parts += " " + std::to_string(count) + " " + UnrecordedText(reason, count);
     if (reason == "refused" && !refusal.empty()) parts += " (" + refusal + ")";
     parts += ",";
   }

@@ -216,7 +216,7 @@ Result<std::unique_ptr<SeriesReader>> Store::Impl::Read(const ReadQuery& query) 
   if (query.oldest_first) std::reverse(entries.begin(), entries.end());
   // Whoever reads slowly keeps no run that is deleted meanwhile.
   std::vector<std::weak_ptr<RunEntry>> waiting(entries.begin(), entries.end());
-  auto next = [this, waiting = std::move(waiting), filter = query.filter,
+  auto next = [this, waiting = std::move(waiting), query,
                at = size_t{0}]() mutable -> Result<std::optional<SeriesToRead>> {
     while (at < waiting.size()) {
       const EntryPtr entry = waiting[at++].lock();
@@ -231,7 +231,7 @@ Result<std::unique_ptr<SeriesReader>> Store::Impl::Read(const ReadQuery& query) 
         ReadFailed(*entry, snapshot.error());
         return snapshot.error();
       }
-      SeriesToRead one = ToRead(*std::move(snapshot), std::move(tallies), filter);
+      SeriesToRead one = ToRead(*std::move(snapshot), std::move(tallies), query);
       if (!one.series.empty()) return std::optional<SeriesToRead>(std::move(one));
     }
     return std::optional<SeriesToRead>();

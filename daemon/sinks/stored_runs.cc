@@ -258,7 +258,7 @@ Result<std::unique_ptr<SeriesReader>> StoredRuns::Read(const ReadQuery& query) {
       continue;
     }
     if (one.entry->loaded->hidden > 0 && !failed) failed = HiddenValues(one.entry->path(), one.entry->loaded->hidden);
-    SeriesToRead to_read = ToRead(one.snapshot, one.tallies, query.filter);
+    SeriesToRead to_read = ToRead(one.snapshot, one.tallies, query);
     if (!to_read.series.empty()) what.push_back(std::move(to_read));
   }
   if (what.empty() && failed) return *failed;

@@ -2,11 +2,13 @@
 fit, names that are not printable."""
 
 import pathlib
+import re
 import resource
+import subprocess
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "e2e"))
-from harness import BIN, TEST_BIN, WATCHDOG_S, Site, main, pb, pb_grpc, wait_until  # noqa: E402
+from harness import BIN, SOURCE, TEST_BIN, WATCHDOG_S, Site, main, pb, pb_grpc, wait_until  # noqa: E402
 
 import grpc  # noqa: E402
 
@@ -43,6 +45,30 @@ class ClientLimits(Site):
         # A full ring may cost this fastest of trainers some: then they are counted.
         lost = sum(count.count for count in producer.accounting.drops) + sum(count.count for count in producer.missing)
         self.assertGreaterEqual(len(steps) + lost, 250000)
+
+    def test_the_example_in_the_readme_reads_a_million_losses(self):
+        [example] = re.findall(r"```python\n(.*?)```", (SOURCE / "README.md").read_text(), re.DOTALL)
+        example, replaced = re.subn(r"unix:/tmp/ikkuna-\d+/grpc.sock", f"unix:{self.meeting}/grpc.sock", example)
+        self.assertEqual(replaced, 1, example)
+        self.start_daemon("--budget", "off")
+        count = 1000000
+        losses = self.root / "losses"
+        losses.write_text("".join(f"{step},{step}.5\n" for step in range(count)))
+        with open(losses, "rb") as file:
+            published = subprocess.run([BIN / "ikkuna", "publish", "loss", "--own-run", "long", "--end"], stdin=file,
+                                       env=self.environment, capture_output=True, text=True, timeout=WATCHDOG_S)
+        self.assertEqual(published.returncode, 0, published.stderr)
+        # The stubs, which its first line makes, are there already.
+        read = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True, timeout=WATCHDOG_S,
+                              env={**self.environment, "PYTHONPATH": str(pathlib.Path(pb.__file__).parents[2])})
+        self.assertEqual(read.returncode, 0, read.stderr)
+        pairs = []
+        for line in read.stdout.splitlines():
+            tag, part = line.split(" ", 1)
+            self.assertEqual(tag, "default")
+            pairs += [pair.split(", ") for pair in part[2:-2].split("), (")]
+        self.assertEqual(len(pairs), count)
+        self.assertEqual([(int(step), float(value)) for step, value in pairs], [(step, step + .5) for step in range(count)])
 
     def test_a_daemon_whose_files_may_not_grow_says_so_and_goes_on(self):
         self.limited(lambda: self.start_daemon("--budget", "off", "--subscribe",

@@ -159,7 +159,7 @@ Answers<v1::ReadSamplesResponse> Handle(const Call& call, const v1::ReadSamplesR
   for (const int number : request.types()) {
     const std::optional<ValueType> type = FromProto(static_cast<v1::ValueType>(number));
     if (!type) return BadField("types", "types has " + std::to_string(number) + ", which is no type of a series");
-    options.types.push_back(*type);
+    options.query.types.push_back(*type);
   }
   Answer<ReadAnswer> answer = call.monitor.series.ReadSamples(options);
   if (!answer) return answer.failure();

@@ -201,13 +201,16 @@ TEST_F(WatchCommandTest, PrintsValuesAndEventsUntilTheCountIsReached) {
   first.mutable_steps(0)->add_value_series(10);
   first.mutable_steps(0)->add_values()->set_text("a\nb");
   scripted_.Push(first);
-  scripted_.Push(Response(1001, {kNaN, 7}));
+  v1::WatchResponse second = Response(1001, {kNaN, 7});
+  second.mutable_steps(0)->set_flags(16);
+  second.mutable_steps(0)->add_number_flags(v1::SAMPLE_FLAG_RANKS_MISSING);
+  scripted_.Push(second);
   EXPECT_EQ(program->Wait(), 0);
   EXPECT_EQ(program->out(),
             "1970-01-01 00:00:01  warning  loss_spike  Up.  (run id-1 rank 0 step 5)\n"
             "22:13:21  step 1,000  fc1.weight weights_norm2 = 0.5\n"
             "22:13:21  step 1,000  note text = a\\nb\n"
-            "22:13:21  step 1,001  fc1.weight weights_norm2 = NaN\n");
+            "22:13:21  step 1,001  fc1.weight weights_norm2 = NaN  step_skipped ranks_missing\n");
   EXPECT_EQ(program->err(), "");
 }
 

@@ -118,12 +118,20 @@ TEST_F(ListCommandsTest, TheTableHasLayersDownAndKindsAcross) {
             "                activations  weights\n"
             "module  type           mean  mean    std  norm2\n"
             "fc0     Linear         0.75\n"
-            "fc1     Linear        0.625  0.25  0.375    0.5\n");
+            "fc1     Linear        0.625  0.25  0.375    0.5\n"
+            "5 of these values have flags: step_skipped; 'ikkuna read' shows which.\n");
   json rows = json::parse(Out({"table", "--json"}));
   ASSERT_EQ(rows.size(), 2u);
   EXPECT_EQ(rows[1]["module"], "fc1");
   EXPECT_EQ(rows[1]["weights"]["std"]["value"], 0.375);
   EXPECT_EQ(rows[1]["weights"]["std"]["step"], 20);
+  EXPECT_EQ(rows[1]["weights"]["std"]["flags"], json({"step_skipped"}));
+  // Of the last values alone, though series end at steps of their own.
+  for (const size_t series : {1, 2, 3, 4, 5}) scripted_.series[series].values[2].flags = 0;
+  scripted_.series[3].values[1].flags = 16;
+  EXPECT_THAT(Out({"table"}), Not(HasSubstr("flag")));
+  scripted_.series[3].values.pop_back();
+  EXPECT_THAT(Out({"table"}), HasSubstr("\n1 of these values has a flag: step_skipped; 'ikkuna read' shows which.\n"));
   Outcome outcome = Run({"table", "--tag", "test"});
   EXPECT_EQ(outcome.code, 1);
   EXPECT_THAT(outcome.err, HasSubstr("has no means, deviations or norms of layers under the tag 'test'"));

@@ -5,6 +5,7 @@ namespace ikkuna::test {
 namespace {
 
 using ::testing::AllOf;
+using ::testing::EndsWith;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
@@ -28,6 +29,23 @@ TEST_F(PlotCommandTest, APlotIsDrawnWithoutATerminal) {
   Out({"plot", "loss", "--from-step", "5", "--to-step", "15"});
   EXPECT_EQ(scripted_.last_read().step_min(), 5u);
   EXPECT_EQ(scripted_.last_read().step_max(), 15u);
+}
+
+TEST_F(PlotCommandTest, WhatIsSpecialAboutValuesIsSaidBelow) {
+  scripted_.series[0].values = {Kept(0, 1, 4 | 16), Kept(10, 2, 16), Kept(20, 3)};
+  scripted_.part_size = 1;
+  EXPECT_THAT(Out({"plot", "loss", "--ascii"}),
+              EndsWith("last 3\n"
+                       "2 of these values have flags: weights_changed_outside 1, step_skipped 2; 'ikkuna read' shows "
+                       "which.\n"));
+  scripted_.series[0].values = {Kept(0, 1, v1::SAMPLE_FLAG_THINNED), Kept(20, 3, v1::SAMPLE_FLAG_RANKS_MISSING)};
+  scripted_.series[0].thinned = 5;
+  EXPECT_THAT(Out({"plot", "loss", "--ascii", "--smooth", "50"}),
+              EndsWith("\n1 of these values has a flag: ranks_missing; 'ikkuna read' shows which.\n"
+                       "Some of these steps were thinned away to keep to the store's maximum.\n"));
+  EXPECT_THAT(Out({"top", "--once"}),
+              AllOf(HasSubstr("\n1 of these values has a flag: ranks_missing; 'ikkuna read' shows which.\n"),
+                    HasSubstr("\nSome of these steps were thinned away to keep to the store's maximum.\n")));
 }
 
 TEST_F(PlotCommandTest, AFewSeriesShareAPlotAndManyAreSaid) {

@@ -33,6 +33,21 @@ class RankSum : public Subscriber {
   }
 };
 
+// Speaks at each step, and asks for a stop.
+class JobRule : public Subscriber {
+ public:
+  void OnStep(const StepInfo&, std::span<const Input>, const ResultsRef& results) override {
+    results->Raise(Severity::kWarning, "all ranks are odd", std::nullopt);
+    results->Raise(Severity::kError, "all ranks are lost", Action{.type = Action::Type::kStop});
+  }
+};
+Result<Definition> DefineJobRule(std::span<const std::string> inputs, std::span<const std::string>) {
+  Definition d = Make<JobRule>(inputs, "job_rule");
+  d.content = Content::kScalar;
+  d.scope = Scope::kJob;
+  return d;
+}
+
 template <Runs runs>
 Result<Definition> DefineRankSum(std::span<const std::string> inputs, std::span<const std::string>) {
   Definition d = Make<RankSum>(inputs, "rank_sum");
@@ -51,7 +66,12 @@ const Descriptor kRankSums[] = {{.name = "rank_sum",
                                  .accepts = metrics::Inputs::kTopics,
                                  .publishes = "{topic}_rank_sum",
                                  .help = "-",
-                                 .define = DefineRankSum<Runs::kQueue>}};
+                                 .define = DefineRankSum<Runs::kQueue>},
+                                {.name = "job_rule",
+                                 .accepts = metrics::Inputs::kTopics,
+                                 .publishes = "{topic}_job_rule",
+                                 .help = "-",
+                                 .define = DefineJobRule}};
 
 class JobGraphTest : public testing::TestWithParam<const char*> {
  protected:
@@ -93,6 +113,11 @@ class JobGraphTest : public testing::TestWithParam<const char*> {
         if ((batch.stamp.flags & kFlagRanksMissing) != 0) lacking.insert(batch.stamp.step);
       }
       for (const Event& event : batch.events) events.push_back(event);
+    };
+    parts.act = [this](const ikkuna::Run& run, const Event& event, const Action& action) {
+      std::lock_guard lock(mutex);
+      EXPECT_EQ(run.key().rank, kAllRanks);
+      acted.emplace_back(event.step, action.type);
     };
     parts.deadline_ns = 50'000'000;
     jobs = std::make_unique<JobGraphs>(parts);
@@ -168,6 +193,7 @@ class JobGraphTest : public testing::TestWithParam<const char*> {
   Published sums;              // guarded by mutex
   std::set<uint64_t> lacking;  // steps of which a rank is missing; guarded by mutex
   std::vector<Event> events;   // guarded by mutex
+  std::vector<std::pair<uint64_t, Action::Type>> acted;  // guarded by mutex
   std::unique_ptr<JobGraphs> jobs;
 };
 
@@ -233,6 +259,29 @@ TEST_P(JobGraphTest, ARankThatIsMissingIsNamedAndHoldsNobodyBack) {
   ASSERT_EQ(events.size(), 1u);
   EXPECT_EQ(events[0].kind, "ranks_missing");
   EXPECT_THAT(events[0].text, HasSubstr("of all ranks, step 0: without rank 1 to 3 (not_seen)"));
+}
+
+// A rule over all ranks is heard as one of a rank is: now and then, however often it speaks; what it asks for is done.
+TEST_P(JobGraphTest, ARuleThatSpeaksAtEachStepIsHeardNowAndThen) {
+  ASSERT_TRUE(set.Add("job_rule(weights_mean)", Source::kClient).ok());
+  std::vector<std::unique_ptr<MessageGraph>> ranks;
+  for (uint32_t rank = 0; rank < kRanks; ++rank) ranks.push_back(Graph(rank));
+  std::vector<uint64_t> seqs(kRanks);
+  for (uint64_t step = 0; step < 150; ++step) {
+    for (uint32_t rank = 0; rank < kRanks; ++rank) Step(*ranks[rank], seqs[rank], step, 1);
+  }
+  for (uint32_t rank = 0; rank < kRanks; ++rank) ASSERT_TRUE(Settled(*ranks[rank], seqs[rank])) << rank;
+  std::lock_guard lock(mutex);
+  std::vector<std::pair<uint64_t, std::string>> heard;
+  for (const Event& event : events) {
+    if (event.kind == "job_rule") heard.emplace_back(event.step, event.text);
+  }
+  const std::string more = " (99 more since the last of these were not shown)";
+  EXPECT_THAT(heard, testing::ElementsAre(std::pair(0, "all ranks are odd"), std::pair(0, "all ranks are lost"),
+                                          std::pair(100, "all ranks are odd" + more),
+                                          std::pair(100, "all ranks are lost" + more)));
+  EXPECT_THAT(acted, testing::ElementsAre(std::pair(0, Action::Type::kStop), std::pair(100, Action::Type::kStop)));
+  EXPECT_EQ(set.List().back().count(MissReason::kSuppressed), 296u);
 }
 
 TEST_P(JobGraphTest, OneThatThrowsIsSwitchedOff) {

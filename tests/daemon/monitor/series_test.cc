@@ -4,7 +4,7 @@
 #include <set>
 #include <thread>
 
-#include "daemon/monitor/line_reader.h"
+#include "daemon/monitor/overtaken.h"
 #include "tests/daemon/monitor/house.h"
 
 namespace ikkuna {
@@ -104,7 +104,7 @@ TEST(MonitorSeries, ReadsARangeAndAsManyPointsAsAskedFor) {
   EXPECT_EQ(few.rbegin()->first, 1999u);
   for (const auto& [step, value] : few) EXPECT_EQ(value, static_cast<double>(step)) << "every point is one of the run";
   options = {};
-  options.types = {ValueType::kText};
+  options.query.types = {ValueType::kText};
   EXPECT_THAT(house.Values("job", "loss", options), IsEmpty());
   options = {};
   options.query.step_min = 5000;
@@ -171,6 +171,29 @@ TEST(MonitorSeries, AttemptsThatContinueEachOtherAreOneLine) {
   EXPECT_EQ(house.Values("job", "loss", merged).size(), 5u);
   merged.query.filter.attempt = 0;
   EXPECT_EQ(house.Values("job", "loss", merged).size(), 40u);
+}
+
+// The greatest value of a bucket that reaches over the cut is of what was overtaken: that of what is left is shown.
+TEST(MonitorSeries, AnOvertakenPartTakesNoSpikeOfWhatIsLeft) {
+  TempDirectory temp;
+  House house(temp);
+  auto first = Trainer(temp, "job");
+  for (uint64_t step = 0; step < 2000; ++step) {
+    first->Step(step, step == 1049 ? 1e6F : step == 1051 ? 1e7F : 1.0F);
+    if (step % 200 == 199) house.Settled(*first);
+  }
+  first->Finish();
+  house.Settled(*first, RunState::kFinished);
+  auto second = Trainer(temp, "job", "test", 1050);
+  Train(*second, 1050, 1100);
+  house.Settled(*second);
+  ReadOptions merged;
+  merged.merge_attempts = true;
+  merged.query.max_points = 40;
+  auto line = house.Values("job", "loss", merged);
+  EXPECT_EQ(line[1049], 1e6);
+  EXPECT_EQ(line[1050], 1050);
+  EXPECT_EQ(line.rbegin()->first, 1099u);
 }
 
 TEST(OvertakenFrom, TellsHowMuchIsLeftOfEach) {

@@ -137,7 +137,7 @@ TEST_F(WhyRunsTest, DropsAndWhatTheyWithheld) {
     const std::vector<std::string> lines = Why("job", "", "activations");
     EXPECT_THAT(lines, testing::Contains("dropped  ")) << when;
     EXPECT_THAT(lines, testing::Contains("withheld  ")) << when;
-    EXPECT_THAT(text_, HasSubstr("1 messages were dropped (oversize)")) << when;
+    EXPECT_THAT(text_, HasSubstr("1 message was dropped (oversize)")) << when;
     EXPECT_EQ(text_.find("of 'mean(activations") != std::string::npos, subscribers) << when << "\n" << text_;
   };
   check("live", true);

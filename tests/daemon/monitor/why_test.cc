@@ -1,6 +1,6 @@
 #include "daemon/monitor/why.h"
 
-#include <gtest/gtest.h>
+#include <gmock/gmock.h>
 
 #include <algorithm>
 
@@ -183,6 +183,13 @@ TEST_F(WhyTest, EveryReasonOfTheGraphIsNamedForTheRunAndForTheSubscriber) {
     EXPECT_EQ(lines[1].count, 5u);
     EXPECT_EQ(lines[1].subscriber, input_.asked.back().text);
     EXPECT_EQ(lines[0].text.find("were missing"), std::string::npos) << "a sentence for it is lacking";
+    // A single one is told as one.
+    input_.status.missing[0].count = input_.asked.back().missing[i] = 1;
+    for (const WhyLine& line : ExplainMissing(input_, "", "weights")) {
+      if (line.count != 1) continue;
+      EXPECT_THAT(line.text, testing::ContainsRegex("1 [a-z]+[^s] (of all subscribers )?was "));
+      EXPECT_THAT(line.text, testing::Not(testing::ContainsRegex(" the[yi]r? ")));
+    }
   }
 }
 

@@ -90,6 +90,27 @@ TEST_F(StoreFaultsTest, RowsThatAreHiddenAreMissed) {
   }
 }
 
+// Numbers that nobody asked for are not looked at: they cost neither time nor what is asked for.
+TEST_F(StoreFaultsTest, TextsAreReadWithoutTheNumbersOfTheirRun) {
+  TwoRuns();
+  sqlite3* db = nullptr;
+  ASSERT_EQ(sqlite3_open(file({"bad", 0, 0}).c_str(), &db), SQLITE_OK);
+  ASSERT_EQ(sqlite3_exec(db, "UPDATE chunk SET heads = x'00'", nullptr, nullptr, nullptr), SQLITE_OK);
+  ASSERT_GT(sqlite3_changes(db), 0);
+  sqlite3_close(db);
+  OpenStore();
+  ReadQuery query;
+  query.filter.run = "bad";
+  query.types = {ValueType::kText};
+  size_t texts = 0;
+  for (const SeriesColumns& part : ReadFrom(*store_, query)) texts += part.others.size();
+  EXPECT_EQ(texts, kSteps / 10);
+  EXPECT_EQ(Said("run_file_broken"), 0u);
+  bool failed = false;
+  EXPECT_LT(ReadIsRight(*store_, "bad", &failed), kValues);
+  EXPECT_TRUE(failed);
+}
+
 TEST_F(StoreFaultsTest, FilesCutOffAnywhereCostThatRunAlone) {
   const std::string whole = TwoRuns();
   const size_t pages = whole.size() / 4096;

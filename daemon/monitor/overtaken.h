@@ -1,0 +1,18 @@
+// How much is left of attempts that others continue.
+//
+// Pure function.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <vector>
+
+#include "daemon/model/status.h"
+
+namespace ikkuna {
+
+// From which step on an attempt was overtaken by one that continues it; attempts that were not are left out. Where one
+// goes back further than the one that it continues began, that one has nothing left of its own.
+std::map<RunKey, uint64_t> OvertakenFrom(const std::vector<RunInfo>& runs);
+
+}  // namespace ikkuna
