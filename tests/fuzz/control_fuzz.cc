@@ -27,9 +27,15 @@ class EvilDaemon {
   EvilDaemon() {
     auto made = shm::CtlWriter::Create(7, {0, 0}, 10'000);
     FUZZ_CHECK(made.ok());
-    shm::DemandItem all{
-        KindBit(Kind::kLoss) | KindBit(Kind::kBatchStarted), 1, kAnyRoot, kTagDefault, Level::kTensor, true, {}};
-    shm::DemandItem some{KindBit(Kind::kWeights), 10, 1, kTagDefault, Level::kSummary, false, {6}};
+    shm::DemandItem all{KindBit(Kind::kLoss) | KindBit(Kind::kBatchStarted),
+                        1,
+                        kAnyRoot,
+                        kTagDefault,
+                        Level::kTensor,
+                        true,
+                        kAllMoments,
+                        {}};
+    shm::DemandItem some{KindBit(Kind::kWeights), 10, 1, kTagDefault, Level::kSummary, false, kAllMoments, {6}};
     FUZZ_CHECK((*made)->SetDemand({all, some}, 3).ok());
     for (uint32_t type : {1u, 3u}) {
       shm::Command command{};
@@ -64,10 +70,10 @@ class EvilDaemon {
   void PokeWord(FuzzInput& input) {
     auto& header = *reinterpret_cast<shm::CtlHeader*>(segment_.data());
     shm::CtlState& now = state();
-    const std::array<uint64_t*, 11> words{&now.ring_head,        &now.arena_head,        &now.demand_generation,
-                                          &now.registry_seen,    &now.pool_head[0],
-                                          &now.event_head[15],   &header.total_bytes,    &header.state_offset,
-                                          &header.demand_offset, &header.bitsets_offset, &header.commands_offset};
+    const std::array<uint64_t*, 11> words{&now.ring_head,         &now.arena_head,        &now.demand_generation,
+                                          &now.registry_seen,     &now.pool_head[0],      &now.event_head[15],
+                                          &header.total_bytes,    &header.state_offset,   &header.demand_offset,
+                                          &header.bitsets_offset, &header.commands_offset};
     uint64_t* word = words[input.Choice(words.size())];
     *word = input.Near(*word);
   }
