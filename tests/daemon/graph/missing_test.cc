@@ -227,7 +227,9 @@ TEST(Repeated, TextsThatAreReadOnceMoreStandOnce) {
   say(1);
   EXPECT_EQ(texts(), 2u);
   RecordedSteps recorded;
-  recorded.next.resize(site.run->series().Since(0)[0]->id, 2);
+  const auto series = site.run->series().Since(0);
+  recorded.next.resize(series[0]->id, 2);
+  recorded.steps[series[0]->name.timeline] = {0, 1};
   site.run->SetRecorded(recorded);
   site.run->SetRereadUntil(UINT64_MAX);
   site.Forget();

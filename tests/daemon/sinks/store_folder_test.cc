@@ -114,7 +114,7 @@ TEST_F(StoreFaultsTest, ADaemonThatWasKilledIsSaidAndItsRunsAreDisconnected) {
   OpenStore();
   EXPECT_EQ(Said("store_unclosed"), 1u);
   EXPECT_NE(TextOf("store_unclosed").find("pid " + std::to_string(child)), std::string::npos);
-  EXPECT_NE(TextOf("store_unclosed").find("1 runs"), std::string::npos) << TextOf("store_unclosed");
+  EXPECT_NE(TextOf("store_unclosed").find("1 run went on"), std::string::npos) << TextOf("store_unclosed");
   const auto producers = store_->LoadProducers();
   ASSERT_TRUE(producers.ok());
   for (const ProducerStatus& one : *producers) EXPECT_EQ(one.state, RunState::kDisconnected);
