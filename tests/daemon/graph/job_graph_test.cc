@@ -38,7 +38,7 @@ class JobRule : public Subscriber {
  public:
   void OnStep(const StepInfo&, std::span<const Input>, const ResultsRef& results) override {
     results->Raise(Severity::kWarning, "all ranks are odd", std::nullopt);
-    results->Raise(Severity::kError, "all ranks are lost", Action{.type = Action::Type::kStop});
+    results->Raise(Severity::kError, "all ranks are lost", Action{Action::Type::kStop, "", 1, ""});
   }
 };
 Result<Definition> DefineJobRule(std::span<const std::string> inputs, std::span<const std::string>) {
