@@ -212,7 +212,6 @@ Answer<WhyAnswer> CoreRuns::Why(const WhyQuery& query) {
     series.filter.run_is_id = true;
     series.filter.attempt = key.attempt;
     series.filter.rank = key.rank;
-    series.filter.module = query.module;
     series.limit = kSeriesPerLook;
     do {
       Result<SeriesPage> page = parts_.recorded->ListSeries(series);

@@ -141,7 +141,7 @@ TEST_F(ReadTest, NumbersArriveAsTheyAre) {
   EXPECT_EQ(out.numbers(1), -infinity);
   EXPECT_EQ(out.numbers(2), 1e300);
   EXPECT_TRUE(std::isnan(out.numbers(3)));
-  EXPECT_THAT(out.flags(), ElementsAre(0, 1, 127 | v1::SAMPLE_FLAG_THINNED, 64));
+  EXPECT_THAT(out.flags(), ElementsAre(0, 1, 127 | v1::SAMPLE_FLAG_RANKS_MISSING | v1::SAMPLE_FLAG_THINNED, 64));
   EXPECT_TRUE(out.reduced());
   EXPECT_TRUE(out.thinned());
   EXPECT_EQ(answers[0].runs(0).name(), "fashion");
@@ -152,8 +152,8 @@ TEST_F(ReadTest, AMillionNumbersWithTheLargestStampsComeInSmallMessages) {
   constexpr size_t kParts = 64;
   monitor_.make_part = [&](size_t part) -> Result<std::optional<SeriesColumns>> {
     if (part >= kParts) return std::optional<SeriesColumns>();
-    SeriesColumns columns = MakeColumns(info, part * SeriesReader::kPointsMax,
-                                        std::vector<double>(SeriesReader::kPointsMax, 0.5));
+    SeriesColumns columns =
+        MakeColumns(info, part * SeriesReader::kPointsMax, std::vector<double>(SeriesReader::kPointsMax, 0.5));
     for (uint64_t& seen : columns.samples_seen) seen = UINT64_MAX;
     for (uint32_t& epoch : columns.epochs) epoch = UINT32_MAX;
     for (uint64_t& step : columns.steps) step += uint64_t{1} << 63;
@@ -222,8 +222,8 @@ TEST_F(ReadTest, TextsOfEverySizeArriveAndOneThatIsTooLongIsCutAndSaysSo) {
 
 TEST_F(ReadTest, TensorsComeInPiecesAndHistogramsWhole) {
   std::vector<Value> tensors;
-  for (const size_t elements : {size_t{0}, size_t{1}, service::kTensorPieceElements, service::kTensorPieceElements + 1,
-                                size_t{1} << 20}) {
+  for (const size_t elements :
+       {size_t{0}, size_t{1}, service::kTensorPieceElements, service::kTensorPieceElements + 1, size_t{1} << 20}) {
     TensorValue tensor;
     tensor.form = TensorValue::Form::kImage;
     tensor.sizes = {1, static_cast<int64_t>(elements)};
