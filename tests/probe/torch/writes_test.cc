@@ -22,6 +22,14 @@ using torch::optim::SGDOptions;
 class Writes : public AtPeriods {};
 INSTANTIATE_TEST_SUITE_P(Periods, Writes, ::testing::Values(1, 3, 7));
 
+void WriteOnPointers(Mlp& model) {
+  for (const Tensor& p : model.parameters()) {
+    auto* const w = p.data_ptr<float>();
+    const auto* const g = p.grad().data_ptr<float>();
+    for (int64_t k = 0; k < p.numel(); ++k) w[k] -= .1f * g[k];
+  }
+}
+
 struct StepInBackward : torch::autograd::PostAccumulateGradHook {
   void operator()(const Tensor& parameter) override {
     torch::NoGradGuard no_grad;
@@ -222,6 +230,54 @@ TEST(WritesOfUpdates, AnEvaluationBetweenTwoOptimizers) {
   probe.Detach();
   ASSERT_EQ(updates.size(), want.size());
   for (size_t i = 0; i < want.size(); ++i) EXPECT_TRUE(torch::equal(updates[i]["f1"], want[i])) << i;
+}
+
+// What another model's backward ends behind is no look at this one's weights.
+TEST_P(Writes, OfTwoModelsInTurnThatAreNotSeenAreInferred) {
+  for (const bool by_grad : {false, true}) {
+    SCOPED_TRACE(by_grad ? "autograd::grad" : "pointers");
+    Scenario s(GetParam());
+    Mlp first, second;
+    s.Attach(first);
+    s.Attach(second);
+    for (int i = 0; i < 12; ++i) {
+      for (Mlp* model : {&first, &second}) {
+        s.Forward(*model);
+        auto parameters = model->parameters();
+        if (by_grad) {
+          const auto gradients = torch::autograd::grad({Loss(*model)}, parameters);
+          s.Infer(*model, false);
+          torch::NoGradGuard no_grad;
+          for (size_t k = 0; k < parameters.size(); ++k) parameters[k].sub_(.1 * gradients[k]);
+        } else {
+          model->zero_grad();
+          Loss(*model).backward();
+          s.Infer(*model, false);
+          WriteOnPointers(*model);
+        }
+      }
+    }
+    s.Check();
+  }
+}
+
+// Nor is a look by an evaluation that runs between the write and the next backward.
+TEST_P(Writes, BeforeALookThroughTheModelThatAreNotSeenAreInferred) {
+  Scenario s(GetParam());
+  Mlp model;
+  s.Attach(model);
+  for (int i = 0; i < 12; ++i) {
+    model.zero_grad();
+    s.Forward(model);
+    Loss(model).backward();
+    s.Infer(model, false);
+    WriteOnPointers(model);
+    model.eval();
+    const Tensor x = x_.clone().requires_grad_();
+    torch::autograd::grad({torch::nn::functional::cross_entropy(model.forward(x), y_)}, {x});
+    model.train();
+  }
+  s.Check();
 }
 
 TEST_P(Writes, TheEndIsSaidBeforeTheWrite) {
