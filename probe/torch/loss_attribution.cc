@@ -281,6 +281,10 @@ void LossAttribution::TakeLoss(ThreadState& thread, const at::Tensor& loss) {
       return;
     }
     if (!made_of_it || !BeginsPass(thread, {&model, nullptr})) {
+      if (made_of_it && passes_.NotHeard(thread, model, Kind::kLoss)) {
+        model.manual_loss.store(true);
+        return;
+      }
       session_.AddNote("probe.Loss() of " + model.name() +
                        " came when its step had ended: call it before optimizer.step()");
       return;
