@@ -25,7 +25,7 @@ int64_t IntOr(c10::ArrayRef<const c10::IValue> inputs, int index, int64_t otherw
   return value.isInt() ? value.toInt() : otherwise;
 }
 
-bool AreClassIndices(const at::Tensor& labels) { return c10::isIntegralType(labels.scalar_type(), false); }
+bool AreIntegers(const at::Tensor& labels) { return c10::isIntegralType(labels.scalar_type(), false); }
 
 // Held by the hook on a term: when it is destroyed no backward can reach the term any more.
 class TermLife {
@@ -195,10 +195,13 @@ void LossAttribution::LossEnded(OperatorContext& context, const at::Tensor& resu
     LabelledOutput labelled;
     labelled.output = context.output.detach();
     labelled.labels = context.labels.detach();
-    labelled.classes = AreClassIndices(context.labels);
+    const bool integers = AreIntegers(context.labels);
+    labelled.classes = integers && context.info->classes;
     labelled.layer = context.layer;
     if (labelled.classes && context.ignore_index >= 0) {
-      labelled.ignored = "ignore_index=" + std::to_string(context.ignore_index);
+      labelled.name = "ignore_index=" + std::to_string(context.ignore_index);
+    } else if (integers && !labelled.classes) {
+      labelled.name = "no_classes";
     }
     labelled.loss = context.info->name;
     labelled.identity = pass.identity;
