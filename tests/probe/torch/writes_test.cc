@@ -358,6 +358,35 @@ TEST_F(WritesOfPasses, GradientsThatAreThrownAwayBeforeTheTrainerSaysTheEnd) {
   EXPECT_EQ(got, want);
 }
 
+// What the loop has done behind the write does not change what the step was written with.
+TEST_F(WritesOfPasses, TheEndIsSaidBehindTheSchedulerAndZeroGrad) {
+  for (const bool to_none : {true, false}) {
+    kept_.clear();
+    torch::nn::Sequential net(torch::nn::Linear(8, 4));
+    torch::optim::SGD optimizer(net->parameters(), 1.0);
+    Probe& probe = Start({"learning_rate", "weight_gradients", "batch_finished"});
+    probe.Attach(*net, {.manual_steps = true});
+    probe.Attach(optimizer);
+    for (int step = 0; step < 4; ++step) {
+      F::mse_loss(net->forward(torch::randn({12, 8})), torch::randn({12, 4})).backward();
+      optimizer.step();
+      optimizer.zero_grad(to_none);
+      optimizer.param_groups()[0].options().set_lr(1.0 / (step + 2));
+      probe.Step();
+    }
+    probe.Detach();
+    const auto rates = Of("learning_rate");
+    ASSERT_EQ(rates.size(), 4u);
+    for (size_t i = 0; i < rates.size(); ++i) EXPECT_EQ(rates[i].message.scalar, 1.0 / static_cast<double>(i + 1));
+    EXPECT_EQ(Of("weight_gradients").size(), to_none ? 0u : 4u);
+    ASSERT_EQ(Of("batch_finished").size(), 4u);
+    for (const Kept& end : Of("batch_finished")) {
+      EXPECT_EQ((end.message.flags & kFlagGradModified) != 0, !to_none);
+    }
+    probe_.reset();
+  }
+}
+
 // Of a backward pass that goes on into a pass that an earlier step was made of.
 TEST_F(WritesOfPasses, RawGradientsOfTwoNetworksThatAreOneModel) {
   struct Gan : torch::nn::Module {
