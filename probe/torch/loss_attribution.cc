@@ -17,7 +17,7 @@ namespace {
 // What carries the scale that a loss was multiplied by.
 constexpr uint64_t kScaledKinds = KindBit(Kind::kLayerGradients) | KindBit(Kind::kRawWeightGradients) |
                                   KindBit(Kind::kWeightGradients) | KindBit(Kind::kBiasGradients);
-constexpr size_t kGraphNodesMax = 16'384;  // of several models that feed each other
+constexpr size_t kGraphNodesMax = 16'384;  // of several models that feed each other, of a cell that is unrolled
 
 int64_t IntOr(c10::ArrayRef<const c10::IValue> inputs, int index, int64_t otherwise) {
   if (index < 0 || static_cast<size_t>(index) >= inputs.size()) return otherwise;
@@ -64,22 +64,21 @@ LossAttribution::LossOwner LossAttribution::OwnerOfLoss(ThreadState& thread, con
     int of_several = -1;
     bool shared = false;
     const Provenance::FindLeaf find = [&](const at::Tensor& leaf) { return roots_.FindLeaf(leaf, met, &shared); };
-    Provenance::Walk(
-        tensor.grad_fn().get(), alone ? Provenance::kNodesMax : kGraphNodesMax, [&](torch::autograd::Node& node) {
-          if (found >= 0 && alone) return false;
-          shared = false;
-          const WatchedLeaf leaf = Provenance::LeafAt(node, find);
-          if (leaf.model < 0) return true;
-          if (shared) {  // whose pass it is shows at a parameter of its own
-            if (of_several < 0) of_several = leaf.model;
-            return true;
-          }
-          if (found >= 0 && !met[static_cast<size_t>(leaf.model)]) {
-            roots_.model(found).loss_elsewhere.store(true, std::memory_order_relaxed);
-          }
-          if (!std::exchange(met[static_cast<size_t>(leaf.model)], true)) found = leaf.model;
-          return true;
-        });
+    Provenance::Walk(tensor.grad_fn().get(), kGraphNodesMax, [&](torch::autograd::Node& node) {
+      if (found >= 0 && alone) return false;
+      shared = false;
+      const WatchedLeaf leaf = Provenance::LeafAt(node, find);
+      if (leaf.model < 0) return true;
+      if (shared) {  // whose pass it is shows at a parameter of its own
+        if (of_several < 0) of_several = leaf.model;
+        return true;
+      }
+      if (found >= 0 && !met[static_cast<size_t>(leaf.model)]) {
+        roots_.model(found).loss_elsewhere.store(true, std::memory_order_relaxed);
+      }
+      if (!std::exchange(met[static_cast<size_t>(leaf.model)], true)) found = leaf.model;
+      return true;
+    });
     if (found < 0) found = of_several;
     if (found < 0) return owner;
   }
