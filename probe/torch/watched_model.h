@@ -233,6 +233,7 @@ class WatchedModel {
   void AddBuffers(probe::Session& session, torch::nn::Module& module, int index, bool published);
   void LinkSequence(torch::nn::Module& module, const std::string& path);
   void NoteActivations(size_t from);
+  int MadeBy(torch::nn::Module& module, const std::string& path) const;
   bool SameTree(torch::nn::Module& module, size_t* node) const;
   // With mutex_ held.
   bool MovedLocked(int param) const;

@@ -258,6 +258,42 @@ TEST_F(Capture, DepthAndFilterChooseTheNames) {
   EXPECT_EQ(names_with({.filter = "block.*"}), (std::vector<std::string>{"block.0", "block.1", "block.2"}));
 }
 
+// Of a container that `depth` cuts: its own output, or nothing.
+TEST_F(Capture, ACutContainerReportsWhatItReturns) {
+  struct Residual : torch::nn::Module {
+    Residual() { register_module("inner", inner); }
+    Tensor forward(const Tensor& x) { return x + inner(x); }
+    torch::nn::Linear inner{8, 8};
+  };
+  struct Net : torch::nn::Module {
+    Net() {
+      register_module("ends_in_relu", ends_in_relu);
+      register_module("nested", nested);
+      register_module("ends_in_own", ends_in_own);
+      register_module("own", own);
+    }
+    Tensor forward(const Tensor& x) {
+      first = ends_in_relu->forward(x);
+      second = nested->forward(first);
+      return own->forward(ends_in_own->forward(second));
+    }
+    torch::nn::Sequential ends_in_relu{torch::nn::Linear(8, 8), torch::nn::ReLU()};
+    torch::nn::Sequential nested{torch::nn::Sequential(torch::nn::Linear(8, 8), torch::nn::Linear(8, 8))};
+    torch::nn::Sequential ends_in_own{torch::nn::Linear(8, 8), Residual()};
+    std::shared_ptr<Residual> own = std::make_shared<Residual>();
+    Tensor first, second;
+  };
+  auto net = std::make_shared<Net>();
+  torch::optim::SGD optimizer(net->parameters(), 0.1);
+  Start({"activations"}).Attach(net, {.depth = 1});
+  Train(net, optimizer, torch::randn({4, 8}), torch::randint(3, {4}));
+  ASSERT_EQ(Of("activations").size(), 2u);
+  ASSERT_EQ(Of("activations", "ends_in_relu").size(), 1u);
+  EXPECT_TRUE(torch::equal(Of("activations", "ends_in_relu")[0].tensor, net->first));
+  ASSERT_EQ(Of("activations", "nested").size(), 1u);
+  EXPECT_TRUE(torch::equal(Of("activations", "nested")[0].tensor, net->second));
+}
+
 TEST_F(Capture, WhatTheTrainerLogs) {
   torch::nn::Sequential net(torch::nn::Linear(8, 3));
   torch::optim::Adam optimizer(net->parameters(), torch::optim::AdamOptions(0.003));
