@@ -324,7 +324,9 @@ std::shared_ptr<const PassNumber> Backward::Walked(ThreadState& thread, Pass& pa
     if (walk.task == task) return walk.number;
   }
   pass.walked.store(true);
-  for (const LossRoot& root : loss_roots_.For(thread.id)) {
+  // One that runs layers starts its backward passes itself, with a gradient of its own where it has no root.
+  RootThread& state = StateOn(thread, roots_.model(model));
+  for (const LossRoot& root : loss_roots_.For(thread.id, state.runs_layers)) {
     if (root.scaled) pass.losses->NoteScale();
   }
   HearEndOfBackward(thread, task);
@@ -343,7 +345,6 @@ std::shared_ptr<const PassNumber> Backward::Walked(ThreadState& thread, Pass& pa
     std::lock_guard hold(root.mutex);
     walk.number = open_steps_.Number(root, *pass.identity, number, nullptr);
   }
-  RootThread& state = StateOn(thread, roots_.model(model));
   if (!state.walk || (state.walk_task == task && walk.number)) {
     state.walk = walk.number;
     state.walk_task = task;
