@@ -527,14 +527,20 @@ TEST_F(Notes, AStepThatGoesOnGivesUpWhatNobodyAsksFor) {
   ExpectOne({"a step of", "has given up"});
 }
 
-TEST_F(Notes, WhatIsLoggedBeforeAModelIsAttached) {
+TEST_F(Notes, WhatIsSaidBeforeAModelIsAttached) {
   auto net = Net();
   torch::optim::SGD optimizer(net->parameters(), .05);
   probe_->Log("early", 1.0);
+  probe_->Epoch(1);
+  probe_->Step();
   probe_->Attach(net);
   Asks({Kind::kLoss});
   Train(net, optimizer, Mse);
+  probe_->Step(*Net());
   ExpectOne({"what is logged before a model is attached"});
+  ExpectOne({"probe.Epoch() before a model is attached"});
+  ExpectOne({"probe.Step() before a model is attached"});
+  ExpectOne({"probe.Step() of a module that is not attached"});
 }
 
 // An evaluation on a thread that does not train, which nothing ends: it is said how to.
