@@ -21,6 +21,9 @@ constexpr size_t kBlock = 64;       // positions that are looked at together
 // MB.
 constexpr uint64_t kKeptMax = 1u << 26;
 
+// What the probe calls integers that a loss takes as something else: counts, signs.
+constexpr std::string_view kNoClasses = "no_classes";
+
 // The label that does not count, which the probe gives labels as their name: `ignore_index=0`.
 std::optional<int64_t> IgnoredLabel(std::string_view name) {
   constexpr std::string_view kPrefix = "ignore_index=";
@@ -76,7 +79,7 @@ class Accuracy final : public Subscriber {
   void OnMessage(const Input& input, const Payload* payload) override {
     const uint64_t key = (uint64_t{input.pass} << 16) | input.call;
     const bool is_output = input.index == 0;
-    Pending part = is_output ? Reduce(payload->view) : CopyLabels(payload->view, IgnoredLabel(input.param));
+    Pending part = is_output ? Reduce(payload->view) : CopyLabels(payload->view, input.param);
     if (unusable_) return;
     part.key = key;
     auto& others = is_output ? labels_ : outputs_;
@@ -169,10 +172,11 @@ class Accuracy final : public Subscriber {
     for (size_t j = 0; j < count; ++j) lists_[j].AppendTo(part.top);
   }
 
-  Pending CopyLabels(const TensorView& labels, std::optional<int64_t> ignored) {
+  Pending CopyLabels(const TensorView& labels, std::string_view name) {
     Pending part;
-    part.no_classes = !IsInteger(labels.dtype);
+    part.no_classes = !IsInteger(labels.dtype) || name == kNoClasses;
     if (part.no_classes) return part;
+    const std::optional<int64_t> ignored = IgnoredLabel(name);
     if (labels.elements > kKeptMax) return Unusable();
     part.rows = labels.elements;
     part.labels.reserve(labels.elements);

@@ -199,12 +199,16 @@ void Backward::BackwardEnded(ThreadState& thread, int64_t task) {
   for (int m = 0; m < roots_.count(); ++m) {
     WatchedModel& model = roots_.model(m);
     RootState& root = roots_.StateOf(model);
-    if (const auto& state = thread.roots[static_cast<size_t>(m)]; state && state->walk_task == task) {
+    const auto& state = thread.roots[static_cast<size_t>(m)];
+    const bool walked = state && state->walk_task == task;
+    if (walked) {
       state->walk.reset();
       state->walk_of.reset();
     }
     const bool gave = root.last_task.load(std::memory_order_relaxed) == task;
-    const bool watches = tracker_.WatchesWeights(m) && (gave || !tracker_.manual(m));
+    // Behind another model's backward, or a look through an evaluation, the weights may have moved already; and another
+    // thread may be writing them.
+    const bool watches = (gave || (walked && !tracker_.manual(m))) && tracker_.WatchesWeights(m);
     if (!gave && !watches) continue;
     {
       std::lock_guard lock(root.mutex);
@@ -222,7 +226,6 @@ void Backward::BackwardEnded(ThreadState& thread, int64_t task) {
         if (used.ended) ends_.EndStep(thread, model, root, *used.ended, -1, false);
       }
       // A step of this pass may be ended by another thread, which cannot see what was spent here.
-      const auto& state = thread.roots[static_cast<size_t>(m)];
       if (gave && (!state || !state->ends_steps)) root.handed_over.Add(std::exchange(thread.cost, {}));
     }
     hearing_.Listen(m);
@@ -321,7 +324,9 @@ std::shared_ptr<const PassNumber> Backward::Walked(ThreadState& thread, Pass& pa
     if (walk.task == task) return walk.number;
   }
   pass.walked.store(true);
-  for (const LossRoot& root : loss_roots_.For(thread.id)) {
+  // One that runs layers starts its backward passes itself, with a gradient of its own where it has no root.
+  RootThread& state = StateOn(thread, roots_.model(model));
+  for (const LossRoot& root : loss_roots_.For(thread.id, state.runs_layers)) {
     if (root.scaled) pass.losses->NoteScale();
   }
   HearEndOfBackward(thread, task);
@@ -340,7 +345,6 @@ std::shared_ptr<const PassNumber> Backward::Walked(ThreadState& thread, Pass& pa
     std::lock_guard hold(root.mutex);
     walk.number = open_steps_.Number(root, *pass.identity, number, nullptr);
   }
-  RootThread& state = StateOn(thread, roots_.model(model));
   if (!state.walk || (state.walk_task == task && walk.number)) {
     state.walk = walk.number;
     state.walk_task = task;

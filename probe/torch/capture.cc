@@ -298,8 +298,14 @@ void Capture::TakeLearningRates(const StepIdentity& identity, WatchedModel& mode
   if (optimizers->empty()) return;
   const WatchedParam* const written = written_param < 0 ? nullptr : &model.params()[static_cast<size_t>(written_param)];
   // A parameter that trains and belongs to none may have come with a group that was added.
+  bool looked = false;
   for (const WatchedParam& param : model.params()) {
-    if (param.retired.load() || !param.tensor.grad().defined() || Optimizers::IndexOf(*optimizers, param) >= 0) continue;
+    const auto of_none = [&] { return Optimizers::IndexOf(*optimizers, param) < 0; };
+    if (param.retired.load() || !param.tensor.grad().defined() || !of_none()) continue;
+    if (!std::exchange(looked, true)) {
+      for (const auto& optimizer : *optimizers) optimizer->LookForMore();
+      if (!of_none()) continue;
+    }
     for (const auto& optimizer : *optimizers) {
       if (optimizer->LookAgain(param)) break;
     }

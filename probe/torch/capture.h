@@ -48,7 +48,7 @@ class Capture {
   // --- One message, where the step wants it; `pass` null: of the step as a whole.
   void Publish(const StepIdentity& identity, Kind kind, WatchedModel& model, int module, const WatchedParam* param,
                uint32_t param_id, uint16_t call, const PassNumber* pass, const at::Tensor& tensor, uint16_t flags = 0);
-  // `name`: what the daemon has to know of it (labels: `ignore_index=0`); empty: nothing.
+  // `name`: what the daemon has to know of it (labels: `ignore_index=0`, `no_classes`); empty: nothing.
   void PublishMeta(const StepIdentity& identity, Kind kind, uint16_t call, const PassNumber* pass,
                    const at::Tensor& tensor, const std::string& name = {});
   void PublishScalar(const StepIdentity& identity, Kind kind, uint32_t param, uint16_t call, const PassNumber* pass,

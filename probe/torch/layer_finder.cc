@@ -18,6 +18,7 @@ std::optional<FoundLayer> LayerFinder::Find(const ThreadState& thread, const at:
     for (size_t i = 0; i < count && !chosen; ++i) chosen = (layer = candidates.modules[i]) == bias_owner;
     for (size_t i = 0; i < count && !chosen; ++i) chosen = (layer = candidates.modules[i]) > after;
     if (!chosen) layer = candidates.modules.front();
+    if (candidates.own > 1 && layer != bias_owner) NoteOrder(model, candidates);
     FoundLayer found{m, layer, layer};
     // What another operator makes of a parameter is not what its module returns.
     if (candidates.own == 0 && model.module(layer).reports_as == layer) {
@@ -26,6 +27,17 @@ std::optional<FoundLayer> LayerFinder::Find(const ThreadState& thread, const at:
     return found.module >= 0 ? std::optional(found) : std::nullopt;
   }
   return std::nullopt;
+}
+
+void LayerFinder::NoteOrder(const WatchedModel& model, const WatchedModel::Candidates& candidates) {
+  if (model.module(candidates.modules.front()).order_noted.exchange(true, std::memory_order_relaxed)) return;
+  std::string names;
+  for (size_t i = 0; i < candidates.own; ++i) {
+    names += (i == 0 ? "" : i + 1 < candidates.own ? ", " : " and ") + Shown(model.module(candidates.modules[i]));
+  }
+  session_.AddNote("activations of " + names + " of " + model.name() +
+                   ", which share a weight, are told apart by their order alone: in passes that do not call each in "
+                   "turn they may stand under each other's name");
 }
 
 std::optional<FoundLayer> LayerFinder::FindAnew(ThreadState& thread, const at::Tensor& weight, int bias_owner,

@@ -30,6 +30,8 @@ class LayerFinder {
                                      const OperatorInfo& info);
 
  private:
+  // Where neither operator nor bias tells these apart.
+  void NoteOrder(const WatchedModel& model, const WatchedModel::Candidates& candidates);
   void NoteComputed(ThreadState& thread, const at::Tensor& weight, const OperatorInfo& info);
 
   probe::Session& session_;

@@ -17,7 +17,7 @@ namespace {
 // What carries the scale that a loss was multiplied by.
 constexpr uint64_t kScaledKinds = KindBit(Kind::kLayerGradients) | KindBit(Kind::kRawWeightGradients) |
                                   KindBit(Kind::kWeightGradients) | KindBit(Kind::kBiasGradients);
-constexpr size_t kGraphNodesMax = 16'384;  // of several models that feed each other
+constexpr size_t kGraphNodesMax = 16'384;  // of several models that feed each other, of a cell that is unrolled
 
 int64_t IntOr(c10::ArrayRef<const c10::IValue> inputs, int index, int64_t otherwise) {
   if (index < 0 || static_cast<size_t>(index) >= inputs.size()) return otherwise;
@@ -25,7 +25,7 @@ int64_t IntOr(c10::ArrayRef<const c10::IValue> inputs, int index, int64_t otherw
   return value.isInt() ? value.toInt() : otherwise;
 }
 
-bool AreClassIndices(const at::Tensor& labels) { return c10::isIntegralType(labels.scalar_type(), false); }
+bool AreIntegers(const at::Tensor& labels) { return c10::isIntegralType(labels.scalar_type(), false); }
 
 // Held by the hook on a term: when it is destroyed no backward can reach the term any more.
 class TermLife {
@@ -64,22 +64,21 @@ LossAttribution::LossOwner LossAttribution::OwnerOfLoss(ThreadState& thread, con
     int of_several = -1;
     bool shared = false;
     const Provenance::FindLeaf find = [&](const at::Tensor& leaf) { return roots_.FindLeaf(leaf, met, &shared); };
-    Provenance::Walk(
-        tensor.grad_fn().get(), alone ? Provenance::kNodesMax : kGraphNodesMax, [&](torch::autograd::Node& node) {
-          if (found >= 0 && alone) return false;
-          shared = false;
-          const WatchedLeaf leaf = Provenance::LeafAt(node, find);
-          if (leaf.model < 0) return true;
-          if (shared) {  // whose pass it is shows at a parameter of its own
-            if (of_several < 0) of_several = leaf.model;
-            return true;
-          }
-          if (found >= 0 && !met[static_cast<size_t>(leaf.model)]) {
-            roots_.model(found).loss_elsewhere.store(true, std::memory_order_relaxed);
-          }
-          if (!std::exchange(met[static_cast<size_t>(leaf.model)], true)) found = leaf.model;
-          return true;
-        });
+    Provenance::Walk(tensor.grad_fn().get(), kGraphNodesMax, [&](torch::autograd::Node& node) {
+      if (found >= 0 && alone) return false;
+      shared = false;
+      const WatchedLeaf leaf = Provenance::LeafAt(node, find);
+      if (leaf.model < 0) return true;
+      if (shared) {  // whose pass it is shows at a parameter of its own
+        if (of_several < 0) of_several = leaf.model;
+        return true;
+      }
+      if (found >= 0 && !met[static_cast<size_t>(leaf.model)]) {
+        roots_.model(found).loss_elsewhere.store(true, std::memory_order_relaxed);
+      }
+      if (!std::exchange(met[static_cast<size_t>(leaf.model)], true)) found = leaf.model;
+      return true;
+    });
     if (found < 0) found = of_several;
     if (found < 0) return owner;
   }
@@ -195,10 +194,13 @@ void LossAttribution::LossEnded(OperatorContext& context, const at::Tensor& resu
     LabelledOutput labelled;
     labelled.output = context.output.detach();
     labelled.labels = context.labels.detach();
-    labelled.classes = AreClassIndices(context.labels);
+    const bool integers = AreIntegers(context.labels);
+    labelled.classes = integers && context.info->classes;
     labelled.layer = context.layer;
     if (labelled.classes && context.ignore_index >= 0) {
-      labelled.ignored = "ignore_index=" + std::to_string(context.ignore_index);
+      labelled.name = "ignore_index=" + std::to_string(context.ignore_index);
+    } else if (integers && !labelled.classes) {
+      labelled.name = "no_classes";
     }
     labelled.loss = context.info->name;
     labelled.identity = pass.identity;
@@ -281,6 +283,10 @@ void LossAttribution::TakeLoss(ThreadState& thread, const at::Tensor& loss) {
       return;
     }
     if (!made_of_it || !BeginsPass(thread, {&model, nullptr})) {
+      if (made_of_it && passes_.NotHeard(thread, model, Kind::kLoss)) {
+        model.manual_loss.store(true);
+        return;
+      }
       session_.AddNote("probe.Loss() of " + model.name() +
                        " came when its step had ended: call it before optimizer.step()");
       return;

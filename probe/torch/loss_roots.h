@@ -23,15 +23,15 @@ class LossRoots {
     std::lock_guard lock(mutex_);
     std::erase_if(roots_, [&](const auto& root) { return root.first == thread || root.second.node.expired(); });
   }
-  // The thread's own, else all.
-  std::vector<LossRoot> For(probe::ThreadId thread) const {
+  // The thread's own, else all. `own_alone`: it is none of the engine's.
+  std::vector<LossRoot> For(probe::ThreadId thread, bool own_alone = false) const {
     std::lock_guard lock(mutex_);
     std::vector<LossRoot> own, all;
     for (const auto& [of, root] : roots_) {
       all.push_back(root);
       if (of == thread) own.push_back(root);
     }
-    return own.empty() ? all : own;
+    return own.empty() && !own_alone ? all : own;
   }
 
  private:

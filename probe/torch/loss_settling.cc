@@ -266,7 +266,7 @@ void LossSettling::PublishOutputs(const std::vector<LabelledOutput>& outputs, Wa
       continue;
     }
     capture_.PublishMeta(*one.identity, Kind::kNetworkOutput, one.call, one.pass.get(), one.output);
-    capture_.PublishMeta(*one.identity, Kind::kInputLabels, one.call, one.pass.get(), one.labels, one.ignored);
+    capture_.PublishMeta(*one.identity, Kind::kInputLabels, one.call, one.pass.get(), one.labels, one.name);
   }
 }
 

@@ -67,7 +67,7 @@ struct LossValue {
 struct LabelledOutput {
   at::Tensor output;
   at::Tensor labels;
-  std::string ignored;  // the label that does not count, as the daemon reads it
+  std::string name;  // of the labels, as the daemon reads it: that one does not count, or that they are no classes
   const char* loss = "";  // the operator that compares them
   bool classes = false;  // the labels are class indices
   int layer = -1;        // module index of the layer whose output it is, or comes from; -1: not known

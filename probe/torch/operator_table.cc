@@ -146,13 +146,14 @@ constexpr Functional kFunctionals[] = {
 struct LossFunction {
   const char* name;
   const char* overload;
-  bool labelled;  // of what the network gave and what it should have given
+  bool labelled;         // of what the network gave and what it should have given
+  bool classes = false;  // and that may be class indices
 };
 constexpr LossFunction kLosses[] = {
-    {"aten::cross_entropy_loss", "", true},
-    {"aten::nll_loss_nd", "", true},
-    {"aten::nll_loss", "", true},
-    {"aten::nll_loss2d", "", true},
+    {"aten::cross_entropy_loss", "", true, true},
+    {"aten::nll_loss_nd", "", true, true},
+    {"aten::nll_loss", "", true, true},
+    {"aten::nll_loss2d", "", true, true},
     {"aten::mse_loss", "", true},
     {"aten::l1_loss", "", true},
     {"aten::smooth_l1_loss", "", true},
@@ -163,7 +164,7 @@ constexpr LossFunction kLosses[] = {
     {"aten::poisson_nll_loss", "", true},
     {"aten::soft_margin_loss", "", true},
     {"aten::hinge_embedding_loss", "", true},
-    {"aten::multi_margin_loss", "", true},
+    {"aten::multi_margin_loss", "", true, true},
     {"aten::multilabel_margin_loss", "", true},
     {"aten::cosine_embedding_loss", "", false},
     {"aten::margin_ranking_loss", "", false},
@@ -380,6 +381,7 @@ void OperatorTable::AddLosses() {
     OperatorInfo info;
     info.what = OperatorClass::kLoss;
     info.labelled = loss.labelled;
+    info.classes = loss.classes;
     info.name = loss.name + 6;
     Add(loss.name, loss.overload, info);
   }

@@ -33,6 +33,7 @@ struct OperatorInfo {
   int8_t reduction = -1;      // kLoss: index of how it reduces
   int8_t ignore_index = -1;   // kLoss: index of the label that does not count
   bool labelled = false;      // kLoss: of an output and its labels
+  bool classes = false;       // kLoss: and that may be class indices
   bool product = false;       // kLayer: of operands of which any may be the weight, or none
   bool basic = false;         // kLayer: backward is made of this product, too
   int8_t operands = -1;       // kLayer: index of the list that they are in, of a product that has one

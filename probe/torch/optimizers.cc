@@ -47,7 +47,13 @@ std::optional<const void*> PointerAt(const void* place) {
   return found;
 }
 
-uint32_t VersionOf(const at::Tensor& tensor) {
+size_t CountParameters(Optimizer& optimizer) {
+  size_t count = 0;
+  for (const auto& group : optimizer.param_groups()) count += group.params().size();
+  return count;
+}
+
+uint32_t MomentVersion(const at::Tensor& tensor) {
   return !tensor.defined() || tensor.is_inference() ? 0 : static_cast<uint32_t>(tensor._version());
 }
 
@@ -109,6 +115,7 @@ bool WatchedOptimizer::Read(Reader&& read) {
 
 void WatchedOptimizer::ReadGroups(Optimizer& optimizer) {
   group_of_.clear();
+  parameters_read_ = CountParameters(optimizer);
   auto& groups = optimizer.param_groups();
   for (size_t g = 0; g < groups.size(); ++g) {
     if (g == groups_.size()) groups_.push_back({nullptr, session_.NameId("group" + std::to_string(first_group_ + g))});
@@ -197,8 +204,16 @@ bool WatchedOptimizer::StepsStill(const WatchedParam& written) {
   }
   witness_of_ = key;
   witness_.emplace(moment.getIntrusivePtr());
-  witness_version_ = VersionOf(moment);
+  witness_version_ = MomentVersion(moment);
   return true;
+}
+
+void WatchedOptimizer::LookForMore() {
+  std::lock_guard lock(mutex_);
+  if (!alive()) return;
+  Read([&](Optimizer& optimizer) {
+    if (CountParameters(optimizer) != parameters_read_) ReadGroups(optimizer);
+  });
 }
 
 bool WatchedOptimizer::LookAgain(const WatchedParam& param) {
@@ -236,8 +251,8 @@ WatchedOptimizer::Moments WatchedOptimizer::MomentsOf(const WatchedParam& param)
     const at::Tensor* const tensors[2] = {&state.moments.first, &state.moments.second};
     bool any = false;
     for (int i = 0; i < 2; ++i) {
-      any |= VersionOf(*tensors[i]) != state.versions[i];
-      state.versions[i] = VersionOf(*tensors[i]);
+      any |= MomentVersion(*tensors[i]) != state.versions[i];
+      state.versions[i] = MomentVersion(*tensors[i]);
     }
     return any;
   };
@@ -251,8 +266,8 @@ WatchedOptimizer::Moments WatchedOptimizer::MomentsOf(const WatchedParam& param)
     if (!alive() || now == states_.end()) return {};
     State& state = now->second;
     const bool same = state.moments.first.is_same(old) && state.moments.second.is_same(old_second);
-    state.versions[0] = VersionOf(state.moments.first);
-    state.versions[1] = VersionOf(state.moments.second);
+    state.versions[0] = MomentVersion(state.moments.first);
+    state.versions[1] = MomentVersion(state.moments.second);
     if (same) return {};
   }
   return states_[key].moments;

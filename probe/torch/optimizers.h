@@ -57,7 +57,9 @@ class WatchedOptimizer {
   std::vector<Rate> Rates(const WatchedParam* written);
   // Of the step that has just ended; undefined if none were written in it.
   Moments MomentsOf(const WatchedParam& param);
-  // A parameter with a gradient that nobody attached has: a group may have been added. True if it has it now.
+  // Reads its groups again where they have more parameters, or fewer, than before.
+  void LookForMore();
+  // A parameter with a gradient that nobody attached has: a group may have been exchanged. True if it has it now.
   bool LookAgain(const WatchedParam& param);
 
  private:
@@ -91,6 +93,7 @@ class WatchedOptimizer {
   // Guarded by mutex_.
   std::unordered_map<const void*, int> group_of_;  // TensorImpl of a parameter -> group
   std::vector<Group> groups_;
+  size_t parameters_read_ = 0;  // in them
   std::unordered_map<const void*, State> states_;  // by TensorImpl of the parameter
   const void* witness_of_ = nullptr;               // TensorImpl of a parameter, a moment of which shows that it steps
   std::optional<c10::weak_intrusive_ptr<c10::TensorImpl>> witness_;

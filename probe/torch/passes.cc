@@ -59,6 +59,12 @@ std::shared_ptr<Pass> Passes::BeginWithoutLayer(ThreadState& thread, WatchedMode
   return state.training;
 }
 
+bool Passes::NotHeard(const ThreadState& thread, const WatchedModel& model, Kind kind) const {
+  RootState& root = roots_.StateOf(model);
+  std::lock_guard lock(root.mutex);
+  return !tracker_.OpenStep(model.index(), thread.id) && !open_steps_.Coming(root, model)->AnyOf(kind);
+}
+
 // A layer of a training pass goes on with the pass under way, until backward has reached that, or its first module is
 // called again on what does not come from the pass itself, as a recurrent cell's input does.
 bool Passes::ContinuesPass(ThreadState& thread, RootThread& state, RootState& root, const LayerCall& call) {

@@ -49,6 +49,9 @@ class Passes {
 
   // Of a model of whose layers none is known, by what is made of its parameters; null: it does not train.
   std::shared_ptr<Pass> BeginWithoutLayer(ThreadState& thread, WatchedModel& model);
+  // No step is open on the thread, and the one that comes does not want this: its passes are not heard, for all that is
+  // known they have begun.
+  bool NotHeard(const ThreadState& thread, const WatchedModel& model, Kind kind) const;
 
  private:
   bool ContinuesPass(ThreadState& thread, RootThread& state, RootState& root, const LayerCall& call);

@@ -53,7 +53,8 @@ Probe::~Probe() {
 }
 
 void Probe::Attach(torch::nn::Module& model, const AttachOptions& options) {
-  impl_->With([&](torch_probe::Listener& listener) { listener.Attach(model, nullptr, options); });
+  // What a shared pointer owns outlives its fold of a cross-validation, which a trainer need not think of.
+  impl_->With([&](torch_probe::Listener& listener) { listener.Attach(model, model.weak_from_this().lock(), options); });
 }
 
 void Probe::Attach(std::shared_ptr<torch::nn::Module> model, const AttachOptions& options) {

@@ -95,6 +95,7 @@ void StepEnds::Written(ThreadState& thread, WatchedModel& model, const OperatorI
       identity->flags.fetch_or(kFlagWeightsChangedOutside);
     }
   }
+  if (optimizer && !seen.closing && tracker_.manual(m)) WrittenBeforeBoundary(root, model, seen.lane, params);
   LaneState& lane = open_steps_.LaneOf(root, seen.closing.value_or(seen.lane));
   if (!seen.closing || !lane.closing) {
     if (optimizer && lane.evaluated && !tracker_.OpenStepOf(m, seen.lane)) NoteLateWrite(lane, model, first);
@@ -127,6 +128,39 @@ void StepEnds::Written(ThreadState& thread, WatchedModel& model, const OperatorI
       lane.closing->flags.fetch_or(kFlagGradModified);
     }
     WrittenOutside(lane, knew || optimizer, info, param);
+  }
+}
+
+// The trainer says the end behind the write, and has maybe called its scheduler and zero_grad() by then.
+void StepEnds::WrittenBeforeBoundary(RootState& root, WatchedModel& model, uint32_t index, c10::ArrayRef<int> params) {
+  const auto open = tracker_.OpenStepOf(model.index(), index);
+  if (!open) return;
+  const std::shared_ptr<StepIdentity> identity = open_steps_.IdentityOf(root, model, index, *open);
+  LaneState& lane = open_steps_.LaneOf(root, index);
+  if (identity->AnyOf(Kind::kLearningRate) && !std::exchange(lane.rates_taken, true)) {
+    capture_.EnsureStarted(*identity);
+    capture_.TakeLearningRates(*identity, model, -1, roots_);
+  }
+  if (!identity->AnyOf(kGradientKinds)) return;
+  lane.written_with.resize(model.params().size());
+  for (const int param : params) {
+    const at::Tensor& gradient = model.params()[static_cast<size_t>(param)].tensor.grad();
+    if (gradient.defined()) lane.written_with[static_cast<size_t>(param)].Take(gradient);
+  }
+}
+
+// Whether the gradients that are there now are those that the step was written with.
+void StepEnds::CompareWithWritten(const LaneState& lane, WatchedModel& model, StepIdentity& identity) {
+  for (size_t i = 0; i < lane.written_with.size(); ++i) {
+    if (!lane.written_with[i].taken()) continue;
+    const at::Tensor& gradient = model.params()[i].tensor.grad();
+    if (!gradient.defined()) {
+      session_.AddNote("gradients of " + model.name() +
+                       " are missing where they are gone when its step is said to end: call probe.Step() before "
+                       "zero_grad()");
+    } else if (!lane.written_with[i].Is(gradient)) {
+      identity.flags.fetch_or(kFlagGradModified);
+    }
   }
 }
 
@@ -217,20 +251,22 @@ void StepEnds::EndStep(ThreadState& thread, WatchedModel& model, RootState& root
       capture_.TakeWeights(lane, *identity, model, [&] { return tracker_.OthersWrite(m, thread.id); });
     }
     if (gradients) {
+      CompareWithWritten(lane, model, *identity);
       const bool scaled = std::any_of(passes.begin(), passes.end(),
                                       [](const auto& pass) { return pass->training && pass->losses->scaled(); });
       const uint16_t flags = scaled && root.last_gradient.Untouched(model) ? uint16_t{kFlagGradScaled} : uint16_t{0};
       capture_.TakeGradients(lane, model, *identity, written_param, flags, true);
     }
     if (seen) {
-      capture_.TakeLearningRates(*identity, model, written_param, roots_);
+      if (!lane.rates_taken) capture_.TakeLearningRates(*identity, model, written_param, roots_);
       late = capture_.LateOptimizers(model, written_param);
     }
   }
   losses_.SettleStep(passes, model, !lacks && (root.learning.load() || identity->AnyOf(kLossKinds)));
   for (const auto& pass : passes) pass->over.store(true);
   lane.identity.reset();
-  lane.weights_taken = lane.evaluated = lane.second_round = false;
+  lane.weights_taken = lane.evaluated = lane.second_round = lane.rates_taken = false;
+  lane.written_with.clear();
   lane.closing = identity;
   lane.closing_passes = std::move(numbers);
   lane.late_optimizers = std::move(late);

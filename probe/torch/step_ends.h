@@ -61,6 +61,8 @@ class StepEnds {
   static bool WrittenAgain(LaneState& lane, int param);
   void WrittenOutside(LaneState& lane, bool arithmetic, const OperatorInfo& info, int param);
   void NoteLateWrite(const LaneState& lane, const WatchedModel& model, int param);
+  void WrittenBeforeBoundary(RootState& root, WatchedModel& model, uint32_t index, c10::ArrayRef<int> params);
+  void CompareWithWritten(const LaneState& lane, WatchedModel& model, StepIdentity& identity);
   static bool NewGradient(RootState& root, const WatchedModel& model, int param);
   static bool AwaitsLate(const RootState& root, const LaneState& lane);
   void NoteEverySecond(RootState& root, const LaneState& lane, const WatchedModel& model);

@@ -197,6 +197,9 @@ struct LaneState {
   std::vector<int> late_optimizers;  // attached optimizers that had not written when the step was counted
   std::vector<uint32_t> written;     // by parameter: round of writes since the count; finds a second hand
   std::vector<int64_t> taken;        // by parameter: version of its gradient when that was taken; -1: it was not
+  // Manual steps: by parameter, the gradient that it was written with last in the step that is open.
+  std::vector<GradientVersion> written_with;
+  bool rates_taken = false;  // and its learning rates were taken then
   uint32_t write_round = 0;
   int last_written = -1;
 };

@@ -6,9 +6,15 @@ namespace ikkuna::torch_probe {
 void Listener::Step(const torch::nn::Module* module) {
   Guarded([&](ThreadState& thread) {
     ThreadTimer timer(thread);
+    const auto trains = [&](int m) { return watch_.tracker.OpenStep(m, thread.id) || watch_.tracker.Pending(m); };
+    bool some_trains = false, known = false;
+    for (int m = 0; m < watch_.roots.count(); ++m) some_trains |= trains(m);
     for (int m = 0; m < watch_.roots.count(); ++m) {
       WatchedModel& model = watch_.roots.model(m);
       if (module != nullptr && &model.root() != module) continue;
+      known = true;
+      // A teacher makes no steps, whatever is said of all.
+      if (module == nullptr && some_trains && watch_.tracker.steps_ended(m) == 0 && !trains(m)) continue;
       RootState& root = watch_.roots.StateOf(model);
       open_steps_.WaitOnce(thread, root);
       {
@@ -20,12 +26,20 @@ void Listener::Step(const torch::nn::Module* module) {
       }
       control_.FreezeAsAsked(model);
     }
+    if (!known) {
+      session_->AddNote(module == nullptr ? "probe.Step() before a model is attached ends no step"
+                                          : "probe.Step() of a module that is not attached ends no step: give it the "
+                                            "model as it was attached");
+    }
   });
 }
 
 void Listener::Epoch(uint32_t epoch) {
   Guarded([&](ThreadState& thread) {
     ThreadTimer timer(thread);
+    if (watch_.roots.count() == 0) {
+      session_->AddNote("probe.Epoch() before a model is attached is not kept: call it behind Attach()");
+    }
     ends_.CloseSteps(thread, false);
     for (int m = 0; m < watch_.roots.count(); ++m) {
       WatchedModel& model = watch_.roots.model(m);

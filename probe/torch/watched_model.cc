@@ -118,18 +118,16 @@ void WatchedModel::Walk(probe::Session& session, torch::nn::Module& module, cons
     AddParams(session, module, index, watched.id != 0);
     AddBuffers(session, module, index, watched.id != 0);
   }
-  // Of a cut container the last layer reports: each layer inside takes the place over from the one before.
-  if (cut_container >= 0 && (has_params || has_buffers)) {
-    for (auto& other : modules_) {
-      if (other->reports_as == cut_container) other->reports_as = -1;
-    }
-    watched.reports_as = cut_container;
-  }
   const int inner_cut = cut_container >= 0 ? cut_container : cuts ? index : -1;
   for (const auto& child : children) {
     Walk(session, *child.value(), Join(path, child.key()), depth + 1, inner_cut);
   }
   if (dynamic_cast<torch::nn::SequentialImpl*>(&module) != nullptr) LinkSequence(module, path);
+  // For a cut container reports what makes its output, where that can be known; else NoteActivations() says so.
+  if (const int end = cuts && watched.id != 0 ? MadeBy(module, path) : -1; end >= 0) {
+    watched.reports_as = -1;
+    at(end).reports_as = index;
+  }
   // What attention returns is what its output projection gives.
   if (watched.of_torch && watched.type == "MultiheadAttention" && watched.id != 0) {
     const auto projection = by_path_.find(Join(path, "out_proj"));
@@ -223,6 +221,29 @@ void WatchedModel::LinkSequence(torch::nn::Module& module, const std::string& pa
     if (before >= 0) at(before).next_in_sequence = index;
     before = index;
   }
+}
+
+// The module whose operator makes what this one returns; -1: not known. Only a Sequential proves which of its children
+// runs last, and of one without parameters that it runs at all, by what the one before gave.
+int WatchedModel::MadeBy(torch::nn::Module& module, const std::string& path) const {
+  const auto children = module.named_children();
+  if (children.is_empty()) {
+    const auto known = by_path_.find(path);
+    if (known == by_path_.end()) return -1;
+    const WatchedModule& leaf = this->module(known->second);
+    const bool made = leaf.has_params ? leaf.operators != nullptr : leaf.of_torch && HasOwnOperator(leaf.type);
+    return made ? known->second : -1;
+  }
+  if (dynamic_cast<torch::nn::SequentialImpl*>(&module) == nullptr) return -1;
+  const auto end_of = [&](size_t child) { return MadeBy(*children[child].value(), Join(path, children[child].key())); };
+  const int end = end_of(children.size() - 1);
+  for (size_t child = children.size() - 1; end >= 0; --child) {
+    const int at_child = end_of(child);
+    if (at_child < 0 || !children[child].value()->children().empty()) return child + 1 == children.size() ? end : -1;
+    if (this->module(at_child).has_params) return end;
+    if (child == 0) return -1;
+  }
+  return -1;
 }
 
 // What of the published modules from the one of this index on has no activation under its own name, and why.

@@ -46,6 +46,7 @@ struct WatchedModule {
   int reports_as = -1;  // index of the module whose name the activations carry: itself, or a cut container; -1: none
   int also_reports = -1;            // index of another module that returns the same: attention, of its output projection
   bool of_torch = false;            // a class of torch::nn, not one of the trainer's with a name like it
+  mutable std::atomic<bool> order_noted{false};     // that the order of calls tells it from others of its weight
   mutable std::atomic<bool> computed_noted{false};  // that its weight is computed somewhere, which hides it
   const char* operators = nullptr;  // with parameters: those that make its output, separated by blanks; null: none known
 };
@@ -232,6 +233,7 @@ class WatchedModel {
   void AddBuffers(probe::Session& session, torch::nn::Module& module, int index, bool published);
   void LinkSequence(torch::nn::Module& module, const std::string& path);
   void NoteActivations(size_t from);
+  int MadeBy(torch::nn::Module& module, const std::string& path) const;
   bool SameTree(torch::nn::Module& module, size_t* node) const;
   // With mutex_ held.
   bool MovedLocked(int param) const;

@@ -96,8 +96,13 @@ def look_up():
     yield from codes("EntryFlag", HEADER, PROBE, DAEMON, ("kEntry", [r"\bkEntry{K}\b"]))
     yield from codes("FeatureBit", HEADER, PROBE, DAEMON, ("kFeature", [r"\bkFeature{K}\b"]))
     stored = [r"(?:Store|Add)\w*\([^;]*\b{word}\b", r"\b{word}\b[^;=]*\.(?:store|fetch_add)\(", r"atomic_ref<[^;]*\b{word}\b"]
-    yield from words("PubStatus", PROBE, stored + [r"root_status\("], DAEMON, [r"(?:\.|->|\(\)\.|now\.|shared\.){word}\b"])
-    yield from words("RootStatus", PROBE, stored, DAEMON, [r"(?:\.|->){word}\b"])
+    reads = [r"(?:\.|->|\(\)\.|now\.|shared\.){word}\b"]
+    for name, writer, reader, test in words("PubStatus", PROBE, stored, DAEMON, reads):
+        # Its roots are written through a function of the session's.
+        yield name, writer or (name == "PubStatus::roots" and has(PROBE, r"root_status\(")), reader, test
+    # Its words have names that stand everywhere else, too.
+    of_root = [r"(?:Store|Add)\w*\([^;,]*(?:status|\))\.{word}\b"]
+    yield from words("RootStatus", PROBE, of_root, DAEMON, [r"(?:\.|->){word}\b"])
     # The probe reads these by CtlView's functions.
     for name, writer, _, test in words("CtlState", DAEMON, stored, "", []):
         word = name.split("::")[1]

@@ -81,6 +81,17 @@ TEST_F(AccuracyTest, ALossByOtherTargetsBesideItDoesNotCount) {
   EXPECT_DOUBLE_EQ(Close(), 0.5);
 }
 
+// Counts, signs: integers that are no classes, as the probe says.
+TEST_F(AccuracyTest, IntegerTargetsThatAreNoClassesPublishNothing) {
+  Start();
+  const TestTensor output = Scores({9, 1, 1, 9}, {2, 2});
+  Output(output);
+  Labels(Ints({0, 0}), 0, 0, "no_classes");
+  Close();
+  EXPECT_EQ(published_, 0u);
+  EXPECT_EQ(incomplete_, 0);
+}
+
 TEST_F(AccuracyTest, TopK) {
   const TestTensor output = Scores({4, 3, 2, 1, 1, 2, 3, 4}, {2, 4});
   const double want[] = {0.5, 0.5, 1, 1, 1};  // labels rank first and third

@@ -258,6 +258,42 @@ TEST_F(Capture, DepthAndFilterChooseTheNames) {
   EXPECT_EQ(names_with({.filter = "block.*"}), (std::vector<std::string>{"block.0", "block.1", "block.2"}));
 }
 
+// Of a container that `depth` cuts: its own output, or nothing.
+TEST_F(Capture, ACutContainerReportsWhatItReturns) {
+  struct Residual : torch::nn::Module {
+    Residual() { register_module("inner", inner); }
+    Tensor forward(const Tensor& x) { return x + inner(x); }
+    torch::nn::Linear inner{8, 8};
+  };
+  struct Net : torch::nn::Module {
+    Net() {
+      register_module("ends_in_relu", ends_in_relu);
+      register_module("nested", nested);
+      register_module("ends_in_own", ends_in_own);
+      register_module("own", own);
+    }
+    Tensor forward(const Tensor& x) {
+      first = ends_in_relu->forward(x);
+      second = nested->forward(first);
+      return own->forward(ends_in_own->forward(second));
+    }
+    torch::nn::Sequential ends_in_relu{torch::nn::Linear(8, 8), torch::nn::ReLU()};
+    torch::nn::Sequential nested{torch::nn::Sequential(torch::nn::Linear(8, 8), torch::nn::Linear(8, 8))};
+    torch::nn::Sequential ends_in_own{torch::nn::Linear(8, 8), Residual()};
+    std::shared_ptr<Residual> own = std::make_shared<Residual>();
+    Tensor first, second;
+  };
+  auto net = std::make_shared<Net>();
+  torch::optim::SGD optimizer(net->parameters(), 0.1);
+  Start({"activations"}).Attach(net, {.depth = 1});
+  Train(net, optimizer, torch::randn({4, 8}), torch::randint(3, {4}));
+  ASSERT_EQ(Of("activations").size(), 2u);
+  ASSERT_EQ(Of("activations", "ends_in_relu").size(), 1u);
+  EXPECT_TRUE(torch::equal(Of("activations", "ends_in_relu")[0].tensor, net->first));
+  ASSERT_EQ(Of("activations", "nested").size(), 1u);
+  EXPECT_TRUE(torch::equal(Of("activations", "nested")[0].tensor, net->second));
+}
+
 TEST_F(Capture, WhatTheTrainerLogs) {
   torch::nn::Sequential net(torch::nn::Linear(8, 3));
   torch::optim::Adam optimizer(net->parameters(), torch::optim::AdamOptions(0.003));
@@ -311,10 +347,11 @@ TEST_F(Capture, EpochsAndSteps) {
 TEST_F(Capture, APassForAnotherModelsStepIsNoSkippedStep) {
   torch::nn::Sequential generator(torch::nn::Linear(4, 8)), critic(torch::nn::Linear(8, 1));
   torch::optim::SGD of_generator(generator->parameters(), 0.1), of_critic(critic->parameters(), 0.1);
-  Probe& probe = Start({"activations"});
+  Probe& probe = Start({"batch_finished"});
   probe.Attach(generator);
   probe.Attach(critic);
-  for (int i = 0; i < 4; ++i) {
+  constexpr int kSteps = 4;
+  for (int i = 0; i < kSteps; ++i) {
     of_critic.zero_grad();
     (critic->forward(torch::randn({2, 8})).mean() -
      critic->forward(generator->forward(torch::randn({2, 4})).detach()).mean())
@@ -324,8 +361,33 @@ TEST_F(Capture, APassForAnotherModelsStepIsNoSkippedStep) {
     critic->forward(generator->forward(torch::randn({2, 4}))).mean().backward();
     of_generator.step();
   }
-  ASSERT_GT(Of("activations").size(), 8u);
-  for (const Kept& kept : Of("activations")) EXPECT_EQ(kept.message.flags & kFlagStepSkipped, 0);
+  probe.Detach();
+  EXPECT_EQ(Of("batch_finished").size(), 2u * kSteps);
+  for (const Kept& kept : Of("batch_finished")) EXPECT_EQ(kept.message.flags, 0);
+}
+
+// Step() ends the steps of every model that makes some.
+TEST_F(Capture, ATeacherMakesNoStepsWhateverIsSaid) {
+  torch::nn::Sequential student(torch::nn::Linear(8, 3)), teacher(torch::nn::Linear(8, 3));
+  torch::optim::SGD optimizer(student->parameters(), 0.1);
+  Probe& probe = Start({"batch_finished"});
+  probe.Attach(student, {.name = "student", .manual_steps = true});
+  probe.Attach(teacher, {.name = "teacher", .manual_steps = true});
+  for (int i = 0; i < 3; ++i) {
+    const Tensor x = torch::randn({4, 8});
+    Tensor target;
+    {
+      torch::NoGradGuard no_grad;
+      target = teacher->forward(x);
+    }
+    optimizer.zero_grad();
+    F::mse_loss(student->forward(x), target).backward();
+    optimizer.step();
+    probe.Step();
+  }
+  probe.Detach();
+  EXPECT_EQ(Of("batch_finished").size(), 3u);
+  for (const Kept& kept : Of("batch_finished")) EXPECT_EQ(kept.message.root, "student");
 }
 
 // Where the parameters become what nobody can read (complex here, on a GPU elsewhere) their updates are left out.

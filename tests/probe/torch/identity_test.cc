@@ -174,6 +174,17 @@ INSTANTIATE_TEST_SUITE_P(Kinds, Replaced,
                                            std::vector<std::string>{"weights", "weight_gradients", "activations"}));
 
 // What the trainer has replaced lives no longer for us, and its hook is gone.
+// One probe lives through many folds.
+TEST_F(Identity, AModelThatASharedPointerOwnsIsKeptThoughItIsAttachedByReference) {
+  auto net = std::make_shared<torch::nn::SequentialImpl>(torch::nn::Linear(8, 4));
+  const std::weak_ptr<torch::nn::SequentialImpl> before = net;
+  Start({}).Attach(*net);
+  net.reset();
+  EXPECT_FALSE(before.expired());
+  probe_.reset();
+  EXPECT_TRUE(before.expired());
+}
+
 TEST_F(Identity, AModuleThatWasReplacedIsLetGo) {
   auto net = std::make_shared<Replaceable>();
   Probe& probe = Start({"weights", "weight_updates"});

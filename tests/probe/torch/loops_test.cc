@@ -396,6 +396,8 @@ TEST_F(Passes, ALossScaleIsFlaggedOnWhatCarriesIt) {
                           (kept.message.kind == "layer_gradients" || !unscaled);
       EXPECT_EQ((kept.message.flags & kFlagGradScaled) != 0, scaled) << kept.message.kind << " " << unscaled;
     }
+    EXPECT_EQ(Of("layer_gradients").size(), 4 * 3u);
+    EXPECT_EQ(Of("weight_gradients").size(), 4 * 2u);
     probe_.reset();
   }
 }

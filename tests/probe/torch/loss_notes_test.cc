@@ -93,6 +93,35 @@ TEST_F(Notes, ALossThatIsGivenTooLate) {
   ExpectOne({"probe.Loss() of student came when its step had ended", "before optimizer.step()"});
 }
 
+// Of a step of which nothing is wanted the forward pass is not heard: the loss is not late for that.
+TEST_F(Notes, ALossThatIsGivenBeforeBackwardOfAStepThatIsNotDue) {
+  auto net = Net();
+  torch::optim::SGD optimizer(net->parameters(), 0.05);
+  probe_->Attach(net, {.name = "student"});
+  Asks({Kind::kLoss}, 7);
+  Train(
+      net, optimizer,
+      [&](const Tensor& out) {
+        const Tensor loss = out.pow(2).mean();
+        probe_->Loss(loss);
+        return loss;
+      },
+      24);
+  ExpectNone();
+}
+
+// Integers that are counts or signs: an accuracy of them means nothing.
+TEST_F(Notes, IntegerTargetsOfALossThatIsNoClassification) {
+  nn::Sequential net(nn::Linear(8, 1));
+  torch::optim::SGD optimizer(net->parameters(), 0.05);
+  probe_->Attach(net, {.name = "student"});
+  Asks({Kind::kInputLabels, Kind::kNetworkOutput});
+  Train(net, optimizer, [](const Tensor& out) {
+    return F::poisson_nll_loss(out, torch::randint(0, 3, {12, 1}), F::PoissonNLLLossFuncOptions());
+  });
+  ExpectOne({"the accuracy of student is not known", "targets of its poisson_nll loss", "no class indices"});
+}
+
 TEST_F(Notes, ALossThatIsNotOneNumber) {
   auto net = Net();
   torch::optim::SGD optimizer(net->parameters(), 0.05);

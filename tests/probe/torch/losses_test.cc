@@ -414,6 +414,45 @@ TEST_F(Losses, TheIgnoredLabelGoesWithTheLabels) {
   EXPECT_EQ(names, (std::vector<std::string>{"", "ignore_index=0", "ignore_index=3"}));
 }
 
+TEST_F(Losses, LabelsThatAreNoClassesSaySo) {
+  auto net = Net(1);
+  torch::optim::SGD optimizer(net->parameters(), 0.05);
+  Start({"input_labels"}).Attach(net);
+  for (const bool counts : {true, false}) {
+    optimizer.zero_grad();
+    const Tensor out = net->forward(X());
+    if (counts)
+      F::poisson_nll_loss(out, torch::randint(0, 3, {12, 1}), F::PoissonNLLLossFuncOptions()).backward();
+    else
+      F::multi_margin_loss(out, torch::zeros({12}, torch::kLong)).backward();
+    optimizer.step();
+  }
+  std::vector<std::string> names;
+  for (const Kept& kept : Of("input_labels")) names.push_back(kept.message.param);
+  EXPECT_EQ(names, (std::vector<std::string>{"no_classes", ""}));
+}
+
+// The loss is over outputs of so many calls that a parameter lies far behind it.
+TEST_F(Losses, OfACellThatIsUnrolledVeryLongIsFound) {
+  torch::nn::GRUCell cell(8, 6);
+  torch::nn::Sequential net(cell);
+  torch::optim::SGD optimizer(net->parameters(), 0.05);
+  Start({"loss"}).Attach(net);
+  std::vector<double> want;
+  for (int step = 0; step < 2; ++step) {
+    optimizer.zero_grad();
+    Tensor state = torch::zeros({2, 6});
+    std::vector<Tensor> states;
+    for (int t = 0; t < 600; ++t) states.push_back(state = cell(torch::ones({2, 8}), state));
+    const Tensor loss = F::mse_loss(torch::stack(states), torch::ones({600, 2, 6}));
+    want.push_back(loss.item<double>());
+    loss.backward();
+    optimizer.step();
+  }
+  probe_->Detach();
+  Expect(Values()[""], want);
+}
+
 // Residual blocks in evaluation: the sum has no history, and no entry in the table of operators.
 TEST_F(Losses, WithoutGradientsOperatorsHandOnWhatTheyCameFrom) {
   struct Residual : torch::nn::Module {

@@ -276,6 +276,28 @@ TEST_F(Notes, WhatHasNoActivationAndWhatIsTheSame) {
   EXPECT_EQ(Said().size(), 6u);
 }
 
+TEST_F(Notes, ModulesOfOneWeightThatTheirOrderAloneTellsApart) {
+  struct Tied : nn::Module {
+    Tied() {
+      source = register_module("source", nn::Embedding(10, 8));
+      target = register_module("target", nn::Embedding(10, 8));
+      target->weight.set_data(source->weight.detach());  // one storage
+    }
+    nn::Embedding source{nullptr}, target{nullptr};
+  };
+  auto net = std::make_shared<Tied>();
+  torch::optim::SGD optimizer(net->parameters(), .05);
+  probe_->Attach(net, {.name = "student"});
+  Asks({Kind::kActivations});
+  for (int step = 0; step < 3; ++step) {
+    optimizer.zero_grad();
+    const Tensor tokens = torch::randint(0, 10, {4});
+    F::mse_loss(net->source(tokens) + net->target(tokens), torch::randn({4, 8})).backward();
+    optimizer.step();
+  }
+  ExpectOne({"told apart by their order alone", "activations of source", "and target", "of student"});
+}
+
 TEST_F(Notes, AModelThatIsAttachedAgainUnderAnotherName) {
   auto net = Net();
   probe_->Attach(net, {.name = "student"});
@@ -505,14 +527,20 @@ TEST_F(Notes, AStepThatGoesOnGivesUpWhatNobodyAsksFor) {
   ExpectOne({"a step of", "has given up"});
 }
 
-TEST_F(Notes, WhatIsLoggedBeforeAModelIsAttached) {
+TEST_F(Notes, WhatIsSaidBeforeAModelIsAttached) {
   auto net = Net();
   torch::optim::SGD optimizer(net->parameters(), .05);
   probe_->Log("early", 1.0);
+  probe_->Epoch(1);
+  probe_->Step();
   probe_->Attach(net);
   Asks({Kind::kLoss});
   Train(net, optimizer, Mse);
+  probe_->Step(*Net());
   ExpectOne({"what is logged before a model is attached"});
+  ExpectOne({"probe.Epoch() before a model is attached"});
+  ExpectOne({"probe.Step() before a model is attached"});
+  ExpectOne({"probe.Step() of a module that is not attached"});
 }
 
 // An evaluation on a thread that does not train, which nothing ends: it is said how to.

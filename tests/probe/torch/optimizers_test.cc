@@ -140,6 +140,23 @@ TEST_F(OptimizersOf, AGroupThatIsAddedBringsItsRate) {
   EXPECT_EQ(Of("exp_avg", "0").size(), 4 * 2u);
 }
 
+// Gradual unfreezing, where the body has had gradients all along.
+TEST_F(OptimizersOf, AGroupThatIsAddedLateBringsItsRateAtOnce) {
+  torch::nn::Linear body(8, 6), head(6, 3);
+  Net net(body, torch::nn::ReLU(), head);
+  torch::optim::Adam optimizer(head->parameters(), torch::optim::AdamOptions(.01));
+  Probe& probe = Start({"learning_rate", "exp_avg"});
+  probe.Attach(net);
+  probe.Attach(optimizer);
+  Train(net, optimizer, 20);
+  optimizer.add_param_group(torch::optim::OptimizerParamGroup(
+      body->parameters(), std::make_unique<torch::optim::AdamOptions>(.001)));
+  Train(net, optimizer, 2);
+  probe.Detach();
+  EXPECT_EQ(Rates()["group1"], (std::map<uint64_t, double>{{20, .001}, {21, .001}}));
+  EXPECT_EQ(Of("exp_avg", "0").size(), 2 * 2u);
+}
+
 TEST_F(OptimizersOf, OptionsThatAreReplacedAreReadAnew) {
   auto net = Model();
   torch::optim::RMSprop optimizer(net->parameters(), torch::optim::RMSpropOptions(.1));

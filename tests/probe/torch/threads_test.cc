@@ -2,6 +2,7 @@
 #include <malloc.h>
 
 #include <atomic>
+#include <barrier>
 #include <chrono>
 #include <condition_variable>
 #include <filesystem>
@@ -10,6 +11,7 @@
 #include <set>
 #include <thread>
 
+#include "shared/codes.h"
 #include "tests/probe/torch/capture_fixture.h"
 
 namespace ikkuna {
@@ -44,6 +46,32 @@ TEST_F(Threads, AThreadThatBeginsDuringAnothersBackwardIsHeard) {
 }
 
 // A thread an epoch: each takes over from the one before, whose last step is closed with its update.
+TEST_F(Threads, ALossScaleIsNotThatOfWhatAnotherThreadStartsFrom) {
+  torch::nn::Sequential scaled(torch::nn::Linear(8, 4)), plain(torch::nn::Linear(8, 4));
+  Probe& probe = Start({"layer_gradients"});
+  probe.Attach(scaled, {.name = "scaled"});
+  probe.Attach(plain, {.name = "plain"});
+  std::barrier turn(2);
+  scaled->parameters()[0].register_hook([&](const Tensor& gradient) {
+    turn.arrive_and_wait();
+    turn.arrive_and_wait();
+    return gradient;
+  });
+  const Tensor out = plain->forward(torch::randn({2, 8}));
+  std::thread other([&] {
+    (F::mse_loss(scaled->forward(torch::randn({2, 8})), torch::randn({2, 4})) * 1024).backward();
+  });
+  turn.arrive_and_wait();
+  out.backward(torch::ones_like(out));
+  turn.arrive_and_wait();
+  other.join();
+  probe.Detach();
+  ASSERT_EQ(Of("layer_gradients").size(), 2u);
+  for (const Kept& kept : Of("layer_gradients")) {
+    EXPECT_EQ((kept.message.flags & kFlagGradScaled) != 0, kept.message.root == "scaled") << kept.message.root;
+  }
+}
+
 TEST_F(Threads, ThreadsThatComeAndGoTrainOneModel) {
   torch::nn::Sequential net(torch::nn::Linear(8, 6), torch::nn::Linear(6, 3));
   torch::optim::SGD optimizer(net->parameters(), 0.1);

@@ -22,6 +22,14 @@ using torch::optim::SGDOptions;
 class Writes : public AtPeriods {};
 INSTANTIATE_TEST_SUITE_P(Periods, Writes, ::testing::Values(1, 3, 7));
 
+void WriteOnPointers(Mlp& model) {
+  for (const Tensor& p : model.parameters()) {
+    auto* const w = p.data_ptr<float>();
+    const auto* const g = p.grad().data_ptr<float>();
+    for (int64_t k = 0; k < p.numel(); ++k) w[k] -= .1f * g[k];
+  }
+}
+
 struct StepInBackward : torch::autograd::PostAccumulateGradHook {
   void operator()(const Tensor& parameter) override {
     torch::NoGradGuard no_grad;
@@ -224,6 +232,54 @@ TEST(WritesOfUpdates, AnEvaluationBetweenTwoOptimizers) {
   for (size_t i = 0; i < want.size(); ++i) EXPECT_TRUE(torch::equal(updates[i]["f1"], want[i])) << i;
 }
 
+// What another model's backward ends behind is no look at this one's weights.
+TEST_P(Writes, OfTwoModelsInTurnThatAreNotSeenAreInferred) {
+  for (const bool by_grad : {false, true}) {
+    SCOPED_TRACE(by_grad ? "autograd::grad" : "pointers");
+    Scenario s(GetParam());
+    Mlp first, second;
+    s.Attach(first);
+    s.Attach(second);
+    for (int i = 0; i < 12; ++i) {
+      for (Mlp* model : {&first, &second}) {
+        s.Forward(*model);
+        auto parameters = model->parameters();
+        if (by_grad) {
+          const auto gradients = torch::autograd::grad({Loss(*model)}, parameters);
+          s.Infer(*model, false);
+          torch::NoGradGuard no_grad;
+          for (size_t k = 0; k < parameters.size(); ++k) parameters[k].sub_(.1 * gradients[k]);
+        } else {
+          model->zero_grad();
+          Loss(*model).backward();
+          s.Infer(*model, false);
+          WriteOnPointers(*model);
+        }
+      }
+    }
+    s.Check();
+  }
+}
+
+// Nor is a look by an evaluation that runs between the write and the next backward.
+TEST_P(Writes, BeforeALookThroughTheModelThatAreNotSeenAreInferred) {
+  Scenario s(GetParam());
+  Mlp model;
+  s.Attach(model);
+  for (int i = 0; i < 12; ++i) {
+    model.zero_grad();
+    s.Forward(model);
+    Loss(model).backward();
+    s.Infer(model, false);
+    WriteOnPointers(model);
+    model.eval();
+    const Tensor x = x_.clone().requires_grad_();
+    torch::autograd::grad({torch::nn::functional::cross_entropy(model.forward(x), y_)}, {x});
+    model.train();
+  }
+  s.Check();
+}
+
 TEST_P(Writes, TheEndIsSaidBeforeTheWrite) {
   Scenario s(GetParam());
   Mlp model;
@@ -300,6 +356,35 @@ TEST_F(WritesOfPasses, GradientsThatAreThrownAwayBeforeTheTrainerSaysTheEnd) {
     }
   }
   EXPECT_EQ(got, want);
+}
+
+// What the loop has done behind the write does not change what the step was written with.
+TEST_F(WritesOfPasses, TheEndIsSaidBehindTheSchedulerAndZeroGrad) {
+  for (const bool to_none : {true, false}) {
+    kept_.clear();
+    torch::nn::Sequential net(torch::nn::Linear(8, 4));
+    torch::optim::SGD optimizer(net->parameters(), 1.0);
+    Probe& probe = Start({"learning_rate", "weight_gradients", "batch_finished"});
+    probe.Attach(*net, {.manual_steps = true});
+    probe.Attach(optimizer);
+    for (int step = 0; step < 4; ++step) {
+      F::mse_loss(net->forward(torch::randn({12, 8})), torch::randn({12, 4})).backward();
+      optimizer.step();
+      optimizer.zero_grad(to_none);
+      optimizer.param_groups()[0].options().set_lr(1.0 / (step + 2));
+      probe.Step();
+    }
+    probe.Detach();
+    const auto rates = Of("learning_rate");
+    ASSERT_EQ(rates.size(), 4u);
+    for (size_t i = 0; i < rates.size(); ++i) EXPECT_EQ(rates[i].message.scalar, 1.0 / static_cast<double>(i + 1));
+    EXPECT_EQ(Of("weight_gradients").size(), to_none ? 0u : 4u);
+    ASSERT_EQ(Of("batch_finished").size(), 4u);
+    for (const Kept& end : Of("batch_finished")) {
+      EXPECT_EQ((end.message.flags & kFlagGradModified) != 0, !to_none);
+    }
+    probe_.reset();
+  }
 }
 
 // Of a backward pass that goes on into a pass that an earlier step was made of.
