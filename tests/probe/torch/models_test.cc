@@ -18,7 +18,9 @@ namespace ikkuna {
 namespace scenario {
 namespace {
 
-class Models : public AtPeriods {};
+class Models : public AtPeriods {
+  bool Repeats() const override { return false; }
+};
 INSTANTIATE_TEST_SUITE_P(Periods, Models, ::testing::Values(1u, 3u, 7u));
 
 // Each thread trains its own; the backward of the second begins when that of the first has ended, and goes on until the

@@ -154,10 +154,19 @@ class Scenario {
     Push(model, {weights_before, ParametersOf(model, true), std::nullopt, {}, {}, 0, true});
   }
 
-  void Check() { CheckAll(true); }
+  // Steps may carry these; any other flag of gradients or weights is wrong.
+  void MayFlag(uint16_t flags) { may_flag_ |= flags; }
+  // Of some steps a pass may be missing, which they say, also where something is taken of each.
+  void MayLack() { may_lack_ = true; }
+  void Check() { CheckAll(true, true); }
   // For loops in which a second hand moves the weights before an evaluation pass: an update that spans it is flagged.
-  void CheckWithFlaggedUpdates() { CheckAll(false); }
-  void CheckAll(bool flagged_too) {
+  // `some_plain`: not each does.
+  void CheckWithFlaggedUpdates(bool some_plain) {
+    MayFlag(kFlagWeightsChangedOutside);
+    CheckAll(false, some_plain);
+  }
+  void CheckAll(bool flagged_too, bool some_plain) {
+    constexpr uint16_t kOfNumbers = kFlagGradScaled | kFlagGradModified | kFlagWeightsChangedOutside;
     probe_->Detach();
     std::vector<torch::Tensor> weights;
     for (Root& root : roots_) {
@@ -191,10 +200,17 @@ class Scenario {
         Compare(root.name, step, "gradients", root.steps[step].gradients, got.gradients);
         EXPECT_EQ(got.flags & (kFlagStepSkipped | kFlagStepInferred), root.steps[step].flags)
             << root.name << " " << step;
+        EXPECT_EQ(got.flags & kOfNumbers & ~may_flag_, 0) << root.name << " " << step;
         Compare(root.name, step, root.steps[step], got);
         if (!flagged_too && (got.flags & kFlagWeightsChangedOutside) != 0) continue;
+        updates_compared_ += root.steps[step].updates.has_value();
         if (root.steps[step].updates) Compare(root.name, step, "updates", *root.steps[step].updates, *got.updates);
       }
+    }
+    EXPECT_TRUE(losses_alone || !some_plain || updates_compared_ != 0) << "no update was compared";
+    EXPECT_TRUE(passes_compared_ != 0 || passes_lacking_ == 0) << "each step lacks a pass";
+    if (period_ == 1 && !may_lack_) {
+      EXPECT_EQ(passes_lacking_, 0u) << "steps that lack a pass";
     }
   }
   static bool Same(const std::vector<torch::Tensor>& left, const std::vector<torch::Tensor>& right) {
@@ -276,8 +292,10 @@ class Scenario {
   }
 
   // What passes bring, where the loop has noted it, in whatever order.
-  static void Compare(const std::string& root, size_t step, StepTruth want, StepTruth got) {
-    if (want.losses.empty() || got.lacks) return;
+  void Compare(const std::string& root, size_t step, StepTruth want, StepTruth got) {
+    if (want.losses.empty()) return;
+    ++(got.lacks ? passes_lacking_ : passes_compared_);
+    if (got.lacks) return;
     std::sort(want.losses.begin(), want.losses.end());
     std::sort(got.losses.begin(), got.losses.end());
     EXPECT_EQ(want.losses, got.losses) << root << " step " << step;
@@ -294,6 +312,9 @@ class Scenario {
   }
 
   const uint32_t period_;
+  uint16_t may_flag_ = 0;
+  bool may_lack_ = false;
+  size_t updates_compared_ = 0, passes_compared_ = 0, passes_lacking_ = 0;  // steps
   std::unique_ptr<Probe> probe_;
   std::vector<Root> roots_;
   std::mutex mutex_;
@@ -334,7 +355,9 @@ class AtPeriods : public ::testing::TestWithParam<uint32_t> {
     const bool repeats = std::equal(bare[0].begin(), bare[0].end(), bare[1].begin(), bare[1].end(), Scenario::Same);
     Scenario::expected = repeats ? bare[0] : Scenario::Ends();
     Scenario::watched_ends = 0;
-    RecordProperty("repeats", repeats);
+    if (Repeats()) {
+      ASSERT_TRUE(repeats) << "without a probe the loop ends with other weights each time";
+    }
     Scenario::losses_alone = true;
     MakeData();
     TestBody();
@@ -342,6 +365,8 @@ class AtPeriods : public ::testing::TestWithParam<uint32_t> {
     Scenario::watched_ends = 0;
     MakeData();
   }
+  // Its loops compute the same each time: nothing that threads do side by side goes into the weights.
+  virtual bool Repeats() const { return true; }
   void MakeData() {
     torch::manual_seed(3);
     x_ = torch::randn({4, 8});
