@@ -123,6 +123,7 @@ TEST_P(Operators, AnOptimizerOfALibraryThatIsLoadedLaterEndsTheStep) {
 
 TEST_P(Operators, WhatWritesBesideAnOptimizerIsAnotherHand) {
   Scenario s(GetParam());
+  s.MayFlag(kFlagWeightsChangedOutside);
   Mlp model;
   s.Attach(model);
   torch::optim::SGD optimizer(model.parameters(), .1);
@@ -152,6 +153,7 @@ TEST_P(Operators, ACollectiveThatWritesParametersIsAnotherHand) {
     for (const bool before : {false, true}) {
       SCOPED_TRACE(std::to_string(static_cast<int>(collective)) + (before ? " before" : " after"));
       Scenario s(GetParam());
+      s.MayFlag(kFlagWeightsChangedOutside);
       Mlp model;
       s.Attach(model);
       torch::optim::SGD optimizer(model.parameters(), .1);
