@@ -82,7 +82,7 @@ TEST_F(ReadTest, TheRequestReachesTheMonitor) {
   EXPECT_EQ(seen.query.step_max, 3u);
   EXPECT_EQ(seen.query.max_points, 100u);
   EXPECT_TRUE(seen.merge_attempts);
-  EXPECT_THAT(seen.types, ElementsAre(ValueType::kNumber, ValueType::kTensor));
+  EXPECT_THAT(seen.query.types, ElementsAre(ValueType::kNumber, ValueType::kTensor));
   // No series is an answer too, which says where a watch begins.
   ASSERT_EQ(answers.size(), 1u);
   EXPECT_FALSE(answers[0].cursor().empty());
@@ -92,7 +92,7 @@ TEST_F(ReadTest, TheRequestReachesTheMonitor) {
   EXPECT_FALSE(seen.query.step_min.has_value());
   EXPECT_FALSE(seen.query.step_max.has_value());
   EXPECT_FALSE(seen.merge_attempts);
-  EXPECT_TRUE(seen.types.empty());
+  EXPECT_TRUE(seen.query.types.empty());
 }
 
 TEST_F(ReadTest, RequestsThatMakeNoSenseAreRefused) {
