@@ -60,7 +60,7 @@ TEST_F(PassesTest, WhatBelongsToNoStepIsHandledAndShownAsThat) {
     EXPECT_EQ(losses.size(), 10u) << when;
     for (const auto& [step, value] : losses) EXPECT_EQ(value, static_cast<double>(step)) << when;
     EXPECT_THAT(Why("job", "loss"), HasSubstr("no_step 10: 10 messages of all subscribers were discarded: no step was made "
-                                              "of their pass"))
+                                              "of the pass"))
         << when;
   };
   check("live");
