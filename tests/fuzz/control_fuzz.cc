@@ -27,8 +27,14 @@ class EvilDaemon {
   EvilDaemon() {
     auto made = shm::CtlWriter::Create(7, {0, 0}, 10'000);
     FUZZ_CHECK(made.ok());
-    shm::DemandItem all{
-        KindBit(Kind::kLoss) | KindBit(Kind::kBatchStarted), 1, kAnyRoot, kTagDefault, Level::kTensor, true, kAllMoments, {}};
+    shm::DemandItem all{KindBit(Kind::kLoss) | KindBit(Kind::kBatchStarted),
+                        1,
+                        kAnyRoot,
+                        kTagDefault,
+                        Level::kTensor,
+                        true,
+                        kAllMoments,
+                        {}};
     shm::DemandItem some{KindBit(Kind::kWeights), 10, 1, kTagDefault, Level::kSummary, false, kAllMoments, {6}};
     FUZZ_CHECK((*made)->SetDemand({all, some}, 3).ok());
     for (uint32_t type : {1u, 3u}) {
