@@ -117,27 +117,50 @@ fails_only_among_others() {
   grep -q ', 1 tests failed out of ' "$results" && grep -qE '^\s*[0-9]+ - .* \(Failed\)$' "$results" || return 1
   ! grep -qE '(ERROR|WARNING): [A-Za-z]*Sanitizer|runtime error: ' "$results" || return 1
   say "$preset: the test that failed, three times alone"
+  [[ -z $builder ]] || kill -STOP -- "-$builder" 2>/dev/null || true
   "${under[@]}" ctest --preset "$preset" --rerun-failed --repeat until-fail:3 2>&1 | tee "${results%.log}-again.log"
-  ((PIPESTATUS[0] == 0))
+  local code=${PIPESTATUS[0]}
+  [[ -z $builder ]] || kill -CONT -- "-$builder" 2>/dev/null || true
+  ((code == 0))
 }
 
 say "setup"
 if [[ " ${presets[*]} " == *" fuzz "* ]]; then deploy/setup.sh --with-clang; else deploy/setup.sh; fi
 make_test_venv
 
+# What a build prints is in build/<preset>-build.log. In a process group of its own, so that it ends with this script.
 export NINJA_STATUS="[%f/%t, %e s] "
+builder=
+trap '[[ -z $builder ]] || kill -- "-$builder" 2>/dev/null || true' EXIT
+start_build() {
+  local preset=$1
+  mkdir -p build
+  : >"build/$preset-build.log"
+  set -m
+  { cmake --preset "$preset" && nice -n "$2" cmake --build --preset "$preset" -j "$(jobs)"; } \
+    >"build/$preset-build.log" 2>&1 &
+  builder=$!
+  set +m
+}
+finish_build() {
+  local code=0
+  tail -n +1 -f --pid="$builder" "build/$1-build.log"
+  wait "$builder" || code=$?
+  builder=
+  return "$code"
+}
+
 failed=()
 summary=()
-for preset in "${presets[@]}"; do
+for i in "${!presets[@]}"; do
+  preset=${presets[i]}
   say "$preset: build"
-  log=build/$preset-configure.log
-  mkdir -p build
-  if ! cmake --preset "$preset" >"$log" 2>&1; then
-    cat "$log" >&2
-    failed+=("$preset (configure)")
-    continue
-  fi
-  if ! cmake --build --preset "$preset" -j "$(jobs)"; then
+  [[ -n $builder ]] || start_build "$preset" 0
+  built=1
+  finish_build "$preset" || built=0
+  # The end-to-end tests, one at a time, leave a processor idle: the next build goes on there, behind whatever they need.
+  [[ -z ${presets[i + 1]:-} ]] || start_build "${presets[i + 1]}" 15
+  if ((!built)); then
     failed+=("$preset (build)")
     continue
   fi
