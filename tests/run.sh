@@ -131,7 +131,13 @@ make_test_venv
 # What a build prints is in build/<preset>-build.log. In a process group of its own, so that it ends with this script.
 export NINJA_STATUS="[%f/%t, %e s] "
 builder=
-trap '[[ -z $builder ]] || kill -- "-$builder" 2>/dev/null || true' EXIT
+# One that stands still would hear of its end only when it goes on.
+stop_build() {
+  [[ -n $builder ]] || return 0
+  kill -TERM -- "-$builder" 2>/dev/null || true
+  kill -CONT -- "-$builder" 2>/dev/null || true
+}
+trap stop_build EXIT
 start_build() {
   local preset=$1
   mkdir -p build
