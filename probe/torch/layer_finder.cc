@@ -30,7 +30,8 @@ std::optional<FoundLayer> LayerFinder::Find(const ThreadState& thread, const at:
 }
 
 void LayerFinder::NoteOrder(const WatchedModel& model, const WatchedModel::Candidates& candidates) {
-  if (model.module(candidates.modules.front()).order_noted.exchange(true, std::memory_order_relaxed)) return;
+  std::atomic<bool>& noted = model.module(candidates.modules.front()).order_noted;
+  if (noted.load(std::memory_order_relaxed) || noted.exchange(true, std::memory_order_relaxed)) return;
   std::string names;
   for (size_t i = 0; i < candidates.own; ++i) {
     names += (i == 0 ? "" : i + 1 < candidates.own ? ", " : " and ") + Shown(model.module(candidates.modules[i]));

@@ -12,6 +12,8 @@
 #include <algorithm>
 #include <optional>
 
+#include "probe/torch/tensor_version.h"
+
 namespace ikkuna::torch_probe {
 
 namespace {
@@ -51,10 +53,6 @@ size_t CountParameters(Optimizer& optimizer) {
   size_t count = 0;
   for (const auto& group : optimizer.param_groups()) count += group.params().size();
   return count;
-}
-
-uint32_t MomentVersion(const at::Tensor& tensor) {
-  return !tensor.defined() || tensor.is_inference() ? 0 : static_cast<uint32_t>(tensor._version());
 }
 
 }  // namespace
@@ -204,7 +202,7 @@ bool WatchedOptimizer::StepsStill(const WatchedParam& written) {
   }
   witness_of_ = key;
   witness_.emplace(moment.getIntrusivePtr());
-  witness_version_ = MomentVersion(moment);
+  witness_version_ = VersionOf(moment);
   return true;
 }
 
@@ -251,8 +249,8 @@ WatchedOptimizer::Moments WatchedOptimizer::MomentsOf(const WatchedParam& param)
     const at::Tensor* const tensors[2] = {&state.moments.first, &state.moments.second};
     bool any = false;
     for (int i = 0; i < 2; ++i) {
-      any |= MomentVersion(*tensors[i]) != state.versions[i];
-      state.versions[i] = MomentVersion(*tensors[i]);
+      any |= VersionOf(*tensors[i]) != state.versions[i];
+      state.versions[i] = VersionOf(*tensors[i]);
     }
     return any;
   };
@@ -266,8 +264,8 @@ WatchedOptimizer::Moments WatchedOptimizer::MomentsOf(const WatchedParam& param)
     if (!alive() || now == states_.end()) return {};
     State& state = now->second;
     const bool same = state.moments.first.is_same(old) && state.moments.second.is_same(old_second);
-    state.versions[0] = MomentVersion(state.moments.first);
-    state.versions[1] = MomentVersion(state.moments.second);
+    state.versions[0] = VersionOf(state.moments.first);
+    state.versions[1] = VersionOf(state.moments.second);
     if (same) return {};
   }
   return states_[key].moments;

@@ -5,15 +5,9 @@
 #include <algorithm>
 #include <unordered_set>
 
+#include "probe/torch/tensor_version.h"
+
 namespace ikkuna::torch_probe {
-
-namespace {
-
-uint32_t VersionOf(const at::Tensor& tensor) {
-  return tensor.is_inference() ? 0 : static_cast<uint32_t>(tensor._version());
-}
-
-}  // namespace
 
 void Provenance::Mark(const at::Tensor& output, const Origin& origin) {
   if (!output.defined()) return;

@@ -151,16 +151,18 @@ void StepEnds::WrittenBeforeBoundary(RootState& root, WatchedModel& model, uint3
 
 // Whether the gradients that are there now are those that the step was written with.
 void StepEnds::CompareWithWritten(const LaneState& lane, WatchedModel& model, StepIdentity& identity) {
+  bool gone = false, modified = false;
   for (size_t i = 0; i < lane.written_with.size(); ++i) {
     if (!lane.written_with[i].taken()) continue;
     const at::Tensor& gradient = model.params()[i].tensor.grad();
-    if (!gradient.defined()) {
-      session_.AddNote("gradients of " + model.name() +
-                       " are missing where they are gone when its step is said to end: call probe.Step() before "
-                       "zero_grad()");
-    } else if (!lane.written_with[i].Is(gradient)) {
-      identity.flags.fetch_or(kFlagGradModified);
-    }
+    gone |= !gradient.defined();
+    modified |= gradient.defined() && !lane.written_with[i].Is(gradient);
+  }
+  if (modified) identity.flags.fetch_or(kFlagGradModified);
+  if (gone) {
+    session_.AddNote("gradients of " + model.name() +
+                     " are missing where they are gone when its step is said to end: call probe.Step() before "
+                     "zero_grad()");
   }
 }
 
