@@ -24,6 +24,16 @@ class IngestTest : public testing::Test {
   static bool Reaches(TestCore& core, TestProducer& producer, RunState state) {
     return Eventually([&] { return core.StatusOf(producer.hello().uuid).state == state; });
   }
+  // `first` comes and finishes; `second`, registered and not connected yet, says that it goes on with it.
+  static bool LetGoOn(TestCore& core, TestProducer& first, TestProducer& second) {
+    second.hello().run_id = first.hello().run_id;
+    second.hello().resume = true;
+    if (!first.Connect()) return false;
+    first.Finish();
+    if (!Reaches(core, first, RunState::kFinished)) return false;
+    second.Register();
+    return true;
+  }
   // A producer comes and makes so many steps, of which all records are handled.
   static void Trains(TestCore& core, TestProducer& producer, uint64_t steps) {
     producer.Register();

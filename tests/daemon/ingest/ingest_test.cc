@@ -497,12 +497,7 @@ TEST_F(IngestTest, TheNextProbeOfAProcessIsTheNextAttempt) {
 TEST_F(IngestTest, OneThatOnlySaysThatItGoesOnAndIsThroughBeforeItIsReadBeganAtItsFirstStep) {
   auto core = MakeCore();
   TestProducer one(temp_.sub("dir")), two(temp_.sub("dir"));
-  two.hello().run_id = one.hello().run_id;
-  two.hello().resume = true;
-  ASSERT_TRUE(one.Connect()) << one.reject();
-  one.Finish();
-  ASSERT_TRUE(Reaches(*core, one, RunState::kFinished));
-  two.Register();
+  ASSERT_TRUE(LetGoOn(*core, one, two));
   shm::RootStatus& root = two.pub().status().roots[0];
   shm::StoreRelaxed(root.start_step, 5);
   shm::StoreRelaxed(root.step, 10);
@@ -518,12 +513,7 @@ TEST_F(IngestTest, OneThatOnlySaysThatItGoesOnAndIsThroughBeforeItIsReadBeganAtI
 TEST_F(IngestTest, OneThatGoesOnAndCountsFromZeroIsTold) {
   auto core = MakeCore();
   TestProducer one(temp_.sub("dir")), two(temp_.sub("dir"));
-  two.hello().run_id = one.hello().run_id;
-  two.hello().resume = true;
-  ASSERT_TRUE(one.Connect()) << one.reject();
-  one.Finish();
-  ASSERT_TRUE(Reaches(*core, one, RunState::kFinished));
-  two.Register();
+  ASSERT_TRUE(LetGoOn(*core, one, two));
   ASSERT_TRUE(two.Connect()) << two.reject();
   shm::RootStatus& root = two.pub().status().roots[0];
   shm::StoreRelaxed(root.step, 1);
@@ -539,12 +529,7 @@ TEST_F(IngestTest, OneThatGoesOnAndCountsFromZeroIsTold) {
 TEST_F(IngestTest, ModelsThatGoOnFromDifferentStepsAreTold) {
   auto core = MakeCore();
   TestProducer one(temp_.sub("dir")), two(temp_.sub("dir"));
-  two.hello().run_id = one.hello().run_id;
-  two.hello().resume = true;
-  ASSERT_TRUE(one.Connect()) << one.reject();
-  one.Finish();
-  ASSERT_TRUE(Reaches(*core, one, RunState::kFinished));
-  two.Register();
+  ASSERT_TRUE(LetGoOn(*core, one, two));
   const auto train = [&](size_t index, uint64_t start) {
     shm::RootStatus& root = two.pub().status().roots[index];
     shm::StoreRelaxed(root.start_step, start);
