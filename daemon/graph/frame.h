@@ -52,8 +52,8 @@ struct NodeState {
 };
 
 struct Frame {
-  Contents
-      contents;  // of messages of pass 0, and of the passes that were named so far; no scene: nobody takes anything
+  // Of messages of pass 0, and of the passes that were named so far; no scene: nobody takes anything.
+  Contents contents;
   uint16_t root = 0;
   uint16_t tag = 0;
   uint64_t step = 0;

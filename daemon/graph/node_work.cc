@@ -56,7 +56,7 @@ void WorkBuilder::Collect() {
   if (node_->feeding == Feeding::kKept) {
     SortByPass();
     for (KeptInput& kept : feed_->kept) {
-      kept.withheld |= MayMiss(kept.kind);
+      kept.withheld |= MayMiss(*frame_, *feed_, kept.kind);
       parts_.push_back(std::move(kept));
     }
     feed_->kept.clear();
@@ -86,7 +86,7 @@ void WorkBuilder::SortByPass() {
 void WorkBuilder::CollectMerged(uint32_t input) {
   const Group& group = *node_->inputs[input].group;
   const GroupState& gathered = frame_->contents.gathering->groups[static_cast<size_t>(group.kind())];
-  const bool may_miss = MayMiss(group.kind());
+  const bool may_miss = MayMiss(*frame_, *feed_, group.kind());
   for (const uint32_t ordinal : gathered.touched) {
     const Group::Member& member = group.member(ordinal);
     if (!node_->Matches(*member.slot)) continue;

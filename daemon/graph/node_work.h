@@ -23,6 +23,11 @@ struct WorkCall {
 // number as often as they like, and the last one counts.
 constexpr bool MayComeAgain(Kind kind) { return IsPerCallKind(kind) || kind == Kind::kScalar; }
 
+// True: of a series of this kind something may be missing in the step, which has closed.
+inline bool MayMiss(const Frame& frame, const NodeFeed& feed, Kind kind) {
+  return MayComeAgain(kind) && ((frame.dropped_kinds | feed.lacks) & KindBit(kind)) != 0;
+}
+
 struct NodeWork {
   std::vector<KeptInput> inputs;
   std::vector<WorkCall> calls;
@@ -48,9 +53,6 @@ class WorkBuilder {
   bool JoinsParameters(size_t begin, size_t end, const std::vector<bool>& for_all) const;
   bool Pair(size_t begin, size_t end, uint32_t param, const std::vector<bool>& for_all);
   void Whole();
-  bool MayMiss(Kind kind) const {
-    return MayComeAgain(kind) && ((frame_->dropped_kinds | feed_->lacks) & KindBit(kind)) != 0;
-  }
   void AddCall(size_t begin, const Slot* about);
 
   // The node under way.

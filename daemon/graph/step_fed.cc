@@ -83,10 +83,10 @@ bool StepRunner::IsWithheld(const FedInstance& instance) const {
   switch (node_->definition().scope) {
     case Scope::kSeries:
       if (node_->inputs[0].group == nullptr) return false;
-      return MayMiss(node_->inputs[0].group->kind()) || HasGap(instance);
+      return MayMiss(*frame_, *feed_, node_->inputs[0].group->kind()) || HasGap(instance);
     case Scope::kModule:
       for (const SceneNode::Source& input : node_->inputs) {
-        if (input.group != nullptr && MayMiss(input.group->kind())) return true;
+        if (input.group != nullptr && MayMiss(*frame_, *feed_, input.group->kind())) return true;
       }
       return HasGap(instance);
     default:

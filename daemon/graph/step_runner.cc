@@ -106,7 +106,7 @@ void StepRunner::RunSeries() {
   const Group& group = *node_->inputs[0].group;
   const GroupState& gathered = frame_->contents.gathering->groups[static_cast<size_t>(group.kind())];
   if (gathered.touched.empty()) return;
-  const bool may_miss = MayMiss(group.kind());
+  const bool may_miss = MayMiss(*frame_, *feed_, group.kind());
   const metrics::StepInfo step = InfoOf(*frame_);
   metrics::ResultsRef ref = OpenResults();
   metrics::Input input;

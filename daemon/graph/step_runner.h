@@ -50,9 +50,6 @@ class StepRunner final : private ResultsTaker {
   void Apply(LateResults late);
   Origin OriginOf(const Slot& slot);
   void Count(MissReason reason, uint64_t count);
-  bool MayMiss(Kind kind) const {
-    return MayComeAgain(kind) && ((frame_->dropped_kinds | feed_->lacks) & KindBit(kind)) != 0;
-  }
   metrics::StepInfo InfoOf(const Frame& frame) const;
 
   // ResultsTaker: of the node under way.

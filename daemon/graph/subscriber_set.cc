@@ -41,18 +41,6 @@ std::vector<EntryPtr> Meant(const std::vector<EntryPtr>& entries, const Subscrib
   return meant;
 }
 
-std::string Describe(const SubscriberChoice& which) {
-  switch (which.by) {
-    case SubscriberChoice::By::kId:
-      return "subscriber " + std::to_string(which.id);
-    case SubscriberChoice::By::kText:
-      return "subscriber written '" + which.text + "'";
-    case SubscriberChoice::By::kTopic:
-      return "topic '" + which.text + "'";
-  }
-  return "subscriber";
-}
-
 // `owner` does not ask for it any more. True: nobody does.
 bool Disown(SubscriberEntry& entry, const std::string& owner) {
   std::erase(entry.owners, owner);

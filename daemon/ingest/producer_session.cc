@@ -331,8 +331,9 @@ void ProducerSession::LearnStart() {
 
 // Attempts are drawn as one line from one step on, which is one for all models of a process.
 void ProducerSession::NoteStartsApart() {
+  if (!start_known_ || starts_apart_noted_) return;
   const auto info = run_->info();
-  if (!start_known_ || starts_apart_noted_ || !info->continues) return;
+  if (!info->continues) return;
   for (const shm::RootStatus& root : view_->ReadStatus().status.roots) {
     if (root.step <= root.start_step || root.start_step == info->start_step) continue;
     starts_apart_noted_ = true;

@@ -16,4 +16,16 @@ std::string_view SubscriberSourceName(SubscriberSource source) {
   return "invalid";
 }
 
+std::string Describe(const SubscriberChoice& which) {
+  switch (which.by) {
+    case SubscriberChoice::By::kId:
+      return "subscriber " + std::to_string(which.id);
+    case SubscriberChoice::By::kText:
+      return "subscriber written '" + which.text + "'";
+    case SubscriberChoice::By::kTopic:
+      return "topic '" + which.text + "'";
+  }
+  return "subscriber";
+}
+
 }  // namespace ikkuna

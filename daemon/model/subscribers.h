@@ -74,6 +74,7 @@ struct SubscriberChoice {
   uint64_t id = 0;
   std::string text;  // the written form, complete or not; or the topic
 };
+std::string Describe(const SubscriberChoice& which);  // "topic 'loss'"
 
 // What a client subscribed, to be put back after a restart.
 struct SavedSubscription {

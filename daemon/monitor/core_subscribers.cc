@@ -13,18 +13,6 @@ namespace {
 
 constexpr size_t kNamed = 8;  // modules of a list in a sentence
 
-std::string Described(const SubscriberChoice& choice) {
-  switch (choice.by) {
-    case SubscriberChoice::By::kId:
-      return "subscriber " + std::to_string(choice.id);
-    case SubscriberChoice::By::kText:
-      return "'" + choice.text + "'";
-    case SubscriberChoice::By::kTopic:
-      return "topic '" + choice.text + "'";
-  }
-  return "it";
-}
-
 }  // namespace
 
 std::vector<MetricInfo> CoreSubscribers::ListMetrics() { return parts_.subscribers->Metrics(); }
@@ -104,7 +92,7 @@ void CoreSubscribers::TellOwners(const Caller& caller, const SubscriberChoice& c
     parts_.ingest->OfferEvent(Severity::kWarning, "subscription_removed",
                               one.text + " (subscriber " + std::to_string(one.id) + "), which " +
                                   Listed(owners, kNamed) + " subscribed, is off since " + caller.name +
-                                  " unsubscribed " + Described(choice) + ".");
+                                  " unsubscribed " + Describe(choice) + ".");
   }
 }
 

@@ -250,9 +250,8 @@ class Explainer {
 
   // A step at which it was asked for may have been closed: not that one was.
   bool MayHaveBeenDue(Kind kind) const {
-    return std::any_of(input_.status.roots.begin(), input_.status.roots.end(), [&](const RootStatusInfo& root) {
-      return root.steps_observed != 0 && root.steps_observed >= Period(kind);
-    });
+    return std::any_of(input_.status.roots.begin(), input_.status.roots.end(),
+                       [&](const RootStatusInfo& root) { return root.steps_observed >= Period(kind); });
   }
   // What is read for rules alone leaves no series by which it could be told that it came.
   bool LeavesNoSeries(Kind kind) const {
