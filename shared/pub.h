@@ -1,6 +1,6 @@
 // PUB from both sides: PubWriter is the probe's, PubView is the daemon's.
 //
-// PubWriter: Reserve/Commit may be called from any training thread; the registry from any thread under its own mutex.
+// PubWriter: Reserve may be called from any training thread; the registry from any thread under its own mutex.
 // In a forked child everything is inert: nothing is published, counted or touched. PubView: one thread (the producer's
 // ingest thread). Everything it returns has been copied and validated; nothing in the peer's memory is read twice for
 // one decision.
@@ -57,6 +57,46 @@ struct Heads {
 };
 
 class CtlView;
+class PubWriter;
+
+// One message under way: a slot of the ring, and bytes where it has a payload, between Reserve and Commit. One that ends
+// uncommitted (an exception came between, or what was to be written cannot be) is committed as a void record, which the
+// daemon passes over and counts: no way out leaves a hole that it waits at. One at a time a thread and writer; it ends on
+// the thread that reserved it, soon, since everything behind it waits, and before its writer.
+class Reservation {
+ public:
+  Reservation() = default;  // of a message that was dropped, and counted
+  Reservation(Reservation&& other) noexcept : Reservation(std::as_const(other)) { other.record_ = nullptr; }
+  Reservation& operator=(Reservation&& other) noexcept {
+    if (this != &other) {
+      Abandon();
+      *this = std::as_const(other);
+      other.record_ = nullptr;
+    }
+    return *this;
+  }
+  ~Reservation() { Abandon(); }
+
+  explicit operator bool() const { return record_ != nullptr; }
+  // Its `dropped_total` and, for a payload, its PayloadRef are filled in; the caller writes all other fields but `seq`.
+  Record& record() const { return *record_; }
+  unsigned char* payload() const { return payload_; }  // null without bytes
+  uint64_t position() const { return position_; }      // of the slot, in the ring
+  // Publishes it: stores `seq` last, with release (pairs with PubView::Next). Nothing where there is nothing to publish.
+  inline void Commit() noexcept;
+
+ private:
+  friend class PubWriter;
+  Reservation(const Reservation&) = default;
+  Reservation& operator=(const Reservation&) = default;
+  inline void Abandon() noexcept;
+
+  PubWriter* writer_ = nullptr;
+  Record* record_ = nullptr;
+  unsigned char* payload_ = nullptr;
+  uint64_t position_ = 0;
+  PayloadRef place_{};  // as the void record names it, whatever the caller made of the record
+};
 
 class PubWriter {
  public:
@@ -87,22 +127,10 @@ class PubWriter {
   uint64_t BackArena(uint64_t bytes) noexcept;
   uint64_t arena_extent() const { return arena_extent_.load(std::memory_order_acquire); }
 
-  // --- Publishing (training threads). A Reservation must be committed by the same thread, always.
-  struct Reservation {
-    Record* record = nullptr;          // null: dropped and counted
-    unsigned char* payload = nullptr;  // null for payload_bytes == 0
-    uint64_t position = 0;             // ring position
-    PayloadRef place{};                // of the payload
-    explicit operator bool() const { return record != nullptr; }
-  };
-  // Takes one slot and, for payload_bytes > 0, contiguous 64-byte aligned arena bytes. Counts `attempted` first.
-  // Never waits: bounded spin on the private lock, then drops as contended. The record's `dropped_total` and, for
-  // payloads, its PayloadRef are filled in; the caller writes the other fields except seq.
-  Reservation Reserve(uint64_t payload_bytes) noexcept;
-  // Stores seq last, with release (pairs with PubView::Next). Nothing for a dropped reservation.
-  void Commit(const Reservation& reservation) noexcept;
-  // In its place when what was to be written cannot be: the reader passes over the record and frees its payload.
-  void CommitVoid(const Reservation& reservation) noexcept;
+  // --- Publishing (training threads).
+  // Takes one slot and, in Space::kHostArena, contiguous 64-byte aligned bytes of the arena; in other spaces `bytes` is 0.
+  // Counts `attempted` first. Never waits: bounded spin on the private lock, then drops as contended.
+  Reservation Reserve(Space space, uint64_t bytes) noexcept;
   // A message that fails before it could reserve: counts attempted and the reason.
   void CountDrop(DropReason reason) noexcept;
 
@@ -127,31 +155,23 @@ class PubWriter {
   Heads heads() const;  // last accepted; service thread
 
  private:
+  friend class Reservation;
   struct State;
   explicit PubWriter(std::unique_ptr<State> state);
   void Drop(DropReason reason) noexcept;
+  void Commit(Record& record, uint64_t position) noexcept;
+  void CommitVoid(Record& record, uint64_t position, const PayloadRef& place) noexcept;
   std::unique_ptr<State> state_;
   std::atomic<uint64_t> arena_extent_{0};
 };
 
-// A reservation that is committed whatever happens: as a void record where an exception comes between.
-class OpenReservation {
- public:
-  OpenReservation(PubWriter& writer, uint64_t payload_bytes) noexcept
-      : writer_(writer), reservation_(writer.Reserve(payload_bytes)) {}
-  ~OpenReservation() { writer_.CommitVoid(reservation_); }
-  OpenReservation(const OpenReservation&) = delete;
-  OpenReservation& operator=(const OpenReservation&) = delete;
+inline void Reservation::Commit() noexcept {
+  if (record_ != nullptr) writer_->Commit(*std::exchange(record_, nullptr), position_);
+}
 
-  explicit operator bool() const { return static_cast<bool>(reservation_); }
-  Record& record() const { return *reservation_.record; }
-  unsigned char* payload() const { return reservation_.payload; }
-  void Commit() noexcept { writer_.Commit(std::exchange(reservation_, {})); }
-
- private:
-  PubWriter& writer_;
-  PubWriter::Reservation reservation_;
-};
+inline void Reservation::Abandon() noexcept {
+  if (record_ != nullptr) writer_->CommitVoid(*std::exchange(record_, nullptr), position_, place_);
+}
 
 // A validated message: `record` is the private copy; payload points into the mapping (valid until Release).
 struct Message {

@@ -323,7 +323,7 @@ uint64_t PubWriter::BackArena(uint64_t bytes) noexcept try {
   return 0;
 }
 
-PubWriter::Reservation PubWriter::Reserve(uint64_t payload_bytes) noexcept {
+Reservation PubWriter::Reserve(Space space, uint64_t bytes) noexcept {
   State& s = *state_;
   if (!s.segment.in_owner()) return {};
   AddRelaxed(s.status->attempted, 1);
@@ -332,9 +332,10 @@ PubWriter::Reservation PubWriter::Reserve(uint64_t payload_bytes) noexcept {
     Drop(DropReason::kReentrant);
     return {};
   }
-  const uint64_t extent = payload_bytes > 0 ? arena_extent() : 0;
-  if (payload_bytes > extent) {
-    Drop(extent == 0 ? DropReason::kArenaFull : DropReason::kOversize);
+  const bool in_arena = space == Space::kHostArena && bytes > 0;
+  const uint64_t extent = in_arena ? arena_extent() : 0;
+  if (bytes > extent) {
+    Drop(in_arena && extent == 0 ? DropReason::kArenaFull : DropReason::kOversize);
     return {};
   }
   if (!s.TryLock()) {
@@ -344,11 +345,11 @@ PubWriter::Reservation PubWriter::Reserve(uint64_t payload_bytes) noexcept {
   // Room by the heads as last seen, else by the heads as they are now.
   uint64_t payload_position = 0;
   bool ring_room = s.RingHasRoom();
-  bool arena_room = payload_bytes == 0 || s.PlacePayload(payload_bytes, extent, payload_position);
+  bool arena_room = bytes == 0 || s.PlacePayload(bytes, extent, payload_position);
   if (!ring_room || !arena_room) {
     s.RefreshHeads();
     ring_room = s.RingHasRoom();
-    arena_room = payload_bytes == 0 || s.PlacePayload(payload_bytes, extent, payload_position);
+    arena_room = bytes == 0 || s.PlacePayload(bytes, extent, payload_position);
     if (!ring_room || !arena_room) {
       s.Unlock();
       Drop(ring_room ? DropReason::kArenaFull : DropReason::kRingFull);
@@ -368,8 +369,8 @@ PubWriter::Reservation PubWriter::Reserve(uint64_t payload_bytes) noexcept {
   // `reserved` before `arena_tail`: whoever sees the new tail sees the reservation it belongs to (PubView::LeaveEmpty).
   StoreRelease(s.status->reserved, s.reserved);
   IKKUNA_PUBLISH_POINT(Reserved);
-  if (payload_bytes > 0) {
-    s.arena_tail = payload_position + RoundUp(payload_bytes, kPayloadAlign);
+  if (bytes > 0) {
+    s.arena_tail = payload_position + RoundUp(bytes, kPayloadAlign);
     StoreRelease(s.status->arena_tail, s.arena_tail);
     IKKUNA_PUBLISH_POINT(Placed);
   }
@@ -377,35 +378,32 @@ PubWriter::Reservation PubWriter::Reserve(uint64_t payload_bytes) noexcept {
 
   publishing = this;
   Reservation reservation;
-  reservation.position = position;
-  reservation.record = s.Slot(position);
-  reservation.record->dropped_total = dropped_total;
-  reservation.place = PayloadRef{payload_position, payload_bytes, 0, 0};
-  reservation.record->payload = reservation.place;
-  if (payload_bytes > 0) reservation.payload = s.arena + payload_position % extent;
+  reservation.writer_ = this;
+  reservation.position_ = position;
+  reservation.record_ = s.Slot(position);
+  reservation.record_->dropped_total = dropped_total;
+  reservation.place_ = PayloadRef{payload_position, bytes, 0, 0};
+  reservation.record_->payload = reservation.place_;
+  if (bytes > 0) reservation.payload_ = s.arena + payload_position % extent;
   return reservation;
 }
 
-void PubWriter::Commit(const Reservation& reservation) noexcept {
-  if (reservation.record == nullptr) return;
+void PubWriter::Commit(Record& record, uint64_t position) noexcept {
   IKKUNA_PUBLISH_POINT(Written);
   TellCommitted(&state_->heads);
-  StoreRelease(reservation.record->seq, reservation.position + 1);  // pairs with PubView::Next
+  StoreRelease(record.seq, position + 1);  // pairs with PubView::Next
   IKKUNA_PUBLISH_POINT(Committed);
   publishing = nullptr;
 }
 
-void PubWriter::CommitVoid(const Reservation& reservation) noexcept {
-  if (reservation.record == nullptr) return;
-  Record& record = *reservation.record;
+void PubWriter::CommitVoid(Record& record, uint64_t position, const PayloadRef& place) noexcept {
   const uint64_t dropped_total = record.dropped_total;
-  const PayloadRef place = reservation.place;
   std::memset(reinterpret_cast<unsigned char*>(&record) + sizeof record.seq, 0, sizeof record - sizeof record.seq);
   record.dropped_total = dropped_total;
   record.type = static_cast<uint8_t>(RecordType::kVoid);
   record.space = static_cast<uint8_t>(place.bytes != 0 ? Space::kHostArena : Space::kInline);
   record.payload = place;
-  Commit(reservation);
+  Commit(record, position);
 }
 
 void PubWriter::Drop(DropReason reason) noexcept {

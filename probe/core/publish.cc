@@ -84,40 +84,40 @@ void Session::NoteOversize(Kind kind, uint64_t bytes) {
 
 bool Session::PublishSummary(const MessageHeader& header, const TensorShape& shape, const TensorStats& stats) {
   if (!IsNamed(header)) return DropUnnamed(header);
-  auto reservation = pub_->Reserve(0);
+  auto reservation = pub_->Reserve(Space::kInline, 0);
   if (!reservation) return NoteDrop(header);
-  FillRecord(*reservation.record, header, RecordType::kSummary, Space::kInline, &shape);
-  reservation.record->stats = stats;
-  pub_->Commit(reservation);
+  FillRecord(reservation.record(), header, RecordType::kSummary, Space::kInline, &shape);
+  reservation.record().stats = stats;
+  reservation.Commit();
   return true;
 }
 
 bool Session::PublishScalar(const MessageHeader& header, double value) {
   if (!IsNamed(header)) return DropUnnamed(header);
-  auto reservation = pub_->Reserve(0);
+  auto reservation = pub_->Reserve(Space::kInline, 0);
   if (!reservation) return NoteDrop(header);
-  FillRecord(*reservation.record, header, RecordType::kScalar, Space::kInline, nullptr);
-  std::memset(reservation.record->raw, 0, shm::kUnionBytes);
-  reservation.record->scalar = value;
-  pub_->Commit(reservation);
+  FillRecord(reservation.record(), header, RecordType::kScalar, Space::kInline, nullptr);
+  std::memset(reservation.record().raw, 0, shm::kUnionBytes);
+  reservation.record().scalar = value;
+  reservation.Commit();
   return true;
 }
 
 bool Session::PublishText(const MessageHeader& header, std::string_view text) {
   if (!IsNamed(header)) return DropUnnamed(header);
-  auto reservation = pub_->Reserve(0);
+  auto reservation = pub_->Reserve(Space::kInline, 0);
   if (!reservation) return NoteDrop(header);
-  FillRecord(*reservation.record, header, RecordType::kText, Space::kInline, nullptr);
+  FillRecord(reservation.record(), header, RecordType::kText, Space::kInline, nullptr);
   size_t length = std::min(text.size(), shm::kMaxTextBytes);
   // Cut before a UTF-8 character, never within one.
   if (length < text.size()) {
     while (length > 0 && (static_cast<unsigned char>(text[length]) & 0xc0) == 0x80) --length;
-    reservation.record->flags |= kFlagTruncated;
+    reservation.record().flags |= kFlagTruncated;
   }
-  std::memset(reservation.record->raw, 0, shm::kUnionBytes);
-  reservation.record->text.length = static_cast<uint32_t>(length);
-  std::memcpy(reservation.record->text.bytes, text.data(), length);
-  pub_->Commit(reservation);
+  std::memset(reservation.record().raw, 0, shm::kUnionBytes);
+  reservation.record().text.length = static_cast<uint32_t>(length);
+  std::memcpy(reservation.record().text.bytes, text.data(), length);
+  reservation.Commit();
   return true;
 }
 
@@ -151,11 +151,11 @@ bool Session::PublishMarker(const MessageHeader& header, uint64_t samples, const
 
 bool Session::PublishMarkerRecord(const MessageHeader& header, const shm::MarkerInfo& marker) {
   if (!IsNamed(header)) return DropUnnamed(header);
-  auto reservation = pub_->Reserve(0);
+  auto reservation = pub_->Reserve(Space::kInline, 0);
   if (!reservation) return NoteDrop(header);
-  FillRecord(*reservation.record, header, RecordType::kMarker, Space::kInline, nullptr);
-  reservation.record->marker = marker;
-  pub_->Commit(reservation);
+  FillRecord(reservation.record(), header, RecordType::kMarker, Space::kInline, nullptr);
+  reservation.record().marker = marker;
+  reservation.Commit();
   return true;
 }
 

@@ -162,16 +162,16 @@ class Session {
   template <typename Fill>
   bool PublishTensor(const MessageHeader& header, const TensorShape& shape, uint64_t bytes, Fill&& fill) {
     if (!IsNamed(header)) return DropUnnamed(header);
-    shm::OpenReservation open(*pub_, bytes);
-    if (!open) return NoteDrop(header);
+    shm::Reservation reservation = pub_->Reserve(Space::kHostArena, bytes);
+    if (!reservation) return NoteDrop(header);
     try {
-      fill(open.payload());
+      fill(reservation.payload());
     } catch (...) {
       NoteDrop(header);
       throw;
     }
-    FillRecord(open.record(), header, RecordType::kTensor, Space::kHostArena, &shape);
-    open.Commit();
+    FillRecord(reservation.record(), header, RecordType::kTensor, Space::kHostArena, &shape);
+    reservation.Commit();
     return true;
   }
   // A message whose tensor could not be read; one that belongs to what has no id (returns false, always).

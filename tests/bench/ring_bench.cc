@@ -141,29 +141,29 @@ void Fill(Record& record, uint64_t step) {
 }
 
 bool PublishScalar(PubWriter& writer, uint64_t step) {
-  const auto reservation = writer.Reserve(0);
+  auto reservation = writer.Reserve(Space::kInline, 0);
   if (!reservation) return false;
-  Fill(*reservation.record, step);
-  writer.Commit(reservation);
+  Fill(reservation.record(), step);
+  reservation.Commit();
   return true;
 }
 
 bool PublishBytes(PubWriter& writer, const std::vector<unsigned char>& bytes) {
-  const auto reservation = writer.Reserve(bytes.size());
+  auto reservation = writer.Reserve(Space::kHostArena, bytes.size());
   if (!reservation) return false;
-  const PayloadRef placed = reservation.record->payload;
-  StreamCopy(reservation.payload, bytes.data(), bytes.size());
-  Fill(*reservation.record, 0);
-  reservation.record->module = 1;
-  reservation.record->type = static_cast<uint8_t>(RecordType::kTensor);
-  reservation.record->kind = static_cast<uint8_t>(Kind::kActivations);
-  reservation.record->dtype = static_cast<uint8_t>(DType::kU8);
-  reservation.record->ndim = 1;
-  reservation.record->space = static_cast<uint8_t>(Space::kHostArena);
-  reservation.record->layout = static_cast<uint8_t>(Layout::kRowMajor);
-  reservation.record->sizes[0] = static_cast<int64_t>(bytes.size());
-  reservation.record->payload = placed;
-  writer.Commit(reservation);
+  const PayloadRef placed = reservation.record().payload;
+  StreamCopy(reservation.payload(), bytes.data(), bytes.size());
+  Fill(reservation.record(), 0);
+  reservation.record().module = 1;
+  reservation.record().type = static_cast<uint8_t>(RecordType::kTensor);
+  reservation.record().kind = static_cast<uint8_t>(Kind::kActivations);
+  reservation.record().dtype = static_cast<uint8_t>(DType::kU8);
+  reservation.record().ndim = 1;
+  reservation.record().space = static_cast<uint8_t>(Space::kHostArena);
+  reservation.record().layout = static_cast<uint8_t>(Layout::kRowMajor);
+  reservation.record().sizes[0] = static_cast<int64_t>(bytes.size());
+  reservation.record().payload = placed;
+  reservation.Commit();
   return true;
 }
 

@@ -79,9 +79,9 @@ void PublishStep(shm::PubWriter& writer, uint64_t step) {
   const float weights[4] = {1, -2, 0, 3};
   const uint32_t pass = static_cast<uint32_t>(step) + 1;
   for (int message = 0; message < 6; ++message) {
-    const auto reservation = writer.Reserve(message == 3 ? sizeof weights : 0);
+    auto reservation = writer.Reserve(Space::kHostArena, message == 3 ? sizeof weights : 0);
     FUZZ_CHECK(reservation);
-    shm::Record& record = *reservation.record;
+    shm::Record& record = reservation.record();
     FillMarker(record, message == 0 ? Kind::kBatchStarted : Kind::kBatchFinished, step);
     if (message == 1) {
       record.kind = static_cast<uint8_t>(Kind::kPassStarted);
@@ -94,7 +94,7 @@ void PublishStep(shm::PubWriter& writer, uint64_t step) {
       record.pass = pass;
       record.param = 0;
       record.space = static_cast<uint8_t>(Space::kHostArena);
-      std::memcpy(reservation.payload, weights, sizeof weights);
+      std::memcpy(reservation.payload(), weights, sizeof weights);
     } else if (message == 4) {
       record.type = static_cast<uint8_t>(RecordType::kScalar);
       record.kind = static_cast<uint8_t>(Kind::kLoss);
@@ -105,7 +105,7 @@ void PublishStep(shm::PubWriter& writer, uint64_t step) {
       record.marker.passes = 1;
       record.marker.lowest_open = pass + 1;
     }
-    writer.Commit(reservation);
+    reservation.Commit();
   }
 }
 

@@ -82,7 +82,7 @@ TEST(Arena, OversizeIsNotFull) {
   ASSERT_TRUE(pair.ok());
   EXPECT_FALSE(PublishBytes(*pair.writer, 4097, 1));
   EXPECT_EQ(Dropped(pair, DropReason::kOversize), 1u);
-  EXPECT_FALSE(pair.writer->Reserve(~uint64_t{0}));
+  EXPECT_FALSE(pair.writer->Reserve(Space::kHostArena, ~uint64_t{0}));
   EXPECT_EQ(Dropped(pair, DropReason::kOversize), 2u);
   EXPECT_EQ(Dropped(pair, DropReason::kArenaFull), 0u);
 }
@@ -90,7 +90,7 @@ TEST(Arena, OversizeIsNotFull) {
 TEST(Arena, UnbackedArenaDropsPayloadsOnly) {
   auto writer = PubWriter::Create({.ring_slots = 8, .arena_bytes = 1 << 20, .registry_bytes = 4096});
   ASSERT_TRUE(writer.ok());
-  EXPECT_FALSE((*writer)->Reserve(64));
+  EXPECT_FALSE((*writer)->Reserve(Space::kHostArena, 64));
   EXPECT_EQ((*writer)->status().dropped[static_cast<size_t>(DropReason::kArenaFull)], 1u);
   EXPECT_TRUE(PublishScalar(**writer, 1));
 }
@@ -147,12 +147,12 @@ TEST(Arena, BytesThatADeadDaemonKeptAreFreedByTheNext) {
 TEST(Arena, TailOfAReservationUnderWayIsNotFreed) {
   TransportPair pair;
   ASSERT_TRUE(pair.ok());
-  const auto reservation = pair.writer->Reserve(128);
+  auto reservation = pair.writer->Reserve(Space::kHostArena, 128);
   ASSERT_TRUE(reservation);
   EXPECT_TRUE(ReadsNothing(*pair.view));
   EXPECT_EQ(pair.view->arena_position(), 0u);
-  FillTensor(*reservation.record, 128);
-  pair.writer->Commit(reservation);
+  FillTensor(reservation.record(), 128);
+  reservation.Commit();
   MustRead(*pair.view);
 }
 

@@ -336,7 +336,7 @@ TEST(Malicious_Ctl, HeadsAreChecked) {
 TEST(Malicious_Ctl, SlotThatIsBeingWrittenIsNotHandedOutAgain) {
   TransportPair pair({.ring_slots = 4, .arena_bytes = 0, .registry_bytes = 4096});
   ASSERT_TRUE(pair.ok());
-  const auto slow = pair.writer->Reserve(0);
+  auto slow = pair.writer->Reserve(Space::kInline, 0);
   ASSERT_TRUE(slow);
   std::thread([&] {
     for (int i = 1; i < 4; ++i) EXPECT_TRUE(PublishScalar(*pair.writer, i));
@@ -344,8 +344,8 @@ TEST(Malicious_Ctl, SlotThatIsBeingWrittenIsNotHandedOutAgain) {
     EXPECT_FALSE(PublishScalar(*pair.writer, 4));
     EXPECT_TRUE(pair.writer->peer_lied());
   }).join();
-  FillScalar(*slow.record, 0);
-  pair.writer->Commit(slow);
+  FillScalar(slow.record(), 0);
+  slow.Commit();
   EXPECT_TRUE(PublishScalar(*pair.writer, 5)) << "committed and given back";
   EXPECT_EQ(pair.writer->status().dropped[static_cast<size_t>(DropReason::kRingFull)], 1u);
 }

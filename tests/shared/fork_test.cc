@@ -72,16 +72,16 @@ TEST(TwoProcesses, AMillionRecordsEachChecked) {
   bool over = false;
   for (uint64_t number = 0; number < kCount && !over;) {
     const uint64_t bytes = number % 5 == 0 ? 0 : number % 257;
-    const auto reservation = writer.Reserve(bytes);
+    auto reservation = writer.Reserve(Space::kHostArena, bytes);
     if (!reservation) {
       over = waitpid(reader, &state, WNOHANG) == reader || std::chrono::steady_clock::now() > deadline;
       std::this_thread::yield();
       continue;
     }
-    FillTensor(*reservation.record, bytes);
-    reservation.record->global_step = number;
-    for (uint64_t i = 0; i < bytes; ++i) reservation.payload[i] = ByteOf(number + i);
-    writer.Commit(reservation);
+    FillTensor(reservation.record(), bytes);
+    reservation.record().global_step = number;
+    for (uint64_t i = 0; i < bytes; ++i) reservation.payload()[i] = ByteOf(number + i);
+    reservation.Commit();
     ++number;
   }
   while (!over && waitpid(reader, &state, WNOHANG) != reader) {
@@ -113,8 +113,7 @@ TEST(TwoProcesses, ForkedChildOfATrainerIsInert) {
   if (child == 0) {
     PubWriter& writer = *pair.writer;
     if (writer.in_owner()) _exit(1);
-    if (writer.Reserve(0) || writer.Reserve(64)) _exit(2);
-    writer.Commit({});
+    if (writer.Reserve(Space::kInline, 0) || writer.Reserve(Space::kHostArena, 64)) _exit(2);
     writer.CountDrop(DropReason::kFailed);
     RegistryEntry entry;
     entry.type = EntryType::kRoot;
@@ -155,7 +154,8 @@ TEST(TwoProcesses, KilledTrainerLeavesOneHole) {
     auto made = PubWriter::Create({.ring_slots = 8, .arena_bytes = 4096, .registry_bytes = 4096});
     if (!made || (*made)->BackArena(4096) != 4096) _exit(1);
     for (int i = 0; i < 3; ++i) PublishBytes(**made, 64, 1);
-    if (!(*made)->Reserve(64)) _exit(2);
+    const Reservation open = (*made)->Reserve(Space::kHostArena, 64);
+    if (!open) _exit(2);
     const int fd = (*made)->fd();
     if (write(write_end.get(), &fd, sizeof(fd)) != sizeof(fd)) _exit(3);
     for (;;) pause();

@@ -17,6 +17,7 @@
 
 #include "build_paths.h"
 #include "shared/passes.h"
+#include "tests/shared/leave_open.h"
 #include "tests/shared/transport_pair.h"
 
 namespace ikkuna::shm {
@@ -117,11 +118,11 @@ class Golden {
   // One message; `fill` writes what its type needs and adds it to `json`.
   template <typename Fill>
   void Publish(uint64_t payload_bytes, Kind kind, Fill fill, bool commit = true) {
-    const auto reservation = writer_->Reserve(payload_bytes);
+    auto reservation = writer_->Reserve(Space::kHostArena, payload_bytes);
     ASSERT_TRUE(reservation);
-    Record& record = *reservation.record;
+    Record& record = reservation.record();
     const PayloadRef placed = record.payload;
-    const uint64_t number = reservation.position;
+    const uint64_t number = reservation.position();
     FillScalar(record, 0);
     record.payload = placed;
     record.kind = static_cast<uint8_t>(kind);
@@ -135,8 +136,8 @@ class Golden {
     record.flags = static_cast<uint16_t>(number & kKnownRecordFlags);
     Json json = Json::object();
     fill(reservation, record, json);
-    if (!commit) return;
-    writer_->Commit(reservation);
+    if (!commit) return LeaveOpen(std::move(reservation));
+    reservation.Commit();
     Json fields = {{"seq", number + 1},
                    {"time_ns", record.time_ns},
                    {"global_step", record.global_step},
@@ -173,7 +174,7 @@ class Golden {
     Publish(values.size() * sizeof(float), Kind::kActivations,
             [&](const auto& reservation, Record& record, Json& json) {
               Shape(record, RecordType::kTensor, Space::kHostArena, DType::kF32, sizes);
-              if (!values.empty()) std::memcpy(reservation.payload, values.data(), values.size() * sizeof(float));
+              if (!values.empty()) std::memcpy(reservation.payload(), values.data(), values.size() * sizeof(float));
               json = {{"position", record.payload.position}, {"bytes", record.payload.bytes}, {"values", values}};
             });
   }
@@ -281,7 +282,7 @@ class Golden {
     });
     PublishSummary({1, -2, 0, 3, nan, infinity, -infinity});
     PublishSummary({4, 5}, kCheapMoments);
-    EXPECT_FALSE(writer_->Reserve(4097));  // oversize
+    EXPECT_FALSE(writer_->Reserve(Space::kHostArena, 4097));  // oversize
     writer_->CountDrop(DropReason::kFailed);
     PublishFloats({1.5f, -2, 0.25f, 4, 5, 6}, {2, 3});       // at 3648, in the rest of the extent
     PublishFloats(std::vector<float>(128, -0.5f), {2, 64});  // 448 - 64 bytes are left: wraps to 4096
@@ -297,20 +298,20 @@ class Golden {
 
   // What a publisher leaves that failed in the middle.
   void PublishVoid(uint64_t payload_bytes) {
-    const auto reservation = writer_->Reserve(payload_bytes);
+    Reservation reservation = writer_->Reserve(Space::kHostArena, payload_bytes);
     ASSERT_TRUE(reservation);
-    std::memset(reservation.record->sizes, 0x5a, sizeof reservation.record->sizes);
-    std::memset(reservation.payload, 0, payload_bytes);
-    writer_->CommitVoid(reservation);
-    expected_["records"].push_back({{"seq", reservation.position + 1},
-                                    {"dropped_total", reservation.record->dropped_total},
+    const uint64_t placed = reservation.record().payload.position;
+    std::memset(reservation.record().sizes, 0x5a, sizeof reservation.record().sizes);
+    std::memset(reservation.payload(), 0, payload_bytes);
+    expected_["records"].push_back({{"seq", reservation.position() + 1},
+                                    {"dropped_total", reservation.record().dropped_total},
                                     {"type", 6},
                                     {"space", 2},
-                                    {"position", reservation.place.position},
+                                    {"position", placed},
                                     {"bytes", payload_bytes}});
   }
 
-  static void AsMarker(const PubWriter::Reservation&, Record& record, Json&) {
+  static void AsMarker(const Reservation&, Record& record, Json&) {
     record.type = static_cast<uint8_t>(RecordType::kMarker);
     record.pass = 0;
     record.marker = {};

@@ -181,13 +181,13 @@ TEST(Malicious_Positions, TailsAreChecked) {
 TEST(Malicious_Positions, SequencesFromNowhereAreNotRead) {
   TransportPair pair;
   ASSERT_TRUE(pair.ok());
-  const auto reservation = pair.writer->Reserve(0);
-  FillScalar(*reservation.record, 1);
+  auto reservation = pair.writer->Reserve(Space::kInline, 0);
+  FillScalar(reservation.record(), 1);
   for (const uint64_t seq : {uint64_t{2}, uint64_t{9}, ~uint64_t{0}}) {
     StoreRelease(pair.slot(0).seq, seq);
     EXPECT_TRUE(ReadsNothing(*pair.view)) << seq;
   }
-  pair.writer->Commit(reservation);
+  reservation.Commit();
   MustRead(*pair.view);
 }
 
@@ -332,15 +332,15 @@ TEST(Malicious_Record, PayloadBelowWhatWasReadIsRefused) {
 
 TEST(Malicious_Record, Summary) {
   const auto publish = [](PubWriter& writer) {
-    const auto reservation = writer.Reserve(0);
+    auto reservation = writer.Reserve(Space::kInline, 0);
     if (!reservation) return false;
-    FillTensor(*reservation.record, 4);
-    reservation.record->type = static_cast<uint8_t>(RecordType::kSummary);
-    reservation.record->space = static_cast<uint8_t>(Space::kInline);
+    FillTensor(reservation.record(), 4);
+    reservation.record().type = static_cast<uint8_t>(RecordType::kSummary);
+    reservation.record().space = static_cast<uint8_t>(Space::kInline);
     TensorStats stats;
     stats.n = stats.finite_n = stats.zeros = 4;
-    reservation.record->stats = stats;
-    writer.Commit(reservation);
+    reservation.record().stats = stats;
+    reservation.Commit();
     return true;
   };
   std::vector<RecordLie> lies = LiesOfAll();
@@ -359,13 +359,13 @@ TEST(Malicious_Record, Summary) {
 TEST(Malicious_Record, TextThatIsNoUtf8IsShownWithQuestionMarks) {
   TransportPair pair;
   ASSERT_TRUE(pair.ok());
-  const auto reservation = pair.writer->Reserve(0);
-  FillScalar(*reservation.record, 0);
-  reservation.record->type = static_cast<uint8_t>(RecordType::kText);
-  reservation.record->kind = static_cast<uint8_t>(Kind::kText);
-  reservation.record->text.length = 4;
-  std::memcpy(reservation.record->text.bytes, "a\xff\xc3z", 4);
-  pair.writer->Commit(reservation);
+  auto reservation = pair.writer->Reserve(Space::kInline, 0);
+  FillScalar(reservation.record(), 0);
+  reservation.record().type = static_cast<uint8_t>(RecordType::kText);
+  reservation.record().kind = static_cast<uint8_t>(Kind::kText);
+  reservation.record().text.length = 4;
+  std::memcpy(reservation.record().text.bytes, "a\xff\xc3z", 4);
+  reservation.Commit();
   const Message message = MustRead(*pair.view);
   EXPECT_EQ(std::string(message.record.text.bytes, message.record.text.length), "a??z");
 }

@@ -166,16 +166,16 @@ TEST(RingThreads, EveryMessageArrivesOnceOrIsCounted) {
       for (uint32_t i = 0; i < kEach || (handled <= kHandled && !stop.stop_requested()); ++i) {
         ++attempted;
         const uint64_t bytes = random() % 3 == 0 ? 0 : random() % 700;
-        const auto reservation = pair.writer->Reserve(bytes);
+        auto reservation = pair.writer->Reserve(Space::kHostArena, bytes);
         if (!reservation) {
           if (i % 16 == 0) std::this_thread::yield();
           continue;
         }
-        FillTensor(*reservation.record, bytes);
-        reservation.record->epoch = thread;
-        reservation.record->train_step = i;
-        if (bytes > 0) std::memset(reservation.payload, FillOf(i + thread), bytes);
-        pair.writer->Commit(reservation);
+        FillTensor(reservation.record(), bytes);
+        reservation.record().epoch = thread;
+        reservation.record().train_step = i;
+        if (bytes > 0) std::memset(reservation.payload(), FillOf(i + thread), bytes);
+        reservation.Commit();
       }
       --running;
     });

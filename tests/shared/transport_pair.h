@@ -102,19 +102,19 @@ inline void FillTensor(Record& record, uint64_t bytes) {
 }
 
 inline bool PublishScalar(PubWriter& writer, double value) {
-  const auto reservation = writer.Reserve(0);
+  auto reservation = writer.Reserve(Space::kInline, 0);
   if (!reservation) return false;
-  FillScalar(*reservation.record, value);
-  writer.Commit(reservation);
+  FillScalar(reservation.record(), value);
+  reservation.Commit();
   return true;
 }
 
 inline bool PublishBytes(PubWriter& writer, uint64_t bytes, unsigned char fill) {
-  const auto reservation = writer.Reserve(bytes);
+  auto reservation = writer.Reserve(Space::kHostArena, bytes);
   if (!reservation) return false;
-  FillTensor(*reservation.record, bytes);
-  if (bytes > 0) std::memset(reservation.payload, fill, bytes);
-  writer.Commit(reservation);
+  FillTensor(reservation.record(), bytes);
+  if (bytes > 0) std::memset(reservation.payload(), fill, bytes);
+  reservation.Commit();
   return true;
 }
 

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "tests/daemon/ingest/fake_pool.h"
+#include "tests/shared/leave_open.h"
 #include "tests/shared/transport_pair.h"
 
 namespace ikkuna::ingest {
@@ -114,7 +115,7 @@ TEST(Drain, HoleIsLeftUntilItIsSkipped) {
   Collector collector;
   auto drain = MakeDrain(pair, collector);
   ASSERT_TRUE(shm::PublishScalar(*pair.writer, 1));
-  std::thread([&] { EXPECT_TRUE(pair.writer->Reserve(0)); }).join();  // ended before it could commit
+  std::thread([&] { shm::LeaveOpen(pair.writer->Reserve(Space::kInline, 0)); }).join();  // ended before it could commit
   ASSERT_TRUE(shm::PublishScalar(*pair.writer, 2));
   ASSERT_TRUE(drain->Run(100, kAll).ok());
   EXPECT_EQ(collector.scalars, (std::vector<double>{1}));
@@ -129,10 +130,10 @@ TEST(Drain, Malicious_RecordThatBreaksTheFormat) {
   ASSERT_TRUE(pair.ok());
   Collector collector;
   auto drain = MakeDrain(pair, collector);
-  const auto reservation = pair.writer->Reserve(0);
-  shm::FillScalar(*reservation.record, 1);
-  reservation.record->kind = 63;
-  pair.writer->Commit(reservation);
+  auto reservation = pair.writer->Reserve(Space::kInline, 0);
+  shm::FillScalar(reservation.record(), 1);
+  reservation.record().kind = 63;
+  reservation.Commit();
   auto done = drain->Run(100, kAll);
   ASSERT_FALSE(done.ok());
   EXPECT_EQ(done.error().code, ErrorCode::kCorrupt);
@@ -159,12 +160,12 @@ class DevicePoolTest : public testing::Test {
   // As a probe does: the copy is queued on the device, an event recorded behind it, then the record published.
   void PublishOnDevice(uint64_t position, const std::string& bytes, uint32_t event, uint32_t pool = kPoolId) {
     std::memcpy(device_.pool.data() + position % kPoolBytes, bytes.data(), bytes.size());
-    const auto reservation = pair_.writer->Reserve(0);
+    auto reservation = pair_.writer->Reserve(Space::kInline, 0);
     ASSERT_TRUE(reservation);
-    shm::FillTensor(*reservation.record, bytes.size());
-    reservation.record->space = static_cast<uint8_t>(Space::kDevicePool);
-    reservation.record->payload = {position, bytes.size(), event, pool};
-    pair_.writer->Commit(reservation);
+    shm::FillTensor(reservation.record(), bytes.size());
+    reservation.record().space = static_cast<uint8_t>(Space::kDevicePool);
+    reservation.record().payload = {position, bytes.size(), event, pool};
+    reservation.Commit();
   }
   void Run() {
     auto done = drain_->Run(100, kAll);
@@ -238,11 +239,11 @@ TEST(Drain, Malicious_SpaceThatWasNotAgreedOn) {
   ASSERT_TRUE(pair.ok());
   Collector collector;
   auto drain = MakeDrain(pair, collector);
-  const auto reservation = pair.writer->Reserve(0);
-  shm::FillTensor(*reservation.record, 5);
-  reservation.record->space = static_cast<uint8_t>(Space::kDevicePool);
-  reservation.record->payload = {0, 5, 1, 1};
-  pair.writer->Commit(reservation);
+  auto reservation = pair.writer->Reserve(Space::kInline, 0);
+  shm::FillTensor(reservation.record(), 5);
+  reservation.record().space = static_cast<uint8_t>(Space::kDevicePool);
+  reservation.record().payload = {0, 5, 1, 1};
+  reservation.Commit();
   auto done = drain->Run(100, kAll);
   ASSERT_FALSE(done.ok());
   EXPECT_EQ(done.error().code, ErrorCode::kCorrupt);

@@ -76,7 +76,7 @@ TEST_F(IngestTest, AVoidRecordIsCountedAndPassedOver) {
   producer.pub().BackArena(1 << 20);
   ASSERT_TRUE(producer.Connect()) << producer.reject();
   for (uint64_t step = 0; step < 4; ++step) {
-    { shm::OpenReservation failed(producer.pub(), step % 2 == 0 ? 700'000 : 0); }
+    { shm::Reservation failed = producer.pub().Reserve(Space::kHostArena, step % 2 == 0 ? 700'000 : 0); }
     producer.Step(step, 1);
     ASSERT_TRUE(AllHandled(*core, producer));
   }

@@ -110,9 +110,9 @@ class Scribbler {
 };
 
 void PublishActivations(TestProducer& producer, uint64_t step) {
-  const auto reservation = producer.pub().Reserve(256);
+  auto reservation = producer.pub().Reserve(Space::kHostArena, 256);
   if (!reservation) return;
-  shm::Record& record = *reservation.record;
+  shm::Record& record = reservation.record();
   record.global_step = step;
   record.module = 1;
   record.param = 0;
@@ -128,8 +128,8 @@ void PublishActivations(TestProducer& producer, uint64_t step) {
   record.layout = static_cast<uint8_t>(Layout::kRowMajor);
   for (int64_t& size : record.sizes) size = 0;
   record.sizes[0] = 64;
-  std::memset(reservation.payload, 0x3f, 256);
-  producer.pub().Commit(reservation);
+  std::memset(reservation.payload(), 0x3f, 256);
+  reservation.Commit();
 }
 
 // Until its steps are done, whether it is read or not; then it is gone without a word.

@@ -193,7 +193,7 @@ TEST_F(IngestTest, WhatCameToNothingBeforeAKillIsCountedOnce) {
   producer.Marker(Kind::kBatchStarted, 2);
   producer.Marker(Kind::kBatchFinished, 2);  // withheld
   producer.Marker(Kind::kBatchFinished, 3);  // discarded
-  { shm::OpenReservation failed(producer.pub(), 0); }
+  { shm::Reservation failed = producer.pub().Reserve(Space::kInline, 0); }
   const std::vector<Count> once{{"discarded", 1}, {"void", 1}, {"withheld", 1}};
   // No value came of the last ones, and none is done while step 1 is not.
   ASSERT_TRUE(Eventually([&] { return store_->LoadProgress(key)->progress.read_seq == 12; }));
@@ -209,7 +209,7 @@ TEST_F(IngestTest, WhatCameToNothingBeforeAKillIsCountedOnce) {
   EXPECT_EQ(core->StatusOf(producer.hello().uuid).missing, once);
   EXPECT_EQ(core->Values("loss").size(), 2u);
   producer.Marker(Kind::kBatchFinished, 4);
-  { shm::OpenReservation failed(producer.pub(), 0); }
+  { shm::Reservation failed = producer.pub().Reserve(Space::kInline, 0); }
   ASSERT_TRUE(AllHandled(*core, producer));
   const std::vector<Count> more{{"discarded", 2}, {"void", 2}, {"withheld", 1}};
   EXPECT_EQ(core->StatusOf(producer.hello().uuid).missing, more);

@@ -29,6 +29,7 @@
 #include "shared/passes.h"
 #include "shared/pub.h"
 #include "shared/stats/stats_pass.h"
+#include "tests/shared/leave_open.h"
 #include "tests/watchdog.h"
 
 namespace ikkuna::ingest {
@@ -232,9 +233,9 @@ class TestProducer {
     });
   }
   bool Publish(uint64_t step, Kind kind, const std::function<void(shm::Record&)>& fill) {
-    const auto reservation = pub_->Reserve(0);
+    auto reservation = pub_->Reserve(Space::kInline, 0);
     if (!reservation) return false;
-    shm::Record& record = *reservation.record;
+    shm::Record& record = reservation.record();
     const uint64_t dropped = record.dropped_total;
     const uint64_t seq = record.seq;
     record = shm::Record{};
@@ -249,7 +250,7 @@ class TestProducer {
     record.kind = static_cast<uint8_t>(kind);
     record.space = static_cast<uint8_t>(Space::kInline);
     fill(record);
-    pub_->Commit(reservation);
+    reservation.Commit();
     return true;
   }
 
@@ -283,7 +284,7 @@ class TestProducer {
   if (say) say(producer.hello());
   if (!producer.Connect()) ::_exit(3);
   for (uint64_t step = 0; step < steps; ++step) producer.Step(step, 1);
-  std::thread([&] { static_cast<void>(producer.pub().Reserve(0)); }).join();
+  std::thread([&] { shm::LeaveOpen(producer.pub().Reserve(Space::kInline, 0)); }).join();
   producer.Step(steps, 1);
   if (::write(done, producer.hello().uuid.data(), 16) != 16) ::_exit(4);
   while (true) ::pause();

@@ -40,9 +40,9 @@ constexpr uint64_t kArenaBytes = 1 << 16;
 constexpr uint64_t kRecordsPerStep = TestProducer::kRecordsPerStep + 1;  // and activations in the arena
 
 bool PublishActivations(TestProducer& producer, uint64_t step) {
-  const auto reservation = producer.pub().Reserve(4 * sizeof(float));
+  auto reservation = producer.pub().Reserve(Space::kHostArena, 4 * sizeof(float));
   if (!reservation) return false;
-  shm::Record& record = *reservation.record;
+  shm::Record& record = reservation.record();
   record.time_ns = 1;
   record.global_step = step;
   record.module = 1;
@@ -62,8 +62,8 @@ bool PublishActivations(TestProducer& producer, uint64_t step) {
   std::fill(std::begin(record.sizes), std::end(record.sizes), 0);
   record.sizes[0] = 4;
   const float values[4] = {1, 2, 3, 4};
-  std::memcpy(reservation.payload, values, sizeof values);
-  producer.pub().Commit(reservation);
+  std::memcpy(reservation.payload(), values, sizeof values);
+  reservation.Commit();
   return true;
 }
 
@@ -78,7 +78,7 @@ void PublishStep(TestProducer& producer, uint64_t step) {
 // The publish that is to be cut off. Without a drop: one record, with a payload or none.
 void PublishOrDrop(TestProducer& producer, bool drop, bool payload) {
   if (drop && payload) {
-    static_cast<void>(producer.pub().Reserve(2 * kArenaBytes));
+    static_cast<void>(producer.pub().Reserve(Space::kHostArena, 2 * kArenaBytes));
   } else if (drop) {
     producer.pub().CountDrop(DropReason::kFailed);
   } else if (payload) {
@@ -317,14 +317,13 @@ TEST(KillPoints, ADropBehindAReservationCountsInTheNextRecord) {
   ASSERT_TRUE(made.ok());
   shm::PubWriter& writer = **made;
   shm::DoAt(PublishPoint::kReserved, [&] { writer.CountDrop(DropReason::kFailed); });
-  const auto first = writer.Reserve(0);
+  auto first = writer.Reserve(Space::kInline, 0);
   ASSERT_TRUE(first);
-  EXPECT_EQ(first.record->dropped_total, 0u);
-  writer.CommitVoid(first);
-  const auto second = writer.Reserve(0);
+  EXPECT_EQ(first.record().dropped_total, 0u);
+  first = {};
+  auto second = writer.Reserve(Space::kInline, 0);
   ASSERT_TRUE(second);
-  EXPECT_EQ(second.record->dropped_total, 1u);
-  writer.CommitVoid(second);
+  EXPECT_EQ(second.record().dropped_total, 1u);
 }
 
 // The list of the code and the table of the contract name the same points in the same order.
