@@ -23,6 +23,8 @@ struct Config {
   bool no_default = false;             // without the default set
   uint32_t budget_ppm = 10'000;        // share of the step time a probe may cost; 0: off
 
+  uint64_t unready_s = 10;  // how long bytes that come late may take
+
   // What the daemon may take of a machine that is a trainer's.
   uint64_t memory_mb = 1024;  // what `queue` subscribers and ranks that wait may hold
   uint32_t threads = 0;       // of `queue` subscribers; 0: a quarter of the cores, 1 to 4

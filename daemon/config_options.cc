@@ -115,6 +115,10 @@ const std::vector<ConfigOption>& ConfigOptions() {
       {"budget", OptionKind::kText, "SHARE",
        "Share of the step time that watching may cost a trainer, such as 1% or 0.5%; 'off' gives all that is asked",
        SetBudget, [](const Config& config) -> OptionValue { return BudgetText(config.budget_ppm); }},
+      {"unready_s", OptionKind::kInteger, "SECONDS",
+       "How long values that a trainer announced before they were there (a device still computes them) may take; "
+       "beyond, they count as unready and their step goes on without them",
+       SetWhole<&Config::unready_s, 1, 3600>, GetWhole<&Config::unready_s>},
       {"memory_mb", OptionKind::kInteger, "MB",
        "Memory for copies of tensors that wait for subscribers which work later; what finds no room is counted",
        SetWhole<&Config::memory_mb, 1, kMbMax>, GetWhole<&Config::memory_mb>},

@@ -180,6 +180,7 @@ void Daemon::StartIngest(const std::string& version) {
   context.store = store_.get();
   context.sinks = {&sinks_};
   context.budget_ppm = config_.budget_ppm;
+  context.unready_ns = config_.unready_s * 1'000'000'000;
   context.version = version;
   ingest_ = std::make_unique<ingest::Ingest>(std::move(context));
   control_ = std::make_unique<ingest::Control>(*ingest_);

@@ -87,7 +87,7 @@ std::string_view DTypeName(DType dtype) {
 
 bool IsKnownLayout(uint8_t code) { return code == static_cast<uint8_t>(Layout::kRowMajor); }
 
-bool IsKnownSpace(uint8_t code) { return code >= 1 && code <= 3; }
+bool IsKnownSpace(uint8_t code) { return code >= 1 && code <= 4; }
 
 std::string_view DropReasonName(DropReason reason) {
   switch (reason) {

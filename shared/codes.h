@@ -123,6 +123,7 @@ enum class Space : uint8_t {
   kInline = 1,      // in the record itself (summary, scalar, text, marker)
   kHostArena = 2,   // in PUB's arena
   kDevicePool = 3,  // in a device pool named by the registry; ready when the record's event is
+  kHostLate = 4,    // in PUB's ring of late bytes; ready when the span's word says so
 };
 bool IsKnownSpace(uint8_t code);
 

@@ -87,7 +87,9 @@ uint64_t CtlView::session_id() const { return header_.session_id; }
 
 Heads CtlView::heads() const {
   if (!in_owner()) return {};
-  return {LoadAcquire(state().ring_head), LoadAcquire(state().arena_head)};  // pair with CtlWriter::SetHeads
+  Heads heads{LoadAcquire(state().ring_head), LoadAcquire(state().arena_head), {}};  // pair with CtlWriter::SetHeads
+  if ((header_.feature_bits & kFeatureLateBytes) != 0) heads.late_head = LoadAcquire(state().late_head);
+  return heads;
 }
 
 PoolHeads CtlView::pool_heads(uint32_t pool_id) const {

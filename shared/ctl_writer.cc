@@ -17,7 +17,7 @@ CtlHeader PlanHeader(uint64_t session_id) {
   header.abi_major = kAbiMajor;
   header.abi_minor = kAbiMinor;
   header.header_bytes = sizeof(CtlHeader);
-  header.feature_bits = kFeatureArena | kFeatureCommands;
+  header.feature_bits = kFeatureArena | kFeatureCommands | kFeatureLateBytes;
   header.session_id = session_id;
   header.state_offset = RoundUp(sizeof(CtlHeader), kCacheLine);
   header.demand_offset = header.state_offset + sizeof(CtlState);
@@ -53,6 +53,7 @@ Result<std::unique_ptr<CtlWriter>> CtlWriter::Create(uint64_t session_id, const 
   CtlState& state = writer->state();
   StoreRelaxed(state.ring_head, heads.ring_head);
   StoreRelaxed(state.arena_head, heads.arena_head);
+  StoreRelaxed(state.late_head, heads.late_head.value_or(0));
   StoreRelaxed(state.budget_ppm, budget_ppm);
   StoreRelease(reinterpret_cast<CtlHeader*>(writer->segment_.data())->ready, 1);  // pairs with CtlView::Open
   return writer;
@@ -109,7 +110,8 @@ Status CtlWriter::SetDemand(const std::vector<DemandItem>& items, uint64_t regis
 }
 
 void CtlWriter::SetHeads(const Heads& heads) {
-  StoreRelease(state().arena_head, heads.arena_head);  // both pair with CtlView::heads
+  if (heads.late_head) StoreRelease(state().late_head, *heads.late_head);  // all pair with CtlView::heads
+  StoreRelease(state().arena_head, heads.arena_head);
   StoreRelease(state().ring_head, heads.ring_head);
 }
 

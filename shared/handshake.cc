@@ -154,6 +154,9 @@ Status SendHello(int socket_fd, const Hello& hello, int pub_fd) {
   writer.PutNumber(Tag::kFeatureBits, hello.feature_bits);
   writer.PutNumber(Tag::kRingHead, hello.heads.ring_head);
   writer.PutNumber(Tag::kArenaHead, hello.heads.arena_head);
+  if ((hello.feature_bits & kFeatureLateBytes) != 0) {
+    writer.PutNumber(Tag::kLateHead, hello.heads.late_head.value_or(0));
+  }
   return Send(socket_fd, writer.bytes(), pub_fd);
 }
 
@@ -198,6 +201,7 @@ Result<ReceivedHello> ReceiveHello(int socket_fd) {
                         Take(reader->Number<uint64_t>(Tag::kRingHead), hello.heads.ring_head) &&
                         Take(reader->Number<uint64_t>(Tag::kArenaHead), hello.heads.arena_head);
   if (!complete) return CorruptPeer("lacks a field of a HELLO, or one is malformed");
+  hello.heads.late_head = reader->Number<uint64_t>(Tag::kLateHead).value_or(0);  // of a probe without late bytes
   hello.has_attempt = has_attempt == 1;
   hello.resume = resume == 1;
   hello.run_id_made_up = reader->Number<uint8_t>(Tag::kRunIdMadeUp) == uint8_t{1};  // not of every producer

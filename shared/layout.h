@@ -25,7 +25,7 @@ constexpr size_t kCacheLine = 64;
 constexpr uint64_t kPubMagic = 0x315055504e4b4b49;  // "IKKNPUP1" read as bytes
 constexpr uint64_t kCtlMagic = 0x314c54434e4b4b49;  // "IKKNCTL1" read as bytes
 constexpr uint16_t kAbiMajor = 2;
-constexpr uint16_t kAbiMinor = 1;
+constexpr uint16_t kAbiMinor = 2;
 
 constexpr uint32_t kRecordBytes = 256;
 constexpr uint32_t kDefaultRingSlots = 16384;  // 4 MiB: 160 steps of 100 records while the daemon is busy
@@ -35,6 +35,7 @@ constexpr uint64_t kMaxArenaBytes = 64ull << 30;         // bounds the address s
 constexpr uint64_t kDefaultRegistryBytes = 32ull << 20;  // sparse; all modules and parameters there may be, of usual names
 constexpr uint64_t kMaxRegistryBytes = 256ull << 20;
 constexpr uint64_t kPayloadAlign = 64;
+constexpr uint64_t kMaxLateBytes = 1ull << 30;  // bounds the address space a peer can make us map
 
 // ---------------------------------------------------------------------------------------------------------------
 // Record: one message in the ring.
@@ -50,6 +51,18 @@ struct PayloadRef {
   uint32_t device;  // device pool: registry id of the pool; 0 on the host
 };
 static_assert(sizeof(PayloadRef) == 24);
+
+// What a span of late bytes begins with; its bytes follow. Zeroed when it is reserved; whoever has written the bytes
+// stores the number of the record, which is never 0, with release.
+struct LateSpanHeader {
+  uint64_t ready;
+  uint64_t reserved[7];
+};
+static_assert(sizeof(LateSpanHeader) == kPayloadAlign);
+// What a span takes of the ring. `bytes` is at most kMaxLateBytes.
+constexpr uint64_t LateSpanBytes(uint64_t bytes) {
+  return sizeof(LateSpanHeader) + (bytes + kPayloadAlign - 1) / kPayloadAlign * kPayloadAlign;
+}
 
 constexpr size_t kUnionBytes = 128;
 constexpr size_t kMaxTextBytes = kUnionBytes - 4;
@@ -103,7 +116,7 @@ struct Record {
   int64_t sizes[kMaxDims];  // the first ndim hold; the rest are 0
   union {
     TensorStats stats;   // kSummary
-    PayloadRef payload;  // kTensor, kVoid
+    PayloadRef payload;  // kTensor, kVoid, and whatever comes late
     double scalar;       // kScalar
     MarkerInfo marker;   // kMarker
     InlineText text;     // kText
@@ -140,13 +153,17 @@ struct PubHeader {
   uint64_t arena_bytes;  // capacity; the usable extent is a registry entry
   uint32_t ready;        // 1, stored last with release
   uint32_t reserved;
+  uint64_t late_offset;  // minor 2: the ring of late bytes
+  uint64_t late_bytes;   // all of it is usable; 0: there is none
 };
-static_assert(sizeof(PubHeader) == 144 && offsetof(PubHeader, ready) == 136);
+static_assert(sizeof(PubHeader) == 160 && offsetof(PubHeader, ready) == 136);
+constexpr uint32_t kPubHeaderBytesMin = offsetof(PubHeader, late_offset);  // minors 0 and 1
 
 enum FeatureBit : uint64_t {
   kFeatureArena = 1 << 0,
   kFeatureCommands = 1 << 1,
   kFeatureDevicePool = 1 << 2,
+  kFeatureLateBytes = 1 << 3,
 };
 
 enum class ProducerState : uint32_t { kInvalid = 0, kRunning = 1, kFinished = 2, kSwitchedOff = 3 };
@@ -184,6 +201,7 @@ struct PubStatus {
   // Ring and arena.
   alignas(kCacheLine) uint64_t reserved;  // ring positions handed out
   uint64_t arena_tail;                    // arena position after the last reservation
+  uint64_t late_tail;                     // minor 2: the same of the ring of late bytes
   // Accounting: each counter is its own.
   alignas(kCacheLine) uint64_t attempted;   // stored at entry of every publish
   alignas(kCacheLine) uint64_t dropped[8];  // by DropReason
@@ -302,6 +320,7 @@ struct CtlState {
   uint32_t reserved0;
   alignas(kCacheLine) uint64_t ring_head;              // ring positions freed
   alignas(kCacheLine) uint64_t arena_head;             // arena position freed
+  uint64_t late_head;                                  // minor 2: position of late bytes released
   alignas(kCacheLine) uint64_t pool_head[kMaxRoots];   // per device pool id - 1
   alignas(kCacheLine) uint64_t event_head[kMaxRoots];  // per device pool id - 1
   alignas(kCacheLine) uint64_t demand_generation;      // odd while the daemon writes the entries

@@ -26,6 +26,11 @@ constexpr bool NamePass(MarkerInfo& marker, uint32_t pass) {
   return true;
 }
 
+constexpr bool NamesPass(const MarkerInfo& marker, uint32_t pass) {
+  const uint32_t at = pass - marker.first_pass;
+  return marker.first_pass != 0 && at < kPassesInMarker && (marker.named[at / 64] >> (at % 64) & 1) != 0;
+}
+
 // How many a marker names.
 constexpr uint32_t CountNamed(const MarkerInfo& marker) {
   uint32_t count = 0;

@@ -27,7 +27,8 @@ struct PubSizes {
   uint32_t ring_slots = kDefaultRingSlots;    // a power of two
   uint64_t arena_bytes = kDefaultArenaBytes;  // address space; backed by BackArena()
   uint64_t registry_bytes = kDefaultRegistryBytes;
-  uint64_t first_position = 0;  // tests: ring and arena positions start here (page-multiple), as after a long run
+  uint64_t late_bytes = 0;      // ring of late bytes, backed at once; 0: none
+  uint64_t first_position = 0;  // tests: positions start here (page-multiple), as after a long run
 };
 
 // `second` of an entry: a command line, a CUDA IPC handle (64 bytes), the text of a note.
@@ -53,16 +54,40 @@ struct RegistryEntry {
 struct Heads {
   uint64_t ring_head = 0;
   uint64_t arena_head = 0;
+  std::optional<uint64_t> late_head = 0;  // none: of a daemon that knows no late bytes
   bool operator==(const Heads&) const = default;
 };
 
 class CtlView;
 class PubWriter;
 
-// One message under way: a slot of the ring, and bytes where it has a payload, between Reserve and Commit. One that ends
-// uncommitted (an exception came between, or what was to be written cannot be) is committed as a void record, which the
-// daemon passes over and counts: no way out leaves a hole that it waits at. One at a time a thread and writer; it ends on
-// the thread that reserved it, soon, since everything behind it waits, and before its writer.
+// Bytes of a record that is published before they are there (Space::kHostLate). Whoever writes them, a device or any
+// thread, at any time, says so once, by SetReady() or by storing `seq()` into `word()` with release; until then the
+// bytes are not used again. A span that is never said to be ready takes its room for ever. It ends before its writer.
+class LateSpan {
+ public:
+  LateSpan() = default;
+  unsigned char* data() const { return data_; }
+  uint64_t bytes() const { return bytes_; }
+  uint64_t seq() const { return seq_; }  // of its record
+  uint64_t* word() const { return reinterpret_cast<uint64_t*>(data_ - sizeof(LateSpanHeader)); }
+  inline void SetReady() const noexcept;
+
+ private:
+  friend class Reservation;
+  LateSpan(const PubWriter& writer, unsigned char* data, uint64_t bytes, uint64_t seq)
+      : writer_(&writer), data_(data), bytes_(bytes), seq_(seq) {}
+
+  const PubWriter* writer_ = nullptr;
+  unsigned char* data_ = nullptr;
+  uint64_t bytes_ = 0;
+  uint64_t seq_ = 0;
+};
+
+// One message under way: a slot of the ring, and bytes where it has a payload, between Reserve and Commit. One that
+// ends uncommitted (an exception came between, or what was to be written cannot be) is committed as a void record,
+// which the daemon passes over and counts: no way out leaves a hole that it waits at. One at a time a thread and
+// writer; it ends on the thread that reserved it, soon, since everything behind it waits, and before its writer.
 class Reservation {
  public:
   Reservation() = default;  // of a message that was dropped, and counted
@@ -81,8 +106,15 @@ class Reservation {
   // Its `dropped_total` and, for a payload, its PayloadRef are filled in; the caller writes all other fields but `seq`.
   Record& record() const { return *record_; }
   unsigned char* payload() const { return payload_; }  // null without bytes
-  uint64_t position() const { return position_; }      // of the slot, in the ring
-  // Publishes it: stores `seq` last, with release (pairs with PubView::Next). Nothing where there is nothing to publish.
+  // Of kHostLate: the span, for whoever writes it, which from here on is asked for its word whatever becomes of the
+  // record.
+  LateSpan TakeLate() noexcept {
+    late_taken_ = true;
+    return LateSpan(*writer_, payload_, place_.bytes, position_ + 1);
+  }
+  uint64_t position() const { return position_; }  // of the slot, in the ring
+  // Publishes it: stores `seq` last, with release (pairs with PubView::Next). Nothing where there is nothing to
+  // publish.
   inline void Commit() noexcept;
 
  private:
@@ -96,6 +128,8 @@ class Reservation {
   unsigned char* payload_ = nullptr;
   uint64_t position_ = 0;
   PayloadRef place_{};  // as the void record names it, whatever the caller made of the record
+  Space space_ = Space::kInline;
+  bool late_taken_ = false;
 };
 
 class PubWriter {
@@ -128,7 +162,8 @@ class PubWriter {
   uint64_t arena_extent() const { return arena_extent_.load(std::memory_order_acquire); }
 
   // --- Publishing (training threads).
-  // Takes one slot and, in Space::kHostArena, contiguous 64-byte aligned bytes of the arena; in other spaces `bytes` is 0.
+  // Takes one slot and contiguous 64-byte aligned bytes of the arena (Space::kHostArena) or of the ring of late bytes
+  // (kHostLate: 1 at least, and only for a daemon that knows them); in other spaces `bytes` is 0.
   // Counts `attempted` first. Never waits: bounded spin on the private lock, then drops as contended.
   Reservation Reserve(Space space, uint64_t bytes) noexcept;
   // A message that fails before it could reserve: counts attempted and the reason.
@@ -160,7 +195,7 @@ class PubWriter {
   explicit PubWriter(std::unique_ptr<State> state);
   void Drop(DropReason reason) noexcept;
   void Commit(Record& record, uint64_t position) noexcept;
-  void CommitVoid(Record& record, uint64_t position, const PayloadRef& place) noexcept;
+  void CommitVoid(Record& record, uint64_t position, const PayloadRef& place, Space space) noexcept;
   std::unique_ptr<State> state_;
   std::atomic<uint64_t> arena_extent_{0};
 };
@@ -170,7 +205,14 @@ inline void Reservation::Commit() noexcept {
 }
 
 inline void Reservation::Abandon() noexcept {
-  if (record_ != nullptr) writer_->CommitVoid(*std::exchange(record_, nullptr), position_, place_);
+  if (record_ == nullptr) return;
+  if (space_ == Space::kHostLate && !late_taken_) TakeLate().SetReady();  // nobody else will
+  writer_->CommitVoid(*std::exchange(record_, nullptr), position_, place_, space_);
+}
+
+inline void LateSpan::SetReady() const noexcept {
+  if (data_ != nullptr && writer_->in_owner())
+    StoreRelease(*word(), seq_);  // pairs with PubView::ReadLate and LateRing::Place
 }
 
 // A validated message: `record` is the private copy; payload points into the mapping (valid until Release).
@@ -179,6 +221,8 @@ struct Message {
   const unsigned char* payload = nullptr;  // kHostArena only
   uint64_t payload_bytes = 0;
 };
+// Its bytes come late, and ReadLate() tells when; a void one has none.
+inline bool IsLate(const Message& message) { return message.record.space == static_cast<uint8_t>(Space::kHostLate); }
 
 struct StatusSnapshot {
   PubStatus status{};  // private copy
@@ -194,8 +238,9 @@ class PubView {
   bool future_write_sealed() const;
 
   // Sets where to go on (a HELLO's last heads or the store's), always before the first Next. kCorrupt if no daemon can
-  // have stood there: ring_head <= reserved <= ring_head + slots, arena_head <= arena_tail. When nothing is left to
-  // read, arena_position() is the arena's tail: bytes that a daemon before this one never released are free.
+  // have stood there: ring_head <= reserved <= ring_head + slots, arena_head <= arena_tail, late_head <= late_tail.
+  // When nothing is left to read, arena_position() and late_position() are the tails: bytes that a daemon before this
+  // one never released are free.
   Status StartAt(const Heads& heads);
 
   // New registry entries since the last call, validated. kCorrupt: quarantine. Called after Next() it has every entry
@@ -205,9 +250,12 @@ class PubView {
 
   // The next committed message, nothing, or kCorrupt (quarantine: code, product, position or range is wrong).
   // Advances the private read position; ring_position()/arena_position() afterwards are what may be freed. When there
-  // is nothing left to read, arena_position() moves to the arena's tail. Of a device payload only the form is checked:
-  // what its pool and event are is the payload source's to know.
+  // is nothing left to read, arena_position() and late_position() move to the tails. Of a device payload only the form
+  // is checked: what its pool and event are is the payload source's to know.
   Result<std::optional<Message>> Next();
+  // Of a message of Space::kHostLate that Next() returned: whether its bytes are there. Then it is one like others: a
+  // tensor's payload is within reach, numbers stand in the record and have been checked. kCorrupt: quarantine.
+  Result<bool> ReadLate(Message& message) const;
   // After the producer's death only: skips the reserved slots before the next committed one (or the end) that were
   // never committed; returns how many.
   uint64_t SkipHole();
@@ -216,6 +264,8 @@ class PubView {
   uint64_t ring_position() const { return ring_position_; }
   // Arena position up to which bytes of returned messages reach; store it into CTL once they are no longer used.
   uint64_t arena_position() const { return arena_position_; }
+  // The same of late bytes.
+  uint64_t late_position() const { return late_position_; }
   uint64_t reserved() const;  // acquire load of the probe's tail
   // Messages reserved and not read; at most the ring's slots whatever the peer writes.
   uint64_t pending() const;
@@ -233,6 +283,7 @@ class PubView {
   Status CheckTail();                               // reserved_seen_ = the probe's tail, if it may stand there
   Status LeaveEmpty();                              // arena_position_ when all that is reserved has been read
   Status ReadPayload(Message& message);
+  Status PlaceLate(const PayloadRef& ref);
   const PubStatus& shared_status() const;
 
   // Constant after Open.
@@ -243,6 +294,7 @@ class PubView {
   uint64_t reserved_seen_ = 0;
   uint64_t arena_position_ = 0;
   uint64_t arena_extent_ = 0;
+  uint64_t late_position_ = 0;
   // Registry.
   uint64_t registry_read_ = 0;
   uint64_t registry_offset_ = 0;

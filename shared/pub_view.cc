@@ -30,7 +30,7 @@ struct Region {
 };
 
 // Each aligned and inside [0, total), none over another. The order is the writer's choice.
-bool RegionsHold(std::array<Region, 5> regions, uint64_t total) {
+bool RegionsHold(std::array<Region, 6> regions, uint64_t total) {
   std::sort(regions.begin(), regions.end(), [](const Region& a, const Region& b) {
     return std::pair(a.offset, a.bytes) < std::pair(b.offset, b.bytes);
   });
@@ -50,7 +50,7 @@ Status CheckHeader(const PubHeader& header, uint64_t mapped_bytes) {
                       std::to_string(kAbiMajor) + "; use a probe and a daemon of the same release");
   }
   if (header.ready != 1) return CorruptPub("header is not ready");
-  if (header.header_bytes < sizeof(PubHeader) || header.header_bytes > kMaxHeaderBytes)
+  if (header.header_bytes < kPubHeaderBytesMin || header.header_bytes > kMaxHeaderBytes)
     return CorruptPub("header size");
   if (header.total_bytes > mapped_bytes) return CorruptPub("header names more bytes than there are");
   if (header.record_bytes < kRecordBytes || header.record_bytes > kMaxRecordBytes ||
@@ -67,12 +67,16 @@ Status CheckHeader(const PubHeader& header, uint64_t mapped_bytes) {
     return CorruptPub("status size");
   if (header.registry_bytes > kMaxRegistryBytes) return CorruptPub("registry is beyond the limit");
   if (header.arena_bytes > kMaxArenaBytes) return CorruptPub("arena is beyond the limit");
+  if (header.late_bytes > kMaxLateBytes || header.late_bytes % kExtentAlign != 0) {
+    return CorruptPub("ring of late bytes cannot be");
+  }
   const uint64_t ring_bytes = uint64_t{header.ring_slots} * header.record_bytes;
   if (!RegionsHold({{{0, header.header_bytes},
                      {header.status_offset, header.status_bytes},
                      {header.registry_offset, header.registry_bytes},
                      {header.ring_offset, ring_bytes},
-                     {header.arena_offset, header.arena_bytes}}},
+                     {header.arena_offset, header.arena_bytes},
+                     {header.late_offset, header.late_bytes}}},
                    header.total_bytes)) {
     return CorruptPub("regions are misaligned, overlap or leave the segment");
   }
@@ -89,8 +93,8 @@ void CopyOnce(void* to, const void* from_untrusted, size_t size) {
 }  // namespace
 
 Result<std::unique_ptr<PubView>> PubView::Open(UniqueFd fd) {
-  constexpr size_t kMaxBytes =
-      kMaxArenaBytes + kMaxRegistryBytes + kMaxStatusBytes + uint64_t{kMaxRingSlots} * kMaxRecordBytes + (1 << 20);
+  constexpr size_t kMaxBytes = kMaxArenaBytes + kMaxLateBytes + kMaxRegistryBytes + kMaxStatusBytes +
+                               uint64_t{kMaxRingSlots} * kMaxRecordBytes + (1 << 20);
   auto segment = Segment::MapUntrusted(std::move(fd), sizeof(PubHeader) + sizeof(PubStatus), kMaxBytes);
   if (!segment) return segment.error();
   std::unique_ptr<PubView> view(new PubView);
@@ -99,7 +103,11 @@ Result<std::unique_ptr<PubView>> PubView::Open(UniqueFd fd) {
   const uint32_t ready = LoadAcquire(shared->ready);  // pairs with PubWriter::Create
   CopyOnce(&view->header_, shared, sizeof(PubHeader));
   view->header_.ready = ready;
-  if (auto checked = CheckHeader(view->header_, view->segment_.bytes()); !checked) return checked.error();
+  if (view->header_.header_bytes < sizeof(PubHeader)) view->header_.late_offset = view->header_.late_bytes = 0;
+  const PubHeader& header = view->header_;
+  if (auto checked = CheckHeader(header, view->segment_.bytes()); !checked) return checked.error();
+  const auto backed = view->segment_.BackedBytes(header.late_offset, header.late_bytes);  // as in AcceptExtent()
+  if (backed && *backed < header.late_bytes) return CorruptPub("late bytes have no memory behind them");
   return view;
 }
 
@@ -127,6 +135,14 @@ Status PubView::StartAt(const Heads& heads) {
     return CorruptPub("arena cannot be at " + std::to_string(heads.arena_head) + ": its tail is at " +
                       std::to_string(arena_tail));
   }
+  if (header_.late_bytes > 0) {
+    const uint64_t late_tail = LoadAcquire(shared_status().late_tail);
+    late_position_ = heads.late_head.value_or(0);
+    if (late_position_ > late_tail) {
+      return CorruptPub("late bytes cannot be at " + std::to_string(late_position_) + ": their tail is at " +
+                        std::to_string(late_tail));
+    }
+  }
   ring_position_ = heads.ring_head;
   arena_position_ = heads.arena_head;
   reserved_seen_ = tail;
@@ -141,13 +157,18 @@ Status PubView::CheckTail() {
   return {};
 }
 
-// With all that is reserved read, no payload between our position and the arena's tail is anyone's. The tail is loaded
-// first: it is stored after the reservation it belongs to, so that one not counted in `reserved` cannot show in it.
+// With all that is reserved read, no bytes between our positions and the tails are anyone's. The tails are loaded
+// first: each is stored after the reservation it belongs to, so that one not counted in `reserved` cannot show in it.
 Status PubView::LeaveEmpty() {
   const uint64_t arena_tail = LoadAcquire(shared_status().arena_tail);
+  const uint64_t late_tail = header_.late_bytes > 0 ? LoadAcquire(shared_status().late_tail) : 0;
   if (auto checked = CheckTail(); !checked) return checked;
   if (arena_tail < arena_position_) return CorruptPub("arena tail went backwards");
-  if (reserved_seen_ == ring_position_) arena_position_ = arena_tail;
+  if (late_tail < late_position_) return CorruptPub("tail of late bytes went backwards");
+  if (reserved_seen_ == ring_position_) {
+    arena_position_ = arena_tail;
+    late_position_ = late_tail;
+  }
   return {};
 }
 
@@ -207,8 +228,10 @@ Result<std::optional<Message>> PubView::Next() {
   CopyOnce(&record, shared, sizeof(Record));
   record.seq = ring_position_ + 1;
   if (const char* fault = CheckRecord(record)) return CorruptPub(std::string("record has ") + fault);
-  if (record.type == static_cast<uint8_t>(RecordType::kTensor) ||
-      record.type == static_cast<uint8_t>(RecordType::kVoid)) {
+  if (IsLate(*message)) {
+    if (auto placed = PlaceLate(record.payload); !placed) return placed.error();
+  } else if (record.type == static_cast<uint8_t>(RecordType::kTensor) ||
+             record.type == static_cast<uint8_t>(RecordType::kVoid)) {
     if (auto read = ReadPayload(*message); !read) return read.error();
   } else if (record.type == static_cast<uint8_t>(RecordType::kText)) {
     // Whoever shows it needs UTF-8; a text that is none is worth no quarantine.
@@ -243,6 +266,44 @@ Status PubView::ReadPayload(Message& message) {
   arena_position_ = ref.position + rounded;
   if (!is_void) message.payload = segment_.data() + header_.arena_offset + offset;
   return {};
+}
+
+Status PubView::PlaceLate(const PayloadRef& ref) {
+  const uint64_t extent = header_.late_bytes;
+  if (extent == 0 || ref.bytes > extent - sizeof(LateSpanHeader)) {
+    return CorruptPub("late bytes are more than their ring has");
+  }
+  const uint64_t span = LateSpanBytes(ref.bytes);
+  if (ref.position % kPayloadAlign != 0 || ref.position % extent > extent - span) {
+    return CorruptPub("late bytes are misaligned or leave their ring");
+  }
+  const uint64_t tail = LoadAcquire(shared_status().late_tail);
+  if (ref.position < late_position_ || tail < span || ref.position > tail - span) {
+    return CorruptPub("late bytes lie where none are reserved");
+  }
+  late_position_ = ref.position + span;
+  return {};
+}
+
+Result<bool> PubView::ReadLate(Message& message) const {
+  Record& record = message.record;
+  const PayloadRef ref = record.payload;
+  const unsigned char* span = segment_.data() + header_.late_offset + ref.position % header_.late_bytes;
+  const uint64_t word = LoadAcquire(*reinterpret_cast<const uint64_t*>(span));  // pairs with LateSpan::SetReady
+  if (word == 0) return false;
+  if (word != record.seq) return CorruptPub("late bytes say that they are another record's");
+  const unsigned char* bytes = span + sizeof(LateSpanHeader);
+  if (record.type == static_cast<uint8_t>(RecordType::kTensor)) {
+    message.payload = bytes;
+    message.payload_bytes = ref.bytes;
+    return true;
+  }
+  std::memset(record.raw, 0, sizeof record.raw);
+  const bool summary = record.type == static_cast<uint8_t>(RecordType::kSummary);
+  CopyOnce(record.raw, bytes, summary ? sizeof(TensorStats) : sizeof(double));
+  record.space = static_cast<uint8_t>(Space::kInline);
+  if (const char* fault = CheckRecord(record)) return CorruptPub(std::string("late bytes have ") + fault);
+  return true;
 }
 
 uint64_t PubView::SkipHole() {
@@ -304,6 +365,7 @@ StatusSnapshot PubView::ReadStatus() {
   CopyWord(copy.registry_rejected, shared.registry_rejected);
   CopyWord(copy.reserved, shared.reserved);
   CopyWord(copy.arena_tail, shared.arena_tail);
+  CopyWord(copy.late_tail, shared.late_tail);
   for (size_t i = 0; i < std::size(copy.dropped); ++i) CopyWord(copy.dropped[i], shared.dropped[i]);
   CopyWord(copy.probe_ns, shared.probe_ns);
   CopyWord(copy.step_ns, shared.step_ns);

@@ -8,12 +8,12 @@
 #include <bit>
 #include <cerrno>
 #include <cstring>
-#include <limits>
 
 #include "shared/base/clock.h"
 #include "shared/base/memory_limit.h"
 #include "shared/base/round_up.h"
 #include "shared/ctl.h"
+#include "shared/late_ring.h"
 #include "shared/pub.h"
 #include "shared/publish_point.h"
 #include "shared/registry.h"
@@ -49,8 +49,6 @@ constexpr uint64_t kRegistryBackStep = 256 << 10;
 constexpr uint64_t kRegistryAhead = 64 << 10;
 // Share of the registry, as a divisor, that only notes and extents may take.
 constexpr uint64_t kNotesShare = 64;
-// Positions never wrap: at their end nothing more is published. A billion records a second take 584 years to get there.
-constexpr uint64_t kEndOfPositions = std::numeric_limits<uint64_t>::max();
 
 // The writer that this thread is between Reserve and Commit of.
 constinit thread_local const PubWriter* publishing = nullptr;
@@ -81,6 +79,10 @@ Status CheckSizes(const PubSizes& sizes, uint64_t page) {
     return Error{ErrorCode::kInvalidArgument, "arena of " + std::to_string(sizes.arena_bytes) + " and registry of " +
                                                   std::to_string(sizes.registry_bytes) + " bytes: outside the limits"};
   }
+  if (sizes.late_bytes > kMaxLateBytes) {
+    return Error{ErrorCode::kInvalidArgument,
+                 "ring of " + std::to_string(sizes.late_bytes) + " late bytes: outside the limits"};
+  }
   if (sizes.first_position % page != 0) {
     return Error{ErrorCode::kInvalidArgument, "first position is not a multiple of the page size"};
   }
@@ -93,7 +95,7 @@ PubHeader PlanHeader(const PubSizes& sizes, uint64_t page) {
   header.abi_major = kAbiMajor;
   header.abi_minor = kAbiMinor;
   header.header_bytes = sizeof(PubHeader);
-  header.feature_bits = kFeatureArena | kFeatureCommands;
+  header.feature_bits = kFeatureArena | kFeatureCommands | (sizes.late_bytes > 0 ? kFeatureLateBytes : uint64_t{0});
   header.record_bytes = kRecordBytes;
   header.stats_bytes = sizeof(TensorStats);
   header.ring_slots = sizes.ring_slots;
@@ -105,7 +107,9 @@ PubHeader PlanHeader(const PubSizes& sizes, uint64_t page) {
   header.ring_offset = header.registry_offset + header.registry_bytes;
   header.arena_offset = RoundUp(header.ring_offset + uint64_t{sizes.ring_slots} * kRecordBytes, page);
   header.arena_bytes = RoundUp(sizes.arena_bytes, page);
-  header.total_bytes = header.arena_offset + header.arena_bytes;
+  header.late_bytes = RoundUp(sizes.late_bytes, page);
+  header.late_offset = header.late_bytes > 0 ? header.arena_offset + header.arena_bytes : 0;
+  header.total_bytes = header.arena_offset + header.arena_bytes + header.late_bytes;
   header.pid = static_cast<uint32_t>(getpid());
   header.start_monotonic_ns = MonotonicNs();
   header.start_unix_ns = UnixNs();
@@ -129,6 +133,7 @@ struct PubWriter::State {
   alignas(kCacheLine) std::atomic<uint32_t> lock{0};
   uint64_t reserved = 0;
   uint64_t arena_tail = 0;
+  LateRing late;
   Heads heads;
   std::shared_ptr<const CtlView> source;
 
@@ -146,13 +151,14 @@ struct PubWriter::State {
   void Unlock() noexcept { lock.store(0, std::memory_order_release); }  // pairs with the acquire in TryLock
 
   bool MayAccept(const Heads& now) const noexcept;
+  void Accept(const Heads& now) noexcept;
   void RefreshHeads() noexcept;
   Record* Slot(uint64_t position) const noexcept {
     return reinterpret_cast<Record*>(ring + (position & (slots - 1)) * kRecordBytes);
   }
   bool RingHasRoom() const noexcept { return reserved - heads.ring_head < slots && reserved != kEndOfPositions; }
   bool SlotIsFree() const noexcept;
-  bool PlacePayload(uint64_t bytes, uint64_t extent, uint64_t& position) const noexcept;
+  bool PlaceBytes(Space space, uint64_t bytes, uint64_t extent, uint64_t& position) noexcept;
 };
 
 bool PubWriter::State::TryLock() noexcept {
@@ -169,7 +175,12 @@ void PubWriter::State::LockWaiting() noexcept {
 
 bool PubWriter::State::MayAccept(const Heads& now) const noexcept {
   return heads.ring_head <= now.ring_head && now.ring_head <= reserved && heads.arena_head <= now.arena_head &&
-         now.arena_head <= arena_tail;
+         now.arena_head <= arena_tail &&
+         (!now.late_head || (*heads.late_head <= *now.late_head && *now.late_head <= late.tail()));
+}
+
+void PubWriter::State::Accept(const Heads& now) noexcept {
+  heads = Heads{now.ring_head, now.arena_head, now.late_head ? now.late_head : heads.late_head};
 }
 
 // Whether the position one lap before was committed. A daemon that frees what a thread of ours is still writing would
@@ -184,22 +195,16 @@ void PubWriter::State::RefreshHeads() noexcept {
   TellFreed(&heads);
   const Heads now = source->heads();
   if (MayAccept(now)) {
-    heads = now;
+    Accept(now);
   } else {
     peer_lied.store(true, std::memory_order_relaxed);
   }
 }
 
-// Where `bytes` (1 to `extent`) would go; false when they do not fit now. What is skipped at the end of the extent
-// counts as part of the payload behind it. With nothing in use the skipped bytes take no room, or else a payload of the
-// whole extent would fit only when the tail happens to stand at its start.
-bool PubWriter::State::PlacePayload(uint64_t bytes, uint64_t extent, uint64_t& position) const noexcept {
-  const uint64_t rounded = RoundUp(bytes, kPayloadAlign);
-  const uint64_t rest = extent - arena_tail % extent;
-  const uint64_t skipped = rest < rounded ? rest : 0;
-  if (arena_tail > kEndOfPositions - skipped - rounded) return false;
-  position = arena_tail + skipped;
-  return heads.arena_head == arena_tail || position + rounded - heads.arena_head <= extent;
+bool PubWriter::State::PlaceBytes(Space space, uint64_t bytes, uint64_t extent, uint64_t& position) noexcept {
+  if (bytes == 0) return true;
+  if (space == Space::kHostLate) return late.Place(bytes, *heads.late_head, position);
+  return PlaceInRing(heads.arena_head, arena_tail, extent, bytes, position);
 }
 
 Result<std::unique_ptr<PubWriter>> PubWriter::Create(const PubSizes& sizes) {
@@ -217,9 +222,11 @@ Result<std::unique_ptr<PubWriter>> PubWriter::Create(const PubSizes& sizes) {
   const uint64_t registry_backed = std::min(kRegistryBackStep, header.registry_bytes);
   const uint64_t front = header.registry_offset + registry_backed;
   const uint64_t ring_bytes = header.arena_offset - header.ring_offset;
-  if (own.Back(0, front) != front || own.Back(header.ring_offset, ring_bytes) != ring_bytes) {
-    return Error{ErrorCode::kResourceExhausted,
-                 "not enough memory for a ring of " + std::to_string(sizes.ring_slots) + " records"};
+  if (own.Back(0, front) != front || own.Back(header.ring_offset, ring_bytes) != ring_bytes ||
+      own.Back(header.late_offset, header.late_bytes) != header.late_bytes) {
+    return Error{ErrorCode::kResourceExhausted, "not enough memory for a ring of " + std::to_string(sizes.ring_slots) +
+                                                    " records and " + std::to_string(header.late_bytes) +
+                                                    " late bytes"};
   }
   std::memcpy(own.data(), &header, sizeof(header));
   state->header = header;
@@ -230,9 +237,12 @@ Result<std::unique_ptr<PubWriter>> PubWriter::Create(const PubSizes& sizes) {
   state->first_position = sizes.first_position;
   state->registry_backed.store(registry_backed, std::memory_order_relaxed);
   state->reserved = state->arena_tail = sizes.first_position;
-  state->heads = Heads{sizes.first_position, sizes.first_position};
+  const uint64_t first_late = header.late_bytes > 0 ? sizes.first_position : 0;
+  state->late = LateRing(own.data() + header.late_offset, header.late_bytes, first_late);
+  state->heads = Heads{sizes.first_position, sizes.first_position, first_late};
   StoreRelaxed(state->status->reserved, sizes.first_position);
   StoreRelaxed(state->status->arena_tail, sizes.first_position);
+  StoreRelaxed(state->status->late_tail, first_late);
   StoreRelaxed(state->status->state, static_cast<uint32_t>(ProducerState::kRunning));
   std::unique_ptr<PubWriter> writer(new PubWriter(std::move(state)));
   writer->WriteClock();
@@ -333,9 +343,10 @@ Reservation PubWriter::Reserve(Space space, uint64_t bytes) noexcept {
     return {};
   }
   const bool in_arena = space == Space::kHostArena && bytes > 0;
-  const uint64_t extent = in_arena ? arena_extent() : 0;
+  const bool in_late = space == Space::kHostLate && bytes > 0;
+  const uint64_t extent = in_arena ? arena_extent() : in_late ? s.late.bytes_max() : 0;
   if (bytes > extent) {
-    Drop(in_arena && extent == 0 ? DropReason::kArenaFull : DropReason::kOversize);
+    Drop((in_arena || in_late) && extent == 0 ? DropReason::kArenaFull : DropReason::kOversize);
     return {};
   }
   if (!s.TryLock()) {
@@ -345,12 +356,12 @@ Reservation PubWriter::Reserve(Space space, uint64_t bytes) noexcept {
   // Room by the heads as last seen, else by the heads as they are now.
   uint64_t payload_position = 0;
   bool ring_room = s.RingHasRoom();
-  bool arena_room = bytes == 0 || s.PlacePayload(bytes, extent, payload_position);
-  if (!ring_room || !arena_room) {
+  bool room = s.PlaceBytes(space, bytes, extent, payload_position);
+  if (!ring_room || !room) {
     s.RefreshHeads();
     ring_room = s.RingHasRoom();
-    arena_room = bytes == 0 || s.PlacePayload(bytes, extent, payload_position);
-    if (!ring_room || !arena_room) {
+    room = s.PlaceBytes(space, bytes, extent, payload_position);
+    if (!ring_room || !room) {
       s.Unlock();
       Drop(ring_room ? DropReason::kArenaFull : DropReason::kRingFull);
       return {};
@@ -366,12 +377,17 @@ Reservation PubWriter::Reserve(Space space, uint64_t bytes) noexcept {
   // Under the lock, as the position is: of two records the later never shows fewer drops, and the drops between them
   // are the difference. Relaxed: a count, orders nothing.
   const uint64_t dropped_total = s.dropped_total.load(std::memory_order_relaxed);
-  // `reserved` before `arena_tail`: whoever sees the new tail sees the reservation it belongs to (PubView::LeaveEmpty).
+  // `reserved` before the tail of bytes: whoever sees the new tail sees the reservation it belongs to
+  // (PubView::LeaveEmpty).
   StoreRelease(s.status->reserved, s.reserved);
   IKKUNA_PUBLISH_POINT(Reserved);
-  if (bytes > 0) {
+  if (in_arena) {
     s.arena_tail = payload_position + RoundUp(bytes, kPayloadAlign);
     StoreRelease(s.status->arena_tail, s.arena_tail);
+    IKKUNA_PUBLISH_POINT(Placed);
+  } else if (in_late) {
+    s.late.Take(payload_position, bytes, position + 1);
+    StoreRelease(s.status->late_tail, s.late.tail());
     IKKUNA_PUBLISH_POINT(Placed);
   }
   s.Unlock();
@@ -384,7 +400,13 @@ Reservation PubWriter::Reserve(Space space, uint64_t bytes) noexcept {
   reservation.record_->dropped_total = dropped_total;
   reservation.place_ = PayloadRef{payload_position, bytes, 0, 0};
   reservation.record_->payload = reservation.place_;
-  if (bytes > 0) reservation.payload_ = s.arena + payload_position % extent;
+  if (in_arena) {
+    reservation.payload_ = s.arena + payload_position % extent;
+    reservation.space_ = space;
+  } else if (in_late) {
+    reservation.payload_ = s.late.at(payload_position) + sizeof(LateSpanHeader);
+    reservation.space_ = space;
+  }
   return reservation;
 }
 
@@ -396,12 +418,12 @@ void PubWriter::Commit(Record& record, uint64_t position) noexcept {
   publishing = nullptr;
 }
 
-void PubWriter::CommitVoid(Record& record, uint64_t position, const PayloadRef& place) noexcept {
+void PubWriter::CommitVoid(Record& record, uint64_t position, const PayloadRef& place, Space space) noexcept {
   const uint64_t dropped_total = record.dropped_total;
   std::memset(reinterpret_cast<unsigned char*>(&record) + sizeof record.seq, 0, sizeof record - sizeof record.seq);
   record.dropped_total = dropped_total;
   record.type = static_cast<uint8_t>(RecordType::kVoid);
-  record.space = static_cast<uint8_t>(place.bytes != 0 ? Space::kHostArena : Space::kInline);
+  record.space = static_cast<uint8_t>(space);
   record.payload = place;
   Commit(record, position);
 }
@@ -435,7 +457,7 @@ bool PubWriter::AcceptHeads(const Heads& heads) noexcept {
   state_->LockWaiting();
   TellFreed(&state_->heads);
   const bool accepted = state_->MayAccept(heads);
-  if (accepted) state_->heads = heads;
+  if (accepted) state_->Accept(heads);
   state_->Unlock();
   return accepted;
 }

@@ -41,12 +41,24 @@ bool CountElements(const Record& record, uint64_t& elements) {
   return true;
 }
 
+// The place of bytes on the host.
+const char* CheckHostPlace(const Record& record) {
+  return record.payload.event != 0 || record.payload.device != 0 ? "a device in a host payload" : nullptr;
+}
+
+// Of numbers that come late: their place, which holds just them. They are checked when they are there.
+const char* CheckLateNumbers(const Record& record, uint64_t bytes) {
+  if (record.payload.bytes != bytes) return "late bytes that its numbers do not fill";
+  return CheckHostPlace(record);
+}
+
 const char* CheckTensor(const Record& record) {
   if (!IsKnownDType(record.dtype)) return "an unknown data type";
   if (!IsKnownLayout(record.layout)) return "an unknown layout";
   uint64_t elements = 0;
   if (record.ndim > kMaxDims || !CountElements(record, elements)) return "sizes that cannot be";
   if (record.type == static_cast<uint8_t>(RecordType::kSummary)) {
+    if (record.space == static_cast<uint8_t>(Space::kHostLate)) return CheckLateNumbers(record, sizeof(TensorStats));
     if (record.space != static_cast<uint8_t>(Space::kInline)) return "a summary outside itself";
     if (record.stats.n != elements) return "statistics of another number of elements";
     if (!ValidateStats(record.stats)) return "statistics that no tensor has";
@@ -57,10 +69,9 @@ const char* CheckTensor(const Record& record) {
       bytes != record.payload.bytes) {
     return "a payload that its sizes do not fill";
   }
-  if (record.space == static_cast<uint8_t>(Space::kHostArena)) {
-    if (record.payload.event != 0 || record.payload.device != 0) return "a device in a host payload";
-    return nullptr;
-  }
+  const bool late = record.space == static_cast<uint8_t>(Space::kHostLate);
+  if (late && bytes == 0) return "late bytes that are none";
+  if (late || record.space == static_cast<uint8_t>(Space::kHostArena)) return CheckHostPlace(record);
   if (record.space != static_cast<uint8_t>(Space::kDevicePool)) return "a payload in no known space";
   if (record.payload.device == 0 || record.payload.device > kMaxRoots) return "a pool outside its limits";
   return nullptr;
@@ -85,10 +96,13 @@ const char* CheckMarker(const Record& record) {
 
 const char* CheckInline(const Record& record) {
   uint64_t elements = 0;
-  if (record.space != static_cast<uint8_t>(Space::kInline)) return "a value outside itself";
+  const bool late = record.space == static_cast<uint8_t>(Space::kHostLate) &&
+                    record.type == static_cast<uint8_t>(RecordType::kScalar);
+  if (!late && record.space != static_cast<uint8_t>(Space::kInline)) return "a value outside itself";
   if (record.dtype != 0 || record.layout != 0 || record.ndim != 0 || !CountElements(record, elements)) {
     return "a shape where its type has none";
   }
+  if (late) return CheckLateNumbers(record, sizeof(double));
   if (record.type == static_cast<uint8_t>(RecordType::kMarker)) return CheckMarker(record);
   if (record.type == static_cast<uint8_t>(RecordType::kText) && record.text.length > kMaxTextBytes) {
     return "a text that is too long";
@@ -101,9 +115,10 @@ const char* CheckVoid(const Record& record) {
   if ((record.kind | record.dtype | record.ndim | record.layout | record.flags | record.module) != 0) {
     return "a content where a void has none";
   }
-  const bool in_arena = record.space == static_cast<uint8_t>(Space::kHostArena);
-  if (!in_arena && record.space != static_cast<uint8_t>(Space::kInline)) return "a space where a void has none";
-  if (in_arena != (record.payload.bytes != 0)) return "a void with bytes where its space has none, or none";
+  const bool on_host =
+      record.space == static_cast<uint8_t>(Space::kHostArena) || record.space == static_cast<uint8_t>(Space::kHostLate);
+  if (!on_host && record.space != static_cast<uint8_t>(Space::kInline)) return "a space where a void has none";
+  if (on_host != (record.payload.bytes != 0)) return "a void with bytes where its space has none, or none";
   if (record.payload.event != 0 || record.payload.device != 0) return "a device in a void";
   return nullptr;
 }

@@ -38,6 +38,7 @@ enum class Tag : uint16_t {
   kStartStep = 12,
   kJobAddress = 13,
   kJobPort = 14,
+  kLateHead = 15,
   kSessionId = 16,
   kDaemonVersion = 17,
   kReason = 18,

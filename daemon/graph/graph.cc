@@ -62,7 +62,7 @@ class Graph final : public MessageGraph {
   void Handle(const shm::Message& message) override {
     if (context_.mailbox->any()) TakeLetters();
     const shm::Record& record = message.record;
-    last_seq_ = record.seq;
+    last_seq_ = std::max(last_seq_, record.seq);  // what comes late is handed on behind others
     const Counting counting(context_, record.seq);
     switch (static_cast<Kind>(record.kind)) {
       case Kind::kBatchStarted:

@@ -39,7 +39,7 @@ Frame& OpenFrames::OpenHeadless(const shm::Record& record) {
 }
 
 void OpenFrames::Touch(Frame& frame, uint64_t seq) const {
-  frame.last_seq = seq;
+  frame.last_seq = std::max(frame.last_seq, seq);
   frame.touched_ns = now_ns_;
 }
 

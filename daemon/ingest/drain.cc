@@ -8,15 +8,17 @@
 namespace ikkuna::ingest {
 
 Drain::Drain(shm::PubView& view, shm::CtlWriter& ctl, std::vector<std::unique_ptr<PayloadSource>> sources,
-             uint64_t skip_through, uint64_t counted_through, std::function<void(const shm::Message&)> handle)
+             uint64_t skip_through, uint64_t counted_through, uint64_t unready_ns,
+             std::function<void(const shm::Message&)> handle)
     : view_(view),
       ctl_(ctl),
       sources_(std::move(sources)),
       skip_through_(skip_through),
       counted_through_(counted_through),
       handle_(std::move(handle)),
+      late_(view, unready_ns, counted_through, handle_),
       arena_head_(view.arena_position()),
-      published_{view.ring_position(), view.arena_position()} {}
+      published_{view.ring_position(), view.arena_position(), view.late_position()} {}
 
 Status Drain::AddEntries(const std::vector<shm::RegistryEntry>& entries) {
   for (const auto& entry : entries) {
@@ -38,12 +40,27 @@ PayloadSource* Drain::SourceOf(const shm::Message& message) const {
 Result<bool> Drain::TryFinish(shm::Message& message, bool skipped) {
   if (message.record.type == static_cast<uint8_t>(RecordType::kVoid)) {
     read_seq_ = message.record.seq;
+    if (shm::IsLate(message)) late_.Pass(message);
     handled_ += skipped ? 0 : 1;
     voids_ += skipped || message.record.seq <= counted_through_ ? 0 : 1;
     return true;
   }
   if (message.record.space == static_cast<uint8_t>(Space::kInline)) {
-    HandOn(message, skipped);
+    if (skipped || !late_.Wants(message.record)) {
+      HandOn(message, skipped);
+      return true;
+    }
+    read_seq_ = message.record.seq;
+    if (auto taken = late_.TakeMarker(std::move(message)); !taken) return taken.error();
+    return true;
+  }
+  if (shm::IsLate(message)) {
+    read_seq_ = message.record.seq;
+    if (skipped) {
+      late_.Pass(message);
+    } else if (auto taken = late_.Take(std::move(message)); !taken) {
+      return taken.error();
+    }
     return true;
   }
   PayloadSource* source = SourceOf(message);
@@ -97,9 +114,11 @@ Status Drain::Take(shm::Message message) {
 }
 
 Result<uint64_t> Drain::Run(uint64_t records_max, uint64_t end) {
+  auto polled = late_.Poll();
+  if (!polled) return polled.error();
   auto finished = RunWaiting();
   if (!finished) return finished.error();
-  uint64_t done = *finished;
+  uint64_t done = *polled + *finished;
   const uint64_t began_ns = MonotonicNs();
   for (uint64_t taken = 0; taken < records_max && view_.ring_position() < end; ++taken) {
     if (waiting_.size() >= kWaitingMax) break;
@@ -115,9 +134,20 @@ Result<uint64_t> Drain::Run(uint64_t records_max, uint64_t end) {
       PublishHeads();
     }
   }
-  if (waiting_.empty()) arena_head_ = view_.arena_position();
+  // What was ready when it was read need not wait for the next turn.
+  polled = late_.Poll();
+  if (!polled) return polled.error();
+  done += *polled;
+  FreeRead();
   PublishHeads();
   return done;
+}
+
+// With nothing waiting, all that the view has read is done with.
+void Drain::FreeRead() {
+  if (!waiting_.empty()) return;
+  arena_head_ = view_.arena_position();
+  late_.CatchUp();
 }
 
 uint64_t Drain::SkipHole() { return view_.SkipHole(); }
@@ -129,12 +159,12 @@ uint64_t Drain::AbandonWaiting() {
     if (!waiting.skipped) ++abandoned;
   }
   waiting_.clear();
-  arena_head_ = view_.arena_position();
+  FreeRead();
   return abandoned;
 }
 
 void Drain::PublishHeads() {
-  const shm::Heads now{view_.ring_position(), arena_head_};
+  const shm::Heads now{view_.ring_position(), arena_head_, late_.head()};
   if (now != published_) {
     ctl_.SetHeads(now);
     published_ = now;

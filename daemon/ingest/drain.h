@@ -1,17 +1,20 @@
 // Drain: takes records out of one producer's ring, in order, brings their payloads within reach, hands them on, and
 // frees ring slots and payload bytes behind itself.
 //
-// A ring slot is free once its record is copied. A message whose payload is not ready waits in a queue of ours, with
-// all that come after it, so that order holds and the ring goes on being copied. Bytes are free once `handle` returned.
+// A ring slot is free once its record is copied. A message whose payload is not ready on its device waits in a queue of
+// ours, with all that come after it, so that order holds and the ring goes on being copied; one whose bytes come late
+// waits alone (late_room.h). Bytes are free once `handle` returned.
 // Owner: ProducerSession. Thread rule: the producer's ingest thread only.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <deque>
 #include <functional>
 #include <memory>
 #include <vector>
 
+#include "daemon/ingest/late_room.h"
 #include "daemon/ingest/payload_source.h"
 #include "shared/base/result.h"
 #include "shared/ctl.h"
@@ -29,10 +32,12 @@ class Drain {
   static constexpr uint64_t kRecordsPerHead = 64;
   static constexpr uint64_t kBytesPerHead = 1 << 20;
 
-  // Records up to `skip_through` (a seq) were handled by an earlier session: they are passed over. Up to `counted_through`
-  // the voids are counted already. `view` stands where the probe's last session ended.
+  // Records up to `skip_through` (a seq) were handled by an earlier session: they are passed over. Up to
+  // `counted_through` the voids and what was unready are counted already. `unready_ns`: how long bytes may come late.
+  // `view` stands where the probe's last session ended.
   Drain(shm::PubView& view, shm::CtlWriter& ctl, std::vector<std::unique_ptr<PayloadSource>> sources,
-        uint64_t skip_through, uint64_t counted_through, std::function<void(const shm::Message&)> handle);
+        uint64_t skip_through, uint64_t counted_through, uint64_t unready_ns,
+        std::function<void(const shm::Message&)> handle);
 
   Status AddEntries(const std::vector<shm::RegistryEntry>& entries);
 
@@ -44,9 +49,17 @@ class Drain {
   // Gives up on messages whose payload is not ready. How many.
   uint64_t AbandonWaiting();
 
-  uint64_t handled() const { return handled_; }  // records handed to `handle`, and voids
+  // Nothing is waited for any more that comes late: what is not ready is handled as that.
+  void FinishLate() { late_.Finish(); }
+
+  // Records handed to `handle`, voids, and what was given up as unready.
+  uint64_t handled() const { return handled_ + late_.handled(); }
   uint64_t voids() const { return voids_; }      // records that the probe could not finish: there is nothing in them
-  uint64_t read_seq() const { return read_seq_; }  // all up to here was handed on, passed over, or void
+  uint64_t unready() const { return late_.unready(); }  // records whose bytes never came
+  // All up to here was handed on, passed over, void, or given up.
+  uint64_t read_seq() const { return std::min(read_seq_, late_.first_seq() - 1); }
+  // Of what waits for late bytes; the greatest there is: nothing does.
+  uint64_t first_late_seq() const { return late_.first_seq(); }
   uint64_t waiting() const { return waiting_.size(); }
   uint64_t position() const { return view_.ring_position(); }
 
@@ -61,6 +74,7 @@ class Drain {
   void HandOn(const shm::Message& message, bool skipped);
   Result<uint64_t> RunWaiting();
   Status Take(shm::Message message);
+  void FreeRead();
   void PublishHeads();
 
   // Constant after construction.
@@ -71,6 +85,7 @@ class Drain {
   const uint64_t counted_through_;
   const std::function<void(const shm::Message&)> handle_;
 
+  LateRoom late_;
   std::deque<Waiting> waiting_;
   uint64_t handled_ = 0;
   uint64_t voids_ = 0;

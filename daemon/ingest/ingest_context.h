@@ -25,6 +25,7 @@ struct IngestContext {
   // name is another job.
   uint64_t unseen_grace_ns = 60'000'000'000;
   uint32_t budget_ppm = 10'000;  // share of the step time that a probe may cost; 0: no budget
+  uint64_t unready_ns = 10'000'000'000;  // how long bytes that come late may take
   std::string version;           // told to the producer
   // Payload sources of a new session; empty: the host arena alone.
   std::function<std::vector<std::unique_ptr<PayloadSource>>()> make_sources;

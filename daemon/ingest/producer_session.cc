@@ -38,8 +38,8 @@ Result<std::unique_ptr<ProducerSession>> ProducerSession::Start(const IngestCont
   if (!session->wake_) return PosixError("cannot make an eventfd for a producer", errno);
   // Where the probe stands, or further when nothing is left between; it accepts no head behind its own.
   const shm::PubView& view = *session->view_;
-  auto ctl =
-      shm::CtlWriter::Create(session->session_id_, {view.ring_position(), view.arena_position()}, context.budget_ppm);
+  auto ctl = shm::CtlWriter::Create(
+      session->session_id_, {view.ring_position(), view.arena_position(), view.late_position()}, context.budget_ppm);
   if (!ctl) return ctl.error();
   session->ctl_ = std::move(ctl).value();
   ProducerSession* self = session.get();
@@ -59,7 +59,8 @@ ProducerSession::ProducerSession(const IngestContext& context, Peer peer, Seat s
   socket_ = std::move(peer.socket);
   credentials_ = std::move(peer.credentials);
   view_ = std::move(peer.view);
-  feature_bits_ = peer.hello.feature_bits & view_->header().feature_bits & (shm::kFeatureArena | shm::kFeatureCommands);
+  feature_bits_ = peer.hello.feature_bits & view_->header().feature_bits &
+                  (shm::kFeatureArena | shm::kFeatureCommands | shm::kFeatureLateBytes);
   // An earlier daemon released these and ended before their results were kept.
   if (view_->ring_position() > working_.done_seq) {
     lost_at_start_ = view_->ring_position() - working_.done_seq;
@@ -196,7 +197,7 @@ void ProducerSession::Begin() {
     sources.push_back(std::make_unique<HostArenaSource>());
   }
   drain_ = std::make_unique<Drain>(*view_, *ctl_, std::move(sources), working_.done_seq, working_.read_seq,
-                                   [this](const shm::Message& message) {
+                                   context_.unready_ns, [this](const shm::Message& message) {
                                      graph_->Handle(message);
                                      if (publisher_->waits()) publisher_->OfferEmitted(CurrentProgress());
                                    });

@@ -8,7 +8,9 @@
 namespace ikkuna::ingest {
 
 Progress ProducerSession::CurrentProgress() {
-  if (graph_) working_.done_seq = std::max(working_.done_seq, graph_->done_seq());
+  // What waits for late bytes was overtaken: it is not done, whatever the graph has seen.
+  const uint64_t late_seq = drain_ ? drain_->first_late_seq() : UINT64_MAX;
+  if (graph_) working_.done_seq = std::max(working_.done_seq, std::min(graph_->done_seq(), late_seq - 1));
   if (drain_) working_.read_seq = std::max(working_.read_seq, drain_->read_seq());
   const uint64_t steps = std::min(StepMeter::StepsTotal(numbers_.pub.status), kMaxStep);
   Progress progress{working_.done_seq,
@@ -33,6 +35,7 @@ std::vector<Count> ProducerSession::Missing() const {
   std::vector<Count> missing;
   if (graph_) missing = graph_->Missing();
   if (drain_ && drain_->voids() != 0) missing.push_back({"void", drain_->voids()});
+  if (drain_ && drain_->unready() != 0) missing.push_back({"unready", drain_->unready()});
   return missing;
 }
 

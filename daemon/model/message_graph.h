@@ -21,7 +21,8 @@ class MessageGraph {
 
   // Names for ids; also grows what module filters match.
   virtual void AddRegistry(const std::vector<shm::RegistryEntry>& entries) = 0;
-  // Handles one message, in ring order; the payload is not touched after it returns (what works longer has a copy).
+  // Handles one message, in ring order but for those whose bytes came late, which come before the end of their step;
+  // the payload is not touched after it returns (what works longer has a copy).
   virtual void Handle(const shm::Message& message) = 0;
   // Takes over added and removed subscribers; true when the demand changed. Cheap when nothing changed (one atomic).
   virtual bool Refresh() = 0;

@@ -112,6 +112,11 @@ class Explainer {
             Counted(miss.count, "message") + (miss.count == 1 ? " is" : " are") +
                 " void: the probe failed while it wrote them");
       }
+      if (miss.reason == "unready" && miss.count != 0) {
+        Say(WhyReason::kDropped, {}, {}, {}, miss.count,
+            std::to_string(miss.count) +
+                " messages were announced and their values never came, or not in time (--unready-s)");
+      }
       for (size_t i = 0; i < kMissReasonCount; ++i) {
         if (miss.count == 0 || miss.reason != MissReasonName(static_cast<MissReason>(i))) continue;
         Say(static_cast<WhyReason>(i), {}, {}, {}, miss.count,

@@ -24,7 +24,7 @@ KINDS = {
 TENSOR, SUMMARY, SCALAR, TEXT, MARKER, VOID = 1, 2, 3, 4, 5, 6
 BATCH_FINISHED, PASS_STARTED, PASSES_NAMED = 2, 12, 13  # kinds
 MARKERS = {1, 2, 3, 4, 12, 13}  # kinds
-INLINE, HOST_ARENA, DEVICE_POOL = 1, 2, 3
+INLINE, HOST_ARENA, DEVICE_POOL, HOST_LATE = 1, 2, 3, 4
 ELEMENT_BYTES = {1: 4, 2: 8, 3: 2, 4: 2, 5: 1, 6: 1, 7: 2, 8: 4, 9: 8, 10: 1}
 DROP_REASONS = ["ring_full", "arena_full", "pool_full", "oversize", "contended", "reentrant", "failed", "unnamed"]
 POOL, EVENT, EXTENT = 9, 10, 8
@@ -64,11 +64,17 @@ class Pub:
         check(1408 <= self.status_bytes <= 1 << 20, "status size")
         check(self.registry_bytes <= 256 << 20, "registry size")
         check(self.arena_bytes <= 64 << 30, "arena size")
+        self.late_offset = self.late_bytes = 0  # minor 2
+        if self.header_bytes >= 160:
+            check(len(data) >= 160, "shorter than its header")
+            self.late_offset, self.late_bytes = struct.unpack_from("<QQ", data, 144)
+        check(self.late_bytes <= 1 << 30 and self.late_bytes % 4096 == 0, "size of late bytes")
         end = 0
         for offset, size in sorted([(0, self.header_bytes), (self.status_offset, self.status_bytes),
                                     (self.registry_offset, self.registry_bytes),
                                     (self.ring_offset, self.ring_slots * self.record_bytes),
-                                    (self.arena_offset, self.arena_bytes)]):
+                                    (self.arena_offset, self.arena_bytes),
+                                    (self.late_offset, self.late_bytes)]):
             check(offset % 64 == 0 and offset >= end and offset + size <= self.total_bytes, "regions")
             end = offset + size
 
@@ -87,6 +93,7 @@ class Pub:
             "commands": [self.word(32), self.word(40)],
             "reserved": self.word(128),
             "arena_tail": self.word(136),
+            "late_tail": self.word(144),
             "attempted": self.word(192),
             "dropped": {name: count for name, count in zip(DROP_REASONS, dropped) if count},
             "root_1": {"phase": phase, "epoch": epoch, "step": step, "samples_seen": samples_seen,
@@ -134,11 +141,12 @@ class Pub:
         return {"type": kind, "root": root, "id": number, "parent": parent, "value": value, "flags": flags,
                 "dtype": dtype, "sizes": sizes, "name": name, "second": second}, size
 
-    def records(self, ring_head, arena_head):
+    def records(self, ring_head, arena_head, late_head=0):
         """All committed records from the heads on, and how many behind them are reserved and not committed."""
         reserved, arena_tail = self.word(128), self.word(136)
         check(ring_head <= reserved <= ring_head + self.ring_slots and arena_head <= arena_tail, "heads")
-        position, self.arena_position, found = ring_head, arena_head, []
+        check(late_head <= self.word(144), "heads")
+        position, self.arena_position, self.late_position, found = ring_head, arena_head, late_head, []
         while True:
             start = self.ring_offset + position % self.ring_slots * self.record_bytes
             if struct.unpack_from("<Q", self.data, start)[0] != position + 1:
@@ -153,10 +161,13 @@ class Pub:
         if kind_of == VOID:
             result = {"seq": seq, "dropped_total": dropped_total, "type": kind_of, "space": space}
             size = struct.unpack_from("<Q", self.data, start + 136)[0]
-            check(space == (HOST_ARENA if size else INLINE), "space of a void")
+            check(space in ((HOST_ARENA, HOST_LATE) if size else (INLINE,)), "space of a void")
             check(kind == dtype == ndim == layout == flags == module == 0, "fields of a void")
             result.update(position=0, bytes=0)
-            if size:
+            if space == HOST_LATE:
+                self.late(result, start + 128, size)
+                del result["ready"]
+            elif size:
                 self.payload(result, start + 128, size, arena_tail)
             return result
         sizes = struct.unpack_from("<8q", self.data, start + 64)
@@ -175,12 +186,32 @@ class Pub:
                   "module": module, "param": param, "epoch": epoch, "train_step": train_step, "pass": pass_,
                   "call": call, "root": root, "tag": tag, "type": kind_of, "kind": KINDS[kind], "dtype": dtype,
                   "sizes": list(sizes[:ndim]), "space": space, "layout": layout, "flags": flags}
+        if space == HOST_LATE:
+            check(kind_of in (TENSOR, SUMMARY, SCALAR), "what comes late")
+            size = {TENSOR: elements * ELEMENT_BYTES.get(dtype, 0), SUMMARY: 128, SCALAR: 8}[kind_of]
+            check(size > 0, "late bytes that are none")
+            at = self.late(result, start + 128, size)
+            if result["ready"]:
+                self.values(result, at, kind_of, elements, size)
+            return result
         if kind_of == TENSOR:
             self.payload(result, start + 128, elements * ELEMENT_BYTES[dtype], arena_tail)
             return result
         check(space == INLINE, "space")
+        if kind_of in (SUMMARY, SCALAR):
+            self.values(result, start + 128, kind_of, elements, 128)
+        elif kind_of == MARKER:
+            self.marker(result, start + 128, kind)
+        elif kind_of == TEXT:
+            length = struct.unpack_from("<I", self.data, start + 128)[0]
+            check(length <= 124, "text length")
+            result["text"] = self.data[start + 132:start + 132 + length].decode("utf-8", "replace")
+        return result
+
+    def values(self, result, at, kind_of, elements, size):
+        """Numbers of a record, wherever they stand."""
         if kind_of == SUMMARY:
-            stats = struct.unpack_from("<QQ9dQQQQQ", self.data, start + 128)
+            stats = struct.unpack_from("<QQ9dQQQQQ", self.data, at)
             check(stats[0] == elements and math.isfinite(stats[2]), "statistics")
             check(stats[1] + stats[12] + stats[13] + stats[14] == stats[0] and stats[11] <= stats[1], "counts")
             absent = [0.0] * 6 + [math.inf, -math.inf]
@@ -191,14 +222,9 @@ class Pub:
             check((left_out & 15) in (0, 8, 12, 14, 15), "powers without those below them")
             result["stats"] = [number(value) for value in stats]
         elif kind_of == SCALAR:
-            result["scalar"] = number(struct.unpack_from("<d", self.data, start + 128)[0])
-        elif kind_of == MARKER:
-            self.marker(result, start + 128, kind)
-        elif kind_of == TEXT:
-            length = struct.unpack_from("<I", self.data, start + 128)[0]
-            check(length <= 124, "text length")
-            result["text"] = self.data[start + 132:start + 132 + length].decode("utf-8", "replace")
-        return result
+            result["scalar"] = number(struct.unpack_from("<d", self.data, at)[0])
+        elif result.get("dtype") == 1:
+            result["values"] = [number(value) for value in struct.unpack_from("<%df" % (size // 4), self.data, at)]
 
     def marker(self, result, start, kind):
         samples, dropped_kinds, first, lowest_open, passes, _ = struct.unpack_from("<QQIIII", self.data, start)
@@ -231,9 +257,23 @@ class Pub:
         check(offset + rounded <= self.extent, "payload leaves its arena")
         check(self.arena_position <= position and position + rounded <= arena_tail, "payload is not reserved")
         self.arena_position = position + rounded
-        if result.get("dtype") == 1:
-            values = struct.unpack_from("<%df" % (size // 4), self.data, self.arena_offset + offset)
-            result["values"] = [number(value) for value in values]
+        if result["type"] == TENSOR:
+            self.values(result, self.arena_offset + offset, TENSOR, None, size)
+
+    def late(self, result, start, expected_bytes):
+        """Where late bytes are to stand, and whether they do."""
+        position, size, event, device = struct.unpack_from("<QQII", self.data, start)
+        check(size == expected_bytes and event == device == 0, "place of late bytes")
+        check(self.late_bytes > 0 and size <= self.late_bytes - 64, "size of late bytes")
+        span = 64 + (size + 63) // 64 * 64
+        offset = position % self.late_bytes
+        check(position % 64 == 0 and offset + span <= self.late_bytes, "late bytes leave their ring")
+        check(self.late_position <= position and position + span <= self.word(144), "late bytes are not reserved")
+        self.late_position = position + span
+        word = struct.unpack_from("<Q", self.data, self.late_offset + offset)[0]
+        check(word in (0, result["seq"]), "readiness")
+        result["position"], result["bytes"], result["ready"] = position, size, word != 0
+        return self.late_offset + offset + 64
 
 
 def number(value):
@@ -265,7 +305,8 @@ class GoldenSegment(unittest.TestCase):
         self.assertEqual(self.expected["header"], {
             "abi": [pub.abi_major, pub.abi_minor], "uuid": pub.uuid.hex(), "feature_bits": pub.feature_bits,
             "start_monotonic_ns": pub.start_monotonic_ns, "start_unix_ns": pub.start_unix_ns, "pid": pub.pid,
-            "ring_slots": pub.ring_slots, "registry_bytes": pub.registry_bytes, "arena_bytes": pub.arena_bytes})
+            "ring_slots": pub.ring_slots, "registry_bytes": pub.registry_bytes, "arena_bytes": pub.arena_bytes,
+            "late_bytes": pub.late_bytes})
 
     def test_status(self):
         self.assertEqual(self.expected["status"], Pub(self.data).status())
@@ -286,8 +327,12 @@ class GoldenSegment(unittest.TestCase):
     def test_lies_are_refused(self):
         pub = Pub(self.data)
         record, ended = pub.ring_offset, pub.ring_offset + 10 * 256  # positions 16: a tensor, 10: a step's end
+        late = pub.ring_offset + 21 % 16 * 256  # a tensor that is not ready
         lies = {"magic": (0, b"X"), "major": (8, b"\1"), "slots": (76, b"\7"), "ready": (136, b"\0"),
-                "type": (record + 56, b"\7"), "kind": (record + 57, b"\16"), "space": (record + 60, b"\4"),
+                "type": (record + 56, b"\7"), "kind": (record + 57, b"\16"), "space": (record + 60, b"\5"),
+                "late, and not there": (record + 60, b"\4"), "late position": (late + 128, b"\1"),
+                "late bytes": (late + 136, b"\1"), "late device": (late + 148, b"\1"),
+                "readiness": (pub.late_offset, b"\x63"), "late text": (late + 56, b"\4"),
                 "size": (record + 64, b"\3"), "negative size": (record + 71, b"\x80"), "flags": (record + 63, b"\1"),
                 "pass of a marker": (ended + 48, b"\1"), "scalar marker": (ended + 56, b"\3"),
                 "first of none": (ended + 144, b"\0"), "first not named": (ended + 160, b"\2"),

@@ -127,8 +127,8 @@ class Structures(unittest.TestCase):
         return size
 
     def test_header_of_pub(self):
-        self.assertEqual(self.compare("PubHeader", table(section(3))), 144)
-        self.assertIn("## 3. PUB header (144 bytes", PROSE)
+        self.assertEqual(self.compare("PubHeader", table(section(3))), 160)
+        self.assertIn("## 3. PUB header (160 bytes", PROSE)
 
     def test_status(self):
         rows = [(at, "RootStatus[16]" if kind == "64 bytes x 16" else kind, name)
@@ -156,6 +156,10 @@ class Structures(unittest.TestCase):
         self.compare("MarkerInfo", inline(between(ring, "- *marker*", "\n\n")))
         self.compare("InlineText", inline(between(ring, "*text*", "- *marker*")))
 
+    def test_late_span(self):
+        prose = inline(between(section(7), "A span begins", "The probe stores"))
+        self.assertEqual(self.compare("LateSpanHeader", prose), 64)
+
     def test_ctl(self):
         ctl = section(8)
         self.assertEqual(self.compare("CtlHeader", inline(between(ctl, "Header (80 bytes)", "The probe checks"))), 80)
@@ -165,7 +169,8 @@ class Structures(unittest.TestCase):
         self.assertEqual(self.compare("Command", inline(between(ctl, "**Commands.**", "The probe takes"))), 64)
 
     def test_none_is_left_out(self):
-        shown = {"PubHeader", "PubStatus", "RootStatus", "EntryHeader", "Record", "PayloadRef", "MarkerInfo",
+        shown = {"PubHeader", "PubStatus", "RootStatus", "EntryHeader", "Record", "PayloadRef", "LateSpanHeader",
+                 "MarkerInfo",
                  "InlineText", "CtlHeader", "CtlState", "DemandEntry", "Command"}
         self.assertEqual(set(STRUCTURES), shown, "a structure that no test above compares")
 

@@ -106,8 +106,8 @@ def look_up():
     # The probe reads these by CtlView's functions.
     for name, writer, _, test in words("CtlState", DAEMON, stored, "", []):
         word = name.split("::")[1]
-        function = {"ring_head": "heads", "arena_head": "heads", "pool_head": "pool_heads", "event_head": "pool_heads",
-                    "demand_count": "CopyDemand"}.get(word, word)
+        function = {"ring_head": "heads", "arena_head": "heads", "late_head": "heads", "pool_head": "pool_heads",
+                    "event_head": "pool_heads", "demand_count": "CopyDemand"}.get(word, word)
         yield name, writer, has(PROBE, rf"(?:\.|->){function}\("), test
 
 

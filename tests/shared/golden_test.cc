@@ -38,7 +38,7 @@ Json Number(double value) {
 class Golden {
  public:
   Golden() {
-    auto made = PubWriter::Create({.ring_slots = 16, .arena_bytes = 8192, .registry_bytes = 4096});
+    auto made = PubWriter::Create({.ring_slots = 16, .arena_bytes = 8192, .registry_bytes = 4096, .late_bytes = 4096});
     EXPECT_TRUE(made.ok()) << made.error().text;
     writer_ = std::move(made).value();
     EXPECT_EQ(writer_->BackArena(4096), 4096u);
@@ -117,8 +117,8 @@ class Golden {
 
   // One message; `fill` writes what its type needs and adds it to `json`.
   template <typename Fill>
-  void Publish(uint64_t payload_bytes, Kind kind, Fill fill, bool commit = true) {
-    auto reservation = writer_->Reserve(Space::kHostArena, payload_bytes);
+  void Publish(uint64_t payload_bytes, Kind kind, Fill fill, bool commit = true, Space space = Space::kHostArena) {
+    auto reservation = writer_->Reserve(space, payload_bytes);
     ASSERT_TRUE(reservation);
     Record& record = reservation.record();
     const PayloadRef placed = record.payload;
@@ -179,29 +179,60 @@ class Golden {
             });
   }
 
+  // Bytes that come late: of a record that says so from the beginning, whether they have come or not.
+  void PublishLateFloats(const std::vector<float>& values, bool ready) {
+    const uint64_t bytes = values.size() * sizeof(float);
+    const auto fill = [&](auto& reservation, Record& record, Json& json) {
+      Shape(record, RecordType::kTensor, Space::kHostLate, DType::kF32, {static_cast<int64_t>(values.size())});
+      const LateSpan span = reservation.TakeLate();
+      json = {{"position", record.payload.position}, {"bytes", record.payload.bytes}, {"ready", ready}};
+      if (!ready) return;
+      std::memcpy(span.data(), values.data(), bytes);
+      span.SetReady();
+      json["values"] = values;
+    };
+    Publish(bytes, Kind::kActivations, fill, true, Space::kHostLate);
+  }
+
+  void PublishLateSummary(const std::vector<float>& values) {
+    const auto fill = [&](auto& reservation, Record& record, Json& json) {
+      Shape(record, RecordType::kSummary, Space::kHostLate, DType::kF32, {static_cast<int64_t>(values.size())});
+      const LateSpan span = reservation.TakeLate();
+      const TensorStats stats = ExactStats(values);
+      std::memcpy(span.data(), &stats, sizeof stats);
+      span.SetReady();
+      json = {{"position", record.payload.position}, {"bytes", record.payload.bytes}, {"ready", true}};
+      json["stats"] = Listed(stats);
+    };
+    Publish(sizeof(TensorStats), Kind::kWeights, fill, true, Space::kHostLate);
+  }
+
+  static Json Listed(const TensorStats& s) {
+    return {s.n,
+            s.finite_n,
+            Number(s.shift),
+            Number(s.sum1),
+            Number(s.sum2),
+            Number(s.sum3),
+            Number(s.sum4),
+            Number(s.abs_sum),
+            Number(s.square_sum),
+            Number(s.min),
+            Number(s.max),
+            s.zeros,
+            s.nans,
+            s.positive_infinities,
+            s.negative_infinities,
+            s.left_out};
+  }
+
   void PublishSummary(const std::vector<float>& values, uint64_t moments = kAllMoments) {
     Publish(0, Kind::kWeightGradients, [&](const auto&, Record& record, Json& json) {
       Shape(record, RecordType::kSummary, Space::kInline, DType::kF32, {static_cast<int64_t>(values.size())});
       record.stats = ExactStats(values);
       if (moments != kAllMoments) record.stats.sum3 = record.stats.sum4 = 0;
       record.stats.left_out = kAllMoments & ~moments;
-      const TensorStats& s = record.stats;
-      json["stats"] = {s.n,
-                       s.finite_n,
-                       Number(s.shift),
-                       Number(s.sum1),
-                       Number(s.sum2),
-                       Number(s.sum3),
-                       Number(s.sum4),
-                       Number(s.abs_sum),
-                       Number(s.square_sum),
-                       Number(s.min),
-                       Number(s.max),
-                       s.zeros,
-                       s.nans,
-                       s.positive_infinities,
-                       s.negative_infinities,
-                       s.left_out};
+      json["stats"] = Listed(record.stats);
     });
   }
 
@@ -231,7 +262,8 @@ class Golden {
     return s;
   }
 
-  // Positions 0 to 9 are read, 0 to 5 overwritten by 16 to 21; 21 stays reserved, as a thread in the middle of it leaves it.
+  // Positions 0 to 9 are read and overwritten by 16 to 25; 25 stays reserved, as a thread in the middle of it leaves
+  // it.
   void WriteRing() {
     const float nan = std::numeric_limits<float>::quiet_NaN();
     const float infinity = std::numeric_limits<float>::infinity();
@@ -291,14 +323,18 @@ class Golden {
       record.payload = {1024, 16, 7, 1};
       json = {{"position", 1024}, {"bytes", 16}, {"event", 7}, {"device", 1}};
     });
-    PublishVoid(64);
+    PublishVoid(64, Space::kHostArena);
+    PublishLateFloats({1, 2, 3}, false);
+    PublishLateFloats({4, -5.5f}, true);
+    PublishLateSummary({1, 2, -1});
+    PublishVoid(100, Space::kHostLate);
     Publish(
         64, Kind::kWeights, [](const auto&, Record&, Json&) {}, false);
   }
 
   // What a publisher leaves that failed in the middle.
-  void PublishVoid(uint64_t payload_bytes) {
-    Reservation reservation = writer_->Reserve(Space::kHostArena, payload_bytes);
+  void PublishVoid(uint64_t payload_bytes, Space space) {
+    Reservation reservation = writer_->Reserve(space, payload_bytes);
     ASSERT_TRUE(reservation);
     const uint64_t placed = reservation.record().payload.position;
     std::memset(reservation.record().sizes, 0x5a, sizeof reservation.record().sizes);
@@ -306,7 +342,7 @@ class Golden {
     expected_["records"].push_back({{"seq", reservation.position() + 1},
                                     {"dropped_total", reservation.record().dropped_total},
                                     {"type", 6},
-                                    {"space", 2},
+                                    {"space", static_cast<int>(space)},
                                     {"position", placed},
                                     {"bytes", payload_bytes}});
   }
@@ -337,26 +373,23 @@ class Golden {
     root.samples_seen = 5120;
     root.last_step_ns = 223000000;
     root.steps_due = 7;
-    expected_["header"] = {{"abi", {kAbiMajor, kAbiMinor}},
-                           {"uuid", "000102030405060708090a0b0c0d0e0f"},
-                           {"feature_bits", header.feature_bits},
-                           {"start_monotonic_ns", header.start_monotonic_ns},
-                           {"start_unix_ns", header.start_unix_ns},
-                           {"pid", header.pid},
-                           {"ring_slots", header.ring_slots},
-                           {"registry_bytes", header.registry_bytes},
-                           {"arena_bytes", header.arena_bytes}};
+    expected_["header"] = {{"abi", {kAbiMajor, kAbiMinor}},         {"uuid", "000102030405060708090a0b0c0d0e0f"},
+                           {"feature_bits", header.feature_bits},   {"start_monotonic_ns", header.start_monotonic_ns},
+                           {"start_unix_ns", header.start_unix_ns}, {"pid", header.pid},
+                           {"ring_slots", header.ring_slots},       {"registry_bytes", header.registry_bytes},
+                           {"arena_bytes", header.arena_bytes},     {"late_bytes", header.late_bytes}};
     expected_["status"] = {
         {"clock", {status.clock_monotonic_ns, status.clock_unix_ns}},
         {"state", status.state},
         {"attempt", status.attempt},
         {"commands", {9, 8}},
-        {"reserved", 22},
+        {"reserved", 26},
         {"arena_tail", status.arena_tail},
-        {"attempted", 24},
+        {"late_tail", status.late_tail},
+        {"attempted", 28},
         {"dropped", {{"oversize", 1}, {"failed", 1}}},
         {"root_1", {{"phase", 2}, {"epoch", 3}, {"step", 40}, {"samples_seen", 5120}, {"steps_due", 7}}}};
-    expected_["read_from"] = {{"ring_head", kFirstLeft}, {"arena_head", 3648}};
+    expected_["read_from"] = {{"ring_head", kFirstLeft}, {"arena_head", 3648}, {"late_head", 0}};
     expected_["uncommitted"] = 1;
   }
 
@@ -407,9 +440,14 @@ TEST(Golden, SegmentIsRead) {
   }
   ASSERT_TRUE((*view)->StartAt({expected["read_from"]["ring_head"], expected["read_from"]["arena_head"]}).ok());
   for (const Json& fields : expected["records"]) {
-    const Message message = MustRead(**view);
+    Message message = MustRead(**view);
     EXPECT_EQ(message.record.seq, fields["seq"]);
     EXPECT_EQ(message.record.dropped_total, fields["dropped_total"]);
+    if (fields.contains("ready")) {
+      const auto ready = (*view)->ReadLate(message);
+      ASSERT_TRUE(ready.ok()) << ready.error().text;
+      EXPECT_EQ(*ready, fields["ready"].get<bool>());
+    }
     if (!fields.contains("values")) continue;
     const auto values = fields["values"].get<std::vector<float>>();
     ASSERT_EQ(message.payload_bytes, values.size() * sizeof(float));

@@ -82,8 +82,8 @@ Hello SomeHello() {
   hello.attempt = 2;
   hello.rank = 3;
   hello.world_size = 8;
-  hello.feature_bits = kFeatureArena;
-  hello.heads = {77, 4096};
+  hello.feature_bits = kFeatureArena | kFeatureLateBytes;
+  hello.heads = {77, 4096, 128};
   return hello;
 }
 
@@ -103,8 +103,8 @@ TEST(Handshake, HelloArrivesWithItsDescriptor) {
   EXPECT_EQ(hello.attempt, 2u);
   EXPECT_EQ(hello.rank, 3u);
   EXPECT_EQ(hello.world_size, 8u);
-  EXPECT_EQ(hello.feature_bits, uint64_t{kFeatureArena});
-  EXPECT_EQ(hello.heads, (Heads{77, 4096}));
+  EXPECT_EQ(hello.feature_bits, uint64_t{kFeatureArena | kFeatureLateBytes});
+  EXPECT_EQ(hello.heads, (Heads{77, 4096, 128}));
   struct stat sent {};
   struct stat got {};
   ASSERT_EQ(fstat(pub.get(), &sent), 0);

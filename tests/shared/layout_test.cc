@@ -94,6 +94,8 @@ TEST(Layout, PubHeader) {
   EXPECT_AT(PubHeader, arena_offset, 120);
   EXPECT_AT(PubHeader, arena_bytes, 128);
   EXPECT_AT(PubHeader, ready, 136);
+  EXPECT_AT(PubHeader, late_offset, 144);
+  EXPECT_AT(PubHeader, late_bytes, 152);
 }
 
 TEST(Layout, PubStatus) {
@@ -109,6 +111,7 @@ TEST(Layout, PubStatus) {
   EXPECT_AT(PubStatus, registry_rejected, 80);
   EXPECT_AT(PubStatus, reserved, 128);
   EXPECT_AT(PubStatus, arena_tail, 136);
+  EXPECT_AT(PubStatus, late_tail, 144);
   EXPECT_AT(PubStatus, attempted, 192);
   EXPECT_AT(PubStatus, dropped, 256);
   EXPECT_AT(PubStatus, probe_ns, 320);

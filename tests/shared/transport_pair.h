@@ -6,6 +6,7 @@
 
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "shared/ctl.h"
@@ -53,7 +54,7 @@ struct TransportPair {
     EXPECT_TRUE(started.ok()) << started.error().text;
   }
 
-  void FreeAll() { ctl->SetHeads({view->ring_position(), view->arena_position()}); }
+  void FreeAll() { ctl->SetHeads({view->ring_position(), view->arena_position(), view->late_position()}); }
 
   PubStatus& shared_status() { return writer->status(); }
   Record& slot(uint64_t position) {
@@ -119,6 +120,21 @@ inline bool PublishBytes(PubWriter& writer, uint64_t bytes, unsigned char fill) 
 }
 
 // The next message, which must be there.
+// A byte tensor whose bytes come late; none: it was dropped.
+inline std::optional<LateSpan> PublishLate(PubWriter& writer, uint64_t bytes) {
+  auto reservation = writer.Reserve(Space::kHostLate, bytes);
+  if (!reservation) return std::nullopt;
+  FillTensor(reservation.record(), bytes);
+  reservation.record().space = static_cast<uint8_t>(Space::kHostLate);
+  const LateSpan span = reservation.TakeLate();
+  reservation.Commit();
+  return span;
+}
+inline void Deliver(const LateSpan& span, unsigned char fill) {
+  std::memset(span.data(), fill, span.bytes());
+  span.SetReady();
+}
+
 inline Message MustRead(PubView& view) {
   auto next = view.Next();
   EXPECT_TRUE(next.ok()) << next.error().text;

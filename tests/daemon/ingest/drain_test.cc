@@ -40,8 +40,9 @@ struct Collector {
 };
 
 std::unique_ptr<Drain> MakeDrain(shm::TransportPair& pair, Collector& collector, uint64_t skip_through = 0,
-                                 std::vector<std::unique_ptr<PayloadSource>> sources = HostOnly()) {
-  return std::make_unique<Drain>(*pair.view, *pair.ctl, std::move(sources), skip_through, 0,
+                                 std::vector<std::unique_ptr<PayloadSource>> sources = HostOnly(),
+                                 uint64_t unready_ns = kAll) {
+  return std::make_unique<Drain>(*pair.view, *pair.ctl, std::move(sources), skip_through, 0, unready_ns,
                                  [&collector](const shm::Message& message) { collector.Take(message); });
 }
 
@@ -86,7 +87,7 @@ TEST(Drain, FreesLongBeforeItReturns) {
   shm::TransportPair pair({.ring_slots = 1024, .arena_bytes = 4096, .registry_bytes = 65536});
   ASSERT_TRUE(pair.ok());
   std::vector<uint64_t> heads;
-  Drain drain(*pair.view, *pair.ctl, HostOnly(), 0, 0,
+  Drain drain(*pair.view, *pair.ctl, HostOnly(), 0, 0, kAll,
               [&](const shm::Message&) { heads.push_back(pair.ctl_view->heads().ring_head); });
   for (int i = 0; i < 500; ++i) ASSERT_TRUE(shm::PublishScalar(*pair.writer, i));
   ASSERT_TRUE(drain.Run(1000, kAll).ok());

@@ -23,7 +23,8 @@ class TestCore {
   // The store outlives the core where a daemon is to follow.
   explicit TestCore(const std::string& directory, std::shared_ptr<MemoryStore> store = std::make_shared<MemoryStore>(),
                     AcceptorOptions options = {}, decltype(IngestContext::make_sources) make_sources = {},
-                    uint64_t unseen_grace_ns = IngestContext{}.unseen_grace_ns)
+                    uint64_t unseen_grace_ns = IngestContext{}.unseen_grace_ns,
+                    uint64_t unready_ns = IngestContext{}.unready_ns)
       : store_(std::move(store)) {
     EXPECT_TRUE(shm::PrepareDirectory(directory, false).ok());
     auto lock = shm::DirectoryLock::Take(directory);
@@ -37,6 +38,7 @@ class TestCore {
     context.sinks = {store_.get()};
     context.version = "test";
     context.unseen_grace_ns = unseen_grace_ns;
+    context.unready_ns = unready_ns;
     context.make_sources = std::move(make_sources);
     ingest_ = std::make_unique<Ingest>(context);
     options.directory = directory;

@@ -232,6 +232,31 @@ class TestProducer {
       record.stats = ComputeStats(data, DType::kF32, 4);
     });
   }
+  // Statistics of the weights, which a device computes still. `step`'s; of a producer with a ring of late bytes.
+  shm::LateSpan LateSummary(uint64_t step) {
+    auto reservation = pub_->Reserve(Space::kHostLate, sizeof(TensorStats));
+    if (!reservation) return {};
+    shm::Record& record = reservation.record();
+    const shm::Record reserved = record;
+    record = shm::Record{};
+    record.seq = reserved.seq;
+    record.dropped_total = reserved.dropped_total;
+    record.payload = reserved.payload;
+    record.time_ns = 1;
+    record.global_step = step;
+    record.module = record.param = 1;
+    record.root = 1;
+    record.type = static_cast<uint8_t>(RecordType::kSummary);
+    record.kind = static_cast<uint8_t>(Kind::kWeights);
+    record.space = static_cast<uint8_t>(Space::kHostLate);
+    record.dtype = static_cast<uint8_t>(DType::kF32);
+    record.layout = static_cast<uint8_t>(Layout::kRowMajor);
+    record.ndim = 2;
+    record.sizes[0] = record.sizes[1] = 2;
+    const shm::LateSpan span = reservation.TakeLate();
+    reservation.Commit();
+    return span;
+  }
   bool Publish(uint64_t step, Kind kind, const std::function<void(shm::Record&)>& fill) {
     auto reservation = pub_->Reserve(Space::kInline, 0);
     if (!reservation) return false;

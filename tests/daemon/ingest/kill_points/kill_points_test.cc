@@ -37,11 +37,14 @@ constexpr std::array kPoints{
 
 constexpr uint64_t kWholeSteps = 20;
 constexpr uint64_t kArenaBytes = 1 << 16;
+constexpr uint64_t kLateBytes = 4096;
 constexpr uint64_t kRecordsPerStep = TestProducer::kRecordsPerStep + 1;  // and activations in the arena
 
-bool PublishActivations(TestProducer& producer, uint64_t step) {
-  auto reservation = producer.pub().Reserve(Space::kHostArena, 4 * sizeof(float));
+// In the arena, or (where a device is to write them, and has not) among the late bytes.
+bool PublishActivations(TestProducer& producer, uint64_t step, Space space = Space::kHostArena) {
+  auto reservation = producer.pub().Reserve(space, 4 * sizeof(float));
   if (!reservation) return false;
+  if (space == Space::kHostLate) static_cast<void>(reservation.TakeLate());
   shm::Record& record = reservation.record();
   record.time_ns = 1;
   record.global_step = step;
@@ -56,7 +59,7 @@ bool PublishActivations(TestProducer& producer, uint64_t step) {
   record.kind = static_cast<uint8_t>(Kind::kActivations);
   record.dtype = static_cast<uint8_t>(DType::kF32);
   record.ndim = 1;
-  record.space = static_cast<uint8_t>(Space::kHostArena);
+  record.space = static_cast<uint8_t>(space);
   record.layout = static_cast<uint8_t>(Layout::kRowMajor);
   record.flags = 0;
   std::fill(std::begin(record.sizes), std::end(record.sizes), 0);
@@ -75,14 +78,15 @@ void PublishStep(TestProducer& producer, uint64_t step) {
   producer.Marker(Kind::kBatchFinished, step);
 }
 
-// The publish that is to be cut off. Without a drop: one record, with a payload or none.
-void PublishOrDrop(TestProducer& producer, bool drop, bool payload) {
+// The publish that is to be cut off. Without a drop: one record, with a payload in that space or none.
+void PublishOrDrop(TestProducer& producer, bool drop, Space space) {
+  const bool payload = space != Space::kInline;
   if (drop && payload) {
-    static_cast<void>(producer.pub().Reserve(Space::kHostArena, 2 * kArenaBytes));
+    static_cast<void>(producer.pub().Reserve(space, 2 * kArenaBytes));
   } else if (drop) {
     producer.pub().CountDrop(DropReason::kFailed);
   } else if (payload) {
-    PublishActivations(producer, kWholeSteps);
+    PublishActivations(producer, kWholeSteps, space);
   } else {
     producer.Scalar(Kind::kLoss, kWholeSteps, 1);
   }
@@ -137,7 +141,9 @@ class Trainer {
     ::alarm(120);  // its watchdog
     char byte;
     if (::read(go_[0], &byte, 1) != 1) ::_exit(1);
-    TestProducer producer(directory);
+    shm::PubSizes sizes = TestProducer::SmallSizes();
+    sizes.late_bytes = kLateBytes;
+    TestProducer producer(directory, sizes);
     producer.Register();
     if (producer.pub().BackArena(kArenaBytes) != kArenaBytes) ::_exit(2);
     if (!producer.Connect()) ::_exit(3);
@@ -180,18 +186,20 @@ class Bystander {
   uint64_t step_ = 0;
 };
 
-using Case = std::tuple<PublishPoint, bool>;  // the point, whether the publish has a payload
+using Case = std::tuple<PublishPoint, Space>;  // the point, and where the publish has a payload
 
 std::string CaseName(const testing::TestParamInfo<Case>& info) {
-  return std::string(shm::NameOf(std::get<0>(info.param))) + (std::get<1>(info.param) ? "WithPayload" : "Inline");
+  const Space space = std::get<1>(info.param);
+  const char* where = space == Space::kInline ? "Inline" : space == Space::kHostLate ? "WithLateBytes" : "WithPayload";
+  return std::string(shm::NameOf(std::get<0>(info.param))) + where;
 }
 
 // Every point with a payload and without; without one, nothing is placed.
 std::vector<Case> AllCases() {
   std::vector<Case> cases;
   for (const PublishPoint point : kPoints) {
-    for (const bool payload : {false, true}) {
-      if (payload || point != PublishPoint::kPlaced) cases.emplace_back(point, payload);
+    for (const Space space : {Space::kInline, Space::kHostArena, Space::kHostLate}) {
+      if (space != Space::kInline || point != PublishPoint::kPlaced) cases.emplace_back(point, space);
     }
   }
   return cases;
@@ -199,18 +207,25 @@ std::vector<Case> AllCases() {
 
 class KillPoint : public testing::TestWithParam<Case> {};
 
+uint64_t Unready(const ProducerStatus& status) {
+  for (const Count& count : status.missing) {
+    if (count.reason == "unready") return count.count;
+  }
+  return 0;
+}
+
 // What is counted of the publish that was cut off, by layout.md: section 6 says what each point leaves, 10 what it is.
 TEST_P(KillPoint, LeavesNothingUncounted) {
-  const auto [point, payload] = GetParam();
+  const auto [point, space] = GetParam();
   const bool dropped = point == PublishPoint::kDropped;
   const bool committed = point == PublishPoint::kCommitted;
   const bool killed = !dropped && !committed;
 
   TempDirectory temp;
-  Trainer trainer(temp.sub("dir"), [point = point, payload = payload, dropped](TestProducer& producer) {
+  Trainer trainer(temp.sub("dir"), [point = point, space = space, dropped](TestProducer& producer) {
     for (uint64_t step = 0; step < kWholeSteps; ++step) PublishStep(producer, step);
     shm::DieAt(point);
-    PublishOrDrop(producer, dropped, payload);
+    PublishOrDrop(producer, dropped, space);
   });
   TestCore core(temp.sub("dir"), std::make_shared<MemoryStore>());
   Bystander bystander(temp.sub("dir"));
@@ -226,6 +241,7 @@ TEST_P(KillPoint, LeavesNothingUncounted) {
   EXPECT_EQ(status.killed, killed ? 1u : 0u);
   EXPECT_EQ(status.lost_in_daemon, 0u);
   EXPECT_EQ(status.attempted, kWholeSteps * kRecordsPerStep + 1);
+  EXPECT_EQ(Unready(status), committed && space == Space::kHostLate ? 1u : 0u);
   ExpectBalanced(status);
   EXPECT_EQ(core.Events("run_ended").size(), 1u);
   EXPECT_TRUE(core.Events("quarantined").empty());
@@ -308,6 +324,40 @@ TEST(KillPoints, WhatWaitsForADeadDeviceIsLost) {
   EXPECT_EQ(status.lost_in_daemon, 2u);
   EXPECT_EQ(status.killed, 0u);
   ExpectBalanced(status);
+}
+
+// What a device had not delivered when its trainer was killed is counted; what it had is in the store.
+TEST(KillPoints, WhatIsNotReadyIsCountedWithWhatIsHandled) {
+  TempDirectory temp;
+  Trainer trainer(temp.sub("dir"), [](TestProducer& producer) {
+    PublishStep(producer, 0);
+    const float values[4] = {5, 5, 5, 5};
+    const TensorStats stats = ComputeStats(values, DType::kF32, 4);
+    for (uint64_t step = 1; step <= 3; ++step) {
+      producer.Marker(Kind::kBatchStarted, step);
+      const shm::LateSpan span = producer.LateSummary(step);
+      if (step != 3) {
+        std::memcpy(span.data(), &stats, sizeof stats);
+        span.SetReady();
+      }
+      producer.Scalar(Kind::kLoss, step, 1);
+      producer.Marker(Kind::kBatchFinished, step);
+    }
+  });
+  TestCore core(temp.sub("dir"), std::make_shared<MemoryStore>());
+  const auto uuid = trainer.Go();
+  ASSERT_TRUE(trainer.Ready());
+  trainer.Kill();
+  ASSERT_EQ(trainer.SignalOfDeath(), SIGKILL);
+  ASSERT_TRUE(Eventually([&] { return core.StatusOf(uuid).state == RunState::kDied && core.ingest().live() == 0; }));
+  const auto status = core.StatusOf(uuid);
+  EXPECT_EQ(status.handled, kRecordsPerStep + 3 * 4);
+  EXPECT_EQ(Unready(status), 1u);
+  EXPECT_EQ(status.lost_in_daemon, 0u);
+  EXPECT_EQ(status.killed, 0u);
+  ExpectBalanced(status);
+  EXPECT_EQ(core.Values("loss").size(), 4u);
+  EXPECT_EQ(core.Values("weights_mean").size(), 3u);
 }
 
 // A message that is dropped when a place is taken already counts in the record behind it, never in the one before:
