@@ -223,16 +223,17 @@ static_assert(sizeof(PubStatus) % kCacheLine == 0);
 // Registry entries: immutable, 8-byte aligned, one after another; a later entry of the same (type, id) supersedes.
 enum class EntryType : uint16_t {
   kInvalid = 0,
-  kRoot = 1,         // name
-  kModule = 2,       // name, type name
-  kParam = 3,        // name
-  kTag = 4,          // name; ids from 3
-  kName = 5,         // of a scalar, text or parameter group
-  kFact = 6,         // key, value
-  kNote = 7,         // text: what could not be captured and why
-  kArenaExtent = 8,  // value: usable bytes of the arena, after backing succeeded
-  kDevicePool = 9,   // value: bytes; name: GPU uuid; second: CUDA IPC memory handle
-  kDeviceEvent = 10  // parent: pool id; second: CUDA IPC event handle
+  kRoot = 1,          // name
+  kModule = 2,        // name, type name
+  kParam = 3,         // name
+  kTag = 4,           // name; ids from 3
+  kName = 5,          // of a scalar, text or parameter group
+  kFact = 6,          // key, value
+  kNote = 7,          // text: what could not be captured and why
+  kArenaExtent = 8,   // value: usable bytes of the arena, after backing succeeded
+  kDevicePool = 9,    // value: bytes; name: GPU uuid; second: CUDA IPC memory handle
+  kDeviceEvent = 10,  // parent: pool id; second: CUDA IPC event handle
+  kShard = 11         // minor 2; id: of the parameter; sizes: of the whole; second: where this rank's part begins
 };
 struct EntryHeader {
   uint32_t bytes;         // of the whole entry, padding included; multiple of 8

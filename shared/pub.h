@@ -46,6 +46,7 @@ struct RegistryEntry {
   uint32_t flags = 0;
   DType dtype = DType::kInvalid;
   std::vector<int64_t> sizes;
+  std::vector<int64_t> offsets;  // of a shard, which has these in place of `second`: one for each of its sizes
   std::string name;
   std::string second;
 };

@@ -11,10 +11,12 @@ namespace {
 
 constexpr size_t kEntryAlign = 8;
 
-bool IsKnownEntryType(uint16_t type) { return type >= 1 && type <= static_cast<uint16_t>(EntryType::kDeviceEvent); }
+bool IsKnownEntryType(uint16_t type) { return type >= 1 && type <= static_cast<uint16_t>(EntryType::kShard); }
 
-// `second` of pools and events is a handle, of all others text.
-bool SecondIsText(EntryType type) { return type != EntryType::kDevicePool && type != EntryType::kDeviceEvent; }
+// `second` of pools and events is a handle, of a shard its offsets, of all others text.
+bool SecondIsText(EntryType type) {
+  return type != EntryType::kDevicePool && type != EntryType::kDeviceEvent && type != EntryType::kShard;
+}
 
 // Greatest id of a type; facts, notes, names and events share the bound of parameters, the largest there is.
 uint32_t MaxId(EntryType type) {
@@ -43,6 +45,11 @@ const char* FieldFault(const RegistryEntry& entry) {
   for (const int64_t size : entry.sizes) {
     if (size < 0) return "a negative size";
   }
+  if (entry.type != EntryType::kShard && !entry.offsets.empty()) return "offsets where its type has none";
+  if (entry.type == EntryType::kShard && entry.offsets.size() != entry.sizes.size()) return "offsets that do not fit";
+  for (size_t i = 0; i < entry.offsets.size(); ++i) {
+    if (entry.offsets[i] < 0 || entry.offsets[i] > entry.sizes[i]) return "a shard outside of the whole";
+  }
   if (entry.dtype != DType::kInvalid && !IsKnownDType(static_cast<uint8_t>(entry.dtype))) return "an unknown data type";
   return nullptr;
 }
@@ -56,8 +63,11 @@ Error CorruptRegistry(const char* what) {
 std::vector<unsigned char> EncodeEntry(const RegistryEntry& entry) {
   if (!IsKnownEntryType(static_cast<uint16_t>(entry.type)) || FieldFault(entry) != nullptr) return {};
   const std::string name = WireName(entry.name, kMaxNameBytes);
-  const std::string second =
+  std::string second =
       SecondIsText(entry.type) ? CleanUtf8(entry.second, kMaxSecondBytes) : entry.second.substr(0, kMaxSecondBytes);
+  if (entry.type == EntryType::kShard) {
+    second.assign(reinterpret_cast<const char*>(entry.offsets.data()), entry.offsets.size() * sizeof(int64_t));
+  }
   const size_t sizes_bytes = entry.sizes.size() * sizeof(int64_t);
   const size_t used = sizeof(EntryHeader) + sizes_bytes + name.size() + second.size();
 
@@ -124,6 +134,12 @@ Result<DecodedEntry> DecodeEntry(const unsigned char* bytes_untrusted, size_t av
   take(entry.sizes.data(), header.ndim * sizeof(int64_t));
   take(entry.name.data(), entry.name.size());
   take(entry.second.data(), entry.second.size());
+  if (entry.type == EntryType::kShard) {
+    if (entry.second.size() % sizeof(int64_t) != 0) return CorruptRegistry("offsets that do not fit");
+    entry.offsets.resize(entry.second.size() / sizeof(int64_t));
+    if (!entry.second.empty()) std::memcpy(entry.offsets.data(), entry.second.data(), entry.second.size());
+    entry.second.clear();
+  }
   if (const char* fault = FieldFault(entry)) return CorruptRegistry(fault);
   if (!IsValidUtf8(entry.name) || (SecondIsText(entry.type) && !IsValidUtf8(entry.second))) {
     return CorruptRegistry("a text that is no UTF-8");

@@ -27,8 +27,9 @@ MARKERS = {1, 2, 3, 4, 12, 13}  # kinds
 INLINE, HOST_ARENA, DEVICE_POOL, HOST_LATE = 1, 2, 3, 4
 ELEMENT_BYTES = {1: 4, 2: 8, 3: 2, 4: 2, 5: 1, 6: 1, 7: 2, 8: 4, 9: 8, 10: 1}
 DROP_REASONS = ["ring_full", "arena_full", "pool_full", "oversize", "contended", "reentrant", "failed", "unnamed"]
-POOL, EVENT, EXTENT = 9, 10, 8
-MAX_ID = {1: 16, 2: 65535, 3: 262144, 4: 255, 5: 262144, 6: 262144, 7: 262144, 8: 262144, 9: 16, 10: 262144}
+POOL, EVENT, EXTENT, SHARD = 9, 10, 8, 11
+MAX_ID = {1: 16, 2: 65535, 3: 262144, 4: 255, 5: 262144, 6: 262144, 7: 262144, 8: 262144, 9: 16, 10: 262144,
+          11: 262144}
 UNNUMBERED = {6, 7, 8}
 
 
@@ -129,6 +130,12 @@ class Pub:
         sizes = list(struct.unpack_from("<%dq" % ndim, self.data, start + 40))
         check(all(s >= 0 for s in sizes), "entry sizes")
         text = start + 40 + 8 * ndim
+        offsets = []
+        if kind == SHARD:
+            check(second_bytes == 8 * ndim, "number of offsets")
+            offsets = list(struct.unpack_from("<%dq" % ndim, self.data, text + name_bytes))
+            check(all(0 <= offset <= s for offset, s in zip(offsets, sizes)), "offsets")
+            second_bytes = 0
         try:
             name = self.data[text:text + name_bytes].decode("utf-8")
             second = self.data[text + name_bytes:text + name_bytes + second_bytes]
@@ -139,7 +146,7 @@ class Pub:
             check(self.extent == 0 and 0 < value <= self.arena_bytes and value % 4096 == 0, "extent")
             self.extent = value
         return {"type": kind, "root": root, "id": number, "parent": parent, "value": value, "flags": flags,
-                "dtype": dtype, "sizes": sizes, "name": name, "second": second}, size
+                "dtype": dtype, "sizes": sizes, "offsets": offsets, "name": name, "second": second}, size
 
     def records(self, ring_head, arena_head, late_head=0):
         """All committed records from the heads on, and how many behind them are reserved and not committed."""

@@ -219,7 +219,7 @@ class Codes(unittest.TestCase):
         rows = re.findall(r"^\| (\d+) \| ([a-z]+ ?[a-z]*)", section(5), re.M)
         code_of = {"root": "root", "module": "module", "parameter or": "param", "tag": "tag", "name of": "name",
                    "fact of": "fact", "note": "note", "arena extent": "arena_extent", "device pool": "device_pool",
-                   "device event": "device_event"}
+                   "device event": "device_event", "shard": "shard"}
         in_prose = {code_of[what.strip()]: int(code) for code, what in rows if what.strip() in code_of}
         self.assertEqual(enum(HEADER, "EntryType"), in_prose)
 

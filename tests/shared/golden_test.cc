@@ -63,6 +63,7 @@ class Golden {
                                      {"flags", entry.flags},
                                      {"dtype", static_cast<int>(entry.dtype)},
                                      {"sizes", entry.sizes},
+                                     {"offsets", entry.offsets},
                                      {"name", entry.name},
                                      {"second", entry.second}});
   }
@@ -77,6 +78,7 @@ class Golden {
                                      {"flags", 0},
                                      {"dtype", 0},
                                      {"sizes", Json::array()},
+                                     {"offsets", Json::array()},
                                      {"name", ""},
                                      {"second", ""}});
     Append(Entry(EntryType::kRoot, 1, "model", ""));
@@ -91,6 +93,10 @@ class Golden {
     param.dtype = DType::kF32;
     param.sizes = {2, 3};
     Append(param);
+    RegistryEntry shard = Entry(EntryType::kShard, 1, "", "");
+    shard.sizes = {8, 3};
+    shard.offsets = {4, 0};
+    Append(shard);
     Append(Entry(EntryType::kTag, 3, "übung", ""));
     Append(Entry(EntryType::kName, 1, "lr", ""));
     Append(Entry(EntryType::kFact, 1, "command", "train --lr 0.1"));
@@ -437,6 +443,7 @@ TEST(Golden, SegmentIsRead) {
   for (size_t i = 0; i < entries->size(); ++i) {
     EXPECT_EQ((*entries)[i].name, expected["registry"][i]["name"]);
     EXPECT_EQ((*entries)[i].sizes, expected["registry"][i]["sizes"].get<std::vector<int64_t>>());
+    EXPECT_EQ((*entries)[i].offsets, expected["registry"][i]["offsets"].get<std::vector<int64_t>>());
   }
   ASSERT_TRUE((*view)->StartAt({expected["read_from"]["ring_head"], expected["read_from"]["arena_head"]}).ok());
   for (const Json& fields : expected["records"]) {

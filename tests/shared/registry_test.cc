@@ -61,6 +61,35 @@ TEST(Registry, EntriesComeBackOnceAndWhole) {
   EXPECT_EQ(pair.view->registry_read(), 2u);
 }
 
+TEST(Registry, AShardKeepsItsOffsets) {
+  RegistryEntry shard;
+  shard.type = EntryType::kShard;
+  shard.id = 7;
+  shard.sizes = {1024, 3};
+  shard.offsets = {256, 0};
+  const auto bytes = EncodeEntry(shard);
+  ASSERT_FALSE(bytes.empty());
+  const auto decoded = DecodeEntry(bytes.data(), bytes.size());
+  ASSERT_TRUE(decoded.ok()) << decoded.error().text;
+  EXPECT_EQ(decoded->entry.sizes, shard.sizes);
+  EXPECT_EQ(decoded->entry.offsets, shard.offsets);
+  EXPECT_TRUE(decoded->entry.second.empty());
+  for (const std::vector<int64_t>& offsets : {std::vector<int64_t>{1}, {-1, 0}, {0, 4}, {0, 0, 0}, {}}) {
+    shard.offsets = offsets;
+    EXPECT_TRUE(EncodeEntry(shard).empty()) << offsets.size();
+  }
+  RegistryEntry param = Param();
+  param.offsets = {0, 0};
+  EXPECT_TRUE(EncodeEntry(param).empty()) << "of no other type";
+  // As a liar writes it: an offset beyond the whole, and half of one.
+  std::vector<unsigned char> lie = bytes;
+  lie[sizeof(EntryHeader) + 2 * sizeof(int64_t) + 3] = 1;
+  EXPECT_FALSE(DecodeEntry(lie.data(), lie.size()).ok());
+  lie = bytes;
+  lie[offsetof(EntryHeader, second_bytes)] -= 1;
+  EXPECT_FALSE(DecodeEntry(lie.data(), lie.size()).ok());
+}
+
 TEST(Registry, FullIsCountedAndKeepsWhatItHas) {
   TransportPair pair({.ring_slots = 8, .arena_bytes = 0, .registry_bytes = 4096});
   ASSERT_TRUE(pair.ok());
