@@ -152,11 +152,12 @@ Status SendHello(int socket_fd, const Hello& hello, int pub_fd) {
   writer.PutText(Tag::kJobAddress, Name(hello.job_address));
   writer.PutText(Tag::kJobPort, Name(hello.job_port));
   writer.PutNumber(Tag::kFeatureBits, hello.feature_bits);
-  writer.PutNumber(Tag::kRingHead, hello.heads.ring_head);
-  writer.PutNumber(Tag::kArenaHead, hello.heads.arena_head);
+  // Before those that no HELLO lacks, so that a message that is cut short is none.
   if ((hello.feature_bits & kFeatureLateBytes) != 0) {
     writer.PutNumber(Tag::kLateHead, hello.heads.late_head.value_or(0));
   }
+  writer.PutNumber(Tag::kRingHead, hello.heads.ring_head);
+  writer.PutNumber(Tag::kArenaHead, hello.heads.arena_head);
   return Send(socket_fd, writer.bytes(), pub_fd);
 }
 

@@ -62,8 +62,22 @@ void LateRoom::Pass(const shm::Message& message) {
 
 Status LateRoom::Take(shm::Message message) {
   const shm::PayloadRef ref = message.record.payload;
-  ++RootOf(message.record).messages;
-  Add({std::move(message), ref.position + shm::LateSpanBytes(ref.bytes), MonotonicNs(), false});
+  Root& root = RootOf(message.record);
+  Entry entry{std::move(message), ref.position + shm::LateSpanBytes(ref.bytes), 0, false};
+  // One that is ready as it comes, which nothing of its root stands before, keeps its place.
+  bool ready = false;
+  if (root.messages == 0) {
+    auto there = view_.ReadLate(entry.message);
+    if (!there) return there.error();
+    ready = *there;
+  }
+  ++root.messages;
+  if (ready) {
+    HandOn(entry);
+  } else {
+    entry.since_ns = MonotonicNs();
+  }
+  Add(std::move(entry));
   return Shorten();
 }
 

@@ -8,10 +8,6 @@
 namespace ikkuna::shm {
 namespace {
 
-uint64_t Dropped(TransportPair& pair, DropReason reason) {
-  return pair.view->ReadStatus().status.dropped[static_cast<size_t>(reason)];
-}
-
 void ExpectBytes(const Message& message, uint64_t bytes, unsigned char fill) {
   ASSERT_EQ(message.payload_bytes, bytes);
   ASSERT_NE(message.payload, nullptr);

@@ -17,19 +17,15 @@
 namespace ikkuna::shm {
 namespace {
 
-constexpr uint64_t kPage = 4096;
+constexpr uint64_t kLatePage = 4096;
 constexpr uint64_t kSpan = 1024;  // four fill a page
 constexpr uint64_t kBytes = kSpan - sizeof(LateSpanHeader);
-constexpr PubSizes kSizes{.ring_slots = 32, .arena_bytes = 0, .registry_bytes = kPage, .late_bytes = kPage};
+constexpr PubSizes kSizes{.ring_slots = 32, .arena_bytes = 0, .registry_bytes = kLatePage, .late_bytes = kLatePage};
 
 bool IsReady(const PubView& view, Message& message) {
   auto ready = view.ReadLate(message);
   EXPECT_TRUE(ready.ok()) << ready.error().text;
   return ready.ok() && *ready;
-}
-
-uint64_t Dropped(TransportPair& pair, DropReason reason) {
-  return pair.writer->status().dropped[static_cast<size_t>(reason)];
 }
 
 TEST(Late, BytesAreThereWhenTheirWordSaysSo) {
@@ -104,7 +100,7 @@ TEST(Late, WhatIsNotReadyHoldsUpNoRecord) {
 TEST(Late, FullDropsAndCountsAndNothingElse) {
   TransportPair pair(kSizes);
   ASSERT_TRUE(pair.ok());
-  EXPECT_FALSE(PublishLate(*pair.writer, kPage - sizeof(LateSpanHeader) + 1));
+  EXPECT_FALSE(PublishLate(*pair.writer, kLatePage - sizeof(LateSpanHeader) + 1));
   EXPECT_EQ(Dropped(pair, DropReason::kOversize), 1u);
   for (int i = 0; i < 4; ++i) ASSERT_TRUE(PublishLate(*pair.writer, kBytes)) << i;
   EXPECT_FALSE(PublishLate(*pair.writer, 1));
@@ -114,7 +110,7 @@ TEST(Late, FullDropsAndCountsAndNothingElse) {
 
 // A full record ring takes no late bytes.
 TEST(Late, AFullRingReservesNoBytes) {
-  TransportPair pair({.ring_slots = 2, .arena_bytes = 0, .registry_bytes = kPage, .late_bytes = kPage});
+  TransportPair pair({.ring_slots = 2, .arena_bytes = 0, .registry_bytes = kLatePage, .late_bytes = kLatePage});
   ASSERT_TRUE(pair.ok());
   ASSERT_TRUE(PublishScalar(*pair.writer, 1));
   ASSERT_TRUE(PublishScalar(*pair.writer, 2));
@@ -146,7 +142,7 @@ TEST(Late, ASpanIsUsedAgainWhenItsWordHasComeAndTheDaemonIsThrough) {
 TEST(Late, AWordOfAnotherRecordFreesNothing) {
   TransportPair pair(kSizes);
   ASSERT_TRUE(pair.ok());
-  const auto span = PublishLate(*pair.writer, kPage - sizeof(LateSpanHeader));
+  const auto span = PublishLate(*pair.writer, kLatePage - sizeof(LateSpanHeader));
   ASSERT_TRUE(span);
   MustRead(*pair.view);
   pair.FreeAll();
@@ -248,7 +244,7 @@ TEST(Late, AProbeOfAnEarlierMinorVersionHasNone) {
 // Many laps, from positions of a long run: spans of any size, said to be ready in any order, read whole.
 TEST(Late, LapsKeepEverySpanWhole) {
   PubSizes sizes = kSizes;
-  sizes.first_position = (uint64_t{1} << 40) - kPage;
+  sizes.first_position = (uint64_t{1} << 40) - kLatePage;
   TransportPair pair(sizes);
   ASSERT_TRUE(pair.ok());
   struct Sent {
@@ -275,7 +271,8 @@ TEST(Late, LapsKeepEverySpanWhole) {
       ASSERT_EQ(front.message.payload_bytes, front.span.bytes());
       for (uint64_t b = 0; b < front.message.payload_bytes; ++b) ASSERT_EQ(front.message.payload[b], front.fill);
       const PayloadRef& ref = front.message.record.payload;
-      pair.ctl->SetHeads({pair.view->ring_position(), 0, ref.position + LateSpanBytes(ref.bytes)});
+      const uint64_t released = ref.position + LateSpanBytes(ref.bytes);
+      pair.ctl->SetHeads({pair.view->ring_position(), pair.view->arena_position(), released});
     }
   }
   EXPECT_GT(read, 5000u);
@@ -284,7 +281,7 @@ TEST(Late, LapsKeepEverySpanWhole) {
 
 // ---- A producer that lies
 
-void ExpectCorrupt(const Result<std::optional<Message>>& next, const char* what) {
+void ExpectLateCorrupt(const Result<std::optional<Message>>& next, const char* what) {
   ASSERT_FALSE(next.ok()) << what;
   EXPECT_EQ(next.error().code, ErrorCode::kCorrupt) << what;
 }
@@ -296,10 +293,10 @@ TEST(Malicious_Late, PlacesAreChecked) {
       {"beyond the tail", [](Record& r) { r.payload.position += kSpan; }},
       {"at the end of positions", [](Record& r) { r.payload.position = ~uint64_t{63}; }},
       {"over the one before", [](Record& r) { r.payload.position -= kSpan; }},
-      {"across the end of the ring", [](Record& r) { r.payload.position = kPage - 64; }},
+      {"across the end of the ring", [](Record& r) { r.payload.position = kLatePage - 64; }},
       {"an event", [](Record& r) { r.payload.event = 1; }},
       {"a device", [](Record& r) { r.payload.device = 1; }},
-      {"more than the ring", [](Record& r) { r.payload.bytes = r.sizes[0] = kPage; }},
+      {"more than the ring", [](Record& r) { r.payload.bytes = r.sizes[0] = kLatePage; }},
       {"bytes that overflow",
        [](Record& r) { r.payload.bytes = static_cast<uint64_t>(r.sizes[0] = std::numeric_limits<int64_t>::max()); }},
       {"nothing", [](Record& r) { r.payload.bytes = r.sizes[0] = 0; }},
@@ -320,7 +317,7 @@ TEST(Malicious_Late, PlacesAreChecked) {
     ASSERT_TRUE(PublishLate(*pair.writer, kBytes));
     lie(pair.slot(1));
     MustRead(*pair.view);
-    ExpectCorrupt(pair.view->Next(), what);
+    ExpectLateCorrupt(pair.view->Next(), what);
   }
 }
 
@@ -356,9 +353,9 @@ TEST(Malicious_Late, StatisticsThatNoTensorHas) {
 TEST(Malicious_Late, TailsAndHeadersAreChecked) {
   using Lie = std::function<void(PubHeader&)>;
   const std::pair<const char*, Lie> lies[] = {
-      {"huge", [](PubHeader& h) { h.late_bytes = kMaxLateBytes + kPage; }},
+      {"huge", [](PubHeader& h) { h.late_bytes = kMaxLateBytes + kLatePage; }},
       {"no whole pages", [](PubHeader& h) { h.late_bytes -= 64; }},
-      {"outside", [](PubHeader& h) { h.late_offset += kPage; }},
+      {"outside", [](PubHeader& h) { h.late_offset += kLatePage; }},
       {"over the ring", [](PubHeader& h) { h.late_offset = h.ring_offset; }},
       {"misaligned", [](PubHeader& h) { h.late_offset -= 8; }},
   };
@@ -375,7 +372,7 @@ TEST(Malicious_Late, TailsAndHeadersAreChecked) {
   ASSERT_TRUE(PublishLate(*pair.writer, 64));
   MustRead(*pair.view);
   StoreRelease(pair.shared_status().late_tail, 64);
-  ExpectCorrupt(pair.view->Next(), "tail backwards");
+  ExpectLateCorrupt(pair.view->Next(), "tail backwards");
   auto view = PubView::Open(Duplicate(pair.writer->fd()));
   ASSERT_TRUE(view.ok());
   EXPECT_FALSE((*view)->StartAt({0, 0, 128}).ok()) << "a head beyond the tail";

@@ -72,7 +72,7 @@ TEST(Layout, Statistics) {
 }
 
 TEST(Layout, PubHeader) {
-  EXPECT_EQ(sizeof(PubHeader), 144u);
+  EXPECT_EQ(sizeof(PubHeader), 160u);
   EXPECT_AT(PubHeader, magic, 0);
   EXPECT_AT(PubHeader, abi_major, 8);
   EXPECT_AT(PubHeader, abi_minor, 10);

@@ -135,6 +135,10 @@ inline void Deliver(const LateSpan& span, unsigned char fill) {
   span.SetReady();
 }
 
+inline uint64_t Dropped(TransportPair& pair, DropReason reason) {
+  return pair.writer->status().dropped[static_cast<size_t>(reason)];
+}
+
 inline Message MustRead(PubView& view) {
   auto next = view.Next();
   EXPECT_TRUE(next.ok()) << next.error().text;

@@ -232,8 +232,8 @@ class TestProducer {
       record.stats = ComputeStats(data, DType::kF32, 4);
     });
   }
-  // Statistics of the weights, which a device computes still. `step`'s; of a producer with a ring of late bytes.
-  shm::LateSpan LateSummary(uint64_t step) {
+  // Statistics of the weights, of a producer with a ring of late bytes: a device computes them still, or they are there.
+  shm::LateSpan LateSummary(uint64_t step, const TensorStats* there = nullptr) {
     auto reservation = pub_->Reserve(Space::kHostLate, sizeof(TensorStats));
     if (!reservation) return {};
     shm::Record& record = reservation.record();
@@ -254,6 +254,10 @@ class TestProducer {
     record.ndim = 2;
     record.sizes[0] = record.sizes[1] = 2;
     const shm::LateSpan span = reservation.TakeLate();
+    if (there != nullptr) {
+      std::memcpy(span.data(), there, sizeof *there);
+      span.SetReady();
+    }
     reservation.Commit();
     return span;
   }
