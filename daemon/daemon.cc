@@ -110,6 +110,7 @@ Status Daemon::OpenSinks() {
     std::lock_guard hold(door->mutex);
     if (door->ingest != nullptr) door->ingest->OnCommitted(run, done_seq);
   };
+  options.on_kept = [this](const std::shared_ptr<const Batch>& batch) { sinks_.OfferKept(batch); };
   // It keeps its own events itself; the others get them from here.
   options.on_event = [this](const Event& event) { sinks_.Offer(event, "store"); };
   auto store = sinks::Store::Open(std::move(options));
@@ -132,7 +133,7 @@ Status Daemon::OpenSinks() {
     files.report = report;
     auto tensorboard = sinks::OpenTensorBoard(files);
     if (!tensorboard) return tensorboard.error();
-    sinks_.Add(std::move(tensorboard).value(), Takes::kTrainings);
+    sinks_.Add(std::move(tensorboard).value(), Takes::kKept);
   }
 
   sinks::WatchOptions watches;

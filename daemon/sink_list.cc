@@ -43,15 +43,10 @@ class SinkList::One : public Sink {
 
   std::string name() const override { return name_; }
   void Offer(std::shared_ptr<const Batch> batch) override {
-    if (takes_ == Takes::kTrainings && batch->run && IsDaemonRun(batch->run->key())) return;
-    const uint64_t values = batch->values(), events = batch->events.size();
-    try {
-      sink_->Offer(std::move(batch));
-    } catch (...) {
-      threw_.fetch_add(1, std::memory_order_relaxed);
-      lost_.fetch_add(values, std::memory_order_relaxed);
-      events_lost_.fetch_add(events, std::memory_order_relaxed);
-    }
+    if (takes_ == Takes::kAll) Give(std::move(batch));
+  }
+  void OfferKept(std::shared_ptr<const Batch> batch) {
+    if (takes_ == Takes::kKept && !(batch->run && IsDaemonRun(batch->run->key()))) Give(std::move(batch));
   }
   SinkCounters Counters() const override {
     SinkCounters counters = sink_->Counters();
@@ -75,6 +70,16 @@ class SinkList::One : public Sink {
   }
 
  private:
+  void Give(std::shared_ptr<const Batch> batch) {
+    const uint64_t values = batch->values(), events = batch->events.size();
+    try {
+      sink_->Offer(std::move(batch));
+    } catch (...) {
+      threw_.fetch_add(1, std::memory_order_relaxed);
+      lost_.fetch_add(values, std::memory_order_relaxed);
+      events_lost_.fetch_add(events, std::memory_order_relaxed);
+    }
+  }
   template <typename Call>
   Status Guarded(Call call) {
     try {
@@ -132,6 +137,11 @@ void SinkList::Offer(std::shared_ptr<const Batch> batch) {
   }
   const size_t count = count_.load(std::memory_order_acquire);
   for (size_t i = 0; i < count; ++i) sinks_[i]->Offer(batch);
+}
+
+void SinkList::OfferKept(const std::shared_ptr<const Batch>& batch) {
+  const size_t count = count_.load(std::memory_order_acquire);
+  for (size_t i = 0; i < count; ++i) sinks_[i]->OfferKept(batch);
 }
 
 void SinkList::Offer(Event event, const std::string& except) {

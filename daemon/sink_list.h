@@ -24,7 +24,7 @@ namespace ikkuna {
 // Which batches a sink gets.
 enum class Takes : uint8_t {
   kAll = 1,
-  kTrainings = 2,  // not those of the daemon's own run
+  kKept = 2,  // those of trainings, and not before the store has committed them: see OfferKept
 };
 
 class SinkList : public Sink {
@@ -43,6 +43,9 @@ class SinkList : public Sink {
 
   std::string name() const override { return "all"; }
   void Offer(std::shared_ptr<const Batch> batch) override;
+  // A batch that the store has committed, to the sinks that take no other. What an earlier daemon had taken and not
+  // committed comes once more from the records, so that these would have it twice.
+  void OfferKept(const std::shared_ptr<const Batch>& batch);
   // One event, to all of them but the one called `except`, which has it already.
   void Offer(Event event, const std::string& except = {});
   // Of all together.

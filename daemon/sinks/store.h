@@ -53,6 +53,8 @@ struct StoreOptions {
   int nice = kNiceDefault;                        // of its threads
   // After a commit, on the store's thread: everything of this run up to done_seq is safe.
   std::function<void(const RunKey& run, uint64_t done_seq)> on_committed = {};
+  // Then each batch of that commit, as it was offered, before a Flush that waits for it returns. Does not throw.
+  std::function<void(const std::shared_ptr<const Batch>& batch)> on_kept = {};
   // Events that the store raises itself, with their id, on its thread or on that of Open, Begin and the like. They are
   // stored too, as soon as that is possible. Neither calls the store back.
   std::function<void(const Event& event)> on_event = {};

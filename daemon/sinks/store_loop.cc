@@ -356,12 +356,19 @@ void Store::Impl::Settle(const EntryPtr& entry, const CommitReport& report) {
     done_seq = entry->head.totals.progress.done_seq;
   }
   bool progressed = false;
+  std::vector<std::shared_ptr<const Batch>> kept;
   {
     std::lock_guard lock(mutex_);
-    for (size_t i = 0; i < entry->staged; ++i) progressed = progressed || entry->pending[i].batch->progress.has_value();
+    for (size_t i = 0; i < entry->staged; ++i) {
+      kept.push_back(entry->pending[i].batch);
+      progressed = progressed || kept.back()->progress.has_value();
+    }
   }
   // Before a Flush that waits for it returns.
   if (progressed && options_.on_committed && entry != own_) options_.on_committed(entry->key, done_seq);
+  for (const auto& batch : kept) {
+    if (options_.on_kept) options_.on_kept(batch);
+  }
   std::string recovered;
   {
     std::lock_guard reading(entry->mutex);

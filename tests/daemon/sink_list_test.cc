@@ -107,13 +107,19 @@ TEST_F(SinkListTest, AnEventOfOneSinkGoesToTheOthers) {
   EXPECT_EQ(b->batches.size(), 1u);
 }
 
-TEST_F(SinkListTest, TheDaemonsOwnRunIsNotOfferedToThoseThatTakeTrainings) {
-  auto all = Add("all"), trainings = Add("trainings", Takes::kTrainings);
+TEST_F(SinkListTest, OneThatTakesWhatIsKeptGetsThatAloneAndNothingOfTheDaemonsOwnRun) {
+  auto all = Add("all"), kept = Add("kept", Takes::kKept);
+  auto batch = Values(1);
   list_.Offer(Values(1, kDaemonRunId));
-  list_.Offer(Values(1));
+  list_.Offer(batch);
   list_.Offer(Named("of_the_daemon"));
   EXPECT_EQ(all->batches.size(), 3u);
-  EXPECT_EQ(trainings->batches.size(), 2u);
+  EXPECT_TRUE(kept->batches.empty());
+  list_.OfferKept(Values(1, kDaemonRunId));
+  list_.OfferKept(batch);
+  EXPECT_EQ(all->batches.size(), 3u);
+  ASSERT_EQ(kept->batches.size(), 1u);
+  EXPECT_EQ(kept->batches[0], batch);
 }
 
 TEST_F(SinkListTest, OneThatThrowsHarmsNobodyElseAndIsCounted) {

@@ -118,6 +118,10 @@ TEST_F(StoreTest, ACallbackThatThrowsNeitherDoublesNorLosesWhatWasCommitted) {
   options_.on_committed = [&](const RunKey&, uint64_t) {
     if (calls++ < 2) throw std::runtime_error("the callback failed");
   };
+  std::vector<uint64_t> kept;
+  options_.on_kept = [&](const std::shared_ptr<const Batch>& batch) {
+    if (batch->values() > 0) kept.push_back(batch->stamp.step);
+  };
   OpenAndBegin();
   const uint32_t a = Series("a"), t = Series("t", ValueType::kText);
   for (uint64_t step = 0; step < 3; ++step) {
@@ -127,6 +131,7 @@ TEST_F(StoreTest, ACallbackThatThrowsNeitherDoublesNorLosesWhatWasCommitted) {
     (void)store_->Flush(Soon());
   }
   Flush();
+  EXPECT_EQ(kept, (std::vector<uint64_t>{0, 1, 2})) << "each batch is said once to be kept";
   EXPECT_EQ(ReadOne("a").steps, (std::vector<uint64_t>{0, 1, 2}));
   EXPECT_EQ(ReadOne("t").steps, (std::vector<uint64_t>{0, 1, 2}));
   EXPECT_EQ(store_->Counters().written, 6u);
