@@ -79,8 +79,9 @@ class Accuracy final : public Subscriber {
   void OnMessage(const Input& input, const Payload* payload) override {
     const uint64_t key = (uint64_t{input.pass} << 16) | input.call;
     const bool is_output = input.index == 0;
-    Pending part = is_output ? Reduce(payload->view) : CopyLabels(payload->view, input.param);
-    if (unusable_) return;
+    std::optional<Pending> taken = is_output ? Reduce(payload->view) : CopyLabels(payload->view, input.param);
+    if (!taken) return;
+    Pending& part = *taken;
     part.key = key;
     auto& others = is_output ? labels_ : outputs_;
     const auto partner = std::find_if(others.begin(), others.end(), [&](const Pending& p) { return p.key == key; });
@@ -91,7 +92,7 @@ class Accuracy final : public Subscriber {
       while (mine.size() > kPendingMax || kept_ > kKeptMax) {
         kept_ -= mine.front().kept();
         mine.erase(mine.begin());
-        lonely_ = true;
+        incomplete_ = true;
       }
       return;
     }
@@ -107,12 +108,12 @@ class Accuracy final : public Subscriber {
     right_ += more.right_;
     unusable_ |= more.unusable_;
     no_classes_ |= more.no_classes_;
-    lonely_ |= more.lonely_ || !more.outputs_.empty() || !more.labels_.empty();
+    incomplete_ |= more.incomplete_ || !more.outputs_.empty() || !more.labels_.empty();
   }
 
   void OnStep(const StepInfo&, std::span<const Input>, const ResultsRef& results) override {
     if (unusable_ || (rows_ == 0 && no_classes_)) return;
-    if (lonely_ || !outputs_.empty() || !labels_.empty()) return results->Incomplete();
+    if (incomplete_ || !outputs_.empty() || !labels_.empty()) return results->Incomplete();
     results->Put({}, static_cast<double>(right_) / static_cast<double>(rows_));
   }
 
@@ -120,14 +121,14 @@ class Accuracy final : public Subscriber {
 
   void Reset() override {
     rows_ = right_ = 0;
-    unusable_ = lonely_ = no_classes_ = false;
+    unusable_ = incomplete_ = no_classes_ = false;
     outputs_.clear();
     labels_.clear();
     kept_ = 0;
   }
 
  private:
-  Pending Reduce(const TensorView& output) {
+  std::optional<Pending> Reduce(const TensorView& output) {
     Pending part;
     const auto& sizes = output.sizes;
     if (sizes.empty() || IsInteger(output.dtype)) return Unusable();
@@ -139,7 +140,7 @@ class Accuracy final : public Subscriber {
     if (classes == 0 || classes > INT32_MAX) return Unusable();
     part.width = std::min<size_t>(top_, classes);
     part.rows = output.elements / classes;
-    if (part.rows > kKeptMax / part.width) return Unusable();
+    if (part.rows > kKeptMax / part.width) return TooLarge();
     if (part.rows == 0) return part;  // its other sizes may be anything
     part.top.reserve(part.rows * part.width);
     lists_.resize(inner == 1 ? 1 : kBlock);
@@ -172,12 +173,12 @@ class Accuracy final : public Subscriber {
     for (size_t j = 0; j < count; ++j) lists_[j].AppendTo(part.top);
   }
 
-  Pending CopyLabels(const TensorView& labels, std::string_view name) {
+  std::optional<Pending> CopyLabels(const TensorView& labels, std::string_view name) {
     Pending part;
     part.no_classes = !IsInteger(labels.dtype) || name == kNoClasses;
     if (part.no_classes) return part;
     const std::optional<int64_t> ignored = IgnoredLabel(name);
-    if (labels.elements > kKeptMax) return Unusable();
+    if (labels.elements > kKeptMax) return TooLarge();
     part.rows = labels.elements;
     part.labels.reserve(labels.elements);
     for (uint64_t i = 0; i < labels.elements; ++i) {
@@ -187,9 +188,14 @@ class Accuracy final : public Subscriber {
     return part;
   }
 
-  Pending Unusable() {
+  std::nullopt_t Unusable() {
     unusable_ = true;
-    return {};
+    return std::nullopt;
+  }
+
+  std::nullopt_t TooLarge() {
+    incomplete_ = true;
+    return std::nullopt;
   }
 
   void Count(const Pending& output, const Pending& labels) {
@@ -198,7 +204,7 @@ class Accuracy final : public Subscriber {
       return;
     }
     if (output.rows != labels.rows) {
-      unusable_ = true;
+      incomplete_ = true;
       return;
     }
     for (uint64_t row = 0; row < labels.rows; ++row) {
@@ -216,7 +222,7 @@ class Accuracy final : public Subscriber {
   uint64_t right_ = 0;
   bool unusable_ = false;    // a shape or type of which this is not defined
   bool no_classes_ = false;  // a loss had targets that are no class indices
-  bool lonely_ = false;      // a half was given up before its other half came
+  bool incomplete_ = false;  // a half was given up before its other half came, is too large, or fits no other
   std::vector<Pending> outputs_;
   std::vector<Pending> labels_;
   uint64_t kept_ = 0;           // numbers in the two

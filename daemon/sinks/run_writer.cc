@@ -169,7 +169,7 @@ bool RunWriter::HasStep(const StepStamp& stamp) {
   });
 }
 
-// Steps nearly always ascend. One that does not is looked for, wherever it may be.
+// Steps nearly always ascend. One that does not is looked for, wherever it may be; where that cannot be read it may be there.
 bool RunWriter::IsRepeated(uint32_t series, Admitted& admitted, const StepStamp& stamp) {
   const uint64_t step = stamp.step;
   if (!admitted.any || step > admitted.last_step) return false;
@@ -179,7 +179,7 @@ bool RunWriter::IsRepeated(uint32_t series, Admitted& admitted, const StepStamp&
   }
   if (admitted.type != ValueType::kNumber) {
     const Result<bool> found = file_->HasOther(series, step);
-    return found && *found;
+    return !found || *found;
   }
   if (!step_kept_) step_kept_ = HasStep(stamp);
   if (!*step_kept_) return false;
@@ -203,7 +203,7 @@ bool RunWriter::IsRepeated(uint32_t series, Admitted& admitted, const StepStamp&
   query.step_min = query.step_max = step;
   const auto reader = MakeReader(std::move(one), query, Database::Mode::kReadWrite, nullptr);
   const auto part = reader->Next();
-  return part && *part && !(*part)->steps.empty();
+  return !part || (*part && !(*part)->steps.empty());
 }
 
 void RunWriter::Stage(const std::shared_ptr<const Batch>& batch) {

@@ -49,10 +49,11 @@ void Store::Impl::Bisect(const EntryPtr& entry, const Error& error) {
       PopLocked(*entry);
       entry->commit_most = 1;
     } else {
+      // Counts of drops come with the next commit; where they alone were refused they would be for ever.
+      if (!entry->status_to_save && !entry->modules_to_save && !entry->tags_to_save) entry->drops_unsaved.clear();
       entry->status_to_save.reset();
       entry->modules_to_save = entry->tags_to_save = false;
       entry->said_saved = entry->said_version;
-      entry->drops_unsaved.clear();
       dropped = "what was said of the run itself";
     }
     flushed_.notify_all();
