@@ -56,7 +56,7 @@ TEST(Codes, OtherTables) {
     const auto byte = static_cast<uint8_t>(code);
     EXPECT_EQ(IsKnownRecordType(byte), code >= 1 && code <= 6) << code;
     EXPECT_EQ(IsKnownLayout(byte), code == 1) << code;
-    EXPECT_EQ(IsKnownSpace(byte), code >= 1 && code <= 3) << code;
+    EXPECT_EQ(IsKnownSpace(byte), code >= 1 && code <= 4) << code;
   }
   std::set<std::string_view> names;
   for (size_t reason = 0; reason < kDropReasonCount; ++reason) {
