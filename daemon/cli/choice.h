@@ -62,6 +62,9 @@ struct SeriesChoice {
 };
 void AddSeriesOptions(CLI::App* command, SeriesChoice* choice);
 v1::SeriesFilter FilterOf(const v1::Run& run, const SeriesChoice& choice, const std::string& topic);
+// The series of a line; of one that several attempts have, that of the last of them.
+Result<std::vector<v1::SeriesSummary>> SeriesOf(Client& client, const RunLine& line, const SeriesChoice& choice,
+                                                const std::string& topic);
 // "features.0.weight weights_norm2 [test]": what tells series of one run apart. The default tag and the root `model`
 // are left out. Escaped.
 std::string SeriesName(const v1::SeriesKey& key);

@@ -102,7 +102,7 @@ class Shower {
 Result<std::vector<Found>> FindHistograms(Client& client, const std::vector<RunLine>& lines, const SampleQuery& query) {
   std::vector<Found> found;
   for (const RunLine& line : lines) {
-    Result<std::vector<v1::SeriesSummary>> all = client.ListSeries(FilterOf(line.run, query.series, query.topic));
+    Result<std::vector<v1::SeriesSummary>> all = SeriesOf(client, line, query.series, query.topic);
     if (!all) return all.error();
     for (v1::SeriesSummary& one : *all) {
       if (one.series().type() == v1::VALUE_TYPE_HISTOGRAM) found.push_back({line, std::move(one)});
@@ -140,7 +140,10 @@ Result<int> RunHistogram(Context& context, HistogramArguments options) {
       query.steps.from = query.steps.to = options.step.value_or(one.summary.last_step());
     }
     RunLine line = one.line;
-    if (!options.map && !options.step) line.attempts = {line.run.key().attempt()};
+    if (!options.map && !options.step) {
+      line.run.mutable_key()->set_attempt(key.run().attempt());
+      line.attempts = {key.run().attempt()};
+    }
     Status done = ReadSamples(**client, line, query, [&](const v1::Columns& columns) -> Result<bool> {
       v1::SeriesKey other = columns.series().key();
       *other.mutable_run() = key.run();  // an earlier attempt's belongs to the line

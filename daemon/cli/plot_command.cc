@@ -51,8 +51,7 @@ struct Matching {
 Result<Matching> CountSeries(Client& client, const std::vector<RunLine>& lines, const PlotArguments& options) {
   Matching matching;
   for (const RunLine& line : lines) {
-    Result<std::vector<v1::SeriesSummary>> found =
-        client.ListSeries(FilterOf(line.run, options.query.series, options.topic));
+    Result<std::vector<v1::SeriesSummary>> found = SeriesOf(client, line, options.query.series, options.topic);
     if (!found) return found.error();
     for (const v1::SeriesSummary& one : *found) {
       const bool number = one.series().type() == v1::VALUE_TYPE_NUMBER;

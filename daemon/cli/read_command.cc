@@ -74,8 +74,7 @@ Result<int> RunRead(Context& context, const ReadOptions& options) {
   if (!any) {
     // A range of steps without values is an empty answer; a name without a series is none.
     for (const RunLine& line : *lines) {
-      Result<std::vector<v1::SeriesSummary>> found =
-          (*client)->ListSeries(FilterOf(line.run, query.series, query.topic));
+      Result<std::vector<v1::SeriesSummary>> found = SeriesOf(**client, line, query.series, query.topic);
       if (!found) return found.error();
       any = any || !found->empty();
     }

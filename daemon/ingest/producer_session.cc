@@ -198,6 +198,8 @@ void ProducerSession::Begin() {
   }
   drain_ = std::make_unique<Drain>(*view_, *ctl_, std::move(sources), working_.done_seq, working_.read_seq,
                                    context_.unready_ns, [this](const shm::Message& message) {
+                                     // None trains yet: what is evaluated first is what it goes on from.
+                                     if (!start_known_) SetStart(message.record.global_step);
                                      graph_->Handle(message);
                                      if (publisher_->waits()) publisher_->OfferEmitted(CurrentProgress());
                                    });
@@ -308,15 +310,23 @@ Result<uint64_t> ProducerSession::Pump(uint64_t records_max, uint64_t end) {
 
 // Before its first record is handled, so that nothing is drawn as overtaken that is not.
 void ProducerSession::LearnStart() {
-  ProducerInfo info = *run_->info();
+  const auto info = run_->info();
+  if (!info->continues || info->start_step > 0) {
+    start_known_ = true;
+    return;
+  }
   uint64_t first = UINT64_MAX;
   for (const shm::RootStatus& root : view_->ReadStatus().status.roots) {
     // One that trains, or has: it may be through by now.
     const bool trains = root.phase == static_cast<uint32_t>(shm::Phase::kTrain) || root.step > root.start_step;
     if (trains) first = std::min(first, root.start_step);
   }
-  start_known_ = !info.continues || info.start_step > 0 || first != UINT64_MAX;
-  if (!info.continues || info.start_step > 0 || first == UINT64_MAX) return;
+  if (first != UINT64_MAX) SetStart(first);
+}
+
+void ProducerSession::SetStart(uint64_t first) {
+  start_known_ = true;
+  ProducerInfo info = *run_->info();
   if (first == 0) {
     const std::string note =
         "it goes on with attempt " + std::to_string(*info.continues) +

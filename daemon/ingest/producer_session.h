@@ -122,6 +122,7 @@ class ProducerSession {
   Status TakeRegistry();
   // Of a run that goes on with another and said no first step: the one that it began with.
   void LearnStart();
+  void SetStart(uint64_t first);
   void NoteStartsApart();
   void TellNews();
   void UpdateDemand();

@@ -12,7 +12,8 @@
 namespace ikkuna {
 
 // From which step on an attempt was overtaken by one that continues it; attempts that were not are left out. Where one
-// goes back further than the one that it continues began, that one has nothing left of its own.
+// goes back further than the one that it continues began, that one has nothing left of its own. One that has no values
+// overtakes nothing: it may have died before its first step.
 std::map<RunKey, uint64_t> OvertakenFrom(const std::vector<RunInfo>& runs);
 
 }  // namespace ikkuna

@@ -98,6 +98,14 @@ TEST_F(PlotCommandTest, AResumedRunIsOneLine) {
   EXPECT_THAT(Out({"plot", "loss", "--attempt", "0", "--ascii"}), HasSubstr("NaN or infinite, the first at 10"));
 }
 
+// It waits for its first step, or died before it.
+TEST_F(PlotCommandTest, AResumedRunThatHasNoValueYetIsTheLineThatItGoesOnWith) {
+  scripted_.runs.insert(scripted_.runs.begin(), MakeRun(MakeKey("id-1", 1), "fashion", 1'800'000'000'000'000'000));
+  scripted_.runs[0].set_continues(0);
+  scripted_.runs[0].set_start_step(1000);
+  EXPECT_THAT(Out({"plot", "activations_mean", "--ascii"}), HasSubstr("a fc1 activations_mean  last 0.625\n"));
+}
+
 TEST_F(PlotCommandTest, SmoothingReadsAllValuesAndShowsThemToo) {
   scripted_.series[0].values.clear();
   for (uint64_t step = 0; step < 10'000; ++step)

@@ -510,6 +510,26 @@ TEST_F(IngestTest, OneThatOnlySaysThatItGoesOnAndIsThroughBeforeItIsReadBeganAtI
   EXPECT_EQ(info.start_step, 5u);
 }
 
+// It says no first step, and evaluates its checkpoint before it trains.
+TEST_F(IngestTest, OneThatEvaluatesFirstGoesOnFromTheStepOfThat) {
+  auto core = MakeCore();
+  TestProducer one(temp_.sub("dir")), two(temp_.sub("dir"));
+  ASSERT_TRUE(LetGoOn(*core, one, two));
+  shm::StoreRelaxed(two.pub().status().roots[0].phase, static_cast<uint32_t>(shm::Phase::kEvaluate));
+  ASSERT_TRUE(two.Connect()) << two.reject();
+  two.Scalar(Kind::kLoss, 500, 1);
+  ASSERT_TRUE(AllHandled(*core, two));
+  EXPECT_EQ(core->StatusOf(two.hello().uuid).info.start_step, 500u);
+  shm::RootStatus& root = two.pub().status().roots[0];
+  shm::StoreRelaxed(root.start_step, 500);
+  shm::StoreRelaxed(root.phase, static_cast<uint32_t>(shm::Phase::kTrain));
+  two.Step(500, 1);
+  two.Finish();
+  ASSERT_TRUE(Reaches(*core, two, RunState::kFinished));
+  EXPECT_EQ(core->StatusOf(two.hello().uuid).info.start_step, 500u);
+  EXPECT_TRUE(core->StatusOf(two.hello().uuid).notes.empty());
+}
+
 TEST_F(IngestTest, OneThatGoesOnAndCountsFromZeroIsTold) {
   auto core = MakeCore();
   TestProducer one(temp_.sub("dir")), two(temp_.sub("dir"));

@@ -152,6 +152,19 @@ TEST(MonitorSeries, AttemptsThatContinueEachOtherAreOneLine) {
   first.query.filter.attempt = 0;
   EXPECT_EQ(house.Values("job", "loss", first).at(99), 99);
 
+  // Lives that end before their first step, the usual loop of crashes.
+  for (const uint64_t start : {uint64_t{0}, uint64_t{60}}) {
+    TestProducer trainer(temp.sub("sockets"));
+    trainer.hello().run_id = "job";
+    trainer.hello().start_step = start;
+    trainer.hello().resume = true;
+    trainer.Register();
+    ASSERT_TRUE(trainer.Connect()) << trainer.reject();
+    trainer.Finish();
+    house.Settled(trainer, RunState::kFinished);
+    EXPECT_EQ(house.Values("job", "loss", merged).size(), 110u);
+  }
+
   live(40, 80, 2000);
   line = house.Values("job", "loss", merged);
   ASSERT_EQ(line.size(), 80u);
@@ -167,7 +180,7 @@ TEST(MonitorSeries, AttemptsThatContinueEachOtherAreOneLine) {
 
   live(0, 5, 3000);  // a fresh start is a line of its own
   merged.query.max_points = 0;
-  merged.query.filter.attempt = 3;
+  merged.query.filter.attempt = 5;
   EXPECT_EQ(house.Values("job", "loss", merged).size(), 5u);
   merged.query.filter.attempt = 0;
   EXPECT_EQ(house.Values("job", "loss", merged).size(), 40u);
@@ -199,6 +212,7 @@ TEST(MonitorSeries, AnOvertakenPartTakesNoSpikeOfWhatIsLeft) {
 TEST(OvertakenFrom, TellsHowMuchIsLeftOfEach) {
   const auto run = [](uint32_t attempt, std::optional<uint32_t> continues, uint64_t start_step, uint32_t rank = 0) {
     RunInfo info;
+    info.values = 1;
     info.info.run_key = {"job", attempt, rank};
     info.info.continues = continues;
     info.info.start_step = start_step;
@@ -214,6 +228,13 @@ TEST(OvertakenFrom, TellsHowMuchIsLeftOfEach) {
   EXPECT_EQ(OvertakenFrom({run(0, {}, 0), run(1, 0, 50), run(2, 0, 70)}), (Left{{{"job", 0, 0}, 50}}));
   EXPECT_EQ(OvertakenFrom({run(0, {}, 0, 1), run(1, 0, 50, 0)}), (Left{{{"job", 0, 0}, 50}}));
   EXPECT_EQ(OvertakenFrom({run(0, 0, 5), run(1, 2, 5), run(2, 2, 5)}), Left());
+  // One without values overtakes nothing, and hands on what overtakes it.
+  RunInfo empty = run(1, 0, 0);
+  empty.values = 0;
+  EXPECT_EQ(OvertakenFrom({run(0, {}, 0), empty}), Left());
+  EXPECT_EQ(OvertakenFrom({run(0, {}, 0), empty, run(2, 1, 70)}), (Left{{{"job", 0, 0}, 70}, {{"job", 1, 0}, 70}}));
+  empty.thinned = 1;
+  EXPECT_EQ(OvertakenFrom({run(0, {}, 0), empty}), (Left{{{"job", 0, 0}, 0}}));
 }
 
 // What a watch brings, by series and step.
