@@ -41,6 +41,7 @@ RunRegistry::Member MemberOf(const ProducerInfo& info, bool alive) {
   member.continues = info.continues;
   member.alive = alive;
   member.parent = alive ? ParentOf(info.pid) : 0;
+  member.uid = info.uid;
   return member;
 }
 
@@ -58,6 +59,7 @@ Applicant ApplicantOf(const Peer& peer) {
   applicant.start_step = hello.start_step;
   applicant.parent = ParentOf(peer.credentials.pid);
   applicant.unnamed = hello.run_id_made_up;
+  applicant.uid = peer.credentials.uid;
   return applicant;
 }
 
@@ -233,6 +235,9 @@ Status Ingest::MayEnter(const Peer& peer) {
   if (peer.hello.rank == kAllRanks) {
     return Error{ErrorCode::kInvalidArgument,
                  "rank " + std::to_string(kAllRanks) + " stands for all ranks of a run: no process has it"};
+  }
+  if (registry_.IsAnothers(peer.hello.uuid, peer.credentials.uid)) {
+    return Error{ErrorCode::kPermissionDenied, "what it says it is, by its uuid, is a run of another user"};
   }
   if (auto ended = EndSessionOf(peer.hello.uuid); !ended) return ended;
   if (sessions_.size() >= kMaxProducers) {

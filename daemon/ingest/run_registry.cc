@@ -58,9 +58,23 @@ void RunRegistry::SetAlive(const Uuid& uuid, bool alive) {
   if (member.uuid == uuid) member.alive = alive;
 }
 
+bool RunRegistry::AreAnothers(const Attempts& attempts, uint32_t uid) {
+  return std::any_of(attempts.begin(), attempts.end(), [&](const auto& attempt) {
+    const auto& ranks = attempt.second.ranks;
+    return std::any_of(ranks.begin(), ranks.end(), [&](const auto& rank) { return rank.second.uid.value_or(uid) != uid; });
+  });
+}
+
+bool RunRegistry::IsAnothers(const Uuid& uuid, uint32_t uid) const {
+  const auto known = keys_.find(uuid);
+  if (known == keys_.end()) return false;
+  const Member& member = runs_.at(known->second.run_id).at(known->second.attempt).ranks.at(known->second.rank);
+  return member.uid.value_or(uid) != uid;
+}
+
 // Rule 2.
 bool RunRegistry::Joins(const Applicant& applicant, const Attempts& attempts) const {
-  if (attempts.empty()) return false;
+  if (attempts.empty() || AreAnothers(attempts, applicant.uid)) return false;
   const auto& [number, newest] = *attempts.rbegin();
   if (newest.ranks.contains(applicant.rank)) return false;
   if (applicant.count && *applicant.count > number) return false;  // its scheduler has started the job anew since
@@ -122,6 +136,10 @@ RunRegistry::Family RunRegistry::FamilyOf(const Applicant& applicant) const {
   for (uint32_t copy = 1; copy <= kSameNameMax; ++copy) {
     const auto run = runs_.find(NameOf(applicant.name, copy));
     const bool kept = run != runs_.end() && !run->second.empty();
+    if (kept && AreAnothers(run->second, applicant.uid)) {
+      if (family.own == copy) ++family.own;
+      continue;
+    }
     const auto any = [&](const auto& is) {
       return kept && std::any_of(run->second.begin(), run->second.end(),
                                  [&](const auto& attempt) { return is(attempt.second); });
@@ -151,7 +169,7 @@ const std::string* RunRegistry::ContinuedBy(const Applicant& applicant, const Fa
   // another's continuation that stands alone.
   if (!family.of_job.empty() || family.runs.size() != 1) return nullptr;
   const std::string& only = *family.runs.front();
-  return only == applicant.name && !lives(only) ? &only : nullptr;
+  return only == NameOf(applicant.name, family.own) && !lives(only) ? &only : nullptr;
 }
 
 // Rules 3 to 5.
@@ -179,7 +197,10 @@ Placement RunRegistry::Open(const Applicant& applicant) const {
         "recorded on another host under this name, and stands alone; to have both as one line bring "
         "that one here before the next begins, see 'ikkuna import --help'");
   }
-  if (name != applicant.name && family.free > 1) {
+  if (name != applicant.name && family.own > 1) {
+    placement.notes.push_back("runs under the name '" + applicant.name + "' are another user's, so this one is '" + name +
+                              "': give each job an id of its own");
+  } else if (name != applicant.name && family.free > 1) {
     placement.notes.push_back("another job lives under the name '" + applicant.name + "', so this one is '" + name +
                               "': give each job an id of its own, or its ranks one MASTER_ADDR and MASTER_PORT");
   } else if (name != applicant.name) {

@@ -10,12 +10,15 @@
 //      named no run (torchrun without an id) are of one job if they agree in MASTER_ADDR, MASTER_PORT, world size and a
 //      parent process that is known.
 //   3. Where a member of the name lives otherwise, this is another job under the same name: `name~2`, `name~3`, ...,
-//      the first of which nobody lives, with a note.
+//      the first of which nobody lives, with a note. So it is where runs of the name are another user's, living or not:
+//      those are neither joined nor continued.
 //   4. Else a new attempt begins: the scheduler's restart count if it is above all that are kept, else the highest plus one.
 //   5. An attempt continues the one before if its trainer says so and it is known which that is: of `name`, `name~2`,
 //      ... the run that alone has the applicant's job key (where it has an address), if its newest attempt has it and
-//      nobody lives there; else `name` itself, if that is all there is of the name and nobody lives there. Any other
+//      nobody lives there; else `name` itself (the first that is not another user's), if that is all there is of the
+//      name and nobody lives there. Any other
 //      stands alone, with a note: two jobs must never be drawn as one line.
+// A known uuid that another user says is no rule: ask IsAnothers() first.
 // Owner: Ingest, under its mutex. No clock, no file, no process is looked at here: who lives is the caller's word.
 #pragma once
 
@@ -41,6 +44,7 @@ struct Applicant {
   uint64_t start_step = 0;  // above 0 says the same
   int32_t parent = 0;       // its parent process; 0: not known
   bool unnamed = false;     // nobody gave it a run_id: it made up one of its own
+  uint32_t uid = 0;         // its user, the kernel's word
 };
 
 struct Placement {
@@ -65,11 +69,15 @@ class RunRegistry {
     bool alive = false;
     std::optional<uint32_t> count = std::nullopt;  // the scheduler's restart count; none: not known
     bool unnamed = false;
+    std::optional<uint32_t> uid = std::nullopt;  // none: not known, and so nobody else's
   };
 
   // One that is kept from before, or that lives. A later one of the same uuid takes its place.
   void Add(const Member& member);
   void SetAlive(const Uuid& uuid, bool alive);
+
+  // The uuid is of a member that another user has.
+  bool IsAnothers(const Uuid& uuid, uint32_t uid) const;
 
   // Where the applicant belongs. Changes nothing: Add() what came of it.
   Placement Place(const Applicant& applicant) const;
@@ -86,10 +94,12 @@ class RunRegistry {
   // What there is of name, name~2, ...
   struct Family {
     uint32_t free = kSameNameMax + 1;  // the first copy that nobody lives
-    std::vector<const std::string*> runs;
+    uint32_t own = 1;                // the first copy that is not another user's
+    std::vector<const std::string*> runs;  // that are not another user's
     std::vector<const std::string*> of_job;  // those that have the applicant's job key
   };
 
+  static bool AreAnothers(const Attempts& attempts, uint32_t uid);
   bool Joins(const Applicant& applicant, const Attempts& attempts) const;
   std::optional<Placement> Join(const Applicant& applicant) const;
   std::optional<Placement> JoinUnnamed(const Applicant& applicant) const;

@@ -40,6 +40,7 @@ class RunRegistryTest : public testing::Test {
     member.alive = true;
     member.count = applicant.count;
     member.unnamed = applicant.unnamed;
+    member.uid = applicant.uid;
     registry_.Add(member);
     return placement;
   }
@@ -443,6 +444,38 @@ TEST_F(RunRegistryTest, ANameOfTheLongestStaysWithinItsLimit) {
   Enter(Of(name));
   const Placement second = Enter(Of(name));
   EXPECT_EQ(second.key.run_id, std::string(253, 'n') + "~2");
+}
+
+// Two users of one daemon, who call their jobs the same.
+TEST_F(RunRegistryTest, ARunOfAnotherUserIsNeitherJoinedNorContinuedNorFree) {
+  const Applicant theirs = Of("train", 0, 2);
+  Enter(theirs);
+  Applicant rank = Of("train", 1, 2);
+  rank.uid = 7;
+  EXPECT_EQ(registry_.Place(rank).key, (RunKey{"train~2", 0, 1}));
+  Die(theirs);
+  Applicant own = Of("train");
+  own.uid = 7;
+  own.resume = true;
+  const Placement alone = Enter(own);
+  EXPECT_EQ(alone.key, (RunKey{"train~2", 0, 0}));
+  EXPECT_FALSE(alone.continues);
+  ASSERT_FALSE(alone.notes.empty());
+  EXPECT_NE(alone.notes.back().find("another user's"), std::string::npos);
+  // Its next life goes on with its own, and the other user's with theirs.
+  Die(own);
+  Applicant next = Of("train");
+  next.uid = 7;
+  next.resume = true;
+  const Placement continued = Enter(next);
+  EXPECT_EQ(continued.key, (RunKey{"train~2", 1, 0}));
+  EXPECT_EQ(continued.continues, 0u);
+  Die(next);
+  Applicant back = Of("train");
+  back.start_step = 5;
+  EXPECT_EQ(registry_.Place(back).key, (RunKey{"train", 1, 0}));
+  EXPECT_TRUE(registry_.IsAnothers(theirs.uuid, 7));
+  EXPECT_FALSE(registry_.IsAnothers(own.uuid, 7));
 }
 
 }  // namespace
