@@ -123,10 +123,21 @@ Status RunWriter::Keep(const Thinning& thinning, std::span<const StampColumns> s
   const uint64_t first = kept->front().step, last = kept->back().step;
   const size_t most = kept->size() / 2 + 1;
   uint32_t k = *coarsened;
+  size_t stay = 0;
   for (;; ++k) {
-    size_t stay = 0;
+    stay = 0;
     for (const Kept& one : *kept) stay += one.step == first || one.step == last || Keeps(one.step, k) ? 1 : 0;
     if (stay <= std::max<size_t>(most, 2) || k >= 64) break;
+  }
+  // Steps that are all odd, as the last ones of epochs may be: every second number, as they come.
+  if (stay * 4 < kept->size()) {
+    const size_t end = kept->size() - 1;
+    size_t into = 0;
+    for (size_t i = 0; i <= end; ++i) {
+      if (i % 2 == 0 || i == end) (*kept)[into++] = (*kept)[i];
+    }
+    kept->resize(into);
+    return {};
   }
   *coarsened = static_cast<uint8_t>(k);
   std::erase_if(*kept, [&](const Kept& one) { return one.step != first && one.step != last && !Keeps(one.step, k); });

@@ -349,7 +349,7 @@ Status Store::Impl::FlushRun(const EntryPtr& entry) {
   uint64_t front = 0;
   auto deadline = Clock::now() + kNothingWritten;
   while (!entry->deleted && (waits() || saves())) {
-    if (closing_) return refused("the run store is closed");
+    if (closing_ || copies_end_.load()) return refused("the daemon ends");
     if (!entry->failing.empty() && flushes_ >= round + 2) return refused(entry->failing);
     const uint64_t now_front = entry->pending.empty() ? 0 : entry->pending.front().first_ticket;
     if (now_front != std::exchange(front, now_front)) deadline = Clock::now() + kNothingWritten;
@@ -448,6 +448,7 @@ Status Store::DeleteRun(const RunKey& run) { return impl_->DeleteRun(run); }
 Status Store::TagRun(const RunKey& run, const std::vector<std::string>& add, const std::vector<std::string>& remove) {
   return impl_->TagRun(run, add, remove);
 }
+void Store::EndCopies() { impl_->EndCopies(); }
 Status Store::ExportFile(const RunKey& run, const std::string& path) { return impl_->ExportFile(run, path); }
 Result<RunKey> Store::ImportFile(const std::string& path, bool moves) { return impl_->ImportFile(path, moves); }
 Status Store::CanTake(const RunKey& run) const { return impl_->CanTake(run); }

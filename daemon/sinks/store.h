@@ -51,10 +51,11 @@ struct StoreOptions {
   std::chrono::milliseconds rest_within{60'000};
   std::chrono::milliseconds sync_every{60'000};  // a commit is safe from the death of the machine after so long
   int nice = kNiceDefault;                        // of its threads
-  // After a commit, on the store's thread: everything of this run up to done_seq is safe.
-  std::function<void(const RunKey& run, uint64_t done_seq)> on_committed = {};
-  // Then each batch of that commit, as it was offered, before a Flush that waits for it returns. Does not throw.
+  // After a commit, on the store's thread, before a Flush that waits for it returns: each batch of it, as it was offered.
+  // Does not throw.
   std::function<void(const std::shared_ptr<const Batch>& batch)> on_kept = {};
+  // Then: everything of this run up to done_seq is safe.
+  std::function<void(const RunKey& run, uint64_t done_seq)> on_committed = {};
   // Events that the store raises itself, with their id, on its thread or on that of Open, Begin and the like. They are
   // stored too, as soon as that is possible. Neither calls the store back.
   std::function<void(const Event& event)> on_event = {};
@@ -132,6 +133,8 @@ class Store : public Sink, public RunStore, public Recorded {
   // A copy of the run as it is now, in one file that must not exist; also of a run that goes on. kResourceExhausted: it
   // would leave less free on the file system of `path` than shall stay.
   Status ExportFile(const RunKey& run, const std::string& path);
+  // Copies that are being made fail, and so do later ones: nothing waits for them any more.
+  void EndCopies();
   // Takes in a run's file. kAlreadyExists: its key is taken. `moves`: the file is the caller's alone, and is not kept where
   // it is.
   Result<RunKey> ImportFile(const std::string& path, bool moves = false);

@@ -53,6 +53,7 @@ class Store::Impl {
   Status DeleteRun(const RunKey& run);
   Status TagRun(const RunKey& run, const std::vector<std::string>& add, const std::vector<std::string>& remove);
   Status ExportFile(const RunKey& run, const std::string& path);
+  void EndCopies();
   Result<RunKey> ImportFile(const std::string& path, bool moves);
   // Whether so many bytes more leave `stays` free.
   Status CheckRoom(const std::string& folder, uint64_t bytes, uint64_t stays) const;
@@ -190,6 +191,7 @@ class Store::Impl {
   EntryPtr own_;  // events of the daemon itself; has no run
 
   std::atomic<uint64_t> next_event_id_{1};
+  std::atomic<bool> copies_end_{false};
   std::atomic<int> nice_{kNiceDefault};  // of the thread, as the system has it
 
   mutable std::mutex mutex_;

@@ -365,10 +365,10 @@ void Store::Impl::Settle(const EntryPtr& entry, const CommitReport& report) {
     }
   }
   // Before a Flush that waits for it returns.
-  if (progressed && options_.on_committed && entry != own_) options_.on_committed(entry->key, done_seq);
   for (const auto& batch : kept) {
     if (options_.on_kept) options_.on_kept(batch);
   }
+  if (progressed && options_.on_committed && entry != own_) options_.on_committed(entry->key, done_seq);
   std::string recovered;
   {
     std::lock_guard reading(entry->mutex);

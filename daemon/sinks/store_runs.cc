@@ -368,9 +368,16 @@ Status Store::Impl::TagRun(const RunKey& run, const std::vector<std::string>& ad
   return {};
 }
 
+void Store::Impl::EndCopies() {
+  copies_end_.store(true);
+  std::lock_guard lock(mutex_);
+  flushed_.notify_all();
+}
+
 Status Store::Impl::ExportFile(const RunKey& run, const std::string& path) {
   const EntryPtr entry = Find(run);
   if (!entry) return NoRun(run);
+  if (copies_end_.load()) return Error{ErrorCode::kUnavailable, "cannot copy run " + Describe(run) + ": the daemon ends"};
   const int fd = ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
   if (fd < 0) return PosixError("cannot make '" + path + "'", errno);
   ::close(fd);  // empty: SQLite takes it as its own
@@ -385,7 +392,11 @@ Status Store::Impl::ExportFile(const RunKey& run, const std::string& path) {
   Status copied = CheckRoom(to, FileBytes(*entry), free_bytes_pause_);
   if (copied) {
     Result<BorrowedFile> file = BorrowedFile::Borrow(entry, Database::Mode::kReadWrite);
-    copied = file ? (*file)->CopyTo(path, [&] { return CheckRoom(to, 0, free_bytes_pause_); }) : Status(file.error());
+    const auto allowed = [&]() -> Status {
+      if (copies_end_.load()) return Error{ErrorCode::kUnavailable, "the daemon ends"};
+      return CheckRoom(to, 0, free_bytes_pause_);
+    };
+    copied = file ? (*file)->CopyTo(path, allowed) : Status(file.error());
   }
   if (!copied) return refused(copied.error());
   return {};

@@ -100,6 +100,31 @@ TEST_F(StoreImportTest, ALiveRunIsCopiedAsItIsAtOneMoment) {
   }
 }
 
+TEST_F(StoreImportTest, ACopyThatNobodyWaitsForAnyMoreEnds) {
+  Gate gate;
+  options_.on_committed = [&](const RunKey&, uint64_t) { gate.Pass(); };
+  OpenAndBegin();
+  const uint32_t a = Series("a");
+  Put(a, 0, 1, 1);
+  Flush();
+  gate.Close();
+  Put(a, 1, 1, 2);
+  ASSERT_TRUE(Eventually([&] { return gate.Waits(); }));
+  Put(a, 2, 1, 3);  // nothing is written while the gate is closed
+  Status copied;
+  std::thread client([&] { copied = store_->ExportFile(kRun, copy()); });
+  EXPECT_TRUE(Eventually([&] { return fs::exists(copy()); }));
+  store_->EndCopies();
+  client.join();
+  gate.Open();
+  ASSERT_FALSE(copied.ok());
+  EXPECT_NE(copied.error().text.find("the daemon ends"), std::string::npos) << copied.error().text;
+  EXPECT_FALSE(fs::exists(copy()));
+  Flush();
+  EXPECT_FALSE(store_->ExportFile(kRun, copy()).ok());
+  EXPECT_FALSE(fs::exists(copy()));
+}
+
 TEST_F(StoreImportTest, ACopyThatWouldLackWhatWaitsIsRefusedAndSaysHowMuch) {
   SmallDisk disk(dir_.path() + "/data", 6);
   if (!disk.mounted()) GTEST_SKIP() << "NOT TESTED: no file system can be mounted here";

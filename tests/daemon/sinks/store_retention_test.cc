@@ -178,9 +178,9 @@ TEST_F(StoreRetentionTest, LiveRunsAboveTheCapAreThinnedOldestFirstAndSaySo) {
   };
   for (uint64_t step = 0; step < kSteps; ++step) {
     std::vector<Sample> samples;
-    // Some come each tenth step only: steps that are multiples of 2 are all they have.
+    // Some come each tenth step only: steps that are multiples of 2 are all they have, or those that are odd.
     for (uint32_t i = 0; i < kSeries; ++i) {
-      if (i >= 20 || step % 10 == 0) samples.push_back({ids[i], 0, value(i, step)});
+      if (i >= 20 || step % 10 == (i < 10 ? 0 : 9)) samples.push_back({ids[i], 0, value(i, step)});
     }
     store_->Offer(BatchOf(run_, step, std::move(samples)));
     if (step % 200 == 0) Flush();
@@ -207,7 +207,7 @@ TEST_F(StoreRetentionTest, LiveRunsAboveTheCapAreThinnedOldestFirstAndSaySo) {
       auto listed = recorded.ListSeries({});
       ASSERT_TRUE(listed.ok());
       page = *std::move(listed);
-      for (uint32_t i : {0u, 5u, 20u, 100u, 199u}) {
+      for (uint32_t i : {0u, 5u, 15u, 20u, 100u, 199u}) {
         const std::string topic = "s" + std::to_string(i);
         ReadQuery newest, few;
         newest.step_min = kSteps - 20;
@@ -229,11 +229,11 @@ TEST_F(StoreRetentionTest, LiveRunsAboveTheCapAreThinnedOldestFirstAndSaySo) {
     EXPECT_EQ(kept, run.values);
     for (const auto& [i, looked] : reads) {
       const auto& [read, newest, shortened] = looked;
-      const uint64_t every = i >= 20 ? 1 : 10;
+      const uint64_t every = i >= 20 ? 1 : 10, begin = i >= 10 && i < 20 ? 9 : 0;
       ASSERT_LT(read.steps.size(), kSteps / every);
       EXPECT_TRUE(read.thinned);
-      EXPECT_EQ(read.steps.front(), 0u);
-      EXPECT_EQ(read.steps.back(), (kSteps - 1) / every * every);
+      EXPECT_EQ(read.steps.front(), begin);
+      EXPECT_EQ(read.steps.back(), (kSteps - 1 - begin) / every * every + begin);
       for (size_t n = 0; n < read.steps.size(); ++n) {
         if (n > 0) {
           ASSERT_LT(read.steps[n - 1], read.steps[n]);
@@ -259,6 +259,7 @@ TEST_F(StoreRetentionTest, LiveRunsAboveTheCapAreThinnedOldestFirstAndSaySo) {
       EXPECT_LE(shortened.steps.size(), 100u);
       EXPECT_NE(shortened.flags.front() & kFlagThinned, 0);
     }
+    EXPECT_GT(reads[15].all.steps.size() * 2, reads[5].all.steps.size());
   };
   check(*store_, "while it goes on");
   Reopen();
