@@ -26,7 +26,7 @@ void Contents::Open(std::shared_ptr<Plan> with, Scene* of, uint64_t at_step) {
     gathering->groups.resize(scene->users.size());
   }
   feeds.resize(scene->nodes.size());
-  bytes += feeds.size() * sizeof(NodeFeed) + gathering->groups.size() * sizeof(GroupState);
+  bytes = Weigh();
   for (size_t i = 0; i < feeds.size(); ++i) {
     feeds[i].due = step % scene->nodes[i].subscription().subsample == 0 && !scene->nodes[i].entry->ended();
   }
@@ -41,6 +41,17 @@ void Contents::Open(std::shared_ptr<Plan> with, Scene* of, uint64_t at_step) {
     }
     state.due |= state.merges;
   }
+}
+
+uint64_t Contents::Weigh() const {
+  uint64_t sum = kEmptyBytes + feeds.size() * sizeof(NodeFeed) + gathering->groups.size() * sizeof(GroupState);
+  for (const GroupState& group : gathering->groups) sum += group.counted * sizeof(Gathered);
+  for (const NodeFeed& feed : feeds) {
+    sum += feed.instance_of.size() * sizeof(uint32_t) + feed.instances.size() * kInstanceBytes +
+           feed.kept.size() * sizeof(KeptInput);
+    for (const FedInstance& instance : feed.instances) sum += instance.bytes;
+  }
+  return sum;
 }
 
 void Contents::Merge(GraphContext& context, Contents& pass) {
@@ -69,7 +80,7 @@ void Contents::Merge(GraphContext& context, Contents& pass) {
       MergeKept(into, from);
     }
   }
-  bytes += pass.bytes;
+  bytes = Weigh();  // most of the pass is merged in place, and takes nothing
 }
 
 void Contents::MergeGroup(GroupState& into, GroupState& from, size_t members) {
@@ -80,6 +91,7 @@ void Contents::MergeGroup(GroupState& into, GroupState& from, size_t members) {
     return;
   }
   if (into.slots.size() < members) into.slots.resize(members);
+  into.counted = std::max<uint64_t>(into.counted, into.slots.size());
   for (const uint32_t ordinal : from.touched) {
     Gathered& series = into.slots[ordinal];
     const Gathered& more = from.slots[ordinal];
@@ -114,9 +126,14 @@ void Contents::MergeFed(GraphContext& context, uint32_t node, NodeFeed& from) {
     mine.seen |= instance.seen;
     SubscriberEntry& entry = *scene->nodes[node].entry;
     if (!mine.subscriber || !instance.subscriber || entry.ended()) continue;
-    if (!Guarded(context, entry, step, [&] { mine.subscriber->Merge(*instance.subscriber); })) {
+    const bool merged = Guarded(context, entry, step, [&] {
+      mine.subscriber->Merge(*instance.subscriber);
+      mine.bytes = mine.subscriber->bytes();
+    });
+    if (!merged) {
       mine.spoiled = true;
       mine.subscriber.reset();
+      mine.bytes = 0;
     }
   }
   // What has moved is gone; the others go back to rest with the pass.

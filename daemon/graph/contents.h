@@ -96,6 +96,7 @@ struct Contents {
   void Clear(GraphContext& context);
 
  private:
+  uint64_t Weigh() const;  // what `bytes` is
   void MergeGroup(GroupState& into, GroupState& from, size_t members);
   void MergeFed(GraphContext& context, uint32_t node, NodeFeed& from);
   void MergeKept(NodeFeed& into, NodeFeed& from);

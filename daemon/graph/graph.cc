@@ -227,6 +227,8 @@ class Graph final : public MessageGraph {
       if (pass) passes_.Recycle(std::move(pass));
     });
     passes_.DiscardBefore(record.root, record.marker.lowest_open);
+    const bool goes_on = frame != nullptr && frame->whole && record.kind == static_cast<uint8_t>(Kind::kPassesNamed);
+    if (goes_on && frame->contents.bytes > context_.parts.step_bytes_max) GiveUpTooLarge(record);
   }
 
   void Close(const shm::Record& record) {

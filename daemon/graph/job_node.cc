@@ -270,7 +270,8 @@ void JobNode::Do(JobStep& step, const std::shared_ptr<StepOfJob>& results) {
   if (definition.keeps == Keeps::kStep) subscriber_->Reset();
 }
 
-// Says which ranks the step goes without, when that is another set than before.
+// Says which ranks the step goes without, when that is another set than was said last; a rank that comes and goes fills no
+// log, since each value says whether it lacks one.
 void JobNode::NameMissing(const JobStep& step, Batch& batch) {
   uint64_t count = step.missing.size();
   std::vector<std::string> names;
@@ -284,10 +285,13 @@ void JobNode::NameMissing(const JobStep& step, Batch& batch) {
                     std::string(MissingRankName(MissingRank::kNotSeen)) + ")");
   }
   if (count != 0) entry_->Count(MissReason::kIncomplete, count);
-  if (names == missing_before_) return;
-  missing_before_ = names;
+  const std::string listed = Listed(names, 16);
+  if (std::exchange(missing_before_, listed) == listed) return;
+  const auto old = [&](uint64_t told) { return step.step < told || step.step - told >= EventFilter::kEverySteps; };
+  std::erase_if(missing_told_, [&](const auto& one) { return old(one.second); });
+  if (missing_told_.size() >= kMissingSetsMax || !missing_told_.try_emplace(listed, step.step).second) return;
   const std::string text = entry_->subscription.topic + " of all ranks, step " + std::to_string(step.step) +
-                           (names.empty() ? ": all ranks are in it again" : ": without rank " + Listed(names, 16));
+                           (names.empty() ? ": all ranks are in it again" : ": without rank " + listed);
   const Severity severity = names.empty() ? Severity::kInfo : Severity::kWarning;
   batch.events.push_back({0, batch.stamp.unix_ns, severity, run_->key(), "ranks_missing", text, step.step});
 }

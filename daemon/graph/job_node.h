@@ -41,6 +41,7 @@ class JobNode : public std::enable_shared_from_this<JobNode> {
 
  private:
   class StepOfJob;
+  static constexpr size_t kMissingSetsMax = 16;  // that are told of in EventFilter::kEverySteps
   struct Slot {
     std::string module;
     std::string module_type;
@@ -69,7 +70,8 @@ class JobNode : public std::enable_shared_from_this<JobNode> {
   EventFilter filter_;
   // Used by one call after another: JobSteps gives one at a time, and so does a lane.
   std::unique_ptr<metrics::Subscriber> subscriber_;
-  std::vector<std::string> missing_before_;
+  std::string missing_before_;
+  std::map<std::string, uint64_t> missing_told_;  // the step at which a set of ranks was told
   JobSteps steps_;  // last: it calls the rest
 };
 

@@ -27,7 +27,8 @@ namespace ikkuna::graph {
 struct SeriesRef {
   static constexpr uint32_t kUnknown = ~uint32_t{0};
   uint32_t id = kUnknown;  // in the run's catalogue; 0: it is full
-  uint64_t next = 0;       // step of the last value, + 1
+  uint64_t next = 0;       // step of the last value, + 1: of the greatest step
+  uint64_t put = 0;        // the same of the one that was put last
 };
 
 // What a subscriber publishes and lets in.

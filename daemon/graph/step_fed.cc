@@ -51,7 +51,7 @@ void StepRunner::RunFed() {
     }
     if (node_->inputs[0].group != nullptr) about.kind = node_->inputs[0].group->kind();
     origin_ = instance.origin;
-    state_->origins[about_->number] = origin_;
+    state_->AddOrigin(*about_, frame_->scene()->memory->slots.whole(), origin_);
     const size_t named = instance.slot != nullptr ? 1 : 0;
     if (!Guarded(context_, *node_->entry, frame_->step, [&] {
           instance.subscriber->OnStep(step, {&about, named}, ref);

@@ -54,7 +54,7 @@ bool StepRunner::IsRecorded(const SeriesRef& ref) const {
 // False: it goes no further.
 bool StepRunner::PutNumber(SeriesRef& ref, const Slot& slot, uint32_t output, double number, Origin origin) {
   if (ref.next > frame_->step) {
-    const bool twice = ref.next == frame_->step + 1 && !frame_->again;
+    const bool twice = (ref.next == frame_->step + 1 || ref.put == frame_->step + 1) && !frame_->again;
     if (twice && Replace(ref.id, slot, output, number)) return false;
     if (frame_->again || twice) {
       if (frame_->reread) return false;
@@ -66,6 +66,7 @@ bool StepRunner::PutNumber(SeriesRef& ref, const Slot& slot, uint32_t output, do
   } else {
     ref.next = frame_->step + 1;
   }
+  ref.put = frame_->step + 1;
   if (ref.id == 0) {
     Count(MissReason::kRefused, 1);
   } else {

@@ -241,6 +241,8 @@ TEST_P(JobGraphTest, FourRanksMakeOneValueAStep) {
     if (step == 0) continue;
     EXPECT_EQ(sum, 600.0 + 4.0 * static_cast<double>(step)) << step;
   }
+  // Each step was worked on, or given up and counted.
+  EXPECT_EQ(values.size() + set.List()[1].count(MissReason::kQueueFull), kSteps);
   if (std::string(GetParam()) == "rank_sum") {
     EXPECT_EQ(values.size(), kSteps);
   }
@@ -259,6 +261,29 @@ TEST_P(JobGraphTest, ARankThatIsMissingIsNamedAndHoldsNobodyBack) {
   ASSERT_EQ(events.size(), 1u);
   EXPECT_EQ(events[0].kind, "ranks_missing");
   EXPECT_THAT(events[0].text, HasSubstr("of all ranks, step 0: without rank 1 to 3 (not_seen)"));
+}
+
+TEST_P(JobGraphTest, ARankThatComesAndGoesFillsNoLog) {
+  std::vector<std::unique_ptr<MessageGraph>> ranks;
+  for (uint32_t rank = 0; rank < kRanks; ++rank) ranks.push_back(Graph(rank));
+  std::vector<uint64_t> seqs(kRanks);
+  for (uint64_t step = 0; step <= 300; ++step) {
+    for (uint32_t rank = 0; rank < kRanks; ++rank) {
+      if (rank != 3 || step % 2 == 0) Step(*ranks[rank], seqs[rank], step, 1);
+    }
+  }
+  for (uint32_t rank = 0; rank < kRanks; ++rank) ASSERT_TRUE(Settled(*ranks[rank], seqs[rank])) << rank;
+  std::lock_guard lock(mutex);
+  std::vector<std::string> heard;
+  for (const Event& event : events) {
+    if (event.kind == "ranks_missing") heard.push_back(event.text);
+  }
+  EXPECT_GE(heard.size(), 1u);
+  EXPECT_LE(heard.size(), 7u) << "each set once in 100 steps";
+  if (std::string(GetParam()) == "rank_sum") {
+    EXPECT_GE(heard.size(), 4u);
+    EXPECT_EQ(lacking.size(), 150u) << "each value says it";
+  }
 }
 
 // A rule over all ranks is heard as one of a rank is: now and then, however often it speaks; what it asks for is done.

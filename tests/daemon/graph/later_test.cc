@@ -322,26 +322,29 @@ TEST_F(Later, ResultsMayBeUsedLaterFromAnyThread) {
 
 // What was special about the messages is special about what is made of them, whoever says it, when and of whom.
 TEST_F(Later, LateValuesBearTheFlagsAndThePrecisionOfWhatTheyAreMadeOf) {
-  Site site({"holder(weight_gradients)"});
-  site.Start({});
-  shm::Message gradient = site.Summary(Kind::kWeightGradients, {}, Site::kFc1, Site::kW1, {1});  // of float64
-  gradient.record.flags = kFlagGradScaled;
-  site.Handle(gradient);
-  site.Finish({});
-  ASSERT_EQ(held.size(), 1u);
-  held[0]->Put(0, {Site::kFc1, Site::kB1}, 0.1);  // of its module
-  held[0]->Put(0, {Site::kFc2, Site::kW2}, 0.2);  // of the step
-  held.clear();
-  ASSERT_TRUE(site.Settled());
-  size_t seen = 0;
-  for (const Batch& batch : site.batches) {
-    for (const Sample& sample : batch.samples) {
-      ++seen;
-      EXPECT_EQ(sample.flags, kFlagGradScaled);
-      EXPECT_EQ(site.run->series().Find(sample.series)->traits.precision, Precision::kDouble);
+  for (const char* holder : {"holder(weight_gradients)", "fed_holder(weight_gradients)"}) {
+    SCOPED_TRACE(holder);
+    Site site({holder});
+    site.Start({});
+    shm::Message gradient = site.Summary(Kind::kWeightGradients, {}, Site::kFc1, Site::kW1, {1});  // of float64
+    gradient.record.flags = kFlagGradScaled;
+    site.Handle(gradient);
+    site.Finish({});
+    ASSERT_EQ(held.size(), 1u);
+    held[0]->Put(0, {Site::kFc1, Site::kB1}, 0.1);  // of its module
+    held[0]->Put(0, {Site::kFc2, Site::kW2}, 0.2);  // of the step
+    held.clear();
+    ASSERT_TRUE(site.Settled());
+    size_t seen = 0;
+    for (const Batch& batch : site.batches) {
+      for (const Sample& sample : batch.samples) {
+        ++seen;
+        EXPECT_EQ(sample.flags, kFlagGradScaled);
+        EXPECT_EQ(site.run->series().Find(sample.series)->traits.precision, Precision::kDouble);
+      }
     }
+    EXPECT_EQ(seen, 3u);
   }
-  EXPECT_EQ(seen, 3u);
 }
 
 TEST_F(Later, ResultsMayOutliveTheGraph) {
@@ -414,6 +417,17 @@ TEST_F(Later, ValuesOfEveryTypeAndSeveralOutputs) {
   EXPECT_EQ(site.texts, (std::vector<std::string>{"fc1.weight/weights_everything_text=said",
                                                   "fc1.weight/weights_everything_text=twice"}));
   EXPECT_EQ(site.info(1).count(MissReason::kRefused), 3u);
+  // So it is for a step that closes after a later one.
+  for (const uint64_t step : {1u, 2u}) {
+    site.Start({.step = step});
+    site.Handle(site.Summary(Kind::kWeights, {.step = step}, Site::kFc1, Site::kW1, {1}));
+  }
+  for (const uint64_t step : {2u, 1u}) {
+    site.Finish({.step = step});
+    EXPECT_EQ(site.value("fc1.weight/weights_everything", step), 2.5);
+    EXPECT_EQ(site.value("fc1.weight/weights_everything_max", step), 2.5);
+  }
+  EXPECT_EQ(site.missing(MissReason::kRepeated), 0u);
   const auto id = site.run->series().FindId({{"model", "default"}, "fc1", "weight", "weights_everything_tensor"});
   ASSERT_TRUE(id);
   EXPECT_EQ(site.run->series().Find(*id)->traits.type, ValueType::kTensor);

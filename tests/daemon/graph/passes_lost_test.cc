@@ -303,6 +303,44 @@ TEST_F(LostPasses, WhatNeverEndsIsGivenUpWhenItTakesTooMuch) {
   EXPECT_EQ(no_step(), messages);
 }
 
+// Passes are merged in place: many of them take no more than one.
+TEST_F(LostPasses, AStepOfManySmallPassesIsNotTooLarge) {
+  site.step_bytes_max = 1 << 20;
+  site.MakeGraphs();
+  site.Subscribe("mean(activations)");
+  site.Subscribe("merged_sequence(activations)");
+  site.graph->Refresh();
+  site.Start(At(0));
+  constexpr uint32_t kPasses = 3000;
+  for (uint32_t pass = 1; pass <= kPasses; ++pass) {
+    site.StartPass(At(0), pass);
+    site.Handle(Site::At(site.Summary(Kind::kActivations, At(0), Site::kFc1, 0, {double(pass)}), pass, 0));
+    site.Name(At(0), {pass}, pass + 1, pass - 1);
+  }
+  site.Finish(At(0), Named{}, kPasses + 1, kPasses);
+  site.graph->Tick(MonotonicNs());
+  EXPECT_TRUE(site.events.empty()) << site.events[0].text;
+  EXPECT_EQ(site.value("fc1/activations_mean", 0), (kPasses + 1) / 2.0);
+}
+
+TEST_F(LostPasses, AStepWhosePassesTakeTooMuchIsGivenUpWhateverElseComes) {
+  site.step_bytes_max = 1 << 20;
+  site.MakeGraphs();
+  site.Subscribe("sequence(activations)");
+  site.graph->Refresh();
+  site.Start(At(0));
+  const auto most = static_cast<uint32_t>(site.step_bytes_max / sizeof(KeptInput) + 10);
+  for (uint32_t pass = 1; pass <= most && site.missing(MissReason::kDiscarded) == 0; ++pass) {
+    site.StartPass(At(0), pass);
+    site.Handle(Site::At(site.Summary(Kind::kActivations, At(0), Site::kFc1, 0, {1}), pass, 0));
+    site.Name(At(0), {pass}, pass + 1, pass - 1);
+  }
+  site.graph->Tick(MonotonicNs());
+  ASSERT_EQ(site.events.size(), 1u);
+  EXPECT_EQ(site.events[0].kind, "step_too_large");
+  EXPECT_EQ(site.missing(MissReason::kDiscarded), 1u);
+}
+
 TEST_F(LostPasses, ThoseOfASilentRootAreGivenUp) {
   constexpr uint64_t kStart = 1'000'000;
   site.graph->Tick(kStart);

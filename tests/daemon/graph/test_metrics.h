@@ -358,6 +358,14 @@ inline const Descriptor kTestMetrics[] = {
      .publishes = "{kind}_holder",
      .help = "-",
      .define = [](Written inputs, Written) -> Result<Definition> { return Make<Holder>(inputs, "holder"); }},
+    {.name = "fed_holder",
+     .publishes = "{kind}_fed_holder",
+     .help = "-",
+     .define = [](Written inputs, Written) -> Result<Definition> {
+       Definition d = Make<Holder>(inputs, "fed_holder");
+       d.delivery = Delivery::kEachMessage;
+       return d;
+     }},
     {.name = "everything",
      .publishes = "{kind}_everything",
      .help = "-",
