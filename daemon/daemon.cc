@@ -106,9 +106,9 @@ Status Daemon::OpenSinks() {
   }
   options.age_max = std::chrono::hours(24 * static_cast<int64_t>(config_.store_max_age_days));
   options.nice = config_.nice;
-  options.on_committed = [door = door_](const RunKey& run, uint64_t done_seq) {
+  options.on_committed = [door = ingest_door_](const RunKey& run, uint64_t done_seq) {
     std::lock_guard hold(door->mutex);
-    if (door->ingest != nullptr) door->ingest->OnCommitted(run, done_seq);
+    if (door->to != nullptr) door->to->OnCommitted(run, done_seq);
   };
   options.on_kept = [this](const std::shared_ptr<const Batch>& batch) { sinks_.OfferKept(batch); };
   // It keeps its own events itself; the others get them from here.
@@ -160,7 +160,14 @@ void Daemon::StartGraph() {
     status.state = RunState::kFinished;
     store_->SaveProducer(status);
   };
-  parts.emit = [this](Batch batch) { sinks_.Offer(std::make_shared<const Batch>(std::move(batch))); };
+  {
+    std::lock_guard hold(sinks_door_->mutex);
+    sinks_door_->to = &sinks_;
+  }
+  parts.emit = [door = sinks_door_](Batch batch) {
+    std::lock_guard hold(door->mutex);
+    if (door->to != nullptr) door->to->Offer(std::make_shared<const Batch>(std::move(batch)));
+  };
   parts.act = [this](const Run& run, const Event& event, const Action& action) {
     actions_->Take(run.key(), event, action);
   };
@@ -186,8 +193,8 @@ void Daemon::StartIngest(const std::string& version) {
   ingest_ = std::make_unique<ingest::Ingest>(std::move(context));
   control_ = std::make_unique<ingest::Control>(*ingest_);
   {
-    std::lock_guard hold(door_->mutex);
-    door_->ingest = ingest_.get();
+    std::lock_guard hold(ingest_door_->mutex);
+    ingest_door_->to = ingest_.get();
   }
   job_ticker_ = std::make_unique<Ticker>("ikkuna-jobs", kJobsEvery, [this] { jobs_->Tick(MonotonicNs()); });
 }
@@ -279,6 +286,7 @@ Status Daemon::OpenDoor() {
 Status Daemon::Stop() {
   if (!lock_) return {};
   if (acceptor_) Tell(Severity::kInfo, "daemon_stopped", "ikkuna-daemon ends as it was asked to");
+  if (store_) store_->EndCopies();
   acceptor_.reset();
   if (actions_) actions_->End();
   if (ingest_) ingest_->Stop();
@@ -309,8 +317,12 @@ Status Daemon::Stop() {
     LogEvent(event);
   }
   {
-    std::lock_guard hold(door_->mutex);
-    door_->ingest = nullptr;
+    std::lock_guard hold(ingest_door_->mutex);
+    ingest_door_->to = nullptr;
+  }
+  {
+    std::lock_guard hold(sinks_door_->mutex);
+    sinks_door_->to = nullptr;
   }
   ingest_.reset();
   control_.reset();

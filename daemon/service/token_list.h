@@ -2,7 +2,8 @@
 //
 // The file: one token a line, `[read|control] TOKEN [NAME]`; without a role it controls, so that `openssl rand -hex 32
 // > FILE` is such a file. Empty lines and those that begin with # say nothing. It belongs to our user or root, and
-// nobody else may read it.
+// nobody else may read it. Tokens without a name are one caller, 'token': what one of them subscribed or publishes, another
+// may change.
 //
 // Immutable. Thread rule: any thread.
 #pragma once
