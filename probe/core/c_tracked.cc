@@ -1,0 +1,640 @@
+// The C interface over StepTracker: steps that are found from what a front end sees.
+//
+// No lock of ours is held while the front end works: what it is to take waits on its thread, and the marker of a step goes
+// when the step has ended and the last handle of it has, on whichever threads that is.
+#include <algorithm>
+#include <new>
+
+#include "probe/core/c_handle.h"
+
+namespace ikkuna::probe::c {
+
+namespace {
+
+constexpr uint64_t kWeightKinds = KindBit(Kind::kWeights) | KindBit(Kind::kBiases);
+constexpr uint64_t kGradientKinds = KindBit(Kind::kWeightGradients) | KindBit(Kind::kBiasGradients);
+constexpr uint64_t kUpdateKinds = KindBit(Kind::kWeightUpdates) | KindBit(Kind::kBiasUpdates);
+constexpr uint64_t kMomentKinds = KindBit(Kind::kExpAvg) | KindBit(Kind::kExpAvgSq);
+constexpr uint64_t kWalkKinds = KindBit(Kind::kLayerGradients) | KindBit(Kind::kRawWeightGradients);
+
+// The kinds that a take may bring.
+constexpr uint64_t KindsOf(uint32_t take) {
+  return ((take & IKKUNA_TAKE_WEIGHTS) != 0 ? kWeightKinds | kUpdateKinds : 0) |  // an update needs the copy
+         ((take & IKKUNA_TAKE_BUFFERS) != 0 ? KindBit(Kind::kBuffers) : 0) |
+         ((take & IKKUNA_TAKE_GRADIENTS) != 0 ? kGradientKinds : 0) |
+         ((take & IKKUNA_TAKE_RATES) != 0 ? KindBit(Kind::kLearningRate) : 0) |
+         ((take & IKKUNA_TAKE_UPDATES) != 0 ? kUpdateKinds : 0) | ((take & IKKUNA_TAKE_MOMENTS) != 0 ? kMomentKinds : 0);
+}
+
+std::string Shown(const Root& root) { return root.name.empty() ? "a model" : "'" + root.name + "'"; }
+
+TrackedLane& LaneOf(Root& root, uint32_t lane) {
+  if (root.lanes.size() <= lane) root.lanes.resize(lane + 1);
+  return root.lanes[lane];
+}
+
+// The last handle of a step that has ended is: its marker goes. The caller holds the root's mutex.
+void PublishIfOver(Session& session, Step& step) {
+  if (!step.ended || step.handles != 0 || std::exchange(step.marked, true)) return;
+  std::vector<uint32_t> passes;
+  {
+    std::lock_guard lock(step.mutex);
+    step.over = true;
+    passes = std::move(step.passes);
+  }
+  for (const uint32_t number : passes) {
+    const auto recorded = step.root->recorded.find(number);
+    if (recorded == step.root->recorded.end()) continue;
+    step.dropped_kinds.fetch_or(recorded->second->dropped_kinds.load(std::memory_order_relaxed));
+    step.root->recorded.erase(recorded);
+  }
+  if (step.due.any()) {
+    Name(session, step, Kind::kBatchFinished, std::move(passes), step.flags.load());
+  } else {
+    step.state->tracker.PassesTold(step.root->tracked, passes);
+  }
+}
+
+// What a thread has not taken in time is lost to its step.
+void GiveUpTakes(Session& session, Thread& thread) {
+  for (; !thread.takes.empty(); thread.takes.pop_front()) {
+    const std::unique_ptr<ikkuna_step> own(thread.takes.front().step);
+    own->body->dropped_kinds.fetch_or(KindsOf(thread.takes.front().take) & own->body->due.due_kinds());
+    EndHandle(session, *own->body, 0);
+  }
+}
+
+// One event of one thread in one root, whose mutex is held.
+class Event {
+ public:
+  Event(Session& session, Thread& thread, Root& root)
+      : state_(thread.state), session_(session), tracker_(state_->tracker), thread_(thread), root_(root) {}
+
+  ikkuna_pass* BeginPass(uint32_t seen);
+  void Gradient(int64_t task, uint32_t seen);
+  void GradientsUsed(int64_t task);
+  void Written(int write, uint32_t param, uint32_t seen);
+  void Boundary();
+  void Evaluation();
+  void Epoch(uint32_t epoch);
+  ikkuna_step* Now();
+  // The step that is about to begin, where one has ended.
+  std::optional<uint64_t> boundary() const { return boundary_; }
+
+ private:
+  std::shared_ptr<Step> Make(uint64_t number);
+  std::shared_ptr<Step> StepOf(uint32_t lane, uint64_t number);
+  std::shared_ptr<Step> Coming();
+  std::shared_ptr<Step> Said();
+  void Start(Step& step);
+  void Queue(const std::shared_ptr<Step>& step, uint32_t take, uint16_t flags = 0);
+  void TakeWeights(const std::shared_ptr<Step>& step);
+  void End(const StepEnd& end, bool gradients);
+  void NamePassesOf(const StepEnd& end, Step& step, TrackedLane& lane);
+  void Finish(const StepToClose& closing);
+  void FinishAll(const std::vector<StepToClose>& closing);
+  void NoteDue(uint32_t lane);
+
+  const std::shared_ptr<State>& state_;
+  Session& session_;
+  StepTracker& tracker_;
+  Thread& thread_;
+  Root& root_;
+  std::optional<uint64_t> boundary_;
+};
+
+std::shared_ptr<Step> Event::Make(uint64_t number) {
+  auto step = MakeStep(state_, session_, root_, kTagDefault, number, root_.epoch);
+  step->demand_version = root_.demand.version;
+  return step;
+}
+
+// The step that takes the next number: it has none yet, and what is said of it now is not taken back.
+std::shared_ptr<Step> Event::Coming() {
+  const uint64_t next = tracker_.NextStep(root_.tracked);
+  session_.RefreshDemand(root_.demand);
+  std::shared_ptr<Step>& coming = root_.coming;
+  const bool used = coming && (coming->started || coming->handles != 0);
+  if (!coming || coming->header.step != next || (!used && coming->demand_version != root_.demand.version)) {
+    coming = Make(next);
+  }
+  return coming;
+}
+
+std::shared_ptr<Step> Event::StepOf(uint32_t index, uint64_t number) {
+  TrackedLane& lane = LaneOf(root_, index);
+  if (lane.open && lane.open->header.step == number) return lane.open;
+  // What a thread that ended, or that others write for, has left open goes on in the lane of all.
+  for (TrackedLane& other : root_.lanes) {
+    if (other.open && other.open->header.step == number) return lane.open = std::exchange(other.open, nullptr);
+  }
+  session_.RefreshDemand(root_.demand);
+  std::shared_ptr<Step> coming = std::exchange(root_.coming, nullptr);
+  const bool used = coming && (coming->started || coming->handles != 0);
+  const bool usable = coming && coming->header.step == number && (used || coming->demand_version == root_.demand.version);
+  if (coming && !usable && coming->header.step > number) root_.coming = coming;
+  return lane.open = usable ? std::move(coming) : Make(number);
+}
+
+std::shared_ptr<Step> Event::Said() {
+  const auto open = tracker_.OpenStep(root_.tracked, thread_.id);
+  return open ? StepOf(tracker_.LaneOf(root_.tracked, thread_.id), *open) : Coming();
+}
+
+void Event::Start(Step& step) {
+  std::lock_guard lock(step.mutex);
+  EnsureStarted(session_, step);
+}
+
+void Event::Queue(const std::shared_ptr<Step>& step, uint32_t take, uint16_t flags) {
+  uint32_t wanted = 0;
+  for (uint32_t one = 1; one <= IKKUNA_TAKE_BUFFERS; one <<= 1) {
+    if ((take & one) != 0 && step->due.any() && step->due.AnyOf(KindsOf(one))) wanted |= one;
+  }
+  if (wanted == 0) return;
+  Start(*step);
+  auto handle = std::make_unique<ikkuna_step>();
+  handle->body = step;
+  thread_.takes.push_back({sizeof(ikkuna_take), handle.get(), step->header.step, wanted, root_.id, flags});
+  static_cast<void>(handle.release());
+  ++step->handles;
+}
+
+void Event::TakeWeights(const std::shared_ptr<Step>& step) {
+  if (std::exchange(step->weights_taken, true)) return;
+  const bool torn = tracker_.OthersWrite(root_.tracked, thread_.id);
+  Queue(step, IKKUNA_TAKE_WEIGHTS, torn ? uint16_t{kFlagWeightsChangedOutside} : uint16_t{0});
+}
+
+void Event::NoteDue(uint32_t lane) {
+  const bool due = LaneOf(root_, lane).open && LaneOf(root_, lane).open->due.any();
+  const uint64_t next = tracker_.NextStep(root_.tracked);
+  const bool next_due =
+      root_.demand.table && root_.demand.table->DueAt(root_.id, kTagDefault, next, session_.shifts()) != 0;
+  tracker_.SetDue(root_.tracked, lane, due, next_due);
+}
+
+void Event::NamePassesOf(const StepEnd& end, Step& step, TrackedLane& lane) {
+  std::vector<uint32_t> told;  // of which nothing is published
+  std::vector<uint32_t> named;
+  for (const uint32_t number : end.passes) {
+    const auto recorded = root_.recorded.find(number);
+    if (recorded == root_.recorded.end()) {
+      told.push_back(number);
+      continue;
+    }
+    named.push_back(number);
+    // One that began in another step was published by what that one was asked for.
+    const Step& began = *recorded->second->step;
+    if (&began != &step) step.dropped_kinds.fetch_or(step.due.NotIn(began.due));
+  }
+  tracker_.PassesTold(root_.tracked, told);
+  // A pass that began in the step before, of which nothing was wanted, is part of this one: a number that nobody
+  // published anything under says that it lacks one.
+  const bool ahead = end.runs_ahead && !lane.due_before;
+  const bool lacks = std::exchange(lane.lacks_first, false) || end.unheard || ahead;
+  lane.lacks_first = end.handed_on && !step.due.any();
+  if (lacks && step.due.any()) named.push_back(tracker_.NextPass(root_.tracked));
+  if (ahead && step.due.any()) {
+    session_.AddNote("passes of " + Shown(root_) +
+                     " begin in the step before their own: where nothing was to be taken in that one, activations, losses "
+                     "and layer gradients of the next are missing; subscribe to them at every step (period 1)");
+  }
+  lane.due_before = step.due.any();
+  std::lock_guard lock(step.mutex);
+  step.passes = std::move(named);
+}
+
+// `gradients`: they are there still.
+void Event::End(const StepEnd& end, bool gradients) {
+  const std::shared_ptr<Step> step = StepOf(end.lane, end.step);
+  const bool seen = end.cause == StepEndCause::kWritten || end.cause == StepEndCause::kBoundary;
+  step->flags.fetch_or(end.flags());
+  TrackedLane& lane = LaneOf(root_, end.lane);
+  NamePassesOf(end, *step, lane);
+  lane.open.reset();
+  ++lane.round;
+  // Where the trainer has said the end, and no write was seen before, that may come behind.
+  const bool write_goes_on = seen && (end.cause == StepEndCause::kWritten || !end.written);
+  const bool held = write_goes_on && step->due.AnyOf(kUpdateKinds | kMomentKinds | kGradientKinds);
+  if (step->due.any()) {
+    Start(*step);
+    TakeWeights(step);
+    uint32_t take = 0;
+    if (gradients) take |= IKKUNA_TAKE_GRADIENTS;
+    if (seen) take |= IKKUNA_TAKE_RATES;
+    if (!held) take |= IKKUNA_TAKE_UPDATES | IKKUNA_TAKE_MOMENTS;
+    Queue(step, take);
+  }
+  if (held) {
+    lane.closing = step;
+    tracker_.HoldClosing(root_.tracked, end.lane, end.step, false);
+  } else {
+    step->ended = true;
+    PublishIfOver(session_, *step);
+  }
+  if (end.cause == StepEndCause::kInferred) {
+    session_.AddNote("steps of " + Shown(root_) +
+                     " end as inferred: their write of the parameters was not seen, and their gradients may be missing; "
+                     "say where they end (ikkuna_on_boundary())");
+  }
+  Account(*state_, session_, root_, *step, MonotonicNs());
+  // Another thread's backward that is under way in this lane is a step of its own already.
+  if (const auto open = tracker_.OpenStepOf(root_.tracked, end.lane)) StepOf(end.lane, *open);
+  NoteDue(end.lane);
+  boundary_ = tracker_.NextStep(root_.tracked);
+}
+
+// The finished step's updates.
+void Event::Finish(const StepToClose& closing) {
+  const std::shared_ptr<Step> step = std::exchange(LaneOf(root_, closing.lane).closing, nullptr);
+  if (!step) return;
+  if (closing.spanned) step->flags.fetch_or(kFlagWeightsChangedOutside);
+  Queue(step, IKKUNA_TAKE_UPDATES | IKKUNA_TAKE_MOMENTS);
+  step->ended = true;
+  PublishIfOver(session_, *step);
+}
+
+void Event::FinishAll(const std::vector<StepToClose>& closing) {
+  for (const StepToClose& step : closing) Finish(step);
+}
+
+ikkuna_pass* Event::BeginPass(uint32_t seen) {
+  const int m = root_.tracked;
+  auto made = std::make_unique<ikkuna_pass>();
+  made->body = std::make_shared<Pass>();
+  Pass& pass = *made->body;
+  StepTracker::PassOptions options;
+  options.moved = (seen & IKKUNA_SEEN_MOVED) != 0;
+  options.evaluating = (seen & IKKUNA_SEEN_EVALUATING) != 0;
+  options.now_ns = MonotonicNs();
+  const auto begun = tracker_.BeginPass(m, thread_.id, options);
+  FinishAll(begun.to_close);
+  if (begun.ended) End(*begun.ended, (seen & IKKUNA_SEEN_CLEARED) == 0);
+  const std::shared_ptr<Step> step = StepOf(begun.lane, begun.step);
+  pass.step = step;
+  // Of a model that has never made a step, and seems to make none, nothing goes out; should this be its first, that one
+  // says that it lacks a pass.
+  const bool rests = tracker_.Resting(m) && tracker_.steps_ended(m) == 0;
+  if (rests) LaneOf(root_, begun.lane).lacks_first = true;
+  if (step->due.any() && !rests) {
+    Start(*step);
+    pass.number = pass.tracked = tracker_.RecordPass(m, thread_.id, begun.lane);
+    PublishPassStarted(session_, *step, pass.number);
+    const uint32_t lowest = tracker_.LowestOpen(m);
+    std::erase_if(root_.recorded, [&](const auto& one) { return shm::PassBefore(one.first, lowest); });
+    root_.recorded[pass.number] = made->body;
+    if (!std::exchange(step->buffers_taken, true)) Queue(step, IKKUNA_TAKE_BUFFERS);
+    // The weights may move on the way, unseen or by another hand: what counts is what the step began with.
+    if (root_.used_in_backward || tracker_.WeightsMayMove(m)) TakeWeights(step);
+  } else if (!tracker_.Accumulates(m)) {  // a loop whose gradients come by no hook is known by its passes alone
+    pass.tracked = tracker_.RecordPass(m, thread_.id, begun.lane);
+  }
+  shm::StoreRelaxed(session_.root_status(root_.id).phase, static_cast<uint32_t>(shm::Phase::kTrain));
+  NoteDue(begun.lane);
+  return made.release();
+}
+
+void Event::Gradient(int64_t task, uint32_t seen) {
+  const int m = root_.tracked;
+  StepTracker::GradientOptions options;
+  options.state = (seen & IKKUNA_SEEN_CLEARED) != 0 ? GradientState::kCleared : GradientState::kKept;
+  options.moved = (seen & IKKUNA_SEEN_MOVED) != 0;
+  options.now_ns = MonotonicNs();
+  const auto came = tracker_.Gradient(m, thread_.id, task, options);
+  if (came.forgotten) {
+    session_.AddNote("gradients of " + Shown(root_) +
+                     " were cleared between two backward passes of one step: what the passes before the last had is of no "
+                     "step, also where the loop has used it (gradients of each sample)");
+  }
+  FinishAll(came.to_close);
+  if (came.ended) End(*came.ended, false);
+  if (!came.opened && !came.ended) return;
+  const std::shared_ptr<Step> step = StepOf(came.lane, came.step);
+  if (step->due.any() && (root_.used_in_backward || tracker_.WeightsMayMove(m))) TakeWeights(step);
+  NoteDue(came.lane);
+}
+
+void Event::GradientsUsed(int64_t task) {
+  root_.used_in_backward = true;
+  const auto used = tracker_.GradientsUsed(root_.tracked, task);
+  FinishAll(used.to_close);
+  if (used.ended) End(*used.ended, false);
+}
+
+void Event::Written(int write, uint32_t param, uint32_t seen_flags) {
+  const int m = root_.tracked;
+  const bool has_gradient = (seen_flags & IKKUNA_SEEN_GRADIENT) != 0;
+  const bool knew = tracker_.writes_arithmetic(m);
+  const bool optimizer = write == IKKUNA_WRITE_ARITHMETIC && has_gradient;
+  const auto kind = write == IKKUNA_WRITE_ARITHMETIC ? WriteKind::kArithmetic
+                    : write == IKKUNA_WRITE_ASSIGN   ? WriteKind::kAssign
+                                                     : WriteKind::kOther;
+  const auto seen = tracker_.Written(m, thread_.id, kind, has_gradient, static_cast<int>(param),
+                                     (seen_flags & IKKUNA_SEEN_NEW_GRADIENT) != 0);
+  FinishAll(seen.to_close);
+  if (seen.ended) {
+    if (seen.unheard && StepOf(seen.lane, seen.ended->step)->due.any()) {
+      session_.AddNote("step " + std::to_string(seen.ended->step) + " of " + Shown(root_) +
+                       " was the first of a thread that began late: its forward pass was not heard");
+    }
+    End(*seen.ended, true);
+    TrackedLane& lane = LaneOf(root_, seen.lane);
+    lane.written[param] = lane.round;
+    lane.last_written = param;
+    return;
+  }
+  // Somebody else's, in the midst of a step: what the pass used is read before it is gone.
+  const bool others = kind == WriteKind::kOther || (kind == WriteKind::kAssign && knew && !tracker_.manual(m));
+  if (const auto open = others && tracker_.Waits(m, thread_.id) ? tracker_.OpenStep(m, thread_.id) : std::nullopt) {
+    const std::shared_ptr<Step> step = StepOf(tracker_.LaneOf(m, thread_.id), *open);
+    if (step->due.any()) TakeWeights(step);
+    step->flags.fetch_or(kFlagWeightsChangedOutside);
+  }
+  // Between a step's end and the next pass the optimizer writes each parameter in one go. A second round, or a write that
+  // optimizers of this loop do not make, is somebody else's: EMA swaps, loads, clamps.
+  TrackedLane& lane = LaneOf(root_, seen.closing.value_or(seen.lane));
+  const auto known = lane.written.find(param);
+  const bool again = known != lane.written.end() && known->second == lane.round && lane.last_written != param;
+  lane.written[param] = lane.round;
+  lane.last_written = param;
+  if (!seen.closing || !lane.closing) return;
+  const bool outside = kind == WriteKind::kOther || (kind == WriteKind::kAssign && (knew || optimizer)) || again;
+  if (outside) lane.closing->flags.fetch_or(kFlagWeightsChangedOutside);
+}
+
+void Event::Boundary() {
+  const auto said = tracker_.Boundary(root_.tracked, thread_.id);
+  FinishAll(said.to_close);
+  if (said.ended) End(*said.ended, true);
+}
+
+void Event::Evaluation() {
+  tracker_.EvaluationLayer(root_.tracked, thread_.id, -1, true);
+  FinishAll(tracker_.CloseSteps(root_.tracked, thread_.id, StepTracker::CloseAt::kEvaluation));
+}
+
+void Event::Epoch(uint32_t epoch) {
+  FinishAll(tracker_.CloseSteps(root_.tracked, thread_.id, StepTracker::CloseAt::kEpoch));
+  const bool other = std::exchange(root_.epoch, epoch) != epoch;
+  const uint64_t begins = tracker_.OpenStep(root_.tracked, thread_.id).value_or(tracker_.NextStep(root_.tracked));
+  root_.epoch_begin_step = begins;
+  if (root_.coming && !root_.coming->started && root_.coming->handles == 0) root_.coming.reset();
+  shm::StoreRelaxed(session_.root_status(root_.id).epoch, epoch);
+  const std::shared_ptr<Step> step = Said();
+  for (const Kind kind : {Kind::kEpochFinished, Kind::kEpochStarted}) {
+    if (kind == Kind::kEpochFinished && (!other || begins == state_->start_step)) continue;
+    std::lock_guard lock(step->mutex);
+    if (!step->due.AnyOf(kind) || !step->due.TakesLogged(kind, 0)) continue;
+    EnsureStarted(session_, *step);
+    MessageHeader marker = step->header;
+    marker.kind = kind;
+    session_.PublishMarker(marker);
+  }
+}
+
+ikkuna_step* Event::Now() {
+  auto handle = std::make_unique<ikkuna_step>();
+  handle->body = Said();
+  ++handle->body->handles;
+  return handle.release();
+}
+
+// What `body` makes of the event, with the root's mutex held, and commands behind it. `refused`: where it is.
+template <typename Value, typename Body>
+Value Seen(ikkuna_thread* handle, uint16_t root_id, Value nothing, Value refused, Body&& body) {
+  if (handle == nullptr) return nothing;
+  Thread& thread = handle->body;
+  State& state = *thread.state;
+  return Guarded(state, nothing, [&](Session& session) -> Value {
+    Root* const root = state.root(root_id);
+    if (root == nullptr || !root->follows) {
+      Refuse(state, "what is seen needs the id of a root whose steps are found from it: take what ikkuna_root_tracked() "
+                    "gives");
+      return refused;
+    }
+    session.WaitForDaemon();
+    GiveUpTakes(session, thread);
+    Value value = nothing;
+    std::optional<uint64_t> boundary;
+    {
+      Timer timer(root->spent.total_ns, nullptr);
+      std::lock_guard lock(root->mutex);
+      if (root->last_end_ns == 0) root->last_end_ns = MonotonicNs();
+      Event event(session, thread, *root);
+      value = body(event);
+      boundary = event.boundary();
+    }
+    HandleCommands(state, session, root_id, boundary);
+    return value;
+  });
+}
+
+template <typename Body>
+int SeenAndCounted(ikkuna_thread* thread, uint16_t root, Body&& body) {
+  return Seen(thread, root, 0, -1, [&](Event& event) {
+    body(event);
+    return static_cast<int>(thread->body.takes.size());
+  });
+}
+
+}  // namespace
+
+void EndHandle(Session& session, Step& step, uint16_t flags) {
+  std::lock_guard lock(step.root->mutex);
+  step.flags.fetch_or(flags);
+  --step.handles;
+  PublishIfOver(session, step);
+}
+
+void PassGone(Pass& pass) {
+  if (pass.tracked == 0) return;
+  Root& root = *pass.step->root;
+  std::lock_guard lock(root.mutex);
+  pass.step->state->tracker.PassGone(root.tracked, pass.tracked);
+}
+
+// Steps whose update is open end without it; of one that is open itself no end is told.
+void EndFollowed(Session& session, Root& root) {
+  std::lock_guard lock(root.mutex);
+  for (TrackedLane& lane : root.lanes) {
+    const std::shared_ptr<Step> step = std::exchange(lane.closing, nullptr);
+    if (!step) continue;
+    step->dropped_kinds.fetch_or(step->due.due_kinds() & (kUpdateKinds | kMomentKinds));
+    step->ended = true;
+    step->handles = 0;
+    PublishIfOver(session, *step);
+  }
+  if (root.coming && root.coming->started) {
+    root.coming->ended = true;
+    root.coming->handles = 0;
+    PublishIfOver(session, *root.coming);
+  }
+}
+
+}  // namespace ikkuna::probe::c
+
+using namespace ikkuna::probe::c;
+using ikkuna::probe::MessageHeader;
+using ikkuna::probe::Session;
+
+extern "C" {
+
+uint64_t ikkuna_next_step(const ikkuna_session* s, uint16_t root_id) {
+  if (s == nullptr || !s->state || s->state->root(root_id) == nullptr) return 0;
+  return s->state->tracker.NextStep(s->state->root(root_id)->tracked);
+}
+
+ikkuna_thread* ikkuna_thread_begin(ikkuna_session* s) {
+  if (s == nullptr || !s->state) return nullptr;
+  return Guarded(*s->state, static_cast<ikkuna_thread*>(nullptr), [&](Session&) {
+    auto made = std::make_unique<ikkuna_thread>();
+    made->body.state = s->state;
+    made->body.id = s->state->tracker.AddThread();
+    made->body.last_task.fill(-1);
+    return made.release();
+  });
+}
+
+void ikkuna_thread_end(ikkuna_thread* thread) {
+  const std::unique_ptr<ikkuna_thread> own(thread);
+  if (thread == nullptr) return;
+  State& state = *thread->body.state;
+  Guarded(state, 0, [&](Session& session) {
+    GiveUpTakes(session, thread->body);
+    state.tracker.EndThread(thread->body.id);
+    return 0;
+  });
+  for (const ikkuna_take& left : thread->body.takes) delete left.step;
+}
+
+uint32_t ikkuna_look(const ikkuna_session* s, uint16_t root_id) {
+  if (s == nullptr || !s->state || !s->state->active()) return 0;
+  const Root* const root = s->state->root(root_id);
+  if (root == nullptr || !root->follows) return 0;
+  const auto& tracker = s->state->tracker;
+  uint32_t look = 0;
+  if (tracker.Pending(root->tracked)) look |= IKKUNA_LOOK_GRADIENTS;
+  if (tracker.WatchesWeights(root->tracked)) look |= IKKUNA_LOOK_WEIGHTS;
+  if (!tracker.Accumulates(root->tracked)) look |= IKKUNA_LOOK_WRITES;
+  if (tracker.Awake(root->tracked)) look |= IKKUNA_LOOK_AWAKE;
+  return look;
+}
+
+ikkuna_pass* ikkuna_on_pass(ikkuna_thread* thread, uint16_t root, uint32_t seen) {
+  ikkuna_pass* const nothing = nullptr;
+  return Seen(thread, root, nothing, nothing, [&](Event& event) { return event.BeginPass(seen); });
+}
+
+ikkuna_pass* ikkuna_on_reached(ikkuna_thread* thread, ikkuna_pass* handle, int64_t task) {
+  if (thread == nullptr || handle == nullptr || handle->body->tracked == 0) return nullptr;
+  Pass& pass = *handle->body;
+  const std::shared_ptr<Step>& step = pass.step;
+  State& state = *step->state;
+  return Guarded(state, static_cast<ikkuna_pass*>(nullptr), [&](Session& session) -> ikkuna_pass* {
+    std::lock_guard lock(pass.walks_mutex);
+    for (const auto& [known, walk] : pass.walks) {
+      if (known == task) return walk.get();
+    }
+    Timer timer(step->root->spent.total_ns, nullptr);
+    std::lock_guard hold(step->root->mutex);
+    const bool numbered = pass.number != 0 && step->due.AnyOf(kWalkKinds);
+    const uint32_t number =
+        state.tracker.Walked(step->root->tracked, thread->body.id, pass.tracked, task, numbered);
+    // One that runs within another, as checkpointing does, is part of it.
+    for (const auto& [other, walk] : pass.walks) {
+      if (walk && walk->body->number == number) return walk.get();
+    }
+    std::unique_ptr<ikkuna_pass> walk;
+    if (number != 0) {
+      walk = std::make_unique<ikkuna_pass>();
+      walk->body = std::make_shared<Pass>();
+      walk->body->step = step;
+      walk->body->number = number;
+      walk->body->of_walk = true;
+      PublishPassStarted(session, *step, number);
+      step->root->recorded[number] = walk->body;
+    }
+    return pass.walks.emplace_back(task, std::move(walk)).second.get();
+  });
+}
+
+int ikkuna_on_evaluation_reached(ikkuna_thread* thread, uint16_t root_id, int64_t task) {
+  if (thread == nullptr) return 0;
+  State& state = *thread->body.state;
+  return Guarded(state, 0, [&](Session&) {
+    const Root* const root = state.root(root_id);
+    if (root == nullptr || !root->follows) return Refuse(state, "there is no such root whose steps are found");
+    state.tracker.EvaluationWalked(root->tracked, thread->body.id, task);
+    return static_cast<int>(thread->body.takes.size());
+  });
+}
+
+int ikkuna_on_gradient(ikkuna_thread* thread, uint16_t root, int64_t task, uint32_t seen) {
+  // One early way out, before anything that threads share.
+  const bool known = thread != nullptr && root >= 1 && root <= ikkuna::kMaxRoots;
+  if (known && thread->body.last_task[root - 1u] == task) return static_cast<int>(thread->body.takes.size());
+  const int waiting = SeenAndCounted(thread, root, [&](Event& event) { event.Gradient(task, seen); });
+  if (known && waiting >= 0) thread->body.last_task[root - 1u] = task;
+  return waiting;
+}
+
+int ikkuna_on_gradients_used(ikkuna_thread* thread, uint16_t root, int64_t task) {
+  return SeenAndCounted(thread, root, [&](Event& event) { event.GradientsUsed(task); });
+}
+
+int ikkuna_on_backward_end(ikkuna_thread* thread, int64_t task) {
+  if (thread == nullptr) return 0;
+  return Guarded(*thread->body.state, 0, [&](Session&) {
+    thread->body.state->tracker.EndBackward(thread->body.id, task);
+    return static_cast<int>(thread->body.takes.size());
+  });
+}
+
+int ikkuna_on_write(ikkuna_thread* thread, uint16_t root, int write, uint32_t param, uint32_t seen) {
+  if (thread == nullptr) return 0;
+  if (write < IKKUNA_WRITE_ARITHMETIC || write > IKKUNA_WRITE_OTHER || param > INT32_MAX) {
+    return Refuse(*thread->body.state, "a write is one of IKKUNA_WRITE_*, of a parameter whose number is below 2^31");
+  }
+  return SeenAndCounted(thread, root, [&](Event& event) { event.Written(write, param, seen); });
+}
+
+int ikkuna_on_boundary(ikkuna_thread* thread, uint16_t root) {
+  return SeenAndCounted(thread, root, [](Event& event) { event.Boundary(); });
+}
+
+int ikkuna_on_evaluation(ikkuna_thread* thread, uint16_t root) {
+  return SeenAndCounted(thread, root, [](Event& event) { event.Evaluation(); });
+}
+
+int ikkuna_on_epoch(ikkuna_thread* thread, uint16_t root, uint32_t epoch) {
+  return SeenAndCounted(thread, root, [&](Event& event) { event.Epoch(epoch); });
+}
+
+int ikkuna_next_take(ikkuna_thread* thread, ikkuna_take* take) {
+  if (thread == nullptr || thread->body.takes.empty()) return 0;
+  if (take == nullptr || take->size < sizeof(ikkuna_take)) {
+    return Refuse(*thread->body.state, "a take needs `size` to be sizeof(ikkuna_take)");
+  }
+  *take = thread->body.takes.front();
+  thread->body.takes.pop_front();
+  return 1;
+}
+
+ikkuna_step* ikkuna_step_now(ikkuna_thread* thread, uint16_t root) {
+  ikkuna_step* const nothing = nullptr;
+  if (thread == nullptr) return nothing;
+  State& state = *thread->body.state;
+  return Guarded(state, nothing, [&](Session& session) -> ikkuna_step* {
+    Root* const of = state.root(root);
+    if (of == nullptr || !of->follows) {
+      Refuse(state, "the step of now is one of a root that ikkuna_root_tracked() gives");
+      return nullptr;
+    }
+    session.WaitForDaemon();
+    std::lock_guard lock(of->mutex);
+    return Event(session, thread->body, *of).Now();
+  });
+}
+
+}  // extern "C"
