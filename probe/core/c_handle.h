@@ -96,6 +96,7 @@ struct Root {
   bool follows = false;  // constant
   std::deque<TrackedLane> lanes;
   std::shared_ptr<Step> coming;  // takes the next number
+  std::vector<std::shared_ptr<Step>> leaving;  // ended, and with handles that are not
   // Published passes that may still be named, by number; null where nothing was wanted of what began it.
   std::map<uint32_t, std::shared_ptr<Pass>> recorded;
   bool used_in_backward = false;  // an optimizer within backward has used gradients

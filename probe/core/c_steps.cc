@@ -296,6 +296,7 @@ void EndSteps(State& state) {
     std::lock_guard lock(root.mutex);
     root.lanes.clear();
     root.recorded.clear();
+    root.leaving.clear();
     root.coming.reset();
   }
 }

@@ -36,6 +36,7 @@ TrackedLane& LaneOf(Root& root, uint32_t lane) {
 // The last handle of a step that has ended is: its marker goes. The caller holds the root's mutex.
 void PublishIfOver(Session& session, Step& step) {
   if (!step.ended || step.handles != 0 || std::exchange(step.marked, true)) return;
+  std::erase_if(step.root->leaving, [&](const auto& one) { return one.get() == &step; });
   std::vector<uint32_t> passes;
   {
     std::lock_guard lock(step.mutex);
@@ -80,6 +81,8 @@ class Event {
   ikkuna_step* Now();
   // The step that is about to begin, where one has ended.
   std::optional<uint64_t> boundary() const { return boundary_; }
+  // Commands that are for no step may come behind it.
+  bool may_command() const { return boundary_ || between_; }
 
  private:
   std::shared_ptr<Step> Make(uint64_t number);
@@ -93,6 +96,12 @@ class Event {
   void NamePassesOf(const StepEnd& end, Step& step, TrackedLane& lane);
   void Finish(const StepToClose& closing);
   void FinishAll(const std::vector<StepToClose>& closing);
+  // The tracker is through with it.
+  void Leave(const std::shared_ptr<Step>& step) {
+    step->ended = true;
+    if (step->handles != 0) root_.leaving.push_back(step);
+    PublishIfOver(session_, *step);
+  }
   void NoteDue(uint32_t lane);
 
   const std::shared_ptr<State>& state_;
@@ -101,6 +110,7 @@ class Event {
   Thread& thread_;
   Root& root_;
   std::optional<uint64_t> boundary_;
+  bool between_ = false;
 };
 
 std::shared_ptr<Step> Event::Make(uint64_t number) {
@@ -230,8 +240,7 @@ void Event::End(const StepEnd& end, bool gradients) {
     lane.closing = step;
     tracker_.HoldClosing(root_.tracked, end.lane, end.step, false);
   } else {
-    step->ended = true;
-    PublishIfOver(session_, *step);
+    Leave(step);
   }
   if (end.cause == StepEndCause::kInferred) {
     session_.AddNote("steps of " + Shown(root_) +
@@ -251,8 +260,7 @@ void Event::Finish(const StepToClose& closing) {
   if (!step) return;
   if (closing.spanned) step->flags.fetch_or(kFlagWeightsChangedOutside);
   Queue(step, IKKUNA_TAKE_UPDATES | IKKUNA_TAKE_MOMENTS);
-  step->ended = true;
-  PublishIfOver(session_, *step);
+  Leave(step);
 }
 
 void Event::FinishAll(const std::vector<StepToClose>& closing) {
@@ -261,6 +269,7 @@ void Event::FinishAll(const std::vector<StepToClose>& closing) {
 
 ikkuna_pass* Event::BeginPass(uint32_t seen) {
   const int m = root_.tracked;
+  between_ = true;
   auto made = std::make_unique<ikkuna_pass>();
   made->body = std::make_shared<Pass>();
   Pass& pass = *made->body;
@@ -370,6 +379,7 @@ void Event::Boundary() {
 }
 
 void Event::Evaluation() {
+  between_ = true;
   tracker_.EvaluationLayer(root_.tracked, thread_.id, -1, true);
   FinishAll(tracker_.CloseSteps(root_.tracked, thread_.id, StepTracker::CloseAt::kEvaluation));
 }
@@ -417,15 +427,23 @@ Value Seen(ikkuna_thread* handle, uint16_t root_id, Value nothing, Value refused
     GiveUpTakes(session, thread);
     Value value = nothing;
     std::optional<uint64_t> boundary;
+    bool may_command = false;
+    bool first = false;
+    {
+      std::lock_guard lock(root->mutex);
+      first = root->last_end_ns == 0;
+      if (first) root->last_end_ns = MonotonicNs();
+    }
+    if (first) HandleCommands(state, session, root_id, state.tracker.NextStep(root->tracked));
     {
       Timer timer(root->spent.total_ns, nullptr);
       std::lock_guard lock(root->mutex);
-      if (root->last_end_ns == 0) root->last_end_ns = MonotonicNs();
       Event event(session, thread, *root);
       value = body(event);
       boundary = event.boundary();
+      may_command = event.may_command();
     }
-    HandleCommands(state, session, root_id, boundary);
+    if (may_command) HandleCommands(state, session, root_id, boundary);
     return value;
   });
 }
@@ -454,21 +472,23 @@ void PassGone(Pass& pass) {
   pass.step->state->tracker.PassGone(root.tracked, pass.tracked);
 }
 
-// Steps whose update is open end without it; of one that is open itself no end is told.
+// Steps that wait for their update, or for a front end that has not ended their handles, end without; of one that is open
+// itself no end is told.
 void EndFollowed(Session& session, Root& root) {
   std::lock_guard lock(root.mutex);
+  std::vector<std::shared_ptr<Step>> left = std::move(root.leaving);
+  root.leaving.clear();
   for (TrackedLane& lane : root.lanes) {
-    const std::shared_ptr<Step> step = std::exchange(lane.closing, nullptr);
-    if (!step) continue;
-    step->dropped_kinds.fetch_or(step->due.due_kinds() & (kUpdateKinds | kMomentKinds));
+    if (lane.closing) left.push_back(std::exchange(lane.closing, nullptr));
+  }
+  for (const auto& step : left) {
+    step->dropped_kinds.fetch_or(step->due.due_kinds() & (kWeightKinds | kGradientKinds | kUpdateKinds | kMomentKinds));
+  }
+  if (root.coming && root.coming->started) left.push_back(root.coming);
+  for (const auto& step : left) {
     step->ended = true;
     step->handles = 0;
     PublishIfOver(session, *step);
-  }
-  if (root.coming && root.coming->started) {
-    root.coming->ended = true;
-    root.coming->handles = 0;
-    PublishIfOver(session, *root.coming);
   }
 }
 
@@ -612,10 +632,11 @@ int ikkuna_on_epoch(ikkuna_thread* thread, uint16_t root, uint32_t epoch) {
 }
 
 int ikkuna_next_take(ikkuna_thread* thread, ikkuna_take* take) {
-  if (thread == nullptr || thread->body.takes.empty()) return 0;
+  if (thread == nullptr) return 0;
   if (take == nullptr || take->size < sizeof(ikkuna_take)) {
     return Refuse(*thread->body.state, "a take needs `size` to be sizeof(ikkuna_take)");
   }
+  if (thread->body.takes.empty()) return 0;
   *take = thread->body.takes.front();
   thread->body.takes.pop_front();
   return 1;
