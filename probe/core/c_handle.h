@@ -247,7 +247,7 @@ MessageHeader HeaderOf(const Step& step, Pass* pass, uint16_t call, const Place&
 int FindPlace(Session& session, Step& step, Pass* pass, uint16_t call, const Place& place, MessageHeader& header,
               Want& want);
 
-// --- Followed steps (c_tracked.cc).
+// --- Followed steps (c_event.cc).
 // The front end has ended a handle, which is freed by the caller. Takes the root's mutex.
 void EndHandle(Session& session, Step& step, uint16_t flags);
 // No backward can reach the pass any more. Takes the root's mutex.
