@@ -173,8 +173,11 @@ MessageHeader HeaderOf(const Step& step, Pass* pass, uint16_t call, const Place&
   header.kind = static_cast<Kind>(place.kind);
   header.module = place.module;
   header.param = place.param;
-  header.flags |= place.flags;
+  header.flags |= place.flags | step.flags.load(std::memory_order_relaxed);
   if (pass != nullptr) {
+    // How a step ended is said of the step alone: a pass that began in it may be part of the next.
+    header.flags &= static_cast<uint16_t>(~(step.flags.load(std::memory_order_relaxed) &
+                                            (kFlagStepSkipped | kFlagStepInferred) & ~place.flags));
     header.pass = pass->number;
     header.call = call;
     header.dropped_kinds = &pass->dropped_kinds;

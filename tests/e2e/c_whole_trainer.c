@@ -211,11 +211,11 @@ static void tracked_step(ikkuna_thread* thread, model* of, uint64_t number, uint
   take_all(thread, of);
   update(of->b, of->db, 1);
   ikkuna_pass_end(pass);
-  if (number % EPOCH == EPOCH - 1) {
+  if (number % EPOCH == 100) {
     check(ikkuna_on_epoch(thread, of->root, (uint32_t)(number / EPOCH) + 1));
     take_all(thread, of);
   }
-  if (number % EVALUATE != EVALUATE - 1) return;
+  if (number % EVALUATE != 120) return;
   check(ikkuna_on_evaluation(thread, of->root));
   take_all(thread, of);
   evaluate(of, ikkuna_next_step(session, of->root), tag);
