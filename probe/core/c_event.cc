@@ -17,7 +17,8 @@ constexpr uint64_t KindsOf(uint32_t take) {
          ((take & IKKUNA_TAKE_BUFFERS) != 0 ? KindBit(Kind::kBuffers) : 0) |
          ((take & IKKUNA_TAKE_GRADIENTS) != 0 ? kGradientKinds : 0) |
          ((take & IKKUNA_TAKE_RATES) != 0 ? KindBit(Kind::kLearningRate) : 0) |
-         ((take & IKKUNA_TAKE_UPDATES) != 0 ? kUpdateKinds : 0) | ((take & IKKUNA_TAKE_MOMENTS) != 0 ? kMomentKinds : 0);
+         ((take & IKKUNA_TAKE_UPDATES) != 0 ? kUpdateKinds : 0) |
+         ((take & IKKUNA_TAKE_MOMENTS) != 0 ? kMomentKinds : 0);
 }
 
 std::string Shown(const Root& root) { return root.name.empty() ? "a model" : "'" + root.name + "'"; }
@@ -88,7 +89,8 @@ std::shared_ptr<Step> Event::StepOf(uint32_t index, uint64_t number) {
   session_.RefreshDemand(root_.demand);
   std::shared_ptr<Step> coming = std::exchange(root_.coming, nullptr);
   const bool used = coming && (coming->started || coming->handles != 0);
-  const bool usable = coming && coming->header.step == number && (used || coming->demand_version == root_.demand.version);
+  const bool usable =
+      coming && coming->header.step == number && (used || coming->demand_version == root_.demand.version);
   if (coming && !usable && coming->header.step > number) root_.coming = coming;
   return lane.open = usable ? std::move(coming) : Make(number);
 }
@@ -160,9 +162,10 @@ void Event::NamePassesOf(const StepEnd& end, Step& step, TrackedLane& lane) {
   lane.lacks_first = end.handed_on && !step.due.any();
   if (lacks && step.due.any()) named.push_back(tracker_.NextPass(root_.tracked));
   if (ahead && step.due.any()) {
-    session_.AddNote("passes of " + Shown(root_) +
-                     " begin in the step before their own: where nothing was to be taken in that one, activations, losses "
-                     "and layer gradients of the next are missing; subscribe to them at every step (period 1)");
+    session_.AddNote(
+        "passes of " + Shown(root_) +
+        " begin in the step before their own: where nothing was to be taken in that one, activations, losses "
+        "and layer gradients of the next are missing; subscribe to them at every step (period 1)");
   }
   lane.due_before = step.due.any();
   std::lock_guard lock(step.mutex);
@@ -197,9 +200,10 @@ void Event::End(const StepEnd& end, bool gradients) {
     Leave(step);
   }
   if (end.cause == StepEndCause::kInferred) {
-    session_.AddNote("steps of " + Shown(root_) +
-                     " end as inferred: their write of the parameters was not seen, and their gradients may be missing; "
-                     "say where they end (ikkuna_on_boundary())");
+    session_.AddNote(
+        "steps of " + Shown(root_) +
+        " end as inferred: their write of the parameters was not seen, and their gradients may be missing; "
+        "say where they end (ikkuna_on_boundary())");
   }
   Account(*state_, session_, root_, *step, MonotonicNs());
   // Another thread's backward that is under way in this lane is a step of its own already.
@@ -266,9 +270,10 @@ void Event::Gradient(int64_t task, uint32_t seen) {
   options.now_ns = MonotonicNs();
   const auto came = tracker_.Gradient(m, thread_.id, task, options);
   if (came.forgotten) {
-    session_.AddNote("gradients of " + Shown(root_) +
-                     " were cleared between two backward passes of one step: what the passes before the last had is of no "
-                     "step, also where the loop has used it (gradients of each sample)");
+    session_.AddNote(
+        "gradients of " + Shown(root_) +
+        " were cleared between two backward passes of one step: what the passes before the last had is of no "
+        "step, also where the loop has used it (gradients of each sample)");
   }
   FinishAll(came.to_close);
   if (came.ended) End(*came.ended, false);
@@ -314,8 +319,8 @@ void Event::Written(int write, uint32_t param, uint32_t seen_flags) {
     if (step->due.any()) TakeWeights(step);
     step->flags.fetch_or(kFlagWeightsChangedOutside);
   }
-  // Between a step's end and the next pass the optimizer writes each parameter in one go. A second round, or a write that
-  // optimizers of this loop do not make, is somebody else's: EMA swaps, loads, clamps.
+  // Between a step's end and the next pass the optimizer writes each parameter in one go. A second round, or a write
+  // that optimizers of this loop do not make, is somebody else's: EMA swaps, loads, clamps.
   TrackedLane& lane = LaneOf(root_, seen.closing.value_or(seen.lane));
   const auto known = lane.written.find(param);
   const bool again = known != lane.written.end() && known->second == lane.round && lane.last_written != param;
@@ -336,6 +341,11 @@ void Event::Evaluation() {
   between_ = true;
   tracker_.EvaluationLayer(root_.tracked, thread_.id, -1, true);
   FinishAll(tracker_.CloseSteps(root_.tracked, thread_.id, StepTracker::CloseAt::kEvaluation));
+}
+
+void Event::CloseAll() {
+  between_ = true;
+  FinishAll(tracker_.CloseSteps(root_.tracked, thread_.id, StepTracker::CloseAt::kAll));
 }
 
 void Event::Epoch(uint32_t epoch) {
@@ -378,8 +388,8 @@ void PassGone(Pass& pass) {
   pass.step->state->tracker.PassGone(root.tracked, pass.tracked);
 }
 
-// Steps that wait for their update, or for a front end that has not ended their handles, end without; of one that is open
-// itself no end is told.
+// Steps that wait for their update, or for a front end that has not ended their handles, end without; of one that is
+// open itself no end is told.
 void EndFollowed(Session& session, Root& root) {
   std::lock_guard lock(root.mutex);
   std::vector<std::shared_ptr<Step>> left = std::move(root.leaving);

@@ -1,7 +1,7 @@
 // Event: what one thread of a front end has seen in one root, and what comes of it for the root's steps.
 //
-// No lock of ours is held while the front end works: what it is to take waits on its thread, and the marker of a step goes
-// when the step has ended and the last handle of it has, on whichever threads that is.
+// No lock of ours is held while the front end works: what it is to take waits on its thread, and the marker of a step
+// goes when the step has ended and the last handle of it has, on whichever threads that is.
 #pragma once
 
 #include <cstdint>
@@ -26,6 +26,7 @@ class Event {
   void Boundary();
   void Evaluation();
   void Epoch(uint32_t epoch);
+  void CloseAll();
   ikkuna_step* Now();
   // The step that is about to begin, where one has ended.
   std::optional<uint64_t> boundary() const { return boundary_; }

@@ -52,10 +52,10 @@ void Fill(const Late& late, const Array& array) {
     return;
   }
   const TensorStats one = StatsOf(array, kAllMoments);  // of one element, whatever its type
-  const double value = one.nans != 0                ? std::numeric_limits<double>::quiet_NaN()
+  const double value = one.nans != 0                  ? std::numeric_limits<double>::quiet_NaN()
                        : one.positive_infinities != 0 ? std::numeric_limits<double>::infinity()
                        : one.negative_infinities != 0 ? -std::numeric_limits<double>::infinity()
-                                               : one.min;
+                                                      : one.min;
   std::memcpy(late.span.data(), &value, sizeof value);
 }
 
@@ -73,8 +73,10 @@ ikkuna_late* Announce(Step& step, Pass* pass, uint16_t call, const Place& place,
       return nullptr;
     }
     if (session.late_room() == 0) {
-      Refuse(*state, "there is no room for late bytes: give `late_kb` to ikkuna_open(), or, where a daemon takes none, publish it "
-                     "when it is there");
+      Refuse(
+          *state,
+          "there is no room for late bytes: give `late_kb` to ikkuna_open(), or, where a daemon takes none, publish it "
+          "when it is there");
       return nullptr;
     }
     const uint64_t nothing = 0;  // an address: no element is read
@@ -106,7 +108,10 @@ ikkuna_late* Announce(Step& step, Pass* pass, uint16_t call, const Place& place,
     const TensorShape shape{whole ? late.copied_as : late.dtype, array.ndim, array.sizes};
     const RecordType type = loss ? RecordType::kScalar : whole ? RecordType::kTensor : RecordType::kSummary;
     const bool published =
-        session.PublishLate(header, type, loss ? nullptr : &shape, loss ? sizeof(double) : whole ? bytes : sizeof(TensorStats),
+        session.PublishLate(header, type, loss ? nullptr : &shape,
+                            loss    ? sizeof(double)
+                            : whole ? bytes
+                                    : sizeof(TensorStats),
                             [&](shm::Reservation& reservation) { late.span = reservation.TakeLate(); });
     return published ? made.release() : nullptr;
   });
@@ -132,8 +137,8 @@ ikkuna_late* ikkuna_step_late(ikkuna_step* step, int kind, uint32_t module, uint
   return Announce(*step->body, nullptr, 0, {kind, module, param, flags}, form);
 }
 
-ikkuna_late* ikkuna_pass_late(ikkuna_pass* pass, int kind, uint32_t module, uint32_t param, uint16_t call, uint16_t flags,
-                              const ikkuna_array* form) {
+ikkuna_late* ikkuna_pass_late(ikkuna_pass* pass, int kind, uint32_t module, uint32_t param, uint16_t call,
+                              uint16_t flags, const ikkuna_array* form) {
   if (pass == nullptr) return nullptr;
   return Announce(*pass->body->step, pass->body.get(), call, {kind, module, param, flags}, form);
 }
@@ -155,7 +160,8 @@ int ikkuna_late_fill(ikkuna_late* late, const ikkuna_array* given) {
   State& state = *late->body.state;
   const int filled = Guarded(state, 0, [&](Session&) {
     Array array;
-    if (const std::string why = WhyNot(late->body, given, array); !why.empty()) return Refuse(state, late->body.about + ": " + why);
+    if (const std::string why = WhyNot(late->body, given, array); !why.empty())
+      return Refuse(state, late->body.about + ": " + why);
     Fill(late->body, array);
     late->body.span.SetReady();
     return 1;
@@ -167,7 +173,8 @@ int ikkuna_late_fill(ikkuna_late* late, const ikkuna_array* given) {
 int ikkuna_late_end(ikkuna_late* late, int how) {
   if (late == nullptr) return 0;
   State& state = *late->body.state;
-  if (how < IKKUNA_LATE_NEVER || how > IKKUNA_LATE_COMES) return Refuse(state, "late bytes end as one of IKKUNA_LATE_*");
+  if (how < IKKUNA_LATE_NEVER || how > IKKUNA_LATE_COMES)
+    return Refuse(state, "late bytes end as one of IKKUNA_LATE_*");
   const std::unique_ptr<ikkuna_late> own(late);
   return Guarded(state, 0, [&](Session&) {
     if (how == IKKUNA_LATE_READY) late->body.span.SetReady();

@@ -19,8 +19,9 @@ Value Seen(ikkuna_thread* handle, uint16_t root_id, Value nothing, Value refused
   return Guarded(state, nothing, [&](Session& session) -> Value {
     Root* const root = state.root(root_id);
     if (root == nullptr || !root->follows) {
-      Refuse(state, "what is seen needs the id of a root whose steps are found from it: take what ikkuna_root_tracked() "
-                    "gives");
+      Refuse(state,
+             "what is seen needs the id of a root whose steps are found from it: take what ikkuna_root_tracked() "
+             "gives");
       return refused;
     }
     session.WaitForDaemon();
@@ -124,8 +125,7 @@ ikkuna_pass* ikkuna_on_reached(ikkuna_thread* thread, ikkuna_pass* handle, int64
     Timer timer(step->root->spent.total_ns, nullptr);
     std::lock_guard hold(step->root->mutex);
     const bool numbered = pass.number != 0 && step->due.AnyOf(kWalkKinds);
-    const uint32_t number =
-        state.tracker.Walked(step->root->tracked, thread->body.id, pass.tracked, task, numbered);
+    const uint32_t number = state.tracker.Walked(step->root->tracked, thread->body.id, pass.tracked, task, numbered);
     // One that runs within another, as checkpointing does, is part of it.
     for (const auto& [other, walk] : pass.walks) {
       if (walk && walk->body->number == number) return walk.get();
@@ -194,6 +194,10 @@ int ikkuna_on_evaluation(ikkuna_thread* thread, uint16_t root) {
 
 int ikkuna_on_epoch(ikkuna_thread* thread, uint16_t root, uint32_t epoch) {
   return SeenAndCounted(thread, root, [&](Event& event) { event.Epoch(epoch); });
+}
+
+int ikkuna_on_end(ikkuna_thread* thread, uint16_t root) {
+  return SeenAndCounted(thread, root, [](Event& event) { event.CloseAll(); });
 }
 
 int ikkuna_next_take(ikkuna_thread* thread, ikkuna_take* take) {

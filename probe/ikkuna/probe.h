@@ -342,6 +342,8 @@ IKKUNA_API int ikkuna_on_boundary(ikkuna_thread* thread, uint16_t root);
 /* An evaluation begins on the thread, or a new epoch: the updates of the steps before are taken. */
 IKKUNA_API int ikkuna_on_evaluation(ikkuna_thread* thread, uint16_t root);
 IKKUNA_API int ikkuna_on_epoch(ikkuna_thread* thread, uint16_t root, uint32_t epoch);
+/* The model goes, or the training ends: the updates of all its steps are taken. Steps of which that never happens lack them. */
+IKKUNA_API int ikkuna_on_end(ikkuna_thread* thread, uint16_t root);
 
 enum {
   IKKUNA_TAKE_WEIGHTS = 1,   /* weights and biases; keep a copy of each whose updates ikkuna_step_wanted() asks for */

@@ -279,6 +279,8 @@ int main(int argc, char** argv) {
   ikkuna_step* last = ikkuna_step_begin(session, given.root, IKKUNA_TAG_DEFAULT, steps, 0);
   check(ikkuna_step_array(last, IKKUNA_WEIGHTS, given.module, given.weight, 0, &strided));
   check(ikkuna_step_end(last, 0));
+  check(ikkuna_on_end(thread, tracked.root));
+  take_all(thread, &tracked);
   printf("tracked steps %llu\n", (unsigned long long)ikkuna_next_step(session, tracked.root));
   printf("memory kB early %ld late %ld\n", early, memory_kb());
   printf("refused %llu\n", (unsigned long long)refused);

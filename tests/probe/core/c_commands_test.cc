@@ -15,7 +15,10 @@ class Commands : public CInterface {
     options.quiet = 1;
     options.control = control;
     options.context = this;
-    if (handler) options.on_command = [](void* self, const ikkuna_command* command) { static_cast<Commands*>(self)->Take(*command); };
+    if (handler)
+      options.on_command = [](void* self, const ikkuna_command* command) {
+        static_cast<Commands*>(self)->Take(*command);
+      };
     if (prepared_) options.prepared = [](void* self) { return static_cast<Commands*>(self)->prepared_() ? 1 : 0; };
     session_ = ikkuna_open(&options);
     daemon_.Accept({});
@@ -80,7 +83,8 @@ TEST_F(Commands, ComeBeforeTheStepTheyAreForAndAreAnswered) {
   EXPECT_EQ(taken_[0].root, 0u) << "of every root";
   EXPECT_EQ(taken_[0].step, 1u);
   EXPECT_EQ(taken_[1].id, evaluate);
-  EXPECT_NE(Notes().find("evaluate refused (command " + std::to_string(evaluate) + "): no data"), std::string::npos) << Notes();
+  EXPECT_NE(Notes().find("evaluate refused (command " + std::to_string(evaluate) + "): no data"), std::string::npos)
+      << Notes();
   Step(4);
   EXPECT_EQ(taken_.size(), 2u);
   Step(5);
@@ -94,7 +98,8 @@ TEST_F(Commands, ComeBeforeTheStepTheyAreForAndAreAnswered) {
   EXPECT_EQ(daemon_.view().ReadStatus().status.command_late, capture);
   // Later, from any thread; once.
   std::thread([&] { EXPECT_EQ(ikkuna_command_done(session_, freeze, 1, "bias left as it was"), 1); }).join();
-  EXPECT_NE(Notes().find("freeze done (command " + std::to_string(freeze) + "): bias left"), std::string::npos) << Notes();
+  EXPECT_NE(Notes().find("freeze done (command " + std::to_string(freeze) + "): bias left"), std::string::npos)
+      << Notes();
   EXPECT_EQ(ikkuna_command_done(session_, freeze, 1, nullptr), -1);
   EXPECT_NE(std::string(ikkuna_error(session_)).find("no command of this number"), std::string::npos);
   EXPECT_EQ(ikkuna_command_done(session_, thaw, 1, nullptr), 1);

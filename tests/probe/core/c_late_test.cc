@@ -57,7 +57,8 @@ class LateBytes : public CInterface {
   }
   // The daemon is through with all it has read.
   void Release() {
-    daemon_.ctl().SetHeads({daemon_.view().ring_position(), daemon_.view().arena_position(), daemon_.view().late_position()});
+    daemon_.ctl().SetHeads(
+        {daemon_.view().ring_position(), daemon_.view().arena_position(), daemon_.view().late_position()});
   }
   std::string error() const { return ikkuna_error(session_); }
 
@@ -143,8 +144,8 @@ TEST_F(LateBytes, ThatAreOtherThanAnnouncedAreRefusedAndMayStillCome) {
   EXPECT_TRUE(Ready(messages.back()));
 }
 
-// What will never come is never ready, and its room is used again when the daemon is through with it; what may still come
-// keeps its room, whatever the daemon says.
+// What will never come is never ready, and its room is used again when the daemon is through with it; what may still
+// come keeps its room, whatever the daemon says.
 TEST_F(LateBytes, ThatNeverComeGiveTheirRoomBack) {
   Start(Level::kTensor);
   std::vector<ikkuna_late*> open;

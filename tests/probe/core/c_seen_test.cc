@@ -1,4 +1,5 @@
-// Tracked steps through the C interface: takes and handles, what a front end leaves out or forgets, and what is refused.
+// Tracked steps through the C interface: takes and handles, what a front end leaves out or forgets, and what is
+// refused.
 #include <thread>
 
 #include "tests/probe/core/c_tracked_loop.h"
@@ -189,7 +190,8 @@ TEST_F(Seen, RefusalsSayWhatToDo) {
   EXPECT_EQ(ikkuna_on_pass(nullptr, net_->root, 0), nullptr);
   EXPECT_EQ(ikkuna_on_reached(thread_, nullptr, 1), nullptr);
   EXPECT_EQ(ikkuna_on_write(nullptr, net_->root, 0, 0, 0) | ikkuna_on_gradient(nullptr, 1, 1, 0) |
-                ikkuna_on_backward_end(nullptr, 1) | ikkuna_on_boundary(nullptr, 1) | ikkuna_next_take(nullptr, &small), 0);
+                ikkuna_on_backward_end(nullptr, 1) | ikkuna_on_boundary(nullptr, 1) | ikkuna_next_take(nullptr, &small),
+            0);
   EXPECT_EQ(ikkuna_thread_begin(nullptr), nullptr);
   ikkuna_thread_end(nullptr);
   EXPECT_EQ(ikkuna_look(nullptr, 1), 0u);
@@ -217,6 +219,28 @@ TEST_F(Seen, HandlesOutliveTheSession) {
   EXPECT_EQ(ikkuna_on_write(thread_, net_->root, IKKUNA_WRITE_ARITHMETIC, 1, IKKUNA_SEEN_GRADIENT), 0);
   EXPECT_EQ(ikkuna_pass_end(pass), 0);
   session_ = nullptr;
+}
+
+TEST_F(Seen, TheEndOfTheTrainingTakesTheLastUpdate) {
+  Start(KindBit(Kind::kWeightUpdates));
+  ikkuna_pass* pass = ikkuna_on_pass(thread_, net_->root, 0);
+  const ikkuna_take weights = Next();  // to be kept
+  EXPECT_EQ(weights.take, static_cast<uint32_t>(IKKUNA_TAKE_WEIGHTS));
+  EXPECT_EQ(ikkuna_step_wanted(weights.step, IKKUNA_WEIGHTS, net_->fc), IKKUNA_NOTHING);
+  ikkuna_step_end(weights.step, 0);
+  ikkuna_on_reached(thread_, pass, 1);
+  ikkuna_on_gradient(thread_, net_->root, 1, 0);
+  ikkuna_on_backward_end(thread_, 1);
+  ikkuna_on_write(thread_, net_->root, IKKUNA_WRITE_ARITHMETIC, net_->weight_id, IKKUNA_SEEN_GRADIENT);
+  ikkuna_pass_end(pass);
+  EXPECT_EQ(ikkuna_on_end(thread_, net_->root), 1);
+  const ikkuna_take take = Next();
+  EXPECT_EQ(take.take, static_cast<uint32_t>(IKKUNA_TAKE_UPDATES));
+  Publish(take, IKKUNA_WEIGHT_UPDATES);
+  ikkuna_step_end(take.step, 0);
+  const auto ends = Ends();
+  ASSERT_EQ(ends.size(), 1u);
+  EXPECT_EQ(ends[0].marker.dropped_kinds, 0u);
 }
 
 // A graph that is walked twice gives its layer gradients twice: those of the last walk before the write count.

@@ -1,5 +1,6 @@
-// A training loop over a model of two parameters, and a front end for it that knows the C interface alone: it says what it
-// sees and takes what it is told to. The loop keeps the truth by hand, and Check() compares what was published bit for bit.
+// A training loop over a model of two parameters, and a front end for it that knows the C interface alone: it says what
+// it sees and takes what it is told to. The loop keeps the truth by hand, and Check() compares what was published bit
+// for bit.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -60,8 +61,14 @@ class Net {
     Push(kFlagStepSkipped, false);
   }
   void Push(uint16_t flags, bool with_gradients) {
-    steps.push_back({values, gradients, {}, with_gradients, false, std::exchange(losses, {}),
-                     std::exchange(layer_gradients, {}), flags});
+    steps.push_back({values,
+                     gradients,
+                     {},
+                     with_gradients,
+                     false,
+                     std::exchange(losses, {}),
+                     std::exchange(layer_gradients, {}),
+                     flags});
     open = true;
   }
   void CloseUpdate() {
@@ -243,9 +250,11 @@ class Trainer {
         const ikkuna_array now[] = {CArray(net.values.weight.data(), four_), CArray(net.values.bias.data(), one_)};
         const ikkuna_array old[] = {CArray(before.weight.data(), four_), CArray(before.bias.data(), one_)};
         EXPECT_EQ(ikkuna_step_difference(take.step, IKKUNA_WEIGHT_UPDATES, net.fc, net.weight_id, take.flags, &now[0],
-                                         &old[0]), 1);
-        EXPECT_EQ(ikkuna_step_difference(take.step, IKKUNA_BIAS_UPDATES, net.fc, net.bias_id, take.flags, &now[1],
-                                         &old[1]), 1);
+                                         &old[0]),
+                  1);
+        EXPECT_EQ(
+            ikkuna_step_difference(take.step, IKKUNA_BIAS_UPDATES, net.fc, net.bias_id, take.flags, &now[1], &old[1]),
+            1);
       }
       EXPECT_EQ(ikkuna_step_end(take.step, 0), 1);
     }

@@ -1,5 +1,5 @@
-// Steps that are found from what a front end sees, through the C interface: training loops by hand, each at periods at which
-// every step is taken, or some, against the truth of the loop.
+// Steps that are found from what a front end sees, through the C interface: training loops by hand, each at periods at
+// which every step is taken, or some, against the truth of the loop.
 #include <barrier>
 #include <thread>
 
@@ -9,8 +9,9 @@ namespace ikkuna {
 namespace {
 
 constexpr uint64_t kKinds = KindBit(Kind::kWeights) | KindBit(Kind::kBiases) | KindBit(Kind::kWeightGradients) |
-                            KindBit(Kind::kBiasGradients) | KindBit(Kind::kWeightUpdates) | KindBit(Kind::kBiasUpdates) |
-                            KindBit(Kind::kActivations) | KindBit(Kind::kLayerGradients) | KindBit(Kind::kLoss);
+                            KindBit(Kind::kBiasGradients) | KindBit(Kind::kWeightUpdates) |
+                            KindBit(Kind::kBiasUpdates) | KindBit(Kind::kActivations) | KindBit(Kind::kLayerGradients) |
+                            KindBit(Kind::kLoss);
 
 class TrackedLoop : public CInterface {
  protected:
@@ -50,16 +51,35 @@ class TrackedLoop : public CInterface {
       TrackedTruth& truth = step.truth;
       auto& pass = passes_[record.root][record.pass];
       switch (kind) {
-        case Kind::kPassStarted: pass.started = true; break;
-        case Kind::kLoss: pass.losses.push_back(record.scalar); break;
-        case Kind::kLayerGradients: pass.layer_gradients.push_back(floats.at(0)); break;
-        case Kind::kWeights: truth.weights.weight = floats; break;
-        case Kind::kBiases: truth.weights.bias = floats; break;
-        case Kind::kWeightGradients: truth.gradients.weight = floats; break;
-        case Kind::kBiasGradients: truth.gradients.bias = floats; break;
-        case Kind::kWeightUpdates: truth.updates.weight = floats; break;
-        case Kind::kBiasUpdates: truth.updates.bias = floats; break;
-        default: break;
+        case Kind::kPassStarted:
+          pass.started = true;
+          break;
+        case Kind::kLoss:
+          pass.losses.push_back(record.scalar);
+          break;
+        case Kind::kLayerGradients:
+          pass.layer_gradients.push_back(floats.at(0));
+          break;
+        case Kind::kWeights:
+          truth.weights.weight = floats;
+          break;
+        case Kind::kBiases:
+          truth.weights.bias = floats;
+          break;
+        case Kind::kWeightGradients:
+          truth.gradients.weight = floats;
+          break;
+        case Kind::kBiasGradients:
+          truth.gradients.bias = floats;
+          break;
+        case Kind::kWeightUpdates:
+          truth.updates.weight = floats;
+          break;
+        case Kind::kBiasUpdates:
+          truth.updates.bias = floats;
+          break;
+        default:
+          break;
       }
       if (kind != Kind::kBatchFinished && kind != Kind::kPassesNamed) continue;
       for (uint32_t i = 0; i < shm::kPassesInMarker; ++i) {
@@ -67,7 +87,8 @@ class TrackedLoop : public CInterface {
         const auto& named = passes_[record.root][record.marker.first_pass + i];
         step.lacks |= !named.started;
         truth.losses.insert(truth.losses.end(), named.losses.begin(), named.losses.end());
-        truth.layer_gradients.insert(truth.layer_gradients.end(), named.layer_gradients.begin(), named.layer_gradients.end());
+        truth.layer_gradients.insert(truth.layer_gradients.end(), named.layer_gradients.begin(),
+                                     named.layer_gradients.end());
       }
       EXPECT_FALSE(step.finished) << "step " << record.global_step << " ended twice";
       step.finished |= kind == Kind::kBatchFinished;
@@ -100,7 +121,8 @@ class TrackedLoop : public CInterface {
       lacking += got.lacks;
       if (got.lacks) continue;
       for (auto* values : {&truth.losses, &got.truth.losses}) std::sort(values->begin(), values->end());
-      for (auto* values : {&truth.layer_gradients, &got.truth.layer_gradients}) std::sort(values->begin(), values->end());
+      for (auto* values : {&truth.layer_gradients, &got.truth.layer_gradients})
+        std::sort(values->begin(), values->end());
       EXPECT_EQ(got.truth.losses, truth.losses);
       if (layers) {
         EXPECT_EQ(got.truth.layer_gradients, truth.layer_gradients);
@@ -229,7 +251,8 @@ TEST_P(TrackedLoops, AnEvaluationBetween) {
     main_->Write(*first_);
     if (i % 5 != 4) continue;
     main_->BeginEvaluation(*first_);
-    ikkuna_step* test = ikkuna_step_begin(session_, first_->root, IKKUNA_TAG_TEST, ikkuna_next_step(session_, first_->root), 0);
+    ikkuna_step* test =
+        ikkuna_step_begin(session_, first_->root, IKKUNA_TAG_TEST, ikkuna_next_step(session_, first_->root), 0);
     ASSERT_NE(test, nullptr);
     ikkuna_pass* pass = ikkuna_pass_begin(test);
     ikkuna_pass_end(pass);
