@@ -1,6 +1,6 @@
 // LateRing: the probe's side of the ring of late bytes: where spans go, and when their bytes may be used again.
 //
-// A span is used again only when its readiness word has come and the daemon has released it: whoever fills it (a
+// A span is used again only when its readiness word has come, or it was given up, and the daemon has released it: whoever fills it (a
 // device, another thread) may do so at any time before, whatever the head says. Spans are given back first in, first
 // out. Owner: PubWriter. Thread rule: under its reservation lock; the words are stored by anybody.
 #pragma once
@@ -47,7 +47,8 @@ class LateRing {
       const Span& front = open_[first_];
       if (front.end > head) break;
       // Acquire: what its writer did to the bytes is over. Pairs with LateSpan::SetReady.
-      if (LoadAcquire(*reinterpret_cast<const uint64_t*>(at(front.position))) != front.seq) break;
+      const auto& header = *reinterpret_cast<const LateSpanHeader*>(at(front.position));
+      if (LoadAcquire(header.ready) != front.seq && LoadAcquire(header.given_up) != front.seq) break;
       free_ = front.end;
       first_ = (first_ + 1) % open_.size();
       --count_;

@@ -56,7 +56,8 @@ static_assert(sizeof(PayloadRef) == 24);
 // stores the number of the record, which is never 0, with release.
 struct LateSpanHeader {
   uint64_t ready;
-  uint64_t reserved[7];
+  uint64_t given_up;  // the probe's own: seq where nobody will store `ready`
+  uint64_t reserved[6];
 };
 static_assert(sizeof(LateSpanHeader) == kPayloadAlign);
 // What a span takes of the ring. `bytes` is at most kMaxLateBytes.

@@ -64,7 +64,7 @@ class PubWriter;
 
 // Bytes of a record that is published before they are there (Space::kHostLate). Whoever writes them, a device or any
 // thread, at any time, says so once, by SetReady() or by storing `seq()` into `word()` with release; until then the
-// bytes are not used again. A span that is never said to be ready takes its room for ever. It ends before its writer.
+// bytes are not used again. A span that is neither said to be ready nor given up takes its room for ever. It ends before its writer.
 class LateSpan {
  public:
   LateSpan() = default;
@@ -73,6 +73,8 @@ class LateSpan {
   uint64_t seq() const { return seq_; }  // of its record
   uint64_t* word() const { return reinterpret_cast<uint64_t*>(data_ - sizeof(LateSpanHeader)); }
   inline void SetReady() const noexcept;
+  // Nobody writes there any more, and nothing will be ready: its room is used again when the daemon has given it up.
+  inline void GiveUp() const noexcept;
 
  private:
   friend class Reservation;
@@ -214,6 +216,12 @@ inline void Reservation::Abandon() noexcept {
 inline void LateSpan::SetReady() const noexcept {
   if (data_ != nullptr && writer_->in_owner())
     StoreRelease(*word(), seq_);  // pairs with PubView::ReadLate and LateRing::Place
+}
+
+inline void LateSpan::GiveUp() const noexcept {
+  if (data_ != nullptr && writer_->in_owner()) {
+    StoreRelease(reinterpret_cast<LateSpanHeader*>(data_ - sizeof(LateSpanHeader))->given_up, seq_);  // LateRing::Place
+  }
 }
 
 // A validated message: `record` is the private copy; payload points into the mapping (valid until Release).

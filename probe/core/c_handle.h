@@ -7,14 +7,17 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <utility>
 #include <vector>
 
+#include "probe/core/array.h"
 #include "probe/core/session.h"
 #include "probe/core/step_time.h"
 #include "probe/core/step_tracker.h"
@@ -23,6 +26,7 @@
 namespace ikkuna::probe::c {
 
 struct Step;
+struct Pass;
 
 // What these calls, and the front end for them, have spent since the root's last training step ended.
 struct Spent {
@@ -55,6 +59,17 @@ class Timer {
   const uint64_t begin_ns_;
 };
 
+// The open step of a lane of the tracker, and the one before it while its updates are open.
+struct TrackedLane {
+  std::shared_ptr<Step> open;  // or was; ask StepOf()
+  std::shared_ptr<Step> closing;
+  bool due_before = false;   // something of the step before was wanted
+  bool lacks_first = false;  // passes of the open step began in one of which nothing was wanted
+  std::unordered_map<uint32_t, uint32_t> written;  // by parameter: round of writes since the step was counted
+  uint32_t round = 0;
+  uint32_t last_written = 0;
+};
+
 struct Root {
   uint16_t id = 0;
   std::string name;
@@ -76,6 +91,15 @@ struct Root {
 
   Spent spent;
   std::atomic<uint64_t> samples{0};
+
+  // Steps found from events; guarded by mutex.
+  bool follows = false;  // constant
+  std::deque<TrackedLane> lanes;
+  std::shared_ptr<Step> coming;  // takes the next number
+  std::vector<std::shared_ptr<Step>> leaving;  // ended, and with handles that are not
+  // Published passes that may still be named, by number; null where nothing was wanted of what began it.
+  std::map<uint32_t, std::shared_ptr<Pass>> recorded;
+  bool used_in_backward = false;  // an optimizer within backward has used gradients
 };
 
 struct State {
@@ -110,6 +134,13 @@ struct State {
   std::mutex question_mutex;
   Session::DemandCopy question;  // guarded by question_mutex
 
+  uint64_t start_step = 0;
+  // Constant after ikkuna_open().
+  void (*on_command)(void*, const ikkuna_command*) = nullptr;
+  void* context = nullptr;
+  std::mutex commands_mutex;
+  std::map<uint64_t, shm::Command> commands;  // guarded by commands_mutex: given to the front end, not answered
+
   bool active() const { return session && session->active(); }
   Root* root(uint16_t id) { return id >= 1 && id <= roots.size() && roots[id - 1].tracked >= 0 ? &roots[id - 1] : nullptr; }
 };
@@ -126,8 +157,17 @@ struct Step {
   bool over = false;
   std::vector<uint32_t> passes;    // that ended in it and are published, and are not named yet
   std::vector<uint32_t> open;      // published passes that have not ended
+  std::atomic<uint16_t> flags{0};  // of all of it, besides those of its header
   // Guarded by the root's mutex.
   uint32_t named = 0;  // passes of it that markers have named
+  // Of one that events have found:
+  uint64_t demand_version = 0;
+  uint32_t handles = 0;  // that the front end has not ended
+  bool ended = false;    // by the tracker; its marker goes when the last handle does
+  bool marked = false;   // it is out
+  bool weights_taken = false;
+  bool buffers_taken = false;
+  bool followed() const { return root->follows && training(); }
   bool training() const { return header.tag == kTagDefault; }
 };
 
@@ -135,6 +175,19 @@ struct Pass {
   std::shared_ptr<Step> step;
   uint32_t number = 0;  // 0: nothing of it is published
   std::atomic<uint64_t> dropped_kinds{0};
+  // Of a followed root:
+  uint32_t tracked = 0;  // the tracker's number, also where nothing is published; 0: it has none
+  bool of_walk = false;  // it goes with the pass that a backward pass has reached
+  std::mutex walks_mutex;
+  std::vector<std::pair<int64_t, std::unique_ptr<ikkuna_pass>>> walks;  // by task; guarded by walks_mutex
+};
+
+// A thread of a trainer whose steps are followed; one caller at a time.
+struct Thread {
+  std::shared_ptr<State> state;
+  ThreadId id = 0;
+  std::deque<ikkuna_take> takes;
+  std::array<int64_t, kMaxRoots> last_task;  // by root id - 1: whose first gradient was told
 };
 
 // Says on this thread why a call is refused; -1. Throws where there is no memory for it: within Guarded().
@@ -156,8 +209,53 @@ Value Guarded(State& state, Value otherwise, Body&& body) {
 
 inline std::string Text(const char* text) { return text == nullptr ? std::string() : std::string(text); }
 
-// Steps that are open when the session closes.
+// --- Shared by given and followed steps (c_steps.cc). The caller holds the root's mutex where nothing else is said.
+constexpr uint64_t kPassKinds = [] {
+  uint64_t kinds = 0;
+  for (uint8_t kind = 0; kind < 64; ++kind) {
+    if (IsPerCallKind(static_cast<Kind>(kind))) kinds |= KindBit(static_cast<Kind>(kind));
+  }
+  return kinds;
+}();
+constexpr uint16_t kGivenFlags =
+    kFlagGradScaled | kFlagGradModified | kFlagWeightsChangedOutside | kFlagStepInferred | kFlagStepSkipped;
+constexpr const char* kNoFlags = "there are no such flags";
+std::shared_ptr<Step> MakeStep(const std::shared_ptr<State>& state, Session& session, Root& root, uint16_t tag,
+                               uint64_t step, uint32_t epoch);
+// The marker that stands before all else of a step. The caller holds the step's mutex.
+void EnsureStarted(Session& session, Step& step);
+// Publishes the marker of a pass that begins.
+void PublishPassStarted(Session& session, const Step& step, uint32_t number);
+// Publishes a marker that names passes of the step.
+void Name(Session& session, Step& step, Kind kind, std::vector<uint32_t> passes, uint16_t flags);
+// What a training step that has ended leaves behind in status and budget.
+void Account(State& state, Session& session, Root& root, const Step& step, uint64_t now);
+// Steps that are open when the session closes; takes the roots' mutexes.
 void EndSteps(State& state);
+
+// --- What is published in them (c_steps.cc).
+// What a message is about, as the caller says it.
+struct Place {
+  int kind;
+  uint32_t module, param;
+  uint16_t flags;
+};
+constexpr const char* kNoArray = "no array is given, or its `size` is not sizeof(ikkuna_array)";
+bool CopyArray(const ikkuna_array* given, Array& array);
+MessageHeader HeaderOf(const Step& step, Pass* pass, uint16_t call, const Place& place);
+// 1: it is wanted, and `header` and `want` say how; 0: it is not; -1: refused, and counted. Within Guarded().
+int FindPlace(Session& session, Step& step, Pass* pass, uint16_t call, const Place& place, MessageHeader& header,
+              Want& want);
+
+// --- Followed steps (c_event.cc).
+// The front end has ended a handle, which is freed by the caller. Takes the root's mutex.
+void EndHandle(Session& session, Step& step, uint16_t flags);
+// No backward can reach the pass any more. Takes the root's mutex.
+void PassGone(Pass& pass);
+void EndFollowed(Session& session, Root& root);
+
+// --- Commands (c_session.cc). Under no lock: hands those that are due to the front end.
+void HandleCommands(State& state, Session& session, uint16_t root, std::optional<uint64_t> step);
 
 }  // namespace ikkuna::probe::c
 
@@ -168,5 +266,8 @@ struct ikkuna_step {
   std::shared_ptr<ikkuna::probe::c::Step> body;
 };
 struct ikkuna_pass {
-  ikkuna::probe::c::Pass body;
+  std::shared_ptr<ikkuna::probe::c::Pass> body;
+};
+struct ikkuna_thread {
+  ikkuna::probe::c::Thread body;
 };

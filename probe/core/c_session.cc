@@ -43,8 +43,18 @@ std::shared_ptr<State> Open(const ikkuna_options& given) {
   if (given.has_attempt != 0) options.identity.attempt = given.attempt;
   options.directory = Text(given.directory);
   options.arena_mb = given.arena_mb;
+  options.late_bytes = std::min(given.late_kb, shm::kMaxLateBytes >> 10) << 10;
   if (given.budget != 0) options.budget_ppm = BudgetPpm(given.budget);
-  if (given.allow_control != 0) options.control = shm::Control::kStopOnly;
+  const bool all = given.control == IKKUNA_CONTROL_ALL && given.on_command != nullptr;
+  if (given.allow_control != 0 || given.control != IKKUNA_CONTROL_NONE) options.control = shm::Control::kStopOnly;
+  if (all) options.control = shm::Control::kAll;
+  options.takes_all_commands = all;
+  if (given.prepared != nullptr) {
+    options.prepared = [prepared = given.prepared, context = given.context] { return prepared(context) != 0; };
+  }
+  state->on_command = given.on_command;
+  state->context = given.context;
+  state->start_step = given.start_step;
   state->session = Session::Open(options);
   return state;
 }
@@ -69,7 +79,53 @@ uint64_t Ask(ikkuna_session* s, uint16_t root, uint16_t tag, uint64_t nothing, u
   });
 }
 
+// The root, made if it is not there; 0: there is no room for it, or it is there with steps of the other sort.
+uint16_t AddRoot(ikkuna_session* s, const char* name, bool follows, bool manual) {
+  if (s == nullptr || !s->state) return 0;
+  State& state = *s->state;
+  return Guarded(state, uint16_t{0}, [&](Session& session) -> uint16_t {
+    std::lock_guard lock(state.names_mutex);
+    const auto known = state.root_ids.find(Text(name));
+    if (known != state.root_ids.end()) {
+      if (state.roots[known->second - 1u].follows == follows) return known->second;
+      return Refuse(state, "root '" + Text(name) + "' is there already, and its steps are " +
+                               (follows ? "given" : "found from what is seen") + ": choose another name"), 0;
+    }
+    const uint16_t fresh = session.AddRoot(Text(name));
+    if (fresh == 0) return 0;
+    Root& root = state.roots[fresh - 1u];
+    root.name = Text(name);
+    root.follows = follows;
+    root.thread = state.tracker.AddThread();
+    root.tracked = state.tracker.AddRoot(follows ? state.start_step : 0, manual);
+    if (follows) shm::StoreRelaxed(session.root_status(fresh).start_step, state.start_step);
+    return state.root_ids[root.name] = fresh;
+  });
+}
+
 }  // namespace
+
+void HandleCommands(State& state, Session& session, uint16_t root, std::optional<uint64_t> step) {
+  session.HandleCommands(root, step, [&](const shm::Command& command) {
+    if (command.type == static_cast<uint32_t>(shm::CommandType::kStop)) {
+      if (session.allow_control()) state.stop.store(true);
+      return;
+    }
+    {
+      std::lock_guard lock(state.commands_mutex);
+      state.commands.emplace(command.seq, command);
+    }
+    ikkuna_command given{};
+    given.size = sizeof given;
+    given.id = command.seq;
+    given.step = step.value_or(UINT64_MAX);
+    given.type = command.type;
+    given.module = command.module;
+    given.param = command.param;
+    given.root = command.root == kAnyRoot ? uint16_t{0} : command.root;
+    state.on_command(state.context, &given);
+  });
+}
 
 int Refuse(const State& state, std::string why) {
   LastError& error = ErrorOfThread();
@@ -83,6 +139,7 @@ using namespace ikkuna::probe::c;
 using ikkuna::probe::DemandTable;
 using ikkuna::probe::PeriodShifts;
 using ikkuna::probe::Session;
+namespace shm = ikkuna::shm;
 
 extern "C" {
 
@@ -116,21 +173,13 @@ const char* ikkuna_error(const ikkuna_session* s) {
   return s != nullptr && s->state && error.session == s->state->serial ? error.text.c_str() : "";
 }
 
-uint16_t ikkuna_root(ikkuna_session* s, const char* name) {
-  if (s == nullptr || !s->state) return 0;
-  State& state = *s->state;
-  return Guarded(state, uint16_t{0}, [&](Session& session) -> uint16_t {
-    std::lock_guard lock(state.names_mutex);
-    const auto known = state.root_ids.find(Text(name));
-    if (known != state.root_ids.end()) return known->second;
-    const uint16_t fresh = session.AddRoot(Text(name));
-    if (fresh == 0) return 0;
-    Root& root = state.roots[fresh - 1];
-    root.name = Text(name);
-    root.thread = state.tracker.AddThread();
-    root.tracked = state.tracker.AddRoot(0, true);
-    return state.root_ids[root.name] = fresh;
-  });
+uint16_t ikkuna_root(ikkuna_session* s, const char* name) { return AddRoot(s, name, false, true); }
+
+uint16_t ikkuna_root_tracked(ikkuna_session* s, const char* name, uint32_t flags) {
+  if (s != nullptr && s->state && (flags & ~uint32_t{IKKUNA_SAYS_BOUNDARIES}) != 0) {
+    return Refuse(*s->state, "a tracked root has no such flags"), 0;
+  }
+  return AddRoot(s, name, true, (flags & IKKUNA_SAYS_BOUNDARIES) != 0);
 }
 
 uint32_t ikkuna_module(ikkuna_session* s, uint16_t root, const char* path, const char* type, uint32_t flags) {
@@ -221,5 +270,29 @@ uint64_t ikkuna_due(ikkuna_session* s, uint16_t root, uint16_t tag, uint64_t ste
 }
 
 int ikkuna_stop_requested(const ikkuna_session* s) { return s != nullptr && s->state && s->state->stop.load() ? 1 : 0; }
+
+int ikkuna_command_done(ikkuna_session* s, uint64_t id, int done, const char* note) {
+  if (s == nullptr || !s->state) return 0;
+  State& state = *s->state;
+  return Guarded(state, 0, [&](Session& session) {
+    shm::Command command{};
+    {
+      std::lock_guard lock(state.commands_mutex);
+      const auto waits = state.commands.find(id);
+      if (waits == state.commands.end()) return Refuse(state, "no command of this number waits for an answer: it was given one, "
+                                                              "or never came");
+      command = waits->second;
+      state.commands.erase(waits);
+    }
+    if (done == 0 || (note != nullptr && note[0] != 0)) {
+      static constexpr const char* kNames[] = {"command", "freeze", "unfreeze", "stop", "evaluate", "capture"};
+      const std::string name = command.type < std::size(kNames) ? kNames[command.type] : kNames[0];
+      const std::string why = note != nullptr && note[0] != 0 ? note : "the trainer does not say why";
+      // With its number, since a note is told once.
+      session.AddNote(name + (done != 0 ? " done" : " refused") + " (command " + std::to_string(id) + "): " + why);
+    }
+    return 1;
+  });
+}
 
 }  // extern "C"

@@ -57,7 +57,24 @@ void TellOnce(Session& session, Root& root, const std::string& why) {
   session.AddNote(why);
 }
 
-// The marker that stands before all else of a step. The caller holds the step's mutex.
+}  // namespace
+
+std::shared_ptr<Step> MakeStep(const std::shared_ptr<State>& state, Session& session, Root& root, uint16_t tag,
+                               uint64_t step, uint32_t epoch) {
+  session.RefreshDemand(root.demand);
+  auto made = std::make_shared<Step>();
+  made->state = state;
+  made->root = &root;
+  made->header.root = root.id;
+  made->header.tag = tag;
+  made->header.step = step;
+  made->header.epoch = epoch;
+  made->header.train_step = static_cast<uint32_t>(step - std::min(step, root.epoch_begin_step));
+  made->header.dropped_kinds = &made->dropped_kinds;
+  made->due = session.DemandAt(root.demand, root.id, tag, step, session.shifts());
+  return made;
+}
+
 void EnsureStarted(Session& session, Step& step) {
   if (std::exchange(step.started, true)) return;
   if (step.training()) shm::AddRelaxed(session.root_status(step.header.root).steps_due, 1);
@@ -66,26 +83,47 @@ void EnsureStarted(Session& session, Step& step) {
   session.PublishMarker(marker);
 }
 
-constexpr uint64_t kPassKinds = [] {
-  uint64_t kinds = 0;
-  for (uint8_t kind = 0; kind < 64; ++kind) {
-    if (IsPerCallKind(static_cast<Kind>(kind))) kinds |= KindBit(static_cast<Kind>(kind));
-  }
-  return kinds;
-}();
+void PublishPassStarted(Session& session, const Step& step, uint32_t number) {
+  MessageHeader marker = step.header;
+  marker.kind = Kind::kPassStarted;
+  marker.pass = number;
+  session.PublishMarker(marker);
+}
+
+void Name(Session& session, Step& step, Kind kind, std::vector<uint32_t> passes, uint16_t flags) {
+  StepTracker& tracker = step.state->tracker;
+  std::sort(passes.begin(), passes.end(), shm::PassBefore);
+  tracker.PassesTold(step.root->tracked, passes);
+  MessageHeader marker = step.header;
+  marker.kind = kind;
+  marker.flags |= flags;
+  const uint64_t samples = kind == Kind::kBatchFinished ? step.root->samples.load(std::memory_order_relaxed) : 0;
+  session.PublishMarker(marker, samples, {passes, step.named, tracker.LowestOpen(step.root->tracked)});
+  step.named += static_cast<uint32_t>(passes.size());
+}
+
+void Account(State& state, Session& session, Root& root, const Step& step, uint64_t now) {
+  auto& status = session.root_status(root.id);
+  const uint64_t ended = state.tracker.steps_ended(root.tracked);
+  shm::StoreRelaxed(status.samples_seen, root.samples.load(std::memory_order_relaxed));
+  shm::StoreRelaxed(status.last_step_ns, now);
+  // Steps of threads that train side by side end in any order.
+  shm::StoreRelaxed(status.step, root.follows ? state.start_step + ended : step.header.step + 1);
+  if (ended == 2) Greet(state, session, root);
+  root.spent.total_ns.fetch_add(MonotonicNs() - now, std::memory_order_relaxed);
+  const uint64_t on_thread = thread_clock.session == state.serial ? thread_clock.last_end_ns : 0;
+  const uint64_t since = std::max(root.last_end_ns, on_thread);
+  root.last_end_ns = now;
+  thread_clock = {state.serial, now};
+  session.StepFinished(root.step_time.Count(now - std::min(now, since)), root.spent.Take(),
+                       step.due.due_kinds() | std::exchange(root.kinds_evaluated, 0),
+                       std::exchange(root.evaluated_rarely, false));
+}
+
+namespace {
+
 constexpr uint64_t kWholeModel =
     KindBit(Kind::kInputData) | KindBit(Kind::kInputLabels) | KindBit(Kind::kNetworkOutput);
-
-// What a message is about, as the caller says it.
-struct Place {
-  int kind;
-  uint32_t module, param;
-  uint16_t flags;
-};
-
-constexpr uint16_t kGivenFlags =
-    kFlagGradScaled | kFlagGradModified | kFlagWeightsChangedOutside | kFlagStepInferred | kFlagStepSkipped;
-constexpr const char* kNoFlags = "there are no such flags";
 
 // Empty: such a message may be published here.
 std::string WhyMisplaced(const Place& place, bool of_pass) {
@@ -119,8 +157,10 @@ std::string WhyUnnamed(const State& state, uint16_t root, const Place& place) {
          " gave for this root";
 }
 
+}  // namespace
+
 // False: it is shorter than the first version of it was.
-bool Copy(const ikkuna_array* given, Array& array) {
+bool CopyArray(const ikkuna_array* given, Array& array) {
   if (given == nullptr || given->size < offsetof(ikkuna_array, scale) + sizeof(double)) return false;
   array = {given->data,    static_cast<DType>(given->dtype < 0 || given->dtype > UINT8_MAX ? 0 : given->dtype),
            given->ndim,    given->sizes,
@@ -128,33 +168,49 @@ bool Copy(const ikkuna_array* given, Array& array) {
   return true;
 }
 
+MessageHeader HeaderOf(const Step& step, Pass* pass, uint16_t call, const Place& place) {
+  MessageHeader header = step.header;
+  header.kind = static_cast<Kind>(place.kind);
+  header.module = place.module;
+  header.param = place.param;
+  header.flags |= place.flags | step.flags.load(std::memory_order_relaxed);
+  if (pass != nullptr) {
+    // How a step ended is said of the step alone: a pass that began in it may be part of the next.
+    header.flags &= static_cast<uint16_t>(~(step.flags.load(std::memory_order_relaxed) &
+                                            (kFlagStepSkipped | kFlagStepInferred) & ~place.flags));
+    header.pass = pass->number;
+    header.call = call;
+    header.dropped_kinds = &pass->dropped_kinds;
+  }
+  return header;
+}
+
+int FindPlace(Session& session, Step& step, Pass* pass, uint16_t call, const Place& place, MessageHeader& header,
+              Want& want) {
+  State& state = *step.state;
+  if (const std::string why = WhyMisplaced(place, pass != nullptr); !why.empty()) return Refuse(state, why);
+  want = step.due.Wanted(static_cast<Kind>(place.kind), place.module);
+  if (!want || (pass != nullptr && pass->number == 0)) return 0;
+  header = HeaderOf(step, pass, call, place);
+  const std::string why = WhyUnnamed(state, step.root->id, place);
+  if (why.empty()) return 1;
+  session.DropUnnamed(header);
+  return Refuse(state, why);
+}
+
+namespace {
+
 // Publishes an array, or (`before`) the difference of two, if it is wanted. `pass`: null for what belongs to the step.
 int Publish(Step& step, Pass* pass, uint16_t call, const Place& place, const ikkuna_array* now_given,
             const ikkuna_array* before_given, bool difference) {
   State& state = *step.state;
   return Guarded(state, 0, [&](Session& session) {
-    if (const std::string why = WhyMisplaced(place, pass != nullptr); !why.empty()) return Refuse(state, why);
-    const Want want = step.due.Wanted(static_cast<Kind>(place.kind), place.module);
-    if (!want || (pass != nullptr && pass->number == 0)) return 0;
-    MessageHeader header = step.header;
-    header.kind = static_cast<Kind>(place.kind);
-    header.module = place.module;
-    header.param = place.param;
-    header.flags |= place.flags;
-    if (pass != nullptr) {
-      header.pass = pass->number;
-      header.call = call;
-      header.dropped_kinds = &pass->dropped_kinds;
-    }
-    if (const std::string why = WhyUnnamed(state, step.root->id, place); !why.empty()) {
-      session.DropUnnamed(header);
-      return Refuse(state, why);
-    }
+    MessageHeader header;
+    Want want;
+    if (const int found = FindPlace(session, step, pass, call, place, header, want); found != 1) return found;
     Array now, before;
     std::string why;
-    if (!Copy(now_given, now) || (difference && !Copy(before_given, before))) {
-      why = "no array is given, or its `size` is not sizeof(ikkuna_array)";
-    }
+    if (!CopyArray(now_given, now) || (difference && !CopyArray(before_given, before))) why = kNoArray;
     if (why.empty()) why = WhyUnreadable(now);
     if (why.empty() && difference) why = WhyUnreadable(before);
     if (why.empty() && difference) why = WhyNoDifference(now, before);
@@ -187,19 +243,6 @@ int Logged(Step& step, Kind kind, const char* name, PublishLogged&& publish) {
   });
 }
 
-// Publishes a marker that names passes of the step. The caller holds the root's mutex.
-void Name(Session& session, Step& step, Kind kind, std::vector<uint32_t> passes, uint16_t flags) {
-  StepTracker& tracker = step.state->tracker;
-  std::sort(passes.begin(), passes.end(), shm::PassBefore);
-  tracker.PassesTold(step.root->tracked, passes);
-  MessageHeader marker = step.header;
-  marker.kind = kind;
-  marker.flags |= flags;
-  const uint64_t samples = kind == Kind::kBatchFinished ? step.root->samples.load(std::memory_order_relaxed) : 0;
-  session.PublishMarker(marker, samples, {passes, step.named, tracker.LowestOpen(step.root->tracked)});
-  step.named += static_cast<uint32_t>(passes.size());
-}
-
 // The end of a step: the marker that names its passes, and what the root knows of it.
 void End(Session& session, Step& step, uint16_t flags) {
   State& state = *step.state;
@@ -225,18 +268,7 @@ void End(Session& session, Step& step, uint16_t flags) {
   }
   root.training.reset();
   state.tracker.Boundary(root.tracked, root.thread);
-  shm::StoreRelaxed(status.samples_seen, root.samples.load(std::memory_order_relaxed));
-  shm::StoreRelaxed(status.last_step_ns, now);
-  shm::StoreRelaxed(status.step, step.header.step + 1);
-  if (state.tracker.steps_ended(root.tracked) == 2) Greet(state, session, root);
-  root.spent.total_ns.fetch_add(MonotonicNs() - now, std::memory_order_relaxed);
-  const uint64_t on_thread = thread_clock.session == state.serial ? thread_clock.last_end_ns : 0;
-  const uint64_t since = std::max(root.last_end_ns, on_thread);
-  root.last_end_ns = now;
-  thread_clock = {state.serial, now};
-  session.StepFinished(root.step_time.Count(now - std::min(now, since)), root.spent.Take(),
-                       step.due.due_kinds() | std::exchange(root.kinds_evaluated, 0),
-                       std::exchange(root.evaluated_rarely, false));
+  Account(state, session, root, step, now);
 }
 
 }  // namespace
@@ -245,6 +277,7 @@ void EndSteps(State& state) {
   for (Root& root : state.roots) {
     Guarded(state, 0, [&](Session& session) {
       if (root.tracked < 0) return 0;
+      if (root.follows) EndFollowed(session, root);
       std::vector<std::shared_ptr<Step>> open;
       {
         std::lock_guard lock(root.mutex);
@@ -262,6 +295,12 @@ void EndSteps(State& state) {
       shm::StoreRelaxed(session.root_status(root.id).phase, static_cast<uint32_t>(shm::Phase::kIdle));
       return 0;
     });
+    // They hold the state, which holds them.
+    std::lock_guard lock(root.mutex);
+    root.lanes.clear();
+    root.recorded.clear();
+    root.leaving.clear();
+    root.coming.reset();
   }
 }
 
@@ -287,38 +326,37 @@ ikkuna_step* ikkuna_step_begin(ikkuna_session* s, uint16_t root_id, uint16_t tag
       return nullptr;
     }
     const bool training = tag == ikkuna::kTagDefault;
-    session.WaitForDaemon();
-    Timer timer(root->spent.total_ns, nullptr);
-    std::lock_guard lock(root->mutex);
-    const bool first = state.tracker.NextStep(root->tracked) == 0;
-    const std::string refusal = WhyNot(state, *root, tag, step);
-    // A boundary it is all the same: a trainer whose steps are refused can be stopped.
-    const bool boundary = training && refusal.empty();
-    session.HandleCommands(root_id, boundary ? std::optional(step) : std::nullopt, [&](const shm::Command& command) {
-      const bool stop = command.type == static_cast<uint32_t>(shm::CommandType::kStop);
-      if (stop && session.allow_control()) state.stop.store(true);
-    });
-    if (!refusal.empty()) {
-      Refuse(state, refusal);
-      TellOnce(session, *root, refusal);
+    if (training && root->follows) {
+      Refuse(state, "the steps of " + Shown(*root) + " are found from what is seen (ikkuna_on_pass() and its like): begin none, "
+                    "or make the root with ikkuna_root()");
       return nullptr;
     }
-    session.RefreshDemand(root->demand);
+    session.WaitForDaemon();
+    Timer timer(root->spent.total_ns, nullptr);
+    std::string refusal;
+    {
+      std::lock_guard lock(root->mutex);
+      refusal = WhyNot(state, *root, tag, step);
+      if (!refusal.empty()) TellOnce(session, *root, refusal);
+    }
+    // A boundary it is all the same: a trainer whose steps are refused can be stopped.
+    HandleCommands(state, session, root_id, training && refusal.empty() ? std::optional(step) : std::nullopt);
+    std::lock_guard lock(root->mutex);
+    if (refusal.empty()) refusal = WhyNot(state, *root, tag, step);  // another thread may have been faster
+    if (!refusal.empty()) {
+      Refuse(state, refusal);
+      return nullptr;
+    }
+    const bool first = state.tracker.NextStep(root->tracked) == 0;
     auto made = std::make_unique<ikkuna_step>();
-    made->body = std::make_shared<Step>();
-    Step& body = *made->body;
-    body.state = s->state;
-    body.root = root;
-    body.header.root = root_id;
-    body.header.tag = tag;
-    body.header.step = step;
-    body.header.epoch = epoch;
-    body.header.dropped_kinds = &body.dropped_kinds;
-    body.due = session.DemandAt(root->demand, root_id, tag, step, session.shifts());
     auto& status = session.root_status(root_id);
-    if (training) {
-      if (epoch != root->epoch) root->epoch_begin_step = step;
+    if (training && epoch != root->epoch) {
       root->epoch = epoch;
+      root->epoch_begin_step = step;
+    }
+    made->body = MakeStep(s->state, session, *root, tag, step, epoch);
+    Step& body = *made->body;
+    if (training) {
       if (root->last_end_ns == 0) root->last_end_ns = MonotonicNs();
       state.tracker.TakeStep(root->tracked, root->thread, step);
       root->training = made->body;
@@ -327,7 +365,6 @@ ikkuna_step* ikkuna_step_begin(ikkuna_session* s, uint16_t root_id, uint16_t tag
     } else {
       root->evaluations[tag] = made->body;
     }
-    body.header.train_step = static_cast<uint32_t>(step - std::min(step, root->epoch_begin_step));
     shm::StoreRelaxed(status.phase, static_cast<uint32_t>(training ? shm::Phase::kTrain : shm::Phase::kEvaluate));
     if (body.due.any()) {
       std::lock_guard hold(body.mutex);
@@ -341,6 +378,17 @@ int ikkuna_step_wanted(const ikkuna_step* step, int kind, uint32_t module) {
   if (step == nullptr || !step->body->state->active() || kind < 0 || kind > UINT8_MAX) return IKKUNA_NOTHING;
   if (!ikkuna::IsKnownKind(static_cast<uint8_t>(kind))) return IKKUNA_NOTHING;
   return static_cast<int>(step->body->due.Wanted(static_cast<Kind>(kind), module).level);
+}
+
+int ikkuna_pass_wanted(const ikkuna_pass* pass, int kind, uint32_t module) {
+  if (pass == nullptr || pass->body->number == 0) return IKKUNA_NOTHING;
+  const ikkuna_step of{pass->body->step};
+  return ikkuna_step_wanted(&of, kind, module);
+}
+
+void ikkuna_step_lacks(ikkuna_step* step, int kind) {
+  if (step == nullptr || kind < 0 || kind >= 64) return;
+  step->body->dropped_kinds.fetch_or(ikkuna::KindBit(static_cast<Kind>(kind)), std::memory_order_relaxed);
 }
 
 int ikkuna_step_array(ikkuna_step* step, int kind, uint32_t module, uint32_t param, uint16_t flags,
@@ -388,7 +436,12 @@ int ikkuna_step_end(ikkuna_step* step, uint16_t flags) {
   Step& body = *own->body;
   return Guarded(*body.state, 0, [&](Session& session) {
     const bool known = (flags & ~kGivenFlags) == 0;
-    End(session, body, known ? flags : uint16_t{0});
+    const uint16_t said = known ? flags : uint16_t{0};
+    if (body.followed()) {
+      EndHandle(session, body, said);
+    } else {
+      End(session, body, said);
+    }
     return known ? 1 : Refuse(*body.state, std::string(kNoFlags) + "; the step ended without them");
   });
 }
@@ -396,20 +449,22 @@ int ikkuna_step_end(ikkuna_step* step, uint16_t flags) {
 ikkuna_pass* ikkuna_pass_begin(ikkuna_step* step) {
   if (step == nullptr) return nullptr;
   const std::shared_ptr<Step>& body = step->body;
-  return Guarded(*body->state, static_cast<ikkuna_pass*>(nullptr), [&](Session& session) {
+  return Guarded(*body->state, static_cast<ikkuna_pass*>(nullptr), [&](Session& session) -> ikkuna_pass* {
+    if (body->followed()) {
+      Refuse(*body->state, "a training pass of " + Shown(*body->root) + " begins with ikkuna_on_pass()");
+      return nullptr;
+    }
     auto made = std::make_unique<ikkuna_pass>();
-    made->body.step = body;
+    made->body = std::make_shared<Pass>();
+    made->body->step = body;
     Timer timer(body->root->spent.total_ns, nullptr);
     std::lock_guard lock(body->mutex);
     if (!body->over && body->due.AnyOf(kPassKinds)) {
       EnsureStarted(session, *body);
       const uint32_t number = body->state->tracker.NextPass(body->root->tracked);
       body->open.push_back(number);
-      made->body.number = number;
-      MessageHeader marker = body->header;
-      marker.kind = Kind::kPassStarted;
-      marker.pass = number;
-      session.PublishMarker(marker);
+      made->body->number = number;
+      PublishPassStarted(session, *body, number);
     }
     return made.release();
   });
@@ -418,36 +473,38 @@ ikkuna_pass* ikkuna_pass_begin(ikkuna_step* step) {
 int ikkuna_pass_array(ikkuna_pass* pass, int kind, uint32_t module, uint32_t param, uint16_t call, uint16_t flags,
                       const ikkuna_array* array) {
   if (pass == nullptr) return 0;
-  return Publish(*pass->body.step, &pass->body, call, {kind, module, param, flags}, array, nullptr, false);
+  return Publish(*pass->body->step, pass->body.get(), call, {kind, module, param, flags}, array, nullptr, false);
 }
 
 int ikkuna_pass_scalar(ikkuna_pass* pass, int kind, uint16_t call, double value) {
   if (pass == nullptr) return 0;
-  Step& step = *pass->body.step;
+  Step& step = *pass->body->step;
   return Guarded(*step.state, 0, [&](Session& session) {
     if (kind != IKKUNA_LOSS) return Refuse(*step.state, "kind " + std::to_string(kind) + " is no scalar of a pass");
-    if (!step.due.Wanted(Kind::kLoss, 0) || pass->body.number == 0) return 0;
+    if (!step.due.Wanted(Kind::kLoss, 0) || pass->body->number == 0) return 0;
     MessageHeader header = step.header;
     header.kind = Kind::kLoss;
-    header.pass = pass->body.number;
+    header.pass = pass->body->number;
     header.call = call;
-    header.dropped_kinds = &pass->body.dropped_kinds;
+    header.dropped_kinds = &pass->body->dropped_kinds;
     Timer timer(step.root->spent.total_ns, &step.root->spent.scalar_ns);
     return session.PublishScalar(header, value) ? 1 : 0;
   });
 }
 
 void ikkuna_pass_spent(ikkuna_pass* pass, uint64_t ns) {
-  if (pass != nullptr) pass->body.step->root->spent.total_ns.fetch_add(ns, std::memory_order_relaxed);
+  if (pass != nullptr) pass->body->step->root->spent.total_ns.fetch_add(ns, std::memory_order_relaxed);
 }
 
 int ikkuna_pass_end(ikkuna_pass* pass) {
+  if (pass == nullptr || pass->body->of_walk) return 0;
   const std::unique_ptr<ikkuna_pass> own(pass);
-  if (pass == nullptr || own->body.number == 0) return 0;
-  Step& step = *own->body.step;
+  Step& step = *own->body->step;
+  if (step.followed()) return Guarded(*step.state, 0, [&](Session&) { return PassGone(*own->body), 1; });
+  if (own->body->number == 0) return 0;
   return Guarded(*step.state, 0, [&](Session& session) {
-    const uint32_t number = own->body.number;
-    step.dropped_kinds.fetch_or(own->body.dropped_kinds.load(std::memory_order_relaxed), std::memory_order_relaxed);
+    const uint32_t number = own->body->number;
+    step.dropped_kinds.fetch_or(own->body->dropped_kinds.load(std::memory_order_relaxed), std::memory_order_relaxed);
     {
       std::lock_guard lock(step.mutex);
       if (step.over) {
@@ -471,14 +528,18 @@ int ikkuna_pass_end(ikkuna_pass* pass) {
 }
 
 void ikkuna_pass_abandon(ikkuna_pass* pass) {
+  if (pass != nullptr && (pass->body->of_walk || pass->body->step->followed())) {
+    ikkuna_pass_end(pass);
+    return;
+  }
   const std::unique_ptr<ikkuna_pass> own(pass);
-  if (pass == nullptr || own->body.number == 0) return;
-  Step& step = *own->body.step;
+  if (pass == nullptr || own->body->number == 0) return;
+  Step& step = *own->body->step;
   Guarded(*step.state, 0, [&](Session&) {
     std::lock_guard lock(step.mutex);
     if (step.over) return 0;
-    std::erase(step.open, own->body.number);
-    step.state->tracker.PassesTold(step.root->tracked, {own->body.number});
+    std::erase(step.open, own->body->number);
+    step.state->tracker.PassesTold(step.root->tracked, {own->body->number});
     return 0;
   });
 }

@@ -202,6 +202,10 @@ bool Session::MayDo(const shm::Command& command) {
     case shm::CommandType::kUnfreeze:
       if (options_.control == shm::Control::kAll) return true;
       break;
+    case shm::CommandType::kEvaluate:
+    case shm::CommandType::kCapture:
+      if (options_.takes_all_commands) return true;
+      break;
     default:
       AddNote("the daemon sent a command (" + std::to_string(command.type) + ") that this probe does not know");
       return false;
@@ -211,21 +215,24 @@ bool Session::MayDo(const shm::Command& command) {
 }
 
 // The caller holds session_mutex_.
-void Session::TakeCommands(const shm::CtlView& ctl) {
-  if (!takes(shm::kFeatureCommands)) return;
+bool Session::TakeCommands(const shm::CtlView& ctl, bool prepares) {
+  if (!takes(shm::kFeatureCommands)) return false;
   uint64_t done = shm::LoadRelaxed(pub_->status().command_done);
   for (size_t i = 0; i < shm::kCommandSlots; ++i) {
     const auto command = ctl.NextCommand(done);
-    if (!command) return;
+    if (!command) return false;
+    if (command->type == static_cast<uint32_t>(shm::CommandType::kPrepare) && options_.prepared && !prepares) return true;
     if (MayDo(*command)) {
       std::lock_guard hold(commands_mutex_);
-      if (commands_.size() >= kMaxCommands) return;
+      if (commands_.size() >= kMaxCommands) return false;
       commands_.push_back(*command);
       commands_next_.store(std::min(commands_next_.load(std::memory_order_relaxed), command->argument),
                            std::memory_order_release);
     }
     shm::StoreRelease(pub_->status().command_done, ++done);
+    prepares = false;  // it was of one
   }
+  return false;
 }
 
 // The caller holds commands_mutex_.
@@ -237,15 +244,20 @@ void Session::SetCommandsNext() {
 
 // A rank that stands in a long step acknowledges all the same.
 void Session::TakeCommandsOnService() {
-  std::lock_guard lock(session_mutex_);
-  if (ctl_) TakeCommands(*ctl_);
+  const auto take = [this](bool prepares) {
+    std::lock_guard lock(session_mutex_);
+    return ctl_ && TakeCommands(*ctl_, prepares);
+  };
+  while (take(false) && options_.prepared()) {
+    if (!take(true)) return;
+  }
 }
 
 void Session::HandleCommands(uint16_t root, std::optional<uint64_t> step,
                              const std::function<void(const shm::Command&)>& handle) {
   if (const shm::CtlView* ctl = live_ctl_.load(std::memory_order_acquire)) {
     std::unique_lock lock(session_mutex_, std::try_to_lock);
-    if (lock && ctl == ctl_.get()) TakeCommands(*ctl);
+    if (lock && ctl == ctl_.get()) TakeCommands(*ctl, false);
   }
   const uint64_t next = commands_next_.load(std::memory_order_acquire);
   if (next == UINT64_MAX || (next != 0 && (!step || *step < next - 1))) return;

@@ -80,6 +80,7 @@ bool Session::CreatePub() {
   shm::PubSizes sizes;
   sizes.ring_slots = options_.ring_slots;
   sizes.arena_bytes = arena_bytes_;
+  sizes.late_bytes = std::min(options_.late_bytes, shm::kMaxLateBytes);
   auto pub = shm::PubWriter::Create(sizes);
   const std::string short_of = pub ? std::string() : pub.error().text;
   while (!pub && pub.error().code == ErrorCode::kResourceExhausted && sizes.arena_bytes != 0) {

@@ -41,9 +41,14 @@ struct SessionOptions {
   IdentityOptions identity;
   std::string directory;  // empty: the default
   uint64_t arena_mb = 0;  // 0: IKKUNA_ARENA_MB, else 256
+  uint64_t late_bytes = 0;  // room for what is announced before it is there; 0: none
   uint32_t ring_slots = shm::kDefaultRingSlots;
   uint32_t budget_ppm = 10'000;  // 0: no budget
   shm::Control control = shm::Control::kNone;
+  bool takes_all_commands = false;  // with kAll: evaluate and capture, too
+  // Asked on the service thread, under no lock, when a command to several ranks is being prepared: whether this one
+  // acknowledges; if not, again with its next turn. Empty: it does.
+  std::function<bool()> prepared;
   int retry_refused_ms = 60'000;  // a daemon that refused this run is asked again after so long
 };
 
@@ -174,6 +179,31 @@ class Session {
     reservation.Commit();
     return true;
   }
+  // A message whose bytes come later (Space::kHostLate): a tensor's, the TensorStats of a summary, the double of a scalar. Of
+  // one kind, module, parameter and pass all come late or none does. `launch` is given the reservation, takes its span
+  // (TakeLate()) when it is sure that somebody fills it, and touches no other; what it throws leaves a void record, and this
+  // call. `shape`: null for a scalar.
+  template <typename Launch>
+  bool PublishLate(const MessageHeader& header, RecordType type, const TensorShape* shape, uint64_t bytes,
+                   Launch&& launch) {
+    if (!IsNamed(header)) return DropUnnamed(header);
+    shm::Reservation reservation = pub_->Reserve(Space::kHostLate, bytes);
+    if (!reservation) return NoteDrop(header);
+    try {
+      launch(reservation);
+    } catch (...) {
+      NoteDrop(header);
+      throw;
+    }
+    FillRecord(reservation.record(), header, type, Space::kHostLate, shape);
+    reservation.Commit();
+    return true;
+  }
+  // The most bytes that one such message may have; 0: there is no room, or the daemon takes none.
+  uint64_t late_room() const {
+    const uint64_t bytes = pub_->header().late_bytes;
+    return bytes == 0 || !takes(shm::kFeatureLateBytes) ? 0 : bytes - sizeof(shm::LateSpanHeader);
+  }
   // A message whose tensor could not be read; one that belongs to what has no id (returns false, always).
   void CountFailed(const MessageHeader& header) noexcept;
   bool DropUnnamed(const MessageHeader& header) noexcept;
@@ -242,7 +272,8 @@ class Session {
   bool NoteDrop(const MessageHeader& header) noexcept;     // false, always
   bool MayDo(const shm::Command& command);
   bool PublishMarkerRecord(const MessageHeader& header, const shm::MarkerInfo& marker);
-  void TakeCommands(const shm::CtlView& ctl);
+  // `prepares`: it may acknowledge preparations. True: one waits for that.
+  bool TakeCommands(const shm::CtlView& ctl, bool prepares);
   void TakeCommandsOnService();
   void SetCommandsNext();
   uint64_t DemandVersion() const;

@@ -26,6 +26,10 @@
  * gradients and updates, and what is logged belong to the step. Begin and end every step: that costs little, and commands
  * of clients arrive there; where nothing is due the work between can be spared.
  *
+ * Such steps are given: the caller knows where one begins. A front end that only sees what its framework does (a pass begins,
+ * a gradient is there, parameters are written) makes a root with ikkuna_root_tracked() and says what it sees, see "Tracked
+ * steps"; where a step begins and ends, and which passes it is made of, is found as it is for LibTorch.
+ *
  * Threads: any thread may begin a pass of a step and publish in it, several passes may be open at once; one pass is one
  * thread's at a time, and so is what is done with the step itself, until the next begins on another. ikkuna_open() and
  * ikkuna_close() run alone.
@@ -56,6 +60,25 @@ IKKUNA_API uint32_t ikkuna_version(void);
 typedef struct ikkuna_session ikkuna_session;
 typedef struct ikkuna_step ikkuna_step;
 typedef struct ikkuna_pass ikkuna_pass;
+typedef struct ikkuna_thread ikkuna_thread;
+
+/* What clients may ask for. */
+enum { IKKUNA_CONTROL_NONE = 0, IKKUNA_CONTROL_STOP = 1, IKKUNA_CONTROL_ALL = 2 };
+enum {
+  IKKUNA_COMMAND_FREEZE = 1,
+  IKKUNA_COMMAND_UNFREEZE = 2,
+  IKKUNA_COMMAND_EVALUATE = 4,
+  IKKUNA_COMMAND_CAPTURE = 5
+};
+typedef struct ikkuna_command {
+  size_t size;      /* sizeof(ikkuna_command) of the library */
+  uint64_t id;      /* for ikkuna_command_done() */
+  uint64_t step;    /* that is about to begin; UINT64_MAX: none is, at the boundary of an evaluation */
+  uint32_t type;    /* IKKUNA_COMMAND_* */
+  uint32_t module;  /* 0: the whole root */
+  uint32_t param;   /* 0: all of the module */
+  uint16_t root;    /* 0: every root */
+} ikkuna_command;
 
 typedef struct ikkuna_options {
   size_t size;           /* sizeof(ikkuna_options): lets later versions add fields */
@@ -67,12 +90,23 @@ typedef struct ikkuna_options {
   uint64_t arena_mb;   /* room for whole tensors under way; 0: IKKUNA_ARENA_MB, else 256 */
   double budget;       /* share of the step time that these calls may take; 0: 0.01, negative: as the daemon says.
                         * The daemon's --budget counts where it is lower, and its `off` lifts this one, too. */
-  int allow_control;   /* not 0: clients may ask to stop, see ikkuna_stop_requested() */
+  int allow_control;   /* not 0: clients may ask to stop, see ikkuna_stop_requested(); `control` says more */
   int quiet;           /* not 0: no greeting on stderr */
   int resume;          /* not 0: this run goes on with the attempt before: both are drawn as one line */
   uint64_t start_step; /* its first step; above 0 says the same as `resume` */
   int has_attempt;     /* 0: the restart count is the scheduler's, where it has one, else the daemon numbers */
   uint32_t attempt;    /* restart count of this job, where has_attempt is not 0 */
+  int control;         /* IKKUNA_CONTROL_*: what clients may ask for; 0: as allow_control says. _ALL needs on_command */
+  /* A command is due: called by ikkuna_step_begin() and the ikkuna_on_ calls, on their thread, before the step it is for,
+   * under no lock: it may call all of this but ikkuna_close(). It does what is asked now or later (a freeze: when no optimizer
+   * writes), and says so with ikkuna_command_done(). `command` is valid during the call. */
+  void (*on_command)(void* context, const ikkuna_command* command);
+  /* A command to several ranks is being prepared, and none gets it unless all acknowledge: 1 acknowledges that this one
+   * makes steps and will act, 0 does not, and it is asked again in 50 ms (the daemon gives up after 5 s). NULL: 1. Called on
+   * a thread of the session, for which ikkuna_close() waits: what it needs must be free then. */
+  int (*prepared)(void* context);
+  void* context;       /* of both */
+  uint64_t late_kb;    /* room for values that are announced before they are there, see ikkuna_step_late(); 0: none */
 } ikkuna_options;
 
 enum { IKKUNA_TAG_DEFAULT = 0, IKKUNA_TAG_TEST = 1, IKKUNA_TAG_NO_GRAD = 2 };
@@ -197,6 +231,8 @@ IKKUNA_API int ikkuna_step_end(ikkuna_step* step, uint16_t flags);
 
 /* --- Passes. */
 IKKUNA_API ikkuna_pass* ikkuna_pass_begin(ikkuna_step* step);
+/* As ikkuna_step_wanted(), of the step that it began in. */
+IKKUNA_API int ikkuna_pass_wanted(const ikkuna_pass* pass, int kind, uint32_t module);
 /* `call`: the number of the module's call within the pass, from 0, in the order of the forward pass. */
 IKKUNA_API int ikkuna_pass_array(ikkuna_pass* pass, int kind, uint32_t module, uint32_t param, uint16_t call,
                                  uint16_t flags, const ikkuna_array* array);
@@ -209,8 +245,135 @@ IKKUNA_API void ikkuna_pass_spent(ikkuna_pass* pass, uint64_t ns);
 IKKUNA_API int ikkuna_pass_end(ikkuna_pass* pass);
 IKKUNA_API void ikkuna_pass_abandon(ikkuna_pass* pass);
 
-/* 1 once a client asked the run to stop; needs allow_control. */
+/* --- What is announced before it is there: computed by a device still, or by another thread. A message that is not ready
+ * holds up none behind it, but the end of its step; after the daemon's --unready-s (10) it is given up, counted, and its step
+ * lacks it. Of one kind, module, parameter and pass all messages come late or none does. Needs `late_kb` in the options. */
+typedef struct ikkuna_late ikkuna_late;
+/* The most bytes one may have; 0: there is no room, or the daemon takes none: publish when it is there. */
+IKKUNA_API uint64_t ikkuna_late_room(const ikkuna_session* session);
+/* `form`: an array whose elements are not read: data and strides are ignored. NULL: not wanted, dropped, which the daemon
+ * shows, or refused (ikkuna_error()). Several may be open, and outlive the handle of the step. */
+IKKUNA_API ikkuna_late* ikkuna_step_late(ikkuna_step* step, int kind, uint32_t module, uint32_t param, uint16_t flags,
+                                         const ikkuna_array* form);
+/* Also of IKKUNA_LOSS: one element. */
+IKKUNA_API ikkuna_late* ikkuna_pass_late(ikkuna_pass* pass, int kind, uint32_t module, uint32_t param, uint16_t call,
+                                         uint16_t flags, const ikkuna_array* form);
+/* It is there, in host memory, of the data type and sizes that were announced: what is wanted of it is computed or copied on
+ * this thread, which may be any. Frees the handle, but where it is refused (-1): then it is to be ended still. */
+IKKUNA_API int ikkuna_late_fill(ikkuna_late* late, const ikkuna_array* array);
+/* For who fills it otherwise, such as a kernel: what stands in `bytes` at `data` is IKKUNA_TENSOR, the elements row-major
+ * without gaps (halves that were announced with a scale as floats); IKKUNA_SUMMARY, statistics as the wire format lays them out;
+ * or IKKUNA_NUMBER, a double. `seq` goes into `ready` with release, once, when they are there. */
+enum { IKKUNA_NUMBER = 3 };
+typedef struct ikkuna_place {
+  size_t size; /* sizeof(ikkuna_place), set by the caller */
+  void* data;
+  uint64_t bytes;
+  uint64_t* ready;
+  uint64_t seq;
+  int32_t content;
+} ikkuna_place;
+IKKUNA_API int ikkuna_late_place(const ikkuna_late* late, ikkuna_place* place);
+/* Frees the handle. _NEVER: nobody writes there any more; the daemon counts it as one that never became ready, and its room is
+ * used again behind that. _READY: the bytes stand there. _COMES: who has the place stores `ready`, before ikkuna_close(). */
+enum { IKKUNA_LATE_NEVER = 0, IKKUNA_LATE_READY = 1, IKKUNA_LATE_COMES = 2 };
+IKKUNA_API int ikkuna_late_end(ikkuna_late* late, int how);
+
+/* --- Tracked steps. A root made here has no ikkuna_step_begin() of the default tag: its steps are found from what is said
+ * with the calls below, at the moment it is seen, before anything of it is changed. The numbers of steps go on from
+ * start_step. Evaluations are given as ever (ikkuna_step_begin() with their tag, numbered ikkuna_next_step()).
+ *
+ * Each ikkuna_on_ call returns how many takes wait on the thread, or -1; take them, with ikkuna_next_take(), before the
+ * framework goes on: then the weights and gradients are what they were in the step. Each names a step, whose handle is ended
+ * with ikkuna_step_end() when all is published. What is not taken until the thread's next ikkuna_on_ call is given up, and its
+ * step lacks it. The end of a step is published when the step is over and its handles are ended, in either order. */
+enum { IKKUNA_SAYS_BOUNDARIES = 1 }; /* only ikkuna_on_boundary() ends steps, whatever writes */
+IKKUNA_API uint16_t ikkuna_root_tracked(ikkuna_session* session, const char* name, uint32_t flags);
+/* The number that the root's next step takes. */
+IKKUNA_API uint64_t ikkuna_next_step(const ikkuna_session* session, uint16_t root);
+
+/* A thread of the trainer, as the tracker tells them apart: one handle each, used by one caller at a time. Ended when the
+ * thread is: what it has left open is then everybody's. */
+IKKUNA_API ikkuna_thread* ikkuna_thread_begin(ikkuna_session* session);
+IKKUNA_API void ikkuna_thread_end(ikkuna_thread* thread);
+
+/* What an ikkuna_on_ call has to know now, a set; what is not in it need not be looked at. */
+enum {
+  IKKUNA_LOOK_GRADIENTS = 1, /* ikkuna_on_gradient(): whether those before were cleared (IKKUNA_SEEN_CLEARED) */
+  IKKUNA_LOOK_WEIGHTS = 2,   /* on_pass, on_gradient: whether weights moved since backward ended (IKKUNA_SEEN_MOVED) */
+  IKKUNA_LOOK_WRITES = 4,    /* ikkuna_on_write(): whether the gradient is another one (IKKUNA_SEEN_NEW_GRADIENT) */
+  IKKUNA_LOOK_AWAKE = 8      /* passes and writes matter now; without it hooks on them may sleep */
+};
+IKKUNA_API uint32_t ikkuna_look(const ikkuna_session* session, uint16_t root);
+
+/* What is seen, as `seen`, a set. */
+enum {
+  IKKUNA_SEEN_MOVED = 1,        /* the weights are not what they were when the last backward pass ended */
+  IKKUNA_SEEN_CLEARED = 2,      /* gradients of the backward pass before were zeroed, dropped or replaced */
+  IKKUNA_SEEN_EVALUATING = 4,   /* the model is in evaluation mode */
+  IKKUNA_SEEN_GRADIENT = 8,     /* the written parameter has a gradient */
+  IKKUNA_SEEN_NEW_GRADIENT = 16 /* another one than when it was written last */
+};
+enum {
+  IKKUNA_WRITE_ARITHMETIC = 1, /* from the old value: what optimizers do */
+  IKKUNA_WRITE_ASSIGN = 2,     /* a new value: loads, swaps, optimizers written by hand */
+  IKKUNA_WRITE_OTHER = 3       /* clamps, fills: never an optimizer's step */
+};
+
+/* A forward pass that is to train begins on the thread. Never NULL but where it is refused; takes may wait. It is ended
+ * (ikkuna_pass_end(), ikkuna_pass_abandon()) when no backward can reach it any more: its step is what reached it. */
+IKKUNA_API ikkuna_pass* ikkuna_on_pass(ikkuna_thread* thread, uint16_t root, uint32_t seen);
+/* Backward pass `task` (not below 0, no two at once have the same) reaches it on this thread: before ikkuna_on_gradient() of
+ * the task. What comes back takes its layer gradients, the same for each call of one task; NULL: none are wanted, or the pass
+ * is of a step that has ended. It goes with the pass, and is not ended. */
+IKKUNA_API ikkuna_pass* ikkuna_on_reached(ikkuna_thread* thread, ikkuna_pass* pass, int64_t task);
+/* The same of what was evaluated under another tag. */
+IKKUNA_API int ikkuna_on_evaluation_reached(ikkuna_thread* thread, uint16_t root, int64_t task);
+/* A parameter's gradient is accumulated in the task on this thread; only the first of them says anything. */
+IKKUNA_API int ikkuna_on_gradient(ikkuna_thread* thread, uint16_t root, int64_t task, uint32_t seen);
+/* All gradients that the ended task gave are gone and the weights have moved: an optimizer within backward used them. */
+IKKUNA_API int ikkuna_on_gradients_used(ikkuna_thread* thread, uint16_t root, int64_t task);
+/* It is over, for all roots, also where it threw. */
+IKKUNA_API int ikkuna_on_backward_end(ikkuna_thread* thread, int64_t task);
+/* A parameter is about to be written, each in turn, or only the first that the optimizer writes. */
+IKKUNA_API int ikkuna_on_write(ikkuna_thread* thread, uint16_t root, int write, uint32_t param, uint32_t seen);
+/* The trainer says that its step ends here. From the first on nothing else ends steps of this root. */
+IKKUNA_API int ikkuna_on_boundary(ikkuna_thread* thread, uint16_t root);
+/* An evaluation begins on the thread, or a new epoch: the updates of the steps before are taken. */
+IKKUNA_API int ikkuna_on_evaluation(ikkuna_thread* thread, uint16_t root);
+IKKUNA_API int ikkuna_on_epoch(ikkuna_thread* thread, uint16_t root, uint32_t epoch);
+/* The model goes, or the training ends: the updates of all its steps are taken. Steps of which that never happens lack them. */
+IKKUNA_API int ikkuna_on_end(ikkuna_thread* thread, uint16_t root);
+
+enum {
+  IKKUNA_TAKE_WEIGHTS = 1,   /* weights and biases; keep a copy of each whose updates ikkuna_step_wanted() asks for */
+  IKKUNA_TAKE_GRADIENTS = 2, /* weight and bias gradients */
+  IKKUNA_TAKE_RATES = 4,     /* ikkuna_rate() */
+  IKKUNA_TAKE_UPDATES = 8,   /* what parameters are now less the copy that was kept for this step: ikkuna_step_difference() */
+  IKKUNA_TAKE_MOMENTS = 16,  /* of the optimizer */
+  IKKUNA_TAKE_BUFFERS = 32
+};
+typedef struct ikkuna_take {
+  size_t size;        /* sizeof(ikkuna_take), set by the caller */
+  ikkuna_step* step;  /* to publish under */
+  uint64_t number;    /* the step's: what is kept for it is found by it */
+  uint32_t take;      /* a set of IKKUNA_TAKE_* */
+  uint16_t root;
+  uint16_t flags;     /* for every array that is taken now */
+} ikkuna_take;
+/* 1: `take` is filled in; 0: nothing waits. */
+IKKUNA_API int ikkuna_next_take(ikkuna_thread* thread, ikkuna_take* take);
+/* The step that what is said now is about, for ikkuna_log() and its like: the one open on the thread, else the one that
+ * comes. Ended with ikkuna_step_end(), which here ends the handle alone. */
+IKKUNA_API ikkuna_step* ikkuna_step_now(ikkuna_thread* thread, uint16_t root);
+/* What was wanted of this kind cannot be taken at this step (a compiled region, a shape that changed): it lacks it. */
+IKKUNA_API void ikkuna_step_lacks(ikkuna_step* step, int kind);
+
+/* --- Control. 1 once a client asked the run to stop; needs allow_control. */
 IKKUNA_API int ikkuna_stop_requested(const ikkuna_session* session);
+/* What on_command() was given is done (not 0), or not; `note` says why not, or what is left, and is shown to clients; NULL:
+ * nothing. What became of parameters is said with ikkuna_param(). -1: no such command waits. Any thread. */
+IKKUNA_API int ikkuna_command_done(ikkuna_session* session, uint64_t id, int done, const char* note);
 
 #ifdef __cplusplus
 }
