@@ -106,9 +106,9 @@ Status Daemon::OpenSinks() {
   }
   options.age_max = std::chrono::hours(24 * static_cast<int64_t>(config_.store_max_age_days));
   options.nice = config_.nice;
-  options.on_committed = [door = ingest_door_](const RunKey& run, uint64_t done_seq) {
+  options.on_committed = [door = door_](const RunKey& run, uint64_t done_seq) {
     std::lock_guard hold(door->mutex);
-    if (door->to != nullptr) door->to->OnCommitted(run, done_seq);
+    if (door->ingest != nullptr) door->ingest->OnCommitted(run, done_seq);
   };
   options.on_kept = [this](const std::shared_ptr<const Batch>& batch) { sinks_.OfferKept(batch); };
   // It keeps its own events itself; the others get them from here.
@@ -160,14 +160,7 @@ void Daemon::StartGraph() {
     status.state = RunState::kFinished;
     store_->SaveProducer(status);
   };
-  {
-    std::lock_guard hold(sinks_door_->mutex);
-    sinks_door_->to = &sinks_;
-  }
-  parts.emit = [door = sinks_door_](Batch batch) {
-    std::lock_guard hold(door->mutex);
-    if (door->to != nullptr) door->to->Offer(std::make_shared<const Batch>(std::move(batch)));
-  };
+  parts.emit = [this](Batch batch) { sinks_.Offer(std::make_shared<const Batch>(std::move(batch))); };
   parts.act = [this](const Run& run, const Event& event, const Action& action) {
     actions_->Take(run.key(), event, action);
   };
@@ -188,13 +181,14 @@ void Daemon::StartIngest(const std::string& version) {
   context.store = store_.get();
   context.sinks = {&sinks_};
   context.budget_ppm = config_.budget_ppm;
+  context.several_users = !UidsOf(config_).empty();
   context.unready_ns = config_.unready_s * 1'000'000'000;
   context.version = version;
   ingest_ = std::make_unique<ingest::Ingest>(std::move(context));
   control_ = std::make_unique<ingest::Control>(*ingest_);
   {
-    std::lock_guard hold(ingest_door_->mutex);
-    ingest_door_->to = ingest_.get();
+    std::lock_guard hold(door_->mutex);
+    door_->ingest = ingest_.get();
   }
   job_ticker_ = std::make_unique<Ticker>("ikkuna-jobs", kJobsEvery, [this] { jobs_->Tick(MonotonicNs()); });
 }
@@ -317,12 +311,8 @@ Status Daemon::Stop() {
     LogEvent(event);
   }
   {
-    std::lock_guard hold(ingest_door_->mutex);
-    ingest_door_->to = nullptr;
-  }
-  {
-    std::lock_guard hold(sinks_door_->mutex);
-    sinks_door_->to = nullptr;
+    std::lock_guard hold(door_->mutex);
+    door_->ingest = nullptr;
   }
   ingest_.reset();
   control_.reset();

@@ -63,11 +63,10 @@ class Daemon {
   bool LingerIsOver() { return linger_->IsOver(); }
 
  private:
-  // For threads that may outlive what they call: the store's, and work that did not end in time.
-  template <typename T>
-  struct Door {
+  // Lets the store's thread reach ingest while there is one.
+  struct CommitDoor {
     std::mutex mutex;
-    T* to = nullptr;  // guarded by mutex; null: gone
+    ingest::Ingest* ingest = nullptr;
   };
 
   explicit Daemon(const Config& config) : config_(config) {}
@@ -95,8 +94,7 @@ class Daemon {
   // In the order of their start.
   std::unique_ptr<Linger> linger_;
   std::optional<shm::DirectoryLock> lock_;
-  std::shared_ptr<Door<ingest::Ingest>> ingest_door_ = std::make_shared<Door<ingest::Ingest>>();
-  std::shared_ptr<Door<SinkList>> sinks_door_ = std::make_shared<Door<SinkList>>();
+  std::shared_ptr<CommitDoor> door_ = std::make_shared<CommitDoor>();
   SinkList sinks_;
   std::unique_ptr<KeptCounters> kept_counters_;
   std::shared_ptr<sinks::Store> store_;

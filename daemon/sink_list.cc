@@ -42,6 +42,7 @@ class SinkList::One : public Sink {
       : sink_(std::move(sink)), takes_(takes), name_(sink_->name()), before_(std::move(before)) {}
 
   std::string name() const override { return name_; }
+  Takes takes() const { return takes_; }
   void Offer(std::shared_ptr<const Batch> batch) override {
     if (takes_ == Takes::kAll) Give(std::move(batch));
   }
@@ -174,8 +175,14 @@ Status SinkList::Flush(std::chrono::steady_clock::time_point deadline) {
 }
 
 void SinkList::Close() {
-  const std::vector<Sink*> all = sinks();
-  std::for_each(all.rbegin(), all.rend(), [](Sink* sink) { sink->Close(); });
+  // Those that take what is kept after who keeps it, which has some of it until its end; where events are told last.
+  const size_t count = count_.load(std::memory_order_acquire);
+  for (const Takes takes : {Takes::kAll, Takes::kKept}) {
+    for (size_t i = count; i-- > 1;) {
+      if (sinks_[i]->takes() == takes) sinks_[i]->Close();
+    }
+  }
+  if (count > 0) sinks_[0]->Close();
 }
 
 std::vector<Sink*> SinkList::sinks() const {

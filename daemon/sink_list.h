@@ -52,7 +52,7 @@ class SinkList : public Sink {
   SinkCounters Counters() const override;
   // Each gets a part of the time of its own. The error names all that could not take everything.
   Status Flush(std::chrono::steady_clock::time_point deadline) override;
-  // The last first, so that the store is among the last.
+  // The last first, and those that take what is kept after who keeps it; the first of all at the end.
   void Close() override;
 
   // The sinks one by one, with counters that go on. They live as long as the list.

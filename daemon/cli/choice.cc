@@ -166,20 +166,14 @@ v1::SeriesFilter FilterOf(const v1::Run& run, const SeriesChoice& choice, const 
 
 Result<std::vector<v1::SeriesSummary>> SeriesOf(Client& client, const RunLine& line, const SeriesChoice& choice,
                                                 const std::string& topic) {
-  std::vector<v1::SeriesSummary> series;
-  std::set<std::string> seen;
   v1::Run run = line.run;
+  Result<std::vector<v1::SeriesSummary>> found = std::vector<v1::SeriesSummary>();
   for (auto attempt = line.attempts.rbegin(); attempt != line.attempts.rend(); ++attempt) {
     run.mutable_key()->set_attempt(*attempt);
-    Result<std::vector<v1::SeriesSummary>> found = client.ListSeries(FilterOf(run, choice, topic));
-    if (!found) return found.error();
-    for (v1::SeriesSummary& one : *found) {
-      v1::SeriesKey key = one.series().key();
-      key.clear_run();
-      if (seen.insert(key.SerializeAsString()).second) series.push_back(std::move(one));
-    }
+    found = client.ListSeries(FilterOf(run, choice, topic));
+    if (!found || !found->empty()) break;
   }
-  return series;
+  return found;
 }
 
 std::string SeriesName(const v1::SeriesKey& key) {

@@ -62,7 +62,7 @@ struct SeriesChoice {
 };
 void AddSeriesOptions(CLI::App* command, SeriesChoice* choice);
 v1::SeriesFilter FilterOf(const v1::Run& run, const SeriesChoice& choice, const std::string& topic);
-// The series of a line; of one that several attempts have, that of the last of them.
+// The series of a line, as its last attempt that has any has them.
 Result<std::vector<v1::SeriesSummary>> SeriesOf(Client& client, const RunLine& line, const SeriesChoice& choice,
                                                 const std::string& topic);
 // "features.0.weight weights_norm2 [test]": what tells series of one run apart. The default tag and the root `model`

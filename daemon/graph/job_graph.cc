@@ -80,6 +80,10 @@ JobGraphs::JobGraphs(JobParts parts) : parts_(std::move(parts)) {
 }
 
 JobGraphs::~JobGraphs() {
+  {
+    std::lock_guard lock(outside_->mutex);
+    outside_->gone = true;
+  }
   for (auto& [id, job] : jobs_) {
     for (auto& [entry, node] : job.nodes) node->Retire();
     if (job.run && parts_.close) parts_.close(*job.run);
@@ -119,7 +123,7 @@ std::shared_ptr<JobNode> JobGraphs::NodeOf(const std::shared_ptr<SubscriberEntry
     job.retry_ns = now + kRetryNs;
     if (!job.run) return nullptr;
   }
-  auto node = std::make_shared<JobNode>(parts_, entry, job.run, producer.world_size, share_.get());
+  auto node = std::make_shared<JobNode>(parts_, outside_, entry, job.run, producer.world_size, share_.get());
   job.nodes.emplace(entry->id, node);
   return node;
 }

@@ -3,7 +3,7 @@
 // timeline of all ranks (kAllRanks).
 //
 // Owner: the daemon, one for all graphs, which it outlives. Thread rule: every method from any thread; `emit`, `act`
-// and `open` are called from any thread too. What a subscriber throws switches it off, and harms no rank.
+// and `open` are called from any thread too, and never after its end: what comes then is cancelled. What a subscriber throws switches it off, and harms no rank.
 #pragma once
 
 #include <cstdint>
@@ -11,6 +11,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <shared_mutex>
 #include <string>
 #include <tuple>
 
@@ -38,6 +39,12 @@ struct JobParts {
   // As GraphParts has it; `run` is that of all ranks.
   std::function<void(const Run& run, const Event& event, const Action& action)> act = nullptr;
   uint64_t deadline_ns = JobSteps::kDefaultDeadlineNs;
+};
+
+// Whether what JobParts names is there still: results may be held by threads that outlive JobGraphs.
+struct JobOutside {
+  std::shared_mutex mutex;
+  bool gone = false;  // guarded by mutex
 };
 
 // Who the run of all ranks is: the same for every rank, and after a restart of the daemon.
@@ -90,6 +97,7 @@ class JobGraphs {
   void Sweep(uint64_t now_ns, bool tick);
 
   const JobParts parts_;
+  const std::shared_ptr<JobOutside> outside_ = std::make_shared<JobOutside>();
   std::shared_ptr<WorkShare> share_;
   std::mutex mutex_;
   // Guarded by mutex_; held while a run is opened and closed, so that the two come in order.

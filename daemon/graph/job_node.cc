@@ -14,6 +14,14 @@ using metrics::Content;
 using metrics::Keeps;
 using metrics::Runs;
 
+template <typename Call>
+bool JobNode::Outside(Call call) {
+  std::shared_lock lock(outside_->mutex);
+  if (outside_->gone) return false;
+  call();
+  return true;
+}
+
 // The results of one step; out, as one batch, when the last reference goes.
 class JobNode::StepOfJob final : public metrics::Results {
  public:
@@ -42,7 +50,9 @@ class JobNode::StepOfJob final : public metrics::Results {
     SubscriberEntry& entry = *node_->entry_;
     entry.computed.fetch_add(values, std::memory_order_relaxed);
     try {
-      node_->parts_.emit(std::move(batch_));
+      if (node_->Outside([&] { node_->parts_.emit(std::move(batch_)); })) return;
+      entry.computed.fetch_sub(values, std::memory_order_relaxed);
+      entry.Count(MissReason::kCancelled, given);
     } catch (...) {
       entry.computed.fetch_sub(values, std::memory_order_relaxed);
       entry.Count(MissReason::kFailed, given);
@@ -76,7 +86,8 @@ class JobNode::StepOfJob final : public metrics::Results {
     text += SuppressedText(answer.suppressed);
     if (action && !node_->parts_.act) text += RefusedText(*action);
     Say(severity, std::string(node_->entry_->subscription.descriptor->name), std::move(text));
-    if (action && node_->parts_.act) node_->parts_.act(*node_->run_, batch_.events.back(), *action);
+    if (!action || !node_->parts_.act) return;
+    node_->Outside([&] { node_->parts_.act(*node_->run_, batch_.events.back(), *action); });
   }
   void Incomplete() override { node_->entry_->Count(MissReason::kIncomplete, 1); }
   bool cancelled() const override { return node_->entry_->ended(); }
@@ -90,7 +101,9 @@ class JobNode::StepOfJob final : public metrics::Results {
 
   void Threw(const std::string& what) {
     node_->entry_->Count(MissReason::kThrew, 1);
-    if (!node_->parts_.subscribers->SwitchOff(*node_->entry_)) return;
+    bool first = false;
+    node_->Outside([&] { first = node_->parts_.subscribers->SwitchOff(*node_->entry_); });
+    if (!first) return;
     std::lock_guard lock(mutex_);
     Say(Severity::kError, "subscriber_failed",
         node_->entry_->subscription.text + " (subscriber " + std::to_string(node_->entry_->id) + ") failed at step " +
@@ -133,9 +146,10 @@ class JobNode::StepOfJob final : public metrics::Results {
   std::map<uint32_t, uint16_t> flags_;  // by number of a subject; guarded by mutex_
 };
 
-JobNode::JobNode(const JobParts& parts, std::shared_ptr<SubscriberEntry> entry, std::shared_ptr<ikkuna::Run> run,
-                 uint32_t world_size, WorkShare* share)
+JobNode::JobNode(const JobParts& parts, std::shared_ptr<JobOutside> outside, std::shared_ptr<SubscriberEntry> entry,
+                 std::shared_ptr<ikkuna::Run> run, uint32_t world_size, WorkShare* share)
     : parts_(parts),
+      outside_(std::move(outside)),
       entry_(std::move(entry)),
       run_(std::move(run)),
       steps_(
@@ -286,10 +300,11 @@ void JobNode::NameMissing(const JobStep& step, Batch& batch) {
   }
   if (count != 0) entry_->Count(MissReason::kIncomplete, count);
   const std::string listed = Listed(names, 16);
-  if (std::exchange(missing_before_, listed) == listed) return;
+  if (missing_said_ == listed) return;
   const auto old = [&](uint64_t told) { return step.step < told || step.step - told >= EventFilter::kEverySteps; };
   std::erase_if(missing_told_, [&](const auto& one) { return old(one.second); });
   if (missing_told_.size() >= kMissingSetsMax || !missing_told_.try_emplace(listed, step.step).second) return;
+  missing_said_ = listed;
   const std::string text = entry_->subscription.topic + " of all ranks, step " + std::to_string(step.step) +
                            (names.empty() ? ": all ranks are in it again" : ": without rank " + listed);
   const Severity severity = names.empty() ? Severity::kInfo : Severity::kWarning;

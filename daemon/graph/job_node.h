@@ -28,8 +28,8 @@ namespace ikkuna::graph {
 class JobNode : public std::enable_shared_from_this<JobNode> {
  public:
   // `share`: where it runs, if it is of the queue.
-  JobNode(const JobParts& parts, std::shared_ptr<SubscriberEntry> entry, std::shared_ptr<Run> run, uint32_t world_size,
-          WorkShare* share);
+  JobNode(const JobParts& parts, std::shared_ptr<JobOutside> outside, std::shared_ptr<SubscriberEntry> entry,
+          std::shared_ptr<Run> run, uint32_t world_size, WorkShare* share);
 
   JobSteps& steps() { return steps_; }
   const SubscriberEntry& entry() const { return *entry_; }
@@ -48,6 +48,9 @@ class JobNode : public std::enable_shared_from_this<JobNode> {
     std::string param;
   };
 
+  // False: there is nobody to do it for any more.
+  template <typename Call>
+  bool Outside(Call call);
   std::optional<uint64_t> LastRecorded(const Timeline& timeline) const;
   void Give(JobStep step) noexcept;
   void Take(JobStep step);
@@ -58,6 +61,7 @@ class JobNode : public std::enable_shared_from_this<JobNode> {
   void NameMissing(const JobStep& step, Batch& batch);
 
   const JobParts parts_;
+  const std::shared_ptr<JobOutside> outside_;
   const std::shared_ptr<SubscriberEntry> entry_;
   const std::shared_ptr<ikkuna::Run> run_;
   std::shared_ptr<WorkSource> source_;
@@ -70,7 +74,7 @@ class JobNode : public std::enable_shared_from_this<JobNode> {
   EventFilter filter_;
   // Used by one call after another: JobSteps gives one at a time, and so does a lane.
   std::unique_ptr<metrics::Subscriber> subscriber_;
-  std::string missing_before_;
+  std::string missing_said_;
   std::map<std::string, uint64_t> missing_told_;  // the step at which a set of ranks was told
   JobSteps steps_;  // last: it calls the rest
 };

@@ -32,7 +32,7 @@ std::string UnseenEnd(const ProducerStatus& status) {
 // Of one whose probe said that it is through nothing more comes, whether its process lives or not.
 bool MayLive(RunState state) { return state != RunState::kFinished && state != RunState::kDied; }
 
-RunRegistry::Member MemberOf(const ProducerInfo& info, bool alive) {
+RunRegistry::Member MemberOf(const ProducerInfo& info, bool alive, bool several_users) {
   RunRegistry::Member member;
   member.uuid = info.uuid;
   member.key = info.run_key;
@@ -41,7 +41,8 @@ RunRegistry::Member MemberOf(const ProducerInfo& info, bool alive) {
   member.continues = info.continues;
   member.alive = alive;
   member.parent = alive ? ParentOf(info.pid) : 0;
-  member.uid = info.uid;
+  // Else it is one user's all the same: a run may have been brought from another host, whose users have other numbers.
+  if (several_users) member.uid = info.uid;
   return member;
 }
 
@@ -110,7 +111,7 @@ void Ingest::TakePast(ProducerStatus status, bool shown) {
     context_.store->SaveProducer(past.status);
   }
   const bool alive = MayLive(past.status.state) && Lives(past);
-  registry_.Add(MemberOf(past.status.info, alive));
+  registry_.Add(MemberOf(past.status.info, alive, context_.several_users));
   if ((!shown && !alive) || !has_process) return;
   past.ledger = FromStore(past.status);
   past_.push_back(std::move(past));
@@ -288,7 +289,7 @@ Result<std::shared_ptr<Run>> Ingest::BeginRun(const Peer& peer, Placement& place
       LearnFound();
       const auto stored = context_.store->LoadProgress(placement.key);
       placement.known = placement.known || (stored && stored->progress.done_seq > 0);
-      RunRegistry::Member member = MemberOf(info, true);
+      RunRegistry::Member member = MemberOf(info, true, context_.several_users);
       member.parent = applicant.parent;
       member.count = applicant.count;
       member.unnamed = applicant.unnamed;

@@ -25,6 +25,8 @@ struct IngestContext {
   // name is another job.
   uint64_t unseen_grace_ns = 60'000'000'000;
   uint32_t budget_ppm = 10'000;  // share of the step time that a probe may cost; 0: no budget
+  // Other users' trainers are let in as well (--allow-uid): whose a run is counts.
+  bool several_users = false;
   uint64_t unready_ns = 10'000'000'000;  // how long bytes that come late may take
   std::string version;           // told to the producer
   // Payload sources of a new session; empty: the host arena alone.

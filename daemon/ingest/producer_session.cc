@@ -198,8 +198,7 @@ void ProducerSession::Begin() {
   }
   drain_ = std::make_unique<Drain>(*view_, *ctl_, std::move(sources), working_.done_seq, working_.read_seq,
                                    context_.unready_ns, [this](const shm::Message& message) {
-                                     // None trains yet: what is evaluated first is what it goes on from.
-                                     if (!start_known_) SetStart(message.record.global_step);
+                                     if (!start_known_) GuessStart(message.record.global_step);
                                      graph_->Handle(message);
                                      if (publisher_->waits()) publisher_->OfferEmitted(CurrentProgress());
                                    });
@@ -311,7 +310,7 @@ Result<uint64_t> ProducerSession::Pump(uint64_t records_max, uint64_t end) {
 // Before its first record is handled, so that nothing is drawn as overtaken that is not.
 void ProducerSession::LearnStart() {
   const auto info = run_->info();
-  if (!info->continues || info->start_step > 0) {
+  if (!info->continues || (info->start_step > 0 && !guessed_start_)) {
     start_known_ = true;
     return;
   }
@@ -321,21 +320,28 @@ void ProducerSession::LearnStart() {
     const bool trains = root.phase == static_cast<uint32_t>(shm::Phase::kTrain) || root.step > root.start_step;
     if (trains) first = std::min(first, root.start_step);
   }
-  if (first != UINT64_MAX) SetStart(first);
-}
-
-void ProducerSession::SetStart(uint64_t first) {
+  if (first == UINT64_MAX) return;
   start_known_ = true;
-  ProducerInfo info = *run_->info();
+  SetStart(first);
   if (first == 0) {
     const std::string note =
-        "it goes on with attempt " + std::to_string(*info.continues) +
+        "it goes on with attempt " + std::to_string(*info->continues) +
         " and counts its steps from 0 on, so that nothing of that one is left in the line of both: where it "
         "goes on from a checkpoint give it the step of that, its start step";
     AddNote(note);
     if (!known_) publisher_->OfferEvent(Severity::kWarning, "note", note);  // else an earlier session told it
-    return;
   }
+}
+
+// None trains yet: until one does, the first step that is evaluated is taken for the one that it goes on from.
+void ProducerSession::GuessStart(uint64_t step) {
+  if (guessed_start_ && step >= *guessed_start_) return;
+  guessed_start_ = step;
+  SetStart(step);
+}
+
+void ProducerSession::SetStart(uint64_t first) {
+  ProducerInfo info = *run_->info();
   info.start_step = std::min(first, kMaxStep);
   run_->SetInfo(std::move(info));
 }

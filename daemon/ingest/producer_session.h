@@ -122,6 +122,7 @@ class ProducerSession {
   Status TakeRegistry();
   // Of a run that goes on with another and said no first step: the one that it began with.
   void LearnStart();
+  void GuessStart(uint64_t step);
   void SetStart(uint64_t first);
   void NoteStartsApart();
   void TellNews();
@@ -170,6 +171,7 @@ class ProducerSession {
   uint64_t last_record_ns_ = 0;
   uint64_t ticked_ns_ = 0;
   bool start_known_ = false;
+  std::optional<uint64_t> guessed_start_;  // until that
   bool starts_apart_noted_ = false;
   uint64_t committed_told_ = 0;
   uint64_t saved_ns_ = 0;

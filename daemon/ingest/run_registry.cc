@@ -197,7 +197,7 @@ Placement RunRegistry::Open(const Applicant& applicant) const {
         "recorded on another host under this name, and stands alone; to have both as one line bring "
         "that one here before the next begins, see 'ikkuna import --help'");
   }
-  if (name != applicant.name && family.own > 1) {
+  if (name != applicant.name && family.own > 1 && (continued != nullptr || family.free == family.own)) {
     placement.notes.push_back("runs under the name '" + applicant.name + "' are another user's, so this one is '" + name +
                               "': give each job an id of its own");
   } else if (name != applicant.name && family.free > 1) {

@@ -38,8 +38,8 @@ struct ChunkHead {
   uint32_t series = 0;
   uint16_t count = 0;       // numbers in it
   Precision precision = Precision::kDouble;
-  uint8_t coarsened = 0;    // k: of what was here only steps that are multiples of 2^k stayed, and the first and last; 0: all,
-                            // or, with `thinned`, every so-many-th
+  uint8_t coarsened = 0;    // k: of what was here only steps that are multiples of 2^k stayed, and the first and last; where
+                            // `thinned` says that more is gone, every second of these, perhaps several times
   uint32_t offset = 0;      // of its bytes in the row's data
   uint32_t bytes = 0;
   uint32_t thinned = 0;     // numbers that are gone

@@ -520,6 +520,10 @@ TEST_F(IngestTest, OneThatEvaluatesFirstGoesOnFromTheStepOfThat) {
   two.Scalar(Kind::kLoss, 500, 1);
   ASSERT_TRUE(AllHandled(*core, two));
   EXPECT_EQ(core->StatusOf(two.hello().uuid).info.start_step, 500u);
+  // Another model, such as a teacher, counts from 0; the one that trains decides.
+  two.Scalar(Kind::kLoss, 0, 1);
+  ASSERT_TRUE(AllHandled(*core, two));
+  EXPECT_EQ(core->StatusOf(two.hello().uuid).info.start_step, 0u);
   shm::RootStatus& root = two.pub().status().roots[0];
   shm::StoreRelaxed(root.start_step, 500);
   shm::StoreRelaxed(root.phase, static_cast<uint32_t>(shm::Phase::kTrain));
