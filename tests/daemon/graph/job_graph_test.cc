@@ -336,10 +336,11 @@ TEST_P(JobGraphTest, WhatComesAfterTheEndIsCancelled) {
   }
   jobs.reset();
   held[0]->Raise(Severity::kError, "late", Action{Action::Type::kStop, "", 1, ""});
+  const uint64_t before = set.List().back().count(MissReason::kCancelled);
   held.clear();
   EXPECT_FALSE(sums.contains("fc1.weight/weights_mean_job_holder"));
   EXPECT_TRUE(acted.empty());
-  EXPECT_EQ(set.List().back().count(MissReason::kCancelled), 2u) << "the number, and the event";
+  EXPECT_EQ(set.List().back().count(MissReason::kCancelled) - before, 2u) << "the number, and the event";
 }
 
 TEST_P(JobGraphTest, OneThatThrowsIsSwitchedOff) {
