@@ -242,8 +242,8 @@ struct Place {
   uint16_t flags;
 };
 constexpr const char* kNoArray = 
-    "no array is given, its `size` is not sizeof(ikkuna_array), or it lies on a device: copy it to host memory, or announce it "
-    "(ikkuna_step_late())";
+    "no array is given, its `size` is not sizeof(ikkuna_array), or it lies on a device: copy it to host memory, or "
+    "announce it (ikkuna_step_late())";
 bool CopyArray(const ikkuna_array* given, Array& array);
 MessageHeader HeaderOf(const Step& step, Pass* pass, uint16_t call, const Place& place);
 // 1: it is wanted, and `header` and `want` say how; 0: it is not; -1: refused, and counted. Within Guarded().

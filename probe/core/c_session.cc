@@ -252,7 +252,8 @@ int ikkuna_shard(ikkuna_session* s, uint32_t param, int ndim, const int64_t* siz
     State::Param& known = named->second;
     const auto own = known.sizes.size();
     const std::string shown = "shard of '" + named->first.second + "': ";
-    if (ndim != 0 && (sizes == nullptr || offsets == nullptr || ndim < 0 || static_cast<size_t>(ndim) != own || own > kMaxDims)) {
+    const bool given = sizes != nullptr && offsets != nullptr;
+    if (ndim != 0 && (!given || ndim < 0 || static_cast<size_t>(ndim) != own || own > kMaxDims)) {
       return Refuse(state, shown + "it has the dimensions of its parameter, with a size and an offset each, at most " +
                                std::to_string(kMaxDims) + "; 0 says that it is whole");
     }
@@ -313,8 +314,9 @@ int ikkuna_command_done(ikkuna_session* s, uint64_t id, int done, const char* no
     {
       std::lock_guard lock(state.commands_mutex);
       const auto waits = state.commands.find(id);
-      if (waits == state.commands.end()) return Refuse(state, "no command of this number waits for an answer: it was given one, "
-                                                              "or never came");
+      if (waits == state.commands.end()) {
+        return Refuse(state, "no command of this number waits for an answer: it was given one, or never came");
+      }
       command = waits->second;
       state.commands.erase(waits);
     }

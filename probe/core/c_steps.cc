@@ -329,8 +329,8 @@ ikkuna_step* ikkuna_step_begin(ikkuna_session* s, uint16_t root_id, uint16_t tag
     }
     const bool training = tag == ikkuna::kTagDefault;
     if (training && root->follows) {
-      Refuse(state, "the steps of " + Shown(*root) + " are found from what is seen (ikkuna_on_pass() and its like): begin none, "
-                    "or make the root with ikkuna_root()");
+      Refuse(state, "the steps of " + Shown(*root) + " are found from what is seen (ikkuna_on_pass() and its like): begin "
+                    "none, or make the root with ikkuna_root()");
       return nullptr;
     }
     session.WaitForDaemon();
