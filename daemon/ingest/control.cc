@@ -68,8 +68,8 @@ Status LetsItself(const ProducerSession& session, const Wish& wish) {
   }
   if (wish.type != shm::CommandType::kStop && !status.allow_freeze) {
     return Refuse(wish, ErrorCode::kFailedPrecondition,
-                  "the trainer of " + run + " publishes through the C interface, which can be stopped, but has no hold "
-                  "of the parameters");
+                  "the trainer of " + run + " can be stopped, but takes no other commands; through the C interface it has "
+                  "to set control and on_command in its options");
   }
   return {};
 }

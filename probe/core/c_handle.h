@@ -122,6 +122,7 @@ struct State {
     int dtype = 0;
     std::vector<int64_t> sizes;
     uint32_t flags = 0;
+    std::vector<int64_t> global_sizes, offsets;  // of a shard
   };
   mutable std::mutex names_mutex;
   // Guarded by names_mutex.
@@ -240,7 +241,9 @@ struct Place {
   uint32_t module, param;
   uint16_t flags;
 };
-constexpr const char* kNoArray = "no array is given, or its `size` is not sizeof(ikkuna_array)";
+constexpr const char* kNoArray = 
+    "no array is given, its `size` is not sizeof(ikkuna_array), or it lies on a device: copy it to host memory, or "
+    "announce it (ikkuna_step_late())";
 bool CopyArray(const ikkuna_array* given, Array& array);
 MessageHeader HeaderOf(const Step& step, Pass* pass, uint16_t call, const Place& place);
 // 1: it is wanted, and `header` and `want` say how; 0: it is not; -1: refused, and counted. Within Guarded().

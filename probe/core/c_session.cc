@@ -136,6 +136,7 @@ int Refuse(const State& state, std::string why) {
 }  // namespace ikkuna::probe::c
 
 using namespace ikkuna::probe::c;
+using ikkuna::kMaxDims;
 using ikkuna::probe::DemandTable;
 using ikkuna::probe::PeriodShifts;
 using ikkuna::probe::Session;
@@ -237,6 +238,40 @@ uint32_t ikkuna_param(ikkuna_session* s, uint16_t root, uint32_t module, const c
   });
 }
 
+int ikkuna_shard(ikkuna_session* s, uint32_t param, int ndim, const int64_t* sizes, const int64_t* offsets) {
+  if (s == nullptr || !s->state) return 0;
+  State& state = *s->state;
+  return Guarded(state, 0, [&](Session& session) {
+    std::lock_guard lock(state.names_mutex);
+    const auto owner = state.module_of_param.find(param);
+    if (owner == state.module_of_param.end()) {
+      return Refuse(state, "a shard needs the id of a parameter: take what ikkuna_param() gives");
+    }
+    const auto named = std::find_if(state.params.begin(), state.params.end(),
+                                    [&](const auto& one) { return one.second.id == param; });
+    State::Param& known = named->second;
+    const auto own = known.sizes.size();
+    const std::string shown = "shard of '" + named->first.second + "': ";
+    const bool given = sizes != nullptr && offsets != nullptr;
+    if (ndim != 0 && (!given || ndim < 0 || static_cast<size_t>(ndim) != own || own > kMaxDims)) {
+      return Refuse(state, shown + "it has the dimensions of its parameter, with a size and an offset each, at most " +
+                               std::to_string(kMaxDims) + "; 0 says that it is whole");
+    }
+    for (int i = 0; i < ndim; ++i) {
+      if (offsets[i] < 0 || sizes[i] < known.sizes[static_cast<size_t>(i)] ||
+          offsets[i] > sizes[i] - known.sizes[static_cast<size_t>(i)]) {
+        return Refuse(state, shown + "dimension " + std::to_string(i) + " reaches out of the whole");
+      }
+    }
+    const std::vector<int64_t> whole(sizes, sizes + ndim), begins(offsets, offsets + ndim);
+    if (known.global_sizes == whole && known.offsets == begins) return 1;
+    session.AddShard(param, whole, begins);
+    known.global_sizes = whole;
+    known.offsets = begins;
+    return 1;
+  });
+}
+
 uint16_t ikkuna_tag(ikkuna_session* s, const char* name) {
   static_assert(ikkuna::probe::kNoTag == UINT16_MAX);
   if (s == nullptr || !s->state) return UINT16_MAX;
@@ -279,8 +314,9 @@ int ikkuna_command_done(ikkuna_session* s, uint64_t id, int done, const char* no
     {
       std::lock_guard lock(state.commands_mutex);
       const auto waits = state.commands.find(id);
-      if (waits == state.commands.end()) return Refuse(state, "no command of this number waits for an answer: it was given one, "
-                                                              "or never came");
+      if (waits == state.commands.end()) {
+        return Refuse(state, "no command of this number waits for an answer: it was given one, or never came");
+      }
       command = waits->second;
       state.commands.erase(waits);
     }

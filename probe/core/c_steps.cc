@@ -159,9 +159,11 @@ std::string WhyUnnamed(const State& state, uint16_t root, const Place& place) {
 
 }  // namespace
 
-// False: it is shorter than the first version of it was.
+// False: it is shorter than the first version of it was, or not in host memory.
 bool CopyArray(const ikkuna_array* given, Array& array) {
   if (given == nullptr || given->size < offsetof(ikkuna_array, scale) + sizeof(double)) return false;
+  const bool says_where = given->size >= offsetof(ikkuna_array, device_type) + sizeof(int32_t);
+  if (says_where && given->device_type != 0 && given->device_type != IKKUNA_HOST) return false;
   array = {given->data,    static_cast<DType>(given->dtype < 0 || given->dtype > UINT8_MAX ? 0 : given->dtype),
            given->ndim,    given->sizes,
            given->strides, given->scale == 0 ? 1 : given->scale};
@@ -327,8 +329,8 @@ ikkuna_step* ikkuna_step_begin(ikkuna_session* s, uint16_t root_id, uint16_t tag
     }
     const bool training = tag == ikkuna::kTagDefault;
     if (training && root->follows) {
-      Refuse(state, "the steps of " + Shown(*root) + " are found from what is seen (ikkuna_on_pass() and its like): begin none, "
-                    "or make the root with ikkuna_root()");
+      Refuse(state, "the steps of " + Shown(*root) + " are found from what is seen (ikkuna_on_pass() and its like): begin "
+                    "none, or make the root with ikkuna_root()");
       return nullptr;
     }
     session.WaitForDaemon();
@@ -490,6 +492,10 @@ int ikkuna_pass_scalar(ikkuna_pass* pass, int kind, uint16_t call, double value)
     Timer timer(step.root->spent.total_ns, &step.root->spent.scalar_ns);
     return session.PublishScalar(header, value) ? 1 : 0;
   });
+}
+
+void ikkuna_step_spent(ikkuna_step* step, uint64_t ns) {
+  if (step != nullptr) step->body->root->spent.total_ns.fetch_add(ns, std::memory_order_relaxed);
 }
 
 void ikkuna_pass_spent(ikkuna_pass* pass, uint64_t ns) {

@@ -168,6 +168,15 @@ void Names::RenewParam(uint32_t id, uint16_t root, uint32_t module, const std::s
   }
 }
 
+void Names::AddShard(uint32_t param, const std::vector<int64_t>& sizes, const std::vector<int64_t>& offsets) {
+  shm::RegistryEntry entry;
+  entry.type = shm::EntryType::kShard;
+  entry.id = param;
+  entry.sizes = sizes;
+  entry.offsets = offsets;
+  if (!Register([&] { return Append(entry); })) SayLimit(false, Limit::kParams, "what part of the whole a parameter is");
+}
+
 std::string Names::TagName(uint16_t id) {
   if (id == kTagDefault) return "default";
   if (id == kTagTest) return "test";

@@ -14,6 +14,7 @@
 #include <unordered_map>
 #include <unordered_set>
 #include <utility>
+#include <vector>
 
 #include "probe/core/notices.h"
 #include "shared/pub.h"
@@ -42,6 +43,9 @@ class Names {
   // Says anew what is known of a parameter that has an id.
   void RenewParam(uint32_t id, uint16_t root, uint32_t module, const std::string& name, const TensorShape& shape,
                   uint32_t flags);
+  // Says that the parameter is one rank's part of a larger one, of these sizes, and where it begins in each dimension; none:
+  // it is whole.
+  void AddShard(uint32_t param, const std::vector<int64_t>& sizes, const std::vector<int64_t>& offsets);
   uint16_t TagId(const std::string& name);
   std::string TagName(uint16_t id);          // empty: of no tag
   uint32_t NameId(const std::string& name);  // of a scalar, text or parameter group

@@ -221,7 +221,8 @@ bool Session::TakeCommands(const shm::CtlView& ctl, bool prepares) {
   for (size_t i = 0; i < shm::kCommandSlots; ++i) {
     const auto command = ctl.NextCommand(done);
     if (!command) return false;
-    if (command->type == static_cast<uint32_t>(shm::CommandType::kPrepare) && options_.prepared && !prepares) return true;
+    const bool prepare = command->type == static_cast<uint32_t>(shm::CommandType::kPrepare);
+    if (prepare && options_.prepared && !prepares) return true;
     if (MayDo(*command)) {
       std::lock_guard hold(commands_mutex_);
       if (commands_.size() >= kMaxCommands) return false;

@@ -123,6 +123,9 @@ class Session {
                   uint32_t flags) {
     names_->RenewParam(id, root, module, name, shape, flags);
   }
+  void AddShard(uint32_t param, const std::vector<int64_t>& sizes, const std::vector<int64_t>& offsets) {
+    names_->AddShard(param, sizes, offsets);
+  }
   uint16_t TagId(const std::string& name) { return names_->TagId(name); }  // kNoTag: there is no room for it
   std::string TagName(uint16_t id) { return names_->TagName(id); }
   uint32_t NameId(const std::string& name) { return names_->NameId(name); }

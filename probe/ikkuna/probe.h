@@ -166,7 +166,9 @@ typedef struct ikkuna_array {
   const int64_t* strides; /* in elements, may be 0 or negative; NULL: row-major without gaps */
   double scale;           /* what each element counts times, such as 1 / loss scale; 0: 1; of floats only. Halves that are
                            * scaled and go whole go as floats. */
+  int32_t device_type;    /* as in DLPack; 0 or IKKUNA_HOST, all else is refused */
 } ikkuna_array;
+enum { IKKUNA_HOST = 1 };
 
 /* --- Session. Never NULL but when memory is exhausted. IKKUNA=off in the environment gives a handle that does nothing. */
 IKKUNA_API ikkuna_session* ikkuna_open(const ikkuna_options* options);
@@ -187,6 +189,10 @@ IKKUNA_API uint32_t ikkuna_module(ikkuna_session* session, uint16_t root, const 
  * IKKUNA_TRAINABLE. */
 IKKUNA_API uint32_t ikkuna_param(ikkuna_session* session, uint16_t root, uint32_t module, const char* name, int dtype,
                                  int ndim, const int64_t* sizes, uint32_t flags);
+/* The parameter is this rank's part of a larger one: `sizes` of the whole, and where the part begins, ndim each, as many as the
+ * parameter has, at most 8. ndim 0: it is whole again. 1: known; -1: refused. */
+IKKUNA_API int ikkuna_shard(ikkuna_session* session, uint32_t param, int ndim, const int64_t* sizes,
+                            const int64_t* offsets);
 /* Of evaluations; "default", "test" and "no_grad" are there. UINT16_MAX, which no step takes: there is no room for more. */
 IKKUNA_API uint16_t ikkuna_tag(ikkuna_session* session, const char* name);
 /* A fact of the run, such as a hyperparameter; what cannot be captured and why, shown once. */
@@ -223,6 +229,8 @@ IKKUNA_API int ikkuna_step_difference(ikkuna_step* step, int kind, uint32_t modu
 IKKUNA_API int ikkuna_rate(ikkuna_step* step, const char* group, double value);
 IKKUNA_API int ikkuna_log(ikkuna_step* step, const char* name, double value);
 IKKUNA_API int ikkuna_log_text(ikkuna_step* step, const char* name, const char* text);
+/* The caller's own time, to be kept in the budget with that of these calls. */
+IKKUNA_API void ikkuna_step_spent(ikkuna_step* step, uint64_t ns);
 /* So many training samples more have gone into the root's steps; of an evaluation nothing is counted. */
 IKKUNA_API void ikkuna_samples(ikkuna_step* step, uint64_t count);
 /* The step is whole, and made of the passes that ended in it. `flags` are those of all of it. Frees the handle. A pass
@@ -238,7 +246,6 @@ IKKUNA_API int ikkuna_pass_array(ikkuna_pass* pass, int kind, uint32_t module, u
                                  uint16_t flags, const ikkuna_array* array);
 /* Of IKKUNA_LOSS. */
 IKKUNA_API int ikkuna_pass_scalar(ikkuna_pass* pass, int kind, uint16_t call, double value);
-/* The caller's own time, to be kept in the budget with that of these calls. */
 IKKUNA_API void ikkuna_pass_spent(ikkuna_pass* pass, uint64_t ns);
 /* It is part of its step, or, when it is abandoned (no backward reached it, its loss was not finite), of none. Both free
  * the handle. */

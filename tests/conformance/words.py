@@ -18,7 +18,6 @@ RESERVED = {
     "Space::device_pool": DEVICES,
     "EntryType::device_pool": DEVICES,
     "EntryType::device_event": DEVICES,
-    "EntryType::shard": "parameters that are spread over ranks, and their values merged",
     "FeatureBit::device_pool": DEVICES,
     "CtlState::pool_head": DEVICES,
     "CtlState::event_head": DEVICES,

@@ -275,7 +275,8 @@ int main(int argc, char** argv) {
     if (ikkuna_stop_requested(session)) break;
     if (pause_us != 0) usleep(pause_us);
   }
-  const ikkuna_array strided = {sizeof strided, given.w, IKKUNA_F32, 2, sizes, column_strides, 0};
+  ikkuna_array strided = array_of(given.w, 0);
+  strided.strides = column_strides;
   ikkuna_step* last = ikkuna_step_begin(session, given.root, IKKUNA_TAG_DEFAULT, steps, 0);
   check(ikkuna_step_array(last, IKKUNA_WEIGHTS, given.module, given.weight, 0, &strided));
   check(ikkuna_step_end(last, 0));

@@ -124,7 +124,7 @@ TEST_F(MonitorControlTest, WhoMayAskAndWhatATrainerAllows) {
   EXPECT_EQ(reason(control().Stop(Me(), {"open", 7u, {}})), Reason::kNoSuchRun);
   house_->Record({"over", 0, 0}, "over", 1);
   EXPECT_EQ(reason(control().Stop(Me(), {"over", {}, {}})), Reason::kRunNotLive);
-  // What publishes through C has no hold of its parameters: no rank is missing for that.
+  // These trainers can only be stopped: no rank is missing for that.
   const auto frozen = control().Freeze(Me(), {"open", {}, {}}, "fc");
   EXPECT_EQ(frozen.failure().code, ErrorCode::kFailedPrecondition);
   EXPECT_NE(reason(frozen), Reason::kRanksMissing);

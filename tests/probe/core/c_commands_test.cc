@@ -139,7 +139,9 @@ TEST_F(Commands, APreparationIsAcknowledgedByTheFrontEnd) {
   Start(IKKUNA_CONTROL_ALL);
   const uint64_t prepare = daemon_.Command(shm::CommandType::kPrepare);
   const uint64_t stop = daemon_.Command(shm::CommandType::kStop);
+  const auto end = std::chrono::steady_clock::now() + test::kWatchdog;
   for (uint64_t step = 0; asked < 3; ++step) {  // also while steps are made, which take commands
+    ASSERT_LT(std::chrono::steady_clock::now(), end);
     Step(step);
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }

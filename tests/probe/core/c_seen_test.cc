@@ -66,6 +66,7 @@ class Seen : public CInterface {
   }
   std::string error() const { return ikkuna_error(session_); }
 
+  const std::vector<int64_t> sizes_{4};
   DaemonByHand daemon_;
   ikkuna_session* session_ = nullptr;
   ikkuna_thread* thread_ = nullptr;
@@ -210,7 +211,7 @@ TEST_F(Seen, HandlesOutliveTheSession) {
   ikkuna_close(session_);
   const auto ends = Ends();
   ASSERT_EQ(ends.size(), 1u) << "the step that was open is not told to have ended";
-  EXPECT_EQ(ends[0].marker.dropped_kinds & KindBit(Kind::kWeightUpdates), KindBit(Kind::kWeightUpdates));
+  EXPECT_NE(ends[0].marker.dropped_kinds & KindBit(Kind::kWeightGradients), 0u) << "a handle of its was held";
   const float value = 1;
   const ikkuna_array array = CArray(&value, {});
   EXPECT_EQ(ikkuna_pass_array(walk, IKKUNA_LAYER_GRADIENTS, net_->fc, 0, 0, 0, &array), 0);
@@ -219,6 +220,52 @@ TEST_F(Seen, HandlesOutliveTheSession) {
   EXPECT_EQ(ikkuna_on_write(thread_, net_->root, IKKUNA_WRITE_ARITHMETIC, 1, IKKUNA_SEEN_GRADIENT), 0);
   EXPECT_EQ(ikkuna_pass_end(pass), 0);
   session_ = nullptr;
+}
+
+// A rank's part of a parameter is told apart from a copy of it.
+TEST_F(Seen, AShardIsSaidOnceAndTakenBack) {
+  Start(KindBit(Kind::kWeights));
+  const int64_t whole[] = {16}, begins[] = {8}, small[] = {3}, outside[] = {13};
+  const auto shards = [&] {
+    daemon_.ReadRegistry();
+    std::vector<shm::RegistryEntry> found;
+    for (const auto& entry : daemon_.registry()) {
+      if (entry.type == shm::EntryType::kShard) found.push_back(entry);
+    }
+    return found;
+  };
+  EXPECT_EQ(ikkuna_shard(session_, net_->weight_id, 1, whole, begins), 1);
+  EXPECT_EQ(ikkuna_shard(session_, net_->weight_id, 1, whole, begins), 1);
+  ASSERT_EQ(shards().size(), 1u);
+  EXPECT_EQ(shards()[0].id, net_->weight_id);
+  EXPECT_EQ(shards()[0].sizes, std::vector<int64_t>{16});
+  EXPECT_EQ(shards()[0].offsets, std::vector<int64_t>{8});
+  EXPECT_EQ(ikkuna_shard(session_, 99, 1, whole, begins), -1);
+  EXPECT_NE(error().find("ikkuna_param()"), std::string::npos) << error();
+  for (const auto& [sizes, offsets] : {std::pair{small, begins}, std::pair{whole, outside}}) {
+    EXPECT_EQ(ikkuna_shard(session_, net_->weight_id, 1, sizes, offsets), -1);
+    EXPECT_NE(error().find("shard of 'weight': dimension 0 reaches out"), std::string::npos) << error();
+  }
+  EXPECT_EQ(ikkuna_shard(session_, net_->weight_id, 2, whole, begins), -1);
+  EXPECT_NE(error().find("0 says that it is whole"), std::string::npos) << error();
+  EXPECT_EQ(ikkuna_shard(session_, net_->weight_id, 0, nullptr, nullptr), 1);
+  ASSERT_EQ(shards().size(), 2u);
+  EXPECT_TRUE(shards()[1].sizes.empty());
+}
+
+TEST_F(Seen, AnArrayOnADeviceIsRefused) {
+  Start(KindBit(Kind::kWeights));
+  ikkuna_pass* pass = ikkuna_on_pass(thread_, net_->root, 0);
+  const ikkuna_take take = Next();
+  ikkuna_array array = CArray(net_->values.weight.data(), sizes_);
+  array.device_type = 2;  // CUDA
+  EXPECT_EQ(ikkuna_step_array(take.step, IKKUNA_WEIGHTS, net_->fc, net_->weight_id, 0, &array), -1);
+  EXPECT_NE(error().find("copy it to host memory"), std::string::npos) << error();
+  array.device_type = IKKUNA_HOST;
+  EXPECT_EQ(ikkuna_step_array(take.step, IKKUNA_WEIGHTS, net_->fc, net_->weight_id, 0, &array), 1);
+  ikkuna_step_spent(take.step, 100);
+  ikkuna_step_end(take.step, 0);
+  ikkuna_pass_end(pass);
 }
 
 TEST_F(Seen, TheEndOfTheTrainingTakesTheLastUpdate) {

@@ -39,6 +39,7 @@ class TrackedLoop : public CInterface {
     uint16_t flags = 0;
     uint64_t dropped = 0;
     bool finished = false, lacks = false;
+    int begun = 0;
   };
   void Read() {
     for (const auto& message : daemon_.Drain()) {
@@ -50,6 +51,7 @@ class TrackedLoop : public CInterface {
       Got& step = got_[record.root][record.global_step];
       TrackedTruth& truth = step.truth;
       auto& pass = passes_[record.root][record.pass];
+      step.begun += kind == Kind::kBatchStarted;
       switch (kind) {
         case Kind::kPassStarted:
           pass.started = true;
@@ -376,6 +378,21 @@ TEST_P(TrackedLoops, ASecondHand) {
   Check(*first_);
 }
 
+// Another round of arithmetic behind the optimizer's is a second hand, too: an average that is swapped in by lerp.
+TEST_P(TrackedLoops, ASecondRoundOfWrites) {
+  Start();
+  for (int i = 0; i < 25; ++i) {
+    first_->ZeroGrad();
+    Graph graph = main_->Forward(*first_);
+    main_->Backward({&graph});
+    first_->Stepped(kFlagWeightsChangedOutside);
+    main_->Write(*first_);
+    main_->Write(*first_, IKKUNA_WRITE_ARITHMETIC, .01f);
+  }
+  Finish(*first_);
+  Check(*first_);
+}
+
 // Two threads that each train the model for themselves, in turn where the loop has to be repeatable.
 TEST_P(TrackedLoops, Hogwild) {
   Start();
@@ -397,6 +414,35 @@ TEST_P(TrackedLoops, Hogwild) {
   size_t finished = 0;
   for (const auto& [number, got] : got_[first_->root]) finished += got.finished;
   EXPECT_GE(finished + 3, (steps + period_ - 1) / period_);
+}
+
+// What a thread with a lane of its own leaves open goes on in the lane of all: one step, begun once.
+TEST_F(TrackedLoop, AThreadThatEndsLeavesItsStepToTheOthers) {
+  Start(1);
+  auto other = std::make_unique<Trainer>(session_);
+  for (int i = 0; i < 10; ++i) {
+    first_->ZeroGrad();
+    Graph mine = main_->Forward(*first_), others = other->Forward(*first_);
+    main_->Backward({&mine});
+    other->Backward({&others});
+    main_->Write(*first_);
+    other->Write(*first_);
+  }
+  const uint64_t number = ikkuna_next_step(session_, first_->root);
+  Graph left = other->Forward(*first_);
+  other->Backward({&left});
+  other.reset();
+  main_->Write(*first_);
+  EXPECT_EQ(ikkuna_next_step(session_, first_->root), number + 1);
+  ikkuna_on_end(main_->thread(), first_->root);
+  main_->Take(*first_);
+  Read();
+  const Got& got = got_[first_->root][number];
+  EXPECT_TRUE(got.finished);
+  EXPECT_FALSE(got.lacks);
+  EXPECT_EQ(got.truth.losses, std::vector<double>{left.loss});
+  EXPECT_EQ(got.begun, 1);
+  EXPECT_FALSE(got.truth.weights.weight.empty());
 }
 
 // The same with threads that really run at once: nothing is torn, and every write is a step.
