@@ -38,8 +38,9 @@ void ProducerSession::FinishGraph() {
   if (!graph_ || !drain_ || graph_finished_) return;
   graph_finished_ = true;
   try {
-    drain_->FinishLate();
-    graph_->Finish(MonotonicNs() + kFinishNs);
+    const uint64_t until_ns = MonotonicNs() + kFinishNs;
+    drain_->FinishLate(until_ns);
+    graph_->Finish(until_ns);
   } catch (const std::exception& error) {
     AddNote(std::string("its last results are lost: ") + error.what());
   }
