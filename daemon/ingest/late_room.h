@@ -123,7 +123,7 @@ class LateRoom {
   const std::function<void(const shm::Message&)> handle_;
   const std::function<bool()> go_on_;
 
-  Entries entries_;                    // what waits, in ring order
+  Entries entries_;                      // what waits, in ring order
   std::map<Slot, Entry*> last_of_slot_;  // of the messages among them
   std::array<Root, kMaxRoots + 1> roots_{};
   std::vector<Lack> lacks_;  // the oldest first

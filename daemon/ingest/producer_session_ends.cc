@@ -38,9 +38,8 @@ void ProducerSession::FinishGraph() {
   if (!graph_ || !drain_ || graph_finished_) return;
   graph_finished_ = true;
   try {
-    const uint64_t until_ns = MonotonicNs() + kFinishNs;
-    drain_->FinishLate(until_ns);
-    graph_->Finish(until_ns);
+    drain_->FinishLate(MonotonicNs() + kFinishNs);
+    graph_->Finish(MonotonicNs() + kFinishNs);
   } catch (const std::exception& error) {
     AddNote(std::string("its last results are lost: ") + error.what());
   }

@@ -120,8 +120,8 @@ class Explainer {
       }
       if (miss.reason == "crowded" && miss.count != 0) {
         Say(WhyReason::kDropped, {}, {}, {}, miss.count,
-            Counted(miss.count, "message") + " " + Were(miss.count) +
-                " announced and given up before " + (miss.count == 1 ? "its" : "their") +
+            Counted(miss.count, "message") + " " + Were(miss.count) + " announced and given up before " +
+                (miss.count == 1 ? "its" : "their") +
                 " values came, since too many waited: the trainer runs too many steps ahead of its devices");
       }
       for (size_t i = 0; i < kMissReasonCount; ++i) {

@@ -132,10 +132,8 @@ void PublishStep(shm::PubWriter& writer, uint64_t step) {
 }  // namespace
 
 EvilProducer::EvilProducer() {
-  auto made = shm::PubWriter::Create({.ring_slots = kSlots,
-                                      .arena_bytes = kArenaBytes,
-                                      .registry_bytes = kRegistryBytes,
-                                      .late_bytes = kLateBytes});
+  auto made = shm::PubWriter::Create(
+      {.ring_slots = kSlots, .arena_bytes = kArenaBytes, .registry_bytes = kRegistryBytes, .late_bytes = kLateBytes});
   FUZZ_CHECK(made.ok());
   writer_ = std::move(made).value();
   FUZZ_CHECK(writer_->BackArena(kArenaBytes) == kArenaBytes);

@@ -15,7 +15,8 @@ class EvilProducer {
  public:
   EvilProducer();
 
-  // As at the beginning: a registry, two whole steps with one payload, statistics that come late (those of the second have not), all of it committed.
+  // As at the beginning: a registry, two whole steps with one payload, statistics that come late (those of the second
+  // have not), all of it committed.
   void Reset();
   // A descriptor of the segment, as HELLO carries it.
   UniqueFd fd() const;

@@ -99,7 +99,8 @@ class Session {
     numbers_.missing = graph_->Missing();
     commands_.Send(*shared_.ctl, numbers_.pub.status);
     static_cast<void>(commands_.TakeLate(numbers_.pub.status));
-    const auto status = MakeReport(*shared_.run->info(), RunState::kRunning, numbers_, names_, meter_, view_->header().ring_slots);
+    const auto status =
+        MakeReport(*shared_.run->info(), RunState::kRunning, numbers_, names_, meter_, view_->header().ring_slots);
     FUZZ_CHECK(status.ring_used <= status.ring_slots && status.arena_used <= status.arena_bytes);
     static_cast<void>(names_.Modules());
     static_cast<void>(names_.Facts());
@@ -111,7 +112,8 @@ class Session {
       : shared_(shared),
         view_(std::move(view)),
         graph_(graph::MakeGraph(shared.Parts())(shared.run, [](Batch) {})),
-        drain_(*view_, *shared.ctl, Sources(), 0, 0, unready_ns, [this](const shm::Message& message) { Handle(message); }),
+        drain_(*view_, *shared.ctl, Sources(), 0, 0, unready_ns,
+               [this](const shm::Message& message) { Handle(message); }),
         meter_(0),
         first_position_(view_->ring_position()) {
     meter_.Begin(view_->ReadStatus().status);

@@ -84,9 +84,7 @@ class LateRoomTest : public testing::Test {
     ASSERT_FALSE(done.ok());
     EXPECT_EQ(done.error().code, ErrorCode::kCorrupt);
   }
-  unsigned char* late_ring() {
-    return pair_->writer->segment().data() + pair_->writer->header().late_offset;
-  }
+  unsigned char* late_ring() { return pair_->writer->segment().data() + pair_->writer->header().late_offset; }
   void Marker(Kind kind, const Where& where, std::vector<uint32_t> passes = {}, uint32_t lowest_open = 0) {
     auto reservation = pair_->writer->Reserve(Space::kInline, 0);
     ASSERT_TRUE(reservation);
@@ -427,8 +425,8 @@ TEST_F(LateRoomTest, Malicious_AWordOfAnotherRecord) {
   ExpectCorrupt();
 }
 
-// Where the record keeps the place of its bytes there are their numbers afterwards: a peer's place, which nobody checked.
-// The first of these has all that is wanted of a span, the second lies at the end of the mapping.
+// Where the record keeps the place of its bytes there are their numbers afterwards: a peer's place, which nobody
+// checked. The first of these has all that is wanted of a span, the second lies at the end of the mapping.
 TEST_F(LateRoomTest, Malicious_WhatIsRefusedIsNotReadAgain) {
   constexpr uint64_t kLateBytes = 4096;
   for (const uint64_t place : {uint64_t{1024}, kLateBytes - 8}) {

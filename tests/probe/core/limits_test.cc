@@ -200,7 +200,8 @@ TEST(Limits, NoMemoryForLateBytes) {
     auto options = OptionsFor(daemon.directory());
     options.arena_mb = 1;
     options.late_bytes = 1 << 20;
-    const auto probe = shm::PubWriter::Create({.ring_slots = options.ring_slots, .arena_bytes = 1 << 20, .late_bytes = 1 << 20});
+    const auto probe =
+        shm::PubWriter::Create({.ring_slots = options.ring_slots, .arena_bytes = 1 << 20, .late_bytes = 1 << 20});
     if (!probe.ok() || (*probe)->header().late_bytes != 1 << 20) return 2;
     if (!DenySystemCall(SYS_fallocate, ENOMEM, static_cast<long>((*probe)->header().late_offset))) return 77;
     auto session = Session::Open(options);
