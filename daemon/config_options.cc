@@ -47,6 +47,7 @@ OptionValue GetWhole(const Config& config) {
 
 constexpr int64_t kMbMax = int64_t{1} << 40;  // an exbibyte: the product in bytes still fits
 constexpr int64_t kDaysMax = 365'000;
+constexpr int64_t kUnreadySMax = 240;  // below the 300 s after which a step of which nothing comes is given up
 
 Status SetAllowUid(Config& config, const OptionValue& value) {
   const auto& users = std::get<std::vector<std::string>>(value);
@@ -118,7 +119,7 @@ const std::vector<ConfigOption>& ConfigOptions() {
       {"unready_s", OptionKind::kInteger, "SECONDS",
        "How long values that a trainer announced before they were there (a device still computes them) may take; "
        "beyond, they count as unready and their step goes on without them",
-       SetWhole<&Config::unready_s, 1, 3600>, GetWhole<&Config::unready_s>},
+       SetWhole<&Config::unready_s, 1, kUnreadySMax>, GetWhole<&Config::unready_s>},
       {"memory_mb", OptionKind::kInteger, "MB",
        "Memory for copies of tensors that wait for subscribers which work later; what finds no room is counted",
        SetWhole<&Config::memory_mb, 1, kMbMax>, GetWhole<&Config::memory_mb>},

@@ -5,6 +5,7 @@
 // out. Owner: PubWriter. Thread rule: under its reservation lock; the words are stored by anybody.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <limits>
 #include <vector>
@@ -32,28 +33,30 @@ inline bool PlaceInRing(uint64_t head, uint64_t tail, uint64_t extent, uint64_t 
 
 class LateRing {
  public:
+  // Spans that are not given back; beyond it there is no room. Several times what a daemon waits for; 3 MiB.
+  static constexpr uint64_t kOpenMax = 1 << 17;
+  // Spans that one Place() gives back beyond what it needs: it stands on a training thread, and after a pause of the
+  // daemon all may be free at once.
+  static constexpr int kAheadMax = 16;
+
   LateRing() = default;
   LateRing(unsigned char* bytes, uint64_t extent, uint64_t first_position)
-      : bytes_(bytes), extent_(extent), free_(first_position), tail_(first_position), open_(extent / kLateSpanMin) {}
+      : bytes_(bytes), extent_(extent), free_(first_position), tail_(first_position), open_(std::min(extent / kLateSpanMin, kOpenMax)) {}
 
   // The most that one span can hold; 0: there is no ring.
   uint64_t bytes_max() const { return extent_ == 0 ? 0 : extent_ - sizeof(LateSpanHeader); }
   uint64_t tail() const { return tail_; }
+  size_t open() const { return count_; }  // spans that are not given back
   unsigned char* at(uint64_t position) const { return bytes_ + position % extent_; }
 
   // Where a span of `bytes` (1 to bytes_max()) would go; false when there is no room. `head`: the daemon's.
   bool Place(uint64_t bytes, uint64_t head, uint64_t& position) noexcept {
-    while (count_ > 0) {
-      const Span& front = open_[first_];
-      if (front.end > head) break;
-      // Acquire: what its writer did to the bytes is over. Pairs with LateSpan::SetReady.
-      const auto& header = *reinterpret_cast<const LateSpanHeader*>(at(front.position));
-      if (LoadAcquire(header.ready) != front.seq && LoadAcquire(header.given_up) != front.seq) break;
-      free_ = front.end;
-      first_ = (first_ + 1) % open_.size();
-      --count_;
+    for (int ahead = 0;;) {
+      const bool fits = count_ < open_.size() &&
+                        PlaceInRing(free_, tail_, extent_, sizeof(LateSpanHeader) + bytes, position);
+      if (fits && ahead++ == kAheadMax) return true;
+      if (!GiveBack(head)) return fits;
     }
-    return PlaceInRing(free_, tail_, extent_, sizeof(LateSpanHeader) + bytes, position);
   }
   // Takes what Place() found, for the record of number `seq`.
   void Take(uint64_t position, uint64_t bytes, uint64_t seq) noexcept {
@@ -63,6 +66,20 @@ class LateRing {
   }
 
  private:
+  // The first span, if both sides are through with it.
+  bool GiveBack(uint64_t head) noexcept {
+    if (count_ == 0) return false;
+    const Span& front = open_[first_];
+    if (front.end > head) return false;
+    // Acquire: what its writer did to the bytes is over. Pairs with LateSpan::SetReady.
+    const auto& header = *reinterpret_cast<const LateSpanHeader*>(at(front.position));
+    if (LoadAcquire(header.ready) != front.seq && LoadAcquire(header.given_up) != front.seq) return false;
+    free_ = front.end;
+    first_ = (first_ + 1) % open_.size();
+    --count_;
+    return true;
+  }
+
   struct Span {
     uint64_t position;
     uint64_t end;
@@ -74,7 +91,7 @@ class LateRing {
   uint64_t extent_ = 0;
   uint64_t free_ = 0;  // positions before it may be used again
   uint64_t tail_ = 0;
-  std::vector<Span> open_;  // not given back yet: a ring that the smallest spans fill
+  std::vector<Span> open_;  // not given back yet, in a ring
   size_t first_ = 0;
   size_t count_ = 0;
 };

@@ -27,7 +27,7 @@ struct PubSizes {
   uint32_t ring_slots = kDefaultRingSlots;    // a power of two
   uint64_t arena_bytes = kDefaultArenaBytes;  // address space; backed by BackArena()
   uint64_t registry_bytes = kDefaultRegistryBytes;
-  uint64_t late_bytes = 0;      // ring of late bytes, backed at once; 0: none
+  uint64_t late_bytes = 0;      // ring of late bytes, backed at once, as far as BackArena() would; 0: none
   uint64_t first_position = 0;  // tests: positions start here (page-multiple), as after a long run
 };
 
@@ -110,8 +110,9 @@ class Reservation {
   Record& record() const { return *record_; }
   unsigned char* payload() const { return payload_; }  // null without bytes
   // Of kHostLate: the span, for whoever writes it, which from here on is asked for its word whatever becomes of the
-  // record.
+  // record. An empty one of any other, and of what was dropped.
   LateSpan TakeLate() noexcept {
+    if (record_ == nullptr || space_ != Space::kHostLate) return {};
     late_taken_ = true;
     return LateSpan(*writer_, payload_, place_.bytes, position_ + 1);
   }
@@ -263,7 +264,8 @@ class PubView {
   // is checked: what its pool and event are is the payload source's to know.
   Result<std::optional<Message>> Next();
   // Of a message of Space::kHostLate that Next() returned: whether its bytes are there. Then it is one like others: a
-  // tensor's payload is within reach, numbers stand in the record and have been checked. kCorrupt: quarantine.
+  // tensor's payload is within reach, numbers stand in the record and have been checked. kCorrupt: quarantine; the message
+  // is as it was.
   Result<bool> ReadLate(Message& message) const;
   // After the producer's death only: skips the reserved slots before the next committed one (or the end) that were
   // never committed; returns how many.

@@ -286,23 +286,25 @@ Status PubView::PlaceLate(const PayloadRef& ref) {
 }
 
 Result<bool> PubView::ReadLate(Message& message) const {
-  Record& record = message.record;
-  const PayloadRef ref = record.payload;
+  const PayloadRef ref = message.record.payload;
   const unsigned char* span = segment_.data() + header_.late_offset + ref.position % header_.late_bytes;
   const uint64_t word = LoadAcquire(*reinterpret_cast<const uint64_t*>(span));  // pairs with LateSpan::SetReady
   if (word == 0) return false;
-  if (word != record.seq) return CorruptPub("late bytes say that they are another record's");
+  if (word != message.record.seq) return CorruptPub("late bytes say that they are another record's");
   const unsigned char* bytes = span + sizeof(LateSpanHeader);
-  if (record.type == static_cast<uint8_t>(RecordType::kTensor)) {
+  if (message.record.type == static_cast<uint8_t>(RecordType::kTensor)) {
     message.payload = bytes;
     message.payload_bytes = ref.bytes;
     return true;
   }
-  std::memset(record.raw, 0, sizeof record.raw);
-  const bool summary = record.type == static_cast<uint8_t>(RecordType::kSummary);
-  CopyOnce(record.raw, bytes, summary ? sizeof(TensorStats) : sizeof(double));
-  record.space = static_cast<uint8_t>(Space::kInline);
-  if (const char* fault = CheckRecord(record)) return CorruptPub(std::string("late bytes have ") + fault);
+  // What is refused changes nothing: its numbers would lie where its place stands, which was checked and is used again.
+  Record filled = message.record;
+  std::memset(filled.raw, 0, sizeof filled.raw);
+  const bool summary = filled.type == static_cast<uint8_t>(RecordType::kSummary);
+  CopyOnce(filled.raw, bytes, summary ? sizeof(TensorStats) : sizeof(double));
+  filled.space = static_cast<uint8_t>(Space::kInline);
+  if (const char* fault = CheckRecord(filled)) return CorruptPub(std::string("late bytes have ") + fault);
+  message.record = filled;
   return true;
 }
 

@@ -41,7 +41,7 @@ inline void TellFreed([[maybe_unused]] void* order) {
 
 // Turns of the spin before a message is dropped as contended: some microseconds, two hundred uncontended holds.
 constexpr int kSpinMax = 256;
-// Share of the memory left that the arena may take, as a divisor.
+// Share of the memory left that the arena may take, and the ring of late bytes, as a divisor.
 constexpr uint64_t kArenaShare = 8;
 // The registry gets its pages in steps of this size, so that few appends make a system call.
 constexpr uint64_t kRegistryBackStep = 256 << 10;
@@ -89,13 +89,13 @@ Status CheckSizes(const PubSizes& sizes, uint64_t page) {
   return {};
 }
 
-PubHeader PlanHeader(const PubSizes& sizes, uint64_t page) {
+PubHeader PlanHeader(const PubSizes& sizes, uint64_t late_bytes, uint64_t page) {
   PubHeader header{};
   header.magic = kPubMagic;
   header.abi_major = kAbiMajor;
   header.abi_minor = kAbiMinor;
   header.header_bytes = sizeof(PubHeader);
-  header.feature_bits = kFeatureArena | kFeatureCommands | (sizes.late_bytes > 0 ? kFeatureLateBytes : uint64_t{0});
+  header.feature_bits = kFeatureArena | kFeatureCommands | (late_bytes > 0 ? kFeatureLateBytes : uint64_t{0});
   header.record_bytes = kRecordBytes;
   header.stats_bytes = sizeof(TensorStats);
   header.ring_slots = sizes.ring_slots;
@@ -107,7 +107,7 @@ PubHeader PlanHeader(const PubSizes& sizes, uint64_t page) {
   header.ring_offset = header.registry_offset + header.registry_bytes;
   header.arena_offset = RoundUp(header.ring_offset + uint64_t{sizes.ring_slots} * kRecordBytes, page);
   header.arena_bytes = RoundUp(sizes.arena_bytes, page);
-  header.late_bytes = RoundUp(sizes.late_bytes, page);
+  header.late_bytes = late_bytes;
   header.late_offset = header.late_bytes > 0 ? header.arena_offset + header.arena_bytes : 0;
   header.total_bytes = header.arena_offset + header.arena_bytes + header.late_bytes;
   header.pid = static_cast<uint32_t>(getpid());
@@ -210,7 +210,9 @@ bool PubWriter::State::PlaceBytes(Space space, uint64_t bytes, uint64_t extent, 
 Result<std::unique_ptr<PubWriter>> PubWriter::Create(const PubSizes& sizes) {
   const auto page = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
   if (auto checked = CheckSizes(sizes, page); !checked) return checked.error();
-  PubHeader header = PlanHeader(sizes, page);
+  uint64_t late_bytes = RoundUp(sizes.late_bytes, page);
+  if (late_bytes > 0) late_bytes = std::min(late_bytes, MemoryLeft() / kArenaShare / page * page);
+  PubHeader header = PlanHeader(sizes, late_bytes, page);
   if (auto filled = FillUuid(header.uuid); !filled) return filled.error();
 
   auto segment = Segment::Create("ikkuna-pub", header.total_bytes);
@@ -222,12 +224,13 @@ Result<std::unique_ptr<PubWriter>> PubWriter::Create(const PubSizes& sizes) {
   const uint64_t registry_backed = std::min(kRegistryBackStep, header.registry_bytes);
   const uint64_t front = header.registry_offset + registry_backed;
   const uint64_t ring_bytes = header.arena_offset - header.ring_offset;
-  if (own.Back(0, front) != front || own.Back(header.ring_offset, ring_bytes) != ring_bytes ||
-      own.Back(header.late_offset, header.late_bytes) != header.late_bytes) {
-    return Error{ErrorCode::kResourceExhausted, "not enough memory for a ring of " + std::to_string(sizes.ring_slots) +
-                                                    " records and " + std::to_string(header.late_bytes) +
-                                                    " late bytes"};
+  if (own.Back(0, front) != front || own.Back(header.ring_offset, ring_bytes) != ring_bytes) {
+    return Error{ErrorCode::kResourceExhausted,
+                 "not enough memory for a ring of " + std::to_string(sizes.ring_slots) + " records"};
   }
+  // What comes late does without where there is no memory for it: it drops as arena_full.
+  header.late_bytes = own.Back(header.late_offset, header.late_bytes) / page * page;
+  if (header.late_bytes == 0) header.feature_bits &= ~uint64_t{kFeatureLateBytes};
   std::memcpy(own.data(), &header, sizeof(header));
   state->header = header;
   state->status = new (own.data() + header.status_offset) PubStatus{};

@@ -16,8 +16,9 @@ Drain::Drain(shm::PubView& view, shm::CtlWriter& ctl, std::vector<std::unique_pt
       skip_through_(skip_through),
       counted_through_(counted_through),
       handle_(std::move(handle)),
-      late_(view, unready_ns, counted_through, handle_),
+      late_(view, unready_ns, counted_through, handle_, [this] { return MayGoOn(); }),
       arena_head_(view.arena_position()),
+      late_step_(std::min(kBytesPerHead, view.header().late_bytes / kHeadsPerLateRing)),
       published_{view.ring_position(), view.arena_position(), view.late_position()} {}
 
 Status Drain::AddEntries(const std::vector<shm::RegistryEntry>& entries) {
@@ -40,12 +41,15 @@ PayloadSource* Drain::SourceOf(const shm::Message& message) const {
 Result<bool> Drain::TryFinish(shm::Message& message, bool skipped) {
   if (message.record.type == static_cast<uint8_t>(RecordType::kVoid)) {
     read_seq_ = message.record.seq;
-    if (shm::IsLate(message)) late_.Pass(message);
+    if (shm::IsLate(message)) {
+      if (auto passed = late_.Pass(message); !passed) return passed.error();
+    }
     handled_ += skipped ? 0 : 1;
     voids_ += skipped || message.record.seq <= counted_through_ ? 0 : 1;
     return true;
   }
   if (message.record.space == static_cast<uint8_t>(Space::kInline)) {
+    if (!skipped && message.record.kind == static_cast<uint8_t>(Kind::kBatchStarted)) late_.Begin(message.record);
     if (skipped || !late_.Wants(message.record)) {
       HandOn(message, skipped);
       return true;
@@ -56,11 +60,7 @@ Result<bool> Drain::TryFinish(shm::Message& message, bool skipped) {
   }
   if (shm::IsLate(message)) {
     read_seq_ = message.record.seq;
-    if (skipped) {
-      late_.Pass(message);
-    } else if (auto taken = late_.Take(std::move(message)); !taken) {
-      return taken.error();
-    }
+    if (auto taken = skipped ? late_.Pass(message) : late_.Take(std::move(message)); !taken) return taken.error();
     return true;
   }
   PayloadSource* source = SourceOf(message);
@@ -114,33 +114,39 @@ Status Drain::Take(shm::Message message) {
 }
 
 Result<uint64_t> Drain::Run(uint64_t records_max, uint64_t end) {
+  run_until_ns_ = MonotonicNs() + kRunNs;
   auto polled = late_.Poll();
   if (!polled) return polled.error();
   auto finished = RunWaiting();
   if (!finished) return finished.error();
   uint64_t done = *polled + *finished;
-  const uint64_t began_ns = MonotonicNs();
-  for (uint64_t taken = 0; taken < records_max && view_.ring_position() < end; ++taken) {
+  uint64_t taken = 0;
+  for (; taken < records_max && view_.ring_position() < end; ++taken) {
     if (waiting_.size() >= kWaitingMax) break;
     // Where a record costs milliseconds, the session looks up between them: at its peer, and whether it is to end.
-    if (taken % 16 == 15 && MonotonicNs() - began_ns > kRunNs) break;
+    if (taken % 16 == 15 && MonotonicNs() > run_until_ns_) break;
     auto next = view_.Next();
     if (!next) return next.error();
     if (!next->has_value()) break;
     if (auto status = Take(std::move(**next)); !status) return status.error();
     ++done;
-    if (view_.ring_position() - published_.ring_head >= kRecordsPerHead ||
-        arena_head_ - published_.arena_head >= kBytesPerHead) {
-      PublishHeads();
-    }
+    PublishHeadsSometimes();
   }
   // What was ready when it was read need not wait for the next turn.
-  polled = late_.Poll();
-  if (!polled) return polled.error();
-  done += *polled;
+  if (taken > 0) {
+    polled = late_.Poll();
+    if (!polled) return polled.error();
+    done += *polled;
+  }
   FreeRead();
   PublishHeads();
   return done;
+}
+
+// Much may be ready at once, and the producer waits for its room, the session for its turn.
+bool Drain::MayGoOn() {
+  PublishHeadsSometimes();
+  return MonotonicNs() <= run_until_ns_;
 }
 
 // With nothing waiting, all that the view has read is done with.
@@ -161,6 +167,13 @@ uint64_t Drain::AbandonWaiting() {
   waiting_.clear();
   FreeRead();
   return abandoned;
+}
+
+void Drain::PublishHeadsSometimes() {
+  if (view_.ring_position() - published_.ring_head >= kRecordsPerHead ||
+      arena_head_ - published_.arena_head >= kBytesPerHead || late_.head() - *published_.late_head > late_step_) {
+    PublishHeads();
+  }
 }
 
 void Drain::PublishHeads() {

@@ -38,7 +38,7 @@ void ProducerSession::FinishGraph() {
   if (!graph_ || !drain_ || graph_finished_) return;
   graph_finished_ = true;
   try {
-    drain_->FinishLate();
+    drain_->FinishLate(MonotonicNs() + kFinishNs);
     graph_->Finish(MonotonicNs() + kFinishNs);
   } catch (const std::exception& error) {
     AddNote(std::string("its last results are lost: ") + error.what());

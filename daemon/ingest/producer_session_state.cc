@@ -36,6 +36,7 @@ std::vector<Count> ProducerSession::Missing() const {
   if (graph_) missing = graph_->Missing();
   if (drain_ && drain_->voids() != 0) missing.push_back({"void", drain_->voids()});
   if (drain_ && drain_->unready() != 0) missing.push_back({"unready", drain_->unready()});
+  if (drain_ && drain_->crowded() != 0) missing.push_back({"crowded", drain_->crowded()});
   return missing;
 }
 

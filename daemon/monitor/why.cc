@@ -115,7 +115,14 @@ class Explainer {
       if (miss.reason == "unready" && miss.count != 0) {
         Say(WhyReason::kDropped, {}, {}, {}, miss.count,
             std::to_string(miss.count) +
-                " messages were announced and their values never came, or not in time (--unready-s)");
+                " messages were announced and their values never came, or not in time (--unready-s), or not before the "
+                "trainer or this daemon ended");
+      }
+      if (miss.reason == "crowded" && miss.count != 0) {
+        Say(WhyReason::kDropped, {}, {}, {}, miss.count,
+            Counted(miss.count, "message") + " " + Were(miss.count) + " announced and given up before " +
+                (miss.count == 1 ? "its" : "their") +
+                " values came, since too many waited: the trainer runs too many steps ahead of its devices");
       }
       for (size_t i = 0; i < kMissReasonCount; ++i) {
         if (miss.count == 0 || miss.reason != MissReasonName(static_cast<MissReason>(i))) continue;

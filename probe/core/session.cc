@@ -98,6 +98,10 @@ bool Session::CreatePub() {
     AddNote("whole tensors have " + std::to_string(arena_bytes_ >> 20) + " MiB, the rest of them is not captured: " +
             short_of);
   }
+  if (const uint64_t late_bytes = pub_->header().late_bytes; late_bytes < sizes.late_bytes) {
+    AddNote("values that come late have " + std::to_string(late_bytes >> 10) + " of " +
+            std::to_string(sizes.late_bytes >> 10) + " KiB: there is no memory for more");
+  }
   if (!pub_->segment().wiped_on_fork()) {
     AddNote("this kernel has no MADV_WIPEONFORK: a child made by a raw clone() is not told from the trainer itself");
   }

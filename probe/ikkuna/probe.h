@@ -253,8 +253,9 @@ IKKUNA_API int ikkuna_pass_end(ikkuna_pass* pass);
 IKKUNA_API void ikkuna_pass_abandon(ikkuna_pass* pass);
 
 /* --- What is announced before it is there: computed by a device still, or by another thread. A message that is not ready
- * holds up none behind it, but the end of its step; after the daemon's --unready-s (10) it is given up, counted, and its step
- * lacks it. Of one kind, module, parameter and pass all messages come late or none does. Needs `late_kb` in the options. */
+ * holds up none behind it, but the end of its step; after the daemon's --unready-s (10), or where very many wait, it is
+ * given up, counted, and its step lacks it. Of one kind, module, parameter and pass all messages come late or none does.
+ * Needs `late_kb` in the options. */
 typedef struct ikkuna_late ikkuna_late;
 /* The most bytes one may have; 0: there is no room, or the daemon takes none: publish when it is there. */
 IKKUNA_API uint64_t ikkuna_late_room(const ikkuna_session* session);

@@ -12,8 +12,9 @@ namespace ikkuna::fuzz {
 
 namespace {
 
-constexpr uint32_t kSlots = 16;
+constexpr uint32_t kSlots = 32;
 constexpr uint64_t kArenaBytes = 8192;
+constexpr uint64_t kLateBytes = 4096;
 constexpr uint64_t kRegistryBytes = 8192;
 constexpr size_t kPokeBytesMax = 64;
 
@@ -75,6 +76,24 @@ void FillTensor(shm::Record& record, Kind kind, RecordType type) {
   record.sizes[0] = record.sizes[1] = 2;
 }
 
+// Gradients that a device sums up: of step 0 they are there.
+void PublishLate(shm::PubWriter& writer, uint64_t step) {
+  const float gradients[4] = {1, 0, 2, 0};
+  auto reservation = writer.Reserve(Space::kHostLate, sizeof(TensorStats));
+  FUZZ_CHECK(reservation);
+  shm::Record& record = reservation.record();
+  FillMarker(record, Kind::kBatchStarted, step);
+  FillTensor(record, Kind::kWeightGradients, RecordType::kSummary);
+  record.space = static_cast<uint8_t>(Space::kHostLate);
+  const shm::LateSpan span = reservation.TakeLate();
+  if (step == 0) {
+    const TensorStats stats = ComputeStats(gradients, DType::kF32, 4);
+    std::memcpy(span.data(), &stats, sizeof stats);
+    span.SetReady();
+  }
+  reservation.Commit();
+}
+
 void PublishStep(shm::PubWriter& writer, uint64_t step) {
   const float weights[4] = {1, -2, 0, 3};
   const uint32_t pass = static_cast<uint32_t>(step) + 1;
@@ -106,19 +125,21 @@ void PublishStep(shm::PubWriter& writer, uint64_t step) {
       record.marker.lowest_open = pass + 1;
     }
     reservation.Commit();
+    if (message == 4) PublishLate(writer, step);
   }
 }
 
 }  // namespace
 
 EvilProducer::EvilProducer() {
-  auto made =
-      shm::PubWriter::Create({.ring_slots = kSlots, .arena_bytes = kArenaBytes, .registry_bytes = kRegistryBytes});
+  auto made = shm::PubWriter::Create(
+      {.ring_slots = kSlots, .arena_bytes = kArenaBytes, .registry_bytes = kRegistryBytes, .late_bytes = kLateBytes});
   FUZZ_CHECK(made.ok());
   writer_ = std::move(made).value();
   FUZZ_CHECK(writer_->BackArena(kArenaBytes) == kArenaBytes);
   Register(*writer_);
   for (uint64_t step = 0; step < 2; ++step) PublishStep(*writer_, step);
+  FUZZ_CHECK(writer_->header().late_bytes == kLateBytes);
   header_ = writer_->header();
   FUZZ_CHECK(writer_->segment().Back(0, header_.total_bytes) == header_.total_bytes);
   image_.assign(data(), data() + header_.total_bytes);
@@ -131,12 +152,13 @@ UniqueFd EvilProducer::fd() const { return UniqueFd(::fcntl(writer_->fd(), F_DUP
 shm::PubStatus& EvilProducer::status() { return *reinterpret_cast<shm::PubStatus*>(data() + header_.status_offset); }
 
 void EvilProducer::PokeBytes(FuzzInput& input) {
-  const std::array<std::pair<uint64_t, uint64_t>, 6> regions{
+  const std::array<std::pair<uint64_t, uint64_t>, 7> regions{
       {{0, sizeof(shm::PubHeader)},
        {header_.status_offset, sizeof(shm::PubStatus)},
        {header_.registry_offset, header_.registry_bytes},
        {header_.ring_offset, uint64_t{kSlots} * shm::kRecordBytes},
        {header_.arena_offset, header_.arena_bytes},
+       {header_.late_offset, header_.late_bytes},
        {0, header_.total_bytes}}};
   const auto [offset, bytes] = regions[input.Choice(regions.size())];
   const uint64_t at = input.U16() % bytes;
@@ -148,18 +170,19 @@ void EvilProducer::PokeBytes(FuzzInput& input) {
 void EvilProducer::PokeWord(FuzzInput& input) {
   auto& header = *reinterpret_cast<shm::PubHeader*>(data());
   shm::PubStatus& now = status();
-  const std::array<uint64_t*, 16> words{
+  const std::array<uint64_t*, 19> words{
       &now.reserved,           &now.arena_tail,          &now.registry_count,   &now.registry_used_bytes,
       &now.attempted,          &now.dropped[0],          &now.clock_generation, &now.command_done,
       &now.roots[0].step,      &now.roots[0].start_step, &header.total_bytes,   &header.status_offset,
-      &header.registry_offset, &header.registry_bytes,   &header.ring_offset,   &header.arena_bytes};
+      &header.registry_offset, &header.registry_bytes,   &header.ring_offset,   &header.arena_bytes,
+      &now.late_tail,          &header.late_offset,      &header.late_bytes};
   uint64_t* word = words[input.Choice(words.size())];
   *word = input.Near(*word);
 }
 
 void EvilProducer::AppendEntry(FuzzInput& input) {
   shm::RegistryEntry entry;
-  entry.type = static_cast<shm::EntryType>(1 + input.Choice(10));
+  entry.type = static_cast<shm::EntryType>(1 + input.Choice(11));
   entry.root = static_cast<uint16_t>(input.Choice(3));
   entry.id = static_cast<uint32_t>(input.Near(1) & 0xffff);
   entry.parent = static_cast<uint32_t>(input.Choice(4));
@@ -169,6 +192,10 @@ void EvilProducer::AppendEntry(FuzzInput& input) {
   entry.name.assign(name.begin(), name.end());
   entry.second.assign(name.rbegin(), name.rend());
   entry.sizes.assign(input.Choice(3), 2);
+  if (entry.type == shm::EntryType::kShard) {
+    entry.second.clear();
+    entry.offsets.assign(entry.sizes.size(), static_cast<int64_t>(input.Near(0)));
+  }
   std::vector<unsigned char> bytes = shm::EncodeEntry(entry);
   if (bytes.empty()) bytes.resize(sizeof(shm::EntryHeader));  // ids that an encoder refuses: written by hand below
   if (const uint8_t patched = input.U8(); patched % 4 == 3) {
@@ -218,6 +245,48 @@ void EvilProducer::PlacePayload(FuzzInput& input, shm::Record& record) {
   }
 }
 
+// The same of late bytes.
+void EvilProducer::PlaceLate(FuzzInput& input, shm::Record& record, uint64_t bytes) {
+  const uint64_t span = shm::LateSpanBytes(bytes);
+  shm::PubStatus& now = status();
+  const uint64_t rest = kLateBytes - now.late_tail % kLateBytes;
+  const uint64_t position = now.late_tail + (rest < span ? rest : 0);
+  now.late_tail = position + span;
+  record.space = static_cast<uint8_t>(Space::kHostLate);
+  record.payload = {position, bytes, 0, 0};
+  const uint8_t lie = input.U8();
+  if (lie == 1) record.payload.position = input.Near(position);
+  if (lie == 2) record.payload.bytes = input.Near(bytes);
+  const uint64_t at = position % kLateBytes;
+  if (lie >= 8 || at + span > kLateBytes) return;  // else nothing: the word of a lap before
+  std::memset(data() + header_.late_offset + at, 0, sizeof(shm::LateSpanHeader));
+}
+
+void EvilProducer::FillLate(FuzzInput& input) {
+  shm::Record record;
+  std::memcpy(&record, data() + header_.ring_offset + input.Choice(kSlots) * size_t{shm::kRecordBytes}, sizeof record);
+  if (record.space != static_cast<uint8_t>(Space::kHostLate)) return;
+  const uint64_t at = record.payload.position % kLateBytes;
+  if (at > kLateBytes - sizeof(shm::LateSpanHeader)) return;
+  unsigned char* span = data() + header_.late_offset + at;
+  const uint64_t left = kLateBytes - at - sizeof(shm::LateSpanHeader);
+  unsigned char* bytes = span + sizeof(shm::LateSpanHeader);
+  const uint8_t what = input.U8();
+  if (what % 4 == 1) {
+    input.Fill(bytes, std::min<uint64_t>(left, 16));
+  } else if (what % 4 == 2) {
+    const uint64_t number = input.Near(kLateBytes);  // where the place of the span would be
+    if (left >= sizeof number) std::memcpy(bytes, &number, sizeof number);
+  } else if (left >= sizeof(TensorStats)) {
+    std::array<float, 4> values{};
+    input.Fill(values.data(), input.Choice(sizeof values));
+    const TensorStats stats = ComputeStats(values.data(), DType::kF32, values.size());
+    std::memcpy(bytes, &stats, sizeof stats);
+  }
+  const uint64_t word = what >= 192 ? input.Near(record.seq) : record.seq;
+  if (at % sizeof word == 0) std::memcpy(span, &word, sizeof word);
+}
+
 void EvilProducer::PublishRecord(FuzzInput& input) {
   shm::PubStatus& now = status();
   const uint64_t position = now.reserved;
@@ -236,6 +305,11 @@ void EvilProducer::PublishRecord(FuzzInput& input) {
     case RecordType::kTensor:
       Shape(input, record);
       PlacePayload(input, record);
+      if (input.Choice(4) == 2) PlaceLate(input, record, record.payload.bytes);
+      break;
+    case RecordType::kVoid:
+      record.kind = 0;
+      if (input.Choice(2) == 1) PlaceLate(input, record, 1 + input.U8());
       break;
     case RecordType::kSummary: {
       Shape(input, record);
@@ -244,6 +318,9 @@ void EvilProducer::PublishRecord(FuzzInput& input) {
       uint64_t elements = 1;
       for (int i = 0; i < record.ndim && i < 8; ++i) elements *= static_cast<uint64_t>(record.sizes[i]);
       record.stats = ComputeStats(values.data(), DType::kF32, std::min<uint64_t>(elements, values.size()));
+      if (input.Choice(4) != 0) break;
+      std::memset(record.raw, 0, sizeof record.raw);
+      PlaceLate(input, record, sizeof(TensorStats));
       break;
     }
     case RecordType::kMarker:
@@ -263,6 +340,9 @@ void EvilProducer::PublishRecord(FuzzInput& input) {
     default:
       record.param = static_cast<uint32_t>(input.Choice(3));
       record.scalar = static_cast<double>(input.Number<float>());
+      if (record.type == static_cast<uint8_t>(RecordType::kScalar) && input.Choice(4) == 2) {
+        PlaceLate(input, record, sizeof(double));
+      }
       break;
   }
   if (input.Choice(4) == 3) {

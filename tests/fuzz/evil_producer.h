@@ -15,7 +15,8 @@ class EvilProducer {
  public:
   EvilProducer();
 
-  // As at the beginning: a registry, two whole steps with one payload, all of it committed.
+  // As at the beginning: a registry, two whole steps with one payload, statistics that come late (those of the second
+  // have not), all of it committed.
   void Reset();
   // A descriptor of the segment, as HELLO carries it.
   UniqueFd fd() const;
@@ -26,6 +27,8 @@ class EvilProducer {
   void AppendEntry(FuzzInput& input);
   void PublishRecord(FuzzInput& input);
   void LeaveHole(FuzzInput& input);
+  // Writes what a record announced, and its word.
+  void FillLate(FuzzInput& input);
 
   shm::PubStatus& status();
   const shm::PubHeader& header() const { return header_; }
@@ -34,6 +37,7 @@ class EvilProducer {
   unsigned char* data() { return writer_->segment().data(); }
   void Shape(FuzzInput& input, shm::Record& record);
   void PlacePayload(FuzzInput& input, shm::Record& record);
+  void PlaceLate(FuzzInput& input, shm::Record& record, uint64_t bytes);
 
   // Constant after construction.
   std::unique_ptr<shm::PubWriter> writer_;

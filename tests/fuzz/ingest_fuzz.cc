@@ -1,5 +1,6 @@
 // What a hostile producer can do to the daemon's ingest: its segment is edited at will between and before the daemon's
 // looks at it. The daemon's own parts run over it as ProducerSession runs them, but for the thread and the store.
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <utility>
@@ -52,11 +53,11 @@ struct Shared {
 class Session {
  public:
   // Null: refused, as a REJECT.
-  static std::unique_ptr<Session> Open(Shared& shared, const shm::Heads& heads) {
+  static std::unique_ptr<Session> Open(Shared& shared, const shm::Heads& heads, uint64_t unready_ns) {
     auto view = shm::PubView::Open(shared.producer.fd());
     if (!view) return nullptr;
     if (auto started = (*view)->StartAt(heads); !started) return nullptr;
-    return std::unique_ptr<Session>(new Session(shared, std::move(view).value()));
+    return std::unique_ptr<Session>(new Session(shared, std::move(view).value(), unready_ns));
   }
 
   void Pump(uint64_t records_max, uint64_t end) {
@@ -66,7 +67,7 @@ class Session {
     const uint64_t before = drain_.position();
     auto done = drain_.Run(records_max, end);
     FUZZ_CHECK(drain_.position() - before <= view_->header().ring_slots + records_max);
-    FUZZ_CHECK(handled_ + drain_.voids() == drain_.handled());
+    FUZZ_CHECK(handled_ + drain_.voids() + drain_.unready() + drain_.crowded() == drain_.handled());
     FUZZ_CHECK(drain_.handled() <= drain_.position() - first_position_);
     FUZZ_CHECK(view_->pending() <= view_->header().ring_slots);
     if (!done) Quarantine();
@@ -85,7 +86,7 @@ class Session {
       if (skipped == 0) break;
     }
     FUZZ_CHECK(holes <= slots);
-    graph_->Finish(0);
+    Finish();
   }
 
   void Report() {
@@ -98,7 +99,8 @@ class Session {
     numbers_.missing = graph_->Missing();
     commands_.Send(*shared_.ctl, numbers_.pub.status);
     static_cast<void>(commands_.TakeLate(numbers_.pub.status));
-    const auto status = MakeReport(*shared_.run->info(), RunState::kRunning, numbers_, names_, meter_, view_->header().ring_slots);
+    const auto status =
+        MakeReport(*shared_.run->info(), RunState::kRunning, numbers_, names_, meter_, view_->header().ring_slots);
     FUZZ_CHECK(status.ring_used <= status.ring_slots && status.arena_used <= status.arena_bytes);
     static_cast<void>(names_.Modules());
     static_cast<void>(names_.Facts());
@@ -106,11 +108,12 @@ class Session {
   }
 
  private:
-  Session(Shared& shared, std::unique_ptr<shm::PubView> view)
+  Session(Shared& shared, std::unique_ptr<shm::PubView> view, uint64_t unready_ns)
       : shared_(shared),
         view_(std::move(view)),
         graph_(graph::MakeGraph(shared.Parts())(shared.run, [](Batch) {})),
-        drain_(*view_, *shared.ctl, Sources(), 0, 0, [this](const shm::Message& message) { Handle(message); }),
+        drain_(*view_, *shared.ctl, Sources(), 0, 0, unready_ns,
+               [this](const shm::Message& message) { Handle(message); }),
         meter_(0),
         first_position_(view_->ring_position()) {
     meter_.Begin(view_->ReadStatus().status);
@@ -127,12 +130,14 @@ class Session {
       // Every byte is within reach, whatever the record claimed.
       unsigned sum = 0;
       for (uint64_t i = 0; i < message.payload_bytes; ++i) sum += message.payload[i];
-      const uint64_t extent = names_.arena_extent();
+      const uint64_t extent = shm::IsLate(message) ? view_->header().late_bytes : names_.arena_extent();
       FUZZ_CHECK(extent == 0 || message.record.payload.position % extent + message.payload_bytes <= extent);
       consumed_ = sum;
     }
     graph_->Handle(message);
-    FUZZ_CHECK(graph_->done_seq() <= message.record.seq);
+    seen_seq_ = std::max(seen_seq_, message.record.seq);
+    FUZZ_CHECK(graph_->done_seq() <= seen_seq_);
+    FUZZ_CHECK(drain_.read_seq() <= drain_.position() + 1);
   }
   bool TakeRegistry() {
     auto entries = view_->ReadRegistry();
@@ -144,6 +149,13 @@ class Session {
   }
   void Quarantine() {
     quarantined_ = true;
+    Finish();
+  }
+  // Once a session; nothing is left waiting.
+  void Finish() {
+    if (std::exchange(finished_, true)) return;
+    drain_.FinishLate(UINT64_MAX);
+    FUZZ_CHECK(drain_.first_late_seq() == UINT64_MAX);
     graph_->Finish(0);
   }
 
@@ -157,16 +169,25 @@ class Session {
   ingest::CommandQueue commands_;
   const uint64_t first_position_;
   uint64_t handled_ = 0;
+  uint64_t seen_seq_ = 0;
   volatile unsigned consumed_ = 0;  // keeps the reads above
   uint64_t now_ns_ = 0;
   bool quarantined_ = false;
+  bool finished_ = false;
 };
 
 shm::Heads HeadsOf(FuzzInput& input, EvilProducer& producer) {
   const shm::PubStatus& status = producer.status();
-  if (input.Choice(2) == 0) return {0, 0};
-  return {input.Near(status.reserved), input.Near(status.arena_tail)};
+  switch (input.Choice(3)) {
+    case 0:
+      return {0, 0};
+    case 1:
+      return {input.Near(status.reserved), input.Near(status.arena_tail)};
+    default:
+      return {input.Near(status.reserved), input.Near(status.arena_tail), input.Near(status.late_tail)};
+  }
 }
+uint64_t UnreadyNs(FuzzInput& input) { return input.Choice(2) == 0 ? UINT64_MAX : 0; }
 
 }  // namespace
 }  // namespace ikkuna::fuzz
@@ -179,10 +200,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   std::unique_ptr<Session> session;
   bool refused = false;
   while (!input.empty()) {
-    const size_t step = input.Choice(12);
+    const size_t step = input.Choice(13);
     // What a daemon does begins with a meeting; until then the edits are made before HELLO.
-    if (step >= 8 && !session && !refused) {
-      session = Session::Open(shared, HeadsOf(input, shared.producer));
+    if (step >= 8 && step < 12 && !session && !refused) {
+      const auto heads = HeadsOf(input, shared.producer);
+      session = Session::Open(shared, heads, UnreadyNs(input));
       refused = session == nullptr;
     }
     switch (step) {
@@ -212,6 +234,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
         break;
       case 10:
         if (session) session->Report();
+        break;
+      case 12:
+        shared.producer.FillLate(input);
         break;
       default:  // dies, and another with the same memory takes its place
         if (session) session->Die();

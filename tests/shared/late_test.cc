@@ -4,6 +4,8 @@
 
 #include <deque>
 #include <functional>
+#include <limits>
+#include <memory>
 #include <random>
 #include <stdexcept>
 #include <string>
@@ -11,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "shared/late_ring.h"
 #include "shared/stats/stats_pass.h"
 #include "tests/shared/transport_pair.h"
 
@@ -187,6 +190,59 @@ TEST(Late, BytesOfAVoidThatAnotherMayWriteAreKept) {
   EXPECT_TRUE(PublishLate(*pair.writer, 3000));
 }
 
+// Whoever asks for the span of what has none writes nowhere.
+TEST(Late, OtherReservationsHaveNoSpan) {
+  TransportPair pair({.ring_slots = 32, .arena_bytes = 4096, .registry_bytes = kLatePage, .late_bytes = kLatePage});
+  ASSERT_TRUE(pair.ok());
+  ASSERT_TRUE(PublishBytes(*pair.writer, 64, 7));
+  auto reservation = pair.writer->Reserve(Space::kHostArena, 64);
+  ASSERT_TRUE(reservation);
+  FillTensor(reservation.record(), 64);
+  reservation.TakeLate().SetReady();
+  reservation.TakeLate().GiveUp();
+  reservation.Commit();
+  const Message first = MustRead(*pair.view);
+  for (uint64_t i = 0; i < 64; ++i) ASSERT_EQ(first.payload[i], 7) << "the neighbour's";
+  reservation = pair.writer->Reserve(Space::kHostLate, kLatePage);  // dropped
+  EXPECT_EQ(reservation.TakeLate().data(), nullptr);
+  EXPECT_EQ(Reservation().TakeLate().bytes(), 0u);
+}
+
+// It stands on a training thread: after a pause of the daemon it does not give all back that is free by then.
+TEST(Late, RoomIsGivenBackBitByBit) {
+  constexpr uint64_t kSpanBytes = 128, kSpans = 512;
+  std::vector<unsigned char> bytes(kSpanBytes * kSpans + 64);
+  void* aligned = bytes.data();
+  size_t space = bytes.size();
+  ASSERT_NE(std::align(64, kSpanBytes * kSpans, aligned, space), nullptr);
+  LateRing ring(static_cast<unsigned char*>(aligned), kSpanBytes * kSpans, 0);
+  uint64_t position = 0, seq = 0;
+  const auto take = [&](uint64_t size) {
+    ring.Take(position, size, ++seq);
+    StoreRelaxed(*reinterpret_cast<uint64_t*>(ring.at(position)), seq);
+  };
+  while (ring.Place(64, 0, position)) take(64);
+  EXPECT_EQ(seq, kSpans);
+  ASSERT_TRUE(ring.Place(64, ring.tail(), position));
+  EXPECT_EQ(ring.open(), kSpans - 1 - LateRing::kAheadMax);
+  take(64);
+  ASSERT_TRUE(ring.Place(kSpanBytes * kSpans / 2, ring.tail(), position)) << "what it needs it gives back";
+  EXPECT_GE(ring.open(), kSpans / 2 - 64);
+}
+
+// However small spans are: what is kept of them is bounded.
+TEST(Late, OpenSpansAreBounded) {
+  const uint64_t extent = LateRing::kOpenMax * 128 * 2;
+  std::vector<unsigned char> bytes(extent + 64);
+  void* aligned = bytes.data();
+  size_t space = bytes.size();
+  ASSERT_NE(std::align(64, extent, aligned, space), nullptr);
+  LateRing ring(static_cast<unsigned char*>(aligned), extent, 0);
+  uint64_t position = 0, seq = 0;
+  while (ring.Place(64, 0, position)) ring.Take(position, 64, ++seq);
+  EXPECT_EQ(seq, LateRing::kOpenMax);
+}
+
 TEST(Late, WithoutARingNothingComesLate) {
   TransportPair pair;
   ASSERT_TRUE(pair.ok());
@@ -345,9 +401,11 @@ TEST(Malicious_Late, StatisticsThatNoTensorHas) {
   record.sizes[0] = 3;
   Message message = MustRead(*pair.view);
   Deliver(*span, 0xff);
+  const Record before = message.record;
   const auto ready = pair.view->ReadLate(message);
   ASSERT_FALSE(ready.ok());
   EXPECT_EQ(ready.error().code, ErrorCode::kCorrupt);
+  EXPECT_EQ(std::memcmp(&message.record, &before, sizeof before), 0) << "its place is the one that was checked";
 }
 
 TEST(Malicious_Late, TailsAndHeadersAreChecked) {

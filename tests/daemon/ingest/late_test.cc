@@ -2,10 +2,14 @@
 // counted.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <chrono>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -24,6 +28,7 @@ constexpr uint64_t kSpan = 128;  // of 64 bytes
 class LateRoomTest : public testing::Test {
  protected:
   void Open(uint64_t unready_ns, uint32_t slots = 1024, uint64_t late_bytes = 1 << 16, uint64_t skip_through = 0) {
+    drain_.reset();
     pair_ = std::make_unique<shm::TransportPair>(
         shm::PubSizes{.ring_slots = slots, .arena_bytes = 4096, .registry_bytes = 4096, .late_bytes = late_bytes});
     ASSERT_TRUE(pair_->ok());
@@ -38,6 +43,7 @@ class LateRoomTest : public testing::Test {
   void Take(const shm::Message& message) {
     seqs_.push_back(message.record.seq);
     last_ = message.record;
+    if (at_each_) at_each_();
     if (message.payload != nullptr) first_bytes_.push_back(message.payload[0]);
   }
   struct Where {
@@ -60,6 +66,25 @@ class LateRoomTest : public testing::Test {
     reservation.Commit();
     return span;
   }
+  // Of 4 elements, as the record says.
+  shm::LateSpan LateStats() {
+    auto reservation = pair_->writer->Reserve(Space::kHostLate, sizeof(TensorStats));
+    EXPECT_TRUE(reservation);
+    shm::Record& record = reservation.record();
+    shm::FillTensor(record, 4);
+    record.type = static_cast<uint8_t>(RecordType::kSummary);
+    record.space = static_cast<uint8_t>(Space::kHostLate);
+    const shm::LateSpan span = reservation.TakeLate();
+    reservation.Commit();
+    return span;
+  }
+  void FailLate() { shm::Reservation failed = pair_->writer->Reserve(Space::kHostLate, 64); }
+  void ExpectCorrupt() {
+    auto done = drain_->Run(100, kNever);
+    ASSERT_FALSE(done.ok());
+    EXPECT_EQ(done.error().code, ErrorCode::kCorrupt);
+  }
+  unsigned char* late_ring() { return pair_->writer->segment().data() + pair_->writer->header().late_offset; }
   void Marker(Kind kind, const Where& where, std::vector<uint32_t> passes = {}, uint32_t lowest_open = 0) {
     auto reservation = pair_->writer->Reserve(Space::kInline, 0);
     ASSERT_TRUE(reservation);
@@ -87,6 +112,9 @@ class LateRoomTest : public testing::Test {
       ASSERT_TRUE(done.ok()) << done.error().text;
     } while (drain_->position() < pair_->view->reserved());
   }
+  void RunUntilNoMoreWait(size_t than) {
+    while (drain_->late_waiting() > than) ASSERT_TRUE(drain_->Run(1 << 20, kNever).ok());
+  }
   std::vector<uint64_t> TakeSeqs() { return std::exchange(seqs_, {}); }
   using Seqs = std::vector<uint64_t>;
 
@@ -95,6 +123,7 @@ class LateRoomTest : public testing::Test {
   Seqs seqs_;
   shm::Record last_{};
   std::vector<unsigned char> first_bytes_;
+  std::function<void()> at_each_;
 };
 
 TEST_F(LateRoomTest, EachIsHandedOnWhenItIsReadyAndHoldsUpNobody) {
@@ -206,19 +235,75 @@ TEST_F(LateRoomTest, WhatIsNeverReadyOfAPassIsLackingWhereThePassIsNamed) {
   EXPECT_EQ(drain_->unready(), 2u);
 }
 
+// The probe drops none of these for want of room, though much may be ready at once.
+TEST_F(LateRoomTest, MuchThatIsReadyIsHandedOnInTurnsAndItsRoomIsTold) {
+  Open(kNever, 1024, 4096);
+  std::vector<shm::LateSpan> spans;
+  for (uint32_t i = 0; i < 20; ++i) spans.push_back(Late({.module = i + 1}));
+  Run();
+  EXPECT_EQ(drain_->late_waiting(), 20u);
+  for (const auto& span : spans) shm::Deliver(span, 1);
+  uint64_t told = 0;
+  at_each_ = [&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    told = std::max(told, pair_->ctl_view->heads().late_head.value());
+  };
+  ASSERT_TRUE(drain_->Run(1 << 20, kNever).ok());
+  EXPECT_LT(seqs_.size(), 20u) << "the session looks up";
+  RunUntilNoMoreWait(0);
+  EXPECT_EQ(seqs_.size(), 20u);
+  EXPECT_GT(told, 0u) << "the probe may go on while they are handled";
+}
+
+// Those that are done with behind one that waits are no crowd.
+TEST_F(LateRoomTest, OneThatWaitsIsNotGivenUpForThoseThatAreThrough) {
+  Open(kNever, 65536, (LateRoom::kWaitingMax + 100) * kSpan);
+  Late({.module = 1});
+  for (uint32_t i = 0; i < LateRoom::kWaitingMax + 10; ++i) shm::Deliver(Late({.module = i % 1000 + 2}), 1);
+  Run();
+  RunUntilNoMoreWait(1);
+  EXPECT_EQ(drain_->crowded() + drain_->unready(), 0u);
+  EXPECT_EQ(seqs_.size(), LateRoom::kWaitingMax + 10);
+}
+
+TEST_F(LateRoomTest, VoidsBehindOneThatWaitsTakeNoMemory) {
+  Open(kNever);
+  const auto first = Late({});
+  for (int i = 0; i < 400; ++i) FailLate();
+  Run();
+  EXPECT_EQ(drain_->voids(), 400u);
+  EXPECT_EQ(drain_->late_waiting(), 1u);
+  EXPECT_EQ(pair_->ctl_view->heads().late_head, 0u);
+  shm::Deliver(first, 1);
+  Run();
+  EXPECT_EQ(pair_->ctl_view->heads().late_head, 401 * kSpan);
+}
+
+// Many that are not ready at the front do not hide what is, for long.
+TEST_F(LateRoomTest, OneThatIsReadyBehindManyThatAreNotIsFound) {
+  Open(kNever);
+  for (uint32_t i = 0; i < 3 * LateRoom::kUnreadyRow; ++i) Late({.module = i + 1});
+  const auto last = Late({.module = 1000});
+  Run();
+  shm::Deliver(last, 1);
+  while (seqs_.empty()) ASSERT_TRUE(drain_->Run(1, kNever).ok());
+  EXPECT_EQ(TakeSeqs(), (Seqs{3 * LateRoom::kUnreadyRow + 1}));
+}
+
 TEST_F(LateRoomTest, MoreThanMayWaitGivesUpTheOldest) {
   constexpr uint64_t kMore = 3;
-  Open(kNever, 16384, (LateRoom::kWaitingMax + kMore) * kSpan + 4096);
+  Open(kNever, 65536, (LateRoom::kWaitingMax + kMore) * kSpan + 4096);
   std::vector<shm::LateSpan> spans;
   for (uint32_t i = 0; i < LateRoom::kWaitingMax; ++i) spans.push_back(Late({.module = i + 1}));
   Run();
-  EXPECT_EQ(drain_->unready(), 0u);
+  EXPECT_EQ(drain_->crowded(), 0u);
   shm::Deliver(spans[1], 1);
   for (uint32_t i = 0; i < kMore; ++i) Late({.module = i + 10'000});
   auto done = drain_->Run(kMore, kNever);
   ASSERT_TRUE(done.ok());
   EXPECT_EQ(TakeSeqs(), (Seqs{2})) << "the second was ready";
-  EXPECT_EQ(drain_->unready(), 2u);
+  EXPECT_EQ(drain_->crowded(), 2u);
+  EXPECT_EQ(drain_->unready(), 0u) << "not for want of time";
   EXPECT_EQ(drain_->handled(), 3u);
   EXPECT_EQ(drain_->first_late_seq(), 4u);
 }
@@ -233,8 +318,65 @@ TEST_F(LateRoomTest, TooManyStepsBehindItGiveItUp) {
   Run();
   EXPECT_EQ(seqs_.size(), LateRoom::kStepsMax + 1);
   EXPECT_TRUE(std::is_sorted(seqs_.begin(), seqs_.end()));
-  EXPECT_EQ(drain_->unready(), 1u);
+  EXPECT_EQ(drain_->crowded(), 1u);
 }
+
+// ---- What a step lacks
+
+// Each of more passes than are kept in mind lacks something: what was forgotten is withheld of every step.
+TEST_F(LateRoomTest, LacksThatAreForgottenCountForEveryStepOfTheirRoot) {
+  Open(0, 1024, 1 << 18);
+  Late({.step = 4, .pass = 9});
+  Run();
+  for (uint32_t i = 0; i < LateRoom::kLacksMax; ++i) {
+    Late({.root = 2, .step = 4, .pass = i + 1});
+    if (i % 512 != 511) continue;
+    Run();
+    RunUntilNoMoreWait(0);
+  }
+  ASSERT_EQ(drain_->unready(), LateRoom::kLacksMax + 1);
+  End({.step = 4}, {9});
+  Run();
+  EXPECT_EQ(last_.marker.dropped_kinds, KindBit(Kind::kActivations));
+  End({.step = 5});
+  Run();
+  EXPECT_EQ(last_.marker.dropped_kinds, KindBit(Kind::kActivations)) << "it is not known which";
+  End({.root = 2, .step = 4});
+  Run();
+  EXPECT_EQ(last_.marker.dropped_kinds, 0u) << "another root's are known";
+  for (uint64_t step = 6; step < 6 + LateRoom::kEndsMax; ++step) {
+    End({.step = step});
+    if (step % 512 == 0) Run();
+  }
+  Run();
+  EXPECT_EQ(last_.marker.dropped_kinds, 0u) << "it has ended by now, or never will";
+}
+
+TEST_F(LateRoomTest, AStepThatBeginsAnewLacksNothing) {
+  Open(0);
+  Late({.step = 4});
+  Run();
+  EXPECT_EQ(drain_->unready(), 1u);
+  Marker(Kind::kBatchStarted, {.step = 4});
+  End({.step = 4});
+  Run();
+  EXPECT_EQ(last_.marker.dropped_kinds, 0u);
+}
+
+TEST_F(LateRoomTest, AStepThatNeverEndsIsForgotten) {
+  Open(0);
+  Late({.step = 4});
+  Run();
+  for (uint64_t step = 5; step <= 5 + LateRoom::kEndsMax; ++step) {
+    End({.step = step});
+    if (step % 512 == 0) Run();
+  }
+  End({.step = 4});
+  Run();
+  EXPECT_EQ(last_.marker.dropped_kinds, 0u);
+}
+
+// ---- Ends
 
 TEST_F(LateRoomTest, AtTheEndWhatIsReadyIsTakenAndTheRestCounted) {
   Open(kNever);
@@ -243,7 +385,7 @@ TEST_F(LateRoomTest, AtTheEndWhatIsReadyIsTakenAndTheRestCounted) {
   End({});
   Run();
   shm::Deliver(ready, 2);
-  drain_->FinishLate();
+  drain_->FinishLate(kNever);
   EXPECT_EQ(TakeSeqs(), (Seqs{2, 3}));
   EXPECT_EQ(last_.marker.dropped_kinds, KindBit(Kind::kActivations));
   EXPECT_EQ(drain_->handled(), 3u);
@@ -251,10 +393,22 @@ TEST_F(LateRoomTest, AtTheEndWhatIsReadyIsTakenAndTheRestCounted) {
   EXPECT_EQ(drain_->first_late_seq(), kNever);
 }
 
+TEST_F(LateRoomTest, TheEndWaitsForNoneBeyondItsTime) {
+  Open(kNever);
+  const auto span = Late({});
+  End({});
+  Run();
+  shm::Deliver(span, 1);
+  drain_->FinishLate(0);
+  EXPECT_EQ(TakeSeqs(), (Seqs{2}));
+  EXPECT_EQ(last_.marker.dropped_kinds, KindBit(Kind::kActivations));
+  EXPECT_EQ(drain_->unready(), 1u);
+}
+
 TEST_F(LateRoomTest, VoidsAndWhatWasHandledBeforeOnlyFreeTheirBytes) {
   Open(kNever, 1024, 1 << 16, 1);
   Late({});  // of an earlier session
-  { shm::Reservation failed = pair_->writer->Reserve(Space::kHostLate, 64); }
+  FailLate();
   Run();
   EXPECT_TRUE(TakeSeqs().empty());
   EXPECT_EQ(drain_->handled(), 1u);
@@ -268,9 +422,46 @@ TEST_F(LateRoomTest, Malicious_AWordOfAnotherRecord) {
   const auto span = Late({});
   Run();
   shm::StoreRelease(*span.word(), 77);
-  auto done = drain_->Run(100, kNever);
-  ASSERT_FALSE(done.ok());
-  EXPECT_EQ(done.error().code, ErrorCode::kCorrupt);
+  ExpectCorrupt();
+}
+
+// Where the record keeps the place of its bytes there are their numbers afterwards: a peer's place, which nobody
+// checked. The first of these has all that is wanted of a span, the second lies at the end of the mapping.
+TEST_F(LateRoomTest, Malicious_WhatIsRefusedIsNotReadAgain) {
+  constexpr uint64_t kLateBytes = 4096;
+  for (const uint64_t place : {uint64_t{1024}, kLateBytes - 8}) {
+    Open(kNever, 64, kLateBytes);
+    const auto span = LateStats();
+    Run();
+    const float values[4] = {1, 2, 3, 4};
+    TensorStats stats = ComputeStats(values, DType::kF32, 4);
+    if (place == 1024) std::memcpy(late_ring() + place + sizeof(shm::LateSpanHeader), &stats, sizeof stats);
+    const uint64_t seq = span.seq();
+    std::memcpy(late_ring() + place, &seq, sizeof seq);
+    stats.n = place;
+    std::memcpy(span.data(), &stats, sizeof stats);
+    span.SetReady();
+    ExpectCorrupt();
+    drain_->FinishLate(kNever);
+    EXPECT_TRUE(TakeSeqs().empty()) << place;
+    EXPECT_EQ(drain_->unready(), 1u);
+  }
+}
+
+// A ring of two pages: no probe has room eight pages ahead of what is released.
+TEST_F(LateRoomTest, Malicious_BytesBeyondTheRoom) {
+  for (const bool is_void : {false, true}) {
+    Open(kNever, 64, 8192);
+    Late({});
+    if (is_void) {
+      FailLate();
+    } else {
+      Late({.module = 2});
+    }
+    pair_->slot(1).payload.position += 32768;
+    shm::StoreRelease(pair_->shared_status().late_tail, 65536);
+    ExpectCorrupt();
+  }
 }
 
 // ---- From a producer to the store
@@ -367,9 +558,19 @@ TEST_F(LateIngestTest, WhatWaitsIsNotDoneForTheStore) {
   const RunKey key = core->StatusOf(producer.hello().uuid).info.run_key;
   producer.Step(0, 1);
   ASSERT_TRUE(Eventually([&] { return store_->LoadProgress(key)->progress.done_seq == 4; }));
-  const auto span = Step(producer, 1);
-  ASSERT_TRUE(Eventually([&] { return core->StatusOf(producer.hello().uuid).handled == 6; }));
-  EXPECT_EQ(store_->LoadProgress(key)->progress.done_seq, 4u);
+  // No step of the graph's holds it; another root's overtakes it, and goes to the store.
+  const auto span = producer.LateSummary(1);
+  const auto publish = [&](Kind kind, RecordType type) {
+    producer.Publish(7, kind, [&](shm::Record& record) {
+      record.root = 2;
+      record.type = static_cast<uint8_t>(type);
+    });
+  };
+  publish(Kind::kBatchStarted, RecordType::kMarker);
+  publish(Kind::kLoss, RecordType::kScalar);
+  publish(Kind::kBatchFinished, RecordType::kMarker);
+  ASSERT_TRUE(Eventually([&] { return core->Values("loss").contains(7); }));
+  EXPECT_EQ(store_->LoadProgress(key)->progress.done_seq, 4u) << "it came with the values";
   Deliver(span, 3);
   ASSERT_TRUE(Eventually([&] { return store_->LoadProgress(key)->progress.done_seq == 8; }));
 }

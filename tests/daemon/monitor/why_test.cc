@@ -65,22 +65,24 @@ class WhyTest : public testing::Test {
 using List = std::vector<std::string>;
 
 TEST_F(WhyTest, EveryCauseOfWhatCameToNothingIsNamedWithWhatHelps) {
-  input_.status.missing = {{"withheld", 1}, {"repeated", 2}, {"no_step", 3}};
+  input_.status.missing = {{"withheld", 1}, {"repeated", 2}, {"no_step", 3}, {"unready", 4}, {"crowded", 5}};
   const std::vector<std::vector<std::string>> named = {
       {"withheld, since a part", "see what was dropped", "a call of the module is missing", "was under way when"},
       {"a step of the same number was closed before", "attach it with a start step", "a run of its own",
        "a tag of its own"},
       {"skipped that batch", "needs nothing done", "see what was dropped", "passes_overflow",
-       "began before the daemon"}};
+       "began before the daemon"},
+      {"never came", "--unready-s", "daemon ended"},
+      {"too many waited", "too many steps ahead"}};
   size_t seen = 0;
   for (const WhyLine& line : ExplainMissing(input_, {}, {})) {
-    if (line.count < 1 || line.count > 3) continue;
+    if (line.count < 1 || line.count > 5) continue;
     ++seen;
     for (const std::string& text : named[line.count - 1]) {
       EXPECT_NE(line.text.find(text), std::string::npos) << line.text;
     }
   }
-  EXPECT_EQ(seen, 3u);
+  EXPECT_EQ(seen, 5u);
 }
 
 TEST_F(WhyTest, WhatIsThereIsNotExplained) {

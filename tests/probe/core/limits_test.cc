@@ -193,6 +193,32 @@ TEST(Limits, NoThread) {
   EXPECT_THAT(child.said(), HasSubstr("no thread can be made"));
 }
 
+// What comes late does without, all else goes on, and status says so.
+TEST(Limits, NoMemoryForLateBytes) {
+  DaemonByHand daemon;
+  Child child([&] {
+    auto options = OptionsFor(daemon.directory());
+    options.arena_mb = 1;
+    options.late_bytes = 1 << 20;
+    const auto probe =
+        shm::PubWriter::Create({.ring_slots = options.ring_slots, .arena_bytes = 1 << 20, .late_bytes = 1 << 20});
+    if (!probe.ok() || (*probe)->header().late_bytes != 1 << 20) return 2;
+    if (!DenySystemCall(SYS_fallocate, ENOMEM, static_cast<long>((*probe)->header().late_offset))) return 77;
+    auto session = Session::Open(options);
+    if (!session) return 1;
+    Child::WaitForLetGo();
+    return 0;
+  });
+  ASSERT_NO_FATAL_FAILURE(daemon.Accept({}));
+  daemon.ReadRegistry();
+  const int status = child.End();
+  if (WIFEXITED(status) && WEXITSTATUS(status) == 77) GTEST_SKIP() << "no seccomp filters here";
+  EXPECT_EQ(status, 0);
+  std::string notes;
+  for (const auto& entry : daemon.registry()) notes += entry.type == shm::EntryType::kNote ? entry.second : "";
+  EXPECT_THAT(notes, HasSubstr("come late have 0 of 1024 KiB"));
+}
+
 // A kernel that cannot tell a raw clone() apart: the session goes on, and status says so.
 TEST(Limits, AKernelWithoutWipeOnForkIsNamed) {
   DaemonByHand daemon;
