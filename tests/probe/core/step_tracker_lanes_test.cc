@@ -21,9 +21,10 @@ namespace {
 
 constexpr size_t kThreads = 4, kModels = 2;
 
-// By definition: a thread's write makes a step of what its own backward passes have walked since its last step, whatever
-// others do meanwhile; gradients of its own that it clears before make a skipped one, unless a step of another model was
-// made of the same backward passes. An update spans what others wrote between the step's first pass and its close.
+// By definition: a thread's write makes a step of what its own backward passes have walked since its last step,
+// whatever others do meanwhile; gradients of its own that it clears before make a skipped one, unless a step of another
+// model was made of the same backward passes. An update spans what others wrote between the step's first pass and its
+// close.
 class Interleaving {
  public:
   explicit Interleaving(unsigned seed) : random_(seed) {
@@ -53,13 +54,13 @@ class Interleaving {
     TaskId task = 0;
     Passes passes;
   };
-  struct Own {  // of one model on one thread
+  struct Own {                       // of one model on one thread
     Passes open;                     // that no backward has reached
     std::vector<Walked> sum;         // since the last step
     std::optional<uint64_t> number;  // of the step that is open
     bool others_wrote = false;       // and had begun nothing since when it was opened
     size_t writes_at_open = 0;
-    bool writing = false;            // it has written and begun nothing since
+    bool writing = false;  // it has written and begun nothing since
   };
   struct Thread {
     ThreadId id = 0;
@@ -230,9 +231,8 @@ class Interleaving {
     }
     own.number = step;
     own.writes_at_open = writes_[m].size();
-    own.others_wrote = std::any_of(threads_.begin(), threads_.end(), [&](const auto& other) {
-      return other != threads_[t] && other->own[m].writing;
-    });
+    own.others_wrote = std::any_of(threads_.begin(), threads_.end(),
+                                   [&](const auto& other) { return other != threads_[t] && other->own[m].writing; });
   }
 
   void Ended(size_t t, size_t m, const StepEnd& end, StepEndCause cause) {
@@ -255,14 +255,13 @@ class Interleaving {
       if (update == updates_[m].end()) continue;  // of the warm-up
       const Update& of = update->second;
       const auto& writes = writes_[m];
-      const bool spans =
-          std::any_of(writes.begin() + static_cast<std::ptrdiff_t>(of.writes_at_open), writes.end(),
-                      [&](ThreadId writer) { return writer != of.writer; });
+      const bool spans = std::any_of(writes.begin() + static_cast<std::ptrdiff_t>(of.writes_at_open), writes.end(),
+                                     [&](ThreadId writer) { return writer != of.writer; });
       if (spans || !of.may_span) {
         EXPECT_EQ(closed.spanned, spans) << "step " << closed.step;
       }
-      const auto writer = std::find_if(threads_.begin(), threads_.end(),
-                                       [&](const auto& one) { return one->id == of.writer; });
+      const auto writer =
+          std::find_if(threads_.begin(), threads_.end(), [&](const auto& one) { return one->id == of.writer; });
       const bool writing = of.writer != threads_[t]->id && writer != threads_.end() && (*writer)->own[m].writing;
       EXPECT_EQ(closed.writing, writing) << "step " << closed.step;
       updates_[m].erase(update);
