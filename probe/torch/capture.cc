@@ -320,10 +320,10 @@ void Capture::TakeLearningRates(const StepIdentity& identity, WatchedModel& mode
     }
   }
   const int writer = written == nullptr ? -1 : Optimizers::IndexOf(*optimizers, *written);
-  // Of several that have the parameter it may be another thread's, in the midst of its step: then its state is not read.
-  const WatchedParam* const read = others_train && written != nullptr && Optimizers::Share(*optimizers, *written)
-                                       ? nullptr
-                                       : written;
+  // Of several that have the parameter it may be another thread's, in the midst of its step: then its state is not
+  // read.
+  const WatchedParam* const read =
+      others_train && written != nullptr && Optimizers::Share(*optimizers, *written) ? nullptr : written;
   for (size_t i = 0; i < optimizers->size(); ++i) {
     if (writer >= 0 && static_cast<int>(i) != writer) continue;
     if (writer < 0 && roots.IsOfOthers(*(*optimizers)[i], model)) continue;
@@ -346,8 +346,8 @@ std::vector<int> Capture::LateOptimizers(WatchedModel& model, int written_param)
   return late;
 }
 
-// By optimizer: whether the step that closes was written by it, and by all of it. One that has written nothing yet may be
-// about to, and one in the midst of its step makes the states of its parameters on the way.
+// By optimizer: whether the step that closes was written by it, and by all of it. One that has written nothing yet may
+// be about to, and one in the midst of its step makes the states of its parameters on the way.
 std::vector<bool> Capture::WholeOf(const LaneState& lane, const WatchedModel& model, const Optimizers::List& list) {
   std::vector<bool> whole(list.size(), false), left(list.size(), false);
   for (size_t i = 0; i < std::min(lane.had_gradient.size(), lane.written.size()); ++i) {
@@ -369,8 +369,7 @@ void Capture::TakeMoments(const LaneState& lane, WatchedModel& model, const Step
   if (!identity.AnyOf(KindBit(Kind::kExpAvg) | KindBit(Kind::kExpAvgSq))) return;
   const bool alone = others == Others::kNone;
   const auto shared = [&](const WatchedParam& param) { return Optimizers::Share(optimizers, param); };
-  if (others == Others::kWrite ||
-      (!alone && std::any_of(model.params().begin(), model.params().end(), shared))) {
+  if (others == Others::kWrite || (!alone && std::any_of(model.params().begin(), model.params().end(), shared))) {
     session_.AddNote("moments of " + model.name() + " are not captured: several threads train it at once");
     return;
   }

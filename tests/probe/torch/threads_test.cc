@@ -286,6 +286,35 @@ TEST_F(Threads, UpdatesOfThreadsThatTakeTurnsAreWhole) {
   }
 }
 
+// Of optimizers that share parameters the one that writes cannot be seen: that the other one stands still says nothing,
+// and its state is not looked up while its thread may be in the midst of a step.
+TEST_F(Threads, RatesOfThreadsWithOptimizersOfTheirOwnGoOn) {
+  constexpr int kRounds = 6;
+  torch::nn::Sequential net(torch::nn::Linear(8, 3));
+  torch::optim::Adam often(net->parameters()), rarely(net->parameters());
+  Probe& probe = Start({"learning_rate"});
+  probe.Attach(net);
+  probe.Attach(often);
+  probe.Attach(rarely);
+  const Tensor x = torch::randn({4, 8}), y = torch::randint(3, {4});
+  std::barrier turn(2);
+  std::thread other([&] {
+    for (int round = 0; round < kRounds; ++round) {
+      Train(net, rarely, x, y);
+      turn.arrive_and_wait();
+      turn.arrive_and_wait();
+    }
+  });
+  for (int round = 0; round < kRounds; ++round) {
+    turn.arrive_and_wait();
+    for (int step = 0; step < 3; ++step) Train(net, often, x, y);
+    turn.arrive_and_wait();
+  }
+  other.join();
+  probe.Detach();
+  EXPECT_EQ(Of("learning_rate").size(), size_t{4 * kRounds});
+}
+
 // What a thread left open is closed by whichever comes next, before anybody trains on.
 TEST_F(Threads, TheLastStepOfAThreadThatEndedHasItsUpdate) {
   torch::nn::Sequential net(torch::nn::Linear(8, 6), torch::nn::Linear(6, 3));
