@@ -292,7 +292,9 @@ void StepEnds::EndStep(ThreadState& thread, WatchedModel& model, RootState& root
   if (identity->AnyOf(kMomentKinds)) lane.optimizers = optimizers_.All();
   lane.had_gradient.clear();
   if (seen && identity->AnyOf(kUpdateKinds | kMomentKinds)) {
-    for (const WatchedParam& param : model.params()) lane.had_gradient.push_back(param.tensor.grad().defined());
+    for (const WatchedParam& param : model.params()) {
+      lane.had_gradient.push_back(!param.retired.load() && param.tensor.grad().defined());
+    }
   }
   lane.written.resize(model.params().size(), 0);
   ++lane.write_round;

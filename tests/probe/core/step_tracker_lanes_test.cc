@@ -19,7 +19,7 @@
 namespace ikkuna::probe {
 namespace {
 
-constexpr size_t kThreads = 4, kModels = 2;
+constexpr size_t kWriters = 4, kRootCount = 2;
 
 // By definition: a thread's write makes a step of what its own backward passes have walked since its last step,
 // whatever others do meanwhile; gradients of its own that it clears before make a skipped one, unless a step of another
@@ -28,8 +28,8 @@ constexpr size_t kThreads = 4, kModels = 2;
 class Interleaving {
  public:
   explicit Interleaving(unsigned seed) : random_(seed) {
-    for (size_t m = 0; m < kModels; ++m) tracker_.AddRoot(0, false);
-    while (threads_.size() < kThreads) threads_.push_back(NewThread());
+    for (size_t m = 0; m < kRootCount; ++m) tracker_.AddRoot(0, false);
+    while (threads_.size() < kWriters) threads_.push_back(NewThread());
   }
 
   void Run() {
@@ -43,7 +43,7 @@ class Interleaving {
       thread.next.erase(thread.next.begin());
       now();
     }
-    for (size_t m = 0; m < kModels; ++m) {
+    for (size_t m = 0; m < kRootCount; ++m) {
       EXPECT_EQ(tracker_.steps_ended(static_cast<int>(m)), ended_[m].size());
       EXPECT_GT(ended_[m].size(), 8u);
     }
@@ -64,7 +64,7 @@ class Interleaving {
   };
   struct Thread {
     ThreadId id = 0;
-    std::array<Own, kModels> own;
+    std::array<Own, kRootCount> own;
     std::vector<std::function<void()>> next;
     std::set<size_t> unwritten;  // a newcomer: models that it has not written yet
   };
@@ -78,14 +78,14 @@ class Interleaving {
   std::unique_ptr<Thread> NewThread() {
     auto thread = std::make_unique<Thread>();
     thread->id = tracker_.AddThread();
-    for (size_t m = 0; m < kModels; ++m) thread->unwritten.insert(m);
+    for (size_t m = 0; m < kRootCount; ++m) thread->unwritten.insert(m);
     return thread;
   }
 
   // Rounds in which each is seen to write beside the others; what their steps are made of is not asked.
   void WarmUp() {
     for (int round = 0; round < 2; ++round) {
-      for (size_t m = 0; m < kModels; ++m) {
+      for (size_t m = 0; m < kRootCount; ++m) {
         const int model = static_cast<int>(m);
         std::vector<PassId> passes;
         for (auto& one : threads_) {
@@ -93,7 +93,7 @@ class Interleaving {
           for (const StepToClose& closed : begun.to_close) updates_[m].erase(closed.step);
           passes.push_back(begun.pass);
         }
-        for (size_t t = 0; t < kThreads; ++t) {
+        for (size_t t = 0; t < kWriters; ++t) {
           const TaskId task = Loop::NextTask();
           tracker_.Walked(model, threads_[t]->id, passes[t], task, false);
           tracker_.Gradient(model, threads_[t]->id, task, {});
@@ -118,7 +118,7 @@ class Interleaving {
   // What the thread does next, in the events that a front end tells; others come in between.
   void Plan(size_t t) {
     Thread& thread = *threads_[t];
-    const size_t m = thread.unwritten.empty() ? Pick(kModels) : *thread.unwritten.begin();
+    const size_t m = thread.unwritten.empty() ? Pick(kRootCount) : *thread.unwritten.begin();
     const auto newcomer = [&](const auto& one) {
       return tracker_.LaneOf(0, one->id) == 0 || tracker_.LaneOf(1, one->id) == 0;
     };
@@ -158,7 +158,7 @@ class Interleaving {
     const bool clears = Pick(3) == 0;
     const TaskId task = Loop::NextTask();
     std::vector<std::function<void()>> gradients;
-    for (size_t of = 0; of < kModels; ++of) {
+    for (size_t of = 0; of < kRootCount; ++of) {
       Passes& open = thread.own[of].open;
       if (open.empty() || (of != m && (Pick(3) != 0 || !thread.unwritten.empty()))) continue;
       Walked walked{task, {}};
@@ -271,10 +271,10 @@ class Interleaving {
   std::mt19937 random_;
   StepTracker tracker_;
   std::vector<std::unique_ptr<Thread>> threads_;
-  std::array<std::map<uint64_t, Update>, kModels> updates_;
-  std::array<std::vector<ThreadId>, kModels> writes_;  // that made a step, in their order
-  std::array<std::set<uint64_t>, kModels> ended_;
-  std::array<std::set<PassId>, kModels> named_;
+  std::array<std::map<uint64_t, Update>, kRootCount> updates_;
+  std::array<std::vector<ThreadId>, kRootCount> writes_;  // that made a step, in their order
+  std::array<std::set<uint64_t>, kRootCount> ended_;
+  std::array<std::set<PassId>, kRootCount> named_;
   std::set<std::pair<TaskId, size_t>> made_of_;  // backward passes, and the models whose steps were made of them
 };
 
