@@ -127,7 +127,7 @@ StepTracker::PassBegun StepTracker::BeginPass(int root_index, ThreadId thread, c
     Lane& lane = root.lanes[i];
     // Also what this thread wrote before it had a lane of its own.
     if (i == begun.lane || lane.closing_writer == thread || (i != 0 && lane.used && lane.owner == 0)) {
-      TakeClosing(root, lane, &begun.to_close);
+      TakeClosing(root_index, static_cast<uint32_t>(i), thread, &begun.to_close);
     }
   }
   Lane& lane = root.lanes[begun.lane];
@@ -241,7 +241,7 @@ StepTracker::GradientCame StepTracker::Gradient(int root_index, ThreadId thread,
     Forget(root, lane, outermost);
   } else if (before != 0 && (bounded || (cleared && !root.manual))) {
     const bool skipped = cleared && !options.moved && !root.manual;
-    TakeClosing(root, lane, &came.to_close);
+    TakeClosing(root_index, came.lane, thread, &came.to_close);
     came.ended = End(root_index, came.lane, skipped ? StepEndCause::kSkipped : StepEndCause::kInferred, 0, outermost);
   }
   Lane& joined = root.lanes[came.lane];
@@ -261,12 +261,11 @@ StepTracker::GradientCame StepTracker::GradientsUsed(int root_index, TaskId task
   GradientCame came;
   for (size_t i = 0; i < root.lanes.size() && !root.manual && !came.ended; ++i) {
     Lane& lane = root.lanes[i];
-    if (!std::any_of(lane.walks.begin(), lane.walks.end(), [&](const Walk& walk) {
-          return walk.task == task && walk.accumulated && walk.ended && !walk.of_evaluation;
-        })) {
-      continue;
-    }
-    TakeClosing(root, lane, &came.to_close);
+    const auto used = std::find_if(lane.walks.begin(), lane.walks.end(), [&](const Walk& walk) {
+      return walk.task == task && walk.accumulated && walk.ended && !walk.of_evaluation;
+    });
+    if (used == lane.walks.end()) continue;
+    TakeClosing(root_index, static_cast<uint32_t>(i), used->thread, &came.to_close);
     came.ended = End(root_index, static_cast<uint32_t>(i), StepEndCause::kInferred, 0, kNoTask);
   }
   return came;
@@ -385,7 +384,7 @@ StepTracker::WriteSeen StepTracker::Written(int root_index, ThreadId thread, Wri
         lane.closing && lane.closing_writer != thread ? FindPart(root_index, lane.closing_writer) : nullptr;
     const bool amid = writer != nullptr && writer->writing;
     lane.closing_spanned |= amid;
-    TakeClosing(root, lane, &seen.to_close);
+    TakeClosing(root_index, *ending, thread, &seen.to_close);
     Open(root_index, *ending, thread, 0);
     seen.ended = End(root_index, *ending, StepEndCause::kWritten, thread, kNoTask);
     root.lanes[*ending].closing_doubtful = kind == WriteKind::kAssign;
@@ -412,7 +411,7 @@ StepTracker::WriteSeen StepTracker::Boundary(int root_index, ThreadId thread) {
   const ThreadPart* part = FindPart(root_index, thread);
   seen.lane = part == nullptr ? 0 : part->lane;
   Lane& lane = root.lanes[seen.lane];
-  TakeClosing(root, lane, &seen.to_close);
+  TakeClosing(root_index, seen.lane, thread, &seen.to_close);
   // The write of this very step may have ended it already, before anybody knew that Step() would come.
   if (first && !lane.open) return seen;
   Open(root_index, seen.lane, thread, 0);
@@ -432,7 +431,8 @@ std::vector<StepToClose> StepTracker::CloseSteps(int root_index, ThreadId thread
   std::lock_guard lock(mutex_);
   Root& root = At(root_index);
   std::vector<StepToClose> to_close;
-  for (Lane& lane : root.lanes) {
+  for (uint32_t index = 0; index < root.lanes.size(); ++index) {
+    Lane& lane = root.lanes[index];
     if (at != CloseAt::kAll) {
       // Another thread may be in the midst of its writes.
       if (lane.closing_writer != thread && threads_.count(lane.closing_writer) != 0) continue;
@@ -440,7 +440,7 @@ std::vector<StepToClose> StepTracker::CloseSteps(int root_index, ThreadId thread
       // It may not have ended at all, while it is not known how this loop writes.
       if (lane.closing_doubtful && !root.arithmetic) continue;
     }
-    if (!TakeClosing(root, lane, &to_close) || at != CloseAt::kEvaluation || lane.open) continue;
+    if (!TakeClosing(root_index, index, thread, &to_close) || at != CloseAt::kEvaluation || lane.open) continue;
     if (root.late_looks++ >= kLearningSteps) continue;
     lane.late_write = true;
     root.late_batches = 0;

@@ -87,6 +87,7 @@ struct StepToClose {
   uint32_t lane = 0;
   uint64_t step = 0;
   bool spanned = false;  // others have written since: the update is not this step's alone
+  bool writing = false;  // another thread wrote it and has begun nothing since: it may be in the midst of its writes
 };
 
 class StepTracker {
@@ -369,7 +370,7 @@ class StepTracker {
   StepEnd End(int root, uint32_t lane, StepEndCause cause, ThreadId writer, TaskId except);
   static bool Forget(Root& root, Lane& lane, TaskId except);
   void Claim(int root, TaskId task);
-  static bool TakeClosing(const Root& root, Lane& lane, std::vector<StepToClose>* to_close);
+  bool TakeClosing(int root, uint32_t lane, ThreadId closer, std::vector<StepToClose>* to_close);
   std::optional<uint32_t> LaneToEnd(int root, ThreadId thread, bool arithmetic, int parameter, bool new_gradient);
   uint32_t LaneOfItsOwn(Root& root, ThreadId thread);
   uint32_t SplitUnheard(int root, uint32_t lane, ThreadId writer);

@@ -34,7 +34,18 @@ uint32_t StepTracker::LaneFor(int root_index, ThreadId thread) {
   part.active = true;
   if (part.lane != 0 || !root.side_by_side || !part.writes_itself) return part.lane;
   if (!OthersWriteLocked(root_index, thread, false)) return part.lane;
-  return part.lane = LaneOfItsOwn(root, thread);
+  // What its backward has made in everybody's lane is one step with what it does now.
+  for (const Walk& walk : root.lanes[0].walks) {
+    if (walk.thread == thread) return part.lane;
+  }
+  part.lane = LaneOfItsOwn(root, thread);
+  // What it has begun before and not walked yet comes with it.
+  for (Pass& pass : root.passes) {
+    if (pass.thread != thread || pass.lane != 0 || pass.state != PassState::kOpen) continue;
+    pass.lane = part.lane;
+    pass.step = UINT64_MAX;  // numbers of other lanes say nothing there
+  }
+  return part.lane;
 }
 
 uint32_t StepTracker::LaneOfItsOwn(Root& root, ThreadId thread) {
@@ -112,11 +123,14 @@ bool StepTracker::Open(int root_index, uint32_t index, ThreadId thread, uint64_t
   return true;
 }
 
-bool StepTracker::TakeClosing(const Root& root, Lane& lane, std::vector<StepToClose>* to_close) {
+bool StepTracker::TakeClosing(int root_index, uint32_t index, ThreadId closer, std::vector<StepToClose>* to_close) {
+  const Root& root = At(root_index);
+  Lane& lane = At(root_index).lanes[index];
   if (!lane.closing) return false;
   lane.closing = false;
-  const auto index = static_cast<uint32_t>(&lane - root.lanes.data());
-  to_close->push_back({index, lane.closing_step, lane.closing_spanned || root.writes != lane.closing_writes});
+  const ThreadPart* const writer = lane.closing_writer == closer ? nullptr : FindPart(root_index, lane.closing_writer);
+  to_close->push_back({index, lane.closing_step, lane.closing_spanned || root.writes != lane.closing_writes,
+                       writer != nullptr && writer->writing});
   if (index != 0 && lane.owner == 0) lane.used = false;
   return true;
 }

@@ -83,7 +83,8 @@ class IKKUNA_EXPORT Probe {
   Probe(const Probe&) = delete;
   Probe& operator=(const Probe&) = delete;
 
-  // Models. By reference the caller keeps the model alive longer than the probe; by pointer or holder the probe does.
+  // Models. By reference the caller keeps the model alive longer than the probe (one that a shared pointer owns is kept);
+  // by pointer or holder the probe does.
   void Attach(torch::nn::Module& model, const AttachOptions& options = {});
   void Attach(std::shared_ptr<torch::nn::Module> model, const AttachOptions& options = {});
   template <typename Contained>
@@ -121,8 +122,9 @@ class IKKUNA_EXPORT Probe {
   // True once a client asked the run to stop (needs allow_control).
   bool StopRequested() const;
 
-  // Raw messages in this process, on the training thread, at each step that is a multiple of `period`. An exception of
-  // the callback is caught and removes it.
+  // Raw messages in this process, on a training thread, at each step that is a multiple of `period`: tensors on the one
+  // that they come from, markers and numbers of an evaluation that several threads run in their order, on one of them.
+  // What a thread leaves at its very end the next that comes tells. An exception of the callback is caught and removes it.
   void Subscribe(const std::vector<std::string>& kinds, std::function<void(const ProbeMessage&)> callback,
                  uint32_t period = 1, const std::string& tag = "default");
 

@@ -176,9 +176,18 @@ void Backward::UnhookRawGradients() {
 
 void Backward::RawGradient(ThreadState& thread, int m, size_t index, const at::Tensor& gradient) {
   const std::unique_ptr<RootThread>& state = thread.roots[static_cast<size_t>(m)];
-  if (!state || !state->walk) return;
+  if (!state) return;
   WatchedModel& model = roots_.model(m);
   const WatchedParam& param = model.params()[index];
+  if (!state->walk) {
+    const std::shared_ptr<Pass>& last = state->training;
+    if (!last || last->over.load() || !last->number) return;
+    const WatchedModule& module = model.module(param.module);
+    if (!last->identity->Wants(Kind::kRawWeightGradients, module.id)) return;
+    session_.AddNote("raw weight gradients of " + Shown(module) + " of " + model.name() +
+                     " are missing where backward has reached no layer yet: a parameter behind the last one");
+    return;
+  }
   const Pass& pass = *state->walk_of;
   if (!pass.identity->Wants(Kind::kRawWeightGradients, model.module(param.module).id)) return;
   AsOwnWork(session_, thread, [&](ThreadState& own) {

@@ -52,7 +52,16 @@ void Capture::TellLocal(const StepIdentity& identity, ProbeMessage message, Kind
   message.pass = pass == nullptr ? 0 : pass->value;
   for (const auto& subscriber : identity.local) {
     if ((subscriber->kinds & KindBit(kind)) == 0 || subscriber->failed.load()) continue;
-    thread.untold.push_back({subscriber, message});
+    // Of a tensor nobody may write meanwhile: it is told before the trainer goes on.
+    if (thread.tells && (identity.tag == kTagDefault || message.tensor.defined())) {
+      thread.untold.push_back({subscriber, message});
+      continue;
+    }
+    if (!thread.in_order->Add({subscriber, message}, !thread.tells)) {
+      session_.AddNote("messages of evaluations for Subscribe() were dropped: 65536 wait for a callback that goes on");
+    } else if (thread.untold.empty() || thread.untold.back().subscriber != nullptr) {
+      thread.untold.push_back({nullptr, {}});
+    }
   }
 }
 
@@ -292,7 +301,7 @@ void Capture::TakeGradients(LaneState& lane, WatchedModel& model, const StepIden
 }
 
 void Capture::TakeLearningRates(const StepIdentity& identity, WatchedModel& model, int written_param,
-                                const Roots& roots) {
+                                const Roots& roots, bool others_train) {
   if (!identity.AnyOf(Kind::kLearningRate)) return;
   const auto optimizers = optimizers_.All();
   if (optimizers->empty()) return;
@@ -311,10 +320,14 @@ void Capture::TakeLearningRates(const StepIdentity& identity, WatchedModel& mode
     }
   }
   const int writer = written == nullptr ? -1 : Optimizers::IndexOf(*optimizers, *written);
+  // Of several that have the parameter it may be another thread's, in the midst of its step: then its state is not
+  // read.
+  const WatchedParam* const read =
+      others_train && written != nullptr && Optimizers::Share(*optimizers, *written) ? nullptr : written;
   for (size_t i = 0; i < optimizers->size(); ++i) {
     if (writer >= 0 && static_cast<int>(i) != writer) continue;
     if (writer < 0 && roots.IsOfOthers(*(*optimizers)[i], model)) continue;
-    for (const auto& rate : (*optimizers)[i]->Rates(writer >= 0 ? written : nullptr)) {
+    for (const auto& rate : (*optimizers)[i]->Rates(writer >= 0 ? read : nullptr)) {
       PublishScalar(identity, Kind::kLearningRate, rate.name_id, 0, nullptr, rate.value, rate.name);
     }
   }
@@ -333,10 +346,30 @@ std::vector<int> Capture::LateOptimizers(WatchedModel& model, int written_param)
   return late;
 }
 
-void Capture::TakeMoments(WatchedModel& model, const StepIdentity& identity, const Optimizers::List& optimizers,
-                          bool side_by_side) {
+// By optimizer: whether the step that closes was written by it, and by all of it. One that has written nothing yet may
+// be about to, and one in the midst of its step makes the states of its parameters on the way.
+std::vector<bool> Capture::WholeOf(const LaneState& lane, const WatchedModel& model, const Optimizers::List& list) {
+  std::vector<bool> whole(list.size(), false), left(list.size(), false);
+  for (size_t i = 0; i < std::min(lane.had_gradient.size(), lane.written.size()); ++i) {
+    const int index = lane.had_gradient[i] ? Optimizers::IndexOf(list, model.params()[i]) : -1;
+    if (index >= 0) (lane.written[i] == lane.write_round ? whole : left)[static_cast<size_t>(index)] = true;
+  }
+  for (size_t index = 0; index < list.size(); ++index) {
+    if (whole[index] && left[index]) {
+      session_.AddNote("moments of " + model.name() +
+                       " are missing where another thread may be in the midst of its optimizer.step()");
+    }
+    whole[index] = whole[index] && !left[index];
+  }
+  return whole;
+}
+
+void Capture::TakeMoments(const LaneState& lane, WatchedModel& model, const StepIdentity& identity,
+                          const Optimizers::List& optimizers, Others others) {
   if (!identity.AnyOf(KindBit(Kind::kExpAvg) | KindBit(Kind::kExpAvgSq))) return;
-  if (side_by_side) {  // another thread's optimizer may be in the midst of its step
+  const bool alone = others == Others::kNone;
+  const auto shared = [&](const WatchedParam& param) { return Optimizers::Share(optimizers, param); };
+  if (others == Others::kWrite || (!alone && std::any_of(model.params().begin(), model.params().end(), shared))) {
     session_.AddNote("moments of " + model.name() + " are not captured: several threads train it at once");
     return;
   }
@@ -344,12 +377,17 @@ void Capture::TakeMoments(WatchedModel& model, const StepIdentity& identity, con
     const int index = Optimizers::IndexOf(list, param);
     return index < 0 ? WatchedOptimizer::Moments() : list[static_cast<size_t>(index)]->MomentsOf(param);
   };
+  const std::vector<bool> whole = alone ? std::vector<bool>() : WholeOf(lane, model, optimizers);
   const auto now = optimizers_.All();
   for (const WatchedParam& param : model.params()) {
     if (param.id == 0) continue;
+    if (!alone) {
+      const int index = Optimizers::IndexOf(optimizers, param);
+      if (index < 0 || !whole[static_cast<size_t>(index)]) continue;
+    }
     auto [first, second] = moments_in(optimizers, param);
     // The step's own may have been attached behind its write.
-    if (now.get() != &optimizers && !first.defined() && !second.defined()) {
+    if (alone && now.get() != &optimizers && !first.defined() && !second.defined()) {
       std::tie(first, second) = moments_in(*now, param);
     }
     Publish(identity, Kind::kExpAvg, model, param.module, &param, param.id, 0, nullptr, first);

@@ -37,11 +37,18 @@ class Capture {
   void TakeGradients(LaneState& lane, WatchedModel& model, const StepIdentity& identity, int written_param,
                      uint16_t flags, bool first);
   void TakeUpdates(LaneState& lane, const StepIdentity& identity, WatchedModel& model);
+  // Whether other threads write the model, in the midst of whose optimizer.step() no state of an optimizer is read.
+  enum class Others : uint8_t {
+    kNone,
+    kMayWrite,  // then an optimizer is read that has written all it had to in the step
+    kWrite,     // each for itself
+  };
   // `optimizers`: those that were attached when the step was written; another may have taken over since.
-  void TakeMoments(WatchedModel& model, const StepIdentity& identity, const Optimizers::List& optimizers,
-                   bool side_by_side);
-  // `roots`: an optimizer of another model's parameters alone has no rate of this one.
-  void TakeLearningRates(const StepIdentity& identity, WatchedModel& model, int written_param, const Roots& roots);
+  void TakeMoments(const LaneState& lane, WatchedModel& model, const StepIdentity& identity,
+                   const Optimizers::List& optimizers, Others others);
+  // `roots`: an optimizer of another model's parameters alone has no rate of this one. `others_train`: on other threads.
+  void TakeLearningRates(const StepIdentity& identity, WatchedModel& model, int written_param, const Roots& roots,
+                         bool others_train);
   // Attached optimizers beside the one that writes whose parameters have gradients: they may follow.
   std::vector<int> LateOptimizers(WatchedModel& model, int written_param) const;
 
@@ -59,6 +66,7 @@ class Capture {
   void PublishPassStarted(const StepIdentity& identity, const PassNumber& pass);
 
  private:
+  std::vector<bool> WholeOf(const LaneState& lane, const WatchedModel& model, const Optimizers::List& list);
   void TellLocal(const StepIdentity& identity, ProbeMessage message, Kind kind, const PassNumber* pass = nullptr);
   static probe::MessageHeader HeaderOf(const StepIdentity& identity, Kind kind, const PassNumber* pass = nullptr);
 

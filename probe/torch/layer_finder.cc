@@ -54,6 +54,11 @@ std::optional<FoundLayer> LayerFinder::FindAnew(ThreadState& thread, const at::T
   if (foreign != thread.foreign_weights.end() && !foreign->second.expired()) return std::nullopt;
   for (int m = 0; m < roots_.count(); ++m) {
     WatchedModel& model = roots_.model(m);
+    if (model.FindGone()) {
+      session_.AddNote(model.name() +
+                       " was destroyed and is watched no more: it was attached by reference, and has to outlive the "
+                       "probe");
+    }
     bool changed = model.Refresh();
     if (model.TreeChanged()) {
       roots_.RenewTree(model);

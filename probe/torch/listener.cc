@@ -134,6 +134,11 @@ void Listener::Stop() {
   if (stopped_.exchange(true) || !session_->in_owner()) return;
   session_->SetTick({});
   Guarded([&](ThreadState& thread) { ends_.CloseSteps(thread, true); });
+  if (const size_t untold = watch_.subscribers.in_order().Drop(); untold != 0) {
+    session_->AddNote(std::to_string(untold) +
+                      " messages for Subscribe() were dropped: what a thread captures at its end is told by the next "
+                      "that comes, and none did");
+  }
   live_.store(false);
   hearing_.callback().Unregister();
   backward_.UnhookRawGradients();
@@ -149,7 +154,10 @@ void Listener::Stop() {
 
 ThreadState& Listener::OwnThread() {
   ThreadState& thread = CurrentThread();
-  if (thread.listener != watch_.serial) thread.Reset(watch_.serial);
+  if (thread.listener != watch_.serial) {
+    thread.Reset(watch_.serial);
+    thread.in_order = &watch_.subscribers.in_order();
+  }
   if (thread.id == 0 && !thread.ends) thread.id = watch_.tracker.AddThread();
   return thread;
 }
@@ -200,6 +208,7 @@ void Listener::OnEnd(const at::RecordFunction& function, at::ObserverContext* co
   auto& begun = static_cast<OperatorContext&>(*context);
   if (begun.deeper && thread.depth > 0) --thread.depth;
   if (self == nullptr || thread.listener != self->watch_.serial || begun.listener != self->watch_.serial) return;
+  if (begun.writes != 0) self->operators_.WriteEnded(begun);
   if (begun.end == OperatorEnd::kNothing) return;
   self->Guarded([&](ThreadState& own) {
     ThreadTimer timer(own);

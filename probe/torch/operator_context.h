@@ -31,6 +31,7 @@ struct OperatorContext : at::ObserverContext {
   int layer = -1;   // the module whose parameter it took; -1: an operator without parameters
   uint16_t call = 0;
   bool recomputed = false;
+  uint32_t writes = 0;  // models whose parameters it writes, a bit each
   bool wanted = true;  // activations or layer gradients
   Origin origin;       // of the output
   std::shared_ptr<Pass> pass;

@@ -101,7 +101,7 @@ bool Operators::WriteStarted(ThreadState& thread, c10::ArrayRef<const c10::IValu
     });
     ends_.GradientsWritten(storages);
   }
-  return FindWritten(thread, info, inputs);
+  return FindWritten(thread, inputs, context);
 }
 
 Operators::Weighed Operators::FindWeight(ThreadState& thread, const OperatorInfo& info,
@@ -341,6 +341,11 @@ void Operators::LayerReported(WatchedModel& model, int reported, OperatorContext
   }
   if (!output.requires_grad() || !output.grad_fn()) return;
   if (!pass.identity->Wants(Kind::kLayerGradients, model.module(reported).id)) return;
+  if (context.recomputed && pass.calls.Of(context.module) > 1) {
+    session_.AddNote("layer gradients of " + Shown(model.module(reported)) + " of " + model.name() +
+                     ", which a pass calls several times, may bear the number of another call where backward computes "
+                     "it again (checkpointing)");
+  }
   backward_.HookLayerGradient(context.pass, context.model, reported, context.call, output);
 }
 
@@ -350,7 +355,8 @@ bool Operators::MayTrain(const WatchedModel& model, const Pass& pass) {
 }
 
 // A parameter that several models share is written for each of them; a write of a list is one of all that it holds.
-bool Operators::FindWritten(ThreadState& thread, const OperatorInfo& info, c10::ArrayRef<const c10::IValue> inputs) {
+bool Operators::FindWritten(ThreadState& thread, c10::ArrayRef<const c10::IValue> inputs, OperatorContext& context) {
+  const OperatorInfo& info = *context.info;
   c10::SmallVector<int, 8> params;            // of one model behind those of the other
   std::array<size_t, kMaxRoots + 1> begin{};  // of a model's
   int models = 0;
@@ -370,9 +376,18 @@ bool Operators::FindWritten(ThreadState& thread, const OperatorInfo& info, c10::
   }
   for (size_t m = 0; m < static_cast<size_t>(count) && models != 0; ++m) {
     const auto written = c10::ArrayRef<int>(params).slice(begin[m], begin[m + 1] - begin[m]);
-    if (!written.empty()) ends_.Written(thread, roots_.model(static_cast<int>(m)), info, written, models > 1);
+    if (written.empty()) continue;
+    context.writes |= 1u << m;
+    roots_.state(static_cast<int>(m)).writes_under_way.fetch_add(1);
+    ends_.Written(thread, roots_.model(static_cast<int>(m)), info, written, models > 1);
   }
   return models != 0;
+}
+
+void Operators::WriteEnded(const OperatorContext& context) {
+  for (uint32_t rest = context.writes; rest != 0; rest &= rest - 1) {
+    roots_.state(std::countr_zero(rest)).writes_under_way.fetch_sub(1);
+  }
 }
 
 }  // namespace ikkuna::torch_probe

@@ -37,6 +37,8 @@ class Operators {
   std::unique_ptr<OperatorContext> Started(ThreadState& thread, const at::RecordFunction& function,
                                            const OperatorInfo* info);
   void Ended(ThreadState& thread, const at::RecordFunction& function, OperatorContext& context);
+  // Of what it writes.
+  void WriteEnded(const OperatorContext& context);
 
  private:
   bool CarryStarted(ThreadState& thread, c10::ArrayRef<const c10::IValue> inputs, OperatorContext& context);
@@ -55,7 +57,7 @@ class Operators {
   bool Counted(ThreadState& thread, OperatorContext& context);
   bool LooksForLayers(const ThreadState& thread) const;
   bool MayTrain(const WatchedModel& model, const Pass& pass);
-  bool FindWritten(ThreadState& thread, const OperatorInfo& info, c10::ArrayRef<const c10::IValue> inputs);
+  bool FindWritten(ThreadState& thread, c10::ArrayRef<const c10::IValue> inputs, OperatorContext& context);
   void LayerEnded(ThreadState& thread, OperatorContext& context, const at::Tensor& output);
   void LayerReported(WatchedModel& model, int reported, OperatorContext& context, const at::Tensor& output);
 

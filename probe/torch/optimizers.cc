@@ -306,4 +306,10 @@ int Optimizers::IndexOf(const List& list, const WatchedParam& param) {
   return -1;
 }
 
+bool Optimizers::Share(const List& list, const WatchedParam& param) {
+  if (list.size() < 2) return false;
+  const auto has = [&](const auto& optimizer) { return optimizer->alive() && optimizer->Has(param); };
+  return std::count_if(list.begin(), list.end(), has) > 1;
+}
+
 }  // namespace ikkuna::torch_probe

@@ -116,6 +116,8 @@ class Optimizers {
   // Index of the one that has the parameter; of several the one attached last: a trainer that changes over attaches the
   // new one. -1: none.
   static int IndexOf(const List& list, const WatchedParam& param);
+  // Whether several have the parameter: which of them writes it cannot be seen.
+  static bool Share(const List& list, const WatchedParam& param);
 
  private:
   mutable std::mutex mutex_;

@@ -115,7 +115,7 @@ void Passes::BeginTrainingPass(ThreadState& thread, RootThread& state, WatchedMo
   options.moved = !tracker_.manual(m) && tracker_.WatchesWeights(m) && model.Fingerprint() != root.fingerprint;
   options.now_ns = MonotonicNs();
   const auto begun = tracker_.BeginPass(m, thread.id, options);
-  ends_.FinishAll(root, model, begun.to_close);
+  const bool others_write = !ends_.FinishAll(root, model, begun.to_close);
   if (begun.ended) {
     const bool kept = root.last_gradient.Now(model, -1) == probe::GradientState::kKept;
     ends_.EndStep(thread, model, root, *begun.ended, -1, kept);
@@ -134,6 +134,7 @@ void Passes::BeginTrainingPass(ThreadState& thread, RootThread& state, WatchedMo
                      " that run without gradients before its training pass begins are published as passes of the tag "
                      "no_grad, not of training");
   }
+  if (others_write) identity->flags.fetch_or(kFlagWeightsChangedOutside);
   // Of a model that has never made a step, and seems to make none, nothing goes out; should this be its first, that one
   // says that it lacks a pass.
   if (identity->any() && tracker_.Resting(m) && tracker_.steps_ended(m) == 0) {

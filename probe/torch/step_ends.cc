@@ -95,6 +95,7 @@ void StepEnds::Written(ThreadState& thread, WatchedModel& model, const OperatorI
       identity->flags.fetch_or(kFlagWeightsChangedOutside);
     }
   }
+  if (!optimizer && info.what != OperatorClass::kOtherWrite) NoteNoBackward(root, model, first);
   if (optimizer && !seen.closing && tracker_.manual(m)) WrittenBeforeBoundary(root, model, seen.lane, params);
   LaneState& lane = open_steps_.LaneOf(root, seen.closing.value_or(seen.lane));
   if (!seen.closing || !lane.closing) {
@@ -114,7 +115,7 @@ void StepEnds::Written(ThreadState& thread, WatchedModel& model, const OperatorI
       lane.late_optimizers.erase(late);
       std::erase(root.not_awaited, index);
       tracker_.HoldClosing(m, *seen.closing, lane.closing->step, AwaitsLate(root, lane));
-      capture_.TakeLearningRates(*lane.closing, model, first, roots_);
+      capture_.TakeLearningRates(*lane.closing, model, first, roots_, tracker_.ThreadsThatTrain(m) > 1);
       capture_.TakeGradients(lane, model, *lane.closing, first, 0, false);
     }
   }
@@ -139,7 +140,7 @@ void StepEnds::WrittenBeforeBoundary(RootState& root, WatchedModel& model, uint3
   LaneState& lane = open_steps_.LaneOf(root, index);
   if (identity->AnyOf(Kind::kLearningRate) && !std::exchange(lane.rates_taken, true)) {
     capture_.EnsureStarted(*identity);
-    capture_.TakeLearningRates(*identity, model, -1, roots_);
+    capture_.TakeLearningRates(*identity, model, -1, roots_, false);
   }
   if (!identity->AnyOf(kGradientKinds)) return;
   lane.written_with.resize(model.params().size());
@@ -164,6 +165,20 @@ void StepEnds::CompareWithWritten(const LaneState& lane, WatchedModel& model, St
                      " are missing where they are gone when its step is said to end: call probe.Step() before "
                      "zero_grad()");
   }
+}
+
+// A loop without backward (an evolution strategy, a Hebbian rule): that its writes are steps only the trainer can say.
+// A model that follows another one's steps (an average of its weights) makes none.
+void StepEnds::NoteNoBackward(RootState& root, const WatchedModel& model, int param) {
+  constexpr uint32_t kRounds = 8;
+  if (root.first_written < 0) root.first_written = param;
+  if (root.rounds_written >= kRounds || param != root.first_written || ++root.rounds_written != kRounds) return;
+  bool steps = root.backward_passes.load(std::memory_order_relaxed) != 0;
+  for (int m = 0; m < roots_.count(); ++m) steps |= tracker_.steps_ended(m) != 0;
+  if (steps) return;
+  session_.AddNote("parameters of " + model.name() +
+                   " are written, and no backward pass was seen: where that is how it trains, call probe.Step() behind "
+                   "each update");
 }
 
 // An evaluation ran between two optimizers that nobody attached: the step was over, as far as anybody could know.
@@ -260,7 +275,9 @@ void StepEnds::EndStep(ThreadState& thread, WatchedModel& model, RootState& root
       capture_.TakeGradients(lane, model, *identity, written_param, flags, true);
     }
     if (seen) {
-      if (!lane.rates_taken) capture_.TakeLearningRates(*identity, model, written_param, roots_);
+      if (!lane.rates_taken) {
+        capture_.TakeLearningRates(*identity, model, written_param, roots_, tracker_.ThreadsThatTrain(m) > 1);
+      }
       late = capture_.LateOptimizers(model, written_param);
     }
   }
@@ -273,6 +290,12 @@ void StepEnds::EndStep(ThreadState& thread, WatchedModel& model, RootState& root
   lane.closing_passes = std::move(numbers);
   lane.late_optimizers = std::move(late);
   if (identity->AnyOf(kMomentKinds)) lane.optimizers = optimizers_.All();
+  lane.had_gradient.clear();
+  if (seen && identity->AnyOf(kUpdateKinds | kMomentKinds)) {
+    for (const WatchedParam& param : model.params()) {
+      lane.had_gradient.push_back(!param.retired.load() && param.tensor.grad().defined());
+    }
+  }
   lane.written.resize(model.params().size(), 0);
   ++lane.write_round;
   lane.last_written = written_param;
@@ -286,7 +309,7 @@ void StepEnds::EndStep(ThreadState& thread, WatchedModel& model, RootState& root
   if (write_goes_on && awaited) {
     tracker_.HoldClosing(m, end.lane, end.step, AwaitsLate(root, lane));
   } else {
-    FinishClosing(root, model, {end.lane, end.step, false});
+    FinishClosing(root, model, {end.lane, end.step});
   }
   accounts_.StepFinished(thread, root, model, *identity);
   control_.HandleCommands(model, true);
@@ -333,15 +356,22 @@ void StepEnds::StepGoesOn(ThreadState& thread, RootState& root, WatchedModel& mo
 }
 
 // The finished step's updates: what the parameters are now less what they were in it.
-void StepEnds::FinishClosing(RootState& root, WatchedModel& model, const probe::StepToClose& closing) {
+bool StepEnds::FinishClosing(RootState& root, WatchedModel& model, const probe::StepToClose& closing) {
+  const int m = model.index();
   LaneState& lane = open_steps_.LaneOf(root, closing.lane);
   const std::shared_ptr<StepIdentity> identity = std::exchange(lane.closing, nullptr);
-  if (!identity) return;
+  if (!identity) return true;
+  bool whole = true;
   if (identity->any()) {
-    if (closing.spanned) identity->flags.fetch_or(kFlagWeightsChangedOutside);
+    whole = !closing.writing || IsWhole(root, lane, model);
+    if (closing.spanned || !whole) identity->flags.fetch_or(kFlagWeightsChangedOutside);
     capture_.TakeUpdates(lane, *identity, model);
     if (lane.optimizers) {
-      capture_.TakeMoments(model, *identity, *lane.optimizers, tracker_.side_by_side(model.index()));
+      const bool alone = !closing.writing && tracker_.ThreadsThatTrain(m) <= 1;
+      capture_.TakeMoments(lane, model, *identity, *lane.optimizers,
+                           alone                      ? Capture::Others::kNone
+                           : tracker_.side_by_side(m) ? Capture::Others::kWrite
+                                                      : Capture::Others::kMayWrite);
     }
     capture_.PublishMarker(*identity, Kind::kBatchFinished, open_steps_.Name(root, *identity, lane.closing_passes, 0));
   } else {
@@ -355,9 +385,33 @@ void StepEnds::FinishClosing(RootState& root, WatchedModel& model, const probe::
   }
   lane.late_optimizers.clear();
   // Copies of the weights, for an update that nobody asks for any more.
-  if (!lane.kept.empty() && (!tracker_.LaneInUse(model.index(), closing.lane) || !AsksForUpdates(root))) {
+  if (!lane.kept.empty() && (!tracker_.LaneInUse(m, closing.lane) || !AsksForUpdates(root))) {
     lane.kept = {};
   }
+  return whole;
+}
+
+// Whether the thread that wrote the step that closes has written all that its optimizers write: then it has handed
+// over. Of an optimizer that is not attached that is what had a gradient, and was ever written if others were.
+bool StepEnds::IsWhole(const RootState& root, const LaneState& lane, const WatchedModel& model) const {
+  if (root.writes_under_way.load() != 0) return false;
+  const auto list = optimizers_.All();
+  const auto is_written = [&](size_t i) { return i < lane.written.size() && lane.written[i] == lane.write_round; };
+  std::vector<bool> writes(list->size(), false), leaves(list->size(), false);
+  bool any = false, others_left = false;
+  size_t i = 0;
+  for (const WatchedParam& param : model.params()) {
+    const size_t at = i++;
+    const bool written = is_written(at);
+    any |= written;
+    if (!written && (at >= lane.had_gradient.size() || !lane.had_gradient[at])) continue;
+    if (const int index = Optimizers::IndexOf(*list, param); index >= 0)
+      (written ? writes : leaves)[static_cast<size_t>(index)] = true;
+    else
+      others_left |= !written && (lane.written[at] != 0 || (list->empty() && lane.write_round == 1));
+  }
+  for (size_t index = 0; index < writes.size(); ++index) others_left |= writes[index] && leaves[index];
+  return any && !others_left;
 }
 
 // An optimizer that evaluates twice (SAM) writes once to look and once to come back: each of its steps looks like two,
@@ -383,8 +437,10 @@ bool StepEnds::AsksForUpdates(const RootState& root) const {
   return subscribers_.AskFor(kUpdateKinds);
 }
 
-void StepEnds::FinishAll(RootState& root, WatchedModel& model, const std::vector<probe::StepToClose>& closing) {
-  for (const probe::StepToClose& step : closing) FinishClosing(root, model, step);
+bool StepEnds::FinishAll(RootState& root, WatchedModel& model, const std::vector<probe::StepToClose>& closing) {
+  bool whole = true;
+  for (const probe::StepToClose& step : closing) whole &= FinishClosing(root, model, step);
+  return whole;
 }
 
 void StepEnds::CloseForEvaluation(ThreadState& thread, RootState& root, WatchedModel& model) {

@@ -48,8 +48,8 @@ class StepEnds {
   // `gradients`: those of the step are still there.
   void EndStep(ThreadState& thread, WatchedModel& model, RootState& root, const probe::StepEnd& end, int written_param,
                bool gradients);
-  // The updates of these are complete.
-  void FinishAll(RootState& root, WatchedModel& model, const std::vector<probe::StepToClose>& closing);
+  // The updates of these are complete. False: one may not be, for another thread is in the midst of its writes.
+  bool FinishAll(RootState& root, WatchedModel& model, const std::vector<probe::StepToClose>& closing);
   // An evaluation begins on the thread.
   void CloseForEvaluation(ThreadState& thread, RootState& root, WatchedModel& model);
   // Everything that is open: of this thread, or (`all`) at the end of the probe. Without the root's mutex.
@@ -63,10 +63,12 @@ class StepEnds {
   void NoteLateWrite(const LaneState& lane, const WatchedModel& model, int param);
   void WrittenBeforeBoundary(RootState& root, WatchedModel& model, uint32_t index, c10::ArrayRef<int> params);
   void CompareWithWritten(const LaneState& lane, WatchedModel& model, StepIdentity& identity);
+  void NoteNoBackward(RootState& root, const WatchedModel& model, int param);
   static bool NewGradient(RootState& root, const WatchedModel& model, int param);
   static bool AwaitsLate(const RootState& root, const LaneState& lane);
   void NoteEverySecond(RootState& root, const LaneState& lane, const WatchedModel& model);
-  void FinishClosing(RootState& root, WatchedModel& model, const probe::StepToClose& closing);
+  bool FinishClosing(RootState& root, WatchedModel& model, const probe::StepToClose& closing);
+  bool IsWhole(const RootState& root, const LaneState& lane, const WatchedModel& model) const;
   bool AsksForUpdates(const RootState& root) const;
   void SayWhatIsCaptured();
 

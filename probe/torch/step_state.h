@@ -84,6 +84,10 @@ class CallCounts {
     if (index >= counts_.size()) counts_.resize(index + 1, 0);
     return counts_[index] == UINT16_MAX ? UINT16_MAX : counts_[index]++;
   }
+  uint16_t Of(int module) const {
+    const auto index = static_cast<size_t>(module);
+    return index < counts_.size() ? counts_[index] : uint16_t{0};
+  }
 
  private:
   std::vector<uint16_t> counts_;
@@ -196,6 +200,7 @@ struct LaneState {
   std::shared_ptr<const Optimizers::List> optimizers;  // attached when the step that closes was written
   std::vector<int> late_optimizers;  // attached optimizers that had not written when the step was counted
   std::vector<uint32_t> written;     // by parameter: round of writes since the count; finds a second hand
+  std::vector<bool> had_gradient;    // by parameter: when the step that closes was counted
   std::vector<int64_t> taken;        // by parameter: version of its gradient when that was taken; -1: it was not
   // Manual steps: by parameter, the gradient that it was written with last in the step that is open.
   std::vector<GradientVersion> written_with;
@@ -245,9 +250,13 @@ struct RootState {
   std::vector<ReachedLosses> losses_reached;
   // By parameter: the gradient that it was written with last, in a loop without a backward pass of its own.
   std::vector<GradientVersion> written_with;
+  // Rounds of writes of a root that has seen no backward pass, each of which begins with the same parameter.
+  int first_written = -1;
+  uint32_t rounds_written = 0;
   uint64_t steps_skipped = 0;
   uint64_t steps_made = 0;  // that ended otherwise
 
+  std::atomic<int> writes_under_way{0};      // operators that write its parameters and have not ended
   std::atomic<int> last_param{-1};           // whose gradient came last
   std::atomic<int64_t> last_task{-2};        // of the last gradient, on any thread
   std::atomic<uint64_t> backward_passes{0};  // that gave gradients

@@ -13,6 +13,7 @@ ThreadState& FirstOfThread() {
   // Of threads whose own state is gone already: a probe that is a global object ends after the main thread's.
   if (gone) {
     current = new ThreadState;  // never destroyed: the thread is about to end
+    current->tells = false;
     return *current;
   }
   thread_local ThreadState state;
@@ -49,6 +50,7 @@ void ThreadState::Reset(uint64_t serial) {
 
 ThreadState::~ThreadState() {
   ends = true;
+  tells = false;
   {
     const Listener::Inside inside;
     Listener* live = Listener::Live(listener);
@@ -67,19 +69,14 @@ RootThread& StateOn(ThreadState& thread, const WatchedModel& model) {
 
 void TellSubscribers(ThreadState& thread) noexcept {
   thread.telling = true;
+  if (thread.in_order->left()) thread.in_order->Tell();
   while (!thread.untold.empty()) {
-    std::vector<Untold> untold = std::exchange(thread.untold, {});
+    const std::vector<Untold> untold = std::exchange(thread.untold, {});
     for (const Untold& one : untold) {
-      if (one.subscriber->failed.load()) continue;
-      try {
-        one.subscriber->callback(one.message);
-      } catch (const std::exception& error) {
-        one.subscriber->failed.store(true);
-        probe::PrintNow(std::string("an in-process subscriber threw and was removed: ") + error.what());
-      } catch (...) {
-        one.subscriber->failed.store(true);
-        probe::PrintNow("an in-process subscriber threw what is no exception and was removed");
-      }
+      if (one.subscriber == nullptr)
+        thread.in_order->Tell();
+      else
+        TellOne(one);
     }
   }
   thread.telling = false;

@@ -22,12 +22,6 @@ namespace ikkuna::torch_probe {
 
 class ThreadTimer;
 
-// What an in-process subscriber is told as soon as nothing of ours is held any more.
-struct Untold {
-  std::shared_ptr<LocalSubscriber> subscriber;
-  ProbeMessage message;
-};
-
 struct ThreadState {
   uint64_t listener = 0;   // serial of the Listener it belongs to; Reset() when another takes over
   probe::ThreadId id = 0;  // the tracker's
@@ -36,6 +30,7 @@ struct ThreadState {
   bool busy = false;      // inside our own work
   bool telling = false;   // inside a subscriber's callback
   bool ends = false;      // the thread: it is no thread of the tracker's any more
+  bool tells = true;      // false: what is the trainer's of this thread may be gone, and no callback runs on it
   bool grad_mode = true;  // the user's, before we switched it off for ourselves
   std::vector<std::weak_ptr<void>> backward_ends;  // of passes under way (Backward::End, which the engine holds)
   int last_root = -1;          // of the last layer
@@ -58,8 +53,10 @@ struct ThreadState {
   uint64_t last_step_ns = 0;     // when a step of any model ended here; 0: none has
   probe::StepTime step_time;
   std::vector<Untold> untold;
+  ToldInOrder* in_order = nullptr;  // the listener's
   std::vector<at::Tensor> released;  // of the trainer's, to be destroyed when nothing of ours is held
   void Reset(uint64_t serial);
+  bool has_to_tell() const { return tells && (!untold.empty() || in_order->left()); }
   ~ThreadState();
 };
 
@@ -81,7 +78,7 @@ void AsOwnWork(probe::Session& session, ThreadState& thread, Body&& body) noexce
   try {
     at::NoGradGuard no_grad;
     body(thread);
-    if (!was_busy && !thread.untold.empty()) TellSubscribers(thread);
+    if (!was_busy && thread.has_to_tell()) TellSubscribers(thread);
   } catch (const std::exception& error) {
     session.SwitchOff(error.what());
   } catch (...) {

@@ -307,6 +307,17 @@ bool WatchedModel::TreeChanged() const {
   return !SameTree(*root_, &node);
 }
 
+bool WatchedModel::FindGone() {
+  if (keep_alive_ != nullptr || detached_.load(std::memory_order_relaxed)) return false;
+  bool any = false;
+  for (const WatchedParam& param : params_) {
+    if (param.retired.load(std::memory_order_relaxed)) continue;
+    if (param.tensor.use_count() > 1) return false;
+    any = true;
+  }
+  return any && !detached_.exchange(true);
+}
+
 void WatchedModel::RenewTree(probe::Session& session) {
   if (detached_.load(std::memory_order_relaxed)) return;
   {

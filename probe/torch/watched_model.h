@@ -175,6 +175,10 @@ class WatchedModel {
     return !detached_.load(std::memory_order_relaxed) && root_ == &module;
   }
 
+  // True once, when it was attached by reference and nobody holds any of its parameters any more: it was destroyed, and
+  // is never touched again. While somebody does (an optimizer) that cannot be told.
+  bool FindGone();
+
   // The trainer is about to destroy the module: never touch root() again.
   void Forget() { detached_.store(true); }
 

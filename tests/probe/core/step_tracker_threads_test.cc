@@ -219,6 +219,35 @@ TEST_F(TrackerThreads, TheFirstUpdatesOfThreadsSideBySideAreSpanned) {
   EXPECT_TRUE(left[0].spanned);
 }
 
+// Whether one that has written hands over to another, or is in the midst of its writes, only the front end can tell.
+TEST_F(TrackerThreads, AnUpdateThatAnotherThreadClosesSaysThatItsWriterMayGoOn) {
+  Loop a(tracker), b(tracker);
+  const auto write = [&](Loop& loop) {
+    loop.Forward();
+    loop.Backward({loop.pass}, kCleared);
+    ASSERT_TRUE(loop.Write());
+    tracker.HoldClosing(0, loop.ends.back().lane, loop.ends.back().step, false);
+  };
+  const auto writing = [](const std::vector<StepToClose>& to_close) {
+    EXPECT_EQ(to_close.size(), 1u);
+    return !to_close.empty() && to_close[0].writing;
+  };
+  write(a);
+  auto begun = b.Forward();
+  EXPECT_TRUE(writing(begun.to_close));
+  EXPECT_FALSE(begun.to_close[0].spanned);
+  write(b);
+  EXPECT_FALSE(writing(b.Forward().to_close)) << "its own";
+  write(b);
+  tracker.EvaluationLayer(0, b.thread, 7, true);
+  EXPECT_FALSE(writing(a.Forward().to_close)) << "it evaluates by now";
+  write(a);
+  EXPECT_TRUE(writing(tracker.CloseSteps(0, b.thread, StepTracker::CloseAt::kAll)));
+  write(a);
+  tracker.EndThread(a.thread);
+  EXPECT_FALSE(writing(b.Forward().to_close)) << "it is gone";
+}
+
 // A rollout thread that evaluates, logs and goes takes no number and keeps nothing awake.
 TEST_F(TrackerThreads, AThreadThatDoesNotTrainKeepsNothingAwake) {
   Loop loop(tracker);

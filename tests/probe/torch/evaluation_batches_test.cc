@@ -1,6 +1,7 @@
 // What one batch of an evaluation is, and which evaluation it belongs to.
 #include <torch/torch.h>
 
+#include <atomic>
 #include <barrier>
 #include <memory>
 #include <mutex>
@@ -169,6 +170,40 @@ TEST_F(Evaluations, OfManyBatchesNoneIsNamedWhileItRuns) {
   ASSERT_EQ(frames_.size(), 1u);
   EXPECT_EQ(frames_[0].batches, kBatches + 1);
   EXPECT_EQ(frames_[0].losses.size(), kBatches + 1);
+}
+
+// A thread is in the midst of telling its last loss when another one, whose batch was the last, names them all.
+TEST_F(Evaluations, OfSeveralThreadsAreToldBeforeTheirEnd) {
+  auto net = Net();
+  Capture::Start({});
+  std::mutex mutex;
+  std::vector<std::string> told;
+  std::atomic<bool> telling{false}, ended{false};
+  probe_->Subscribe(
+      {"loss", "batch_finished"},
+      [&](const ProbeMessage& message) {
+        if (!telling.exchange(true)) ended.wait(false);
+        std::lock_guard lock(mutex);
+        told.push_back(message.kind);
+      },
+      1, "test");
+  probe_->Attach(net);
+  net->eval();
+  std::barrier both(2);
+  std::thread other([&] {
+    Evaluate(net);
+    both.arrive_and_wait();
+    probe_->Tag("");
+  });
+  Evaluate(net);
+  both.arrive_and_wait();
+  while (!telling.load()) std::this_thread::yield();
+  probe_->Tag("");
+  ended.store(true);
+  ended.notify_all();
+  other.join();
+  probe_->Detach();
+  EXPECT_EQ(told, (std::vector<std::string>{"loss", "loss", "batch_finished"}));
 }
 
 // Others train on behind each of its layers; what goes on is not left.

@@ -9,10 +9,14 @@
 #include <map>
 #include <mutex>
 #include <set>
+#include <string>
+#include <string_view>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include "shared/codes.h"
-#include "tests/probe/torch/capture_fixture.h"
+#include "tests/probe/torch/notes_fixture.h"
 
 namespace ikkuna {
 namespace {
@@ -119,6 +123,196 @@ TEST_F(Threads, ThreadsThatRunBackwardLeaveNothingBehind) {
   EXPECT_EQ(losses, 1200u);
   if (kNoHeapCount != nullptr) GTEST_SKIP() << kNoHeapCount;
   EXPECT_LT(::mallinfo2().uordblks, before + (size_t{128} << 10));
+}
+
+// Without destructor: it can be looked at to the very end of its thread.
+thread_local bool locals_gone = false;
+struct OfThread {
+  ~OfThread() { locals_gone = true; }
+};
+
+// What a thread captures at its end is told by the next that comes: what of the trainer's is its own is gone by then.
+TEST_F(Threads, NoCallbackRunsOnAThreadWhoseLocalsAreGone) {
+  torch::nn::Sequential net(torch::nn::Linear(8, 3));
+  Start({});
+  std::vector<std::string> told;
+  bool late = false;
+  probe_->Subscribe(
+      {"loss", "batch_finished"},
+      [&](const ProbeMessage& message) {
+        late |= locals_gone;
+        told.push_back(message.kind);
+      },
+      1, "test");
+  probe_->Attach(net);
+  net->eval();
+  const Tensor x = torch::randn({4, 8}), y = torch::randint(3, {4});
+  std::thread([&] {
+    torch::NoGradGuard no_grad;
+    F::cross_entropy(net->forward(x), y);
+    thread_local OfThread made_behind_ours;
+    static_cast<void>(made_behind_ours);
+  }).join();
+  EXPECT_FALSE(late);
+  probe_->Log("next", 1.0);
+  EXPECT_EQ(told, (std::vector<std::string>{"loss", "batch_finished"}));
+}
+
+// A thread that is about to end ends the probe as well: nobody comes any more, which is counted.
+TEST_F(Notes, WhatNobodyIsToldAnyMoreIsCounted) {
+  if (kNoHeapCount != nullptr) GTEST_SKIP() << "what is kept of such a thread is never freed";
+  Asks({Kind::kLoss});
+  auto net = Net();
+  size_t told = 0;
+  probe_->Subscribe({"weight_updates", "batch_finished"}, [&](const ProbeMessage&) { ++told; });
+  probe_->Attach(net);
+  std::thread([&] {
+    struct AtEnd {
+      Probe* probe = nullptr;
+      ~AtEnd() { probe->Detach(); }
+    };
+    thread_local AtEnd made_before_ours;
+    made_before_ours.probe = probe_.get();
+    torch::optim::SGD optimizer(net->parameters(), .05);
+    Train(net, optimizer, Mse, 1);
+  }).join();
+  EXPECT_EQ(told, 0u);
+  ExpectOne({"3 messages for Subscribe() were dropped"});
+}
+
+// Halts the calling thread before one of its operators of this name, counted from 1, until `turn` has come twice.
+class HaltAt {
+ public:
+  HaltAt(const char* name, int count, std::barrier<>* turn) {
+    name_ = name;
+    left_ = count;
+    turn_ = turn;
+    handle_ = at::addThreadLocalCallback(
+        at::RecordFunctionCallback([](const at::RecordFunction& function) -> std::unique_ptr<at::ObserverContext> {
+          if (std::string_view(function.name()) != name_ || --left_ != 0) return nullptr;
+          turn_->arrive_and_wait();
+          turn_->arrive_and_wait();
+          return nullptr;
+        }).scopes({at::RecordScope::FUNCTION}));
+  }
+  ~HaltAt() { at::removeCallback(handle_); }
+  HaltAt(const HaltAt&) = delete;
+  HaltAt& operator=(const HaltAt&) = delete;
+
+ private:
+  at::CallbackHandle handle_;
+  static inline thread_local std::string_view name_;
+  static inline thread_local int left_ = 0;
+  static inline thread_local std::barrier<>* turn_ = nullptr;
+};
+
+// One trains, and is in the midst of its first optimizer.step() when another begins: its step closes with what it has
+// written so far, and nobody looks into its optimizer.
+TEST_F(Threads, AnUpdateInTheMidstOfWhichAnotherBeginsSaysSo) {
+  torch::nn::Sequential net(torch::nn::Linear(8, 6), torch::nn::Linear(6, 3));
+  torch::optim::Adam adam(net->parameters(), torch::optim::AdamOptions(.01));
+  const Tensor x = torch::randn({4, 8}), y = torch::randint(3, {4});
+  // The state of the second parameter is made, or the last parameter is just being written.
+  for (const auto& [name, count] : {std::pair{"aten::zeros_like", 3}, {"aten::addcdiv_", 8}}) {
+    kept_.clear();
+    Probe& probe = Start({"weight_updates", "exp_avg", "learning_rate"});
+    probe.Attach(net);
+    probe.Attach(adam);
+    std::barrier turn(2);
+    std::thread first([&] {
+      const HaltAt halt(name, count, &turn);
+      for (int step = 0; step < 2; ++step) {
+        Train(net, adam, x, y);
+        if (count < 4) break;
+      }
+    });
+    turn.arrive_and_wait();
+    net->forward(x);
+    turn.arrive_and_wait();
+    first.join();
+    probe.Detach();
+    const uint64_t last = count < 4 ? 0 : 1;
+    ASSERT_EQ(Of("weight_updates", "0").size(), last + 1) << name;
+    for (const Kept& kept : Of("weight_updates")) {
+      EXPECT_EQ((kept.message.flags & kFlagWeightsChangedOutside) != 0, kept.message.global_step == last) << name;
+    }
+    if (last == 0) {
+      EXPECT_TRUE(Of("exp_avg").empty());
+    }
+    probe_.reset();
+  }
+}
+
+// Threads that live on and hand over when they have written: each update is whole, and moments are those of its step.
+TEST_F(Threads, UpdatesOfThreadsThatTakeTurnsAreWhole) {
+  constexpr uint64_t kSteps = 8;
+  const Tensor x = torch::randn({4, 8}), y = torch::randint(3, {4});
+  for (const bool one_writes : {false, true}) {
+    for (const bool attached : {true, false}) {
+      kept_.clear();
+      torch::nn::Sequential net(torch::nn::Linear(8, 6), torch::nn::Linear(6, 5), torch::nn::Linear(5, 3));
+      // One layer has gradients, and is in no optimizer: of one that is not attached that shows in its second step.
+      std::vector<Tensor> trained = net->parameters();
+      if (attached) trained.erase(trained.begin() + 2, trained.begin() + 4);
+      torch::optim::Adam adam(trained, torch::optim::AdamOptions(.01));
+      Probe& probe = Start({"weight_updates", "exp_avg"});
+      probe.Attach(net);
+      if (attached) probe.Attach(adam);
+      std::barrier turn(3);
+      std::vector<std::thread> threads;
+      const auto take_turns = [&](uint64_t who) {
+        for (uint64_t step = 0; step < kSteps; ++step) {
+          if (step % 2 == who) {
+            net->zero_grad();
+            F::cross_entropy(net->forward(x), y).backward();
+            if (!one_writes) adam.step();
+          }
+          turn.arrive_and_wait();
+          if (one_writes && who == 2) adam.step();
+          turn.arrive_and_wait();
+        }
+      };
+      for (const uint64_t who : {0, 1}) threads.emplace_back(take_turns, who);
+      take_turns(2);
+      for (std::thread& thread : threads) thread.join();
+      probe.Detach();
+      ASSERT_EQ(Of("weight_updates", "0").size(), kSteps) << one_writes << attached;
+      for (const Kept& kept : Of("weight_updates", "0")) {
+        EXPECT_EQ(kept.message.flags, 0) << kept.message.global_step << one_writes << attached;
+      }
+      EXPECT_EQ(Of("exp_avg", "0").size(), attached ? kSteps * 2 : 0) << one_writes;
+      probe_.reset();
+    }
+  }
+}
+
+// Of optimizers that share parameters the one that writes cannot be seen: that the other one stands still says nothing,
+// and its state is not looked up while its thread may be in the midst of a step.
+TEST_F(Threads, RatesOfThreadsWithOptimizersOfTheirOwnGoOn) {
+  constexpr int kRounds = 6;
+  torch::nn::Sequential net(torch::nn::Linear(8, 3));
+  torch::optim::Adam often(net->parameters()), rarely(net->parameters());
+  Probe& probe = Start({"learning_rate"});
+  probe.Attach(net);
+  probe.Attach(often);
+  probe.Attach(rarely);
+  const Tensor x = torch::randn({4, 8}), y = torch::randint(3, {4});
+  std::barrier turn(2);
+  std::thread other([&] {
+    for (int round = 0; round < kRounds; ++round) {
+      Train(net, rarely, x, y);
+      turn.arrive_and_wait();
+      turn.arrive_and_wait();
+    }
+  });
+  for (int round = 0; round < kRounds; ++round) {
+    turn.arrive_and_wait();
+    for (int step = 0; step < 3; ++step) Train(net, often, x, y);
+    turn.arrive_and_wait();
+  }
+  other.join();
+  probe.Detach();
+  EXPECT_EQ(Of("learning_rate").size(), size_t{4 * kRounds});
 }
 
 // What a thread left open is closed by whichever comes next, before anybody trains on.
