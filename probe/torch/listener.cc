@@ -168,7 +168,8 @@ std::unique_ptr<at::ObserverContext> Listener::OnStart(const at::RecordFunction&
   ThreadState& thread = self->OwnThread();
   ++thread.cost.calls;  // whatever comes of it: LibTorch has boxed the operator's arguments for us
   if (thread.busy || thread.depth > 0) return nullptr;
-  if (InBackward() && !self->backward_.WantsRecomputation(thread)) {
+  const bool in_backward = InBackward();
+  if (in_backward && !self->backward_.WantsRecomputation(thread)) {
     if (self->hearing_.RunsAllLayers(thread)) {
       self->Guarded([&](ThreadState& own) {
         self->backward_.SleepDuringBackward(own, torch::autograd::get_current_graph_task_id());
@@ -178,11 +179,14 @@ std::unique_ptr<at::ObserverContext> Listener::OnStart(const at::RecordFunction&
   }
   const OperatorInfo* const info = self->operators_.Find(function.name());
   // Nothing stands between the gradient that LibTorch makes for a scalar and the backward pass that starts from it.
-  if (thread.starts_backward && !InBackward() && (info == nullptr || info->what != OperatorClass::kRoot)) {
+  if (thread.starts_backward && !in_backward && (info == nullptr || info->what != OperatorClass::kRoot)) {
     thread.starts_backward = false;
     self->watch_.loss_roots.Forget(thread.id);
   }
   if (info == nullptr && !thread.provenance.carries()) return nullptr;
+  if (info != nullptr && IsWrite(info->what) && !self->operators_.MayCount(thread, *info, function.inputs())) {
+    return nullptr;
+  }
   thread.grad_mode = at::GradMode::is_enabled();
   std::unique_ptr<at::ObserverContext> context;
   self->Guarded([&](ThreadState& own) {
