@@ -211,15 +211,16 @@ void Listener::OnEnd(const at::RecordFunction& function, at::ObserverContext* co
   });
 }
 
-void Listener::OnGradient(uint64_t serial, const at::Tensor& parameter,
+bool Listener::OnGradient(uint64_t serial, const at::Tensor& parameter,
                           const std::vector<ParamOwner>& owners) noexcept {
   Listener* const live = Live(serial);
-  if (live == nullptr || !live->active()) return;
+  if (live == nullptr || !live->active()) return false;
   try {
-    live->backward().GradientsReady(live->OwnThread(), parameter, owners);
+    return live->backward().GradientsReady(live->OwnThread(), parameter, owners);
   } catch (const std::exception& error) {
     live->session_->SwitchOff(error.what());
   }
+  return false;
 }
 
 void Listener::OnPassGone(uint64_t serial, int model, uint32_t number) noexcept {
