@@ -38,7 +38,8 @@ class LocalSubscribers {
 
  private:
   mutable std::mutex mutex_;
-  List list_;  // guarded by mutex_
+  List list_;                     // guarded by mutex_
+  std::atomic<bool> any_{false};  // there was one, ever
 };
 
 }  // namespace ikkuna::torch_probe
