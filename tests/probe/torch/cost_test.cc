@@ -68,8 +68,8 @@ TEST(Cost, AParameterThatMovesWhileNothingIsDueIsFollowed) {
   const uint64_t before = steps();
   ASSERT_EQ(before, 200u);
   weight.set_data(weight.detach().clone());
-  train(10);
-  EXPECT_EQ(steps(), before + 10);
+  train(1);
+  EXPECT_EQ(steps(), before + 1);
 }
 
 }  // namespace
