@@ -31,8 +31,10 @@ class Backward::End {
     Listener* const live = Listener::Live(listener_);
     if (come_.exchange(true) || live == nullptr || !live->active()) return;
     live->Guarded([&](ThreadState& thread) {
-      if (wakes_.load(std::memory_order_relaxed)) live->backward().Wake();
-      if (matters_.load(std::memory_order_relaxed)) live->backward().BackwardEnded(thread, task_);
+      const bool wakes = wakes_.load(std::memory_order_relaxed);
+      const bool matters = matters_.load(std::memory_order_relaxed);
+      if (matters) live->backward().BackwardEnded(thread, task_, wakes);
+      if (wakes && !matters) live->backward().Wake();
     });
   }
   // The callback is off until then. False: it has been before.
@@ -72,8 +74,9 @@ void Backward::Wake() {
   }
 }
 
-void Backward::GradientsReady(ThreadState& thread, const at::Tensor& parameter, const std::vector<ParamOwner>& owners) {
+bool Backward::GradientsReady(ThreadState& thread, const at::Tensor& parameter, const std::vector<ParamOwner>& owners) {
   ++thread.cost.calls;
+  bool settled = false;
   const int64_t task = torch::autograd::get_current_graph_task_id();
   for (const ParamOwner& owner : owners) {
     if (!roots_.Counts(owners, owner.model)) continue;
@@ -86,8 +89,10 @@ void Backward::GradientsReady(ThreadState& thread, const at::Tensor& parameter, 
       state.graph_task = task;
       AsOwnWork(session_, thread, [&](ThreadState& own) { FirstGradient(own, model, owner.param, task); });
     }
-    roots_.StateOf(model).last_param.store(owner.param, std::memory_order_relaxed);
+    roots_.SetLastFired(owner.model, owner.param);
+    settled = true;
   }
+  return settled;
 }
 
 void Backward::FirstGradient(ThreadState& thread, WatchedModel& model, int param, int64_t task) {
@@ -201,7 +206,8 @@ void Backward::HearEndOfBackward(ThreadState& thread, int64_t task) {
   EndOf(thread, task)->Matters();
 }
 
-void Backward::BackwardEnded(ThreadState& thread, int64_t task) {
+void Backward::BackwardEnded(ThreadState& thread, int64_t task, bool wakes) {
+  for (int m = 0; wakes && m < roots_.count(); ++m) roots_.state(m).sleeper.store(0);
   const bool whole = tracker_.EndBackward(thread.id, task);
   if (whole && std::exchange(thread.starts_backward, false)) loss_roots_.Forget(thread.id);
   LossesReached(thread, task);
@@ -218,12 +224,15 @@ void Backward::BackwardEnded(ThreadState& thread, int64_t task) {
     // Behind another model's backward, or a look through an evaluation, the weights may have moved already; and another
     // thread may be writing them.
     const bool watches = (gave || (walked && !tracker_.manual(m))) && tracker_.WatchesWeights(m);
-    if (!gave && !watches) continue;
+    if (!gave && !watches) {
+      if (wakes) hearing_.Listen(m);
+      continue;
+    }
     {
       std::lock_guard lock(root.mutex);
       const uint64_t before = root.fingerprint;
       if (watches) root.fingerprint = model.Fingerprint();
-      const bool there = !gave || root.last_gradient.Note(model, root.last_param.load(std::memory_order_relaxed));
+      const bool there = !gave || root.last_gradient.Note(model, roots_.LastFired(m));
       // Of the first backward pass the fingerprint was taken within it: then the weights have moved since.
       const bool moved_within = watches && before != root.fingerprint && root.backward_passes.load() == 1;
       root.used_in_backward |= gave && (!there || moved_within);

@@ -31,8 +31,8 @@ class Backward {
         open_steps_(open_steps),
         ends_(ends) {}
 
-  // A parameter has its gradient of the backward pass under way.
-  void GradientsReady(ThreadState& thread, const at::Tensor& parameter, const std::vector<ParamOwner>& owners);
+  // A parameter has its gradient of the backward pass under way. False: it is no model's.
+  bool GradientsReady(ThreadState& thread, const at::Tensor& parameter, const std::vector<ParamOwner>& owners);
   // What a backward pass brings by itself shows before it is added to what is there: hooks on the parameters, set when
   // somebody asks for the first time. Not while another thread's backward may be in the list of a parameter's hooks.
   // With the root's mutex held.
@@ -56,7 +56,8 @@ class Backward {
   std::shared_ptr<End> EndOf(ThreadState& thread, int64_t task);
   void FirstGradient(ThreadState& thread, WatchedModel& model, int param, int64_t task);
   void RawGradient(ThreadState& thread, int m, size_t index, const at::Tensor& gradient);
-  void BackwardEnded(ThreadState& thread, int64_t task);
+  // `wakes`: the callback was off until now.
+  void BackwardEnded(ThreadState& thread, int64_t task, bool wakes);
   void Wake();
   void LossesReached(ThreadState& thread, int64_t task);
   std::shared_ptr<const PassNumber> Walked(ThreadState& thread, Pass& pass, int model);
@@ -66,7 +67,7 @@ class Backward {
   probe::Session& session_;
   probe::StepTracker& tracker_;
   Capture& capture_;
-  const Roots& roots_;
+  Roots& roots_;
   LossRoots& loss_roots_;
   const uint64_t serial_;
   Hearing& hearing_;

@@ -28,7 +28,12 @@ class ParameterHooks {
  public:
   using Removed = std::vector<std::unique_ptr<torch::autograd::PostAccumulateGradHook>>;
 
-  explicit ParameterHooks(uint64_t listener) : listener_(listener) {}
+  explicit ParameterHooks(uint64_t listener) : listener_(listener), fired_(std::make_shared<Fired>()) {}
+  // The parameter of the model whose gradient came last; -1: none's.
+  int LastFired(int model) const { return fired_->last[static_cast<size_t>(model)].load(std::memory_order_relaxed); }
+  void SetLastFired(int model, int param) {
+    fired_->last[static_cast<size_t>(model)].store(param, std::memory_order_relaxed);
+  }
   void Install(WatchedModel& model);
   void Remove();
   // From a parameter that its model has not any more.
@@ -43,6 +48,14 @@ class ParameterHooks {
 
  private:
   struct Hook;
+  // What hooks touch that have nothing to say; it lives for as long as one of them.
+  struct Fired {
+    Fired() {
+      for (auto& one : last) one.store(-1, std::memory_order_relaxed);
+    }
+    std::atomic<uint32_t> installs{1};             // whose a parameter is may have changed
+    std::array<std::atomic<int>, kMaxRoots> last;  // by model
+  };
   // A parameter with a hook of ours, unless the trainer has set another in its place.
   struct Place {
     at::Tensor parameter;
@@ -52,6 +65,7 @@ class ParameterHooks {
   void TakeOff(const at::Tensor& parameter);
 
   const uint64_t listener_;  // serial
+  const std::shared_ptr<Fired> fired_;
   std::vector<Place> places_;
   Removed removed_;
   std::vector<std::unique_ptr<const std::vector<ParamOwner>>> owners_;  // superseded ones, too

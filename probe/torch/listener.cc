@@ -176,7 +176,8 @@ std::unique_ptr<at::ObserverContext> Listener::OnStart(const at::RecordFunction&
   ThreadState& thread = self->OwnThread();
   ++thread.cost.calls;  // whatever comes of it: LibTorch has boxed the operator's arguments for us
   if (thread.busy || thread.depth > 0) return nullptr;
-  if (InBackward() && !self->backward_.WantsRecomputation(thread)) {
+  const bool in_backward = InBackward();
+  if (in_backward && !self->backward_.WantsRecomputation(thread)) {
     if (self->hearing_.RunsAllLayers(thread)) {
       self->Guarded([&](ThreadState& own) {
         self->backward_.SleepDuringBackward(own, torch::autograd::get_current_graph_task_id());
@@ -186,11 +187,14 @@ std::unique_ptr<at::ObserverContext> Listener::OnStart(const at::RecordFunction&
   }
   const OperatorInfo* const info = self->operators_.Find(function.name());
   // Nothing stands between the gradient that LibTorch makes for a scalar and the backward pass that starts from it.
-  if (thread.starts_backward && !InBackward() && (info == nullptr || info->what != OperatorClass::kRoot)) {
+  if (thread.starts_backward && !in_backward && (info == nullptr || info->what != OperatorClass::kRoot)) {
     thread.starts_backward = false;
     self->watch_.loss_roots.Forget(thread.id);
   }
   if (info == nullptr && !thread.provenance.carries()) return nullptr;
+  if (info != nullptr && IsWrite(info->what) && !self->operators_.MayCount(thread, *info, function.inputs())) {
+    return nullptr;
+  }
   thread.grad_mode = at::GradMode::is_enabled();
   std::unique_ptr<at::ObserverContext> context;
   self->Guarded([&](ThreadState& own) {
@@ -216,15 +220,16 @@ void Listener::OnEnd(const at::RecordFunction& function, at::ObserverContext* co
   });
 }
 
-void Listener::OnGradient(uint64_t serial, const at::Tensor& parameter,
+bool Listener::OnGradient(uint64_t serial, const at::Tensor& parameter,
                           const std::vector<ParamOwner>& owners) noexcept {
   Listener* const live = Live(serial);
-  if (live == nullptr || !live->active()) return;
+  if (live == nullptr || !live->active()) return false;
   try {
-    live->backward().GradientsReady(live->OwnThread(), parameter, owners);
+    return live->backward().GradientsReady(live->OwnThread(), parameter, owners);
   } catch (const std::exception& error) {
     live->session_->SwitchOff(error.what());
   }
+  return false;
 }
 
 void Listener::OnPassGone(uint64_t serial, int model, uint32_t number) noexcept {

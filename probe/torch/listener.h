@@ -61,8 +61,8 @@ class Listener {
   // --- Called by LibTorch.
   static std::unique_ptr<at::ObserverContext> OnStart(const at::RecordFunction& function);
   static void OnEnd(const at::RecordFunction& function, at::ObserverContext* context);
-  // The caller is Inside.
-  static void OnGradient(uint64_t serial, const at::Tensor& parameter, const std::vector<ParamOwner>& owners) noexcept;
+  // The caller is Inside. False: the parameter is to be asked about again each time.
+  static bool OnGradient(uint64_t serial, const at::Tensor& parameter, const std::vector<ParamOwner>& owners) noexcept;
   // The graph of a pass is destroyed; any thread, and within whatever destroys it.
   static void OnPassGone(uint64_t serial, int model, uint32_t number) noexcept;
 

@@ -68,7 +68,8 @@ class LocalSubscribers {
 
  private:
   mutable std::mutex mutex_;
-  List list_;  // guarded by mutex_
+  List list_;                     // guarded by mutex_
+  std::atomic<bool> any_{false};  // there was one, ever
   ToldInOrder in_order_;
 };
 

@@ -144,7 +144,7 @@ void LossSettling::SettleStep(const std::vector<std::shared_ptr<Pass>>& passes, 
   };
   std::vector<const PassNumber*> over;
   for (const auto& pass : passes) over.push_back(pass->number.get());
-  const bool by_hooks = tracker_.Accumulates(model.index());
+  const bool by_hooks = !passes.empty() && tracker_.Accumulates(model.index());
   std::vector<Part> parts;
   bool ran = false, unreached = false;
   for (const auto& pass : passes) {
@@ -194,6 +194,7 @@ void LossSettling::SettleStep(const std::vector<std::shared_ptr<Pass>>& passes, 
 }
 
 void LossSettling::NoteLosses(LossKnown known, const std::vector<std::string>& names, WatchedModel& model) {
+  if (known == LossKnown::kKnown) return model.several_losses.store(false, std::memory_order_relaxed);
   NameList shown;
   for (const std::string& name : names) shown.Add(name);
   const std::string give = "; call probe.Loss(total) before optimizer.step()";
@@ -214,7 +215,6 @@ void LossSettling::NoteLosses(LossKnown known, const std::vector<std::string>& n
       session_.AddNote(unknown + "backward starts from nothing that a loss function of LibTorch gave" + give);
       break;
     case LossKnown::kKnown:
-      model.several_losses.store(false, std::memory_order_relaxed);
       break;
   }
 }

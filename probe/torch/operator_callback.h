@@ -1,13 +1,18 @@
 // OperatorCallback: our callback in LibTorch's dispatcher, on while somebody needs to hear operators.
 //
-// Thread rule: any thread, one mutex.
+// LibTorch boxes the arguments of every operator that is heard; its results, which cost as much again, are boxed only
+// where the operator is looked at (AskForResults). Thread rule: any thread, one mutex.
 #pragma once
 
 #include <mutex>
+#include <optional>
 
 #include <ATen/record_function.h>
 
 namespace ikkuna::torch_probe {
+
+// Within the beginning of an operator: its outputs() are to be there at its end.
+void AskForResults(const at::RecordFunction& function);
 
 class OperatorCallback {
  public:
@@ -40,8 +45,7 @@ class OperatorCallback {
   std::mutex mutex_;
   // Guarded by mutex_.
   at::CallbackHandle callback_ = at::INVALID_CALLBACK_HANDLE;  // while operators are heard
-  at::RecordFunctionCallback::StartCallback start_ = nullptr;  // null: it is not registered
-  at::RecordFunctionCallback::EndCallback end_ = nullptr;
+  std::optional<at::RecordFunctionCallback> registered_;
   bool silenced_ = false;
   int need_ = 0;
 };

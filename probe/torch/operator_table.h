@@ -23,6 +23,8 @@ enum class OperatorClass : uint8_t {
   kOtherWrite,  // clamp_, fill_: never an optimizer's step
 };
 
+constexpr bool IsWrite(OperatorClass what) { return what >= OperatorClass::kArithmetic; }
+
 struct OperatorInfo {
   OperatorClass what = OperatorClass::kLayer;
   int8_t weight = -1;         // kLayer: index of the parameter that names the module

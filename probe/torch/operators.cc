@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "probe/torch/module_outputs.h"
+#include "probe/torch/operator_callback.h"
 
 namespace ikkuna::torch_probe {
 
@@ -16,6 +17,12 @@ constexpr uint64_t kLayerKinds = KindBit(Kind::kActivations) | KindBit(Kind::kLa
 
 const c10::IValue* At(c10::ArrayRef<const c10::IValue> inputs, int index) {
   return index >= 0 && static_cast<size_t>(index) < inputs.size() ? &inputs[static_cast<size_t>(index)] : nullptr;
+}
+
+// The interpreter passes its whole stack: the arguments are the last of it.
+c10::ArrayRef<const c10::IValue> ArgumentsOf(const OperatorInfo* info, c10::ArrayRef<const c10::IValue> inputs) {
+  if (info == nullptr || inputs.size() <= info->arguments) return inputs;
+  return inputs.slice(inputs.size() - info->arguments);
 }
 
 // Calls `visit` for each tensor that the operator writes.
@@ -31,9 +38,7 @@ void EachWritten(const OperatorInfo& info, c10::ArrayRef<const c10::IValue> inpu
 
 std::unique_ptr<OperatorContext> Operators::Started(ThreadState& thread, const at::RecordFunction& function,
                                                     const OperatorInfo* info) {
-  auto inputs = function.inputs();
-  // The interpreter passes its whole stack: the arguments are the last of it.
-  if (info != nullptr && inputs.size() > info->arguments) inputs = inputs.slice(inputs.size() - info->arguments);
+  auto inputs = ArgumentsOf(info, function.inputs());
   if (inputs.empty()) return nullptr;
   OperatorContext context;
   context.listener = serial_;
@@ -54,8 +59,21 @@ std::unique_ptr<OperatorContext> Operators::Started(ThreadState& thread, const a
     follow = WriteStarted(thread, inputs, context);
   }
   if (!follow) return nullptr;
+  if (context.end != OperatorEnd::kNothing) AskForResults(function);
   if (context.deeper) ++thread.depth;
   return std::make_unique<OperatorContext>(std::move(context));
+}
+
+// An optimizer writes more of its own state than of the model.
+bool Operators::MayCount(const ThreadState& thread, const OperatorInfo& info,
+                         c10::ArrayRef<const c10::IValue> inputs) const {
+  if (info.collective || thread.awaits_bias.output) return true;
+  bool counts = false;
+  EachWritten(info, ArgumentsOf(&info, inputs), [&](const at::Tensor& tensor) {
+    const void* const data = DataOf(tensor);
+    for (int m = 0; data != nullptr && !counts && m < roots_.count(); ++m) counts = roots_.model(m).ParamAt(data) >= 0;
+  });
+  return counts;
 }
 
 // Without gradients nothing but the operators themselves tells what a tensor was made of.

@@ -36,6 +36,8 @@ class Operators {
   // `info`: of the operator that begins, or null. Returns what its end needs; null: that does not matter.
   std::unique_ptr<OperatorContext> Started(ThreadState& thread, const at::RecordFunction& function,
                                            const OperatorInfo* info);
+  // Of a write, before anything of ours begins: whether it is of anything that matters.
+  bool MayCount(const ThreadState& thread, const OperatorInfo& info, c10::ArrayRef<const c10::IValue> inputs) const;
   void Ended(ThreadState& thread, const at::RecordFunction& function, OperatorContext& context);
   // Of what it writes.
   void WriteEnded(const OperatorContext& context);

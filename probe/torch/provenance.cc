@@ -2,6 +2,8 @@
 
 #include <torch/csrc/autograd/functions/accumulate_grad.h>
 
+#include <c10/util/SmallVector.h>
+
 #include <algorithm>
 #include <unordered_set>
 
@@ -64,7 +66,7 @@ const Origin* Provenance::Of(const at::Tensor& tensor, bool* exact) const {
 
 bool Provenance::Walk(Node* root, size_t nodes_max, const std::function<bool(Node&)>& visit) {
   constexpr size_t kFew = 48;  // up to here the list is looked through, which costs less than a set
-  std::vector<Node*> found{root};
+  c10::SmallVector<Node*, kFew> found{root};
   std::unordered_set<const Node*> seen;
   for (size_t next = 0; next < found.size(); ++next) {
     Node& node = *found[next];

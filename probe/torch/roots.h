@@ -71,6 +71,8 @@ class Roots {
   int FindBias(const c10::IValue& value, int* model) const;
   // It has parameters of other models, and none of this one.
   bool IsOfOthers(const WatchedOptimizer& optimizer, const WatchedModel& model) const;
+  int LastFired(int model) const { return hooks_.LastFired(model); }
+  void SetLastFired(int model, int param) { hooks_.SetLastFired(model, param); }
   // Whether a gradient of a parameter with these owners is one of the pass of `model`.
   bool Counts(const std::vector<ParamOwner>& owners, int model) const { return hooks_.Counts(owners, model); }
 
@@ -83,7 +85,7 @@ class Roots {
   mutable std::mutex losses_mutex_;
   std::map<std::string, TrainedLoss> last_losses_;  // guarded by losses_mutex_
   std::mutex tree_mutex_;
-  ParameterHooks hooks_;  // guarded by tree_mutex_
+  ParameterHooks hooks_;  // guarded by tree_mutex_, but for what is asked of it
 };
 
 }  // namespace ikkuna::torch_probe

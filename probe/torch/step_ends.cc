@@ -235,7 +235,7 @@ void StepEnds::EndStep(ThreadState& thread, WatchedModel& model, RootState& root
     numbers.push_back(recorded->number);
     if (recorded->pass) passes.push_back(recorded->pass);
   }
-  tracker_.PassesTold(m, root.named);  // of which nothing is published
+  if (!root.named.empty()) tracker_.PassesTold(m, root.named);  // of which nothing is published
   // One that began in another step was published by what that one was asked for.
   for (const auto& pass : passes) {
     if (pass->identity == identity) continue;
@@ -374,7 +374,7 @@ bool StepEnds::FinishClosing(RootState& root, WatchedModel& model, const probe::
                                                       : Capture::Others::kMayWrite);
     }
     capture_.PublishMarker(*identity, Kind::kBatchFinished, open_steps_.Name(root, *identity, lane.closing_passes, 0));
-  } else {
+  } else if (!lane.closing_passes.empty()) {
     open_steps_.Name(root, *identity, lane.closing_passes, 0);  // they are over all the same
   }
   lane.closing_passes.clear();

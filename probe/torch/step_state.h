@@ -257,7 +257,6 @@ struct RootState {
   uint64_t steps_made = 0;  // that ended otherwise
 
   std::atomic<int> writes_under_way{0};      // operators that write its parameters and have not ended
-  std::atomic<int> last_param{-1};           // whose gradient came last
   std::atomic<int64_t> last_task{-2};        // of the last gradient, on any thread
   std::atomic<uint64_t> backward_passes{0};  // that gave gradients
   std::atomic<bool> learning{true};          // early steps: see what is there, and how this loop writes
@@ -273,5 +272,7 @@ struct RootState {
 // What an operator takes longer because a callback listens, before and beside what that callback does: its arguments
 // and results are boxed for us. Measured with LibTorch 2.11: 160 to 260 ns.
 constexpr uint64_t kIdleCallNs = 200;
+// The same of a hook on a parameter that has nothing to say.
+constexpr uint64_t kIdleHookNs = 40;
 
 }  // namespace ikkuna::torch_probe

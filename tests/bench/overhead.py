@@ -14,7 +14,10 @@ that is too high would be left out more readily than a turn that makes two ratio
 Everything is started afresh several times. The figure is the mean over these pairs, beside it stands its standard error, and
 the variant `again`, of which neither twin ever attaches, shows what the method itself is worth.
 
-    overhead.py [--sets N] [--turns N] [--models fc,alexnet-mini] [--variants ...] [--check]
+With --threads N the trainers have N threads and as many cores, and the daemon, which may run on any core, is beside them as
+in the quickstart (two threads, both cores): what it takes from busy cores is part of the ratio then.
+
+    overhead.py [--sets N] [--turns N] [--models fc,alexnet-mini] [--variants ...] [--threads N] [--check]
 
 variant   probe attached, and
 again     (no probe)
@@ -54,12 +57,13 @@ DISTURBED = 0.15  # off the median of the turns of one twin in one half
 
 
 class Trainer:
-    """One of the twins, on the first core; it attaches to the daemon whose directory the environment names."""
+    """One of the twins; it attaches to the daemon whose directory the environment names."""
 
-    def __init__(self, model, environment, core):
+    def __init__(self, model, environment, threads, cores):
         self.process = subprocess.Popen(
-            [BIN.parent / "tests/overhead_trainer", model], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL, text=True, preexec_fn=lambda: os.sched_setaffinity(0, {core}))
+            [BIN.parent / "tests/overhead_trainer", model, str(threads)], env=environment, stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+            preexec_fn=lambda: os.sched_setaffinity(0, cores))
 
     def tell(self, line):
         self.process.stdin.write(f"{line}\n")
@@ -82,21 +86,35 @@ class Trainer:
         self.process.wait()
 
 
+class Places:
+    """Who runs where: one trainer's thread has the first core, the daemon the last; several have theirs, it has all."""
+
+    def __init__(self, threads):
+        cores = sorted(os.sched_getaffinity(0))
+        if len(cores) < 2:
+            print("overhead: only one core: trainer and daemon share it", file=sys.stderr)
+        if len(cores) < threads:
+            raise SystemExit(f"overhead: {threads} threads need as many cores, there are {len(cores)}")
+        self.threads = threads
+        self.trainer = set(cores[:threads])
+        self.daemon = {cores[-1]} if threads == 1 else set(cores)
+
+
 class Pair:
     """Two trainers that live for one set, and the daemon that watches now the one, now the other."""
 
-    def __init__(self, model, variant, cores):
+    def __init__(self, model, variant, places):
         self.variant = variant
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="ikkuna-overhead-"))
-        self.environment = {**os.environ, **MALLOC, "OMP_NUM_THREADS": "1", "IKKUNA_DIR": str(self.folder / "meet"),
-                            "IKKUNA_WAIT_MS": "20000"}
+        self.environment = {**os.environ, **MALLOC, "OMP_NUM_THREADS": str(places.threads),
+                            "IKKUNA_DIR": str(self.folder / "meet"), "IKKUNA_WAIT_MS": "20000"}
         self.daemon = None
         if variant != "again":
             with open(self.folder / "log", "wb") as log:
                 self.daemon = subprocess.Popen(
                     [BIN / "ikkuna-daemon", "--data-dir", self.folder / "data", *DAEMON_FLAGS[variant]], env=self.environment,
-                    stdout=log, stderr=subprocess.STDOUT, preexec_fn=lambda: os.sched_setaffinity(0, {cores[1]}))
-        self.twins = [Trainer(model, self.environment, cores[0]) for _ in range(2)]
+                    stdout=log, stderr=subprocess.STDOUT, preexec_fn=lambda: os.sched_setaffinity(0, places.daemon))
+        self.twins = [Trainer(model, self.environment, places.threads, places.trainer) for _ in range(2)]
 
     def half(self, watched, bare, turns):
         """The turns of both twins, each (wall, processor time) of a step in ns; the bare one has the first and the last."""
@@ -159,19 +177,20 @@ def ratios(watched, bare):
     return found
 
 
-def measure(model, arguments, cores):
+def measure(model, arguments, places):
     found = {variant: [] for variant in arguments.variants}
     for number in range(arguments.sets):
         for variant in arguments.variants:
             print(f"\r{model}: set {number + 1} of {arguments.sets}, {variant:<10}", end="", file=sys.stderr, flush=True)
-            pair = Pair(model, variant, cores)
+            pair = Pair(model, variant, places)
             try:
                 found[variant].append(pair.measure(arguments.turns, arguments.verbose))
             finally:
                 pair.end()
     print(file=sys.stderr)
     bare_ms = statistics.fmean(bare for pairs in found.values() for _, _, bare, _ in pairs) / 1e6
-    print(f"{model}: batch 128, bare step {bare_ms:.2f} ms, {arguments.sets} pairs of trainers a variant, 2 x {arguments.turns} turns")
+    print(f"{model}: batch 128, {arguments.threads} thread(s), bare step {bare_ms:.2f} ms, {arguments.sets} pairs of "
+          f"trainers a variant, 2 x {arguments.turns} turns")
     print(f"  {'variant':<10}{'of the bare step':>18}{'+-':>9}{'processor time':>16}{'at most':>9}{'left out':>13}")
     figures = {}
     for variant, pairs in found.items():
@@ -191,18 +210,16 @@ def main():
     parser.add_argument("--turns", type=int, default=60, help="turns of the watched twin in each half")
     parser.add_argument("--models", default="fc,alexnet-mini")
     parser.add_argument("--variants", default="again,none,default,stats,tensors")
+    parser.add_argument("--threads", type=int, default=1, help="of a trainer, on as many cores")
     parser.add_argument("--check", action="store_true", help="exit 1 when a ratio is above its goal")
     parser.add_argument("--verbose", action="store_true", help="also what the daemons say of the trainers that they watch")
     arguments = parser.parse_args()
     arguments.variants = arguments.variants.split(",")
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) < 2:
-        print("overhead: only one core: trainer and daemon share it", file=sys.stderr)
-    cores = (cores[0], cores[-1])
-    os.sched_setaffinity(0, {cores[1]})
+    places = Places(arguments.threads)
+    os.sched_setaffinity(0, places.daemon)
     figures, missed = {}, []
     for model in arguments.models.split(","):
-        for variant, ratio in measure(model, arguments, cores).items():
+        for variant, ratio in measure(model, arguments, places).items():
             figures[f"{model}_{variant}"] = ratio
             if ratio > GOALS[variant]:
                 missed.append(f"{model}_{variant}")

@@ -1,7 +1,7 @@
 // The trainer of the overhead benchmark: one of ikkuna-train's networks on one fixed batch of 128 images, SGD with
-// momentum, one thread. It does what its standard input says, so that one process trains with a probe and without:
+// momentum. It does what its standard input says, so that one process trains with a probe and without:
 //
-//   overhead_trainer MODEL
+//   overhead_trainer MODEL [THREADS]
 //
 // A line is `attach`, `detach`, or a number of steps, which is answered with the steps' durations in ns, separated by
 // spaces, first the wall clock's and then, after a `|`, the training thread's own processor time.
@@ -42,10 +42,10 @@ void Print(const std::vector<uint64_t>& durations, char end) {
 
 int main(int argc, char** argv) {
   if (argc < 2) {
-    std::fprintf(stderr, "usage: overhead_trainer MODEL\n");
+    std::fprintf(stderr, "usage: overhead_trainer MODEL [THREADS]\n");
     return 2;
   }
-  at::set_num_threads(1);
+  at::set_num_threads(argc > 2 ? std::atoi(argv[2]) : 1);
   torch::manual_seed(1);
   const auto model = trainer::MakeNetwork(argv[1]);
   torch::optim::SGD optimizer(model->parameters(), torch::optim::SGDOptions(0.01).momentum(0.9));

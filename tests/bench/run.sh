@@ -8,6 +8,7 @@ usage() {
 usage: tests/bench/run.sh NAME [--check] [OPTION]...
 
   overhead   what watching costs a trainer, against the bare loop        (25 minutes)
+             --threads 2: as in the quickstart, the daemon beside it
   instructions
              what a step asleep and the loss alone cost a trainer, counted
              by valgrind, whatever else runs                             (4 minutes)

@@ -43,5 +43,34 @@ TEST(Cost, WhatIsReadAtAStepsEndIsThatStepsCost) {
   EXPECT_LT(fixed_ns, probe_ns / 2);
 }
 
+// Once a backward pass has given a model one gradient its further ones pass by at once; but one whose data lie
+// elsewhere since is looked at, or the writes that end steps would be known no more.
+TEST(Cost, AParameterThatMovesWhileNothingIsDueIsFollowed) {
+  DaemonByHand daemon;
+  torch::nn::Sequential net(torch::nn::Linear(4, 4), torch::nn::Linear(4, 2));
+  torch::Tensor weight = net->parameters()[0];  // the last one to have its gradient
+  torch::optim::SGD optimizer({weight}, 0.001);
+  Probe probe({.run = "moves", .budget = 0, .directory = daemon.directory(), .quiet = true});
+  probe.Attach(net);
+  shm::DemandItem ask = Ask(KindBit(Kind::kWeightGradients), Level::kSummary);
+  ask.period = 1 << 20;
+  daemon.Accept({ask});
+  const torch::Tensor x = torch::randn({1, 4});
+  const auto train = [&](int steps) {
+    for (int step = 0; step < steps; ++step) {
+      net->zero_grad();
+      net->forward(x).square().sum().backward();
+      optimizer.step();
+    }
+  };
+  const auto steps = [&] { return daemon.view().ReadStatus().status.roots[0].step; };
+  train(200);
+  const uint64_t before = steps();
+  ASSERT_EQ(before, 200u);
+  weight.set_data(weight.detach().clone());
+  train(1);
+  EXPECT_EQ(steps(), before + 1);
+}
+
 }  // namespace
 }  // namespace ikkuna

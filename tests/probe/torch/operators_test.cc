@@ -233,6 +233,29 @@ TEST(OperatorCallbacks, AreSilentWhenTheyAreSilenced) {
   callback.Unregister();
 }
 
+// What an operator gives costs as much again as what it is given: it is there where it was asked for, and not else.
+TEST(OperatorCallbacks, HaveTheResultsOfTheOperatorsThatTheyAskAbout) {
+  torch_probe::OperatorCallback callback;
+  static std::vector<size_t> results;
+  static bool asks = false;
+  results.clear();
+  callback.Register(
+      [](const at::RecordFunction& function) {
+        if (asks) torch_probe::AskForResults(function);
+        return std::unique_ptr<at::ObserverContext>();
+      },
+      [](const at::RecordFunction& function, at::ObserverContext*) { results.push_back(function.outputs().size()); });
+  const torch::Tensor x = torch::ones({2});
+  callback.Need(+1);
+  static_cast<void>(x.view({1, 2}));
+  asks = true;
+  static_cast<void>(x.view({1, 2}));
+  asks = false;
+  static_cast<void>(x.view({1, 2}));
+  callback.Unregister();
+  EXPECT_EQ(results, (std::vector<size_t>{0, 1, 0}));
+}
+
 }  // namespace
 }  // namespace ikkuna::scenario
 
