@@ -309,10 +309,11 @@ bool WatchedModel::TreeChanged() const {
 
 bool WatchedModel::FindGone() {
   if (keep_alive_ != nullptr || detached_.load(std::memory_order_relaxed)) return false;
+  constexpr size_t kOurs = 2;  // a parameter is held here, and with its hook
   bool any = false;
   for (const WatchedParam& param : params_) {
     if (param.retired.load(std::memory_order_relaxed)) continue;
-    if (param.tensor.use_count() > 1) return false;
+    if (param.tensor.use_count() > kOurs) return false;
     any = true;
   }
   return any && !detached_.exchange(true);
