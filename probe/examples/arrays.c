@@ -39,11 +39,16 @@ int main(void) {
     const int64_t repeated[] = {100, COLUMNS}, repeated_strides[] = {0, 1};
     const int64_t whole[] = {ROWS, COLUMNS};
     const ikkuna_array arrays[FORMS] = {
-        {sizeof(ikkuna_array), matrix, IKKUNA_F32, 2, turned, turned_strides, 0},
-        {sizeof(ikkuna_array), matrix, IKKUNA_F32, 2, half_wide, half_wide_strides, 0},
-        {sizeof(ikkuna_array), matrix, IKKUNA_F32, 2, repeated, repeated_strides, 0},
-        {sizeof(ikkuna_array), halves, IKKUNA_BF16, 2, whole, NULL, 0},
-        {sizeof(ikkuna_array), matrix, IKKUNA_F32, 2, whole, NULL, 1.0 / 1024},
+        {.size = sizeof(ikkuna_array), .data = matrix, .dtype = IKKUNA_F32, .ndim = 2,
+         .sizes = turned, .strides = turned_strides},
+        {.size = sizeof(ikkuna_array), .data = matrix, .dtype = IKKUNA_F32, .ndim = 2,
+         .sizes = half_wide, .strides = half_wide_strides},
+        {.size = sizeof(ikkuna_array), .data = matrix, .dtype = IKKUNA_F32, .ndim = 2,
+         .sizes = repeated, .strides = repeated_strides},
+        {.size = sizeof(ikkuna_array), .data = halves, .dtype = IKKUNA_BF16, .ndim = 2,
+         .sizes = whole},
+        {.size = sizeof(ikkuna_array), .data = matrix, .dtype = IKKUNA_F32, .ndim = 2,
+         .sizes = whole, .scale = 1.0 / 1024},
     };
     ikkuna_step* step = ikkuna_step_begin(s, root, IKKUNA_TAG_DEFAULT, i, 0);
     ikkuna_pass* pass = ikkuna_pass_begin(step);
