@@ -1,8 +1,8 @@
 // LateRing: the probe's side of the ring of late bytes: where spans go, and when their bytes may be used again.
 //
-// A span is used again only when its readiness word has come, or it was given up, and the daemon has released it: whoever fills it (a
-// device, another thread) may do so at any time before, whatever the head says. Spans are given back first in, first
-// out. Owner: PubWriter. Thread rule: under its reservation lock; the words are stored by anybody.
+// A span is used again only when its readiness word has come, or it was given up, and the daemon has released it:
+// whoever fills it (a device, another thread) may do so at any time before, whatever the head says. Spans are given
+// back first in, first out. Owner: PubWriter. Thread rule: under its reservation lock; the words are stored by anybody.
 #pragma once
 
 #include <algorithm>
@@ -41,7 +41,11 @@ class LateRing {
 
   LateRing() = default;
   LateRing(unsigned char* bytes, uint64_t extent, uint64_t first_position)
-      : bytes_(bytes), extent_(extent), free_(first_position), tail_(first_position), open_(std::min(extent / kLateSpanMin, kOpenMax)) {}
+      : bytes_(bytes),
+        extent_(extent),
+        free_(first_position),
+        tail_(first_position),
+        open_(std::min(extent / kLateSpanMin, kOpenMax)) {}
 
   // The most that one span can hold; 0: there is no ring.
   uint64_t bytes_max() const { return extent_ == 0 ? 0 : extent_ - sizeof(LateSpanHeader); }
@@ -52,8 +56,8 @@ class LateRing {
   // Where a span of `bytes` (1 to bytes_max()) would go; false when there is no room. `head`: the daemon's.
   bool Place(uint64_t bytes, uint64_t head, uint64_t& position) noexcept {
     for (int ahead = 0;;) {
-      const bool fits = count_ < open_.size() &&
-                        PlaceInRing(free_, tail_, extent_, sizeof(LateSpanHeader) + bytes, position);
+      const bool fits =
+          count_ < open_.size() && PlaceInRing(free_, tail_, extent_, sizeof(LateSpanHeader) + bytes, position);
       if (fits && ahead++ == kAheadMax) return true;
       if (!GiveBack(head)) return fits;
     }

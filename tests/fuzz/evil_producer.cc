@@ -263,7 +263,7 @@ void EvilProducer::PlaceLate(FuzzInput& input, shm::Record& record, uint64_t byt
 }
 
 void EvilProducer::FillLate(FuzzInput& input) {
-  shm::Record record;
+  shm::Record record{};
   std::memcpy(&record, data() + header_.ring_offset + input.Choice(kSlots) * size_t{shm::kRecordBytes}, sizeof record);
   if (record.space != static_cast<uint8_t>(Space::kHostLate)) return;
   const uint64_t at = record.payload.position % kLateBytes;

@@ -5,6 +5,7 @@
 // Knobs are shared by all graphs of a core and may be turned by any thread.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -58,7 +59,7 @@ class StepGraph : public MessageGraph {
 
   void Handle(const shm::Message& message) override {
     const shm::Record& record = message.record;
-    seen_ = record.seq;
+    seen_ = std::max(seen_, record.seq);  // what comes late was overtaken
     if (const int ms = knobs_->handle_ms.load(); ms > 0) std::this_thread::sleep_for(std::chrono::milliseconds(ms));
     switch (static_cast<Kind>(record.kind)) {
       case Kind::kBatchStarted:
