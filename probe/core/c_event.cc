@@ -21,8 +21,6 @@ constexpr uint64_t KindsOf(uint32_t take) {
          ((take & IKKUNA_TAKE_MOMENTS) != 0 ? kMomentKinds : 0);
 }
 
-std::string Shown(const Root& root) { return root.name.empty() ? "a model" : "'" + root.name + "'"; }
-
 TrackedLane& LaneOf(Root& root, uint32_t lane) {
   if (root.lanes.size() <= lane) root.lanes.resize(lane + 1);
   return root.lanes[lane];

@@ -102,6 +102,9 @@ struct Root {
   bool used_in_backward = false;  // an optimizer within backward has used gradients
 };
 
+// For notes.
+inline std::string Shown(const Root& root) { return root.name.empty() ? "a model" : "'" + root.name + "'"; }
+
 struct State {
   std::unique_ptr<Session> session;  // null: a handle that does nothing
   uint64_t serial = 0;               // of the process; a later one may stand at the same address

@@ -18,8 +18,6 @@ struct ThreadClock {
 };
 thread_local ThreadClock thread_clock;
 
-std::string Shown(const Root& root) { return root.name.empty() ? "a model" : "'" + root.name + "'"; }
-
 // One line, once, after two steps: by then the names are there.
 void Greet(State& state, Session& session, const Root& root) {
   if (state.quiet || state.greeted.exchange(true)) return;
