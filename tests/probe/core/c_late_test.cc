@@ -232,5 +232,20 @@ TEST(LateSession, AnExceptionLeavesAVoidRecord) {
   EXPECT_EQ((*next)->record.scalar, 3);
 }
 
+// A daemon that reads them would take the producer for broken.
+TEST_F(LateBytes, StatisticsThatNoTensorHasAreGivenUpAndCounted) {
+  Start(Level::kSummary);
+  const double large[] = {1e308, -1e308, 1, 2};
+  ikkuna_array form = CArray(nullptr, sizes_, IKKUNA_F64);
+  form.scale = 1024;
+  ikkuna_late* late = ikkuna_step_late(step_->step(), IKKUNA_WEIGHTS, fc_, weight_, 0, &form);
+  ASSERT_NE(late, nullptr) << error();
+  auto messages = Read();
+  form.data = large;
+  EXPECT_EQ(ikkuna_late_fill(late, &form), 0);
+  EXPECT_FALSE(Ready(messages.back()));
+  EXPECT_EQ(daemon_.view().ReadStatus().status.dropped[static_cast<size_t>(DropReason::kFailed)], 1u);
+}
+
 }  // namespace
 }  // namespace ikkuna
