@@ -132,6 +132,18 @@ struct State {
   std::unordered_map<uint32_t, uint16_t> root_of_module;
   std::unordered_map<uint32_t, uint32_t> module_of_param;
 
+  // Backward passes as the tracker knows them: the front end's ids may come again, these do not.
+  struct Task {
+    int64_t given = 0;
+    TaskId known = 0;
+    bool ended = false;
+  };
+  std::mutex tasks_mutex;
+  // Guarded by tasks_mutex.
+  std::deque<Task> tasks;
+  TaskId last_task = 0;
+  std::atomic<uint64_t> tasks_ended{0};
+
   std::mutex question_mutex;
   Session::DemandCopy question;  // guarded by question_mutex
 
@@ -188,7 +200,17 @@ struct Thread {
   std::shared_ptr<State> state;
   ThreadId id = 0;
   std::deque<ikkuna_take> takes;
-  std::array<int64_t, kMaxRoots> last_task;  // by root id - 1: whose first gradient was told
+  std::array<TaskId, kMaxRoots> last_task{};  // by root id - 1: whose first gradient was told
+  // The id that was translated last, good for as long as no backward pass ends.
+  int64_t task_given = -1;
+  TaskId task_known = 0;
+  uint64_t task_read = 0;
+  // A boundary whose commands come when all that waits here is taken.
+  struct Boundary {
+    uint16_t root = 0;
+    std::optional<uint64_t> step;
+  };
+  std::optional<Boundary> boundary;
 };
 
 // Says on this thread why a call is refused; -1. Throws where there is no memory for it: within Guarded().
@@ -246,9 +268,12 @@ constexpr const char* kNoArray =
     "announce it (ikkuna_step_late())";
 bool CopyArray(const ikkuna_array* given, Array& array);
 MessageHeader HeaderOf(const Step& step, Pass* pass, uint16_t call, const Place& place);
+void CountRefused(Session& session, const Step& step, Pass* pass, uint16_t call, const Place& place);
 // 1: it is wanted, and `header` and `want` say how; 0: it is not; -1: refused, and counted. Within Guarded().
 int FindPlace(Session& session, Step& step, Pass* pass, uint16_t call, const Place& place, MessageHeader& header,
               Want& want);
+// The wire format's, which an int may lie outside of.
+constexpr DType DTypeOf(int given) { return static_cast<DType>(given < 0 || given > UINT8_MAX ? 0 : given); }
 
 // --- Followed steps (c_event.cc).
 // The front end has ended a handle, which is freed by the caller. Takes the root's mutex.

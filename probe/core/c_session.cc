@@ -34,12 +34,12 @@ std::shared_ptr<State> Open(const ikkuna_options& given) {
   SessionOptions options;
   options.identity.run = Text(given.run);
   options.identity.run_id = Text(given.run_id);
-  if (given.world_size != 0) {
-    options.identity.rank = given.rank;
-    options.identity.world_size = given.world_size;
-  }
+  if (given.rank != 0 || given.world_size != 0) options.identity.rank = given.rank;
+  if (given.world_size != 0) options.identity.world_size = given.world_size;
   options.identity.resume = given.resume != 0;
-  options.identity.start_step = given.start_step;
+  // Beyond it steps would soon have numbers that none can have: -1 for one that is not known, say.
+  state->start_step = given.start_step <= kMaxStep / 2 ? given.start_step : 0;
+  options.identity.start_step = state->start_step;
   if (given.has_attempt != 0) options.identity.attempt = given.attempt;
   options.directory = Text(given.directory);
   options.arena_mb = given.arena_mb;
@@ -54,15 +54,19 @@ std::shared_ptr<State> Open(const ikkuna_options& given) {
   }
   state->on_command = given.on_command;
   state->context = given.context;
-  state->start_step = given.start_step;
   state->session = Session::Open(options);
+  if (state->session && state->start_step != given.start_step) {
+    const std::string why = "start_step is above 2^62: this run counts from 0";
+    state->session->Say(why);
+    state->session->AddNote(why);
+  }
   return state;
 }
 
 // What a parameter or a module is named by, without its data.
 std::string WhyNoShape(int dtype, int ndim, const int64_t* sizes) {
   const int64_t nothing = 0;  // an address: shapes are checked, no element is read
-  return WhyUnreadable({&nothing, static_cast<DType>(dtype), ndim, sizes});
+  return WhyUnreadable({&nothing, DTypeOf(dtype), ndim, sizes});
 }
 
 // What `answer` says of the demand as it is, and of the shifts that hold for the tag; `unknown` where that cannot be read
@@ -222,7 +226,7 @@ uint32_t ikkuna_param(ikkuna_session* s, uint16_t root, uint32_t module, const c
       return Refuse(state, "a parameter needs the ids of a root and of a module of it: take what ikkuna_root() and "
                            "ikkuna_module() give"), 0;
     }
-    const ikkuna::probe::TensorShape shape{static_cast<ikkuna::DType>(dtype), ndim, sizes};
+    const ikkuna::probe::TensorShape shape{DTypeOf(dtype), ndim, sizes};
     const std::vector<int64_t> given(sizes, sizes + ndim);
     State::Param& known = state.params[{module, Text(name)}];
     if (known.id == 0) {

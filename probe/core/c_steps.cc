@@ -164,9 +164,8 @@ bool CopyArray(const ikkuna_array* given, Array& array) {
   if (given == nullptr || given->size < offsetof(ikkuna_array, scale) + sizeof(double)) return false;
   const bool says_where = given->size >= offsetof(ikkuna_array, device_type) + sizeof(int32_t);
   if (says_where && given->device_type != 0 && given->device_type != IKKUNA_HOST) return false;
-  array = {given->data,    static_cast<DType>(given->dtype < 0 || given->dtype > UINT8_MAX ? 0 : given->dtype),
-           given->ndim,    given->sizes,
-           given->strides, given->scale == 0 ? 1 : given->scale};
+  array = {given->data,  DTypeOf(given->dtype), given->ndim,
+           given->sizes, given->strides,        given->scale == 0 ? 1 : given->scale};
   return true;
 }
 
@@ -187,10 +186,23 @@ MessageHeader HeaderOf(const Step& step, Pass* pass, uint16_t call, const Place&
   return header;
 }
 
+// Of what is wanted under this kind, whatever is wrong with it.
+void CountRefused(Session& session, const Step& step, Pass* pass, uint16_t call, const Place& place) {
+  const bool known = place.kind >= 0 && place.kind <= UINT8_MAX && IsKnownKind(static_cast<uint8_t>(place.kind));
+  if (!known || (pass != nullptr && pass->number == 0)) return;
+  const auto kind = static_cast<Kind>(place.kind);
+  if ((IsDataKind(kind) || IsPerCallKind(kind)) && step.due.Wanted(kind, place.module)) {
+    session.CountFailed(HeaderOf(step, pass, call, place));
+  }
+}
+
 int FindPlace(Session& session, Step& step, Pass* pass, uint16_t call, const Place& place, MessageHeader& header,
               Want& want) {
   State& state = *step.state;
-  if (const std::string why = WhyMisplaced(place, pass != nullptr); !why.empty()) return Refuse(state, why);
+  if (const std::string why = WhyMisplaced(place, pass != nullptr); !why.empty()) {
+    CountRefused(session, step, pass, call, place);
+    return Refuse(state, why);
+  }
   want = step.due.Wanted(static_cast<Kind>(place.kind), place.module);
   if (!want || (pass != nullptr && pass->number == 0)) return 0;
   header = HeaderOf(step, pass, call, place);
@@ -257,6 +269,7 @@ void End(Session& session, Step& step, uint16_t flags) {
     step.over = true;
     passes = std::move(step.passes);
     state.tracker.PassesTold(root.tracked, step.open);  // they come to nothing
+    if (!step.open.empty()) step.dropped_kinds.fetch_or(step.due.due_kinds() & kPassKinds, std::memory_order_relaxed);
   }
   if (step.due.any()) Name(session, step, Kind::kBatchFinished, std::move(passes), flags);
   auto& status = session.root_status(root.id);
@@ -482,7 +495,10 @@ int ikkuna_pass_scalar(ikkuna_pass* pass, int kind, uint16_t call, double value)
   if (pass == nullptr) return 0;
   Step& step = *pass->body->step;
   return Guarded(*step.state, 0, [&](Session& session) {
-    if (kind != IKKUNA_LOSS) return Refuse(*step.state, "kind " + std::to_string(kind) + " is no scalar of a pass");
+    if (kind != IKKUNA_LOSS) {
+      CountRefused(session, step, pass->body.get(), call, {kind, 0, 0, 0});
+      return Refuse(*step.state, "kind " + std::to_string(kind) + " is no scalar of a pass");
+    }
     if (!step.due.Wanted(Kind::kLoss, 0) || pass->body->number == 0) return 0;
     MessageHeader header = step.header;
     header.kind = Kind::kLoss;
