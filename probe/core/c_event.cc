@@ -209,14 +209,30 @@ void Event::End(const StepEnd& end, bool gradients) {
   // Another thread's backward that is under way in this lane is a step of its own already.
   if (const auto open = tracker_.OpenStepOf(root_.tracked, end.lane)) StepOf(end.lane, *open);
   NoteDue(end.lane);
-  boundary_ = tracker_.NextStep(root_.tracked);
+  // Where the next step has ended this one, it has its number already.
+  boundary_ = tracker_.OpenStepOf(root_.tracked, end.lane).value_or(tracker_.NextStep(root_.tracked));
 }
 
-// The finished step's updates.
+// Each parameter that is trained was seen to be written since the step ended. Of a front end that tells of the first alone
+// that is never known.
+bool Event::WroteAll(const TrackedLane& lane) const {
+  std::lock_guard lock(state_->names_mutex);
+  return std::all_of(state_->params.begin(), state_->params.end(), [&](const auto& one) {
+    const State::Param& param = one.second;
+    const auto module = state_->root_of_module.find(one.first.first);
+    if ((param.flags & IKKUNA_TRAINABLE) == 0 || module == state_->root_of_module.end() || module->second != root_.id) {
+      return true;
+    }
+    const auto written = lane.written.find(param.id);
+    return written != lane.written.end() && written->second == lane.round;
+  });
+}
+
+// The finished step's updates. Where another thread wrote it, that may not be through: what is taken now may be half of it.
 void Event::Finish(const StepToClose& closing) {
   const std::shared_ptr<Step> step = std::exchange(LaneOf(root_, closing.lane).closing, nullptr);
   if (!step) return;
-  if (closing.spanned) step->flags.fetch_or(kFlagWeightsChangedOutside);
+  if (closing.spanned || (closing.writing && !WroteAll(LaneOf(root_, closing.lane)))) step->flags.fetch_or(kFlagWeightsChangedOutside);
   Queue(step, IKKUNA_TAKE_UPDATES | IKKUNA_TAKE_MOMENTS);
   Leave(step);
 }
@@ -350,19 +366,25 @@ void Event::CloseAll() {
 
 void Event::Epoch(uint32_t epoch) {
   FinishAll(tracker_.CloseSteps(root_.tracked, thread_.id, StepTracker::CloseAt::kEpoch));
-  const bool other = std::exchange(root_.epoch, epoch) != epoch;
+  const uint32_t before = std::exchange(root_.epoch, epoch);
   const uint64_t begins = tracker_.OpenStep(root_.tracked, thread_.id).value_or(tracker_.NextStep(root_.tracked));
   root_.epoch_begin_step = begins;
   if (root_.coming && !root_.coming->started && root_.coming->handles == 0) root_.coming.reset();
   shm::StoreRelaxed(session_.root_status(root_.id).epoch, epoch);
   const std::shared_ptr<Step> step = Said();
+  {
+    // One of which nothing is out is of the new epoch.
+    std::lock_guard lock(step->mutex);
+    if (!step->started) step->header.epoch = epoch;
+  }
   for (const Kind kind : {Kind::kEpochFinished, Kind::kEpochStarted}) {
-    if (kind == Kind::kEpochFinished && (!other || begins == state_->start_step)) continue;
+    if (kind == Kind::kEpochFinished && (before == epoch || begins == state_->start_step)) continue;
     std::lock_guard lock(step->mutex);
     if (!step->due.AnyOf(kind) || !step->due.TakesLogged(kind, 0)) continue;
     EnsureStarted(session_, *step);
     MessageHeader marker = step->header;
     marker.kind = kind;
+    marker.epoch = kind == Kind::kEpochFinished ? before : epoch;
     session_.PublishMarker(marker);
   }
 }

@@ -43,6 +43,7 @@ class Event {
   void TakeWeights(const std::shared_ptr<Step>& step);
   void End(const StepEnd& end, bool gradients);
   void NamePassesOf(const StepEnd& end, Step& step, TrackedLane& lane);
+  bool WroteAll(const TrackedLane& lane) const;
   void Finish(const StepToClose& closing);
   void FinishAll(const std::vector<StepToClose>& closing);
   void Leave(const std::shared_ptr<Step>& step);

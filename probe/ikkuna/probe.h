@@ -85,20 +85,22 @@ typedef struct ikkuna_options {
   const char* run;       /* display name; NULL: the program's name */
   const char* run_id;    /* NULL: IKKUNA_RUN_ID, TORCHELASTIC_RUN_ID, the job and step of Slurm, else a new UUID */
   const char* directory; /* of the daemon's sockets; NULL: IKKUNA_DIR, else the default */
-  uint32_t rank;
-  uint32_t world_size; /* 0: 1 */
+  uint32_t rank;       /* 0 where world_size is 0, too: that of the launcher's environment (RANK, Slurm's), else 0 */
+  uint32_t world_size; /* 0: that of the launcher's environment, else 1 */
   uint64_t arena_mb;   /* room for whole tensors under way; 0: IKKUNA_ARENA_MB, else 256 */
   double budget;       /* share of the step time that these calls may take; 0: 0.01, negative: as the daemon says.
                         * The daemon's --budget counts where it is lower, and its `off` lifts this one, too. */
   int allow_control;   /* not 0: clients may ask to stop, see ikkuna_stop_requested(); `control` says more */
   int quiet;           /* not 0: no greeting on stderr */
   int resume;          /* not 0: this run goes on with the attempt before: both are drawn as one line */
-  uint64_t start_step; /* its first step; above 0 says the same as `resume` */
+  uint64_t start_step; /* its first step; above 0 says the same as `resume`; above 2^62 it is not taken, and 0 */
   int has_attempt;     /* 0: the restart count is the scheduler's, where it has one, else the daemon numbers */
   uint32_t attempt;    /* restart count of this job, where has_attempt is not 0 */
   int control;         /* IKKUNA_CONTROL_*: what clients may ask for; 0: as allow_control says. _ALL needs on_command */
-  /* A command is due: called by ikkuna_step_begin() and the ikkuna_on_ calls, on their thread, before the step it is for,
-   * under no lock: it may call all of this but ikkuna_close(). It does what is asked now or later (a freeze: when no optimizer
+  /* A command is due: called on the thread of ikkuna_step_begin(), before the step it is for, or of an ikkuna_on_ call, where
+   * a step has ended: by that call itself where nothing waits to be taken, else by the ikkuna_next_take() that finds nothing
+   * more, or the thread's next ikkuna_on_ call. Behind a step that was skipped the one it is for has just begun. It is under
+   * no lock and may call all of this but ikkuna_close(). It does what is asked now or later (a freeze: when no optimizer
    * writes), and says so with ikkuna_command_done(). `command` is valid during the call. */
   void (*on_command)(void* context, const ikkuna_command* command);
   /* A command to several ranks is being prepared, and none gets it unless all acknowledge: 1 acknowledges that this one
@@ -234,7 +236,7 @@ IKKUNA_API void ikkuna_step_spent(ikkuna_step* step, uint64_t ns);
 /* So many training samples more have gone into the root's steps; of an evaluation nothing is counted. */
 IKKUNA_API void ikkuna_samples(ikkuna_step* step, uint64_t count);
 /* The step is whole, and made of the passes that ended in it. `flags` are those of all of it. Frees the handle. A pass
- * that is still open comes to nothing, and is counted. */
+ * that is still open comes to nothing, and the step lacks what was due of passes. */
 IKKUNA_API int ikkuna_step_end(ikkuna_step* step, uint16_t flags);
 
 /* --- Passes. */
@@ -331,7 +333,7 @@ enum {
 /* A forward pass that is to train begins on the thread. Never NULL but where it is refused; takes may wait. It is ended
  * (ikkuna_pass_end(), ikkuna_pass_abandon()) when no backward can reach it any more: its step is what reached it. */
 IKKUNA_API ikkuna_pass* ikkuna_on_pass(ikkuna_thread* thread, uint16_t root, uint32_t seen);
-/* Backward pass `task` (not below 0, no two at once have the same) reaches it on this thread: before ikkuna_on_gradient() of
+/* Backward pass `task` (not below 0, no two at once have the same; behind ikkuna_on_backward_end() another may) reaches it on this thread: before ikkuna_on_gradient() of
  * the task. What comes back takes its layer gradients, the same for each call of one task; NULL: none are wanted, or the pass
  * is of a step that has ended. It goes with the pass, and is not ended. */
 IKKUNA_API ikkuna_pass* ikkuna_on_reached(ikkuna_thread* thread, ikkuna_pass* pass, int64_t task);
@@ -343,7 +345,9 @@ IKKUNA_API int ikkuna_on_gradient(ikkuna_thread* thread, uint16_t root, int64_t 
 IKKUNA_API int ikkuna_on_gradients_used(ikkuna_thread* thread, uint16_t root, int64_t task);
 /* It is over, for all roots, also where it threw. */
 IKKUNA_API int ikkuna_on_backward_end(ikkuna_thread* thread, int64_t task);
-/* A parameter is about to be written, each in turn, or only the first that the optimizer writes. */
+/* A parameter is about to be written, each in turn, or only the first that the optimizer writes. Where threads differ in
+ * who writes and who begins the next pass, tell of each: until all with IKKUNA_TRAINABLE are written an update that is taken
+ * bears IKKUNA_FLAG_WEIGHTS_OUTSIDE. */
 IKKUNA_API int ikkuna_on_write(ikkuna_thread* thread, uint16_t root, int write, uint32_t param, uint32_t seen);
 /* The trainer says that its step ends here. From the first on nothing else ends steps of this root. */
 IKKUNA_API int ikkuna_on_boundary(ikkuna_thread* thread, uint16_t root);

@@ -176,5 +176,76 @@ TEST_F(Commands, ReachATrackedRoot) {
   EXPECT_EQ(taken_[1].step, 3u);
 }
 
+// What a front end does on a command, a freeze or an evaluation, must not reach what of the step before is not read yet.
+TEST_F(Commands, ComeBehindWhatIsToBeTaken) {
+  Start(IKKUNA_CONTROL_ALL);
+  Net net(session_, "tracked");
+  daemon_.Demand({Ask(KindBit(Kind::kWeightGradients), Level::kTensor)});
+  ikkuna_thread* thread = ikkuna_thread_begin(session_);
+  ikkuna_take take{};
+  take.size = sizeof take;
+  const auto step = [&](int64_t task) {
+    ikkuna_pass* pass = ikkuna_on_pass(thread, net.root, 0);
+    ikkuna_on_reached(thread, pass, task);
+    ikkuna_on_gradient(thread, net.root, task, 0);
+    ikkuna_on_backward_end(thread, task);
+    const int takes =
+        ikkuna_on_write(thread, net.root, IKKUNA_WRITE_ARITHMETIC, net.weight_id, IKKUNA_SEEN_GRADIENT);
+    ikkuna_pass_end(pass);
+    return takes;
+  };
+  on_take_ = [&](const ikkuna_command&) {
+    EXPECT_EQ(ikkuna_next_take(thread, &take), 0);
+    EXPECT_GE(ikkuna_on_evaluation(thread, net.root), 0);
+  };
+  ASSERT_TRUE(Done(daemon_.Command(shm::CommandType::kEvaluate, net.root, 0, 0, 2)));  // before step 1
+  ASSERT_EQ(step(1), 1);
+  EXPECT_EQ(taken_.size(), 0u);
+  ASSERT_EQ(ikkuna_next_take(thread, &take), 1);
+  EXPECT_EQ(take.take, static_cast<uint32_t>(IKKUNA_TAKE_GRADIENTS));
+  ikkuna_step_end(take.step, 0);
+  EXPECT_EQ(ikkuna_next_take(thread, &take), 0);
+  ASSERT_EQ(taken_.size(), 1u);
+  EXPECT_EQ(taken_[0].step, 1u);
+  // Who takes nothing gets them with the next that is seen.
+  ASSERT_TRUE(Done(daemon_.Command(shm::CommandType::kEvaluate, net.root, 0, 0, 3)));
+  ASSERT_EQ(step(2), 1);
+  EXPECT_EQ(taken_.size(), 1u);
+  ikkuna_on_write(thread, net.root, IKKUNA_WRITE_ARITHMETIC, net.bias_id, IKKUNA_SEEN_GRADIENT);
+  ASSERT_EQ(taken_.size(), 2u);
+  EXPECT_EQ(taken_[1].step, 2u);
+  ikkuna_thread_end(thread);
+}
+
+// A step that is skipped ends where the next one's gradients come: that is the boundary of the next, not of the one
+// behind it.
+TEST_F(Commands, BehindASkippedStepAreForTheStepThatFollows) {
+  Start(IKKUNA_CONTROL_ALL);
+  Net net(session_, "tracked");
+  Trainer trainer(session_);
+  const auto step = [&](bool writes) {
+    net.ZeroGrad();
+    Graph graph = trainer.Forward(net);
+    trainer.Backward({&graph});
+    if (writes) trainer.Write(net);
+  };
+  for (int i = 0; i < 10; ++i) step(true);
+  step(false);  // step 10
+  const uint64_t number = ikkuna_next_step(session_, net.root);
+  ASSERT_EQ(number, 11u);
+  ASSERT_TRUE(Done(daemon_.Command(shm::CommandType::kFreeze, net.root, 0, 0, number + 1)));
+  const uint64_t behind = daemon_.Command(shm::CommandType::kUnfreeze, net.root, 0, 0, number + 2);
+  ASSERT_TRUE(Done(behind));
+  step(false);  // ends step 10
+  ASSERT_EQ(taken_.size(), 1u);
+  EXPECT_EQ(taken_[0].step, number);
+  EXPECT_EQ(taken_[0].type, static_cast<uint32_t>(IKKUNA_COMMAND_FREEZE));
+  EXPECT_EQ(daemon_.view().ReadStatus().status.command_late, 0u);
+  trainer.Write(net);
+  ASSERT_EQ(taken_.size(), 2u);
+  EXPECT_EQ(taken_[1].id, behind);
+  EXPECT_EQ(taken_[1].step, number + 1);
+}
+
 }  // namespace
 }  // namespace ikkuna

@@ -323,5 +323,91 @@ TEST_F(Seen, TheLastWalkCounts) {
   EXPECT_EQ(std::count(named.begin(), named.end(), of_gradients[1]), 1);
 }
 
+// Frameworks number their backward passes anew at each step, or not at all.
+TEST_F(Seen, ABackwardPassMayHaveTheNumberOfOneThatIsOver) {
+  Start(KindBit(Kind::kWeightGradients) | KindBit(Kind::kLayerGradients));
+  for (uint64_t i = 0; i < 6; ++i) {
+    ikkuna_pass* pass = ikkuna_on_pass(thread_, net_->root, 0);
+    for (int micro = 0; micro < 2; ++micro) {
+      ikkuna_pass* walk = ikkuna_on_reached(thread_, pass, 0);
+      EXPECT_NE(walk, nullptr);
+      EXPECT_EQ(ikkuna_on_reached(thread_, pass, 0), walk);
+      EXPECT_EQ(ikkuna_on_gradient(thread_, net_->root, 0, 0), 0);
+      EXPECT_EQ(ikkuna_on_backward_end(thread_, 0), 0);
+    }
+    EXPECT_EQ(ikkuna_on_write(thread_, net_->root, IKKUNA_WRITE_ARITHMETIC, net_->weight_id, IKKUNA_SEEN_GRADIENT), 1);
+    const ikkuna_take take = Next();
+    EXPECT_EQ(take.number, 100 + i);
+    Publish(take, IKKUNA_WEIGHT_GRADIENTS);
+    ikkuna_step_end(take.step, 0);
+    ikkuna_pass_end(pass);
+  }
+  EXPECT_EQ(ikkuna_next_step(session_, net_->root), 106u);
+  // Gradients that were cleared between two of one number: the first was a step of its own, that was skipped.
+  ikkuna_pass* pass = ikkuna_on_pass(thread_, net_->root, 0);
+  for (const uint32_t seen : {0, 0 | IKKUNA_SEEN_CLEARED}) {
+    ikkuna_on_reached(thread_, pass, 0);
+    ikkuna_on_gradient(thread_, net_->root, 0, seen);
+    ikkuna_on_backward_end(thread_, 0);
+  }
+  EXPECT_EQ(ikkuna_next_step(session_, net_->root), 108u);
+  ikkuna_pass_end(pass);
+}
+
+TEST_F(Seen, ABackwardPassOfANegativeNumberIsRefused) {
+  Start(KindBit(Kind::kLayerGradients));
+  ikkuna_pass* pass = ikkuna_on_pass(thread_, net_->root, 0);
+  EXPECT_EQ(ikkuna_on_reached(thread_, pass, -1), nullptr);
+  EXPECT_NE(error().find("not below 0"), std::string::npos) << error();
+  EXPECT_EQ(ikkuna_on_evaluation_reached(thread_, net_->root, -1), -1);
+  EXPECT_EQ(ikkuna_on_gradient(thread_, net_->root, -1, 0), -1);
+  EXPECT_EQ(ikkuna_on_gradients_used(thread_, net_->root, -1), -1);
+  EXPECT_EQ(ikkuna_on_backward_end(thread_, -1), -1);
+  ikkuna_pass_end(pass);
+}
+
+// Another thread's forward pass comes between the writes of an optimizer: what is taken then is half of an update.
+TEST_F(Seen, AnUpdateThatIsTakenAmidTheWritesOfAnotherThreadIsFlagged) {
+  Start(KindBit(Kind::kWeightUpdates));
+  const auto take_all = [&](ikkuna_thread* thread) {
+    ikkuna_take take{};
+    take.size = sizeof take;
+    while (ikkuna_next_take(thread, &take) == 1) ikkuna_step_end(take.step, 0);
+  };
+  ikkuna_pass* pass = ikkuna_on_pass(thread_, net_->root, 0);
+  take_all(thread_);
+  ikkuna_on_reached(thread_, pass, 1);
+  ikkuna_on_gradient(thread_, net_->root, 1, 0);
+  ikkuna_on_backward_end(thread_, 1);
+  ikkuna_on_write(thread_, net_->root, IKKUNA_WRITE_ARITHMETIC, net_->weight_id, IKKUNA_SEEN_GRADIENT);
+  take_all(thread_);
+  ikkuna_thread* other = ikkuna_thread_begin(session_);
+  ikkuna_pass* early = ikkuna_on_pass(other, net_->root, 0);
+  take_all(other);
+  const auto ends = Ends();
+  ASSERT_EQ(ends.size(), 1u);
+  EXPECT_EQ(ends[0].flags, kFlagWeightsChangedOutside);
+  ikkuna_pass_end(early);
+  ikkuna_pass_end(pass);
+  ikkuna_thread_end(other);
+}
+
+TEST_F(Seen, EpochMarkersBearTheEpochTheyAreOf) {
+  Start(KindBit(Kind::kEpochStarted) | KindBit(Kind::kEpochFinished));
+  StepUntaken();
+  ikkuna_on_epoch(thread_, net_->root, 1);  // before a step begins
+  ikkuna_pass* pass = ikkuna_on_pass(thread_, net_->root, 0);
+  ikkuna_on_epoch(thread_, net_->root, 2);  // amid one
+  ikkuna_pass_end(pass);
+  std::vector<std::pair<Kind, uint32_t>> markers;
+  for (const auto& message : daemon_.Drain()) {
+    const auto kind = static_cast<Kind>(message.record.kind);
+    if (kind == Kind::kEpochFinished || kind == Kind::kEpochStarted) markers.emplace_back(kind, message.record.epoch);
+  }
+  const std::vector<std::pair<Kind, uint32_t>> expected{
+      {Kind::kEpochFinished, 0}, {Kind::kEpochStarted, 1}, {Kind::kEpochFinished, 1}, {Kind::kEpochStarted, 2}};
+  EXPECT_EQ(markers, expected);
+}
+
 }  // namespace
 }  // namespace ikkuna
