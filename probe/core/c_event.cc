@@ -21,6 +21,9 @@ constexpr uint64_t KindsOf(uint32_t take) {
          ((take & IKKUNA_TAKE_MOMENTS) != 0 ? kMomentKinds : 0);
 }
 
+// Ended steps of a root that wait for the front end to end their handles; the oldest beyond it ends without.
+constexpr size_t kMaxLeaving = 64;
+
 std::string Shown(const Root& root) { return root.name.empty() ? "a model" : "'" + root.name + "'"; }
 
 TrackedLane& LaneOf(Root& root, uint32_t lane) {
@@ -51,12 +54,22 @@ void PublishIfOver(Session& session, Step& step) {
   }
 }
 
+// It ends without what its handles would have brought.
+void EndWithoutHandles(Session& session, Step& step) {
+  step.dropped_kinds.fetch_or(step.due.due_kinds() & (kWeightKinds | kGradientKinds | kUpdateKinds | kMomentKinds));
+  step.ended = true;
+  step.handles = 0;
+  PublishIfOver(session, step);
+}
+
 }  // namespace
 
 void GiveUpTakes(Session& session, Thread& thread) {
-  for (; !thread.takes.empty(); thread.takes.pop_front()) {
-    const std::unique_ptr<ikkuna_step> own(thread.takes.front().step);
-    own->body->dropped_kinds.fetch_or(KindsOf(thread.takes.front().take) & own->body->due.due_kinds());
+  while (!thread.takes.empty()) {
+    const ikkuna_take take = thread.takes.front();
+    thread.takes.pop_front();
+    const std::unique_ptr<ikkuna_step> own(take.step);
+    own->body->dropped_kinds.fetch_or(KindsOf(take.take) & own->body->due.due_kinds());
     EndHandle(session, *own->body, 0);
   }
 }
@@ -130,6 +143,11 @@ void Event::Leave(const std::shared_ptr<Step>& step) {
   step->ended = true;
   if (step->handles != 0) root_.leaving.push_back(step);
   PublishIfOver(session_, *step);
+  if (root_.leaving.size() <= kMaxLeaving) return;
+  const std::shared_ptr<Step> oldest = root_.leaving.front();
+  EndWithoutHandles(session_, *oldest);
+  session_.AddNote("steps of " + Shown(root_) + " end without what was taken of them: a handle of theirs was not ended for " +
+                   std::to_string(kMaxLeaving) + " steps (ikkuna_step_end(), ikkuna_thread_end())");
 }
 
 void Event::NoteDue(uint32_t lane) {
@@ -266,6 +284,10 @@ ikkuna_pass* Event::BeginPass(uint32_t seen) {
     PublishPassStarted(session_, *step, pass.number);
     const uint32_t lowest = tracker_.LowestOpen(m);
     std::erase_if(root_.recorded, [&](const auto& one) { return shm::PassBefore(one.first, lowest); });
+    if (root_.recorded.size() >= root_.recorded_bound) {  // one that is kept open holds back the lowest
+      std::erase_if(root_.recorded, [&](const auto& one) { return !tracker_.Knows(m, one.first); });
+      root_.recorded_bound = 256 + 2 * root_.recorded.size();
+    }
     root_.recorded[pass.number] = made->body;
     if (!std::exchange(step->buffers_taken, true)) Queue(step, IKKUNA_TAKE_BUFFERS);
     // The weights may move on the way, unseen or by another hand: what counts is what the step began with.
@@ -399,7 +421,7 @@ ikkuna_step* Event::Now() {
 void EndHandle(Session& session, Step& step, uint16_t flags) {
   std::lock_guard lock(step.root->mutex);
   step.flags.fetch_or(flags);
-  --step.handles;
+  if (step.handles != 0) --step.handles;
   PublishIfOver(session, step);
 }
 
@@ -419,15 +441,11 @@ void EndFollowed(Session& session, Root& root) {
   for (TrackedLane& lane : root.lanes) {
     if (lane.closing) left.push_back(std::exchange(lane.closing, nullptr));
   }
-  for (const auto& step : left) {
-    step->dropped_kinds.fetch_or(step->due.due_kinds() & (kWeightKinds | kGradientKinds | kUpdateKinds | kMomentKinds));
-  }
-  if (root.coming && root.coming->started) left.push_back(root.coming);
-  for (const auto& step : left) {
-    step->ended = true;
-    step->handles = 0;
-    PublishIfOver(session, *step);
-  }
+  for (const auto& step : left) EndWithoutHandles(session, *step);
+  if (!root.coming || !root.coming->started) return;
+  root.coming->ended = true;
+  root.coming->handles = 0;
+  PublishIfOver(session, *root.coming);
 }
 
 }  // namespace ikkuna::probe::c

@@ -99,6 +99,7 @@ struct Root {
   std::vector<std::shared_ptr<Step>> leaving;  // ended, and with handles that are not
   // Published passes that may still be named, by number; null where nothing was wanted of what began it.
   std::map<uint32_t, std::shared_ptr<Pass>> recorded;
+  size_t recorded_bound = 256;    // where those that may not be named any more are looked for
   bool used_in_backward = false;  // an optimizer within backward has used gradients
 };
 
@@ -109,6 +110,7 @@ struct State {
   std::array<Root, kMaxRoots> roots;
   std::atomic<bool> stop{false};
   std::atomic<bool> greeted{false};
+  const std::shared_ptr<std::atomic<bool>> has_root = std::make_shared<std::atomic<bool>>(false);
   bool quiet = false;
 
   // What was said of a name: what is said again is not said anew.
@@ -192,7 +194,9 @@ struct Pass {
   uint32_t tracked = 0;  // the tracker's number, also where nothing is published; 0: it has none
   bool of_walk = false;  // it goes with the pass that a backward pass has reached
   std::mutex walks_mutex;
-  std::vector<std::pair<int64_t, std::unique_ptr<ikkuna_pass>>> walks;  // by task; guarded by walks_mutex
+  // Guarded by walks_mutex.
+  std::vector<std::pair<TaskId, std::unique_ptr<ikkuna_pass>>> walks;  // by task
+  TaskId walked_for_nothing = 0;  // the last task of which nothing is published
 };
 
 // A thread of a trainer whose steps are followed; one caller at a time.
@@ -213,8 +217,9 @@ struct Thread {
   std::optional<Boundary> boundary;
 };
 
-// Says on this thread why a call is refused; -1. Throws where there is no memory for it: within Guarded().
-int Refuse(const State& state, std::string why);
+// Says on this thread why a call is refused; -1.
+int Refuse(const State& state, std::string why) noexcept;
+int Refuse(const State& state, const char* why) noexcept;
 
 // What `body` gives for the session, if that works; else `otherwise`. Whatever goes wrong inside switches the session off.
 template <typename Value, typename Body>

@@ -50,7 +50,10 @@ std::shared_ptr<State> Open(const ikkuna_options& given) {
   if (all) options.control = shm::Control::kAll;
   options.takes_all_commands = all;
   if (given.prepared != nullptr) {
-    options.prepared = [prepared = given.prepared, context = given.context] { return prepared(context) != 0; };
+    // Before it has a root the front end makes no steps, and may not have its handle yet.
+    options.prepared = [prepared = given.prepared, context = given.context, ready = state->has_root] {
+      return ready->load() && prepared(context) != 0;
+    };
   }
   state->on_command = given.on_command;
   state->context = given.context;
@@ -103,7 +106,9 @@ uint16_t AddRoot(ikkuna_session* s, const char* name, bool follows, bool manual)
     root.thread = state.tracker.AddThread();
     root.tracked = state.tracker.AddRoot(follows ? state.start_step : 0, manual);
     if (follows) shm::StoreRelaxed(session.root_status(fresh).start_step, state.start_step);
-    return state.root_ids[root.name] = fresh;
+    state.root_ids[root.name] = fresh;
+    state.has_root->store(true);
+    return fresh;
   });
 }
 
@@ -131,10 +136,19 @@ void HandleCommands(State& state, Session& session, uint16_t root, std::optional
   });
 }
 
-int Refuse(const State& state, std::string why) {
+int Refuse(const State& state, std::string why) noexcept {
   LastError& error = ErrorOfThread();
-  error = {state.serial, std::move(why)};
+  error.session = state.serial;
+  error.text = std::move(why);
   return -1;
+}
+
+int Refuse(const State& state, const char* why) noexcept {
+  try {
+    return Refuse(state, std::string(why));
+  } catch (const std::bad_alloc&) {
+    return Refuse(state, std::string());  // there is no memory for a sentence
+  }
 }
 
 }  // namespace ikkuna::probe::c
@@ -155,6 +169,9 @@ ikkuna_session* ikkuna_open(const ikkuna_options* given) {
   if (handle == nullptr) return nullptr;
   try {
     ikkuna_options options{};
+    if (given != nullptr && given->size == 0) {
+      ikkuna::probe::PrintNow("ikkuna_options.size is 0: all options are taken as their defaults; set it to sizeof(ikkuna_options)");
+    }
     if (given != nullptr) std::memcpy(&options, given, std::min(given->size, sizeof options));
     handle->state = Open(options);
   } catch (const std::exception& error) {
@@ -251,7 +268,7 @@ int ikkuna_shard(ikkuna_session* s, uint32_t param, int ndim, const int64_t* siz
     if (owner == state.module_of_param.end()) {
       return Refuse(state, "a shard needs the id of a parameter: take what ikkuna_param() gives");
     }
-    const auto named = std::find_if(state.params.begin(), state.params.end(),
+    const auto named = std::find_if(state.params.lower_bound({owner->second, ""}), state.params.end(),
                                     [&](const auto& one) { return one.second.id == param; });
     State::Param& known = named->second;
     const auto own = known.sizes.size();

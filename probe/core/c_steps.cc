@@ -206,6 +206,12 @@ int FindPlace(Session& session, Step& step, Pass* pass, uint16_t call, const Pla
   want = step.due.Wanted(static_cast<Kind>(place.kind), place.module);
   if (!want || (pass != nullptr && pass->number == 0)) return 0;
   header = HeaderOf(step, pass, call, place);
+  if (pass == nullptr && step.followed()) {
+    std::lock_guard lock(step.mutex);
+    if (step.over) {
+      return Refuse(state, "step " + std::to_string(step.header.step) + " has ended without this handle: end each in time");
+    }
+  }
   const std::string why = WhyUnnamed(state, step.root->id, place);
   if (why.empty()) return 1;
   session.DropUnnamed(header);
@@ -310,6 +316,8 @@ void EndSteps(State& state) {
       shm::StoreRelaxed(session.root_status(root.id).phase, static_cast<uint32_t>(shm::Phase::kIdle));
       return 0;
     });
+    // In a forked child a thread that is not there may hold it, for ever.
+    if (!state.session || !state.session->in_owner()) continue;
     // They hold the state, which holds them.
     std::lock_guard lock(root.mutex);
     root.lanes.clear();
@@ -347,7 +355,7 @@ ikkuna_step* ikkuna_step_begin(ikkuna_session* s, uint16_t root_id, uint16_t tag
       return nullptr;
     }
     session.WaitForDaemon();
-    Timer timer(root->spent.total_ns, nullptr);
+    std::optional<Timer> timer(std::in_place, root->spent.total_ns, nullptr);
     std::string refusal;
     {
       std::lock_guard lock(root->mutex);
@@ -355,7 +363,10 @@ ikkuna_step* ikkuna_step_begin(ikkuna_session* s, uint16_t root_id, uint16_t tag
       if (!refusal.empty()) TellOnce(session, *root, refusal);
     }
     // A boundary it is all the same: a trainer whose steps are refused can be stopped.
+    // What the front end does on a command is no work of ours.
+    timer.reset();
     HandleCommands(state, session, root_id, training && refusal.empty() ? std::optional(step) : std::nullopt);
+    timer.emplace(root->spent.total_ns, nullptr);
     std::lock_guard lock(root->mutex);
     if (refusal.empty()) refusal = WhyNot(state, *root, tag, step);  // another thread may have been faster
     if (!refusal.empty()) {

@@ -1,5 +1,7 @@
 // The C interface over StepTracker: steps that are found from what a front end sees.
 #include <algorithm>
+#include <cstddef>
+#include <cstring>
 #include <new>
 
 #include "probe/core/c_event.h"
@@ -8,6 +10,7 @@ namespace ikkuna::probe::c {
 
 namespace {
 
+constexpr size_t kLeastTake = offsetof(ikkuna_take, flags) + sizeof(uint16_t);  // of version 2
 constexpr const char* kNoTask = "a backward pass has a number that is not below 0";
 // Backward passes that are remembered: beyond it the oldest is forgotten, one that has ended first.
 constexpr size_t kMaxTasks = 256;
@@ -116,6 +119,7 @@ extern "C" {
 
 uint64_t ikkuna_next_step(const ikkuna_session* s, uint16_t root_id) {
   if (s == nullptr || !s->state || s->state->root(root_id) == nullptr) return 0;
+  if (!s->state->session || !s->state->session->in_owner()) return 0;
   return s->state->tracker.NextStep(s->state->root(root_id)->tracked);
 }
 
@@ -168,6 +172,7 @@ ikkuna_pass* ikkuna_on_reached(ikkuna_thread* thread, ikkuna_pass* handle, int64
     if (given < 0) return Refuse(state, kNoTask), nullptr;
     const TaskId task = TaskOf(state, thread->body, given);
     std::lock_guard lock(pass.walks_mutex);
+    if (pass.walked_for_nothing == task) return nullptr;
     for (const auto& [known, walk] : pass.walks) {
       if (known == task) return walk.get();
     }
@@ -177,18 +182,19 @@ ikkuna_pass* ikkuna_on_reached(ikkuna_thread* thread, ikkuna_pass* handle, int64
     const uint32_t number = state.tracker.Walked(step->root->tracked, thread->body.id, pass.tracked, task, numbered);
     // One that runs within another, as checkpointing does, is part of it.
     for (const auto& [other, walk] : pass.walks) {
-      if (walk && walk->body->number == number) return walk.get();
+      if (walk->body->number == number) return walk.get();
     }
-    std::unique_ptr<ikkuna_pass> walk;
-    if (number != 0) {
-      walk = std::make_unique<ikkuna_pass>();
-      walk->body = std::make_shared<Pass>();
-      walk->body->step = step;
-      walk->body->number = number;
-      walk->body->of_walk = true;
-      PublishPassStarted(session, *step, number);
-      step->root->recorded[number] = walk->body;
+    if (number == 0) {
+      pass.walked_for_nothing = task;
+      return nullptr;
     }
+    auto walk = std::make_unique<ikkuna_pass>();
+    walk->body = std::make_shared<Pass>();
+    walk->body->step = step;
+    walk->body->number = number;
+    walk->body->of_walk = true;
+    PublishPassStarted(session, *step, number);
+    step->root->recorded[number] = walk->body;
     return pass.walks.emplace_back(task, std::move(walk)).second.get();
   });
 }
@@ -263,7 +269,7 @@ int ikkuna_on_end(ikkuna_thread* thread, uint16_t root) {
 
 int ikkuna_next_take(ikkuna_thread* thread, ikkuna_take* take) {
   if (thread == nullptr) return 0;
-  if (take == nullptr || take->size < sizeof(ikkuna_take)) {
+  if (take == nullptr || take->size < kLeastTake) {
     return Refuse(*thread->body.state, "a take needs `size` to be sizeof(ikkuna_take)");
   }
   Thread& body = thread->body;
@@ -271,7 +277,10 @@ int ikkuna_next_take(ikkuna_thread* thread, ikkuna_take* take) {
     Guarded(*body.state, 0, [&](Session& session) { return HandleWaiting(*body.state, session, body), 0; });
   }
   if (body.takes.empty()) return 0;
-  *take = body.takes.front();
+  // A program knows the fields of its own version, and its `size` stays.
+  const size_t size = take->size;
+  std::memcpy(static_cast<void*>(take), &body.takes.front(), std::min(size, sizeof *take));
+  take->size = size;
   body.takes.pop_front();
   return 1;
 }

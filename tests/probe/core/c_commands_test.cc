@@ -3,6 +3,7 @@
 #include <functional>
 #include <thread>
 
+#include "probe/core/c_handle.h"
 #include "tests/probe/core/c_tracked_loop.h"
 
 namespace ikkuna {
@@ -10,7 +11,7 @@ namespace {
 
 class Commands : public CInterface {
  protected:
-  ikkuna_session* Start(int control, bool handler = true) {
+  ikkuna_session* Start(int control, bool handler = true, bool with_root = true) {
     ikkuna_options options = OptionsFor(daemon_);
     options.quiet = 1;
     options.control = control;
@@ -22,7 +23,7 @@ class Commands : public CInterface {
     if (prepared_) options.prepared = [](void* self) { return static_cast<Commands*>(self)->prepared_() ? 1 : 0; };
     session_ = ikkuna_open(&options);
     daemon_.Accept({});
-    root_ = ikkuna_root(session_, "net");
+    if (with_root) root_ = ikkuna_root(session_, "net");
     return session_;
   }
   void TearDown() override {
@@ -245,6 +246,45 @@ TEST_F(Commands, BehindASkippedStepAreForTheStepThatFollows) {
   ASSERT_EQ(taken_.size(), 2u);
   EXPECT_EQ(taken_[1].id, behind);
   EXPECT_EQ(taken_[1].step, number + 1);
+}
+
+// The thread of the session runs before ikkuna_open() has returned; a front end without its handle cannot act.
+TEST_F(Commands, NothingIsPreparedBeforeThereIsARoot) {
+  std::atomic<int> early{0}, asked{0};
+  prepared_ = [&] {
+    early += root_ == 0;
+    return ++asked > 0;
+  };
+  Start(IKKUNA_CONTROL_ALL, true, false);
+  daemon_.Command(shm::CommandType::kFreeze, 0, 0, 0, 9);
+  const uint64_t prepare = daemon_.Command(shm::CommandType::kPrepare);
+  // The session's thread looks at what is there before it writes its clock again.
+  const auto clock = [&] { return daemon_.view().ReadStatus().status.clock_generation; };
+  for (int round = 0; round < 2; ++round) {
+    const auto end = std::chrono::steady_clock::now() + test::kWatchdog;
+    for (const uint64_t seen = clock(); clock() == seen;) ASSERT_LT(std::chrono::steady_clock::now(), end);
+  }
+  EXPECT_EQ(asked, 0);
+  root_ = 1;
+  EXPECT_EQ(ikkuna_root(session_, "net"), 1u);
+  ASSERT_TRUE(Done(prepare));
+  EXPECT_EQ(early, 0);
+  EXPECT_GT(asked, 0);
+}
+
+// An evaluation that is done on a command is the trainer's time.
+TEST_F(Commands, WhatIsDoneOnThemIsOnNobodysAccount) {
+  Start(IKKUNA_CONTROL_ALL);
+  constexpr uint64_t kLong = 300'000'000;
+  on_take_ = [&](const ikkuna_command&) {
+    for (const uint64_t begin = MonotonicNs(); MonotonicNs() - begin < kLong;) {
+    }
+  };
+  ASSERT_TRUE(Done(daemon_.Command(shm::CommandType::kEvaluate, root_)));
+  ikkuna_step* step = ikkuna_step_begin(session_, root_, IKKUNA_TAG_DEFAULT, 0, 0);
+  ASSERT_EQ(taken_.size(), 1u);
+  EXPECT_LT(session_->state->roots[root_ - 1u].spent.total_ns.load(), kLong);
+  ikkuna_step_end(step, 0);
 }
 
 }  // namespace

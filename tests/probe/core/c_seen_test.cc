@@ -2,7 +2,9 @@
 // refused.
 #include <thread>
 
+#include "probe/core/c_handle.h"
 #include "tests/probe/core/c_tracked_loop.h"
+#include "tests/probe/core/child.h"
 
 namespace ikkuna {
 namespace {
@@ -71,6 +73,7 @@ class Seen : public CInterface {
   ikkuna_session* session_ = nullptr;
   ikkuna_thread* thread_ = nullptr;
   std::unique_ptr<Net> net_;
+  std::vector<ikkuna_step*> forgotten_;
 };
 
 TEST_F(Seen, WhereNothingIsDueNothingIsToBeTaken) {
@@ -407,6 +410,87 @@ TEST_F(Seen, EpochMarkersBearTheEpochTheyAreOf) {
   const std::vector<std::pair<Kind, uint32_t>> expected{
       {Kind::kEpochFinished, 0}, {Kind::kEpochStarted, 1}, {Kind::kEpochFinished, 1}, {Kind::kEpochStarted, 2}};
   EXPECT_EQ(markers, expected);
+}
+
+// A handle that is never ended holds back its step for a while, and what else waits behind it no longer.
+TEST_F(Seen, AStepWhoseHandleIsForgottenEndsWithoutIt) {
+  Start(KindBit(Kind::kWeightGradients));
+  ASSERT_EQ(StepUntaken(), 1);
+  const ikkuna_take held = Next();
+  for (int i = 0; i < 80; ++i) {
+    ASSERT_EQ(StepUntaken(), 1);
+    const ikkuna_take kept = Next();
+    Publish(kept, IKKUNA_WEIGHT_GRADIENTS);
+    if (i != 79) forgotten_.push_back(kept.step);
+    if (i == 79) ikkuna_step_end(kept.step, 0);
+  }
+  const auto ends = Ends();
+  ASSERT_GE(ends.size(), 10u);
+  EXPECT_EQ(ends[0].global_step, 100u);
+  EXPECT_EQ(ends[0].marker.dropped_kinds, KindBit(Kind::kWeightGradients));
+  EXPECT_NE(Notes().find("was not ended for 64 steps"), std::string::npos) << Notes();
+  const ikkuna_array array = CArray(net_->values.weight.data(), sizes_);
+  EXPECT_EQ(ikkuna_step_array(held.step, IKKUNA_WEIGHT_GRADIENTS, net_->fc, net_->weight_id, 0, &array), -1);
+  EXPECT_NE(error().find("step 100 has ended without this handle"), std::string::npos) << error();
+  EXPECT_EQ(ikkuna_step_end(held.step, 0), 1);
+  for (ikkuna_step* step : forgotten_) ikkuna_step_end(step, 0);
+  EXPECT_EQ(Ends().size() + ends.size(), 80u) << "each once; the last waits for its update";
+}
+
+// A graph that is kept for the whole run, and walked in each step.
+TEST_F(Seen, AKeptPassMakesNothingGrow) {
+  Start(KindBit(Kind::kLayerGradients) | KindBit(Kind::kLoss));
+  ikkuna_pass* const open = ikkuna_on_pass(thread_, net_->root, 0);  // no backward ever reaches it
+  ikkuna_pass* const kept = ikkuna_on_pass(thread_, net_->root, 0);
+  ikkuna_on_reached(thread_, kept, 0);
+  ikkuna_on_gradient(thread_, net_->root, 0, 0);
+  ikkuna_on_backward_end(thread_, 0);
+  ikkuna_on_write(thread_, net_->root, IKKUNA_WRITE_ARITHMETIC, net_->weight_id, IKKUNA_SEEN_GRADIENT);
+  for (int i = 0; i < 2000; ++i) {
+    ikkuna_pass_end(ikkuna_on_pass(thread_, net_->root, 0));  // no backward reaches it
+    StepUntaken();
+    const int64_t task = Trainer::NextTask();
+    ikkuna_on_reached(thread_, kept, task);
+    ikkuna_on_backward_end(thread_, task);
+  }
+  EXPECT_LT(session_->state->roots[net_->root - 1u].recorded.size(), 600u);
+  EXPECT_LT(kept->body->walks.size(), 10u);
+  EXPECT_LE(session_->state->tasks.size(), 256u);
+  ikkuna_pass_end(kept);
+  ikkuna_pass_end(open);
+}
+
+// A DataLoader's worker, forked while another thread of the trainer was within a call.
+TEST_F(Seen, InAForkedChildNoCallWaitsForAThreadThatIsNotThere) {
+  Start(KindBit(Kind::kWeightGradients));
+  StepUntaken();
+  std::unique_lock held(session_->state->roots[net_->root - 1u].mutex);
+  Child child([&] {
+    if (ikkuna_next_step(session_, net_->root) != 0) return 1;
+    ikkuna_on_write(thread_, net_->root, IKKUNA_WRITE_ARITHMETIC, net_->weight_id, IKKUNA_SEEN_GRADIENT);
+    ikkuna_on_gradient(thread_, net_->root, 7, 0);
+    ikkuna_thread_end(thread_);
+    ikkuna_close(session_);
+    return 0;
+  });
+  EXPECT_EQ(child.End(), 0);
+  held.unlock();
+}
+
+// Programs that were built with another version of the header.
+TEST_F(Seen, ATakeMayHaveMoreFieldsThanTheLibraryKnows) {
+  Start(KindBit(Kind::kWeightGradients));
+  ASSERT_EQ(StepUntaken(), 1);
+  struct {
+    ikkuna_take take;
+    uint64_t later;
+  } longer{{}, 77};
+  longer.take.size = sizeof longer;
+  ASSERT_EQ(ikkuna_next_take(thread_, &longer.take), 1);
+  EXPECT_EQ(longer.take.size, sizeof longer);
+  EXPECT_EQ(longer.take.number, 100u);
+  EXPECT_EQ(longer.later, 77u);
+  ikkuna_step_end(longer.take.step, 0);
 }
 
 }  // namespace
