@@ -1,5 +1,7 @@
 // The C interface over Session: messages that are announced before their bytes are there.
+#include <algorithm>
 #include <atomic>
+#include <cstddef>
 #include <cstring>
 #include <limits>
 #include <new>
@@ -16,6 +18,7 @@ namespace {
 struct Late {
   std::shared_ptr<State> state;
   MessageHeader header;  // its step may be over when it comes
+  Root* root = nullptr;
   shm::LateSpan span;
   int content = IKKUNA_NOTHING;
   uint64_t moments = 0;
@@ -99,6 +102,7 @@ ikkuna_late* Announce(Step& step, Pass* pass, uint16_t call, const Place& place,
     auto made = std::make_unique<ikkuna_late>();
     Late& late = made->body;
     late.state = state;
+    late.root = step.root;
     late.header = header;
     late.header.dropped_kinds = nullptr;
     late.moments = want.moments;
@@ -153,11 +157,15 @@ ikkuna_late* ikkuna_pass_late(ikkuna_pass* pass, int kind, uint32_t module, uint
 int ikkuna_late_place(const ikkuna_late* late, ikkuna_place* place) {
   if (late == nullptr) return 0;
   const Late& body = late->body;
-  if (place == nullptr || place->size < sizeof(ikkuna_place)) {
+  constexpr size_t kLeast = offsetof(ikkuna_place, content) + sizeof(int32_t);  // of version 2
+  if (place == nullptr || place->size < kLeast) {
     return Refuse(*body.state, "a place needs `size` to be sizeof(ikkuna_place)");
   }
   return Guarded(*body.state, 0, [&](Session&) {
-    *place = {sizeof *place, body.span.data(), body.span.bytes(), body.span.word(), body.span.seq(), body.content};
+    // A program knows the fields of its own version, and its `size` stays.
+    const size_t size = place->size;
+    const ikkuna_place whole{size, body.span.data(), body.span.bytes(), body.span.word(), body.span.seq(), body.content};
+    std::memcpy(static_cast<void*>(place), &whole, std::min(size, sizeof whole));
     return 1;
   });
 }
@@ -169,6 +177,10 @@ int ikkuna_late_fill(ikkuna_late* late, const ikkuna_array* given) {
     Array array;
     if (const std::string why = WhyNot(late->body, given, array); !why.empty())
       return Refuse(state, late->body.about + ": " + why);
+    Spent& spent = late->body.root->spent;
+    Timer timer(spent.total_ns, late->body.content == IKKUNA_TENSOR   ? &spent.tensor_ns
+                                : late->body.content == IKKUNA_NUMBER ? &spent.scalar_ns
+                                                                      : nullptr);
     if (!Fill(late->body, array)) {
       session.CountFailed(late->body.header);
       late->body.span.GiveUp();

@@ -7,6 +7,7 @@
 #include <stdexcept>
 #include <thread>
 
+#include "probe/core/c_handle.h"
 #include "probe/core/session.h"
 #include "shared/stats/derive.h"
 #include "shared/stats/stats_pass.h"
@@ -245,6 +246,40 @@ TEST_F(LateBytes, StatisticsThatNoTensorHasAreGivenUpAndCounted) {
   EXPECT_EQ(ikkuna_late_fill(late, &form), 0);
   EXPECT_FALSE(Ready(messages.back()));
   EXPECT_EQ(daemon_.view().ReadStatus().status.dropped[static_cast<size_t>(DropReason::kFailed)], 1u);
+}
+
+// The pass over the elements is the dear part of it, on whichever thread.
+TEST_F(LateBytes, FillingIsOnTheAccountOfTheRoot) {
+  Start(Level::kTensor);
+  ikkuna_late* late = Announce();
+  ASSERT_NE(late, nullptr) << error();
+  const auto& spent = session_->state->roots[root_ - 1u].spent;
+  const uint64_t total = spent.total_ns.load(), tensors = spent.tensor_ns.load();
+  const ikkuna_array array = CArray(values_, sizes_);
+  EXPECT_EQ(ikkuna_late_fill(late, &array), 1);
+  EXPECT_GT(spent.total_ns.load(), total);
+  EXPECT_GT(spent.tensor_ns.load(), tensors);
+}
+
+// Programs that were built with another version of the header.
+TEST_F(LateBytes, APlaceMayHaveMoreOrFewerFieldsThanTheLibraryKnows) {
+  Start(Level::kTensor);
+  ikkuna_late* late = Announce();
+  ASSERT_NE(late, nullptr) << error();
+  struct {
+    ikkuna_place place;
+    uint64_t later;
+  } longer{{}, 77};
+  longer.place.size = sizeof longer;
+  ASSERT_EQ(ikkuna_late_place(late, &longer.place), 1);
+  EXPECT_EQ(longer.place.size, sizeof longer);
+  EXPECT_EQ(longer.place.bytes, sizeof values_);
+  EXPECT_EQ(longer.later, 77u);
+  ikkuna_place shorter{};
+  shorter.size = offsetof(ikkuna_place, content) + sizeof shorter.content;  // of version 2, without what fills it up
+  EXPECT_EQ(ikkuna_late_place(late, &shorter), 1);
+  EXPECT_EQ(shorter.content, IKKUNA_TENSOR);
+  ikkuna_late_end(late, IKKUNA_LATE_NEVER);
 }
 
 }  // namespace
