@@ -150,6 +150,22 @@ void Event::Leave(const std::shared_ptr<Step>& step) {
                    std::to_string(kMaxLeaving) + " steps (ikkuna_step_end(), ikkuna_thread_end())");
 }
 
+// Where a lane went into that of all and both had a step, its number is nobody's any more: what was published under it
+// ends, and is not whole.
+void Event::EndMerged() {
+  const auto holds = [&](size_t lane, const Step& step) {
+    return tracker_.OpenStepOf(root_.tracked, static_cast<uint32_t>(lane)) == step.header.step;
+  };
+  for (size_t i = 0; root_.lanes.size() > 1 && i < root_.lanes.size(); ++i) {
+    const std::shared_ptr<Step> step = root_.lanes[i].open;
+    if (!step || holds(i, *step) || holds(0, *step)) continue;
+    root_.lanes[i].open.reset();
+    if (!step->started) continue;
+    step->dropped_kinds.fetch_or(step->due.due_kinds());
+    Leave(step);
+  }
+}
+
 void Event::NoteDue(uint32_t lane) {
   const bool due = LaneOf(root_, lane).open && LaneOf(root_, lane).open->due.any();
   const uint64_t next = tracker_.NextStep(root_.tracked);
@@ -262,6 +278,7 @@ void Event::FinishAll(const std::vector<StepToClose>& closing) {
 ikkuna_pass* Event::BeginPass(uint32_t seen) {
   const int m = root_.tracked;
   between_ = true;
+  EndMerged();
   auto made = std::make_unique<ikkuna_pass>();
   made->body = std::make_shared<Pass>();
   Pass& pass = *made->body;
@@ -383,6 +400,7 @@ void Event::Evaluation() {
 
 void Event::CloseAll() {
   between_ = true;
+  EndMerged();
   FinishAll(tracker_.CloseSteps(root_.tracked, thread_.id, StepTracker::CloseAt::kAll));
 }
 

@@ -46,6 +46,7 @@ class Event {
   bool WroteAll(const TrackedLane& lane) const;
   void Finish(const StepToClose& closing);
   void FinishAll(const std::vector<StepToClose>& closing);
+  void EndMerged();
   void Leave(const std::shared_ptr<Step>& step);
   void NoteDue(uint32_t lane);
 

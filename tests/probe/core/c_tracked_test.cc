@@ -477,5 +477,39 @@ TEST_F(TrackedLoop, HogwildAtOnce) {
   EXPECT_LE(steps, kThreads * kSteps + kThreads);
 }
 
+// Where both have begun a step, that of the thread that ends becomes one with the others': its number is not one that
+// began and never ended.
+TEST_F(TrackedLoop, OfTwoStepsThatBecomeOneBothEnd) {
+  Start(1);
+  auto other = std::make_unique<Trainer>(session_);
+  for (int i = 0; i < 10; ++i) {
+    first_->ZeroGrad();
+    Graph mine = main_->Forward(*first_), others = other->Forward(*first_);
+    main_->Backward({&mine});
+    other->Backward({&others});
+    main_->Write(*first_);
+    other->Write(*first_);
+  }
+  Trainer third(session_);
+  Graph of_all = third.Forward(*first_);
+  Graph left = other->Forward(*first_);
+  other->Backward({&left});
+  other.reset();
+  third.Backward({&of_all});
+  third.Write(*first_);
+  main_->Forward(*first_);
+  ikkuna_on_end(main_->thread(), first_->root);
+  main_->Take(*first_);
+  Read();
+  const uint64_t next = ikkuna_next_step(session_, first_->root);
+  size_t lost = 0;
+  for (const auto& [number, got] : got_[first_->root]) {
+    if (number + 1 == next) continue;  // is open
+    EXPECT_TRUE(got.finished || got.begun == 0) << number;
+    lost += got.finished && (got.dropped & KindBit(Kind::kWeightGradients)) != 0;
+  }
+  EXPECT_EQ(lost, 1u);
+}
+
 }  // namespace
 }  // namespace ikkuna
