@@ -32,7 +32,7 @@
  *
  * Threads: any thread may begin a pass of a step and publish in it, several passes may be open at once; one pass is one
  * thread's at a time, and so is what is done with the step itself, until the next begins on another. ikkuna_open() and
- * ikkuna_close() run alone.
+ * ikkuna_close() run alone. In a forked child nothing is watched: calls do nothing there, and handles may be ended or left.
  * Results: -1 is a refusal, and ikkuna_error() says on the same thread what was wrong and what to do. 1: published.
  * 0: not wanted, or dropped, which the daemon shows. What was wanted and is refused is counted there, too. A handle that is
  * NULL is taken, and nothing comes of it.
@@ -105,7 +105,8 @@ typedef struct ikkuna_options {
   void (*on_command)(void* context, const ikkuna_command* command);
   /* A command to several ranks is being prepared, and none gets it unless all acknowledge: 1 acknowledges that this one
    * makes steps and will act, 0 does not, and it is asked again in 50 ms (the daemon gives up after 5 s). NULL: 1. Called on
-   * a thread of the session, for which ikkuna_close() waits: what it needs must be free then. */
+   * a thread of the session, once there is a root. ikkuna_close() waits for it, and so does what else that thread does: read
+   * an atomic, and take no lock that a caller of these calls may hold. */
   int (*prepared)(void* context);
   void* context;       /* of both */
   uint64_t late_kb;    /* room for values that are announced before they are there, see ikkuna_step_late(); 0: none */
@@ -269,7 +270,7 @@ IKKUNA_API ikkuna_late* ikkuna_step_late(ikkuna_step* step, int kind, uint32_t m
 IKKUNA_API ikkuna_late* ikkuna_pass_late(ikkuna_pass* pass, int kind, uint32_t module, uint32_t param, uint16_t call,
                                          uint16_t flags, const ikkuna_array* form);
 /* It is there, in host memory, of the data type and sizes that were announced: what is wanted of it is computed or copied on
- * this thread, which may be any. Frees the handle, but where it is refused (-1): then it is to be ended still. */
+ * this thread, which may be any, on the account of its root. 0: there are no such statistics, which is counted. Frees the handle, but where it is refused (-1): then it is to be ended still. */
 IKKUNA_API int ikkuna_late_fill(ikkuna_late* late, const ikkuna_array* array);
 /* For who fills it otherwise, such as a kernel: what stands in `bytes` at `data` is IKKUNA_TENSOR, the elements row-major
  * without gaps (halves that were announced with a scale as floats); IKKUNA_SUMMARY, statistics as the wire format lays them out;
@@ -296,7 +297,8 @@ IKKUNA_API int ikkuna_late_end(ikkuna_late* late, int how);
  * Each ikkuna_on_ call returns how many takes wait on the thread, or -1; take them, with ikkuna_next_take(), before the
  * framework goes on: then the weights and gradients are what they were in the step. Each names a step, whose handle is ended
  * with ikkuna_step_end() when all is published. What is not taken until the thread's next ikkuna_on_ call is given up, and its
- * step lacks it. The end of a step is published when the step is over and its handles are ended, in either order. */
+ * step lacks it. The end of a step is published when the step is over and its handles are ended, in either order; where one is
+ * not ended for 64 steps that wait behind it, its step ends without, and lacks what it would have brought. */
 enum { IKKUNA_SAYS_BOUNDARIES = 1 }; /* only ikkuna_on_boundary() ends steps, whatever writes */
 IKKUNA_API uint16_t ikkuna_root_tracked(ikkuna_session* session, const char* name, uint32_t flags);
 /* The number that the root's next step takes. */
