@@ -282,5 +282,25 @@ TEST_F(LateBytes, APlaceMayHaveMoreOrFewerFieldsThanTheLibraryKnows) {
   ikkuna_late_end(late, IKKUNA_LATE_NEVER);
 }
 
+// A loss scale lifts gradients out of what halves can hold: they go as floats, announced or not.
+TEST_F(LateBytes, AScaledHalfGoesAsAFloat) {
+  Start(Level::kTensor);
+  const uint16_t halves[4] = {0x3c00, 0x4000, 0x4200, 0x4600};  // 1, 2, 3, 6
+  ikkuna_array form = CArray(nullptr, sizes_, IKKUNA_F16);
+  form.scale = .5;
+  ikkuna_late* late = ikkuna_step_late(step_->step(), IKKUNA_WEIGHTS, fc_, weight_, 0, &form);
+  ASSERT_NE(late, nullptr) << error();
+  auto messages = Read();
+  form.data = halves;
+  ikkuna_array unscaled = form;
+  unscaled.scale = 1;
+  EXPECT_EQ(ikkuna_late_fill(late, &unscaled), -1) << "it is not what was announced";
+  EXPECT_EQ(ikkuna_late_fill(late, &form), 1);
+  ASSERT_TRUE(Ready(messages.back()));
+  const float expected[4] = {.5, 1, 1.5, 3};
+  ASSERT_EQ(messages.back().payload_bytes, sizeof expected);
+  EXPECT_EQ(std::memcmp(messages.back().payload, expected, sizeof expected), 0);
+}
+
 }  // namespace
 }  // namespace ikkuna

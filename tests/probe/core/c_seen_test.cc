@@ -493,5 +493,88 @@ TEST_F(Seen, ATakeMayHaveMoreFieldsThanTheLibraryKnows) {
   ikkuna_step_end(longer.take.step, 0);
 }
 
+TEST_F(Seen, RatesComeAtTheEndOfAStepAndMomentsBehindItsWrite) {
+  Start(KindBit(Kind::kLearningRate) | KindBit(Kind::kExpAvg));
+  ASSERT_EQ(StepUntaken(), 1);
+  const ikkuna_take rates = Next();
+  EXPECT_EQ(rates.take, static_cast<uint32_t>(IKKUNA_TAKE_RATES));
+  EXPECT_EQ(ikkuna_rate(rates.step, "all", .125), 1);
+  ikkuna_step_end(rates.step, 0);
+  ikkuna_pass* pass = ikkuna_on_pass(thread_, net_->root, 0);
+  const ikkuna_take moments = Next();
+  EXPECT_EQ(moments.take, static_cast<uint32_t>(IKKUNA_TAKE_MOMENTS));
+  EXPECT_EQ(moments.number, 100u);
+  Publish(moments, IKKUNA_EXP_AVG);
+  ikkuna_step_end(moments.step, 0);
+  ikkuna_pass_end(pass);
+  std::vector<double> told;
+  size_t averages = 0;
+  for (const auto& message : daemon_.Drain()) {
+    const auto kind = static_cast<Kind>(message.record.kind);
+    if (kind == Kind::kLearningRate) told.push_back(message.record.scalar);
+    averages += kind == Kind::kExpAvg;
+    if (kind == Kind::kBatchFinished) {
+      EXPECT_EQ(message.record.marker.dropped_kinds, 0u);
+    }
+  }
+  EXPECT_EQ(told, std::vector<double>{.125});
+  EXPECT_EQ(averages, 1u);
+}
+
+// An optimizer within backward: the gradients of the step are gone when it ends, and the weights have moved.
+TEST_F(Seen, GradientsThatBackwardUsedEndAStep) {
+  Start(KindBit(Kind::kWeights));
+  for (uint64_t i = 0; i < 4; ++i) {
+    ikkuna_pass* pass = ikkuna_on_pass(thread_, net_->root, 0);
+    ikkuna_on_reached(thread_, pass, 3);
+    ikkuna_on_gradient(thread_, net_->root, 3, 0);
+    ikkuna_on_backward_end(thread_, 3);
+    EXPECT_GE(ikkuna_on_gradients_used(thread_, net_->root, 3), 0);
+    ikkuna_pass_end(pass);
+    EXPECT_EQ(ikkuna_next_step(session_, net_->root), 101 + i);
+  }
+  EXPECT_EQ(ikkuna_on_gradients_used(thread_, net_->root, 4), 0) << "no backward pass of this number was";
+  ikkuna_on_end(thread_, net_->root);
+  const auto ends = Ends();
+  ASSERT_EQ(ends.size(), 4u);
+  for (const shm::Record& end : ends) EXPECT_EQ(end.flags, kFlagStepInferred);
+}
+
+// A loop that puts its gradients where they belong by itself is known by its passes and writes.
+TEST_F(Seen, WithoutGradientsByHooksNewOnesAreLookedFor) {
+  Start(KindBit(Kind::kWeights));
+  EXPECT_NE(ikkuna_look(session_, net_->root) & IKKUNA_LOOK_WRITES, 0u);
+  for (int i = 0; i < 12; ++i) {
+    ikkuna_pass* pass = ikkuna_on_pass(thread_, net_->root, 0);
+    ikkuna_on_reached(thread_, pass, i);
+    ikkuna_on_backward_end(thread_, i);
+    for (const uint32_t param : {net_->weight_id, net_->bias_id}) {
+      ikkuna_on_write(thread_, net_->root, IKKUNA_WRITE_ARITHMETIC, param,
+                      IKKUNA_SEEN_GRADIENT | IKKUNA_SEEN_NEW_GRADIENT);
+    }
+    ikkuna_pass_end(pass);
+  }
+  const uint64_t next = ikkuna_next_step(session_, net_->root);
+  EXPECT_GE(next, 109u) << "one a round, from the third on";
+  EXPECT_LE(next, 112u);
+  StepUntaken();
+  EXPECT_EQ(ikkuna_look(session_, net_->root) & IKKUNA_LOOK_WRITES, 0u);
+}
+
+// Fine-tuning with the model in evaluation mode: what was evaluated is trained on.
+TEST_F(Seen, APassInEvaluationModeTrains) {
+  Start(KindBit(Kind::kWeights) | KindBit(Kind::kLoss));
+  for (int i = 0; i < 6; ++i) {
+    ikkuna_pass* pass = ikkuna_on_pass(thread_, net_->root, IKKUNA_SEEN_EVALUATING);
+    EXPECT_GE(ikkuna_pass_scalar(pass, IKKUNA_LOSS, 0, i), 0);
+    ikkuna_on_reached(thread_, pass, i);
+    ikkuna_on_gradient(thread_, net_->root, i, 0);
+    ikkuna_on_backward_end(thread_, i);
+    ikkuna_on_write(thread_, net_->root, IKKUNA_WRITE_ARITHMETIC, net_->weight_id, IKKUNA_SEEN_GRADIENT);
+    ikkuna_pass_end(pass);
+  }
+  EXPECT_EQ(ikkuna_next_step(session_, net_->root), 106u);
+}
+
 }  // namespace
 }  // namespace ikkuna
