@@ -146,7 +146,8 @@ void Event::Leave(const std::shared_ptr<Step>& step) {
   if (root_.leaving.size() <= kMaxLeaving) return;
   const std::shared_ptr<Step> oldest = root_.leaving.front();
   EndWithoutHandles(session_, *oldest);
-  session_.AddNote("steps of " + Shown(root_) + " end without what was taken of them: a handle of theirs was not ended for " +
+  session_.AddNote("steps of " + Shown(root_) +
+                   " end without what was taken of them: a handle of theirs was not ended for " +
                    std::to_string(kMaxLeaving) + " steps (ikkuna_step_end(), ikkuna_thread_end())");
 }
 
@@ -247,8 +248,8 @@ void Event::End(const StepEnd& end, bool gradients) {
   boundary_ = tracker_.OpenStepOf(root_.tracked, end.lane).value_or(tracker_.NextStep(root_.tracked));
 }
 
-// Each parameter that is trained was seen to be written since the step ended. Of a front end that tells of the first alone
-// that is never known.
+// Each parameter that is trained was seen to be written since the step ended. Of a front end that tells of the first
+// alone that is never known.
 bool Event::WroteAll(const TrackedLane& lane) const {
   std::lock_guard lock(state_->names_mutex);
   return std::all_of(state_->params.begin(), state_->params.end(), [&](const auto& one) {
@@ -262,11 +263,13 @@ bool Event::WroteAll(const TrackedLane& lane) const {
   });
 }
 
-// The finished step's updates. Where another thread wrote it, that may not be through: what is taken now may be half of it.
+// The finished step's updates. Where another thread wrote it, that may not be through: what is taken now may be half of
+// it.
 void Event::Finish(const StepToClose& closing) {
   const std::shared_ptr<Step> step = std::exchange(LaneOf(root_, closing.lane).closing, nullptr);
   if (!step) return;
-  if (closing.spanned || (closing.writing && !WroteAll(LaneOf(root_, closing.lane)))) step->flags.fetch_or(kFlagWeightsChangedOutside);
+  if (closing.spanned || (closing.writing && !WroteAll(LaneOf(root_, closing.lane))))
+    step->flags.fetch_or(kFlagWeightsChangedOutside);
   Queue(step, IKKUNA_TAKE_UPDATES | IKKUNA_TAKE_MOMENTS);
   Leave(step);
 }

@@ -196,7 +196,7 @@ struct Pass {
   std::mutex walks_mutex;
   // Guarded by walks_mutex.
   std::vector<std::pair<TaskId, std::unique_ptr<ikkuna_pass>>> walks;  // by task
-  TaskId walked_for_nothing = 0;  // the last task of which nothing is published
+  TaskId walked_for_nothing = 0;                                       // the last task of which nothing is published
 };
 
 // A thread of a trainer whose steps are followed; one caller at a time.

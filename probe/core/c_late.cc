@@ -164,7 +164,8 @@ int ikkuna_late_place(const ikkuna_late* late, ikkuna_place* place) {
   return Guarded(*body.state, 0, [&](Session&) {
     // A program knows the fields of its own version, and its `size` stays.
     const size_t size = place->size;
-    const ikkuna_place whole{size, body.span.data(), body.span.bytes(), body.span.word(), body.span.seq(), body.content};
+    const ikkuna_place whole{size,        body.span.data(), body.span.bytes(), body.span.word(), body.span.seq(),
+                             body.content};
     std::memcpy(static_cast<void*>(place), &whole, std::min(size, sizeof whole));
     return 1;
   });

@@ -12,6 +12,8 @@ namespace ikkuna::probe::c {
 
 namespace {
 
+constexpr const char* kNoRoom = "a limit of the format is reached, and a note says which: there is no room for this name";
+
 uint64_t NextSerial() {
   static std::atomic<uint64_t> last{0};
   return ++last;
@@ -99,7 +101,7 @@ uint16_t AddRoot(ikkuna_session* s, const char* name, bool follows, bool manual)
                                (follows ? "given" : "found from what is seen") + ": choose another name"), 0;
     }
     const uint16_t fresh = session.AddRoot(Text(name));
-    if (fresh == 0) return 0;
+    if (fresh == 0) return Refuse(state, kNoRoom), 0;
     Root& root = state.roots[fresh - 1u];
     root.name = Text(name);
     root.follows = follows;
@@ -170,7 +172,8 @@ ikkuna_session* ikkuna_open(const ikkuna_options* given) {
   try {
     ikkuna_options options{};
     if (given != nullptr && given->size == 0) {
-      ikkuna::probe::PrintNow("ikkuna_options.size is 0: all options are taken as their defaults; set it to sizeof(ikkuna_options)");
+      ikkuna::probe::PrintNow(
+          "ikkuna_options.size is 0: all options are taken as their defaults; set it to sizeof(ikkuna_options)");
     }
     if (given != nullptr) std::memcpy(&options, given, std::min(given->size, sizeof options));
     handle->state = Open(options);
@@ -221,6 +224,7 @@ uint32_t ikkuna_module(ikkuna_session* s, uint16_t root, const char* path, const
     }
     known.type = Text(type);
     known.flags = flags;
+    if (known.id == 0) Refuse(state, kNoRoom);
     if (known.id != 0) state.root_of_module[known.id] = root;
     return known.id;
   });
@@ -254,6 +258,7 @@ uint32_t ikkuna_param(ikkuna_session* s, uint16_t root, uint32_t module, const c
     known.dtype = dtype;
     known.sizes = given;
     known.flags = flags;
+    if (known.id == 0) Refuse(state, kNoRoom);
     if (known.id != 0) state.module_of_param[known.id] = module;
     return known.id;
   });
@@ -296,7 +301,11 @@ int ikkuna_shard(ikkuna_session* s, uint32_t param, int ndim, const int64_t* siz
 uint16_t ikkuna_tag(ikkuna_session* s, const char* name) {
   static_assert(ikkuna::probe::kNoTag == UINT16_MAX);
   if (s == nullptr || !s->state) return UINT16_MAX;
-  return Guarded(*s->state, uint16_t{UINT16_MAX}, [&](Session& session) { return session.TagId(Text(name)); });
+  return Guarded(*s->state, uint16_t{UINT16_MAX}, [&](Session& session) {
+    const uint16_t id = session.TagId(Text(name));
+    if (id == ikkuna::probe::kNoTag) Refuse(*s->state, kNoRoom);
+    return id;
+  });
 }
 
 void ikkuna_fact(ikkuna_session* s, const char* key, const char* value) {

@@ -209,7 +209,8 @@ int FindPlace(Session& session, Step& step, Pass* pass, uint16_t call, const Pla
   if (pass == nullptr && step.followed()) {
     std::lock_guard lock(step.mutex);
     if (step.over) {
-      return Refuse(state, "step " + std::to_string(step.header.step) + " has ended without this handle: end each in time");
+      return Refuse(state,
+                    "step " + std::to_string(step.header.step) + " has ended without this handle: end each in time");
     }
   }
   const std::string why = WhyUnnamed(state, step.root->id, place);

@@ -29,7 +29,8 @@ TaskId TaskOf(State& state, Thread& thread, int64_t given) {
     known = found->known;
   } else {
     if (state.tasks.size() >= kMaxTasks) {
-      const auto over = std::find_if(state.tasks.begin(), state.tasks.end(), [](const auto& task) { return task.ended; });
+      const auto over =
+          std::find_if(state.tasks.begin(), state.tasks.end(), [](const auto& task) { return task.ended; });
       state.tasks.erase(over == state.tasks.end() ? state.tasks.begin() : over);
     }
     known = ++state.last_task;
@@ -53,8 +54,8 @@ TaskId LastTask(State& state, int64_t given, bool ends) {
   return found->known;
 }
 
-// Those that came with the takes of an event: what the front end does on one is done to the step that comes, and must not
-// reach what of the last is not read yet.
+// Those that came with the takes of an event: what the front end does on one is done to the step that comes, and must
+// not reach what of the last is not read yet.
 void HandleWaiting(State& state, Session& session, Thread& thread) {
   if (!thread.takes.empty() || !thread.boundary) return;
   const Thread::Boundary boundary = *std::exchange(thread.boundary, std::nullopt);

@@ -177,7 +177,8 @@ TEST_F(Commands, ReachATrackedRoot) {
   EXPECT_EQ(taken_[1].step, 3u);
 }
 
-// What a front end does on a command, a freeze or an evaluation, must not reach what of the step before is not read yet.
+// What a front end does on a command, a freeze or an evaluation, must not reach what of the step before is not read
+// yet.
 TEST_F(Commands, ComeBehindWhatIsToBeTaken) {
   Start(IKKUNA_CONTROL_ALL);
   Net net(session_, "tracked");
@@ -190,8 +191,7 @@ TEST_F(Commands, ComeBehindWhatIsToBeTaken) {
     ikkuna_on_reached(thread, pass, task);
     ikkuna_on_gradient(thread, net.root, task, 0);
     ikkuna_on_backward_end(thread, task);
-    const int takes =
-        ikkuna_on_write(thread, net.root, IKKUNA_WRITE_ARITHMETIC, net.weight_id, IKKUNA_SEEN_GRADIENT);
+    const int takes = ikkuna_on_write(thread, net.root, IKKUNA_WRITE_ARITHMETIC, net.weight_id, IKKUNA_SEEN_GRADIENT);
     ikkuna_pass_end(pass);
     return takes;
   };

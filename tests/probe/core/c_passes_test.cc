@@ -106,9 +106,9 @@ TEST_F(CInterface, WhatCannotBePublishedIsRefusedWithASentence) {
   step.End();
   const auto got = daemon.Drain();
   ASSERT_EQ(got.size(), 3u);
-  EXPECT_EQ(got.back().record.marker.dropped_kinds,
-            KindBit(Kind::kWeights) | KindBit(Kind::kActivations) | KindBit(Kind::kWeightUpdates) |
-                KindBit(Kind::kNetworkOutput) | KindBit(Kind::kLoss));
+  EXPECT_EQ(got.back().record.marker.dropped_kinds, KindBit(Kind::kWeights) | KindBit(Kind::kActivations) |
+                                                        KindBit(Kind::kWeightUpdates) | KindBit(Kind::kNetworkOutput) |
+                                                        KindBit(Kind::kLoss));
   // Another thread has errors of its own.
   std::thread([&] { EXPECT_STREQ(ikkuna_error(session), ""); }).join();
   ikkuna_close(session);
@@ -441,7 +441,8 @@ TEST_F(CInterface, AStepLacksThePassThatIsOpenAtItsEnd) {
   }
   std::vector<uint64_t> dropped;
   for (const auto& got : daemon.Drain()) {
-    if (got.record.kind == static_cast<uint8_t>(Kind::kBatchFinished)) dropped.push_back(got.record.marker.dropped_kinds);
+    if (got.record.kind == static_cast<uint8_t>(Kind::kBatchFinished))
+      dropped.push_back(got.record.marker.dropped_kinds);
   }
   EXPECT_EQ(dropped, (std::vector<uint64_t>{0, KindBit(Kind::kLoss)}));
   ikkuna_close(session);
@@ -495,6 +496,20 @@ TEST_F(CInterface, ARankAloneIsTaken) {
     ikkuna_close(session);
   }
   ::unsetenv("RANK");
+}
+
+TEST_F(CInterface, WhereThereIsNoRoomForANameTheErrorSaysSo) {
+  DaemonByHand daemon;
+  ikkuna_options options = OptionsFor(daemon);
+  options.quiet = 1;
+  ikkuna_session* session = ikkuna_open(&options);
+  EXPECT_EQ(ikkuna_module(session, 9, "x", "Linear", 0), 0u);
+  size_t roots = 0;
+  while (roots <= kMaxRoots && ikkuna_root(session, ("net" + std::to_string(roots)).c_str()) != 0) ++roots;
+  EXPECT_EQ(roots, kMaxRoots);
+  EXPECT_NE(std::string(ikkuna_error(session)).find("a limit of the format"), std::string::npos)
+      << ikkuna_error(session);
+  ikkuna_close(session);
 }
 
 }  // namespace
