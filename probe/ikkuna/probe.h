@@ -270,7 +270,8 @@ IKKUNA_API ikkuna_late* ikkuna_step_late(ikkuna_step* step, int kind, uint32_t m
 IKKUNA_API ikkuna_late* ikkuna_pass_late(ikkuna_pass* pass, int kind, uint32_t module, uint32_t param, uint16_t call,
                                          uint16_t flags, const ikkuna_array* form);
 /* It is there, in host memory, of the data type and sizes that were announced: what is wanted of it is computed or copied on
- * this thread, which may be any, on the account of its root. 0: there are no such statistics, which is counted. Frees the handle, but where it is refused (-1): then it is to be ended still. */
+ * this thread, which may be any, on the account of its root. 0: these are no statistics that can be, which is counted. Frees
+ * the handle, but where it is refused (-1): then it is to be ended still. */
 IKKUNA_API int ikkuna_late_fill(ikkuna_late* late, const ikkuna_array* array);
 /* For who fills it otherwise, such as a kernel: what stands in `bytes` at `data` is IKKUNA_TENSOR, the elements row-major
  * without gaps (halves that were announced with a scale as floats); IKKUNA_SUMMARY, statistics as the wire format lays them out;
@@ -335,15 +336,15 @@ enum {
 /* A forward pass that is to train begins on the thread. Never NULL but where it is refused; takes may wait. It is ended
  * (ikkuna_pass_end(), ikkuna_pass_abandon()) when no backward can reach it any more: its step is what reached it. */
 IKKUNA_API ikkuna_pass* ikkuna_on_pass(ikkuna_thread* thread, uint16_t root, uint32_t seen);
-/* Backward pass `task` (not below 0, no two at once have the same; behind ikkuna_on_backward_end() another may) reaches it on this thread: before ikkuna_on_gradient() of
- * the task. What comes back takes its layer gradients, the same for each call of one task; NULL: none are wanted, or the pass
+/* Backward pass `task` (not below 0, no two at once have the same; behind ikkuna_on_backward_end() another may) reaches it on
+ * this thread: before ikkuna_on_gradient() of the task. What comes back takes its layer gradients, the same for each call of one task; NULL: none are wanted, or the pass
  * is of a step that has ended. It goes with the pass, and is not ended. */
 IKKUNA_API ikkuna_pass* ikkuna_on_reached(ikkuna_thread* thread, ikkuna_pass* pass, int64_t task);
 /* The same of what was evaluated under another tag. */
 IKKUNA_API int ikkuna_on_evaluation_reached(ikkuna_thread* thread, uint16_t root, int64_t task);
 /* A parameter's gradient is accumulated in the task on this thread; only the first of them says anything. */
 IKKUNA_API int ikkuna_on_gradient(ikkuna_thread* thread, uint16_t root, int64_t task, uint32_t seen);
-/* All gradients that the ended task gave are gone and the weights have moved: an optimizer within backward used them. */
+/* All gradients that the task that has just ended gave are gone and the weights have moved: an optimizer within backward used them. */
 IKKUNA_API int ikkuna_on_gradients_used(ikkuna_thread* thread, uint16_t root, int64_t task);
 /* It is over, for all roots, also where it threw. */
 IKKUNA_API int ikkuna_on_backward_end(ikkuna_thread* thread, int64_t task);
