@@ -12,6 +12,7 @@ namespace ikkuna::probe::c {
 
 namespace {
 
+constexpr size_t kMaxUnanswered = 1024;  // commands; of more the oldest is taken for one that is never answered
 constexpr const char* kNoRoom = "a limit of the format is reached, and a note says which: there is no room for this name";
 
 uint64_t NextSerial() {
@@ -124,6 +125,7 @@ void HandleCommands(State& state, Session& session, uint16_t root, std::optional
     }
     {
       std::lock_guard lock(state.commands_mutex);
+      if (state.commands.size() >= kMaxUnanswered) state.commands.erase(state.commands.begin());
       state.commands.emplace(command.seq, command);
     }
     ikkuna_command given{};
@@ -187,7 +189,14 @@ void ikkuna_close(ikkuna_session* s) {
   if (s == nullptr) return;
   if (s->state) {
     EndSteps(*s->state);
-    Guarded(*s->state, 0, [](Session& session) { return session.SetFinished(), 0; });
+    Guarded(*s->state, 0, [&](Session& session) {
+      std::lock_guard lock(s->state->commands_mutex);
+      if (const size_t left = s->state->commands.size(); left != 0) {
+        session.AddNote("the trainer ended without an answer to " + std::to_string(left) + " commands, the first " +
+                        std::to_string(s->state->commands.begin()->first));
+      }
+      return session.SetFinished(), 0;
+    });
     s->state->session.reset();
   }
   delete s;

@@ -287,5 +287,24 @@ TEST_F(Commands, WhatIsDoneOnThemIsOnNobodysAccount) {
   ikkuna_step_end(step, 0);
 }
 
+TEST_F(Commands, ThatAreNeverAnsweredAreSaidAtTheEndAndDoNotGrow) {
+  Start(IKKUNA_CONTROL_ALL);
+  uint64_t first = 0;
+  for (uint64_t i = 0; i < 20; ++i) {
+    uint64_t number = 0;
+    for (int more = 0; more < 55; ++more) {
+      number = daemon_.Command(shm::CommandType::kEvaluate, root_);
+      if (i * 55 + static_cast<uint64_t>(more) == 76) first = number;
+    }
+    ASSERT_TRUE(Done(number));
+    Step(i);
+  }
+  EXPECT_EQ(taken_.size(), 1100u);
+  EXPECT_EQ(session_->state->commands.size(), 1024u);
+  ikkuna_close(std::exchange(session_, nullptr));
+  EXPECT_NE(Notes().find("without an answer to 1024 commands, the first " + std::to_string(first)), std::string::npos)
+      << Notes();
+}
+
 }  // namespace
 }  // namespace ikkuna
