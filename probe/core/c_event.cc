@@ -21,6 +21,9 @@ constexpr uint64_t KindsOf(uint32_t take) {
          ((take & IKKUNA_TAKE_MOMENTS) != 0 ? kMomentKinds : 0);
 }
 
+// Ended steps of a root that wait for the front end to end their handles; the oldest beyond it ends without.
+constexpr size_t kMaxLeaving = 64;
+
 TrackedLane& LaneOf(Root& root, uint32_t lane) {
   if (root.lanes.size() <= lane) root.lanes.resize(lane + 1);
   return root.lanes[lane];
@@ -49,12 +52,22 @@ void PublishIfOver(Session& session, Step& step) {
   }
 }
 
+// It ends without what its handles would have brought.
+void EndWithoutHandles(Session& session, Step& step) {
+  step.dropped_kinds.fetch_or(step.due.due_kinds() & (kWeightKinds | kGradientKinds | kUpdateKinds | kMomentKinds));
+  step.ended = true;
+  step.handles = 0;
+  PublishIfOver(session, step);
+}
+
 }  // namespace
 
 void GiveUpTakes(Session& session, Thread& thread) {
-  for (; !thread.takes.empty(); thread.takes.pop_front()) {
-    const std::unique_ptr<ikkuna_step> own(thread.takes.front().step);
-    own->body->dropped_kinds.fetch_or(KindsOf(thread.takes.front().take) & own->body->due.due_kinds());
+  while (!thread.takes.empty()) {
+    const ikkuna_take take = thread.takes.front();
+    thread.takes.pop_front();
+    const std::unique_ptr<ikkuna_step> own(take.step);
+    own->body->dropped_kinds.fetch_or(KindsOf(take.take) & own->body->due.due_kinds());
     EndHandle(session, *own->body, 0);
   }
 }
@@ -128,6 +141,28 @@ void Event::Leave(const std::shared_ptr<Step>& step) {
   step->ended = true;
   if (step->handles != 0) root_.leaving.push_back(step);
   PublishIfOver(session_, *step);
+  if (root_.leaving.size() <= kMaxLeaving) return;
+  const std::shared_ptr<Step> oldest = root_.leaving.front();
+  EndWithoutHandles(session_, *oldest);
+  session_.AddNote("steps of " + Shown(root_) +
+                   " end without what was taken of them: a handle of theirs was not ended for " +
+                   std::to_string(kMaxLeaving) + " steps (ikkuna_step_end(), ikkuna_thread_end())");
+}
+
+// Where a lane went into that of all and both had a step, its number is nobody's any more: what was published under it
+// ends, and is not whole.
+void Event::EndMerged() {
+  const auto holds = [&](size_t lane, const Step& step) {
+    return tracker_.OpenStepOf(root_.tracked, static_cast<uint32_t>(lane)) == step.header.step;
+  };
+  for (size_t i = 0; root_.lanes.size() > 1 && i < root_.lanes.size(); ++i) {
+    const std::shared_ptr<Step> step = root_.lanes[i].open;
+    if (!step || holds(i, *step) || holds(0, *step)) continue;
+    root_.lanes[i].open.reset();
+    if (!step->started) continue;
+    step->dropped_kinds.fetch_or(step->due.due_kinds());
+    Leave(step);
+  }
 }
 
 void Event::NoteDue(uint32_t lane) {
@@ -207,14 +242,32 @@ void Event::End(const StepEnd& end, bool gradients) {
   // Another thread's backward that is under way in this lane is a step of its own already.
   if (const auto open = tracker_.OpenStepOf(root_.tracked, end.lane)) StepOf(end.lane, *open);
   NoteDue(end.lane);
-  boundary_ = tracker_.NextStep(root_.tracked);
+  // Where the next step has ended this one, it has its number already.
+  boundary_ = tracker_.OpenStepOf(root_.tracked, end.lane).value_or(tracker_.NextStep(root_.tracked));
 }
 
-// The finished step's updates.
+// Each parameter that is trained was seen to be written since the step ended. Of a front end that tells of the first
+// alone that is never known.
+bool Event::WroteAll(const TrackedLane& lane) const {
+  std::lock_guard lock(state_->names_mutex);
+  return std::all_of(state_->params.begin(), state_->params.end(), [&](const auto& one) {
+    const State::Param& param = one.second;
+    const auto module = state_->root_of_module.find(one.first.first);
+    if ((param.flags & IKKUNA_TRAINABLE) == 0 || module == state_->root_of_module.end() || module->second != root_.id) {
+      return true;
+    }
+    const auto written = lane.written.find(param.id);
+    return written != lane.written.end() && written->second == lane.round;
+  });
+}
+
+// The finished step's updates. Where another thread wrote it, that may not be through: what is taken now may be half of
+// it.
 void Event::Finish(const StepToClose& closing) {
   const std::shared_ptr<Step> step = std::exchange(LaneOf(root_, closing.lane).closing, nullptr);
   if (!step) return;
-  if (closing.spanned) step->flags.fetch_or(kFlagWeightsChangedOutside);
+  if (closing.spanned || (closing.writing && !WroteAll(LaneOf(root_, closing.lane))))
+    step->flags.fetch_or(kFlagWeightsChangedOutside);
   Queue(step, IKKUNA_TAKE_UPDATES | IKKUNA_TAKE_MOMENTS);
   Leave(step);
 }
@@ -226,6 +279,7 @@ void Event::FinishAll(const std::vector<StepToClose>& closing) {
 ikkuna_pass* Event::BeginPass(uint32_t seen) {
   const int m = root_.tracked;
   between_ = true;
+  EndMerged();
   auto made = std::make_unique<ikkuna_pass>();
   made->body = std::make_shared<Pass>();
   Pass& pass = *made->body;
@@ -248,6 +302,10 @@ ikkuna_pass* Event::BeginPass(uint32_t seen) {
     PublishPassStarted(session_, *step, pass.number);
     const uint32_t lowest = tracker_.LowestOpen(m);
     std::erase_if(root_.recorded, [&](const auto& one) { return shm::PassBefore(one.first, lowest); });
+    if (root_.recorded.size() >= root_.recorded_bound) {  // one that is kept open holds back the lowest
+      std::erase_if(root_.recorded, [&](const auto& one) { return !tracker_.Knows(m, one.first); });
+      root_.recorded_bound = 256 + 2 * root_.recorded.size();
+    }
     root_.recorded[pass.number] = made->body;
     if (!std::exchange(step->buffers_taken, true)) Queue(step, IKKUNA_TAKE_BUFFERS);
     // The weights may move on the way, unseen or by another hand: what counts is what the step began with.
@@ -343,24 +401,31 @@ void Event::Evaluation() {
 
 void Event::CloseAll() {
   between_ = true;
+  EndMerged();
   FinishAll(tracker_.CloseSteps(root_.tracked, thread_.id, StepTracker::CloseAt::kAll));
 }
 
 void Event::Epoch(uint32_t epoch) {
   FinishAll(tracker_.CloseSteps(root_.tracked, thread_.id, StepTracker::CloseAt::kEpoch));
-  const bool other = std::exchange(root_.epoch, epoch) != epoch;
+  const uint32_t before = std::exchange(root_.epoch, epoch);
   const uint64_t begins = tracker_.OpenStep(root_.tracked, thread_.id).value_or(tracker_.NextStep(root_.tracked));
   root_.epoch_begin_step = begins;
   if (root_.coming && !root_.coming->started && root_.coming->handles == 0) root_.coming.reset();
   shm::StoreRelaxed(session_.root_status(root_.id).epoch, epoch);
   const std::shared_ptr<Step> step = Said();
+  {
+    // One of which nothing is out is of the new epoch.
+    std::lock_guard lock(step->mutex);
+    if (!step->started) step->header.epoch = epoch;
+  }
   for (const Kind kind : {Kind::kEpochFinished, Kind::kEpochStarted}) {
-    if (kind == Kind::kEpochFinished && (!other || begins == state_->start_step)) continue;
+    if (kind == Kind::kEpochFinished && (before == epoch || begins == state_->start_step)) continue;
     std::lock_guard lock(step->mutex);
     if (!step->due.AnyOf(kind) || !step->due.TakesLogged(kind, 0)) continue;
     EnsureStarted(session_, *step);
     MessageHeader marker = step->header;
     marker.kind = kind;
+    marker.epoch = kind == Kind::kEpochFinished ? before : epoch;
     session_.PublishMarker(marker);
   }
 }
@@ -375,7 +440,7 @@ ikkuna_step* Event::Now() {
 void EndHandle(Session& session, Step& step, uint16_t flags) {
   std::lock_guard lock(step.root->mutex);
   step.flags.fetch_or(flags);
-  --step.handles;
+  if (step.handles != 0) --step.handles;
   PublishIfOver(session, step);
 }
 
@@ -395,15 +460,11 @@ void EndFollowed(Session& session, Root& root) {
   for (TrackedLane& lane : root.lanes) {
     if (lane.closing) left.push_back(std::exchange(lane.closing, nullptr));
   }
-  for (const auto& step : left) {
-    step->dropped_kinds.fetch_or(step->due.due_kinds() & (kWeightKinds | kGradientKinds | kUpdateKinds | kMomentKinds));
-  }
-  if (root.coming && root.coming->started) left.push_back(root.coming);
-  for (const auto& step : left) {
-    step->ended = true;
-    step->handles = 0;
-    PublishIfOver(session, *step);
-  }
+  for (const auto& step : left) EndWithoutHandles(session, *step);
+  if (!root.coming || !root.coming->started) return;
+  root.coming->ended = true;
+  root.coming->handles = 0;
+  PublishIfOver(session, *root.coming);
 }
 
 }  // namespace ikkuna::probe::c

@@ -43,8 +43,10 @@ class Event {
   void TakeWeights(const std::shared_ptr<Step>& step);
   void End(const StepEnd& end, bool gradients);
   void NamePassesOf(const StepEnd& end, Step& step, TrackedLane& lane);
+  bool WroteAll(const TrackedLane& lane) const;
   void Finish(const StepToClose& closing);
   void FinishAll(const std::vector<StepToClose>& closing);
+  void EndMerged();
   void Leave(const std::shared_ptr<Step>& step);
   void NoteDue(uint32_t lane);
 

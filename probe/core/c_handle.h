@@ -99,6 +99,7 @@ struct Root {
   std::vector<std::shared_ptr<Step>> leaving;  // ended, and with handles that are not
   // Published passes that may still be named, by number; null where nothing was wanted of what began it.
   std::map<uint32_t, std::shared_ptr<Pass>> recorded;
+  size_t recorded_bound = 256;    // where those that may not be named any more are looked for
   bool used_in_backward = false;  // an optimizer within backward has used gradients
 };
 
@@ -112,6 +113,7 @@ struct State {
   std::array<Root, kMaxRoots> roots;
   std::atomic<bool> stop{false};
   std::atomic<bool> greeted{false};
+  const std::shared_ptr<std::atomic<bool>> has_root = std::make_shared<std::atomic<bool>>(false);
   bool quiet = false;
 
   // What was said of a name: what is said again is not said anew.
@@ -134,6 +136,18 @@ struct State {
   std::map<std::pair<uint32_t, std::string>, Param> params;  // by module
   std::unordered_map<uint32_t, uint16_t> root_of_module;
   std::unordered_map<uint32_t, uint32_t> module_of_param;
+
+  // Backward passes as the tracker knows them: the front end's ids may come again, these do not.
+  struct Task {
+    int64_t given = 0;
+    TaskId known = 0;
+    bool ended = false;
+  };
+  std::mutex tasks_mutex;
+  // Guarded by tasks_mutex.
+  std::deque<Task> tasks;
+  TaskId last_task = 0;
+  std::atomic<uint64_t> tasks_ended{0};
 
   std::mutex question_mutex;
   Session::DemandCopy question;  // guarded by question_mutex
@@ -183,7 +197,9 @@ struct Pass {
   uint32_t tracked = 0;  // the tracker's number, also where nothing is published; 0: it has none
   bool of_walk = false;  // it goes with the pass that a backward pass has reached
   std::mutex walks_mutex;
-  std::vector<std::pair<int64_t, std::unique_ptr<ikkuna_pass>>> walks;  // by task; guarded by walks_mutex
+  // Guarded by walks_mutex.
+  std::vector<std::pair<TaskId, std::unique_ptr<ikkuna_pass>>> walks;  // by task
+  TaskId walked_for_nothing = 0;                                       // the last task of which nothing is published
 };
 
 // A thread of a trainer whose steps are followed; one caller at a time.
@@ -191,11 +207,22 @@ struct Thread {
   std::shared_ptr<State> state;
   ThreadId id = 0;
   std::deque<ikkuna_take> takes;
-  std::array<int64_t, kMaxRoots> last_task;  // by root id - 1: whose first gradient was told
+  std::array<TaskId, kMaxRoots> last_task{};  // by root id - 1: whose first gradient was told
+  // The id that was translated last, good for as long as no backward pass ends.
+  int64_t task_given = -1;
+  TaskId task_known = 0;
+  uint64_t task_read = 0;
+  // A boundary whose commands come when all that waits here is taken.
+  struct Boundary {
+    uint16_t root = 0;
+    std::optional<uint64_t> step;
+  };
+  std::optional<Boundary> boundary;
 };
 
-// Says on this thread why a call is refused; -1. Throws where there is no memory for it: within Guarded().
-int Refuse(const State& state, std::string why);
+// Says on this thread why a call is refused; -1.
+int Refuse(const State& state, std::string why) noexcept;
+int Refuse(const State& state, const char* why) noexcept;
 
 // What `body` gives for the session, if that works; else `otherwise`. Whatever goes wrong inside switches the session off.
 template <typename Value, typename Body>
@@ -249,9 +276,12 @@ constexpr const char* kNoArray =
     "announce it (ikkuna_step_late())";
 bool CopyArray(const ikkuna_array* given, Array& array);
 MessageHeader HeaderOf(const Step& step, Pass* pass, uint16_t call, const Place& place);
+void CountRefused(Session& session, const Step& step, Pass* pass, uint16_t call, const Place& place);
 // 1: it is wanted, and `header` and `want` say how; 0: it is not; -1: refused, and counted. Within Guarded().
 int FindPlace(Session& session, Step& step, Pass* pass, uint16_t call, const Place& place, MessageHeader& header,
               Want& want);
+// The wire format's, which an int may lie outside of.
+constexpr DType DTypeOf(int given) { return static_cast<DType>(given < 0 || given > UINT8_MAX ? 0 : given); }
 
 // --- Followed steps (c_event.cc).
 // The front end has ended a handle, which is freed by the caller. Takes the root's mutex.

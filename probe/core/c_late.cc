@@ -1,5 +1,7 @@
 // The C interface over Session: messages that are announced before their bytes are there.
+#include <algorithm>
 #include <atomic>
+#include <cstddef>
 #include <cstring>
 #include <limits>
 #include <new>
@@ -7,6 +9,7 @@
 
 #include "probe/core/array.h"
 #include "probe/core/c_handle.h"
+#include "shared/stats/merge.h"
 
 namespace ikkuna::probe::c {
 
@@ -14,6 +17,8 @@ namespace {
 
 struct Late {
   std::shared_ptr<State> state;
+  MessageHeader header;  // its step may be over when it comes
+  Root* root = nullptr;
   shm::LateSpan span;
   int content = IKKUNA_NOTHING;
   uint64_t moments = 0;
@@ -44,12 +49,14 @@ std::string WhyNot(const Late& late, const ikkuna_array* given, Array& array) {
   return same ? std::string() : "its data type, its sizes or its being scaled are not what was announced";
 }
 
-void Fill(const Late& late, const Array& array) {
-  if (late.content == IKKUNA_TENSOR) return CopyDense(array, late.span.data());
+// False: there are no such statistics. A scale may take a double beyond what a double can hold.
+bool Fill(const Late& late, const Array& array) {
+  if (late.content == IKKUNA_TENSOR) return CopyDense(array, late.span.data()), true;
   if (late.content == IKKUNA_SUMMARY) {
     const TensorStats stats = StatsOf(array, late.moments);
+    if (!ValidateStats(stats).ok()) return false;
     std::memcpy(late.span.data(), &stats, sizeof stats);
-    return;
+    return true;
   }
   const TensorStats one = StatsOf(array, kAllMoments);  // of one element, whatever its type
   const double value = one.nans != 0                  ? std::numeric_limits<double>::quiet_NaN()
@@ -57,6 +64,7 @@ void Fill(const Late& late, const Array& array) {
                        : one.negative_infinities != 0 ? -std::numeric_limits<double>::infinity()
                                                       : one.min;
   std::memcpy(late.span.data(), &value, sizeof value);
+  return true;
 }
 
 ikkuna_late* Announce(Step& step, Pass* pass, uint16_t call, const Place& place, const ikkuna_array* form) {
@@ -94,6 +102,9 @@ ikkuna_late* Announce(Step& step, Pass* pass, uint16_t call, const Place& place,
     auto made = std::make_unique<ikkuna_late>();
     Late& late = made->body;
     late.state = state;
+    late.root = step.root;
+    late.header = header;
+    late.header.dropped_kinds = nullptr;
     late.moments = want.moments;
     late.about = std::string(KindName(header.kind)) + " at step " + std::to_string(header.step);
     late.dtype = array.dtype;
@@ -146,11 +157,16 @@ ikkuna_late* ikkuna_pass_late(ikkuna_pass* pass, int kind, uint32_t module, uint
 int ikkuna_late_place(const ikkuna_late* late, ikkuna_place* place) {
   if (late == nullptr) return 0;
   const Late& body = late->body;
-  if (place == nullptr || place->size < sizeof(ikkuna_place)) {
+  constexpr size_t kLeast = offsetof(ikkuna_place, content) + sizeof(int32_t);  // of version 2
+  if (place == nullptr || place->size < kLeast) {
     return Refuse(*body.state, "a place needs `size` to be sizeof(ikkuna_place)");
   }
   return Guarded(*body.state, 0, [&](Session&) {
-    *place = {sizeof *place, body.span.data(), body.span.bytes(), body.span.word(), body.span.seq(), body.content};
+    // A program knows the fields of its own version, and its `size` stays.
+    const size_t size = place->size;
+    const ikkuna_place whole{size,        body.span.data(), body.span.bytes(), body.span.word(), body.span.seq(),
+                             body.content};
+    std::memcpy(static_cast<void*>(place), &whole, std::min(size, sizeof whole));
     return 1;
   });
 }
@@ -158,11 +174,19 @@ int ikkuna_late_place(const ikkuna_late* late, ikkuna_place* place) {
 int ikkuna_late_fill(ikkuna_late* late, const ikkuna_array* given) {
   if (late == nullptr) return 0;
   State& state = *late->body.state;
-  const int filled = Guarded(state, 0, [&](Session&) {
+  const int filled = Guarded(state, 0, [&](Session& session) {
     Array array;
     if (const std::string why = WhyNot(late->body, given, array); !why.empty())
       return Refuse(state, late->body.about + ": " + why);
-    Fill(late->body, array);
+    Spent& spent = late->body.root->spent;
+    Timer timer(spent.total_ns, late->body.content == IKKUNA_TENSOR   ? &spent.tensor_ns
+                                : late->body.content == IKKUNA_NUMBER ? &spent.scalar_ns
+                                                                      : nullptr);
+    if (!Fill(late->body, array)) {
+      session.CountFailed(late->body.header);
+      late->body.span.GiveUp();
+      return 0;
+    }
     late->body.span.SetReady();
     return 1;
   });

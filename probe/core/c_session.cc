@@ -12,6 +12,9 @@ namespace ikkuna::probe::c {
 
 namespace {
 
+constexpr size_t kMaxUnanswered = 1024;  // commands; of more the oldest is taken for one that is never answered
+constexpr const char* kNoRoom = "a limit of the format is reached, and a note says which: there is no room for this name";
+
 uint64_t NextSerial() {
   static std::atomic<uint64_t> last{0};
   return ++last;
@@ -34,12 +37,12 @@ std::shared_ptr<State> Open(const ikkuna_options& given) {
   SessionOptions options;
   options.identity.run = Text(given.run);
   options.identity.run_id = Text(given.run_id);
-  if (given.world_size != 0) {
-    options.identity.rank = given.rank;
-    options.identity.world_size = given.world_size;
-  }
+  if (given.rank != 0 || given.world_size != 0) options.identity.rank = given.rank;
+  if (given.world_size != 0) options.identity.world_size = given.world_size;
   options.identity.resume = given.resume != 0;
-  options.identity.start_step = given.start_step;
+  // Beyond it steps would soon have numbers that none can have: -1 for one that is not known, say.
+  state->start_step = given.start_step <= kMaxStep / 2 ? given.start_step : 0;
+  options.identity.start_step = state->start_step;
   if (given.has_attempt != 0) options.identity.attempt = given.attempt;
   options.directory = Text(given.directory);
   options.arena_mb = given.arena_mb;
@@ -50,19 +53,26 @@ std::shared_ptr<State> Open(const ikkuna_options& given) {
   if (all) options.control = shm::Control::kAll;
   options.takes_all_commands = all;
   if (given.prepared != nullptr) {
-    options.prepared = [prepared = given.prepared, context = given.context] { return prepared(context) != 0; };
+    // Before it has a root the front end makes no steps, and may not have its handle yet.
+    options.prepared = [prepared = given.prepared, context = given.context, ready = state->has_root] {
+      return ready->load() && prepared(context) != 0;
+    };
   }
   state->on_command = given.on_command;
   state->context = given.context;
-  state->start_step = given.start_step;
   state->session = Session::Open(options);
+  if (state->session && state->start_step != given.start_step) {
+    const std::string why = "start_step is above 2^62: this run counts from 0";
+    state->session->Say(why);
+    state->session->AddNote(why);
+  }
   return state;
 }
 
 // What a parameter or a module is named by, without its data.
 std::string WhyNoShape(int dtype, int ndim, const int64_t* sizes) {
   const int64_t nothing = 0;  // an address: shapes are checked, no element is read
-  return WhyUnreadable({&nothing, static_cast<DType>(dtype), ndim, sizes});
+  return WhyUnreadable({&nothing, DTypeOf(dtype), ndim, sizes});
 }
 
 // What `answer` says of the demand as it is, and of the shifts that hold for the tag; `unknown` where that cannot be read
@@ -92,14 +102,16 @@ uint16_t AddRoot(ikkuna_session* s, const char* name, bool follows, bool manual)
                                (follows ? "given" : "found from what is seen") + ": choose another name"), 0;
     }
     const uint16_t fresh = session.AddRoot(Text(name));
-    if (fresh == 0) return 0;
+    if (fresh == 0) return Refuse(state, kNoRoom), 0;
     Root& root = state.roots[fresh - 1u];
     root.name = Text(name);
     root.follows = follows;
     root.thread = state.tracker.AddThread();
     root.tracked = state.tracker.AddRoot(follows ? state.start_step : 0, manual);
     if (follows) shm::StoreRelaxed(session.root_status(fresh).start_step, state.start_step);
-    return state.root_ids[root.name] = fresh;
+    state.root_ids[root.name] = fresh;
+    state.has_root->store(true);
+    return fresh;
   });
 }
 
@@ -113,6 +125,7 @@ void HandleCommands(State& state, Session& session, uint16_t root, std::optional
     }
     {
       std::lock_guard lock(state.commands_mutex);
+      if (state.commands.size() >= kMaxUnanswered) state.commands.erase(state.commands.begin());
       state.commands.emplace(command.seq, command);
     }
     ikkuna_command given{};
@@ -127,10 +140,19 @@ void HandleCommands(State& state, Session& session, uint16_t root, std::optional
   });
 }
 
-int Refuse(const State& state, std::string why) {
+int Refuse(const State& state, std::string why) noexcept {
   LastError& error = ErrorOfThread();
-  error = {state.serial, std::move(why)};
+  error.session = state.serial;
+  error.text = std::move(why);
   return -1;
+}
+
+int Refuse(const State& state, const char* why) noexcept {
+  try {
+    return Refuse(state, std::string(why));
+  } catch (const std::bad_alloc&) {
+    return Refuse(state, std::string());  // there is no memory for a sentence
+  }
 }
 
 }  // namespace ikkuna::probe::c
@@ -151,6 +173,10 @@ ikkuna_session* ikkuna_open(const ikkuna_options* given) {
   if (handle == nullptr) return nullptr;
   try {
     ikkuna_options options{};
+    if (given != nullptr && given->size == 0) {
+      ikkuna::probe::PrintNow(
+          "ikkuna_options.size is 0: all options are taken as their defaults; set it to sizeof(ikkuna_options)");
+    }
     if (given != nullptr) std::memcpy(&options, given, std::min(given->size, sizeof options));
     handle->state = Open(options);
   } catch (const std::exception& error) {
@@ -163,7 +189,14 @@ void ikkuna_close(ikkuna_session* s) {
   if (s == nullptr) return;
   if (s->state) {
     EndSteps(*s->state);
-    Guarded(*s->state, 0, [](Session& session) { return session.SetFinished(), 0; });
+    Guarded(*s->state, 0, [&](Session& session) {
+      std::lock_guard lock(s->state->commands_mutex);
+      if (const size_t left = s->state->commands.size(); left != 0) {
+        session.AddNote("the trainer ended without an answer to " + std::to_string(left) + " commands, the first " +
+                        std::to_string(s->state->commands.begin()->first));
+      }
+      return session.SetFinished(), 0;
+    });
     s->state->session.reset();
   }
   delete s;
@@ -200,6 +233,7 @@ uint32_t ikkuna_module(ikkuna_session* s, uint16_t root, const char* path, const
     }
     known.type = Text(type);
     known.flags = flags;
+    if (known.id == 0) Refuse(state, kNoRoom);
     if (known.id != 0) state.root_of_module[known.id] = root;
     return known.id;
   });
@@ -222,7 +256,7 @@ uint32_t ikkuna_param(ikkuna_session* s, uint16_t root, uint32_t module, const c
       return Refuse(state, "a parameter needs the ids of a root and of a module of it: take what ikkuna_root() and "
                            "ikkuna_module() give"), 0;
     }
-    const ikkuna::probe::TensorShape shape{static_cast<ikkuna::DType>(dtype), ndim, sizes};
+    const ikkuna::probe::TensorShape shape{DTypeOf(dtype), ndim, sizes};
     const std::vector<int64_t> given(sizes, sizes + ndim);
     State::Param& known = state.params[{module, Text(name)}];
     if (known.id == 0) {
@@ -233,6 +267,7 @@ uint32_t ikkuna_param(ikkuna_session* s, uint16_t root, uint32_t module, const c
     known.dtype = dtype;
     known.sizes = given;
     known.flags = flags;
+    if (known.id == 0) Refuse(state, kNoRoom);
     if (known.id != 0) state.module_of_param[known.id] = module;
     return known.id;
   });
@@ -247,7 +282,7 @@ int ikkuna_shard(ikkuna_session* s, uint32_t param, int ndim, const int64_t* siz
     if (owner == state.module_of_param.end()) {
       return Refuse(state, "a shard needs the id of a parameter: take what ikkuna_param() gives");
     }
-    const auto named = std::find_if(state.params.begin(), state.params.end(),
+    const auto named = std::find_if(state.params.lower_bound({owner->second, ""}), state.params.end(),
                                     [&](const auto& one) { return one.second.id == param; });
     State::Param& known = named->second;
     const auto own = known.sizes.size();
@@ -275,7 +310,11 @@ int ikkuna_shard(ikkuna_session* s, uint32_t param, int ndim, const int64_t* siz
 uint16_t ikkuna_tag(ikkuna_session* s, const char* name) {
   static_assert(ikkuna::probe::kNoTag == UINT16_MAX);
   if (s == nullptr || !s->state) return UINT16_MAX;
-  return Guarded(*s->state, uint16_t{UINT16_MAX}, [&](Session& session) { return session.TagId(Text(name)); });
+  return Guarded(*s->state, uint16_t{UINT16_MAX}, [&](Session& session) {
+    const uint16_t id = session.TagId(Text(name));
+    if (id == ikkuna::probe::kNoTag) Refuse(*s->state, kNoRoom);
+    return id;
+  });
 }
 
 void ikkuna_fact(ikkuna_session* s, const char* key, const char* value) {

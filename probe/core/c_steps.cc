@@ -162,9 +162,8 @@ bool CopyArray(const ikkuna_array* given, Array& array) {
   if (given == nullptr || given->size < offsetof(ikkuna_array, scale) + sizeof(double)) return false;
   const bool says_where = given->size >= offsetof(ikkuna_array, device_type) + sizeof(int32_t);
   if (says_where && given->device_type != 0 && given->device_type != IKKUNA_HOST) return false;
-  array = {given->data,    static_cast<DType>(given->dtype < 0 || given->dtype > UINT8_MAX ? 0 : given->dtype),
-           given->ndim,    given->sizes,
-           given->strides, given->scale == 0 ? 1 : given->scale};
+  array = {given->data,  DTypeOf(given->dtype), given->ndim,
+           given->sizes, given->strides,        given->scale == 0 ? 1 : given->scale};
   return true;
 }
 
@@ -185,13 +184,33 @@ MessageHeader HeaderOf(const Step& step, Pass* pass, uint16_t call, const Place&
   return header;
 }
 
+// Of what is wanted under this kind, whatever is wrong with it.
+void CountRefused(Session& session, const Step& step, Pass* pass, uint16_t call, const Place& place) {
+  const bool known = place.kind >= 0 && place.kind <= UINT8_MAX && IsKnownKind(static_cast<uint8_t>(place.kind));
+  if (!known || (pass != nullptr && pass->number == 0)) return;
+  const auto kind = static_cast<Kind>(place.kind);
+  if ((IsDataKind(kind) || IsPerCallKind(kind)) && step.due.Wanted(kind, place.module)) {
+    session.CountFailed(HeaderOf(step, pass, call, place));
+  }
+}
+
 int FindPlace(Session& session, Step& step, Pass* pass, uint16_t call, const Place& place, MessageHeader& header,
               Want& want) {
   State& state = *step.state;
-  if (const std::string why = WhyMisplaced(place, pass != nullptr); !why.empty()) return Refuse(state, why);
+  if (const std::string why = WhyMisplaced(place, pass != nullptr); !why.empty()) {
+    CountRefused(session, step, pass, call, place);
+    return Refuse(state, why);
+  }
   want = step.due.Wanted(static_cast<Kind>(place.kind), place.module);
   if (!want || (pass != nullptr && pass->number == 0)) return 0;
   header = HeaderOf(step, pass, call, place);
+  if (pass == nullptr && step.followed()) {
+    std::lock_guard lock(step.mutex);
+    if (step.over) {
+      return Refuse(state,
+                    "step " + std::to_string(step.header.step) + " has ended without this handle: end each in time");
+    }
+  }
   const std::string why = WhyUnnamed(state, step.root->id, place);
   if (why.empty()) return 1;
   session.DropUnnamed(header);
@@ -255,6 +274,7 @@ void End(Session& session, Step& step, uint16_t flags) {
     step.over = true;
     passes = std::move(step.passes);
     state.tracker.PassesTold(root.tracked, step.open);  // they come to nothing
+    if (!step.open.empty()) step.dropped_kinds.fetch_or(step.due.due_kinds() & kPassKinds, std::memory_order_relaxed);
   }
   if (step.due.any()) Name(session, step, Kind::kBatchFinished, std::move(passes), flags);
   auto& status = session.root_status(root.id);
@@ -295,6 +315,8 @@ void EndSteps(State& state) {
       shm::StoreRelaxed(session.root_status(root.id).phase, static_cast<uint32_t>(shm::Phase::kIdle));
       return 0;
     });
+    // In a forked child a thread that is not there may hold it, for ever.
+    if (!state.session || !state.session->in_owner()) continue;
     // They hold the state, which holds them.
     std::lock_guard lock(root.mutex);
     root.lanes.clear();
@@ -332,7 +354,7 @@ ikkuna_step* ikkuna_step_begin(ikkuna_session* s, uint16_t root_id, uint16_t tag
       return nullptr;
     }
     session.WaitForDaemon();
-    Timer timer(root->spent.total_ns, nullptr);
+    std::optional<Timer> timer(std::in_place, root->spent.total_ns, nullptr);
     std::string refusal;
     {
       std::lock_guard lock(root->mutex);
@@ -340,7 +362,10 @@ ikkuna_step* ikkuna_step_begin(ikkuna_session* s, uint16_t root_id, uint16_t tag
       if (!refusal.empty()) TellOnce(session, *root, refusal);
     }
     // A boundary it is all the same: a trainer whose steps are refused can be stopped.
+    // What the front end does on a command is no work of ours.
+    timer.reset();
     HandleCommands(state, session, root_id, training && refusal.empty() ? std::optional(step) : std::nullopt);
+    timer.emplace(root->spent.total_ns, nullptr);
     std::lock_guard lock(root->mutex);
     if (refusal.empty()) refusal = WhyNot(state, *root, tag, step);  // another thread may have been faster
     if (!refusal.empty()) {
@@ -480,7 +505,10 @@ int ikkuna_pass_scalar(ikkuna_pass* pass, int kind, uint16_t call, double value)
   if (pass == nullptr) return 0;
   Step& step = *pass->body->step;
   return Guarded(*step.state, 0, [&](Session& session) {
-    if (kind != IKKUNA_LOSS) return Refuse(*step.state, "kind " + std::to_string(kind) + " is no scalar of a pass");
+    if (kind != IKKUNA_LOSS) {
+      CountRefused(session, step, pass->body.get(), call, {kind, 0, 0, 0});
+      return Refuse(*step.state, "kind " + std::to_string(kind) + " is no scalar of a pass");
+    }
     if (!step.due.Wanted(Kind::kLoss, 0) || pass->body->number == 0) return 0;
     MessageHeader header = step.header;
     header.kind = Kind::kLoss;

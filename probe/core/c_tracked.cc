@@ -1,5 +1,7 @@
 // The C interface over StepTracker: steps that are found from what a front end sees.
 #include <algorithm>
+#include <cstddef>
+#include <cstring>
 #include <new>
 
 #include "probe/core/c_event.h"
@@ -8,7 +10,57 @@ namespace ikkuna::probe::c {
 
 namespace {
 
+constexpr size_t kLeastTake = offsetof(ikkuna_take, flags) + sizeof(uint16_t);  // of version 2
+constexpr const char* kNoTask = "a backward pass has a number that is not below 0";
+// Backward passes that are remembered: beyond it the oldest is forgotten, one that has ended first.
+constexpr size_t kMaxTasks = 256;
+
 constexpr uint64_t kWalkKinds = KindBit(Kind::kLayerGradients) | KindBit(Kind::kRawWeightGradients);
+
+// The tracker's number of a backward pass that is under way, and of none before it.
+TaskId TaskOf(State& state, Thread& thread, int64_t given) {
+  const uint64_t ended = state.tasks_ended.load(std::memory_order_acquire);
+  if (thread.task_known != 0 && thread.task_given == given && thread.task_read == ended) return thread.task_known;
+  std::lock_guard lock(state.tasks_mutex);
+  const auto found = std::find_if(state.tasks.rbegin(), state.tasks.rend(),
+                                  [&](const State::Task& task) { return task.given == given && !task.ended; });
+  TaskId known = 0;
+  if (found != state.tasks.rend()) {
+    known = found->known;
+  } else {
+    if (state.tasks.size() >= kMaxTasks) {
+      const auto over =
+          std::find_if(state.tasks.begin(), state.tasks.end(), [](const auto& task) { return task.ended; });
+      state.tasks.erase(over == state.tasks.end() ? state.tasks.begin() : over);
+    }
+    known = ++state.last_task;
+    state.tasks.push_back({given, known, false});
+  }
+  thread.task_given = given;
+  thread.task_read = ended;
+  return thread.task_known = known;
+}
+
+// The one of this id that was begun last; 0: there is none. `ends`: it does now.
+TaskId LastTask(State& state, int64_t given, bool ends) {
+  std::lock_guard lock(state.tasks_mutex);
+  const auto found = std::find_if(state.tasks.rbegin(), state.tasks.rend(),
+                                  [&](const State::Task& task) { return task.given == given; });
+  if (found == state.tasks.rend()) return 0;
+  if (ends) {
+    found->ended = true;
+    state.tasks_ended.fetch_add(1, std::memory_order_release);
+  }
+  return found->known;
+}
+
+// Those that came with the takes of an event: what the front end does on one is done to the step that comes, and must
+// not reach what of the last is not read yet.
+void HandleWaiting(State& state, Session& session, Thread& thread) {
+  if (!thread.takes.empty() || !thread.boundary) return;
+  const Thread::Boundary boundary = *std::exchange(thread.boundary, std::nullopt);
+  HandleCommands(state, session, boundary.root, boundary.step);
+}
 
 // What `body` makes of the event, with the root's mutex held, and commands behind it. `refused`: where it is.
 template <typename Value, typename Body>
@@ -26,9 +78,8 @@ Value Seen(ikkuna_thread* handle, uint16_t root_id, Value nothing, Value refused
     }
     session.WaitForDaemon();
     GiveUpTakes(session, thread);
+    HandleWaiting(state, session, thread);
     Value value = nothing;
-    std::optional<uint64_t> boundary;
-    bool may_command = false;
     bool first = false;
     {
       std::lock_guard lock(root->mutex);
@@ -41,20 +92,20 @@ Value Seen(ikkuna_thread* handle, uint16_t root_id, Value nothing, Value refused
       std::lock_guard lock(root->mutex);
       Event event(session, thread, *root);
       value = body(event);
-      boundary = event.boundary();
-      may_command = event.may_command();
+      if (event.may_command()) thread.boundary = {root_id, event.boundary()};
     }
-    if (may_command) HandleCommands(state, session, root_id, boundary);
+    HandleWaiting(state, session, thread);
     return value;
   });
 }
 
 template <typename Body>
 int SeenAndCounted(ikkuna_thread* thread, uint16_t root, Body&& body) {
-  return Seen(thread, root, 0, -1, [&](Event& event) {
+  const int seen = Seen(thread, root, 0, -1, [&](Event& event) {
     body(event);
-    return static_cast<int>(thread->body.takes.size());
+    return 1;
   });
+  return seen == 1 ? static_cast<int>(thread->body.takes.size()) : seen;
 }
 
 }  // namespace
@@ -63,11 +114,13 @@ int SeenAndCounted(ikkuna_thread* thread, uint16_t root, Body&& body) {
 
 using namespace ikkuna::probe::c;
 using ikkuna::probe::Session;
+using ikkuna::probe::TaskId;
 
 extern "C" {
 
 uint64_t ikkuna_next_step(const ikkuna_session* s, uint16_t root_id) {
   if (s == nullptr || !s->state || s->state->root(root_id) == nullptr) return 0;
+  if (!s->state->session || !s->state->session->in_owner()) return 0;
   return s->state->tracker.NextStep(s->state->root(root_id)->tracked);
 }
 
@@ -77,7 +130,6 @@ ikkuna_thread* ikkuna_thread_begin(ikkuna_session* s) {
     auto made = std::make_unique<ikkuna_thread>();
     made->body.state = s->state;
     made->body.id = s->state->tracker.AddThread();
-    made->body.last_task.fill(-1);
     return made.release();
   });
 }
@@ -112,13 +164,16 @@ ikkuna_pass* ikkuna_on_pass(ikkuna_thread* thread, uint16_t root, uint32_t seen)
   return Seen(thread, root, nothing, nothing, [&](Event& event) { return event.BeginPass(seen); });
 }
 
-ikkuna_pass* ikkuna_on_reached(ikkuna_thread* thread, ikkuna_pass* handle, int64_t task) {
+ikkuna_pass* ikkuna_on_reached(ikkuna_thread* thread, ikkuna_pass* handle, int64_t given) {
   if (thread == nullptr || handle == nullptr || handle->body->tracked == 0) return nullptr;
   Pass& pass = *handle->body;
   const std::shared_ptr<Step>& step = pass.step;
   State& state = *step->state;
   return Guarded(state, static_cast<ikkuna_pass*>(nullptr), [&](Session& session) -> ikkuna_pass* {
+    if (given < 0) return Refuse(state, kNoTask), nullptr;
+    const TaskId task = TaskOf(state, thread->body, given);
     std::lock_guard lock(pass.walks_mutex);
+    if (pass.walked_for_nothing == task) return nullptr;
     for (const auto& [known, walk] : pass.walks) {
       if (known == task) return walk.get();
     }
@@ -128,18 +183,19 @@ ikkuna_pass* ikkuna_on_reached(ikkuna_thread* thread, ikkuna_pass* handle, int64
     const uint32_t number = state.tracker.Walked(step->root->tracked, thread->body.id, pass.tracked, task, numbered);
     // One that runs within another, as checkpointing does, is part of it.
     for (const auto& [other, walk] : pass.walks) {
-      if (walk && walk->body->number == number) return walk.get();
+      if (walk->body->number == number) return walk.get();
     }
-    std::unique_ptr<ikkuna_pass> walk;
-    if (number != 0) {
-      walk = std::make_unique<ikkuna_pass>();
-      walk->body = std::make_shared<Pass>();
-      walk->body->step = step;
-      walk->body->number = number;
-      walk->body->of_walk = true;
-      PublishPassStarted(session, *step, number);
-      step->root->recorded[number] = walk->body;
+    if (number == 0) {
+      pass.walked_for_nothing = task;
+      return nullptr;
     }
+    auto walk = std::make_unique<ikkuna_pass>();
+    walk->body = std::make_shared<Pass>();
+    walk->body->step = step;
+    walk->body->number = number;
+    walk->body->of_walk = true;
+    PublishPassStarted(session, *step, number);
+    step->root->recorded[number] = walk->body;
     return pass.walks.emplace_back(task, std::move(walk)).second.get();
   });
 }
@@ -150,28 +206,40 @@ int ikkuna_on_evaluation_reached(ikkuna_thread* thread, uint16_t root_id, int64_
   return Guarded(state, 0, [&](Session&) {
     const Root* const root = state.root(root_id);
     if (root == nullptr || !root->follows) return Refuse(state, "there is no such root whose steps are found");
-    state.tracker.EvaluationWalked(root->tracked, thread->body.id, task);
+    if (task < 0) return Refuse(state, kNoTask);
+    state.tracker.EvaluationWalked(root->tracked, thread->body.id, TaskOf(state, thread->body, task));
     return static_cast<int>(thread->body.takes.size());
   });
 }
 
-int ikkuna_on_gradient(ikkuna_thread* thread, uint16_t root, int64_t task, uint32_t seen) {
+int ikkuna_on_gradient(ikkuna_thread* thread, uint16_t root, int64_t given, uint32_t seen) {
+  if (thread == nullptr) return 0;
+  State& state = *thread->body.state;
+  if (given < 0) return Guarded(state, 0, [&](Session&) { return Refuse(state, kNoTask); });
+  const TaskId task = Guarded(state, TaskId{0}, [&](Session&) { return TaskOf(state, thread->body, given); });
+  if (task == 0) return 0;
   // One early way out, before anything that threads share.
-  const bool known = thread != nullptr && root >= 1 && root <= ikkuna::kMaxRoots;
+  const bool known = root >= 1 && root <= ikkuna::kMaxRoots;
   if (known && thread->body.last_task[root - 1u] == task) return static_cast<int>(thread->body.takes.size());
   const int waiting = SeenAndCounted(thread, root, [&](Event& event) { event.Gradient(task, seen); });
   if (known && waiting >= 0) thread->body.last_task[root - 1u] = task;
   return waiting;
 }
 
-int ikkuna_on_gradients_used(ikkuna_thread* thread, uint16_t root, int64_t task) {
+int ikkuna_on_gradients_used(ikkuna_thread* thread, uint16_t root, int64_t given) {
+  if (thread == nullptr) return 0;
+  State& state = *thread->body.state;
+  if (given < 0) return Guarded(state, 0, [&](Session&) { return Refuse(state, kNoTask); });
+  const TaskId task = Guarded(state, TaskId{0}, [&](Session&) { return LastTask(state, given, false); });
   return SeenAndCounted(thread, root, [&](Event& event) { event.GradientsUsed(task); });
 }
 
-int ikkuna_on_backward_end(ikkuna_thread* thread, int64_t task) {
+int ikkuna_on_backward_end(ikkuna_thread* thread, int64_t given) {
   if (thread == nullptr) return 0;
-  return Guarded(*thread->body.state, 0, [&](Session&) {
-    thread->body.state->tracker.EndBackward(thread->body.id, task);
+  State& state = *thread->body.state;
+  return Guarded(state, 0, [&](Session&) {
+    if (given < 0) return Refuse(state, kNoTask);
+    if (const TaskId task = LastTask(state, given, true); task != 0) state.tracker.EndBackward(thread->body.id, task);
     return static_cast<int>(thread->body.takes.size());
   });
 }
@@ -202,12 +270,19 @@ int ikkuna_on_end(ikkuna_thread* thread, uint16_t root) {
 
 int ikkuna_next_take(ikkuna_thread* thread, ikkuna_take* take) {
   if (thread == nullptr) return 0;
-  if (take == nullptr || take->size < sizeof(ikkuna_take)) {
+  if (take == nullptr || take->size < kLeastTake) {
     return Refuse(*thread->body.state, "a take needs `size` to be sizeof(ikkuna_take)");
   }
-  if (thread->body.takes.empty()) return 0;
-  *take = thread->body.takes.front();
-  thread->body.takes.pop_front();
+  Thread& body = thread->body;
+  if (body.takes.empty() && body.boundary) {
+    Guarded(*body.state, 0, [&](Session& session) { return HandleWaiting(*body.state, session, body), 0; });
+  }
+  if (body.takes.empty()) return 0;
+  // A program knows the fields of its own version, and its `size` stays.
+  const size_t size = take->size;
+  std::memcpy(static_cast<void*>(take), &body.takes.front(), std::min(size, sizeof *take));
+  take->size = size;
+  body.takes.pop_front();
   return 1;
 }
 

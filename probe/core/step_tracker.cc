@@ -53,6 +53,10 @@ const StepTracker::ThreadPart* StepTracker::FindPart(int root, ThreadId thread) 
 }
 
 StepTracker::Pass* StepTracker::FindPass(Root& root, PassId pass) {
+  return const_cast<Pass*>(FindPass(std::as_const(root), pass));
+}
+
+const StepTracker::Pass* StepTracker::FindPass(const Root& root, PassId pass) {
   const auto found = std::lower_bound(root.passes.begin(), root.passes.end(), pass,
                                       [](const Pass& left, PassId id) { return shm::PassBefore(left.id, id); });
   return found == root.passes.end() || found->id != pass ? nullptr : &*found;
@@ -92,6 +96,11 @@ PassId StepTracker::RecordPass(int root, ThreadId thread, uint32_t lane) {
 PassId StepTracker::NextPass(int root) {
   std::lock_guard lock(mutex_);
   return AddPass(At(root), 0, 0, PassState::kNamed);
+}
+
+bool StepTracker::Knows(int root, PassId pass) const {
+  std::lock_guard lock(mutex_);
+  return FindPass(At(root), pass) != nullptr;
 }
 
 void StepTracker::PassGone(int root, PassId pass) {

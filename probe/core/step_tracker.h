@@ -135,6 +135,8 @@ class StepTracker {
   PassId RecordPass(int root, ThreadId thread, uint32_t lane);
   // A number for what is no pass of a step: an evaluation batch. It stays open until PassesTold().
   PassId NextPass(int root);
+  // It may still be named.
+  bool Knows(int root, PassId pass) const;
   // No backward can reach it any more.
   void PassGone(int root, PassId pass);
   // Backward reaches a recorded pass. Where `numbered`, what this walk gives of layer gradients is published under a
@@ -358,6 +360,7 @@ class StepTracker {
   ThreadPart* FindPart(int root, ThreadId thread);
   const ThreadPart* FindPart(int root, ThreadId thread) const;
   static Pass* FindPass(Root& root, PassId pass);
+  static const Pass* FindPass(const Root& root, PassId pass);
   PassId AddPass(Root& root, ThreadId thread, uint32_t lane, PassState state);
   static void DropPass(Root& root, PassId pass, bool only_if_gone);
   TaskId Outermost(ThreadId thread, TaskId task);

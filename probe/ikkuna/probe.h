@@ -32,7 +32,7 @@
  *
  * Threads: any thread may begin a pass of a step and publish in it, several passes may be open at once; one pass is one
  * thread's at a time, and so is what is done with the step itself, until the next begins on another. ikkuna_open() and
- * ikkuna_close() run alone.
+ * ikkuna_close() run alone. In a forked child nothing is watched: calls do nothing there, and handles may be ended or left.
  * Results: -1 is a refusal, and ikkuna_error() says on the same thread what was wrong and what to do. 1: published.
  * 0: not wanted, or dropped, which the daemon shows. What was wanted and is refused is counted there, too. A handle that is
  * NULL is taken, and nothing comes of it.
@@ -85,25 +85,28 @@ typedef struct ikkuna_options {
   const char* run;       /* display name; NULL: the program's name */
   const char* run_id;    /* NULL: IKKUNA_RUN_ID, TORCHELASTIC_RUN_ID, the job and step of Slurm, else a new UUID */
   const char* directory; /* of the daemon's sockets; NULL: IKKUNA_DIR, else the default */
-  uint32_t rank;
-  uint32_t world_size; /* 0: 1 */
+  uint32_t rank;       /* 0 where world_size is 0, too: that of the launcher's environment (RANK, Slurm's), else 0 */
+  uint32_t world_size; /* 0: that of the launcher's environment, else 1 */
   uint64_t arena_mb;   /* room for whole tensors under way; 0: IKKUNA_ARENA_MB, else 256 */
   double budget;       /* share of the step time that these calls may take; 0: 0.01, negative: as the daemon says.
                         * The daemon's --budget counts where it is lower, and its `off` lifts this one, too. */
   int allow_control;   /* not 0: clients may ask to stop, see ikkuna_stop_requested(); `control` says more */
   int quiet;           /* not 0: no greeting on stderr */
   int resume;          /* not 0: this run goes on with the attempt before: both are drawn as one line */
-  uint64_t start_step; /* its first step; above 0 says the same as `resume` */
+  uint64_t start_step; /* its first step; above 0 says the same as `resume`; above 2^62 it is not taken, and 0 */
   int has_attempt;     /* 0: the restart count is the scheduler's, where it has one, else the daemon numbers */
   uint32_t attempt;    /* restart count of this job, where has_attempt is not 0 */
   int control;         /* IKKUNA_CONTROL_*: what clients may ask for; 0: as allow_control says. _ALL needs on_command */
-  /* A command is due: called by ikkuna_step_begin() and the ikkuna_on_ calls, on their thread, before the step it is for,
-   * under no lock: it may call all of this but ikkuna_close(). It does what is asked now or later (a freeze: when no optimizer
+  /* A command is due: called on the thread of ikkuna_step_begin(), before the step it is for, or of an ikkuna_on_ call, where
+   * a step has ended: by that call itself where nothing waits to be taken, else by the ikkuna_next_take() that finds nothing
+   * more, or the thread's next ikkuna_on_ call. Behind a step that was skipped the one it is for has just begun. It is under
+   * no lock and may call all of this but ikkuna_close(). It does what is asked now or later (a freeze: when no optimizer
    * writes), and says so with ikkuna_command_done(). `command` is valid during the call. */
   void (*on_command)(void* context, const ikkuna_command* command);
   /* A command to several ranks is being prepared, and none gets it unless all acknowledge: 1 acknowledges that this one
    * makes steps and will act, 0 does not, and it is asked again in 50 ms (the daemon gives up after 5 s). NULL: 1. Called on
-   * a thread of the session, for which ikkuna_close() waits: what it needs must be free then. */
+   * a thread of the session, once there is a root. ikkuna_close() waits for it, and so does what else that thread does: read
+   * an atomic, and take no lock that a caller of these calls may hold. */
   int (*prepared)(void* context);
   void* context;       /* of both */
   uint64_t late_kb;    /* room for values that are announced before they are there, see ikkuna_step_late(); 0: none */
@@ -234,7 +237,7 @@ IKKUNA_API void ikkuna_step_spent(ikkuna_step* step, uint64_t ns);
 /* So many training samples more have gone into the root's steps; of an evaluation nothing is counted. */
 IKKUNA_API void ikkuna_samples(ikkuna_step* step, uint64_t count);
 /* The step is whole, and made of the passes that ended in it. `flags` are those of all of it. Frees the handle. A pass
- * that is still open comes to nothing, and is counted. */
+ * that is still open comes to nothing, and the step lacks what was due of passes. */
 IKKUNA_API int ikkuna_step_end(ikkuna_step* step, uint16_t flags);
 
 /* --- Passes. */
@@ -267,7 +270,8 @@ IKKUNA_API ikkuna_late* ikkuna_step_late(ikkuna_step* step, int kind, uint32_t m
 IKKUNA_API ikkuna_late* ikkuna_pass_late(ikkuna_pass* pass, int kind, uint32_t module, uint32_t param, uint16_t call,
                                          uint16_t flags, const ikkuna_array* form);
 /* It is there, in host memory, of the data type and sizes that were announced: what is wanted of it is computed or copied on
- * this thread, which may be any. Frees the handle, but where it is refused (-1): then it is to be ended still. */
+ * this thread, which may be any, on the account of its root. 0: these are no statistics that can be, which is counted. Frees
+ * the handle, but where it is refused (-1): then it is to be ended still. */
 IKKUNA_API int ikkuna_late_fill(ikkuna_late* late, const ikkuna_array* array);
 /* For who fills it otherwise, such as a kernel: what stands in `bytes` at `data` is IKKUNA_TENSOR, the elements row-major
  * without gaps (halves that were announced with a scale as floats); IKKUNA_SUMMARY, statistics as the wire format lays them out;
@@ -294,7 +298,8 @@ IKKUNA_API int ikkuna_late_end(ikkuna_late* late, int how);
  * Each ikkuna_on_ call returns how many takes wait on the thread, or -1; take them, with ikkuna_next_take(), before the
  * framework goes on: then the weights and gradients are what they were in the step. Each names a step, whose handle is ended
  * with ikkuna_step_end() when all is published. What is not taken until the thread's next ikkuna_on_ call is given up, and its
- * step lacks it. The end of a step is published when the step is over and its handles are ended, in either order. */
+ * step lacks it. The end of a step is published when the step is over and its handles are ended, in either order; where one is
+ * not ended for 64 steps that wait behind it, its step ends without, and lacks what it would have brought. */
 enum { IKKUNA_SAYS_BOUNDARIES = 1 }; /* only ikkuna_on_boundary() ends steps, whatever writes */
 IKKUNA_API uint16_t ikkuna_root_tracked(ikkuna_session* session, const char* name, uint32_t flags);
 /* The number that the root's next step takes. */
@@ -331,19 +336,21 @@ enum {
 /* A forward pass that is to train begins on the thread. Never NULL but where it is refused; takes may wait. It is ended
  * (ikkuna_pass_end(), ikkuna_pass_abandon()) when no backward can reach it any more: its step is what reached it. */
 IKKUNA_API ikkuna_pass* ikkuna_on_pass(ikkuna_thread* thread, uint16_t root, uint32_t seen);
-/* Backward pass `task` (not below 0, no two at once have the same) reaches it on this thread: before ikkuna_on_gradient() of
- * the task. What comes back takes its layer gradients, the same for each call of one task; NULL: none are wanted, or the pass
+/* Backward pass `task` (not below 0, no two at once have the same; behind ikkuna_on_backward_end() another may) reaches it on
+ * this thread: before ikkuna_on_gradient() of the task. What comes back takes its layer gradients, the same for each call of one task; NULL: none are wanted, or the pass
  * is of a step that has ended. It goes with the pass, and is not ended. */
 IKKUNA_API ikkuna_pass* ikkuna_on_reached(ikkuna_thread* thread, ikkuna_pass* pass, int64_t task);
 /* The same of what was evaluated under another tag. */
 IKKUNA_API int ikkuna_on_evaluation_reached(ikkuna_thread* thread, uint16_t root, int64_t task);
 /* A parameter's gradient is accumulated in the task on this thread; only the first of them says anything. */
 IKKUNA_API int ikkuna_on_gradient(ikkuna_thread* thread, uint16_t root, int64_t task, uint32_t seen);
-/* All gradients that the ended task gave are gone and the weights have moved: an optimizer within backward used them. */
+/* All gradients that the task that has just ended gave are gone and the weights have moved: an optimizer within backward used them. */
 IKKUNA_API int ikkuna_on_gradients_used(ikkuna_thread* thread, uint16_t root, int64_t task);
 /* It is over, for all roots, also where it threw. */
 IKKUNA_API int ikkuna_on_backward_end(ikkuna_thread* thread, int64_t task);
-/* A parameter is about to be written, each in turn, or only the first that the optimizer writes. */
+/* A parameter is about to be written, each in turn, or only the first that the optimizer writes. Where threads differ in
+ * who writes and who begins the next pass, tell of each: until all with IKKUNA_TRAINABLE are written an update that is taken
+ * bears IKKUNA_FLAG_WEIGHTS_OUTSIDE. */
 IKKUNA_API int ikkuna_on_write(ikkuna_thread* thread, uint16_t root, int write, uint32_t param, uint32_t seen);
 /* The trainer says that its step ends here. From the first on nothing else ends steps of this root. */
 IKKUNA_API int ikkuna_on_boundary(ikkuna_thread* thread, uint16_t root);

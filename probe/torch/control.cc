@@ -10,7 +10,13 @@
 namespace ikkuna::torch_probe {
 
 void Control::HandleCommands(const WatchedModel& boundary, bool step_begins) {
-  const std::optional<uint64_t> step = step_begins ? std::optional(tracker_.NextStep(boundary.index())) : std::nullopt;
+  std::optional<uint64_t> step;
+  if (step_begins) {
+    // Where the next step has ended the one before, it has its number already.
+    const uint64_t next = tracker_.NextStep(boundary.index());
+    const std::optional<uint64_t> open = tracker_.OpenStepOf(boundary.index(), 0);
+    step = open && *open + 1 == next ? *open : next;
+  }
   session_.HandleCommands(boundary.root_id(), step, [this](const shm::Command& command) {
     if (!session_.allow_control()) return;
     switch (static_cast<shm::CommandType>(command.type)) {

@@ -3,6 +3,7 @@
 #include <functional>
 #include <thread>
 
+#include "probe/core/c_handle.h"
 #include "tests/probe/core/c_tracked_loop.h"
 
 namespace ikkuna {
@@ -10,7 +11,7 @@ namespace {
 
 class Commands : public CInterface {
  protected:
-  ikkuna_session* Start(int control, bool handler = true) {
+  ikkuna_session* Start(int control, bool handler = true, bool with_root = true) {
     ikkuna_options options = OptionsFor(daemon_);
     options.quiet = 1;
     options.control = control;
@@ -22,7 +23,7 @@ class Commands : public CInterface {
     if (prepared_) options.prepared = [](void* self) { return static_cast<Commands*>(self)->prepared_() ? 1 : 0; };
     session_ = ikkuna_open(&options);
     daemon_.Accept({});
-    root_ = ikkuna_root(session_, "net");
+    if (with_root) root_ = ikkuna_root(session_, "net");
     return session_;
   }
   void TearDown() override {
@@ -174,6 +175,135 @@ TEST_F(Commands, ReachATrackedRoot) {
   ASSERT_EQ(taken_.size(), 2u);
   EXPECT_EQ(taken_[1].id, later);
   EXPECT_EQ(taken_[1].step, 3u);
+}
+
+// What a front end does on a command, a freeze or an evaluation, must not reach what of the step before is not read
+// yet.
+TEST_F(Commands, ComeBehindWhatIsToBeTaken) {
+  Start(IKKUNA_CONTROL_ALL);
+  Net net(session_, "tracked");
+  daemon_.Demand({Ask(KindBit(Kind::kWeightGradients), Level::kTensor)});
+  ikkuna_thread* thread = ikkuna_thread_begin(session_);
+  ikkuna_take take{};
+  take.size = sizeof take;
+  const auto step = [&](int64_t task) {
+    ikkuna_pass* pass = ikkuna_on_pass(thread, net.root, 0);
+    ikkuna_on_reached(thread, pass, task);
+    ikkuna_on_gradient(thread, net.root, task, 0);
+    ikkuna_on_backward_end(thread, task);
+    const int takes = ikkuna_on_write(thread, net.root, IKKUNA_WRITE_ARITHMETIC, net.weight_id, IKKUNA_SEEN_GRADIENT);
+    ikkuna_pass_end(pass);
+    return takes;
+  };
+  on_take_ = [&](const ikkuna_command&) {
+    EXPECT_EQ(ikkuna_next_take(thread, &take), 0);
+    EXPECT_GE(ikkuna_on_evaluation(thread, net.root), 0);
+  };
+  ASSERT_TRUE(Done(daemon_.Command(shm::CommandType::kEvaluate, net.root, 0, 0, 2)));  // before step 1
+  ASSERT_EQ(step(1), 1);
+  EXPECT_EQ(taken_.size(), 0u);
+  ASSERT_EQ(ikkuna_next_take(thread, &take), 1);
+  EXPECT_EQ(take.take, static_cast<uint32_t>(IKKUNA_TAKE_GRADIENTS));
+  ikkuna_step_end(take.step, 0);
+  EXPECT_EQ(ikkuna_next_take(thread, &take), 0);
+  ASSERT_EQ(taken_.size(), 1u);
+  EXPECT_EQ(taken_[0].step, 1u);
+  // Who takes nothing gets them with the next that is seen.
+  ASSERT_TRUE(Done(daemon_.Command(shm::CommandType::kEvaluate, net.root, 0, 0, 3)));
+  ASSERT_EQ(step(2), 1);
+  EXPECT_EQ(taken_.size(), 1u);
+  ikkuna_on_write(thread, net.root, IKKUNA_WRITE_ARITHMETIC, net.bias_id, IKKUNA_SEEN_GRADIENT);
+  ASSERT_EQ(taken_.size(), 2u);
+  EXPECT_EQ(taken_[1].step, 2u);
+  ikkuna_thread_end(thread);
+}
+
+// A step that is skipped ends where the next one's gradients come: that is the boundary of the next, not of the one
+// behind it.
+TEST_F(Commands, BehindASkippedStepAreForTheStepThatFollows) {
+  Start(IKKUNA_CONTROL_ALL);
+  Net net(session_, "tracked");
+  Trainer trainer(session_);
+  const auto step = [&](bool writes) {
+    net.ZeroGrad();
+    Graph graph = trainer.Forward(net);
+    trainer.Backward({&graph});
+    if (writes) trainer.Write(net);
+  };
+  for (int i = 0; i < 10; ++i) step(true);
+  step(false);  // step 10
+  const uint64_t number = ikkuna_next_step(session_, net.root);
+  ASSERT_EQ(number, 11u);
+  ASSERT_TRUE(Done(daemon_.Command(shm::CommandType::kFreeze, net.root, 0, 0, number + 1)));
+  const uint64_t behind = daemon_.Command(shm::CommandType::kUnfreeze, net.root, 0, 0, number + 2);
+  ASSERT_TRUE(Done(behind));
+  step(false);  // ends step 10
+  ASSERT_EQ(taken_.size(), 1u);
+  EXPECT_EQ(taken_[0].step, number);
+  EXPECT_EQ(taken_[0].type, static_cast<uint32_t>(IKKUNA_COMMAND_FREEZE));
+  EXPECT_EQ(daemon_.view().ReadStatus().status.command_late, 0u);
+  trainer.Write(net);
+  ASSERT_EQ(taken_.size(), 2u);
+  EXPECT_EQ(taken_[1].id, behind);
+  EXPECT_EQ(taken_[1].step, number + 1);
+}
+
+// The thread of the session runs before ikkuna_open() has returned; a front end without its handle cannot act.
+TEST_F(Commands, NothingIsPreparedBeforeThereIsARoot) {
+  std::atomic<int> early{0}, asked{0};
+  prepared_ = [&] {
+    early += root_ == 0;
+    return ++asked > 0;
+  };
+  Start(IKKUNA_CONTROL_ALL, true, false);
+  daemon_.Command(shm::CommandType::kFreeze, 0, 0, 0, 9);
+  const uint64_t prepare = daemon_.Command(shm::CommandType::kPrepare);
+  // The session's thread looks at what is there before it writes its clock again.
+  const auto clock = [&] { return daemon_.view().ReadStatus().status.clock_generation; };
+  for (int round = 0; round < 2; ++round) {
+    const auto end = std::chrono::steady_clock::now() + test::kWatchdog;
+    for (const uint64_t seen = clock(); clock() == seen;) ASSERT_LT(std::chrono::steady_clock::now(), end);
+  }
+  EXPECT_EQ(asked, 0);
+  root_ = 1;
+  EXPECT_EQ(ikkuna_root(session_, "net"), 1u);
+  ASSERT_TRUE(Done(prepare));
+  EXPECT_EQ(early, 0);
+  EXPECT_GT(asked, 0);
+}
+
+// An evaluation that is done on a command is the trainer's time.
+TEST_F(Commands, WhatIsDoneOnThemIsOnNobodysAccount) {
+  Start(IKKUNA_CONTROL_ALL);
+  constexpr uint64_t kLong = 300'000'000;
+  on_take_ = [&](const ikkuna_command&) {
+    for (const uint64_t begin = MonotonicNs(); MonotonicNs() - begin < kLong;) {
+    }
+  };
+  ASSERT_TRUE(Done(daemon_.Command(shm::CommandType::kEvaluate, root_)));
+  ikkuna_step* step = ikkuna_step_begin(session_, root_, IKKUNA_TAG_DEFAULT, 0, 0);
+  ASSERT_EQ(taken_.size(), 1u);
+  EXPECT_LT(session_->state->roots[root_ - 1u].spent.total_ns.load(), kLong);
+  ikkuna_step_end(step, 0);
+}
+
+TEST_F(Commands, ThatAreNeverAnsweredAreSaidAtTheEndAndDoNotGrow) {
+  Start(IKKUNA_CONTROL_ALL);
+  uint64_t first = 0;
+  for (uint64_t i = 0; i < 20; ++i) {
+    uint64_t number = 0;
+    for (int more = 0; more < 55; ++more) {
+      number = daemon_.Command(shm::CommandType::kEvaluate, root_);
+      if (i * 55 + static_cast<uint64_t>(more) == 76) first = number;
+    }
+    ASSERT_TRUE(Done(number));
+    Step(i);
+  }
+  EXPECT_EQ(taken_.size(), 1100u);
+  EXPECT_EQ(session_->state->commands.size(), 1024u);
+  ikkuna_close(std::exchange(session_, nullptr));
+  EXPECT_NE(Notes().find("without an answer to 1024 commands, the first " + std::to_string(first)), std::string::npos)
+      << Notes();
 }
 
 }  // namespace

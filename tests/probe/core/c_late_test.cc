@@ -7,6 +7,7 @@
 #include <stdexcept>
 #include <thread>
 
+#include "probe/core/c_handle.h"
 #include "probe/core/session.h"
 #include "shared/stats/derive.h"
 #include "shared/stats/stats_pass.h"
@@ -230,6 +231,75 @@ TEST(LateSession, AnExceptionLeavesAVoidRecord) {
   auto ready = daemon.view().ReadLate(**next);
   ASSERT_TRUE(ready.ok() && *ready);
   EXPECT_EQ((*next)->record.scalar, 3);
+}
+
+// A daemon that reads them would take the producer for broken.
+TEST_F(LateBytes, StatisticsThatNoTensorHasAreGivenUpAndCounted) {
+  Start(Level::kSummary);
+  const double large[] = {1e308, -1e308, 1, 2};
+  ikkuna_array form = CArray(nullptr, sizes_, IKKUNA_F64);
+  form.scale = 1024;
+  ikkuna_late* late = ikkuna_step_late(step_->step(), IKKUNA_WEIGHTS, fc_, weight_, 0, &form);
+  ASSERT_NE(late, nullptr) << error();
+  auto messages = Read();
+  form.data = large;
+  EXPECT_EQ(ikkuna_late_fill(late, &form), 0);
+  EXPECT_FALSE(Ready(messages.back()));
+  EXPECT_EQ(daemon_.view().ReadStatus().status.dropped[static_cast<size_t>(DropReason::kFailed)], 1u);
+}
+
+// The pass over the elements is the dear part of it, on whichever thread.
+TEST_F(LateBytes, FillingIsOnTheAccountOfTheRoot) {
+  Start(Level::kTensor);
+  ikkuna_late* late = Announce();
+  ASSERT_NE(late, nullptr) << error();
+  const auto& spent = session_->state->roots[root_ - 1u].spent;
+  const uint64_t total = spent.total_ns.load(), tensors = spent.tensor_ns.load();
+  const ikkuna_array array = CArray(values_, sizes_);
+  EXPECT_EQ(ikkuna_late_fill(late, &array), 1);
+  EXPECT_GT(spent.total_ns.load(), total);
+  EXPECT_GT(spent.tensor_ns.load(), tensors);
+}
+
+// Programs that were built with another version of the header.
+TEST_F(LateBytes, APlaceMayHaveMoreOrFewerFieldsThanTheLibraryKnows) {
+  Start(Level::kTensor);
+  ikkuna_late* late = Announce();
+  ASSERT_NE(late, nullptr) << error();
+  struct {
+    ikkuna_place place;
+    uint64_t later;
+  } longer{{}, 77};
+  longer.place.size = sizeof longer;
+  ASSERT_EQ(ikkuna_late_place(late, &longer.place), 1);
+  EXPECT_EQ(longer.place.size, sizeof longer);
+  EXPECT_EQ(longer.place.bytes, sizeof values_);
+  EXPECT_EQ(longer.later, 77u);
+  ikkuna_place shorter{};
+  shorter.size = offsetof(ikkuna_place, content) + sizeof shorter.content;  // of version 2, without what fills it up
+  EXPECT_EQ(ikkuna_late_place(late, &shorter), 1);
+  EXPECT_EQ(shorter.content, IKKUNA_TENSOR);
+  ikkuna_late_end(late, IKKUNA_LATE_NEVER);
+}
+
+// A loss scale lifts gradients out of what halves can hold: they go as floats, announced or not.
+TEST_F(LateBytes, AScaledHalfGoesAsAFloat) {
+  Start(Level::kTensor);
+  const uint16_t halves[4] = {0x3c00, 0x4000, 0x4200, 0x4600};  // 1, 2, 3, 6
+  ikkuna_array form = CArray(nullptr, sizes_, IKKUNA_F16);
+  form.scale = .5;
+  ikkuna_late* late = ikkuna_step_late(step_->step(), IKKUNA_WEIGHTS, fc_, weight_, 0, &form);
+  ASSERT_NE(late, nullptr) << error();
+  auto messages = Read();
+  form.data = halves;
+  ikkuna_array unscaled = form;
+  unscaled.scale = 1;
+  EXPECT_EQ(ikkuna_late_fill(late, &unscaled), -1) << "it is not what was announced";
+  EXPECT_EQ(ikkuna_late_fill(late, &form), 1);
+  ASSERT_TRUE(Ready(messages.back()));
+  const float expected[4] = {.5, 1, 1.5, 3};
+  ASSERT_EQ(messages.back().payload_bytes, sizeof expected);
+  EXPECT_EQ(std::memcmp(messages.back().payload, expected, sizeof expected), 0);
 }
 
 }  // namespace

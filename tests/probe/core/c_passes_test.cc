@@ -106,8 +106,9 @@ TEST_F(CInterface, WhatCannotBePublishedIsRefusedWithASentence) {
   step.End();
   const auto got = daemon.Drain();
   ASSERT_EQ(got.size(), 3u);
-  EXPECT_EQ(got.back().record.marker.dropped_kinds,
-            KindBit(Kind::kWeights) | KindBit(Kind::kActivations) | KindBit(Kind::kWeightUpdates));
+  EXPECT_EQ(got.back().record.marker.dropped_kinds, KindBit(Kind::kWeights) | KindBit(Kind::kActivations) |
+                                                        KindBit(Kind::kWeightUpdates) | KindBit(Kind::kNetworkOutput) |
+                                                        KindBit(Kind::kLoss));
   // Another thread has errors of its own.
   std::thread([&] { EXPECT_STREQ(ikkuna_error(session), ""); }).join();
   ikkuna_close(session);
@@ -420,6 +421,94 @@ TEST_F(CInterface, ShorterOptionsOfAnEarlierVersionAreTaken) {
   daemon.Accept({});
   CStep(session, root, 3).End();
   EXPECT_EQ(daemon.view().ReadStatus().status.roots[root - 1].step, 4u);
+  ikkuna_close(session);
+}
+
+// What a step has of two of three micro-batches is not its whole loss.
+TEST_F(CInterface, AStepLacksThePassThatIsOpenAtItsEnd) {
+  DaemonByHand daemon;
+  const ikkuna_options options = OptionsFor(daemon);
+  ikkuna_session* session = ikkuna_open(&options);
+  const uint16_t root = ikkuna_root(session, "net");
+  daemon.Accept({Ask(KindBit(Kind::kLoss) | KindBit(Kind::kWeights), Level::kSummary)});
+  for (uint64_t number = 0; number < 2; ++number) {
+    ikkuna_step* step = ikkuna_step_begin(session, root, IKKUNA_TAG_DEFAULT, number, 0);
+    ikkuna_pass* pass = ikkuna_pass_begin(step);
+    ikkuna_pass_scalar(pass, IKKUNA_LOSS, 0, 1);
+    if (number == 0) ikkuna_pass_end(pass);
+    ikkuna_step_end(step, 0);
+    if (number == 1) ikkuna_pass_end(pass);
+  }
+  std::vector<uint64_t> dropped;
+  for (const auto& got : daemon.Drain()) {
+    if (got.record.kind == static_cast<uint8_t>(Kind::kBatchFinished))
+      dropped.push_back(got.record.marker.dropped_kinds);
+  }
+  EXPECT_EQ(dropped, (std::vector<uint64_t>{0, KindBit(Kind::kLoss)}));
+  ikkuna_close(session);
+}
+
+TEST_F(CInterface, WhatIsWantedAndRefusedIsCounted) {
+  DaemonByHand daemon;
+  const ikkuna_options options = OptionsFor(daemon);
+  ikkuna_session* session = ikkuna_open(&options);
+  const uint16_t root = ikkuna_root(session, "net");
+  const uint32_t fc = ikkuna_module(session, root, "fc", "Linear", 0);
+  const std::vector<int64_t> sizes{2};
+  const uint32_t weight = ikkuna_param(session, root, fc, "weight", IKKUNA_F32, 1, sizes.data(), 0);
+  EXPECT_EQ(ikkuna_param(session, root, fc, "odd", 257, 1, sizes.data(), 0), 0u) << "256 more than a float";
+  daemon.Accept({Ask(KindBit(Kind::kActivations) | KindBit(Kind::kWeights), Level::kSummary)});
+  const float values[2] = {1, 2};
+  const ikkuna_array array = CArray(values, sizes);
+  CStep step(session, root, 0);
+  EXPECT_EQ(ikkuna_step_array(step.step(), IKKUNA_ACTIVATIONS, fc, 0, 0, &array), -1);
+  EXPECT_EQ(ikkuna_pass_array(step.pass(), IKKUNA_WEIGHTS, fc, weight, 0, 0, &array), -1);
+  EXPECT_EQ(ikkuna_step_array(step.step(), IKKUNA_WEIGHTS, fc, weight, 1u << 9, &array), -1);
+  EXPECT_EQ(ikkuna_pass_scalar(step.pass(), IKKUNA_ACTIVATIONS, 0, 1), -1);
+  EXPECT_EQ(ikkuna_step_array(step.step(), IKKUNA_BIASES, fc, 0, 1u << 9, &array), -1) << "and is not wanted";
+  step.End();
+  EXPECT_EQ(daemon.view().ReadStatus().status.dropped[static_cast<size_t>(DropReason::kFailed)], 4u);
+  EXPECT_EQ(daemon.Drain().back().record.marker.dropped_kinds, KindBit(Kind::kActivations) | KindBit(Kind::kWeights));
+  ikkuna_close(session);
+}
+
+// -1 for "not known", as a language without unsigned numbers would give it.
+TEST_F(CInterface, AFirstStepBeyondAllNumbersIsNotTaken) {
+  DaemonByHand daemon;
+  ikkuna_options options = OptionsFor(daemon);
+  options.start_step = UINT64_MAX;
+  ikkuna_session* session = ikkuna_open(&options);
+  const uint16_t root = ikkuna_root_tracked(session, "net", 0);
+  EXPECT_EQ(ikkuna_next_step(session, root), 0u);
+  ikkuna_close(session);
+}
+
+TEST_F(CInterface, ARankAloneIsTaken) {
+  ::unsetenv("WORLD_SIZE");
+  ::setenv("RANK", "5", 1);
+  for (const uint32_t rank : {3u, 0u}) {
+    DaemonByHand daemon;
+    ikkuna_options options = OptionsFor(daemon);
+    options.rank = rank;
+    ikkuna_session* session = ikkuna_open(&options);
+    daemon.Accept({});
+    EXPECT_EQ(daemon.hello().rank, rank != 0 ? 3u : 5u) << "0 alone is the environment's";
+    ikkuna_close(session);
+  }
+  ::unsetenv("RANK");
+}
+
+TEST_F(CInterface, WhereThereIsNoRoomForANameTheErrorSaysSo) {
+  DaemonByHand daemon;
+  ikkuna_options options = OptionsFor(daemon);
+  options.quiet = 1;
+  ikkuna_session* session = ikkuna_open(&options);
+  EXPECT_EQ(ikkuna_module(session, 9, "x", "Linear", 0), 0u);
+  size_t roots = 0;
+  while (roots <= kMaxRoots && ikkuna_root(session, ("net" + std::to_string(roots)).c_str()) != 0) ++roots;
+  EXPECT_EQ(roots, kMaxRoots);
+  EXPECT_NE(std::string(ikkuna_error(session)).find("a limit of the format"), std::string::npos)
+      << ikkuna_error(session);
   ikkuna_close(session);
 }
 

@@ -2,7 +2,9 @@
 // refused.
 #include <thread>
 
+#include "probe/core/c_handle.h"
 #include "tests/probe/core/c_tracked_loop.h"
+#include "tests/probe/core/child.h"
 
 namespace ikkuna {
 namespace {
@@ -71,6 +73,7 @@ class Seen : public CInterface {
   ikkuna_session* session_ = nullptr;
   ikkuna_thread* thread_ = nullptr;
   std::unique_ptr<Net> net_;
+  std::vector<ikkuna_step*> forgotten_;
 };
 
 TEST_F(Seen, WhereNothingIsDueNothingIsToBeTaken) {
@@ -321,6 +324,256 @@ TEST_F(Seen, TheLastWalkCounts) {
   ASSERT_EQ(of_gradients.size(), 2u);
   EXPECT_EQ(std::count(named.begin(), named.end(), of_gradients[0]), 0);
   EXPECT_EQ(std::count(named.begin(), named.end(), of_gradients[1]), 1);
+}
+
+// Frameworks number their backward passes anew at each step, or not at all.
+TEST_F(Seen, ABackwardPassMayHaveTheNumberOfOneThatIsOver) {
+  Start(KindBit(Kind::kWeightGradients) | KindBit(Kind::kLayerGradients));
+  for (uint64_t i = 0; i < 6; ++i) {
+    ikkuna_pass* pass = ikkuna_on_pass(thread_, net_->root, 0);
+    for (int micro = 0; micro < 2; ++micro) {
+      ikkuna_pass* walk = ikkuna_on_reached(thread_, pass, 0);
+      EXPECT_NE(walk, nullptr);
+      EXPECT_EQ(ikkuna_on_reached(thread_, pass, 0), walk);
+      EXPECT_EQ(ikkuna_on_gradient(thread_, net_->root, 0, 0), 0);
+      EXPECT_EQ(ikkuna_on_backward_end(thread_, 0), 0);
+    }
+    EXPECT_EQ(ikkuna_on_write(thread_, net_->root, IKKUNA_WRITE_ARITHMETIC, net_->weight_id, IKKUNA_SEEN_GRADIENT), 1);
+    const ikkuna_take take = Next();
+    EXPECT_EQ(take.number, 100 + i);
+    Publish(take, IKKUNA_WEIGHT_GRADIENTS);
+    ikkuna_step_end(take.step, 0);
+    ikkuna_pass_end(pass);
+  }
+  EXPECT_EQ(ikkuna_next_step(session_, net_->root), 106u);
+  // Gradients that were cleared between two of one number: the first was a step of its own, that was skipped.
+  ikkuna_pass* pass = ikkuna_on_pass(thread_, net_->root, 0);
+  for (const uint32_t seen : {0, 0 | IKKUNA_SEEN_CLEARED}) {
+    ikkuna_on_reached(thread_, pass, 0);
+    ikkuna_on_gradient(thread_, net_->root, 0, seen);
+    ikkuna_on_backward_end(thread_, 0);
+  }
+  EXPECT_EQ(ikkuna_next_step(session_, net_->root), 108u);
+  ikkuna_pass_end(pass);
+}
+
+TEST_F(Seen, ABackwardPassOfANegativeNumberIsRefused) {
+  Start(KindBit(Kind::kLayerGradients));
+  ikkuna_pass* pass = ikkuna_on_pass(thread_, net_->root, 0);
+  EXPECT_EQ(ikkuna_on_reached(thread_, pass, -1), nullptr);
+  EXPECT_NE(error().find("not below 0"), std::string::npos) << error();
+  EXPECT_EQ(ikkuna_on_evaluation_reached(thread_, net_->root, -1), -1);
+  EXPECT_EQ(ikkuna_on_gradient(thread_, net_->root, -1, 0), -1);
+  EXPECT_EQ(ikkuna_on_gradients_used(thread_, net_->root, -1), -1);
+  EXPECT_EQ(ikkuna_on_backward_end(thread_, -1), -1);
+  ikkuna_pass_end(pass);
+}
+
+// Another thread's forward pass comes between the writes of an optimizer: what is taken then is half of an update.
+TEST_F(Seen, AnUpdateThatIsTakenAmidTheWritesOfAnotherThreadIsFlagged) {
+  Start(KindBit(Kind::kWeightUpdates));
+  const auto take_all = [&](ikkuna_thread* thread) {
+    ikkuna_take take{};
+    take.size = sizeof take;
+    while (ikkuna_next_take(thread, &take) == 1) ikkuna_step_end(take.step, 0);
+  };
+  ikkuna_pass* pass = ikkuna_on_pass(thread_, net_->root, 0);
+  take_all(thread_);
+  ikkuna_on_reached(thread_, pass, 1);
+  ikkuna_on_gradient(thread_, net_->root, 1, 0);
+  ikkuna_on_backward_end(thread_, 1);
+  ikkuna_on_write(thread_, net_->root, IKKUNA_WRITE_ARITHMETIC, net_->weight_id, IKKUNA_SEEN_GRADIENT);
+  take_all(thread_);
+  ikkuna_thread* other = ikkuna_thread_begin(session_);
+  ikkuna_pass* early = ikkuna_on_pass(other, net_->root, 0);
+  take_all(other);
+  const auto ends = Ends();
+  ASSERT_EQ(ends.size(), 1u);
+  EXPECT_EQ(ends[0].flags, kFlagWeightsChangedOutside);
+  ikkuna_pass_end(early);
+  ikkuna_pass_end(pass);
+  ikkuna_thread_end(other);
+}
+
+TEST_F(Seen, EpochMarkersBearTheEpochTheyAreOf) {
+  Start(KindBit(Kind::kEpochStarted) | KindBit(Kind::kEpochFinished));
+  StepUntaken();
+  ikkuna_on_epoch(thread_, net_->root, 1);  // before a step begins
+  ikkuna_pass* pass = ikkuna_on_pass(thread_, net_->root, 0);
+  ikkuna_on_epoch(thread_, net_->root, 2);  // amid one
+  ikkuna_pass_end(pass);
+  std::vector<std::pair<Kind, uint32_t>> markers;
+  for (const auto& message : daemon_.Drain()) {
+    const auto kind = static_cast<Kind>(message.record.kind);
+    if (kind == Kind::kEpochFinished || kind == Kind::kEpochStarted) markers.emplace_back(kind, message.record.epoch);
+  }
+  const std::vector<std::pair<Kind, uint32_t>> expected{
+      {Kind::kEpochFinished, 0}, {Kind::kEpochStarted, 1}, {Kind::kEpochFinished, 1}, {Kind::kEpochStarted, 2}};
+  EXPECT_EQ(markers, expected);
+}
+
+// A handle that is never ended holds back its step for a while, and what else waits behind it no longer.
+TEST_F(Seen, AStepWhoseHandleIsForgottenEndsWithoutIt) {
+  Start(KindBit(Kind::kWeightGradients));
+  ASSERT_EQ(StepUntaken(), 1);
+  const ikkuna_take held = Next();
+  for (int i = 0; i < 80; ++i) {
+    ASSERT_EQ(StepUntaken(), 1);
+    const ikkuna_take kept = Next();
+    Publish(kept, IKKUNA_WEIGHT_GRADIENTS);
+    if (i != 79) forgotten_.push_back(kept.step);
+    if (i == 79) ikkuna_step_end(kept.step, 0);
+  }
+  const auto ends = Ends();
+  ASSERT_GE(ends.size(), 10u);
+  EXPECT_EQ(ends[0].global_step, 100u);
+  EXPECT_EQ(ends[0].marker.dropped_kinds, KindBit(Kind::kWeightGradients));
+  EXPECT_NE(Notes().find("was not ended for 64 steps"), std::string::npos) << Notes();
+  const ikkuna_array array = CArray(net_->values.weight.data(), sizes_);
+  EXPECT_EQ(ikkuna_step_array(held.step, IKKUNA_WEIGHT_GRADIENTS, net_->fc, net_->weight_id, 0, &array), -1);
+  EXPECT_NE(error().find("step 100 has ended without this handle"), std::string::npos) << error();
+  EXPECT_EQ(ikkuna_step_end(held.step, 0), 1);
+  for (ikkuna_step* step : forgotten_) ikkuna_step_end(step, 0);
+  EXPECT_EQ(Ends().size() + ends.size(), 80u) << "each once; the last waits for its update";
+}
+
+// A graph that is kept for the whole run, and walked in each step.
+TEST_F(Seen, AKeptPassMakesNothingGrow) {
+  Start(KindBit(Kind::kLayerGradients) | KindBit(Kind::kLoss));
+  ikkuna_pass* const open = ikkuna_on_pass(thread_, net_->root, 0);  // no backward ever reaches it
+  ikkuna_pass* const kept = ikkuna_on_pass(thread_, net_->root, 0);
+  ikkuna_on_reached(thread_, kept, 0);
+  ikkuna_on_gradient(thread_, net_->root, 0, 0);
+  ikkuna_on_backward_end(thread_, 0);
+  ikkuna_on_write(thread_, net_->root, IKKUNA_WRITE_ARITHMETIC, net_->weight_id, IKKUNA_SEEN_GRADIENT);
+  for (int i = 0; i < 2000; ++i) {
+    ikkuna_pass_end(ikkuna_on_pass(thread_, net_->root, 0));  // no backward reaches it
+    StepUntaken();
+    const int64_t task = Trainer::NextTask();
+    ikkuna_on_reached(thread_, kept, task);
+    ikkuna_on_backward_end(thread_, task);
+  }
+  EXPECT_LT(session_->state->roots[net_->root - 1u].recorded.size(), 600u);
+  EXPECT_LT(kept->body->walks.size(), 10u);
+  EXPECT_LE(session_->state->tasks.size(), 256u);
+  ikkuna_pass_end(kept);
+  ikkuna_pass_end(open);
+}
+
+// A DataLoader's worker, forked while another thread of the trainer was within a call.
+TEST_F(Seen, InAForkedChildNoCallWaitsForAThreadThatIsNotThere) {
+  Start(KindBit(Kind::kWeightGradients));
+  StepUntaken();
+  std::unique_lock held(session_->state->roots[net_->root - 1u].mutex);
+  Child child([&] {
+    if (ikkuna_next_step(session_, net_->root) != 0) return 1;
+    ikkuna_on_write(thread_, net_->root, IKKUNA_WRITE_ARITHMETIC, net_->weight_id, IKKUNA_SEEN_GRADIENT);
+    ikkuna_on_gradient(thread_, net_->root, 7, 0);
+    ikkuna_thread_end(thread_);
+    ikkuna_close(session_);
+    return 0;
+  });
+  EXPECT_EQ(child.End(), 0);
+  held.unlock();
+}
+
+// Programs that were built with another version of the header.
+TEST_F(Seen, ATakeMayHaveMoreFieldsThanTheLibraryKnows) {
+  Start(KindBit(Kind::kWeightGradients));
+  ASSERT_EQ(StepUntaken(), 1);
+  struct {
+    ikkuna_take take;
+    uint64_t later;
+  } longer{{}, 77};
+  longer.take.size = sizeof longer;
+  ASSERT_EQ(ikkuna_next_take(thread_, &longer.take), 1);
+  EXPECT_EQ(longer.take.size, sizeof longer);
+  EXPECT_EQ(longer.take.number, 100u);
+  EXPECT_EQ(longer.later, 77u);
+  ikkuna_step_end(longer.take.step, 0);
+}
+
+TEST_F(Seen, RatesComeAtTheEndOfAStepAndMomentsBehindItsWrite) {
+  Start(KindBit(Kind::kLearningRate) | KindBit(Kind::kExpAvg));
+  ASSERT_EQ(StepUntaken(), 1);
+  const ikkuna_take rates = Next();
+  EXPECT_EQ(rates.take, static_cast<uint32_t>(IKKUNA_TAKE_RATES));
+  EXPECT_EQ(ikkuna_rate(rates.step, "all", .125), 1);
+  ikkuna_step_end(rates.step, 0);
+  ikkuna_pass* pass = ikkuna_on_pass(thread_, net_->root, 0);
+  const ikkuna_take moments = Next();
+  EXPECT_EQ(moments.take, static_cast<uint32_t>(IKKUNA_TAKE_MOMENTS));
+  EXPECT_EQ(moments.number, 100u);
+  Publish(moments, IKKUNA_EXP_AVG);
+  ikkuna_step_end(moments.step, 0);
+  ikkuna_pass_end(pass);
+  std::vector<double> told;
+  size_t averages = 0;
+  for (const auto& message : daemon_.Drain()) {
+    const auto kind = static_cast<Kind>(message.record.kind);
+    if (kind == Kind::kLearningRate) told.push_back(message.record.scalar);
+    averages += kind == Kind::kExpAvg;
+    if (kind == Kind::kBatchFinished) {
+      EXPECT_EQ(message.record.marker.dropped_kinds, 0u);
+    }
+  }
+  EXPECT_EQ(told, std::vector<double>{.125});
+  EXPECT_EQ(averages, 1u);
+}
+
+// An optimizer within backward: the gradients of the step are gone when it ends, and the weights have moved.
+TEST_F(Seen, GradientsThatBackwardUsedEndAStep) {
+  Start(KindBit(Kind::kWeights));
+  for (uint64_t i = 0; i < 4; ++i) {
+    ikkuna_pass* pass = ikkuna_on_pass(thread_, net_->root, 0);
+    ikkuna_on_reached(thread_, pass, 3);
+    ikkuna_on_gradient(thread_, net_->root, 3, 0);
+    ikkuna_on_backward_end(thread_, 3);
+    EXPECT_GE(ikkuna_on_gradients_used(thread_, net_->root, 3), 0);
+    ikkuna_pass_end(pass);
+    EXPECT_EQ(ikkuna_next_step(session_, net_->root), 101 + i);
+  }
+  EXPECT_EQ(ikkuna_on_gradients_used(thread_, net_->root, 4), 0) << "no backward pass of this number was";
+  ikkuna_on_end(thread_, net_->root);
+  const auto ends = Ends();
+  ASSERT_EQ(ends.size(), 4u);
+  for (const shm::Record& end : ends) EXPECT_EQ(end.flags, kFlagStepInferred);
+}
+
+// A loop that puts its gradients where they belong by itself is known by its passes and writes.
+TEST_F(Seen, WithoutGradientsByHooksNewOnesAreLookedFor) {
+  Start(KindBit(Kind::kWeights));
+  EXPECT_NE(ikkuna_look(session_, net_->root) & IKKUNA_LOOK_WRITES, 0u);
+  for (int i = 0; i < 12; ++i) {
+    ikkuna_pass* pass = ikkuna_on_pass(thread_, net_->root, 0);
+    ikkuna_on_reached(thread_, pass, i);
+    ikkuna_on_backward_end(thread_, i);
+    for (const uint32_t param : {net_->weight_id, net_->bias_id}) {
+      ikkuna_on_write(thread_, net_->root, IKKUNA_WRITE_ARITHMETIC, param,
+                      IKKUNA_SEEN_GRADIENT | IKKUNA_SEEN_NEW_GRADIENT);
+    }
+    ikkuna_pass_end(pass);
+  }
+  const uint64_t next = ikkuna_next_step(session_, net_->root);
+  EXPECT_GE(next, 109u) << "one a round, from the third on";
+  EXPECT_LE(next, 112u);
+  StepUntaken();
+  EXPECT_EQ(ikkuna_look(session_, net_->root) & IKKUNA_LOOK_WRITES, 0u);
+}
+
+// Fine-tuning with the model in evaluation mode: what was evaluated is trained on.
+TEST_F(Seen, APassInEvaluationModeTrains) {
+  Start(KindBit(Kind::kWeights) | KindBit(Kind::kLoss));
+  for (int i = 0; i < 6; ++i) {
+    ikkuna_pass* pass = ikkuna_on_pass(thread_, net_->root, IKKUNA_SEEN_EVALUATING);
+    EXPECT_GE(ikkuna_pass_scalar(pass, IKKUNA_LOSS, 0, i), 0);
+    ikkuna_on_reached(thread_, pass, i);
+    ikkuna_on_gradient(thread_, net_->root, i, 0);
+    ikkuna_on_backward_end(thread_, i);
+    ikkuna_on_write(thread_, net_->root, IKKUNA_WRITE_ARITHMETIC, net_->weight_id, IKKUNA_SEEN_GRADIENT);
+    ikkuna_pass_end(pass);
+  }
+  EXPECT_EQ(ikkuna_next_step(session_, net_->root), 106u);
 }
 
 }  // namespace

@@ -86,7 +86,8 @@ class TrackedLoop : public CInterface {
       if (kind != Kind::kBatchFinished && kind != Kind::kPassesNamed) continue;
       for (uint32_t i = 0; i < shm::kPassesInMarker; ++i) {
         if ((record.marker.named[i / 64] >> (i % 64) & 1) == 0) continue;
-        const auto& named = passes_[record.root][record.marker.first_pass + i];
+        auto& named = passes_[record.root][record.marker.first_pass + i];
+        EXPECT_FALSE(std::exchange(named.named, true)) << "pass " << record.marker.first_pass + i << " is named twice";
         step.lacks |= !named.started;
         truth.losses.insert(truth.losses.end(), named.losses.begin(), named.losses.end());
         truth.layer_gradients.insert(truth.layer_gradients.end(), named.layer_gradients.begin(),
@@ -143,7 +144,7 @@ class TrackedLoop : public CInterface {
   void Finish(Net& net) { main_->BeginEvaluation(net); }
 
   struct PassGot {
-    bool started = false;
+    bool started = false, named = false;
     std::vector<double> losses;
     std::vector<float> layer_gradients;
   };
@@ -475,6 +476,52 @@ TEST_F(TrackedLoop, HogwildAtOnce) {
   // Until it is known that they write for themselves a write may be taken for another's.
   EXPECT_GT(steps, kThreads * kSteps * 8 / 10);
   EXPECT_LE(steps, kThreads * kSteps + kThreads);
+  // Each number that was begun has ended, but what is open still, a step of each thread at most; what ended is whole.
+  size_t open = 0, whole = 0;
+  for (const auto& [number, got] : got_[first_->root]) {
+    EXPECT_EQ(got.begun, 1) << number;
+    open += !got.finished;
+    if (!got.finished) continue;
+    EXPECT_EQ(got.dropped, 0u) << number;
+    whole += !got.lacks && got.truth.losses.size() == 1 && got.truth.layer_gradients.size() == 1 &&
+             got.truth.layer_gradients[0] == static_cast<float>(got.truth.losses[0]);
+  }
+  EXPECT_LE(open, static_cast<size_t>(kThreads));
+  EXPECT_GT(whole, steps * 8 / 10) << "of one pass each, with what backward made of that very pass";
+}
+
+// Where both have begun a step, that of the thread that ends becomes one with the others': its number is not one that
+// began and never ended.
+TEST_F(TrackedLoop, OfTwoStepsThatBecomeOneBothEnd) {
+  Start(1);
+  auto other = std::make_unique<Trainer>(session_);
+  for (int i = 0; i < 10; ++i) {
+    first_->ZeroGrad();
+    Graph mine = main_->Forward(*first_), others = other->Forward(*first_);
+    main_->Backward({&mine});
+    other->Backward({&others});
+    main_->Write(*first_);
+    other->Write(*first_);
+  }
+  Trainer third(session_);
+  Graph of_all = third.Forward(*first_);
+  Graph left = other->Forward(*first_);
+  other->Backward({&left});
+  other.reset();
+  third.Backward({&of_all});
+  third.Write(*first_);
+  main_->Forward(*first_);
+  ikkuna_on_end(main_->thread(), first_->root);
+  main_->Take(*first_);
+  Read();
+  const uint64_t next = ikkuna_next_step(session_, first_->root);
+  size_t lost = 0;
+  for (const auto& [number, got] : got_[first_->root]) {
+    if (number + 1 == next) continue;  // is open
+    EXPECT_TRUE(got.finished || got.begun == 0) << number;
+    lost += got.finished && (got.dropped & KindBit(Kind::kWeightGradients)) != 0;
+  }
+  EXPECT_EQ(lost, 1u);
 }
 
 }  // namespace

@@ -97,6 +97,7 @@ class DaemonByHand {
     return all;
   }
   void Demand(const std::vector<shm::DemandItem>& demand) { ASSERT_TRUE(ctl_->SetDemand(demand, 1u << 20).ok()); }
+  const shm::Hello& hello() const { return hello_; }
   void Hang() { socket_.reset(); }
   shm::CtlWriter& ctl() { return *ctl_; }
   shm::PubView& view() { return *view_; }
