@@ -36,11 +36,11 @@ class Interleaving {
     WarmUp();
     for (int event = 0; event < 400 && !::testing::Test::HasFailure(); ++event) {
       const size_t t = Pick(threads_.size());
-      Thread& thread = *threads_[t];
-      if (thread.next.empty()) Plan(t);
-      if (thread.next.empty()) continue;
-      const std::function<void()> now = thread.next.front();
-      thread.next.erase(thread.next.begin());
+      if (threads_[t]->next.empty()) Plan(t);
+      std::vector<std::function<void()>>& next = threads_[t]->next;  // Plan() may have put another thread there
+      if (next.empty()) continue;
+      const std::function<void()> now = next.front();
+      next.erase(next.begin());
       now();
     }
     for (size_t m = 0; m < kRootCount; ++m) {
