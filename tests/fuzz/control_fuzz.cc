@@ -148,17 +148,17 @@ class Trainer {
 
   void Publish(uint64_t bytes) {
     const shm::Heads before = writer_->heads();
-    const auto reservation = writer_->Reserve(bytes);
+    auto reservation = writer_->Reserve(Space::kHostArena, bytes);
     if (reservation) {
       const unsigned char* base = writer_->segment().data();
       const uint64_t arena = writer_->header().arena_offset;
       if (bytes > 0) {
-        const auto at = static_cast<uint64_t>(reservation.payload - base);
+        const auto at = static_cast<uint64_t>(reservation.payload() - base);
         FUZZ_CHECK(at >= arena && at + bytes <= arena + kArenaBytes && at % shm::kPayloadAlign == 0);
-        std::memset(reservation.payload, 0x5a, bytes);
+        std::memset(reservation.payload(), 0x5a, bytes);
       }
-      FUZZ_CHECK(reservation.record->seq <= reservation.position);
-      writer_->Commit(reservation);
+      FUZZ_CHECK(reservation.record().seq <= reservation.position());
+      reservation.Commit();
     }
     const shm::Heads after = writer_->heads();
     const shm::PubStatus& status = writer_->status();
