@@ -129,7 +129,9 @@ struct Graph {
 // A thread of the trainer with its front end.
 class Trainer {
  public:
-  explicit Trainer(ikkuna_session* session) : thread_(ikkuna_thread_begin(session)) {}
+  // `may_drop`: threads are in each other's way, or faster than what reads them.
+  explicit Trainer(ikkuna_session* session, bool may_drop = false)
+      : thread_(ikkuna_thread_begin(session)), least_(may_drop ? 0 : 1) {}
   ~Trainer() { ikkuna_thread_end(thread_); }
   Trainer(const Trainer&) = delete;
   Trainer& operator=(const Trainer&) = delete;
@@ -169,7 +171,7 @@ class Trainer {
     EXPECT_EQ(walk, ikkuna_on_reached(thread_, graph.pass, task)) << "the same for each call of one task";
     const ikkuna_array array = CArray(&gradient, one_);
     if (walk != nullptr) {
-      EXPECT_EQ(ikkuna_pass_array(walk, IKKUNA_LAYER_GRADIENTS, graph.net->fc, 0, 0, 0, &array), 1);
+      EXPECT_GE(ikkuna_pass_array(walk, IKKUNA_LAYER_GRADIENTS, graph.net->fc, 0, 0, 0, &array), least_);
     }
     std::lock_guard lock(graph.net->mutex);
     if (counts && !std::exchange(graph.counted, true)) {
@@ -265,6 +267,7 @@ class Trainer {
     for (size_t i = 0; i < value.size(); ++i) value[i] -= rate * gradient[i];
   }
   ikkuna_thread* const thread_;
+  const int least_;  // that a call answers which publishes what is wanted
   const std::vector<int64_t> one_{1}, four_{4};
   int turn_ = 0;
 };
