@@ -1,5 +1,8 @@
 #include "daemon/graph/registry_index.h"
 
+#include <string>
+#include <utility>
+
 namespace ikkuna::graph {
 
 namespace {
@@ -34,9 +37,21 @@ RegistryIndex::Change RegistryIndex::Add(const std::vector<shm::RegistryEntry>& 
       case shm::EntryType::kModule:
         Put(modules_, entry.id, Module{entry.root, entry.name, entry.second}, change);
         break;
-      case shm::EntryType::kParam:
-        Put(params_, entry.id, entry.name, change);
+      case shm::EntryType::kParam: {
+        Part& part = parts_[entry.id];
+        part.name = entry.name;
+        part.sizes = entry.sizes;
+        Put(params_, entry.id, Shown(part), change);
         break;
+      }
+      case shm::EntryType::kShard: {
+        const auto part = parts_.find(entry.id);
+        if (part == parts_.end()) break;
+        part->second.whole = entry.sizes;
+        part->second.offsets = entry.offsets;
+        Put(params_, entry.id, Shown(part->second), change);
+        break;
+      }
       case shm::EntryType::kName:
         Put(logged_, entry.id, entry.name, change);
         break;
@@ -45,6 +60,20 @@ RegistryIndex::Change RegistryIndex::Add(const std::vector<shm::RegistryEntry>& 
     }
   }
   return change;
+}
+
+std::string RegistryIndex::Shown(const Part& part) {
+  if (part.whole.empty()) return part.name;
+  std::string place;
+  bool fits = part.sizes.size() == part.whole.size();
+  for (size_t i = 0; fits && i < part.sizes.size(); ++i) {
+    const int64_t begin = part.offsets[i], size = part.sizes[i];
+    fits = size <= part.whole[i] - begin;
+    if (!fits) break;
+    if (i > 0) place += ",";
+    place += begin == 0 && size == part.whole[i] ? ":" : std::to_string(begin) + ":" + std::to_string(begin + size);
+  }
+  return part.name + "[" + (fits ? place : "part") + "]";
 }
 
 const std::string* RegistryIndex::Root(uint16_t id) const { return Look(roots_, id); }

@@ -34,7 +34,9 @@ class RegistryIndex {
   // Null: unknown.
   const std::string* Root(uint16_t id) const;
   const Module* FindModule(uint32_t id) const;
-  const std::string* Param(uint32_t id) const;   // of a module
+  // Of a module. One rank's part of a larger one is called by what it is of that, "weight[4:8,:]", or "weight[part]" where
+  // the two do not fit: its numbers must not stand under the name of the whole.
+  const std::string* Param(uint32_t id) const;
   const std::string* Logged(uint32_t id) const;  // of a scalar, text or parameter group
   const std::string* Tag(uint16_t id) const;
   std::optional<uint16_t> TagId(const std::string& name) const;
@@ -43,10 +45,19 @@ class RegistryIndex {
   const std::unordered_map<uint32_t, Module>& modules() const { return modules_; }
 
  private:
+  struct Part {
+    std::string name;            // without its place in the whole
+    std::vector<int64_t> sizes;  // its own
+    std::vector<int64_t> whole;  // empty: it is that itself
+    std::vector<int64_t> offsets;
+  };
+  static std::string Shown(const Part& part);
+
   std::map<uint16_t, std::string> roots_;
   std::map<uint16_t, std::string> tags_{{kTagDefault, "default"}, {kTagTest, "test"}, {kTagNoGrad, "no_grad"}};
   std::unordered_map<uint32_t, Module> modules_;
-  std::unordered_map<uint32_t, std::string> params_;
+  std::unordered_map<uint32_t, std::string> params_;  // as shown
+  std::unordered_map<uint32_t, Part> parts_;          // what that is made of
   std::unordered_map<uint32_t, std::string> logged_;
 };
 

@@ -46,13 +46,6 @@ RegistryNames::News RegistryNames::Add(const std::vector<shm::RegistryEntry>& en
         ++modules_version_;
         break;
       }
-      case shm::EntryType::kShard:
-        if (entry.sizes.empty()) {
-          shards_.erase(entry.id);
-        } else {
-          shards_[entry.id] = {entry.sizes, entry.offsets};
-        }
-        break;
       case shm::EntryType::kFact:
         if (facts_.size() < kFactsMax || facts_.count(entry.id) != 0) {
           facts_[entry.id] = {entry.name, entry.second};
@@ -69,7 +62,7 @@ RegistryNames::News RegistryNames::Add(const std::vector<shm::RegistryEntry>& en
         arena_extent_ = entry.value;
         break;
       default:
-        break;  // tags and names are the graph's, pools and events the payload source's
+        break;  // tags, names and shards are the graph's, pools and events the payload source's
     }
   }
   for (const auto& [id, before] : trained) {
@@ -82,19 +75,6 @@ std::string RegistryNames::NameOf(uint32_t param) const {
   const auto module = modules_.find(param_places_.at(param).module);
   const std::string& name = params_.at(param).name;
   return module == modules_.end() || module->second.name.empty() ? name : module->second.name + "." + name;
-}
-
-std::optional<RegistryNames::Shard> RegistryNames::ShardOf(uint32_t param) const {
-  const auto shard = shards_.find(param);
-  const auto known = params_.find(param);
-  if (shard == shards_.end() || known == params_.end()) return std::nullopt;
-  const Shard& whole = shard->second;
-  const std::vector<int64_t>& part = known->second.sizes;
-  if (part.size() != whole.sizes.size()) return std::nullopt;
-  for (size_t i = 0; i < part.size(); ++i) {
-    if (part[i] > whole.sizes[i] - whole.offsets[i]) return std::nullopt;
-  }
-  return whole;
 }
 
 std::vector<std::pair<std::string, std::string>> RegistryNames::Facts() const {

@@ -36,12 +36,6 @@ class RegistryNames {
   // Ascending by id of the registry, "key" first; later values of a key supersede.
   std::vector<std::pair<std::string, std::string>> Facts() const;
   std::vector<std::string> Notes() const;
-  // Of a parameter that is one rank's part of a larger one, and where it stands there; none where the two do not fit.
-  struct Shard {
-    std::vector<int64_t> sizes;  // of the whole
-    std::vector<int64_t> offsets;
-  };
-  std::optional<Shard> ShardOf(uint32_t param) const;
   uint64_t arena_extent() const { return arena_extent_; }
   std::vector<ModuleInfo> Modules() const;
 
@@ -79,7 +73,6 @@ class RegistryNames {
   std::map<uint32_t, ModuleInfo::Param> params_;
   std::map<uint32_t, Place> param_places_;
   uint64_t params_placed_ = 0;
-  std::map<uint32_t, Shard> shards_;  // by parameter
   std::map<uint32_t, std::pair<std::string, std::string>> facts_;
   std::map<uint32_t, std::string> notes_;
   uint64_t arena_extent_ = 0;

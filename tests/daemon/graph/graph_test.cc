@@ -447,5 +447,34 @@ TEST(Graph, ARenamedModuleIsANewSeries) {
   EXPECT_TRUE(site.has("head.weight/weights_mean", 1));
 }
 
+// One rank's part of a parameter is called by what it is of the whole: its norm is not that of the whole.
+TEST(Graph, APartOfAParameterHasANameOfItsOwn) {
+  Site site({"mean(weights)"});
+  auto part = Site::Param(Site::kW1, Site::kFc1, "weight");
+  part.sizes = {4, 3};
+  shm::RegistryEntry shard;
+  shard.type = shm::EntryType::kShard;
+  shard.id = Site::kW1;
+  const auto step = [&](uint64_t number) {
+    site.graph->AddRegistry({part, shard});
+    site.Start({1, 0, number});
+    site.Handle(site.Summary(Kind::kWeights, {1, 0, number}, Site::kFc1, Site::kW1, {1}));
+    site.Finish({1, 0, number});
+  };
+  shard.sizes = {12, 3};
+  shard.offsets = {8, 0};
+  step(0);
+  shard.offsets = {9, 0};  // four rows from there on are more than there are
+  step(1);
+  shard.sizes = {12};
+  shard.offsets = {0};
+  step(2);
+  shard.sizes = shard.offsets = {};
+  step(3);
+  EXPECT_EQ(site.published(), (Published{{"fc1.weight[8:12,:]/weights_mean", {{0, 1}}},
+                                         {"fc1.weight[part]/weights_mean", {{1, 1}, {2, 1}}},
+                                         {"fc1.weight/weights_mean", {{3, 1}}}}));
+}
+
 }  // namespace
 }  // namespace ikkuna::graph

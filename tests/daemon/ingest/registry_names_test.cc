@@ -54,32 +54,6 @@ TEST_F(RegistryNamesTest, ListsModulesWithTheirParameters) {
   EXPECT_TRUE(modules[2].functional);
 }
 
-TEST_F(RegistryNamesTest, KnowsWhereAShardStandsInTheWhole) {
-  auto shard = Entry(shm::EntryType::kShard, 1, "");
-  shard.sizes = {12};
-  shard.offsets = {9};
-  EXPECT_FALSE(names_.ShardOf(1));
-  names_.Add({shard});
-  const auto found = names_.ShardOf(1);
-  ASSERT_TRUE(found);
-  EXPECT_EQ(found->sizes, std::vector<int64_t>{12});
-  EXPECT_EQ(found->offsets, std::vector<int64_t>{9});
-  shard.offsets = {10};  // three elements from there on are more than there are
-  names_.Add({shard});
-  EXPECT_FALSE(names_.ShardOf(1));
-  shard.sizes = {12, 2};
-  shard.offsets = {0, 0};
-  names_.Add({shard});
-  EXPECT_FALSE(names_.ShardOf(1)) << "of another shape";
-  shard.id = 99;
-  names_.Add({shard});
-  EXPECT_FALSE(names_.ShardOf(99)) << "of a parameter that nobody knows";
-  shard.id = 1;
-  shard.sizes = shard.offsets = {};
-  names_.Add({shard});
-  EXPECT_FALSE(names_.ShardOf(1)) << "whole again";
-}
-
 TEST_F(RegistryNamesTest, SaysWhatStopsTrainingAndWhatTrainsAgain) {
   auto news = names_.Add({Param(1, 1, "weight"), Param(2, 1, "bias", shm::kEntryTrainable | shm::kEntryBias),
                           Param(4, 2, "weight", shm::kEntryTrainable), Param(5, 9, "lost", shm::kEntryTrainable)});
