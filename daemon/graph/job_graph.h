@@ -3,7 +3,8 @@
 // timeline of all ranks (kAllRanks).
 //
 // Owner: the daemon, one for all graphs, which it outlives. Thread rule: every method from any thread; `emit`, `act`
-// and `open` are called from any thread too, and never after its end: what comes then is cancelled. What a subscriber throws switches it off, and harms no rank.
+// and `open` are called from any thread too, and never after its end: what comes then is cancelled. What a subscriber
+// throws switches it off, and harms no rank.
 #pragma once
 
 #include <cstdint>

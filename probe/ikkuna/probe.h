@@ -67,7 +67,7 @@ enum { IKKUNA_CONTROL_NONE = 0, IKKUNA_CONTROL_STOP = 1, IKKUNA_CONTROL_ALL = 2 
 enum {
   IKKUNA_COMMAND_FREEZE = 1,
   IKKUNA_COMMAND_UNFREEZE = 2,
-  IKKUNA_COMMAND_EVALUATE = 4,
+  IKKUNA_COMMAND_EVALUATE = 4, /* no client of this version asks for it, nor for the next */
   IKKUNA_COMMAND_CAPTURE = 5
 };
 typedef struct ikkuna_command {
