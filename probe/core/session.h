@@ -236,6 +236,8 @@ class Session {
   // at a boundary that is not one of training). A command whose step had begun before is reported and does nothing.
   void HandleCommands(uint16_t root, std::optional<uint64_t> step,
                       const std::function<void(const shm::Command&)>& handle);
+  // Some were taken and wait.
+  bool commands_wait() const { return commands_next_.load(std::memory_order_acquire) != UINT64_MAX; }
   bool allow_control() const { return options_.control != shm::Control::kNone; }
 
   // Called by the service thread: `tick` about four times a second, for watchdogs; `switched_off` once, when the session

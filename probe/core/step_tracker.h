@@ -239,6 +239,11 @@ class StepTracker {
   void Rest(int root);
   bool Resting(int root) const;
   bool Awake(int root) const;
+  // Nothing of the step that is open and waits for its write, nor of the next, is wanted, and one thread trains: the
+  // front end may find that write when the next backward pass begins, and say it then. Until Stir() nobody is kept awake
+  // for the root. False: the write has to be heard.
+  bool Doze(int root, ThreadId thread);
+  void Stir(int root);
 
  private:
   enum class PassState : uint8_t {
@@ -335,6 +340,7 @@ class StepTracker {
     bool watching = false;
     bool next_due = false;
     bool resting = false;  // taken for one that never trains
+    bool dozing = false;
     uint64_t next_step = 0;
     uint64_t ended = 0;
     uint64_t others_ended = 0;  // since its own last

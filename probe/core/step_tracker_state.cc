@@ -175,9 +175,34 @@ bool StepTracker::Resting(int root) const {
   return At(root).resting;
 }
 
+bool StepTracker::Doze(int root_index, ThreadId thread) {
+  std::lock_guard lock(mutex_);
+  Root& root = At(root_index);
+  const Lane& lane = root.lanes.front();
+  const bool usual = root.arithmetic && !root.manual && root.inferred == 0 && root.skipped == 0;
+  const bool alone = std::none_of(root.lanes.begin() + 1, root.lanes.end(), [](const Lane& other) { return other.used; }) &&
+                     std::none_of(threads_.begin(), threads_.end(), [&](const auto& other) {
+                       const ThreadPart* const part = other.second.parts[static_cast<size_t>(root_index)].get();
+                       return other.first != thread && part != nullptr && (part->active || part->writes_itself);
+                     });
+  const bool waits = lane.open && !lane.walks.empty() &&
+                     std::all_of(lane.walks.begin(), lane.walks.end(), [&](const Walk& walk) {
+                       return walk.accumulated && walk.ended && walk.thread == thread && !walk.claimed;
+                     });
+  const bool wanted = lane.due || root.next_due || root.watching || lane.closing || lane.late_write;
+  root.dozing = usual && alone && waits && !wanted;
+  return root.dozing;
+}
+
+void StepTracker::Stir(int root) {
+  std::lock_guard lock(mutex_);
+  At(root).dozing = false;
+}
+
 bool StepTracker::Awake(int root_index) const {
   std::lock_guard lock(mutex_);
   const Root& root = At(root_index);
+  if (root.dozing) return false;
   bool open = false;
   for (const Lane& lane : root.lanes) {
     if (!lane.used) continue;

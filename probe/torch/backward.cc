@@ -107,10 +107,13 @@ void Backward::FirstGradient(ThreadState& thread, WatchedModel& model, int param
     SleepDuringBackward(thread, task);
   }
   std::lock_guard lock(root.mutex);
+  if (!ends_.Stir(thread, root, model)) root.witness.Compare(model);
   probe::StepTracker::GradientOptions options;
   if (tracker_.Pending(m)) {
     options.state = root.last_gradient.Now(model, param);
     options.moved = tracker_.WatchesWeights(m) && model.Fingerprint() != root.fingerprint;
+    // Skipped, or written by what no version tells.
+    if (options.state == probe::GradientState::kCleared) root.witness.Distrust();
   }
   root.last_gradient.Forget();
   options.now_ns = MonotonicNs();
@@ -245,6 +248,7 @@ void Backward::BackwardEnded(ThreadState& thread, int64_t task, bool wakes) {
       }
       // A step of this pass may be ended by another thread, which cannot see what was spent here.
       if (gave && (!state || !state->ends_steps)) root.handed_over.Add(std::exchange(thread.cost, {}));
+      if (gave && whole) ends_.Doze(thread, root, model);
     }
     hearing_.Listen(m);
     if (whole && gave && model.freezes_wait.load(std::memory_order_relaxed)) control_.FreezeAsAsked(model);

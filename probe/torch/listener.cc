@@ -92,8 +92,9 @@ void Listener::DestroyRetired() noexcept {
 
 void Listener::Attach(torch::nn::Module& root, std::shared_ptr<torch::nn::Module> keep_alive,
                       const AttachOptions& options) {
-  Guarded([&](ThreadState&) {
+  Guarded([&](ThreadState& thread) {
     std::lock_guard lock(attach_mutex_);
+    ends_.StirAll(thread);
     Roots& roots = watch_.roots;
     const uint64_t start_step = watch_.options.start_step;
     const int index = roots.count();
@@ -176,6 +177,7 @@ std::unique_ptr<at::ObserverContext> Listener::OnStart(const at::RecordFunction&
   ThreadState& thread = self->OwnThread();
   ++thread.cost.calls;  // whatever comes of it: LibTorch has boxed the operator's arguments for us
   if (thread.busy || thread.depth > 0) return nullptr;
+  if (self->ends_.dozes()) self->Guarded([&](ThreadState& own) { self->ends_.StirAll(own); });
   const bool in_backward = InBackward();
   if (in_backward && !self->backward_.WantsRecomputation(thread)) {
     if (self->hearing_.RunsAllLayers(thread)) {

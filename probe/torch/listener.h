@@ -47,12 +47,12 @@ class Listener {
   void Step(const torch::nn::Module* root);
   void Epoch(uint32_t epoch);
   void Loss(const at::Tensor& loss);
-  void Samples(uint64_t count) { open_steps_.AddSamples(count); }
+  void Samples(uint64_t count);
   void Tag(const std::string& name);
   void Log(const std::string& name, double value);
   void Log(const std::string& name, const std::string& text);
   void Subscribe(std::shared_ptr<LocalSubscriber> subscriber) { watch_.subscribers.Add(std::move(subscriber)); }
-  bool stop_requested() const { return control_.stop_requested(); }
+  bool StopRequested();
   probe::Session& session() { return *session_; }
   bool active() const { return live_.load(std::memory_order_relaxed) && session_->active(); }
   // Closes what is open, takes every hook and callback back.

@@ -129,7 +129,7 @@ void Probe::Hyperparameter(const std::string& name, double value) {
   Hyperparameter(name, std::string(text));
 }
 
-bool Probe::StopRequested() const { return impl_->listener && impl_->listener->stop_requested(); }
+bool Probe::StopRequested() const { return impl_->listener && impl_->listener->StopRequested(); }
 
 void Probe::Subscribe(const std::vector<std::string>& kinds, std::function<void(const ProbeMessage&)> callback,
                       uint32_t period, const std::string& tag) {

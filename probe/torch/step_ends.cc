@@ -51,6 +51,42 @@ bool StepEnds::NewGradient(RootState& root, const WatchedModel& model, int param
   return true;
 }
 
+void StepEnds::Doze(ThreadState& thread, RootState& root, WatchedModel& model) {
+  root.witness.Look(model, roots_.LastFired(model.index()));
+  // What one of several models is written for may be another's step.
+  if (roots_.count() != 1 || !root.witness.trusted() || root.used_in_backward || session_.commands_wait()) return;
+  if (model.freezes_wait.load(std::memory_order_relaxed) || !hearing_.RunsAllLayers(thread)) return;
+  if (!tracker_.Doze(model.index(), thread.id)) return;
+  root.dozer = thread.id;
+  dozes_.store(true, std::memory_order_relaxed);
+}
+
+bool StepEnds::Stir(ThreadState& thread, RootState& root, WatchedModel& model) {
+  const probe::ThreadId dozer = std::exchange(root.dozer, 0);
+  if (dozer == 0) return false;
+  dozes_.store(false, std::memory_order_relaxed);
+  const int m = model.index();
+  tracker_.Stir(m);
+  if (root.witness.Written(model)) {
+    const int param = root.witness.param();
+    const auto seen = tracker_.Written(m, dozer, probe::WriteKind::kArithmetic, true, param);
+    FinishAll(root, model, seen.to_close);
+    if (seen.ended) EndStep(thread, model, root, *seen.ended, param, true);
+    root.witness.Forget();
+  }
+  hearing_.Listen(m);
+  return true;
+}
+
+void StepEnds::StirAll(ThreadState& thread) {
+  for (int m = 0; dozes() && m < roots_.count(); ++m) {
+    WatchedModel& model = roots_.model(m);
+    RootState& root = roots_.StateOf(model);
+    std::lock_guard lock(root.mutex);
+    if (root.dozer == thread.id) Stir(thread, root, model);
+  }
+}
+
 void StepEnds::Written(ThreadState& thread, WatchedModel& model, const OperatorInfo& info,
                        c10::ArrayRef<int> params, bool shared) {
   const int m = model.index();
@@ -69,6 +105,7 @@ void StepEnds::Written(ThreadState& thread, WatchedModel& model, const OperatorI
   const auto seen = tracker_.Written(m, thread.id, KindOf(info.what), has_gradient, first, fresh);
   FinishAll(root, model, seen.to_close);
   if (seen.ended) {
+    root.witness.Heard();
     // The callback slept for another thread's backward when this one ran its first forward pass.
     if (seen.unheard && open_steps_.IdentityOf(root, model, seen.lane, seen.ended->step)->any()) {
       session_.AddNote("step " + std::to_string(seen.ended->step) + " of " + model.name() +
@@ -457,6 +494,7 @@ bool StepEnds::AwaitsLate(const RootState& root, const LaneState& lane) {
 }
 
 void StepEnds::CloseSteps(ThreadState& thread, bool all) {
+  StirAll(thread);
   const auto at = all ? probe::StepTracker::CloseAt::kAll : probe::StepTracker::CloseAt::kEpoch;
   for (int m = 0; m < roots_.count(); ++m) {
     WatchedModel& model = roots_.model(m);
@@ -497,6 +535,7 @@ void StepEnds::SayWhatIsCaptured() {
 }
 
 void StepEnds::EndThread(ThreadState& thread) {
+  StirAll(thread);
   // An evaluation that it has left is whole; its training passes may still be walked by others.
   for (int m = 0; m < roots_.count(); ++m) {
     const auto& state = thread.roots[static_cast<size_t>(m)];

@@ -34,6 +34,15 @@ class StepEnds {
         open_steps_(open_steps),
         accounts_(accounts) {}
 
+  // A backward pass of the thread has ended. Where nothing of its step, nor of the next, is wanted, the write that ends
+  // it need not be heard: it is found by the witness when the next backward pass begins, or whatever stirs first.
+  void Doze(ThreadState& thread, RootState& root, WatchedModel& model);
+  // Ends that, where the thread is in the model's backward or dozes itself: nobody else may read the model's memory. What
+  // was written meanwhile has ended its step. False: nobody dozed.
+  bool Stir(ThreadState& thread, RootState& root, WatchedModel& model);
+  // Before anything that asks which step is open: of the models with which this thread dozes. Without a root's mutex.
+  void StirAll(ThreadState& thread);
+  bool dozes() const { return dozes_.load(std::memory_order_relaxed); }
   // These parameters are about to be written. Without the root's mutex.
   // `shared`: they are another model's, too.
   void Written(ThreadState& thread, WatchedModel& model, const OperatorInfo& info, c10::ArrayRef<int> params,
@@ -85,6 +94,7 @@ class StepEnds {
   OpenSteps& open_steps_;
   StepAccounts& accounts_;
   std::atomic<bool> said_{false};
+  std::atomic<bool> dozes_{false};  // somebody does
 };
 
 }  // namespace ikkuna::torch_probe

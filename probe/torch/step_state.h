@@ -22,6 +22,7 @@
 #include "probe/torch/local_subscribers.h"
 #include "probe/torch/losses.h"
 #include "probe/torch/optimizers.h"
+#include "probe/torch/write_witness.h"
 
 namespace ikkuna::torch_probe {
 
@@ -237,6 +238,8 @@ struct RootState {
   uint64_t kinds_evaluated = 0;   // due in evaluation passes since the last step
   bool evaluated_rarely = false;  // one of these came rarely
   LastGradient last_gradient;
+  WriteWitness witness;
+  probe::ThreadId dozer = 0;      // on which it trains while its write goes unheard (StepEnds::Doze); 0: it is heard
   bool used_in_backward = false;  // an optimizer within backward has used gradients, maybe not all
   uint64_t fingerprint = 0;       // of the weights when the last backward pass ended
   bool closed_second_round = false;    // the step before the last was written twice

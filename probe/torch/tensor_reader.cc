@@ -2,6 +2,9 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+#include <cstring>
+
 namespace ikkuna::torch_probe {
 
 DType DTypeOf(at::ScalarType type) {
@@ -60,6 +63,19 @@ probe::TensorShape ShapeOf(const at::Tensor& tensor) {
 probe::Array ArrayOf(const at::Tensor& tensor) {
   return {tensor.const_data_ptr(),      DTypeOf(tensor.scalar_type()), static_cast<int>(tensor.dim()),
           tensor.sizes().data(),        tensor.strides().data(),       tensor.is_neg() ? -1.0 : 1.0};
+}
+
+uint64_t WordsOf(const at::Tensor& tensor, size_t most, uint64_t hash) {
+  const auto& storage = tensor.storage();
+  const auto* bytes = static_cast<const unsigned char*>(storage.data());
+  const size_t words = bytes == nullptr ? 0 : storage.nbytes() / sizeof(uint32_t);
+  const size_t stride = std::max<size_t>(1, words / most);
+  for (size_t i = 0; i < words; i += stride) {
+    uint32_t word = 0;
+    std::memcpy(&word, bytes + i * sizeof word, sizeof word);
+    hash = (hash ^ word) * 0x100000001b3;  // FNV
+  }
+  return hash;
 }
 
 std::optional<double> ReadScalar(const at::Tensor& tensor) {

@@ -3,6 +3,7 @@
 // Thread rule: none, no state.
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <string>
 
@@ -23,6 +24,9 @@ probe::TensorShape ShapeOf(const at::Tensor& tensor);
 
 // Of a readable tensor, which it must outlive.
 probe::Array ArrayOf(const at::Tensor& tensor);
+
+// A hash of some words, at least `most` where it has as many, of the memory of a readable tensor.
+uint64_t WordsOf(const at::Tensor& tensor, size_t most, uint64_t hash);
 
 // The single number of a one-element tensor; nothing for others.
 std::optional<double> ReadScalar(const at::Tensor& tensor);

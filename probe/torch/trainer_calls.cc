@@ -6,6 +6,7 @@ namespace ikkuna::torch_probe {
 void Listener::Step(const torch::nn::Module* module) {
   Guarded([&](ThreadState& thread) {
     ThreadTimer timer(thread);
+    ends_.StirAll(thread);
     const auto trains = [&](int m) { return watch_.tracker.OpenStep(m, thread.id) || watch_.tracker.Pending(m); };
     bool some_trains = false, known = false;
     for (int m = 0; m < watch_.roots.count(); ++m) some_trains |= trains(m);
@@ -59,17 +60,31 @@ void Listener::Epoch(uint32_t epoch) {
   });
 }
 
+// Commands are looked for where a step ends.
+bool Listener::StopRequested() {
+  if (ends_.dozes()) Guarded([&](ThreadState& thread) { ends_.StirAll(thread); });
+  return control_.stop_requested();
+}
+
+// They are not of the step that was written already.
+void Listener::Samples(uint64_t count) {
+  if (ends_.dozes()) Guarded([&](ThreadState& thread) { ends_.StirAll(thread); });
+  open_steps_.AddSamples(count);
+}
+
 void Listener::Loss(const at::Tensor& loss) {
   if (!active()) return;
   OwnThread().grad_mode = at::GradMode::is_enabled();
   Guarded([&](ThreadState& thread) {
     ThreadTimer timer(thread);
+    ends_.StirAll(thread);
     losses_.TakeLoss(thread, loss);
   });
 }
 
 void Listener::Tag(const std::string& name) {
   Guarded([&](ThreadState& thread) {
+    ends_.StirAll(thread);
     for (int m = 0; m < watch_.roots.count(); ++m) {
       const auto& state = thread.roots[static_cast<size_t>(m)];
       if (state) open_steps_.CloseEvaluation(*state, watch_.roots.state(m), watch_.roots.model(m));
@@ -85,6 +100,7 @@ void Listener::LogValue(const std::string& name, const std::variant<double, std:
       session_->AddNote("what is logged before a model is attached is not kept: it is of no step");
       return;
     }
+    ends_.StirAll(thread);
     WatchedModel& model = watch_.roots.LastOn(thread);
     RootState& root = watch_.roots.StateOf(model);
     open_steps_.WaitOnce(thread, root);

@@ -5,7 +5,6 @@
 #include <torch/nn/modules/container/sequential.h>
 
 #include <algorithm>
-#include <cstring>
 #include <string_view>
 #include <utility>
 
@@ -522,16 +521,7 @@ uint64_t WatchedModel::Fingerprint() const {
   uint64_t hash = 0xcbf29ce484222325;
   for (const WatchedParam& param : params_) {
     if (param.retired.load(std::memory_order_relaxed) || !WhyUnreadable(param.tensor).empty()) continue;
-    const auto& storage = param.tensor.storage();
-    const auto* bytes = static_cast<const unsigned char*>(storage.data());
-    const size_t words = storage.nbytes() / sizeof(uint32_t);
-    if (bytes == nullptr) continue;
-    const size_t stride = std::max<size_t>(1, words / of_each);
-    for (size_t i = 0; i < words; i += stride) {
-      uint32_t word = 0;
-      std::memcpy(&word, bytes + i * sizeof word, sizeof word);
-      hash = (hash ^ word) * 0x100000001b3;
-    }
+    hash = WordsOf(param.tensor, of_each, hash);
   }
   return hash;
 }
