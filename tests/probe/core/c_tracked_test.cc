@@ -1,6 +1,7 @@
 // Steps that are found from what a front end sees, through the C interface: training loops by hand, each at periods at
 // which every step is taken, or some, against the truth of the loop.
 #include <barrier>
+#include <functional>
 #include <thread>
 
 #include "tests/probe/core/c_tracked_loop.h"
@@ -161,35 +162,37 @@ class TrackedLoop : public CInterface {
 class TrackedLoops : public TrackedLoop, public ::testing::WithParamInterface<uint32_t> {
  protected:
   void Start() { TrackedLoop::Start(GetParam()); }
+  // A loop over the first model: what `round` does 25 times, behind its gradients that are cleared.
+  void Rounds(const std::function<void(int)>& round) {
+    Start();
+    for (int i = 0; i < 25; ++i) {
+      first_->ZeroGrad();
+      round(i);
+    }
+    Finish(*first_);
+    Check(*first_);
+  }
 };
 INSTANTIATE_TEST_SUITE_P(Periods, TrackedLoops, ::testing::Values(1u, 3u, 7u));
 
 TEST_P(TrackedLoops, Plain) {
-  Start();
-  for (int i = 0; i < 25; ++i) {
-    first_->ZeroGrad();
+  Rounds([&](int) {
     Graph graph = main_->Forward(*first_);
     main_->Backward({&graph});
     first_->Stepped();
     main_->Write(*first_);
-  }
-  Finish(*first_);
-  Check(*first_);
+  });
 }
 
 TEST_P(TrackedLoops, Accumulation) {
-  Start();
-  for (int i = 0; i < 25; ++i) {
-    first_->ZeroGrad();
+  Rounds([&](int) {
     for (int micro = 0; micro < 3; ++micro) {
       Graph graph = main_->Forward(*first_);
       main_->Backward({&graph});
     }
     first_->Stepped();
     main_->Write(*first_, IKKUNA_WRITE_ARITHMETIC, .02f);
-  }
-  Finish(*first_);
-  Check(*first_);
+  });
 }
 
 TEST_P(TrackedLoops, AScalerThatSkips) {
@@ -227,9 +230,7 @@ TEST_P(TrackedLoops, TwoModelsInTurn) {
 }
 
 TEST_P(TrackedLoops, TwoModelsInOneBackwardPass) {
-  Start();
-  for (int i = 0; i < 25; ++i) {
-    first_->ZeroGrad();
+  Rounds([&](int) {
     second_->ZeroGrad();
     Graph one = main_->Forward(*first_), other = main_->Forward(*second_);
     main_->Backward({&one, &other});
@@ -237,22 +238,18 @@ TEST_P(TrackedLoops, TwoModelsInOneBackwardPass) {
       net->Stepped();
       main_->Write(*net);
     }
-  }
-  Finish(*first_);
+  });
   Finish(*second_);
-  Check(*first_);
   Check(*second_);
 }
 
 TEST_P(TrackedLoops, AnEvaluationBetween) {
-  Start();
-  for (int i = 0; i < 25; ++i) {
-    first_->ZeroGrad();
+  Rounds([&](int i) {
     Graph graph = main_->Forward(*first_);
     main_->Backward({&graph});
     first_->Stepped();
     main_->Write(*first_);
-    if (i % 5 != 4) continue;
+    if (i % 5 != 4) return;
     main_->BeginEvaluation(*first_);
     ikkuna_step* test =
         ikkuna_step_begin(session_, first_->root, IKKUNA_TAG_TEST, ikkuna_next_step(session_, first_->root), 0);
@@ -260,9 +257,7 @@ TEST_P(TrackedLoops, AnEvaluationBetween) {
     ikkuna_pass* pass = ikkuna_pass_begin(test);
     ikkuna_pass_end(pass);
     ikkuna_step_end(test, 0);
-  }
-  Finish(*first_);
-  Check(*first_);
+  });
 }
 
 // Forward and backward on a worker, the write on the main thread.
@@ -303,24 +298,18 @@ TEST_P(TrackedLoops, AClosure) {
 }
 
 TEST_P(TrackedLoops, ARetainedGraph) {
-  Start();
-  for (int i = 0; i < 25; ++i) {
-    first_->ZeroGrad();
+  Rounds([&](int) {
     Graph graph = main_->Forward(*first_);
     main_->Backward({&graph});
     main_->Backward({&graph});  // the last walk before the write counts
     first_->Stepped();
     main_->Write(*first_);
-  }
-  Finish(*first_);
-  Check(*first_);
+  });
 }
 
 TEST_P(TrackedLoops, StepsThatTheTrainerSays) {
   flags_ = IKKUNA_SAYS_BOUNDARIES;
-  Start();
-  for (int i = 0; i < 25; ++i) {
-    first_->ZeroGrad();
+  Rounds([&](int) {
     const Pair before = first_->values;
     Graph graph = main_->Forward(*first_);
     main_->Backward({&graph});
@@ -328,30 +317,22 @@ TEST_P(TrackedLoops, StepsThatTheTrainerSays) {
     first_->Stepped();
     first_->steps.back().weights = before;
     main_->Boundary(*first_);
-  }
-  Finish(*first_);
-  Check(*first_);
+  });
 }
 
 // The write goes past the front end: a step ends with the first gradient of the next, as inferred.
 TEST_P(TrackedLoops, AWriteThatIsNotSeen) {
-  Start();
-  for (int i = 0; i < 25; ++i) {
-    first_->ZeroGrad();
+  Rounds([&](int) {
     Graph graph = main_->Forward(*first_);
     main_->Backward({&graph});
     first_->Push(kFlagStepInferred, false);
     main_->WriteUnseen(*first_);
-  }
-  Finish(*first_);
-  Check(*first_);
+  });
 }
 
 // A pass that no backward reaches (a loss that was not finite) is of no step.
 TEST_P(TrackedLoops, APassThatIsDropped) {
-  Start();
-  for (int i = 0; i < 25; ++i) {
-    first_->ZeroGrad();
+  Rounds([&](int i) {
     if (i % 3 == 1) {
       const Graph left = main_->Forward(*first_);
     }
@@ -359,39 +340,29 @@ TEST_P(TrackedLoops, APassThatIsDropped) {
     main_->Backward({&graph});
     first_->Stepped();
     main_->Write(*first_);
-  }
-  Finish(*first_);
-  Check(*first_);
+  });
 }
 
 // Weights that another hand moves behind the optimizer's write are part of the update, which says so.
 TEST_P(TrackedLoops, ASecondHand) {
-  Start();
-  for (int i = 0; i < 25; ++i) {
-    first_->ZeroGrad();
+  Rounds([&](int) {
     Graph graph = main_->Forward(*first_);
     main_->Backward({&graph});
     first_->Stepped(kFlagWeightsChangedOutside);
     main_->Write(*first_);
     main_->Write(*first_, IKKUNA_WRITE_OTHER, .01f);
-  }
-  Finish(*first_);
-  Check(*first_);
+  });
 }
 
 // Another round of arithmetic behind the optimizer's is a second hand, too: an average that is swapped in by lerp.
 TEST_P(TrackedLoops, ASecondRoundOfWrites) {
-  Start();
-  for (int i = 0; i < 25; ++i) {
-    first_->ZeroGrad();
+  Rounds([&](int) {
     Graph graph = main_->Forward(*first_);
     main_->Backward({&graph});
     first_->Stepped(kFlagWeightsChangedOutside);
     main_->Write(*first_);
     main_->Write(*first_, IKKUNA_WRITE_ARITHMETIC, .01f);
-  }
-  Finish(*first_);
-  Check(*first_);
+  });
 }
 
 // Two threads that each train the model for themselves, in turn where the loop has to be repeatable.

@@ -30,6 +30,10 @@ constexpr uint64_t kKinds = KindBit(Kind::kWeights) | KindBit(Kind::kBiases) | K
                             KindBit(Kind::kLoss);
 
 constexpr const char* kMissing = "a pass that is missing";
+constexpr int kSteps = 20;
+
+using torch::optim::SGD;
+using torch::optim::SGDOptions;
 
 // A loop's side of it: what it does, and what of that is told by hand where no LibTorch front end watches.
 class Watched {
@@ -208,12 +212,22 @@ class ThroughC : public ::testing::TestWithParam<uint32_t> {
     }
     EXPECT_LT(lacking, GetParam() == 1 ? 1 : told[0].size());
   }
+  // Rounds of a loop over one model, by SGD.
+  using Round = std::function<void(Watched&, Net&, SGD&, int)>;
+  void CompareRounds(uint64_t steps, const Round& round) {
+    Compare(
+        [&](Watched& run) {
+          const auto net = run.Attach();
+          SGD optimizer(net->parameters(), SGDOptions(.1));
+          for (int i = 0; i < kSteps; ++i) {
+            round(run, *net, optimizer, i);
+            run.Read();
+          }
+        },
+        steps);
+  }
 };
 INSTANTIATE_TEST_SUITE_P(Periods, ThroughC, ::testing::Values(1u, 3u));
-
-using torch::optim::SGD;
-using torch::optim::SGDOptions;
-constexpr int kSteps = 20;
 
 TEST_P(ThroughC, Plain) {
   Compare(
@@ -231,33 +245,19 @@ TEST_P(ThroughC, Plain) {
 }
 
 TEST_P(ThroughC, Accumulation) {
-  Compare(
-      [](Watched& run) {
-        const auto net = run.Attach();
-        SGD optimizer(net->parameters(), SGDOptions(.1));
-        for (int i = 0; i < kSteps; ++i) {
-          run.ZeroGrad(*net);
-          for (int micro = 0; micro < 3; ++micro) run.Backward(run.Loss(*net));
-          run.Step(*net, optimizer);
-          run.Read();
-        }
-      },
-      kSteps);
+  CompareRounds(kSteps, [](Watched& run, Net& net, SGD& optimizer, int) {
+    run.ZeroGrad(net);
+    for (int micro = 0; micro < 3; ++micro) run.Backward(run.Loss(net));
+    run.Step(net, optimizer);
+  });
 }
 
 TEST_P(ThroughC, SkippedSteps) {
-  Compare(
-      [](Watched& run) {
-        const auto net = run.Attach();
-        SGD optimizer(net->parameters(), SGDOptions(.1));
-        for (int i = 0; i < kSteps; ++i) {
-          run.ZeroGrad(*net);
-          run.Backward(run.Loss(*net));
-          if (i % 4 != 3) run.Step(*net, optimizer);
-          run.Read();
-        }
-      },
-      kSteps - 1);
+  CompareRounds(kSteps - 1, [](Watched& run, Net& net, SGD& optimizer, int i) {
+    run.ZeroGrad(net);
+    run.Backward(run.Loss(net));
+    if (i % 4 != 3) run.Step(net, optimizer);
+  });
 }
 
 TEST_P(ThroughC, TwoModels) {
@@ -279,34 +279,20 @@ TEST_P(ThroughC, TwoModels) {
 }
 
 TEST_P(ThroughC, EvaluationsBetween) {
-  Compare(
-      [](Watched& run) {
-        const auto net = run.Attach();
-        SGD optimizer(net->parameters(), SGDOptions(.1));
-        for (int i = 0; i < kSteps; ++i) {
-          run.ZeroGrad(*net);
-          run.Backward(run.Loss(*net));
-          run.Step(*net, optimizer);
-          if (i % 5 == 4) run.Evaluate(*net);
-          run.Read();
-        }
-      },
-      kSteps);
+  CompareRounds(kSteps, [](Watched& run, Net& net, SGD& optimizer, int i) {
+    run.ZeroGrad(net);
+    run.Backward(run.Loss(net));
+    run.Step(net, optimizer);
+    if (i % 5 == 4) run.Evaluate(net);
+  });
 }
 
 TEST_P(ThroughC, PassesOnAWorker) {
-  Compare(
-      [](Watched& run) {
-        const auto net = run.Attach();
-        SGD optimizer(net->parameters(), SGDOptions(.1));
-        for (int i = 0; i < kSteps; ++i) {
-          run.ZeroGrad(*net);
-          run.OnThread([&] { run.Backward(run.Loss(*net)); });
-          run.Step(*net, optimizer);
-          run.Read();
-        }
-      },
-      kSteps);
+  CompareRounds(kSteps, [](Watched& run, Net& net, SGD& optimizer, int) {
+    run.ZeroGrad(net);
+    run.OnThread([&] { run.Backward(run.Loss(net)); });
+    run.Step(net, optimizer);
+  });
 }
 
 TEST_P(ThroughC, AClosure) {
@@ -328,20 +314,13 @@ TEST_P(ThroughC, AClosure) {
 }
 
 TEST_P(ThroughC, ARetainedGraph) {
-  Compare(
-      [](Watched& run) {
-        const auto net = run.Attach();
-        SGD optimizer(net->parameters(), SGDOptions(.1));
-        for (int i = 0; i < kSteps; ++i) {
-          run.ZeroGrad(*net);
-          const torch::Tensor loss = run.Loss(*net);
-          run.Backward(loss, true);
-          run.Backward(loss);
-          run.Step(*net, optimizer);
-          run.Read();
-        }
-      },
-      kSteps);
+  CompareRounds(kSteps, [](Watched& run, Net& net, SGD& optimizer, int) {
+    run.ZeroGrad(net);
+    const torch::Tensor loss = run.Loss(net);
+    run.Backward(loss, true);
+    run.Backward(loss);
+    run.Step(net, optimizer);
+  });
 }
 
 TEST_P(ThroughC, StepsThatAreSaid) {
@@ -374,19 +353,12 @@ TEST_P(ThroughC, AWriteThatIsNotSeen) {
 }
 
 TEST_P(ThroughC, PassesThatAreDropped) {
-  Compare(
-      [](Watched& run) {
-        const auto net = run.Attach();
-        SGD optimizer(net->parameters(), SGDOptions(.1));
-        for (int i = 0; i < kSteps; ++i) {
-          run.ZeroGrad(*net);
-          if (i % 3 == 1) static_cast<void>(run.Loss(*net));
-          run.Backward(run.Loss(*net));
-          run.Step(*net, optimizer);
-          run.Read();
-        }
-      },
-      kSteps);
+  CompareRounds(kSteps, [](Watched& run, Net& net, SGD& optimizer, int i) {
+    run.ZeroGrad(net);
+    if (i % 3 == 1) static_cast<void>(run.Loss(net));
+    run.Backward(run.Loss(net));
+    run.Step(net, optimizer);
+  });
 }
 
 // Two threads, each of which trains the model for itself, in turns that repeat themselves.
