@@ -28,6 +28,9 @@ void MoveShift(TensorStats& s, double shift) {
   s.sum2 = s2 + d * (2 * s1 + n * d);
   s.sum3 = s3 + d * (3 * s2 + d * (3 * s1 + n * d));
   s.sum4 = s4 + d * (4 * s3 + d * (6 * s2 + d * (4 * s1 + n * d)));
+  // Even powers that have overflowed are infinite, whatever they are moved by.
+  if (std::isnan(s.sum2)) s.sum2 = kInf;
+  if (std::isnan(s.sum4)) s.sum4 = kInf;
 }
 
 // The shift both are moved to: the mean of the whole, about which no moment loses digits. Falls back to the larger

@@ -209,6 +209,35 @@ TEST_P(DTypesTest, DoublesBeyondTheRangeOfTheirPowers) {
   EXPECT_TRUE(std::isnan(stats::Kurtosis(t)));
 }
 
+// What overflows is infinite, at every number of elements, and the mean is the mean.
+TEST_P(DTypesTest, NoNumberOfLargeDoublesMakesANan) {
+  constexpr double kLargest = std::numeric_limits<double>::max(), kInf = std::numeric_limits<double>::infinity();
+  for (const double magnitude : {1e155, 1e200, 1e300, 1.7e308}) {
+    for (size_t n = 1; n < 200; ++n) {
+      SCOPED_TRACE(std::to_string(magnitude) + " " + std::to_string(n));
+      std::vector<double> x(n);
+      long double sum = 0, abs_sum = 0;
+      for (size_t i = 0; i < n; ++i) {
+        x[i] = magnitude * (i % 3 == 0 ? 1 : i % 3 == 1 ? -1 : 0.25);
+        sum += x[i];
+        abs_sum += std::fabs(x[i]);
+      }
+      const TensorStats s = ComputeStats(x.data(), DType::kF64, n);
+      ASSERT_TRUE(ValidateStats(s).ok());
+      EXPECT_EQ(stats::Norm2(s), kInf);
+      EXPECT_EQ(stats::Rms(s), kInf);
+      EXPECT_TRUE(n == 1 ? std::isnan(stats::Variance(s)) : stats::Variance(s) == kInf);
+      if (abs_sum > kLargest) {
+        EXPECT_EQ(stats::Norm1(s), kInf);
+      } else {
+        EXPECT_NEAR(stats::Norm1(s), static_cast<double>(abs_sum), 1e-10 * magnitude);
+      }
+      if (n >= 4 && abs_sum > kLargest) continue;  // its sums overflow
+      EXPECT_NEAR(stats::Mean(s), static_cast<double>(sum / n), 1e-10 * magnitude);
+    }
+  }
+}
+
 TEST_P(DTypesTest, NonFiniteDoublesAtEveryPosition) {
   const double inf = std::numeric_limits<double>::infinity(), nan = std::numeric_limits<double>::quiet_NaN();
   for (const size_t n : {7, 50, 700}) {
