@@ -70,16 +70,47 @@ void Thin(std::vector<DemandItem>& items) {
   std::erase_if(items, [](const DemandItem& item) { return item.kinds == 0; });
 }
 
+// A trainer names tags, models and modules when it first uses them, in the order of their ids. What comes of such a one
+// until its name has been read, and asked for or not, is asked for where its name may be one that somebody wants.
+constexpr size_t kTagsToCome = 4, kRootsToCome = 2;
+constexpr uint32_t kModulesToCome = 64;
+
 std::vector<uint64_t> Bitset(const Subscription& s, uint16_t root, const RegistryIndex& registry) {
   std::vector<uint64_t> words;
-  for (const auto& [id, module] : registry.modules()) {
-    if (id >= kMaxModules || (root != kAnyRoot && module.root != root) || !MatchesPatterns(s.module, module.name)) {
-      continue;
-    }
+  const auto set = [&](uint32_t id) {
+    if (id >= kMaxModules) return;
     if (words.size() <= id / 64) words.resize(id / 64 + 1, 0);
     words[id / 64] |= uint64_t{1} << (id % 64);
+  };
+  uint32_t next = 1;
+  for (const auto& [id, module] : registry.modules()) {
+    next = std::max(next, id + 1);
+    if ((root == kAnyRoot || module.root == root) && MatchesPatterns(s.module, module.name)) set(id);
   }
+  for (uint32_t id = next; id < next + kModulesToCome; ++id) set(id);
   return words;
+}
+
+// Those that match, and some that may.
+std::vector<uint16_t> RootsOf(const Subscription& s, const RegistryIndex& registry) {
+  if (s.root.empty()) return {kAnyRoot};
+  std::vector<uint16_t> roots;
+  uint16_t next = 1;
+  for (const auto& [id, name] : registry.roots()) {
+    next = std::max<uint16_t>(next, id + 1);
+    if (MatchesPatterns(s.root, name)) roots.push_back(id);
+  }
+  for (size_t more = 0; more < kRootsToCome && next <= kMaxRoots; ++more) roots.push_back(next++);
+  return roots;
+}
+
+std::vector<uint16_t> TagsOf(const Subscription& s, const RegistryIndex& registry) {
+  if (const auto known = registry.TagId(s.tag)) return {*known};
+  std::vector<uint16_t> tags;
+  for (uint32_t id = registry.next_tag(); tags.size() < kTagsToCome && id < kMaxTags; ++id) {
+    tags.push_back(static_cast<uint16_t>(id));
+  }
+  return tags;
 }
 
 void Ask(const Subscription& s, uint16_t root, uint16_t tag, const RegistryIndex& registry,
@@ -105,7 +136,6 @@ void Ask(const Subscription& s, uint16_t root, uint16_t tag, const RegistryIndex
   }
   if (const uint64_t filtered = kinds & ~everywhere; filtered != 0) {
     item.modules = Bitset(s, root, registry);
-    if (item.modules.empty()) return;
     item.kinds = filtered;
     item.all_modules = false;
     items.push_back(std::move(item));
@@ -162,14 +192,9 @@ std::vector<DemandItem> FoldDemand(const std::vector<std::shared_ptr<SubscriberE
   std::vector<DemandItem> items;
   for (const auto& entry : entries) {
     const Subscription& s = entry->subscription;
-    const auto tag = registry.TagId(s.tag);
-    if (!tag) continue;  // nothing of that name so far
-    if (s.root.empty()) {
-      Ask(s, kAnyRoot, *tag, registry, items);
-      continue;
-    }
-    for (const auto& [id, name] : registry.roots()) {
-      if (MatchesPatterns(s.root, name)) Ask(s, id, *tag, registry, items);
+    const std::vector<uint16_t> roots = RootsOf(s, registry);
+    for (const uint16_t tag : TagsOf(s, registry)) {
+      for (const uint16_t root : roots) Ask(s, root, tag, registry, items);
     }
   }
   Fold(items);

@@ -14,7 +14,8 @@ namespace ikkuna::graph {
 
 // Sorted. Kinds of one (root, tag, period, modules) are asked once, as tensors if any subscriber needs them so; kinds
 // that another entry of the same level delivers at all these steps are left out. Every entry holds batch_started and
-// batch_finished. Above kMaxDemandEntries entries are widened (moments, then modules, roots, periods, level): more
+// batch_finished. Some of the tags, roots and modules that will be named next are asked for where a subscriber may mean
+// them. Above kMaxDemandEntries entries are widened (moments, then modules, roots, periods, level): more
 // arrives than was asked, and the graph drops it.
 std::vector<shm::DemandItem> FoldDemand(const std::vector<std::shared_ptr<SubscriberEntry>>& entries,
                                         const RegistryIndex& registry);

@@ -41,6 +41,7 @@ class RegistryIndex {
   const std::string* Tag(uint16_t id) const;
   std::optional<uint16_t> TagId(const std::string& name) const;
 
+  uint16_t next_tag() const { return static_cast<uint16_t>(tags_.rbegin()->first + 1); }  // that gets a name
   const std::map<uint16_t, std::string>& roots() const { return roots_; }
   const std::unordered_map<uint32_t, Module>& modules() const { return modules_; }
 
