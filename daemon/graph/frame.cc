@@ -34,6 +34,7 @@ void Frame::Open(std::shared_ptr<Plan> with, Scene* of, const shm::Record& start
   whole = true;
   first_seq = last_seq = held_seq = started.seq;
   dropped_before = lost_since = started.dropped_total;
+  passed_by = 0;
   passes = 0;
   lacks_passes = false;
   contents.Open(std::move(with), of, step);

@@ -41,6 +41,7 @@ Frame& OpenFrames::OpenHeadless(const shm::Record& record) {
 void OpenFrames::Touch(Frame& frame, uint64_t seq) const {
   frame.last_seq = std::max(frame.last_seq, seq);
   frame.touched_ns = now_ns_;
+  frame.passed_by = 0;
 }
 
 std::unique_ptr<Frame> OpenFrames::Take(const shm::Record& finished) {
@@ -64,11 +65,11 @@ void OpenFrames::Discard(const shm::Record& started) {
 
 void OpenFrames::DiscardStragglers(const shm::Record& finished, uint64_t began) {
   for (size_t i = frames_.size(); i-- > 0;) {
-    const Frame& frame = *frames_[i];
+    Frame& frame = *frames_[i];
     if (frame.root != finished.root || frame.last_seq >= began) continue;
     const bool evaluation = frame.tag != kTagDefault && finished.tag == kTagDefault;
     if (!evaluation && (frame.tag != finished.tag || frame.step >= finished.global_step)) continue;
-    const bool lost = frame.dropped_before != finished.dropped_total;
+    const bool lost = ++frame.passed_by > kPassedByMax && frame.dropped_before != finished.dropped_total;
     const bool behind = !evaluation && finished.global_step - frame.step > kStepsBehindMax;
     if (lost || !frame.whole || behind) Drop(i, true);
   }

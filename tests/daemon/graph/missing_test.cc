@@ -360,17 +360,24 @@ TEST(GivenUp, AnEvaluationWhoseEndWasLostHoldsNothingBack) {
   site.Start(At(4, kTagTest));
   site.Handle(site.Scalar(Kind::kScalar, At(4, kTagTest), 2, Site::kAlpha));
   site.dropped = 1;  // its end
-  Scalar(site, 5, 1);
+  for (uint64_t step = 5; step < 71; ++step) Scalar(site, step, 1);
   EXPECT_EQ(site.graph->done_seq(), site.seq);
   EXPECT_EQ(site.missing(MissReason::kDiscarded), 1u);
   EXPECT_FALSE(site.has("test:.alpha/scalar", 4));
-  // An evaluation that goes on while others train lost nothing.
+}
+
+// An evaluation that goes on while others train lost nothing, whatever they lose.
+TEST(GivenUp, AnEvaluationBesideTrainingThatLosesMessagesIsKept) {
+  Site site({"scalar", "scalar(tag=test)"});
   site.Start(At(6, kTagTest));
-  site.Handle(site.Scalar(Kind::kScalar, At(6, kTagTest), 2, Site::kAlpha));
-  Scalar(site, 6, 1);
-  Scalar(site, 7, 1);
+  for (uint64_t step = 6; step < 206; ++step) {
+    if (step % 50 == 7) site.Handle(site.Scalar(Kind::kScalar, At(6, kTagTest), 2.0 * step, Site::kAlpha));
+    ++site.dropped;
+    Scalar(site, step, 1);
+  }
   site.Finish(At(6, kTagTest));
-  EXPECT_TRUE(site.has("test:.alpha/scalar", 6));
+  EXPECT_EQ(site.value("test:.alpha/scalar", 6), 314);
+  EXPECT_EQ(site.missing(MissReason::kDiscarded), 0u);
 }
 
 TEST(GivenUp, ARootThatWentSilentHoldsNothingBack) {
