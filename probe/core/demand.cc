@@ -93,9 +93,9 @@ StepDemand::StepDemand(std::shared_ptr<const DemandTable> table, uint16_t root, 
     }
     // The markers of a step come with what is logged in it.
     if (logged != 0 && (kinds & ~kMarkers) == 0) continue;
-    const bool tensor = item.level == Level::kTensor;
-    // Until the arena is backed whole tensors cannot travel; asking for them is then not yet delivered, not dropped.
-    if (tensor && !arena_ready) kinds &= kScalarKinds;
+    // Until the arena is backed whole tensors cannot travel: they go as their statistics, and the daemon counts what
+    // cannot be made of these.
+    const bool tensor = item.level == Level::kTensor && arena_ready;
     uint64_t due = 0;
     ForClasses(kinds, item.level, shifts, [&](uint64_t of_class, size_t lane, uint32_t shift) {
       if (due_now(item.period, lane, shift)) due |= of_class;
@@ -108,7 +108,7 @@ StepDemand::StepDemand(std::shared_ptr<const DemandTable> table, uint16_t root, 
       }
     } else {
       filtered_kinds_ |= due;
-      filtered_.push_back({&item, due});
+      filtered_.push_back({&item, due, tensor ? Level::kTensor : Level::kSummary});
     }
   }
 }
@@ -130,9 +130,9 @@ uint64_t StepDemand::NotIn(const StepDemand& other) const {
     kinds |= with_moment_[bit] & ~(other.with_moment_[bit] | other.tensor_);
   }
   for (const Filtered& entry : filtered_) {
-    const uint64_t whole = entry.item->level == Level::kTensor ? other.tensor_ : other.summary_ | other.tensor_;
+    const uint64_t whole = entry.level == Level::kTensor ? other.tensor_ : other.summary_ | other.tensor_;
     const bool same = std::any_of(other.filtered_.begin(), other.filtered_.end(), [&](const Filtered& its) {
-      return its.due == entry.due && its.item->level == entry.item->level && its.item->modules == entry.item->modules &&
+      return its.due == entry.due && its.level == entry.level && its.item->modules == entry.item->modules &&
              (entry.item->moments & ~its.item->moments) == 0;
     });
     if (!same) kinds |= entry.due & ~whole;
@@ -160,7 +160,7 @@ StepDemand StepDemand::Reduced(const DemandTable& asked, const PeriodShifts& bef
   reduced.tensor_ &= tensors;
   reduced.filtered_kinds_ = 0;
   for (Filtered& entry : reduced.filtered_) {
-    entry.due &= entry.item->level == Level::kTensor ? tensors : summaries;
+    entry.due &= entry.level == Level::kTensor ? tensors : summaries;
     reduced.filtered_kinds_ |= entry.due;
   }
   return reduced;
@@ -180,7 +180,7 @@ Want StepDemand::Wanted(Kind kind, uint32_t module) const {
     const size_t word = module / 64;
     const auto& words = entry.item->modules;
     if (word >= words.size() || ((words[word] >> (module % 64)) & 1) == 0) continue;
-    want.level = std::max(want.level, entry.item->level);
+    want.level = std::max(want.level, entry.level);
     want.moments |= entry.item->moments;
   }
   return want;

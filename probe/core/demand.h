@@ -111,6 +111,7 @@ class StepDemand {
   struct Filtered {
     const shm::DemandItem* item;  // points into table_
     uint64_t due;
+    Level level;  // in which it is taken
   };
   std::vector<Filtered> filtered_;  // entries with a module set
 };

@@ -16,7 +16,7 @@
  *     ikkuna_pass_end(pass);
  *     ikkuna_step_array(step, IKKUNA_WEIGHTS, fc1, w, 0, &(ikkuna_array){
  *         .size = sizeof(ikkuna_array), .data = data, .dtype = IKKUNA_F32, .ndim = 2, .sizes = sizes});
- *     ikkuna_step_end(step);
+ *     ikkuna_step_end(step, 0);
  *   }
  *   ikkuna_close(s);
  *
@@ -93,7 +93,7 @@ typedef struct ikkuna_options {
   int allow_control;   /* not 0: clients may ask to stop, see ikkuna_stop_requested(); `control` says more */
   int quiet;           /* not 0: no greeting on stderr */
   int resume;          /* not 0: this run goes on with the attempt before: both are drawn as one line */
-  uint64_t start_step; /* its first step; above 0 says the same as `resume`; above 2^62 it is not taken, and 0 */
+  uint64_t start_step; /* its first step; above 0 says the same as `resume`, and no step below it is taken; above 2^62: 0 */
   int has_attempt;     /* 0: the restart count is the scheduler's, where it has one, else the daemon numbers */
   uint32_t attempt;    /* restart count of this job, where has_attempt is not 0 */
   int control;         /* IKKUNA_CONTROL_*: what clients may ask for; 0: as allow_control says. _ALL needs on_command */

@@ -59,8 +59,19 @@ def interface():
     return printed + "".join(f"function {name}\n" for name in declared())
 
 
+def example():
+    """The one that the header begins with, as a program."""
+    lines = re.findall(r"^ \*   (.*)$", HEADER[: HEADER.index("*/")], re.M)
+    return "#include <ikkuna/probe.h>\nstatic float data[7840];\nint main(void) {\n" + "\n".join(lines) + "\nreturn 0;\n}\n"
+
+
 class CAbiTest(unittest.TestCase):
     maxDiff = None
+
+    def test_the_example_compiles(self):
+        self.assertIn("ikkuna_close(s);", example())
+        subprocess.run(["cc", "-std=c11", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", "-I", ROOT / "probe", "-x", "c", "-"],
+                       input=example(), check=True, text=True)
 
     def test_the_interface_is_what_programs_were_compiled_against(self):
         now = interface()

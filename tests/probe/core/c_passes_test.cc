@@ -483,6 +483,22 @@ TEST_F(CInterface, AFirstStepBeyondAllNumbersIsNotTaken) {
   ikkuna_close(session);
 }
 
+// What it would publish there is of the attempt that it goes on with.
+TEST_F(CInterface, AStepBelowTheFirstIsRefused) {
+  DaemonByHand daemon;
+  ikkuna_options options = OptionsFor(daemon);
+  options.start_step = 50;
+  ikkuna_session* session = ikkuna_open(&options);
+  const uint16_t root = ikkuna_root(session, "net");
+  daemon.Accept({});
+  EXPECT_EQ(ikkuna_step_begin(session, root, IKKUNA_TAG_DEFAULT, 48, 0), nullptr);
+  EXPECT_NE(std::string(ikkuna_error(session)).find("begins at step 50"), std::string::npos) << ikkuna_error(session);
+  CStep(session, root, 49, IKKUNA_TAG_TEST).End();
+  CStep(session, root, 50).End();
+  EXPECT_EQ(daemon.view().ReadStatus().status.roots[root - 1].step, 51u);
+  ikkuna_close(session);
+}
+
 TEST_F(CInterface, ARankAloneIsTaken) {
   ::unsetenv("WORLD_SIZE");
   ::setenv("RANK", "5", 1);

@@ -151,10 +151,17 @@ TEST(DemandQuestions, NextDueIsTheFirstStepOfWhichAnythingIsDue) {
   EXPECT_EQ(thousandth.NextDue(1, kTagDefault, UINT64_MAX - 1, {}), UINT64_MAX) << "beyond the last there is none";
 }
 
-TEST(StepDemand, WholeTensorsWaitForTheArena) {
-  const auto item = Item(KindBit(Kind::kActivations) | KindBit(Kind::kBatchStarted), 1, Level::kTensor);
-  EXPECT_EQ(At({item}, 0, {}, false).Wanted(Kind::kActivations, 1).level, Level::kInvalid);
-  EXPECT_FALSE(At({item}, 0, {}, false).any()) << "a step of markers alone";
+// Whoever asks for statistics of the same kind has them meanwhile, and who needs the tensors is told what it lacks.
+TEST(StepDemand, WholeTensorsGoAsStatisticsUntilTheArenaIsThere) {
+  auto item = Item(KindBit(Kind::kActivations) | KindBit(Kind::kBatchStarted), 1, Level::kTensor);
+  const Want want = At({item}, 0, {}, false).Wanted(Kind::kActivations, 1);
+  EXPECT_EQ(want.level, Level::kSummary);
+  EXPECT_EQ(want.moments, kAllMoments);
+  auto filtered = item;
+  filtered.all_modules = false;
+  filtered.modules = {uint64_t{1} << 1};
+  EXPECT_EQ(At({filtered}, 0, {}, false).Wanted(Kind::kActivations, 1).level, Level::kSummary);
+  EXPECT_EQ(At({filtered}, 0, {}, false).Wanted(Kind::kActivations, 2).level, Level::kInvalid);
   EXPECT_EQ(At({item}, 0, {}, true).Wanted(Kind::kActivations, 1).level, Level::kTensor);
   EXPECT_TRUE(DemandTable({item}).NeedsArena());
   EXPECT_FALSE(DemandTable({Item(1, 1, Level::kSummary)}).NeedsArena());
