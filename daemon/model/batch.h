@@ -52,6 +52,7 @@ struct OtherValue {
 // Kinds that parts of the daemon act on, beside those that only people read.
 inline constexpr char kRunEnded[] = "run_ended";      // its process is gone, and the graph has given all it had of it
 inline constexpr char kRunResumed[] = "run_resumed";  // the daemon goes on with a process that an earlier one served
+inline constexpr char kPublished[] = "published";      // whose a topic of the run is: stays for as long as the run
 
 struct Event {
   uint64_t id = 0;  // set by the store, from 1, ascending over all runs of one daemon; 0: not stored yet

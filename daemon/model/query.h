@@ -77,6 +77,7 @@ class SeriesReader {
 struct EventQuery {
   SeriesFilter filter;         // its run part; an empty run: all runs and the daemon's own
   uint64_t after_id = 0;       // ascending from here
+  std::string kind;            // of this kind alone; empty: any
   std::optional<uint32_t> last;  // instead: those that happened last, ascending by time
   uint32_t limit = 1000;
 };

@@ -77,6 +77,8 @@ struct ProducerInfo {
   // The attempt whose line this one goes on with (it was resumed, or begins above step 0), and its own first step.
   std::optional<uint32_t> continues;
   uint64_t start_step = 0;
+  bool unnamed = false;  // nobody gave it a run_id: its probe made one up
+  int64_t restarts = -1;  // of the job, as its scheduler counts them; -1: nobody does
   std::vector<std::pair<std::string, std::string>> facts;  // command line, hyperparameters, host, ...
 };
 

@@ -91,6 +91,8 @@ void Visit(Way& way, Head& head) {
   way(info.uid);
   way(info.start_unix_ns);
   way(info.start_step);
+  way(info.unnamed);
+  way(info.restarts);
   way.List(info.facts, [&](auto& fact) {
     way(fact.first);
     way(fact.second);

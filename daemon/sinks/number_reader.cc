@@ -242,18 +242,20 @@ Result<std::vector<Point>> NumberReader::Reduce() {
 Result<std::vector<Point>> NumberReader::Next() {
   std::vector<Point> points;
   if (piece_ == 0 && query_.max_points > 0 && !pieces_.empty()) {
-    uint64_t count = 0;
-    for (const Piece& piece : pieces_) count += piece.segment == 0 ? piece.end - piece.begin : piece.head.count;
-    if (count > std::max<uint64_t>(query_.max_points, Extremes::kPointsMin)) {
-      const bool whole = std::all_of(pieces_.begin(), pieces_.end(), [this](const Piece& piece) {
-        return InRange(piece.first_step) && InRange(piece.last_step);
-      });
-      if (whole || count > 2 * kNumbersPerChunk + query_.max_points) return Reduce();
-      // A range that cuts chunks may hold few enough points.
-      while (piece_ < pieces_.size()) {
+    // Of chunks that the range cuts some may be outside; where steps came out of order that may be any number of them.
+    const uint64_t limit = std::max<uint64_t>(query_.max_points, Extremes::kPointsMin);
+    uint64_t most = 0, least = 0;
+    for (const Piece& piece : pieces_) {
+      const uint64_t count = piece.segment == 0 ? piece.end - piece.begin : piece.head.count;
+      most += count;
+      if (InRange(piece.first_step) && InRange(piece.last_step)) least += count;
+    }
+    if (least > limit) return Reduce();
+    if (most > limit) {
+      while (piece_ < pieces_.size() && open_.size() <= limit) {
         if (Status opened = OpenNext(); !opened) return opened.error();
       }
-      if (open_.size() > std::max<size_t>(query_.max_points, Extremes::kPointsMin)) return Reduce();
+      if (open_.size() > limit) return Reduce();
       return std::exchange(open_, {});
     }
   }

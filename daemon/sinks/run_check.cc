@@ -155,7 +155,7 @@ Status RunFile::CheckRows(const std::map<uint32_t, const Series*>& series, uint6
   if (!bad_ids) return bad_ids.error();
   if (*bad_ids > 0) return Broken("an event has no id");
   std::vector<Event> events;
-  return LoadEvents(0, INT64_MAX, false, &events);
+  return LoadEvents({}, INT64_MAX, &events);
 }
 
 }  // namespace ikkuna::sinks

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "daemon/model/batch.h"
+#include "daemon/model/query.h"
 #include "daemon/model/series.h"
 #include "daemon/model/status.h"
 #include "daemon/sinks/sqlite.h"
@@ -120,8 +121,8 @@ class RunFile {
   Status LoadGroup(uint64_t segment, uint32_t group, GroupRow* row);
   // The least step that a series of others has; unchanged where it has none.
   Status LoadFirstStep(uint32_t series, uint64_t* step);
-  // Ascending ids above `after`, at most `most`: the first of them, or the last.
-  Status LoadEvents(uint64_t after, size_t most, bool last, std::vector<Event>* events);
+  // Those of the query's kind: ascending ids above its `after_id`, at most `most`, the first of them or the last.
+  Status LoadEvents(const EventQuery& query, size_t most, std::vector<Event>* events);
   Result<std::vector<ModuleInfo>> LoadModules();
 
   // Writing. Each within a transaction of database().
@@ -158,9 +159,9 @@ class RunFile {
 
   Status SaveTallies(std::span<const SeriesTally> tallies);
 
-  // Removes the oldest events beyond `most`; and the oldest others until `bytes` of them are gone, a slice a call, never the
+  // Removes the oldest events beyond `most`, but none that says whose a topic is: answers how many; and the oldest others until `bytes` of them are gone, a slice a call, never the
   // newest: `gone` gets how many of each series.
-  Status TrimEvents(size_t most);
+  Result<uint64_t> TrimEvents(size_t most);
   Status TrimOthers(uint64_t bytes, uint64_t* removed, std::map<uint32_t, uint64_t>* gone);
 
   // Gives up to `pages` free pages back. True: there may be more.

@@ -95,6 +95,8 @@ std::vector<std::pair<const char*, std::string>> TextsOf(const ProducerStatus& s
       {"uid", std::to_string(info.uid)},
       {"start_unix_ns", std::to_string(info.start_unix_ns)},
       {"start_step", std::to_string(info.start_step)},
+      {"unnamed", info.unnamed ? "1" : "0"},
+      {"restarts", std::to_string(info.restarts)},
       {"identity_sum", IdentitySum(info)},
       {"state", std::string(RunStateName(status.state))},
       {"attempted", std::to_string(status.attempted)},
@@ -142,6 +144,8 @@ Result<RunHead> RunFile::LoadHead() {
   info.start_unix_ns = meta.Int("start_unix_ns");
   if (meta.Has("continues")) info.continues = static_cast<uint32_t>(meta.Unsigned("continues"));
   info.start_step = meta.Unsigned("start_step");
+  info.unnamed = meta.Has("unnamed") && meta.Unsigned("unnamed") != 0;
+  if (meta.Has("restarts")) info.restarts = meta.Int("restarts");
   if (meta.Get("identity_sum") != IdentitySum(info)) {
     return Error{ErrorCode::kCorrupt, "what it says of the run it is of is broken"};
   }
@@ -323,10 +327,13 @@ Result<std::vector<ModuleInfo>> RunFile::LoadModules() {
   return modules;
 }
 
-Status RunFile::TrimEvents(size_t most) {
-  return database_.Run(
-      "DELETE FROM event WHERE id <= coalesce((SELECT id FROM event ORDER BY id DESC LIMIT 1 OFFSET ?1), -1)",
-      static_cast<int64_t>(most));
+Result<uint64_t> RunFile::TrimEvents(size_t most) {
+  Status done = database_.Run(
+      "DELETE FROM event WHERE id <= coalesce((SELECT id FROM event ORDER BY id DESC LIMIT 1 OFFSET ?1), -1) "
+      "AND kind != ?2",
+      static_cast<int64_t>(most), std::string(kPublished));
+  if (!done) return done.error();
+  return static_cast<uint64_t>(sqlite3_changes(database_.handle()));
 }
 
 Status RunFile::TrimOthers(uint64_t bytes, uint64_t* removed, std::map<uint32_t, uint64_t>* gone) {
@@ -358,7 +365,7 @@ Status RunFile::LoadFirstStep(uint32_t series, uint64_t* step) {
                         static_cast<int64_t>(series));
 }
 
-Status RunFile::LoadEvents(uint64_t after, size_t most, bool last, std::vector<Event>* events) {
+Status RunFile::LoadEvents(const EventQuery& query, size_t most, std::vector<Event>* events) {
   RunKey key;
   Status read = database_.Each("SELECT name, value FROM meta WHERE name IN ('run_id', 'attempt', 'rank')",
                                [&](Statement& row) {
@@ -392,15 +399,17 @@ Status RunFile::LoadEvents(uint64_t after, size_t most, bool last, std::vector<E
   };
   const auto limit = static_cast<int64_t>(most);
   const auto before = static_cast<ptrdiff_t>(events->size());
-  if (last) {
+  if (query.last) {
     read = database_.Each(
-        "SELECT id, unix_ns, severity, kind, text, step, sum FROM event WHERE id > ?1 ORDER BY id DESC LIMIT ?2", take,
-        after, limit);
+        "SELECT id, unix_ns, severity, kind, text, step, sum FROM event WHERE id > ?1 AND (?3 = '' OR kind = ?3) "
+        "ORDER BY id DESC LIMIT ?2",
+        take, query.after_id, limit, query.kind);
     std::reverse(events->begin() + before, events->end());
   } else {
     read = database_.Each(
-        "SELECT id, unix_ns, severity, kind, text, step, sum FROM event WHERE id > ?1 ORDER BY id LIMIT ?2", take, after,
-        limit);
+        "SELECT id, unix_ns, severity, kind, text, step, sum FROM event WHERE id > ?1 AND (?3 = '' OR kind = ?3) "
+        "ORDER BY id LIMIT ?2",
+        take, query.after_id, limit, query.kind);
   }
   if (read && !good) return Error{ErrorCode::kCorrupt, "an event is broken"};
   return read;

@@ -179,8 +179,12 @@ Status RunWriter::ThinGroup(Thinning& thinning, uint32_t group, size_t* bytes) {
       continue;
     }
     if (removed > 0) thinning.gone.emplace_back(series, removed);
+    // What is gone stood among all of them, so that each chunk says of a part that it is.
     uint64_t thinned = before + removed;
-    for (size_t begin = 0; begin < kept.size(); begin += kNumbersPerChunk) {
+    size_t chunks = (kept.size() + kNumbersPerChunk - 1) / kNumbersPerChunk;
+    for (size_t begin = 0; begin < kept.size(); begin += kNumbersPerChunk, --chunks) {
+      const uint64_t share = (thinned + chunks - 1) / chunks;
+      thinned -= share;
       numbers_.Clear();
       for (size_t i = begin; i < std::min(begin + kNumbersPerChunk, kept.size()); ++i) {
         numbers_.at.push_back(line.place[kept[i].from][kept[i].at]);
@@ -188,8 +192,7 @@ Status RunWriter::ThinGroup(Thinning& thinning, uint32_t group, size_t* bytes) {
         numbers_.flags.push_back(kept[i].flags);
       }
       row.AddChunk(series, any->precision, numbers_, coarsened,
-                   static_cast<uint32_t>(std::min<uint64_t>(thinned, UINT32_MAX)), coder_);
-      thinned = 0;
+                   static_cast<uint32_t>(std::min<uint64_t>(share, UINT32_MAX)), coder_);
     }
   }
   if (row.empty()) return {};

@@ -301,7 +301,7 @@ Result<EventList> Store::Impl::ListEvents(const EventQuery& query) {
     std::lock_guard lock(mutex_);
     for (const Pending& one : entry->pending) {
       for (const Event& event : one.batch->events) {
-        if (event.id > query.after_id) found.emplace(place(event), event);
+        if (event.id > query.after_id && (query.kind.empty() || event.kind == query.kind)) found.emplace(place(event), event);
       }
     }
   }
@@ -316,7 +316,7 @@ Result<EventList> Store::Impl::ListEvents(const EventQuery& query) {
     if (query.last && found.size() == most && source.newest_ns < found.begin()->first.first) break;
     Result<BorrowedFile> file = BorrowedFile::Borrow(source.entry, Database::Mode::kReadWrite);
     std::vector<Event> events;
-    Status read = file ? (*file)->LoadEvents(query.after_id, most, query.last.has_value(), &events) : Status(file.error());
+    Status read = file ? (*file)->LoadEvents(query, most, &events) : Status(file.error());
     if (!read) {
       ReadFailed(*source.entry, read.error());
       list.unread.push_back(

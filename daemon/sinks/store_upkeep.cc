@@ -258,8 +258,13 @@ bool Store::Impl::TrimOne(const EntryPtr& entry) {
   }
   if (events > options_.events_max + std::min(kEventsSlack, options_.events_max / 10)) {
     Transaction transaction(entry->writer->file().database());
+    uint64_t removed = 0;
     Status trimmed = transaction.Begin();
-    if (trimmed) trimmed = entry->writer->file().TrimEvents(options_.events_max);
+    if (trimmed) {
+      Result<uint64_t> done = entry->writer->file().TrimEvents(options_.events_max);
+      trimmed = done ? Status() : Status(done.error());
+      removed = done ? *done : 0;
+    }
     if (trimmed) trimmed = transaction.Commit();
     if (!trimmed) {
       UpkeepFailed(entry, trimmed.error());
@@ -267,9 +272,9 @@ bool Store::Impl::TrimOne(const EntryPtr& entry) {
     }
     {
       std::lock_guard reading(entry->mutex);
-      entry->head.events = options_.events_max;
+      entry->head.events -= std::min(entry->head.events, removed);
     }
-    TellEventsGone(entry, events - options_.events_max);
+    if (removed > 0) TellEventsGone(entry, removed);
   }
   if (others_bytes <= options_.others_bytes_max) return false;
   return TrimOthers(entry, options_.others_bytes_max - options_.others_bytes_max / 16);

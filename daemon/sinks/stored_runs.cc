@@ -281,8 +281,7 @@ Result<EventList> StoredRuns::ListEvents(const EventQuery& query) {
   for (const Impl::One& one : impl_->runs_) {
     if (!all && !impl_->Matches(one, query.filter)) continue;
     Result<std::unique_ptr<RunFile>> file = OpenStored(one.entry->path());
-    Status read =
-        file ? (*file)->LoadEvents(query.after_id, most, query.last.has_value(), &events) : Status(file.error());
+    Status read = file ? (*file)->LoadEvents(query, most, &events) : Status(file.error());
     if (!read) {
       events.unread.push_back("cannot read the events in '" + one.entry->path() + "': " + read.error().text);
       if (!failed) failed = Error{read.error().code, events.unread.back()};

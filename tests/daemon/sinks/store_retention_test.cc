@@ -176,11 +176,13 @@ TEST_F(StoreRetentionTest, LiveRunsAboveTheCapAreThinnedOldestFirstAndSaySo) {
   auto value = [](uint32_t series, uint64_t step) {
     return std::cos(double(series * 7919 + step) * 12.9898) * 43758.5453 - std::floor(double(step % 3));
   };
+  // Some come each tenth step only, some at odd steps: multiples of 2 are all that those have, or none of these.
+  auto every_of = [](uint32_t i) -> uint64_t { return i < 10 ? 10 : i < 20 ? 2 : 1; };
+  auto first_of = [](uint32_t i) -> uint64_t { return i >= 10 && i < 20 ? 1 : 0; };
   for (uint64_t step = 0; step < kSteps; ++step) {
     std::vector<Sample> samples;
-    // Some come each tenth step only: steps that are multiples of 2 are all they have, or those that are odd.
     for (uint32_t i = 0; i < kSeries; ++i) {
-      if (i >= 20 || step % 10 == (i < 10 ? 0 : 9)) samples.push_back({ids[i], 0, value(i, step)});
+      if (step % every_of(i) == first_of(i)) samples.push_back({ids[i], 0, value(i, step)});
     }
     store_->Offer(BatchOf(run_, step, std::move(samples)));
     if (step % 200 == 0) Flush();
@@ -224,12 +226,12 @@ TEST_F(StoreRetentionTest, LiveRunsAboveTheCapAreThinnedOldestFirstAndSaySo) {
     ASSERT_EQ(page.series.size(), kSeries);
     for (const SeriesInfo& info : page.series) {
       kept += info.count;
-      EXPECT_EQ(info.count + info.thinned, info.series->id > 20 ? kSteps : kSteps / 10);
+      EXPECT_EQ(info.count + info.thinned, kSteps / every_of(info.series->id - 1));
     }
     EXPECT_EQ(kept, run.values);
     for (const auto& [i, looked] : reads) {
       const auto& [read, newest, shortened] = looked;
-      const uint64_t every = i >= 20 ? 1 : 10, begin = i >= 10 && i < 20 ? 9 : 0;
+      const uint64_t every = every_of(i), begin = first_of(i);
       ASSERT_LT(read.steps.size(), kSteps / every);
       EXPECT_TRUE(read.thinned);
       EXPECT_EQ(read.steps.front(), begin);
@@ -255,7 +257,7 @@ TEST_F(StoreRetentionTest, LiveRunsAboveTheCapAreThinnedOldestFirstAndSaySo) {
       EXPECT_LT(in(0, kSteps / 10), static_cast<int64_t>(kSteps / 10 / every) * 2 / 3);
       EXPECT_GT(in(kSteps - kSteps / 10, kSteps), in(0, kSteps / 10));
       // What is not asked for was not thinned: newest steps say nothing.
-      EXPECT_EQ(newest.steps.size(), every == 1 ? 20u : 2u);
+      EXPECT_EQ(newest.steps.size(), 20 / every);
       EXPECT_LE(shortened.steps.size(), 100u);
       EXPECT_NE(shortened.flags.front() & kFlagThinned, 0);
     }
@@ -473,6 +475,7 @@ TEST_F(StoreRetentionTest, TextsHistogramsAndEventsHaveBoundsOfTheirOwn) {
   for (uint64_t step = 0; step < 400; ++step) {
     auto batch = BatchOf(run_, step, {{a, 0, 1}}, {{h, 0, histogram}});
     batch->events.push_back(EventOf("e" + std::to_string(step)));
+    if (step == 3) batch->events.push_back(EventOf(kPublished));
     store_->Offer(batch);
   }
   Flush();
@@ -494,6 +497,12 @@ TEST_F(StoreRetentionTest, TextsHistogramsAndEventsHaveBoundsOfTheirOwn) {
   const auto events = store_->ListEvents(query);
   EXPECT_TRUE(std::any_of(events->begin(), events->end(), [](const Event& e) { return e.kind == "e399"; }));
   EXPECT_FALSE(std::any_of(events->begin(), events->end(), [](const Event& e) { return e.kind == "e0"; }));
+  // Whose a topic is stays, and is found among however many.
+  query = {};
+  query.filter.run = kRun.run_id;
+  query.kind = kPublished;
+  query.limit = 1;
+  EXPECT_EQ(store_->ListEvents(query)->size(), 1u);
   EXPECT_TRUE(Eventually([&] { return Said("events_thinned") > 0; }));
 }
 

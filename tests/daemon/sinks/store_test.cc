@@ -234,6 +234,28 @@ TEST_F(StoreTest, ManySeriesOfManyStepsAreCompactedAndReadTheSame) {
   EXPECT_EQ(ReadOne("s300").steps.size(), kSteps);
 }
 
+// Where steps came out of order every chunk has some of a range, which holds few all the same.
+TEST_F(StoreTest, ARangeOfFewPointsIsWholeInWhateverOrderTheyCame) {
+  OpenAndBegin();
+  const uint32_t a = Series("a");
+  constexpr uint64_t kSteps = 20'000, kStride = 7'919;  // has no divisor in common with them
+  for (uint64_t i = 0; i < kSteps; ++i) Put(a, i * kStride % kSteps, static_cast<double>(i * kStride % kSteps));
+  Flush();
+  for (const bool rested : {false, true}) {
+    if (rested) EndRun();
+    ReadQuery query;
+    query.max_points = 100;
+    query.step_min = 9'000;
+    query.step_max = 9'099;
+    const SeriesColumns read = ReadOne("a", query);
+    EXPECT_FALSE(read.reduced);
+    ASSERT_EQ(read.steps.size(), 100u);
+    for (size_t i = 0; i < 100; ++i) EXPECT_EQ(read.numbers[i], 9'000.0 + static_cast<double>(i));
+    query.step_max = 9'100;
+    EXPECT_TRUE(ReadOne("a", query).reduced);
+  }
+}
+
 TEST_F(StoreTest, AShortenedSeriesKeepsWhatStandsOut) {
   OpenAndBegin();
   const uint32_t a = Series("a");
@@ -315,6 +337,8 @@ TEST_F(StoreTest, RunsComeBackWithWhatIsKnownOfThem) {
   ProducerInfo info = Producer();
   info.continues = 3;
   info.start_step = 77;
+  info.unnamed = true;
+  info.restarts = 5;
   info.job = {"10.0.0.1", "29500"};
   auto run = store_->Begin(info);
   ASSERT_TRUE(run.ok());
@@ -354,6 +378,8 @@ TEST_F(StoreTest, RunsComeBackWithWhatIsKnownOfThem) {
   EXPECT_EQ(back.info.run, "fashion");
   EXPECT_EQ(back.info.continues, info.continues);
   EXPECT_EQ(back.info.start_step, 77u);
+  EXPECT_TRUE(back.info.unnamed);
+  EXPECT_EQ(back.info.restarts, 5);
   EXPECT_EQ(back.info.job, info.job);
   EXPECT_EQ(back.info.facts, info.facts);
   EXPECT_EQ(back.state, RunState::kDied);
