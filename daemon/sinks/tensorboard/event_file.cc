@@ -29,14 +29,19 @@ std::string Bytes(T value) {
 
 constexpr std::string_view kPrefix = "events.out.tfevents.";
 
-std::string Suffix(uint32_t attempt) { return ".a" + std::to_string(attempt); }
+// Of what writes it: the attempt may have been deleted, and another be given its number.
+std::string SuffixOf(const NewEventFile& file) {
+  char life[9];
+  std::snprintf(life, sizeof life, "%02x%02x%02x%02x", file.uuid[0], file.uuid[1], file.uuid[2], file.uuid[3]);
+  return ".a" + std::to_string(file.attempt) + "." + life;
+}
 
-// What the directory has: the newest second in a name, and whether a file of the attempt is there.
+// What the directory has: the newest second in a name, and whether a file of this suffix is there.
 struct Present {
   int64_t last_second = 0;
-  bool attempt = false;
+  bool same = false;
 };
-Present Look(const std::string& directory, uint32_t attempt) {
+Present Look(const std::string& directory, const std::string& suffix) {
   Present present;
   std::error_code code;
   for (std::filesystem::directory_iterator at(directory, code), end; !code && at != end; at.increment(code)) {
@@ -45,7 +50,7 @@ Present Look(const std::string& directory, uint32_t attempt) {
     int64_t second = 0;
     std::from_chars(name.data() + kPrefix.size(), name.data() + name.size(), second);
     present.last_second = std::max(present.last_second, second);
-    present.attempt = present.attempt || name.ends_with(Suffix(attempt));
+    present.same = present.same || name.ends_with(suffix);
   }
   return present;
 }
@@ -88,13 +93,14 @@ bool IsOwnEventFile(std::string_view file_name) {
 Result<std::unique_ptr<EventFile>> EventFile::Create(const NewEventFile& wanted) {
   // Two files of one process are told apart by this where the directory was emptied in between.
   static std::atomic<uint64_t> files{0};
-  const Present present = Look(wanted.directory, wanted.attempt);
+  const std::string suffix = SuffixOf(wanted);
+  const Present present = Look(wanted.directory, suffix);
   char seconds[24];
   std::snprintf(seconds, sizeof(seconds), "%010lld",
                 static_cast<long long>(std::max(wanted.unix_ns / kNsPerSecond, present.last_second + 1)));
   // relaxed: only its being another matters
   const std::string name = std::string(kPrefix) + seconds + "." + EventFileHost() + "." + std::to_string(getpid()) +
-                           "." + std::to_string(files.fetch_add(1, std::memory_order_relaxed)) + Suffix(wanted.attempt);
+                           "." + std::to_string(files.fetch_add(1, std::memory_order_relaxed)) + suffix;
   // Under another name until its first records are there: a file of the attempt has its START in it.
   const std::string fresh = wanted.directory + "/.ikkuna-new";
   const std::string path = wanted.directory + "/" + name;
@@ -104,7 +110,7 @@ Result<std::unique_ptr<EventFile>> EventFile::Create(const NewEventFile& wanted)
   tb::Event version = EventAt(wanted.unix_ns);
   version.set_file_version("brain.Event:2");
   file->Add(version.SerializeAsString(), 0);
-  if (wanted.start_step && !present.attempt) {
+  if (wanted.start_step && !present.same) {
     tb::Event start = EventAt(wanted.unix_ns);
     start.set_step(*wanted.start_step);
     start.mutable_session_log()->set_status(tb::SessionLog::START);

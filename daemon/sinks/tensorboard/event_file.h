@@ -11,6 +11,7 @@
 #include <string>
 #include <string_view>
 
+#include "daemon/model/run.h"
 #include "shared/base/result.h"
 #include "shared/base/unique_fd.h"
 
@@ -30,7 +31,8 @@ struct NewEventFile {
   std::string directory;
   int64_t unix_ns = 0;   // now
   uint32_t attempt = 0;  // of the run that writes it
-  // It begins with SessionLog START at this step, if no file of the attempt is there yet. The first START of a folder
+  Uuid uuid{};           // of the process whose values they are
+  // It begins with SessionLog START at this step, if no file of the process is there yet. The first START of a folder
   // means nothing to readers, so that every attempt has one, also the first: only then does a later one drop what it
   // overtook.
   std::optional<int64_t> start_step;
@@ -38,7 +40,7 @@ struct NewEventFile {
 
 class EventFile {
  public:
-  // Makes a new file `events.out.tfevents.{seconds}.{host}.{pid}.{n}.a{attempt}`, which stands behind all others of the
+  // Makes a new file `events.out.tfevents.{seconds}.{host}.{pid}.{n}.a{attempt}.{uuid}`, which stands behind all others of the
   // directory: readers read them in the order of their names, whatever the clock did. It begins with the format's
   // version. The directory is there.
   static Result<std::unique_ptr<EventFile>> Create(const NewEventFile& file);

@@ -13,6 +13,7 @@
 #include <sstream>
 #include <system_error>
 
+#include "daemon/sinks/tensorboard/event_file.h"
 #include "daemon/sinks/tensorboard/names.h"
 #include "shared/base/unique_fd.h"
 
@@ -39,7 +40,10 @@ Status Write(const std::string& path, const std::string& text) {
   return {};
 }
 
-std::string HeadOf(const std::string& run_id) { return "run " + OneLine(run_id) + "\n"; }
+// Hosts that share the folder number attempts each for itself.
+std::string HeadOf(const std::string& run_id) {
+  return "host " + EventFileHost() + "\nrun " + OneLine(run_id) + "\n";
+}
 std::string LineOf(uint32_t attempt) { return "attempt " + std::to_string(attempt) + "\n"; }
 
 bool Names(const std::string& marker, const std::string& run_id, uint32_t attempt) {

@@ -97,6 +97,7 @@ bool TensorBoardTree::EnsureFile(Source& source, Leaf& leaf) {
     wanted.directory = leaf.directory;
     wanted.unix_ns = UnixNs();
     wanted.attempt = info.run_key.attempt;
+    wanted.uuid = info.uuid;
     // A straggler of an earlier attempt begins nothing.
     if (info.run_key.attempt >= leaf.attempt)
       wanted.start_step = static_cast<int64_t>(std::min<uint64_t>(info.start_step, INT64_MAX));

@@ -100,6 +100,19 @@ TEST_F(TensorBoardAttempts, TheRestartIsSaidOnceWhateverTheDaemonDoes) {
   EXPECT_EQ((*read)["fashion/0/default"]["starts"], json::parse("[0, 5]"));
 }
 
+// A run was deleted, and the daemon that knew of it has ended.
+TEST_F(TensorBoardAttempts, AnotherProcessThatGetsTheNumberOvertakesAllOfIt) {
+  SKIP_WITHOUT_PYTHON();
+  Open();
+  Train(NewRun(), 0, 10);
+  Open();
+  Train(std::make_shared<ikkuna::Run>(Producer({"run-1", 0, 0}, 99)), 0, 5);
+  Close();
+  auto read = ReadBack(options_.logdir);
+  ASSERT_TRUE(read.has_value());
+  EXPECT_EQ(Line(*read, "fashion/0/default"), Joined({{UpTo(5), "0.0"}}));
+}
+
 TEST_F(TensorBoardAttempts, AChainGoesBackFurtherAndFurther) {
   SKIP_WITHOUT_PYTHON();
   Open();
