@@ -85,6 +85,8 @@ void Daemon::Reload(const Result<Config>& fresh) {
   if (auto reloaded = server_->Reload(ServerOptionsOf(next, directory_)); !reloaded) {
     return refuse(reloaded.error().text);
   }
+  // Before the door opens; where it closes again, what the others have recorded stays theirs until the next start.
+  if (!UidsOf(next).empty()) ingest_->ExpectSeveralUsers();
   if (auto allowed = acceptor_->Allow(UidsOf(next)); !allowed) {
     Tell(Severity::kWarning, "reload_failed", "trainers of other users connect as before: " + allowed.error().text);
   }

@@ -32,17 +32,18 @@ std::string UnseenEnd(const ProducerStatus& status) {
 // Of one whose probe said that it is through nothing more comes, whether its process lives or not.
 bool MayLive(RunState state) { return state != RunState::kFinished && state != RunState::kDied; }
 
-RunRegistry::Member MemberOf(const ProducerInfo& info, bool alive, bool several_users) {
+RunRegistry::Member MemberOf(const ProducerInfo& info, bool alive) {
   RunRegistry::Member member;
   member.uuid = info.uuid;
   member.key = info.run_key;
   member.job = info.job;
   member.world_size = info.world_size;
   member.continues = info.continues;
+  member.unnamed = info.unnamed;
+  if (info.restarts >= 0 && info.restarts <= RunRegistry::kAttemptMax) member.count = static_cast<uint32_t>(info.restarts);
   member.alive = alive;
   member.parent = alive ? ParentOf(info.pid) : 0;
-  // Else it is one user's all the same: a run may have been brought from another host, whose users have other numbers.
-  if (several_users) member.uid = info.uid;
+  member.uid = info.uid;
   return member;
 }
 
@@ -52,7 +53,7 @@ Applicant ApplicantOf(const Peer& peer) {
   applicant.uuid = hello.uuid;
   applicant.name = hello.run_id;
   if (applicant.name == kLatestRun) applicant.name += "~1";  // nobody could name it
-  if (hello.has_attempt) applicant.count = hello.attempt;
+  if (hello.has_attempt && hello.attempt <= RunRegistry::kAttemptMax) applicant.count = hello.attempt;
   applicant.rank = hello.rank;
   applicant.world_size = hello.world_size;
   applicant.job = {hello.job_address, hello.job_port};
@@ -77,12 +78,22 @@ ProducerInfo InfoOf(const Peer& peer, const Placement& placement) {
   info.start_unix_ns = std::clamp<int64_t>(peer.view->header().start_unix_ns, 0, UnixNs());
   info.continues = placement.continues;
   info.start_step = peer.hello.start_step;
+  info.unnamed = peer.hello.run_id_made_up;
+  if (peer.hello.has_attempt) info.restarts = peer.hello.attempt;
   return info;
 }
 
 }  // namespace
 
-Ingest::Ingest(IngestContext context) : context_(std::move(context)) { LoadPast(); }
+Ingest::Ingest(IngestContext context) : context_(std::move(context)) {
+  registry_.SetSeveralUsers(context_.several_users);
+  LoadPast();
+}
+
+void Ingest::ExpectSeveralUsers() {
+  std::lock_guard lock(mutex_);
+  registry_.SetSeveralUsers(true);
+}
 
 Ingest::~Ingest() { Stop(); }
 
@@ -111,7 +122,7 @@ void Ingest::TakePast(ProducerStatus status, bool shown) {
     context_.store->SaveProducer(past.status);
   }
   const bool alive = MayLive(past.status.state) && Lives(past);
-  registry_.Add(MemberOf(past.status.info, alive, context_.several_users));
+  registry_.Add(MemberOf(past.status.info, alive));
   if ((!shown && !alive) || !has_process) return;
   past.ledger = FromStore(past.status);
   past_.push_back(std::move(past));
@@ -282,6 +293,11 @@ Result<std::shared_ptr<Run>> Ingest::BeginRun(const Peer& peer, Placement& place
       placement.notes.push_back("its run id is 'latest', which means the newest run wherever one is named: it is '" +
                                 placement.key.run_id + "'");
     }
+    if (peer.hello.has_attempt && !applicant.count && !placement.known) {
+      placement.notes.push_back("its attempt, " + std::to_string(peer.hello.attempt) + ", is above " +
+                                std::to_string(RunRegistry::kAttemptMax) + ": it is numbered here, as attempt " +
+                                std::to_string(placement.key.attempt));
+    }
     const ProducerInfo info = InfoOf(peer, placement);
     auto run = context_.store->Begin(info);
     if (run) {
@@ -289,10 +305,8 @@ Result<std::shared_ptr<Run>> Ingest::BeginRun(const Peer& peer, Placement& place
       LearnFound();
       const auto stored = context_.store->LoadProgress(placement.key);
       placement.known = placement.known || (stored && stored->progress.done_seq > 0);
-      RunRegistry::Member member = MemberOf(info, true, context_.several_users);
+      RunRegistry::Member member = MemberOf(info, true);
       member.parent = applicant.parent;
-      member.count = applicant.count;
-      member.unnamed = applicant.unnamed;
       registry_.Add(member);
       return run;
     }

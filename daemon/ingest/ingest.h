@@ -65,6 +65,8 @@ class Ingest {
   void OnCommitted(const RunKey& run, uint64_t done_seq);
   // Subscriptions changed.
   void WakeAll();
+  // From here on runs of one user are not another's.
+  void ExpectSeveralUsers();
   // An event of the daemon itself (`run` empty) or about a run, to every sink.
   void OfferEvent(Severity severity, const std::string& kind, const std::string& text, const RunKey& run = {});
 

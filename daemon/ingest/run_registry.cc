@@ -1,6 +1,7 @@
 #include "daemon/ingest/run_registry.h"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "shared/base/utf8.h"
@@ -58,8 +59,8 @@ void RunRegistry::SetAlive(const Uuid& uuid, bool alive) {
   if (member.uuid == uuid) member.alive = alive;
 }
 
-bool RunRegistry::AreAnothers(const Attempts& attempts, uint32_t uid) {
-  return std::any_of(attempts.begin(), attempts.end(), [&](const auto& attempt) {
+bool RunRegistry::AreAnothers(const Attempts& attempts, uint32_t uid) const {
+  return several_users_ && std::any_of(attempts.begin(), attempts.end(), [&](const auto& attempt) {
     const auto& ranks = attempt.second.ranks;
     return std::any_of(ranks.begin(), ranks.end(), [&](const auto& rank) { return rank.second.uid.value_or(uid) != uid; });
   });
@@ -67,7 +68,7 @@ bool RunRegistry::AreAnothers(const Attempts& attempts, uint32_t uid) {
 
 bool RunRegistry::IsAnothers(const Uuid& uuid, uint32_t uid) const {
   const auto known = keys_.find(uuid);
-  if (known == keys_.end()) return false;
+  if (known == keys_.end() || !several_users_) return false;
   const Member& member = runs_.at(known->second.run_id).at(known->second.attempt).ranks.at(known->second.rank);
   return member.uid.value_or(uid) != uid;
 }
@@ -181,10 +182,13 @@ Placement RunRegistry::Open(const Applicant& applicant) const {
   const std::string name = continued != nullptr ? *continued : NameOf(applicant.name, family.free);
   const auto run = runs_.find(name);
   const bool kept = run != runs_.end() && !run->second.empty();
-  const uint32_t highest = kept ? run->second.rbegin()->first : 0;
-  const bool counted = applicant.count && (!kept || *applicant.count > highest);
-  placement.key = {name, counted ? *applicant.count : kept ? highest + 1 : 0, applicant.rank};
-  if (continued != nullptr) placement.continues = highest;
+  // A file that was brought from elsewhere may say any number.
+  const auto beyond = kept ? run->second.upper_bound(kAttemptMax) : Attempts::const_iterator();
+  const bool numbered = kept && beyond != run->second.begin();
+  const uint32_t highest = numbered ? std::prev(beyond)->first : 0;
+  const bool counted = applicant.count && (!numbered || *applicant.count > highest);
+  placement.key = {name, counted ? *applicant.count : numbered ? highest + 1 : 0, applicant.rank};
+  if (continued != nullptr && numbered) placement.continues = highest;
   if (continuation && continued == nullptr && !family.runs.empty()) {
     std::string names;
     for (const std::string* one : family.runs) names += (names.empty() ? "'" : ", '") + *one + "'";

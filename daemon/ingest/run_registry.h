@@ -58,6 +58,8 @@ class RunRegistry {
  public:
   // How many jobs may live at once under one name: all producers of a daemon, each a job of its own.
   static constexpr uint32_t kSameNameMax = 64;
+  // Beyond it nothing is counted on: a later attempt needs a number above.
+  static constexpr uint32_t kAttemptMax = 1'000'000'000;
 
   struct Member {
     Uuid uuid{};
@@ -71,6 +73,10 @@ class RunRegistry {
     bool unnamed = false;
     std::optional<uint32_t> uid = std::nullopt;  // none: not known, and so nobody else's
   };
+
+  // Whether runs of one user are not another's; else they are one's all the same: a run may have been brought from another
+  // host, whose users have other numbers.
+  void SetSeveralUsers(bool several) { several_users_ = several; }
 
   // One that is kept from before, or that lives. A later one of the same uuid takes its place.
   void Add(const Member& member);
@@ -99,7 +105,7 @@ class RunRegistry {
     std::vector<const std::string*> of_job;  // those that have the applicant's job key
   };
 
-  static bool AreAnothers(const Attempts& attempts, uint32_t uid);
+  bool AreAnothers(const Attempts& attempts, uint32_t uid) const;
   bool Joins(const Applicant& applicant, const Attempts& attempts) const;
   std::optional<Placement> Join(const Applicant& applicant) const;
   std::optional<Placement> JoinUnnamed(const Applicant& applicant) const;
@@ -111,6 +117,7 @@ class RunRegistry {
 
   std::map<std::string, Attempts> runs_;  // by run_id
   std::map<Uuid, RunKey> keys_;
+  bool several_users_ = true;
 };
 
 }  // namespace ikkuna::ingest

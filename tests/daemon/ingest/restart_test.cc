@@ -459,6 +459,54 @@ TEST_F(IngestTest, AStrangerIsNoRankOfAJobThatAnEarlierDaemonServed) {
   child.Kill();
 }
 
+TEST_F(IngestTest, ARankWithoutANameFindsItsJobBehindARestart) {
+  const auto of_job = [](uint32_t rank) {
+    return [rank](shm::Hello& hello) {
+      hello.run_id = "made-up-" + std::to_string(rank);
+      hello.run_id_made_up = true;
+      hello.rank = rank;
+      hello.world_size = 2;
+      hello.job_address = "127.0.0.1";
+      hello.job_port = "29500";
+    };
+  };
+  HangingTrainer first(temp_.sub("dir"), 5, of_job(0)), second(temp_.sub("dir"), 5, of_job(1));
+  auto core = MakeCore();
+  const RunKey key = core->StatusOf(first.Publish()).info.run_key;
+  EXPECT_EQ(key, (RunKey{"made-up-0", 0, 0}));
+  core->Stop();
+  core = MakeCore();
+  EXPECT_EQ(core->StatusOf(second.Publish()).info.run_key, (RunKey{"made-up-0", 0, 1}));
+  first.Kill();
+  second.Kill();
+}
+
+// Of a life that hangs on it is known, behind a restart too, that the scheduler has started the job anew since.
+TEST_F(IngestTest, ALifeThatHangsOnIsNotJoinedBehindARestart) {
+  const auto of_life = [](uint32_t rank, uint32_t restarts) {
+    return [rank, restarts](shm::Hello& hello) {
+      hello.run_id = "job";
+      hello.rank = rank;
+      hello.world_size = 2;
+      hello.job_address = "127.0.0.1";
+      hello.job_port = "29500";
+      hello.has_attempt = true;
+      hello.attempt = restarts;
+    };
+  };
+  HangingTrainer earlier(temp_.sub("dir"), 5, of_life(0, 7)), hung(temp_.sub("dir"), 5, of_life(0, 1));
+  HangingTrainer anew(temp_.sub("dir"), 5, of_life(1, 2));
+  auto core = MakeCore();
+  earlier.Publish();
+  earlier.Kill();
+  EXPECT_EQ(core->StatusOf(hung.Publish()).info.run_key, (RunKey{"job", 8, 0}));  // above the scheduler's count
+  core->Stop();
+  core = MakeCore();
+  EXPECT_EQ(core->StatusOf(anew.Publish()).info.run_key, (RunKey{"job~2", 2, 1}));
+  hung.Kill();
+  anew.Kill();
+}
+
 TEST_F(IngestTest, ADaemonThatEndsLeavesAFullRingToTheNext) {
   auto core = MakeCore();
   TestProducer producer(temp_.sub("dir"));

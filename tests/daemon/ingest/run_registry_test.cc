@@ -111,6 +111,33 @@ TEST_F(RunRegistryTest, TheSchedulersCountIsTakenIfItIsAboveAllKept) {
   EXPECT_EQ(Enter(third).key.attempt, 9u);
 }
 
+// A daemon that takes other users' trainers from now on.
+TEST_F(RunRegistryTest, WhatIsKnownOfUsersCountsFromWhenThereAreSeveral) {
+  registry_.SetSeveralUsers(false);
+  Applicant one = Of(), other = Of();
+  one.uid = 1002;
+  Enter(one);
+  Die(one);
+  other.uid = 1003;
+  other.resume = true;
+  EXPECT_EQ(registry_.Place(other).key, (RunKey{"job", 1, 0}));
+  registry_.SetSeveralUsers(true);
+  EXPECT_EQ(registry_.Place(other).key, (RunKey{"job~2", 0, 0}));
+  EXPECT_TRUE(registry_.IsAnothers(one.uuid, 1003));
+}
+
+TEST_F(RunRegistryTest, ANumberBeyondAllCountsForNothing) {
+  RunRegistry::Member brought;
+  brought.uuid = UuidOf(200);
+  brought.key = {"job", UINT32_MAX, 0};
+  registry_.Add(brought);
+  for (uint32_t attempt = 0; attempt < 3; ++attempt) {
+    const Applicant applicant = Of();
+    EXPECT_EQ(Enter(applicant).key, (RunKey{"job", attempt, 0}));
+    Die(applicant);
+  }
+}
+
 TEST_F(RunRegistryTest, TwoJobsAtOnceUnderOneId) {
   const Applicant one = Of();
   const Applicant two = Of();
