@@ -8,6 +8,7 @@
 
 #include "daemon/model/counted.h"
 #include "daemon/model/names.h"
+#include "daemon/monitor/publish_check.h"
 #include "daemon/monitor/run_files.h"
 #include "daemon/monitor/run_names.h"
 #include "daemon/monitor/why_texts.h"
@@ -45,6 +46,10 @@ std::optional<RunInfo> ParsePage(std::string_view page) {
 Failure BadPage(const std::string& page) {
   return {ErrorCode::kInvalidArgument, "page '" + page + "' is none that an earlier answer gave", Reason::kBadField,
           "page"};
+}
+
+bool MayChange(const Caller& caller, const RunInfo& run) {
+  return caller.MayChange(run.info.uid) || IsOwnRunOf(caller, run.info);
 }
 
 Failure NotTheirs(const Caller& caller, const RunInfo& run) {
@@ -213,6 +218,15 @@ Answer<WhyAnswer> CoreRuns::Why(const WhyQuery& query) {
     series.filter.attempt = key.attempt;
     series.filter.rank = key.rank;
     series.limit = kSeriesPerLook;
+    EventQuery published;
+    published.filter = series.filter;
+    published.kind = kPublished;
+    published.limit = UINT32_MAX;
+    if (Result<EventList> events = parts_.recorded->ListEvents(published)) {
+      for (const Event& event : *events) {
+        if (auto one = ParsePublished(event)) input.topics_of_clients.insert(std::move(one->second));
+      }
+    }
     do {
       Result<SeriesPage> page = parts_.recorded->ListSeries(series);
       if (!page) return page.error();
@@ -253,7 +267,7 @@ Answer<DeletedRuns> CoreRuns::DeleteRun(const Caller& caller, const RunChoice& c
   if (runs) runs = Narrow(*std::move(runs), choice.attempt, choice.rank);
   if (!runs) return runs.failure();
   for (const RunInfo& run : *runs) {
-    if (!caller.MayChange(run.info.uid)) return NotTheirs(caller, run);
+    if (!MayChange(caller, run)) return NotTheirs(caller, run);
     if (IsOpen(run.state)) {
       return Failure{ErrorCode::kFailedPrecondition,
                      "run " + Describe(run.info.run_key) + " goes on; it can be deleted when it has ended",
@@ -287,7 +301,7 @@ Answer<RunTags> CoreRuns::TagRun(const Caller& caller, const std::string& run, c
   Answer<std::vector<RunInfo>> runs = FindRun(*parts_.recorded, run);
   if (!runs) return runs.failure();
   for (const RunInfo& one : *runs) {
-    if (!caller.MayChange(one.info.uid)) return NotTheirs(caller, one);
+    if (!MayChange(caller, one)) return NotTheirs(caller, one);
   }
   RunTags tags;
   tags.run_id = runs->front().info.run_key.run_id;

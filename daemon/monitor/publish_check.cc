@@ -70,7 +70,7 @@ std::optional<Failure> CheckValue(const PublishedValue& value) {
   if (!IsName(value.name.module) || !IsName(value.name.param) || !IsName(value.unit)) {
     return Bad("steps.values.module", "module, param and unit are UTF-8 of at most 255 bytes");
   }
-  if (BytesOf(value.value) > Publisher::kValueBytesMax) {
+  if (BytesOf(value.value) - sizeof(Value) > Publisher::kValueBytesMax) {
     return Bad("steps.values.value", "a value of topic '" + value.name.topic + "' is larger than 1 MiB");
   }
   if (!IsSound(value.value)) {
@@ -105,7 +105,31 @@ std::optional<Failure> CheckTogether(const PublishRequest& request) {
   return {};
 }
 
+constexpr std::string_view kPublishes = " publishes topic '";
+
+std::string BehindTopic(const RunKey& run) { return "' to run " + Describe(run) + "."; }
+
 }  // namespace
+
+std::string PublishedText(const std::string& publisher, const std::string& topic, const RunKey& run) {
+  return publisher + std::string(kPublishes) + topic + BehindTopic(run);
+}
+
+// A trainer may say anything of itself, but it has a process.
+bool IsOwnRunOf(const Caller& caller, const ProducerInfo& info) {
+  const std::pair<std::string, std::string> mark{kPublisherFact, caller.name};
+  return info.pid == 0 && std::find(info.facts.begin(), info.facts.end(), mark) != info.facts.end();
+}
+
+// A topic has no quotes; the names of publishers and runs may have anything.
+std::optional<std::pair<std::string, std::string>> ParsePublished(const Event& event) {
+  const std::string behind = BehindTopic(event.run);
+  if (event.kind != kPublished || !event.text.ends_with(behind)) return {};
+  const std::string before = event.text.substr(0, event.text.size() - behind.size());
+  const size_t at = before.rfind(kPublishes);
+  if (at == std::string::npos) return {};
+  return std::pair(before.substr(0, at), before.substr(at + kPublishes.size()));
+}
 
 bool IsName(const std::string& text) { return text.size() <= kNameBytesMax && IsValidUtf8(text); }
 

@@ -16,13 +16,6 @@
 namespace ikkuna {
 namespace {
 
-constexpr char kPublisherFact[] = "publisher";  // in the facts of a client's own run
-constexpr char kPublishedEvent[] = "published";
-
-// What the event says by which a topic of a run is its publisher's.
-std::string PublishedText(const std::string& publisher, const std::string& topic, const RunKey& run) {
-  return publisher + " publishes topic '" + topic + "' to run " + Describe(run) + ".";
-}
 
 Uuid NewUuid() {
   Uuid uuid{};
@@ -106,10 +99,7 @@ Answer<std::shared_ptr<Run>> Publisher::BeginOwnLocked(const Caller& caller, con
   ProducerInfo info;
   for (const RunInfo& run : *known) {
     if (run.info.run_key.run_id != name) continue;
-    const auto& facts = run.info.facts;
-    const std::pair<std::string, std::string> mark{kPublisherFact, caller.name};
-    // A trainer may say anything of itself, but it has a process.
-    if (run.info.pid != 0 || std::find(facts.begin(), facts.end(), mark) == facts.end()) {
+    if (!IsOwnRunOf(caller, run.info)) {
       return Failure{ErrorCode::kAlreadyExists, "run '" + name + "' is there already, and is not of " + caller.name,
                      Reason::kExists, name};
     }
@@ -140,19 +130,13 @@ std::optional<Failure> Publisher::LearnTopicsLocked(const Run& run) {
   query.filter.run_is_id = true;
   query.filter.attempt = key.attempt;
   query.filter.rank = key.rank;
+  query.kind = kPublished;
   query.limit = UINT32_MAX;
   Result<EventList> events = parts_.recorded->ListEvents(query);
   if (!events) return Failure(events.error());
   if (!events->unread.empty()) return Failure{ErrorCode::kUnavailable, events->unread[0], Reason::kStore, key.run_id};
-  std::set<std::string> topics;
-  for (const auto& series : run.series().Since(0)) topics.insert(series->name.topic);
   for (const Event& event : *events) {
-    if (event.kind != kPublishedEvent) continue;
-    for (const std::string& topic : topics) {
-      const std::string behind_publisher = PublishedText("", topic, key);
-      if (!event.text.ends_with(behind_publisher)) continue;
-      topics_.try_emplace({key, topic}, event.text.substr(0, event.text.size() - behind_publisher.size()));
-    }
+    if (const auto published = ParsePublished(event)) topics_.try_emplace({key, published->second}, published->first);
   }
   learned_.insert(key);
   return {};
@@ -339,7 +323,7 @@ void Publisher::Offer(const std::shared_ptr<Run>& run, const Caller& caller, con
         event.id = parts_.store.take_event_id ? parts_.store.take_event_id() : 0;
         event.unix_ns = UnixNs();
         event.run = run->key();
-        event.kind = kPublishedEvent;
+        event.kind = kPublished;
         event.text = PublishedText(caller.name, topic, run->key());
         event.step = step.stamp.step;
         batch->events.push_back(std::move(event));
@@ -446,6 +430,7 @@ Answer<SubscribeAnswer> Publisher::UnlessPublished(const std::string& text,
 void Publisher::Tick() {
   std::lock_guard lock(mutex_);
   FinishIdleLocked();
+  ForgetEndedLocked();
 }
 
 }  // namespace ikkuna

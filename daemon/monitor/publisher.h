@@ -45,7 +45,8 @@ class Publisher {
   // client publishes to a run that goes on.
   Answer<SubscribeAnswer> UnlessPublished(const std::string& text,
                                           const std::function<Answer<SubscribeAnswer>()>& subscribe);
-  // A look at the time: finishes runs of clients of which nothing came for long. Now and then, from any thread.
+  // A look at the time: finishes runs of clients of which nothing came for long, and forgets trainers' runs that have
+  // ended. Now and then, from any thread.
   void Tick();
 
  private:

@@ -16,6 +16,7 @@ namespace ikkuna {
 
 namespace {
 
+constexpr const char* kDefaultTag = "default";  // of training
 constexpr const char* kAmongLost = "; or all of it is among what was dropped, lost or came to nothing, see above";
 
 static_assert(static_cast<size_t>(WhyReason::kNotAsked) == kMissReasonCount, "MissReason has another length");
@@ -24,16 +25,23 @@ class Explainer {
  public:
   Explainer(const WhyInput& input, const std::string& module, const std::string& kind)
       : input_(input), module_(module), kind_(kind) {
+    for (const Asked& asked : input.asked) {
+      for (const std::string& topic : asked.topics) {
+        if (asked.kinds != 0) topics_[topic] |= asked.kinds;
+      }
+    }
     for (const SeriesInfo& info : input.series) {
       if (info.count == 0 && info.thinned == 0) continue;
       const SeriesName& name = info.series->name;
-      kept_.emplace(name.topic, name.module);
-      kept_tags_.insert(name.timeline.tag);
+      const std::string& tag = name.timeline.tag;
+      kept_tags_.insert(tag);
+      // Of what is not asked now the topic's words tell; a client's own is made of nothing of the trainer's.
       const auto [topic, fresh] = topics_.try_emplace(name.topic, 0);
-      if (fresh) topic->second = KindsInTopic(name.topic);
-      kept_kinds_ |= topic->second;
-      kept_kinds_of_[name.module] |= topic->second;
+      if (fresh && !input.topics_of_clients.contains(name.topic)) topic->second = KindsInTopic(name.topic);
+      kept_kinds_[tag] |= topic->second;
+      kept_kinds_of_[{name.timeline.root, name.module}][tag] |= topic->second;
     }
+    for (const ModuleInfo& module : input.modules) several_roots_ |= module.root != input.modules[0].root;
     for (const Count& count : input.unrecorded) {
       // What came twice is there.
       if (count.reason != "repeated" && count.reason != "no_series") unrecorded_ += count.count;
@@ -239,20 +247,20 @@ class Explainer {
     return std::any_of(input_.asked.begin(), input_.asked.end(),
                        [&](const Asked& asked) { return !asked.off && (asked.kinds & KindBit(kind)) != 0; });
   }
-  // Something that was made of the kind is kept; `module`: of it (null: of any).
-  bool Kept(Kind kind, const std::string* module) const {
-    if (module == nullptr && (kept_kinds_ & KindBit(kind)) != 0) return true;
+  // Something that was made of the kind is kept; `module`: of it (null: of any); `tag`: under it (null: under any).
+  bool Kept(Kind kind, const ModuleInfo* module = nullptr, const std::string* tag = nullptr) const {
+    const std::map<std::string, uint64_t>* by_tag = &kept_kinds_;
     if (module != nullptr) {
-      const auto kinds = kept_kinds_of_.find(*module);
-      if (kinds != kept_kinds_of_.end() && (kinds->second & KindBit(kind)) != 0) return true;
+      const auto found = kept_kinds_of_.find({module->root, module->name});
+      if (found == kept_kinds_of_.end()) return false;
+      by_tag = &found->second;
     }
-    for (const Asked& asked : input_.asked) {
-      if ((asked.kinds & KindBit(kind)) == 0) continue;
-      for (const std::string& topic : asked.topics) {
-        if (module == nullptr ? topics_.contains(topic) : kept_.contains({topic, *module})) return true;
-      }
+    if (tag != nullptr) {
+      const auto found = by_tag->find(*tag);
+      return found != by_tag->end() && (found->second & KindBit(kind)) != 0;
     }
-    return false;
+    return std::any_of(by_tag->begin(), by_tag->end(),
+                       [&](const auto& one) { return (one.second & KindBit(kind)) != 0; });
   }
 
   bool StepsWereSeen() const {
@@ -280,7 +288,7 @@ class Explainer {
   void OfTags() {
     if (IsDone() || MayHaveCome() || !StepsWereSeen()) return;
     for (const Asked& asked : input_.asked) {
-      if (asked.off || asked.tag.empty() || asked.tag == "default" || kept_tags_.contains(asked.tag)) continue;
+      if (asked.off || asked.tag.empty() || asked.tag == kDefaultTag || kept_tags_.contains(asked.tag)) continue;
       if (asked.topics.empty()) continue;
       if (!AnyKindMatters(asked.kinds) || (!module_.empty() && !HasDataKind(asked.kinds))) continue;
       Say(WhyReason::kNeverCalled, {}, {}, asked.text, 0,
@@ -293,8 +301,19 @@ class Explainer {
     return std::any_of(DataKinds().begin(), DataKinds().end(), [&](Kind kind) { return (kinds & KindBit(kind)) != 0; });
   }
 
-  // Asked, steps were seen, all was recorded, and no module has any.
-  void OfNoModule(Kind kind) {
+  // One under which the kind is asked for, and other things came, but none of it; empty: there is none, or nobody knows.
+  std::string LackingTag(Kind kind) const {
+    for (const Asked& asked : input_.asked) {
+      if (IsDone() || asked.off || asked.topics.empty() || (asked.kinds & KindBit(kind)) == 0) continue;
+      const std::string tag = asked.tag.empty() ? kDefaultTag : asked.tag;
+      const bool came = kept_tags_.contains(tag) || (tag == kDefaultTag && StepsWereSeen());
+      if (came && !Kept(kind, nullptr, &tag)) return tag;
+    }
+    return {};
+  }
+
+  // Asked, steps were seen, all was recorded, and no module has any (under the tag, where there is one).
+  void OfNoModule(Kind kind, const std::string& under) {
     const std::string name(KindName(kind));
     const auto noted = [&](const WhyLine& line) { return line.reason == WhyReason::kUncaptured && line.kind == name; };
     if (std::any_of(lines_.begin(), lines_.end(), noted)) return;
@@ -303,7 +322,7 @@ class Explainer {
       bool tagged = true, matched = modules.empty();
       for (const Asked& asked : input_.asked) {
         if (asked.off || (asked.kinds & KindBit(kind)) == 0) continue;
-        tagged = tagged && asked.tag != "default" && !kept_tags_.contains(asked.tag);
+        tagged = tagged && asked.tag != kDefaultTag && !kept_tags_.contains(asked.tag);
         matched = matched || std::any_of(modules.begin(), modules.end(), [&](const ModuleInfo& module) {
                     return MatchesPatterns(asked.module, module.name) && MatchesPatterns(asked.root, module.root);
                   });
@@ -323,7 +342,7 @@ class Explainer {
     const auto frozen = [&](const ModuleInfo& module) { return !has(module) || !IsTrainable(module, kind); };
     if (!modules.empty() && NeedsGradient(kind) && std::all_of(modules.begin(), modules.end(), frozen))
       return;  // of each
-    std::string text = "no " + name + " came of any module";
+    std::string text = "no " + name + " came of any module" + under;
     text += ": " + std::string(NoneCameText(kind));
     if (IsDone()) text += "; or those who asked for it keep no series";
     if (lost_some_) text += kAmongLost;
@@ -337,10 +356,12 @@ class Explainer {
       if (!KindMatters(kind)) return;
       const std::string name(KindName(kind));
       if (!AskedAtAll(kind)) {
-        if (!IsDone() || !Kept(kind, nullptr)) unasked.push_back(name);
+        if (!IsDone() || !Kept(kind)) unasked.push_back(name);
         return;
       }
-      if (Kept(kind, nullptr)) return;
+      const std::string tag = Kept(kind) ? LackingTag(kind) : "";
+      if (Kept(kind) && tag.empty()) return;
+      const std::string under = tag.empty() ? "" : " under the tag '" + tag + "'";
       if (!IsDone() && LeavesNoSeries(kind)) return;
       if (!MayHaveBeenDue(kind) && !IsScalarKind(kind) && !IsDone()) {
         Say(WhyReason::kNotYet, {}, name, {}, 0,
@@ -349,9 +370,9 @@ class Explainer {
       } else if (MayHaveCome()) {
         SayUnknown({}, name);
       } else if (meta) {
-        Say(WhyReason::kNeverCalled, {}, name, {}, 0, MetaText(kind));
+        Say(WhyReason::kNeverCalled, {}, name, {}, 0, MetaText(kind, under));
       } else {
-        OfNoModule(kind);
+        OfNoModule(kind, under);
       }
     };
     for (const Kind kind : MetaKinds()) {
@@ -391,7 +412,7 @@ class Explainer {
     return std::max(least, 1u);
   }
 
-  static std::string MetaText(Kind kind) {
+  static std::string MetaText(Kind kind, const std::string& under) {
     switch (kind) {
       case Kind::kLearningRate:
         return "no learning rate came: attach the optimizer to the probe";
@@ -400,7 +421,7 @@ class Explainer {
       case Kind::kText:
         return "the trainer logged no text";
       default:
-        return "no " + std::string(KindName(kind)) +
+        return "no " + std::string(KindName(kind)) + under +
                " came: no loss function that is known was called; give the loss with probe.Loss()";
     }
   }
@@ -417,47 +438,64 @@ class Explainer {
   void OfModule(const ModuleInfo& module, Kind kind) {
     const std::string name(KindName(kind));
     if (noted_.contains({module.name, kind}) || noted_.contains({module.name, Kind::kInvalid})) return;
-    const auto reads = [&](const Asked& asked) {
-      return !asked.off && (asked.kinds & KindBit(kind)) != 0 && MatchesPatterns(asked.module, module.name) &&
-             MatchesPatterns(asked.root, module.root);
-    };
-    if (!IsDone() && std::none_of(input_.asked.begin(), input_.asked.end(), reads)) {
+    std::set<std::string> tags;  // under which it is asked for
+    for (const Asked& asked : input_.asked) {
+      const bool reads = !asked.off && (asked.kinds & KindBit(kind)) != 0 &&
+                         MatchesPatterns(asked.module, module.name) && MatchesPatterns(asked.root, module.root);
+      if (reads) tags.insert(asked.tag.empty() ? std::string(kDefaultTag) : asked.tag);
+    }
+    if (!IsDone() && tags.empty()) {
       if (narrowed()) {
         Say(WhyReason::kNotAsked, module.name, name, {}, 0,
-            "those who read " + name + " leave out '" + module.name + "': see their module= and root=");
+            "those who read " + name + " leave out " + Shown(module) + ": see their module= and root=");
       }
       return;
     }
-    if (Kept(kind, &module.name)) return;
-    if (NeedsGradient(kind) && !IsTrainable(module, kind)) {
-      Say(WhyReason::kNoGradient, module.name, name, {}, 0, "'" + module.name + "' is frozen: it has no " + name);
+    const auto lacks = [&](const std::string* tag) { return !Kept(kind, &module, tag); };
+    const bool lacking = IsDone() ? lacks(nullptr) : std::any_of(tags.begin(), tags.end(), [&](const std::string& tag) {
+      return lacks(&tag);
+    });
+    if (lacking && NeedsGradient(kind) && !IsTrainable(module, kind)) {
+      Say(WhyReason::kNoGradient, module.name, name, {}, 0, Shown(module) + " is frozen: it has no " + name);
       return;
     }
+    if (IsDone()) return OfModuleUnder(nullptr, module, kind);
+    for (const std::string& tag : tags) OfModuleUnder(&tag, module, kind);
+  }
+
+  // `tag`: under which it is asked for; null: it is not known under which.
+  void OfModuleUnder(const std::string* tag, const ModuleInfo& module, Kind kind) {
     // Of nobody: the module is not the reason.
-    if (!Kept(kind, nullptr)) return;
+    if (Kept(kind, &module, tag) || !Kept(kind, nullptr, tag)) return;
+    const std::string name(KindName(kind));
     if (MayHaveCome()) return SayUnknown(module.name, name);
+    const std::string under = tag == nullptr || *tag == kDefaultTag ? "" : " under the tag '" + *tag + "'";
     if (NeedsGradient(kind)) {
       Say(WhyReason::kNoGradient, module.name, name, {}, 0,
-          "no gradient reached '" + module.name + "', while others had " + name +
+          "no gradient reached " + Shown(module) + under + ", while others had " + name +
               ": it takes no part in the loss, or its gradients are not kept");
     } else if (IsOfCalls(kind)) {
       Say(WhyReason::kNeverCalled, module.name, name, {}, 0,
-          "'" + module.name + "' had no " + name +
+          Shown(module) + " had no " + name + under +
               ", while others had: it was not called, or only passes on to modules within it, which have their own" +
               (IsDone() ? "; or those who asked left it out" : ""));
     } else {
       Say(WhyReason::kNeverCalled, module.name, name, {}, 0,
-          "'" + module.name + "' had no " + name + ", while others had: its root did not train at the steps asked for");
+          Shown(module) + " had no " + name + under +
+              ", while others had: its root did not train at the steps asked for");
     }
+  }
+  std::string Shown(const ModuleInfo& module) const {
+    return "'" + module.name + "'" + (several_roots_ ? " of '" + module.root + "'" : "");
   }
 
   const WhyInput& input_;
   const std::string& module_;
   const std::string& kind_;
-  std::set<std::pair<std::string, std::string>> kept_;  // topic and module of series with values
-  std::map<std::string, uint64_t> topics_;              // with the kinds that each was made of
-  uint64_t kept_kinds_ = 0;                             // sets of kinds (KindBit)
-  std::map<std::string, uint64_t> kept_kinds_of_;       // by module
+  std::map<std::string, uint64_t> topics_;  // with the kinds (KindBit) that each was made of
+  std::map<std::string, uint64_t> kept_kinds_;  // sets of kinds, by tag
+  std::map<std::pair<std::string, std::string>, std::map<std::string, uint64_t>> kept_kinds_of_;  // by root and module
+  bool several_roots_ = false;
   std::set<std::string> kept_tags_;
   bool lost_some_ = false;   // messages of the run, or what would have been made of them
   uint64_t unrecorded_ = 0;  // values that came, and that the store did not keep

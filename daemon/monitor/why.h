@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -74,6 +75,7 @@ struct WhyInput {
   ProducerStatus status;
   std::vector<ModuleInfo> modules;
   std::vector<SeriesInfo> series;  // of the run
+  std::set<std::string> topics_of_clients;  // that they publish to the run
   bool series_cut = false;         // there are more: of what is not among them nothing is known
   std::vector<Count> unrecorded;   // values of it that the store did not keep, by reason
   bool paused = false;             // nothing is recorded now, for want of room on the disk

@@ -163,13 +163,15 @@ std::string_view MissText(MissReason reason) {
   switch (reason) {
     case MissReason::kWithheld:
       return "withheld, since a part of the messages would make a wrong number: the trainer dropped others (see what "
-             "was dropped), a call of the module is missing in the step, or a pass of the step was under way when the "
-             "daemon or the subscriber came, which needs nothing done";
+             "was dropped), a call of the module is missing in the step, what another subscriber makes of them came to "
+             "nothing (see what is missing of it: it threw, or its copies found no room), or a pass of the step was under "
+             "way when the daemon or the subscriber came, which needs nothing done";
     case MissReason::kIncomplete:
       return "incomplete: a part of what goes in never came";
     case MissReason::kNoTensor:
-      return "not computed: the message came as statistics, the tensor itself was too large for the arena; raise "
-             "IKKUNA_ARENA_MB";
+      return "not computed: the message came as statistics. The tensor was too large for the arena (raise "
+             "IKKUNA_ARENA_MB), or it came in the first seconds after whole tensors were asked for, while the trainer's "
+             "memory for them is made ready, which needs nothing done";
     case MissReason::kUnnamed:
       return "not used: the id has no name";
     case MissReason::kDiscarded:

@@ -381,6 +381,16 @@ TEST_F(PublishTest, ARunOfOnesOwn) {
   }
 }
 
+// Over a network there is no user, but a name.
+TEST_F(PublishTest, WhoeverPublishedARunMayTagAndDeleteIt) {
+  const Caller alice{"token:alice", std::nullopt, Role::kRead}, eve{"token:eve", std::nullopt, Role::kRead};
+  Expect(alice, Own("alices", {StepOf(0, "loss", 1.0)}, true));
+  EXPECT_EQ(house_->runs().TagRun(eve, "alices", {"mine"}, {}).failure().reason, Reason::kRole);
+  EXPECT_EQ(house_->runs().DeleteRun(eve, {"alices"}).failure().reason, Reason::kRole);
+  EXPECT_TRUE(house_->runs().TagRun(alice, "alices", {"good"}, {}).ok());
+  EXPECT_TRUE(house_->runs().DeleteRun(alice, {"alices"}).ok());
+}
+
 // Its facts are a trainer's own word: one that says it was published by a client is no client's.
 TEST_F(PublishTest, ATrainersRunIsNobodysOwn) {
   auto trainer = Trainer(temp_, "job");

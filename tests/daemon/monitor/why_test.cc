@@ -40,8 +40,10 @@ class WhyTest : public testing::Test {
     ASSERT_TRUE(set_.Add(text, SubscriberSource::kFlag).ok()) << text;
     input_.asked = AskedOf(set_.Snapshot(), input_.status.info);
   }
-  void Keep(const std::string& topic, const std::string& module, uint64_t count = 1) {
+  void Keep(const std::string& topic, const std::string& module, uint64_t count = 1,
+            const Timeline& timeline = {"model", "default"}) {
     auto series = std::make_shared<Series>();
+    series->name.timeline = timeline;
     series->name.topic = topic;
     series->name.module = module;
     SeriesInfo info;
@@ -259,6 +261,31 @@ TEST_F(WhyTest, ATagThatNothingBearsIsNamed) {
   Keep("weights_mean", "fc1");
   std::const_pointer_cast<Series>(input_.series.back().series)->name.timeline.tag = "test";
   EXPECT_EQ(Lines("", "weights"), List());
+}
+
+// The same name in another model, or under another tag, is another module's, or another's values.
+TEST_F(WhyTest, OfEachModelAndTag) {
+  Subscribe("mean(activations)");
+  Subscribe("mean(activations, tag=test)");
+  for (const char* module : {"fc1", "fc2", "fc10"}) Keep("activations_mean", module, 1, {"model", "test"});
+  EXPECT_EQ(Lines("", "activations"), List{"never_called  activations"});
+  EXPECT_NE(ExplainMissing(input_, "", "activations")[0].text.find("under the tag 'default'"), std::string::npos);
+  for (const char* module : {"fc1", "fc2"}) Keep("activations_mean", module);
+  EXPECT_EQ(Lines("", "activations"), List{"never_called fc10 activations"});
+  AddModule("fc1", true);
+  input_.modules.back().root = "critic";
+  const std::vector<WhyLine> lines = ExplainMissing(input_, "fc1", "activations");
+  ASSERT_EQ(lines.size(), 2u);
+  EXPECT_EQ(lines[0].text.find("'fc1' of 'critic' had no activations, while"), 0u) << lines[0].text;
+  EXPECT_EQ(lines[1].text.find("'fc1' of 'critic' had no activations under the tag 'test', while"), 0u) << lines[1].text;
+}
+
+TEST_F(WhyTest, AClientsOwnTopicIsMadeOfNothingOfTheTrainers) {
+  Subscribe("mean(biases)");
+  Keep("biases_note", "fc1");
+  EXPECT_EQ(Lines("fc1", "biases"), List());
+  input_.topics_of_clients = {"biases_note"};
+  EXPECT_EQ(Lines("fc1", "biases"), List{"never_called  biases"});
 }
 
 TEST_F(WhyTest, NotYet) {
