@@ -232,8 +232,8 @@ void AddPointsOption(CLI::App* command, uint32_t* points, const char* help) {
       ->check(CLI::Validator(
           [](std::string& text) {
             uint32_t value = 0;
-            if (CLI::detail::lexical_cast(text, value) && value != 1) return std::string();
-            return "'" + text + "' is neither 0 nor a number from 2 on";
+            if (CLI::detail::lexical_cast(text, value) && (value == 0 || value >= 4)) return std::string();
+            return "'" + text + "' is neither 0 nor a number from 4 on";
           },
           ""));
 }

@@ -193,6 +193,11 @@ void Client::Prepare(grpc::ClientContext* context, bool with_deadline) const {
   if (with_deadline) context->set_deadline(std::chrono::system_clock::now() + kCallTimeout);
 }
 
+bool Client::IsStoreFull(const grpc::Status& status) {
+  return status.error_code() == grpc::StatusCode::RESOURCE_EXHAUSTED &&
+         DetailOf(status).reason() == v1::ERROR_REASON_STORE;
+}
+
 Error Client::Failure(const grpc::Status& status) const { return CallError(status, address_); }
 
 std::vector<std::string> Client::notes() const { return offline_ ? offline_->notes() : std::vector<std::string>(); }
@@ -224,6 +229,20 @@ Result<std::vector<v1::Module>> Client::ListModules(v1::ListModulesRequest reque
   std::vector<v1::Module> all;
   Status done = EachPage(*this, &v1::Monitor::Stub::ListModules, std::move(request),
                          [&](v1::ListModulesResponse* page) { MoveTo(&all, page->mutable_modules()); });
+  if (!done) return done.error();
+  return all;
+}
+
+Result<v1::ListSubscribersResponse> Client::ListSubscribers(const std::string& run) {
+  v1::ListSubscribersRequest request;
+  request.set_run(run);
+  v1::ListSubscribersResponse all;
+  Status done = EachPage(*this, &v1::Monitor::Stub::ListSubscribers, std::move(request),
+                         [&](v1::ListSubscribersResponse* page) {
+                           for (v1::Subscriber& one : *page->mutable_subscribers()) {
+                             *all.add_subscribers() = std::move(one);
+                           }
+                         });
   if (!done) return done.error();
   return all;
 }

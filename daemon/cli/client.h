@@ -5,11 +5,14 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include <algorithm>
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <optional>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "ikkuna/v1/monitor.grpc.pb.h"
@@ -50,6 +53,24 @@ class Client {
     return response;
   }
 
+  // The same where the daemon's store may have no room now: it is asked again until it has, for kPatience.
+  static constexpr std::chrono::seconds kPatience{60};
+  template <typename Request, typename Response>
+  Result<Response> CallWhenThereIsRoom(grpc::Status (v1::Monitor::Stub::*method)(grpc::ClientContext*, const Request&,
+                                                                                 Response*),
+                                       const Request& request) {
+    const auto give_up = std::chrono::steady_clock::now() + kPatience;
+    for (std::chrono::milliseconds pause{50};; pause = std::min<std::chrono::milliseconds>(2 * pause, kPauseMax)) {
+      grpc::ClientContext context;
+      Prepare(&context, true);
+      Response response;
+      grpc::Status status = ((*stub_).*method)(&context, request, &response);
+      if (status.ok()) return response;
+      if (!IsStoreFull(status) || std::chrono::steady_clock::now() + pause > give_up) return Failure(status);
+      std::this_thread::sleep_for(pause);
+    }
+  }
+
   // A call that answers with a stream, such as Stream(&v1::Monitor::Stub::Watch, request, each): `each` takes every
   // answer until it returns false or an error, or the stream ends.
   template <typename Request, typename Response>
@@ -82,15 +103,18 @@ class Client {
   Result<std::vector<v1::Run>> ListRuns(v1::ListRunsRequest request);
   Result<std::vector<v1::SeriesSummary>> ListSeries(const v1::SeriesFilter& filter);
   Result<std::vector<v1::Module>> ListModules(v1::ListModulesRequest request);
+  Result<v1::ListSubscribersResponse> ListSubscribers(const std::string& run);
 
   const std::string& address() const { return address_; }
   // What could not be read of recorded runs, one sentence each; with a daemon: nothing.
   std::vector<std::string> notes() const;
 
  private:
+  static constexpr std::chrono::milliseconds kPauseMax{1000};
   Client(std::string address, std::string token, std::shared_ptr<grpc::Channel> channel,
          std::unique_ptr<Offline> offline);
   void Prepare(grpc::ClientContext* context, bool with_deadline) const;
+  static bool IsStoreFull(const grpc::Status& status);
   Error Failure(const grpc::Status& status) const;
 
   const std::string address_;

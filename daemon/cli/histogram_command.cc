@@ -2,6 +2,7 @@
 #include "daemon/cli/histogram_text.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "daemon/cli/commands.h"
 #include "daemon/cli/json.h"
@@ -52,8 +53,8 @@ class Shower {
                      {"histogram", ToJson(columns.values(static_cast<int>(i)).histogram())}};
         std::string text = JsonLine(json);
         text.pop_back();
-        Print((any_ ? ",\n" : "[") + text);
-        any_ = true;
+        if (options_.map) PrintJson(text);
+        last_ = std::move(text);
       }
       return;
     }
@@ -71,7 +72,10 @@ class Shower {
 
   // False: there was none.
   bool Finish(const RunLine& line, const v1::Series& series) {
-    if (options_.json) return any_;
+    if (options_.json) {
+      if (!options_.map && !last_.empty()) PrintJson(last_);
+      return !std::exchange(last_, {}).empty();
+    }
     if (steps_.empty()) return false;
     std::string title = TitleOf(lines_, line, series);
     if (!options_.map) title += ", step " + Count(steps_.back().first);
@@ -88,6 +92,10 @@ class Shower {
   }
 
  private:
+  void PrintJson(const std::string& text) {
+    Print((any_ ? ",\n" : "[") + text);
+    any_ = true;
+  }
   static size_t Size(const v1::Columns& columns) {
     return std::min(SizeOf(columns), static_cast<size_t>(columns.values_size()));
   }
@@ -96,6 +104,7 @@ class Shower {
   const std::vector<RunLine>& lines_;
   const Terminal& terminal_;
   std::vector<std::pair<uint64_t, Histogram>> steps_;
+  std::string last_;  // of the series, as JSON
   bool any_ = false;
 };
 
@@ -113,8 +122,11 @@ Result<std::vector<Found>> FindHistograms(Client& client, const std::vector<RunL
 
 Result<int> RunHistogram(Context& context, HistogramArguments options) {
   if (Status in_order = options.query.steps.Check(); !in_order) return in_order.error();
-  if (options.step && options.map) {
-    return Error{ErrorCode::kInvalidArgument, "--step shows one histogram and --map all of them; leave out one"};
+  const bool ranged = options.query.steps.from || options.query.steps.to;
+  if (options.step && (options.map || ranged)) {
+    return Error{ErrorCode::kInvalidArgument,
+                 "--step shows one histogram, --map all of them and --from-step and --to-step the last of a range; leave "
+                 "out one"};
   }
   Result<std::unique_ptr<Client>> client = context.Connect();
   if (!client) return client.error();
@@ -126,7 +138,7 @@ Result<int> RunHistogram(Context& context, HistogramArguments options) {
   if (found->empty()) {
     return Error{ErrorCode::kNotFound, "run '" + RunName(lines->front().run) + "' has no histograms '" +
                                            options.query.topic +
-                                           "'; subscribe to some, such as 'histogram(weights, subsample=100)'"};
+                                           "'; 'ikkuna metrics' lists what can be subscribed to, and a client may publish some"};
   }
   const size_t matching = found->size();
   if (!options.json && matching > kMaxSeries) found->resize(kMaxSeries);
@@ -136,11 +148,10 @@ Result<int> RunHistogram(Context& context, HistogramArguments options) {
     const v1::SeriesKey& key = one.summary.series().key();
     SampleQuery query = options.query;
     query.types = {v1::VALUE_TYPE_HISTOGRAM};
-    if (!options.map) {
-      query.steps.from = query.steps.to = options.step.value_or(one.summary.last_step());
-    }
+    if (options.step) query.steps.from = query.steps.to = *options.step;
     RunLine line = one.line;
-    if (!options.map && !options.step) {
+    if (!options.map && !options.step && !ranged) {
+      query.steps.from = query.steps.to = one.summary.last_step();
       line.run.mutable_key()->set_attempt(key.run().attempt());
       line.attempts = {key.run().attempt()};
     }
@@ -153,10 +164,10 @@ Result<int> RunHistogram(Context& context, HistogramArguments options) {
     if (!done) return done.error();
     any = shower.Finish(one.line, one.summary.series()) || any;
   }
-  if (!any && options.step) {
+  if (!any && (options.step || ranged)) {
     const v1::SeriesSummary& first = found->front().summary;
-    return Error{ErrorCode::kNotFound, SeriesName(first.series().key()) + " has no histogram of step " +
-                                           std::to_string(*options.step) + "; its steps are within " +
+    return Error{ErrorCode::kNotFound, SeriesName(first.series().key()) + " has no histogram of " +
+                                           (ranged ? "these steps" : "step " + std::to_string(*options.step)) + "; its steps are within " +
                                            std::to_string(first.first_step()) + " to " +
                                            std::to_string(first.last_step())};
   }
@@ -177,7 +188,7 @@ void AddHistogramCommand(CLI::App& app, Context& context) {
   command->add_option("TOPIC", options->query.topic, "Topics, as a pattern; default: all that are histograms");
   AddSeriesOptions(command, &options->query.series);
   AddRunsOptions(command, &options->runs);
-  command->add_option("--step", options->step, "The step to show; default: the last one of each series")
+  command->add_option("--step", options->step, "The step to show; default: the last one of each series, within --from-step and --to-step")
       ->type_name("N");
   command->add_flag("--map", options->map, "Steps to the right, values upwards; the darker, the more");
   AddStepOptions(command, &options->query.steps);

@@ -12,7 +12,8 @@ namespace {
 constexpr int kStepsPerCall = 1000;
 
 struct PublishOptions {
-  std::string topic, value;
+  std::string topic;
+  std::optional<std::string> value;
   std::string run, own_run;
   std::optional<uint32_t> attempt, rank;
   std::optional<uint64_t> step;
@@ -89,8 +90,11 @@ Result<int> RunPublish(Context& context, const PublishOptions& options) {
     return Error{ErrorCode::kInvalidArgument,
                  "--run names a run of a trainer and --own-run one of yours; leave out one"};
   }
-  if (!options.value.empty() && !options.step) {
+  if (options.value && !options.step) {
     return Error{ErrorCode::kInvalidArgument, "a value belongs to a step: pass --step N"};
+  }
+  if (options.step && !options.value) {
+    return Error{ErrorCode::kInvalidArgument, "--step is of a VALUE; lines of standard input bear their own"};
   }
   Result<std::unique_ptr<Client>> client = context.ConnectToDaemon("publish");
   if (!client) return client.error();
@@ -101,24 +105,31 @@ Result<int> RunPublish(Context& context, const PublishOptions& options) {
     SetTarget(options, &request);
     request.set_end(last && options.end);
     if (request.steps_size() == 0 && !request.end()) return {};
-    Result<v1::PublishResponse> response = (*client)->Call(&v1::Monitor::Stub::Publish, request);
+    Result<v1::PublishResponse> response = (*client)->CallWhenThereIsRoom(&v1::Monitor::Stub::Publish, request);
     if (!response) return response.error();
     taken += response->values();
     run = response->run();
     request.Clear();
     return {};
   };
-  if (!options.value.empty()) {
-    if (Status added = AddValue(options, *options.step, options.value, &request); !added) return added.error();
+  const auto behind = [&](Error error) {
+    if (taken != 0) error.text += "; " + Counted(taken, "value") + " before that " + (taken == 1 ? "stands" : "stand");
+    return error;
+  };
+  if (options.value) {
+    if (Status added = AddValue(options, *options.step, *options.value, &request); !added) return added.error();
   } else {
     std::string line;
     for (uint64_t number = 1; std::getline(std::cin, line); ++number) {
-      if (Status added = AddLine(options, line, number, &request); !added) return added.error();
+      if (Status added = AddLine(options, line, number, &request); !added) {
+        if (Status sent = send(false); !sent) return behind(sent.error());
+        return behind(added.error());
+      }
       if (request.steps_size() < kStepsPerCall) continue;
-      if (Status sent = send(false); !sent) return sent.error();
+      if (Status sent = send(false); !sent) return behind(sent.error());
     }
   }
-  if (Status sent = send(true); !sent) return sent.error();
+  if (Status sent = send(true); !sent) return behind(sent.error());
   v1::PublishResponse all;
   *all.mutable_run() = run;
   all.set_values(taken);

@@ -177,8 +177,7 @@ std::string ProducerText(const Terminal& terminal, const v1::Producer& producer)
 Result<Health> ReadHealth(Client& client) {
   Result<v1::GetStatusResponse> status = client.Call(&v1::Monitor::Stub::GetStatus, v1::GetStatusRequest());
   if (!status) return status.error();
-  Result<v1::ListSubscribersResponse> subscribers =
-      client.Call(&v1::Monitor::Stub::ListSubscribers, v1::ListSubscribersRequest());
+  Result<v1::ListSubscribersResponse> subscribers = client.ListSubscribers("");
   if (!subscribers) return subscribers.error();
   return Health{std::move(*status), std::move(*subscribers)};
 }

@@ -153,7 +153,7 @@ void AddSubscriberCommands(CLI::App& app, Context& context) {
   subscribe->footer(
       "Examples:\n  ikkuna subscribe 'norm(weights, order=3)'\n"
       "  ikkuna subscribe 'mean(activations, subsample=10, module=features.*)' 'ratio(weight_updates, weights)'\n"
-      "  ikkuna subscribe 'histogram(weights, subsample=100, run=fashion)'\n"
+      "  ikkuna subscribe 'max(weights, subsample=100, run=fashion)'\n"
       "It stays over restarts of the daemon, until it is unsubscribed. "
       "One of the default set that publishes the same topic gives way until this one is unsubscribed.");
   subscribe->callback(
@@ -182,9 +182,7 @@ void AddSubscriberCommands(CLI::App& app, Context& context) {
     context.chosen = [&context, list]() -> Result<int> {
       Result<std::unique_ptr<Client>> client = context.ConnectToDaemon("subscribers");
       if (!client) return client.error();
-      v1::ListSubscribersRequest request;
-      request.set_run(list->run);
-      auto response = (*client)->Call(&v1::Monitor::Stub::ListSubscribers, request);
+      auto response = (*client)->ListSubscribers(list->run);
       if (!response) return response.error();
       if (list->json)
         Print(JsonText(ToJsonArray(response->subscribers())));

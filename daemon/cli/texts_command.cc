@@ -1,5 +1,8 @@
 // ikkuna texts: what a trainer, a rule or a client said in words.
 #include <deque>
+#include <map>
+#include <string>
+#include <vector>
 
 #include "daemon/cli/commands.h"
 #include "daemon/cli/json.h"
@@ -20,7 +23,9 @@ std::string TextLines(const Terminal& terminal, const std::string& prefix, const
   const v1::SeriesKey& key = columns.series().key();
   const std::string name = key.topic() == "text" && !key.param().empty() ? PlainText(key.param()) : SeriesName(key);
   std::string text = LocalTime(At(columns.unix_ns(), i)) + "  step " + Count(At(columns.steps(), i)) + "  " + prefix +
-                     Paint(terminal, Colour::kBold, name) + ": ";
+                     Paint(terminal, Colour::kBold, name);
+  if (const uint32_t flags = At(columns.flags(), i); flags != 0) text += " (" + FlagsText(flags, ", ") + ")";
+  text += ": ";
   const std::string value = columns.values(static_cast<int>(i)).text();
   for (size_t begin = 0; begin <= value.size();) {
     const size_t end = std::min(value.find('\n', begin), value.size());
@@ -44,6 +49,7 @@ std::string TextJson(const v1::Columns& columns, size_t i) {
                      {"step", At(columns.steps(), i)},
                      {"epoch", At(columns.epochs(), i)},
                      {"unix_ns", At(columns.unix_ns(), i)},
+                     {"flags", FlagWords(At(columns.flags(), i))},
                      {"text", columns.values(static_cast<int>(i)).text()}};
   std::string line = JsonLine(json);
   line.pop_back();
@@ -63,10 +69,14 @@ Result<int> RunTexts(Context& context, const TextsOptions& options) {
     Print(options.json ? (shown == 0 ? "[" : ",\n") + text : text);
     ++shown;
   };
-  std::deque<std::string> kept;  // with --last
-  std::string series;
+  // With --last, of a line: a series of each attempt in turn, which are one.
+  std::vector<std::string> order;
+  std::map<std::string, std::deque<std::string>> kept;
   const auto flush = [&] {
-    for (const std::string& text : kept) show(text);
+    for (const std::string& identity : order) {
+      for (const std::string& text : kept[identity]) show(text);
+    }
+    order.clear();
     kept.clear();
   };
   for (const RunLine& line : *lines) {
@@ -77,22 +87,22 @@ Result<int> RunTexts(Context& context, const TextsOptions& options) {
       v1::SeriesKey key = columns.series().key();
       key.mutable_run()->clear_attempt();
       const std::string identity = key.SerializeAsString();
-      if (identity != series) flush();
-      series = identity;
+      if (options.last != 0 && !kept.contains(identity)) order.push_back(identity);
       for (size_t i = 0; i < SizeOf(columns) && i < static_cast<size_t>(columns.values_size()); ++i) {
         const std::string text = options.json ? TextJson(columns, i) : TextLines(context.terminal, prefix, columns, i);
         if (options.last == 0) {
           show(text);
           continue;
         }
-        kept.push_back(text);
-        if (kept.size() > options.last) kept.pop_front();
+        std::deque<std::string>& last = kept[identity];
+        last.push_back(text);
+        if (last.size() > options.last) last.pop_front();
       }
       return OutputGoesOn();
     });
     if (!done) return done.error();
+    flush();
   }
-  flush();
   if (options.json) Print(shown == 0 ? "[]\n" : "]\n");
   if (!options.json && shown == 0) Print("No texts.\n");
   return kExitOk;

@@ -143,8 +143,10 @@ class SampleAnswers : public AnswerSource<v1::ReadSamplesResponse> {
 
 Answers<v1::ReadSamplesResponse> Handle(const Call& call, const v1::ReadSamplesRequest& request) {
   if (Outcome bad = CheckFilter(request.filter())) return *bad;
-  if (request.max_points() == 1) {
-    return BadField("max_points", "max_points is 1; pass 2 or more, or 0 for every sample");
+  constexpr uint32_t kPointsMin = 4;  // the first, the last, the least and the greatest
+  if (request.max_points() != 0 && request.max_points() < kPointsMin) {
+    return BadField("max_points", "max_points is " + std::to_string(request.max_points()) + "; pass " +
+                                      std::to_string(kPointsMin) + " or more, or 0 for every sample");
   }
   ReadOptions options;
   if (request.has_step_min()) options.query.step_min = request.step_min();

@@ -143,6 +143,9 @@ TEST_F(ActCommandsTest, ValuesOfOnesOwnArePublished) {
   EXPECT_EQ(Run({"publish", "bleu", "good", "--step", "1"}).err,
             "ikkuna: 'good' is no number; pass --text to publish a text\n");
   EXPECT_EQ(Run({"publish", "bleu", "1"}).err, "ikkuna: a value belongs to a step: pass --step N\n");
+  EXPECT_THAT(Run({"publish", "bleu", "--step", "1"}).err, HasSubstr("lines of standard input bear their own"));
+  Out({"publish", "remark", "", "--step", "2", "--text"});
+  EXPECT_EQ(scripted_.published().back().steps(0).step(), 2u);
 }
 
 TEST_F(ActCommandsTest, LinesOfStandardInputArePublishedInOneGo) {
@@ -156,9 +159,23 @@ TEST_F(ActCommandsTest, LinesOfStandardInputArePublishedInOneGo) {
   EXPECT_TRUE(requests[2].end());
   EXPECT_EQ(requests[2].own_run(), "nightly");
   EXPECT_TRUE(std::isnan(requests[2].steps(500).values(0).value().number()));
+  outcome = RunShell("printf 'x y\\n' | ikkuna publish bleu");
+  EXPECT_EQ(outcome.code, 1);
+  EXPECT_EQ(outcome.err, "ikkuna: line 1 of the input is not STEP VALUE: 'x y'\n");
+  EXPECT_EQ(scripted_.published().size(), 3u);
   outcome = RunShell("printf '1 2\\nx y\\n' | ikkuna publish bleu");
   EXPECT_EQ(outcome.code, 1);
-  EXPECT_EQ(outcome.err, "ikkuna: line 2 of the input is not STEP VALUE: 'x y'\n");
+  EXPECT_EQ(outcome.err, "ikkuna: line 2 of the input is not STEP VALUE: 'x y'; 1 value before that stands\n");
+  EXPECT_EQ(scripted_.published().size(), 4u);
+}
+
+TEST_F(ActCommandsTest, WhereTheStoreHasNoRoomForNowWhatIsPublishedWaits) {
+  scripted_.store_full = 3;
+  Outcome outcome = RunShell("seq 1 1500 | sed 's/$/,0.5/' | ikkuna publish bleu --own-run nightly --end");
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_EQ(outcome.out, "published 1,500 values of 'bleu' in run nightly\n");
+  ASSERT_EQ(scripted_.published().size(), 2u);
+  EXPECT_EQ(scripted_.published()[0].steps(0).step(), 1u);
 }
 
 class WatchCommandTest : public RecordedTest {

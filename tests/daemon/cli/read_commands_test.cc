@@ -258,6 +258,30 @@ TEST_F(ReadCommandsTest, TextsAreShownWithTheirLines) {
   EXPECT_THAT(Run({"plot", "text"}).err, HasSubstr("'text' are no numbers"));
 }
 
+// Attempts that continue each other are one line, also where each has several series.
+TEST_F(ReadCommandsTest, TheLastTextsAreThoseOfTheLine) {
+  const v1::RunKey later = MakeKey("id-1", 1);
+  scripted_.runs.push_back(MakeRun(later, "fashion", 1'700'000'001'000'000'000));
+  scripted_.runs.back().set_continues(0);
+  scripted_.runs.back().set_start_step(10);
+  uint32_t id = 70;
+  for (const v1::RunKey& run : {kRun, later}) {
+    for (const char* name : {"a", "b"}) {
+      const uint64_t step = run.attempt() * 10;
+      KeptValue cut = KeptText(step + 2, std::string(name) + std::to_string(run.attempt()));
+      cut.flags = v1::SAMPLE_FLAG_TRUNCATED;
+      scripted_.series.push_back(
+          {MakeSeries(++id, run, "", name, "text", v1::VALUE_TYPE_TEXT), {KeptText(step + 1, "early"), cut}});
+    }
+  }
+  const json texts = json::parse(Out({"texts", "--run", "fashion", "--last", "1", "--json"}));
+  ASSERT_EQ(texts.size(), 2u);
+  EXPECT_EQ(texts[0]["text"], "a1");
+  EXPECT_EQ(texts[1]["text"], "b1");
+  EXPECT_EQ(texts[1]["flags"], json({"truncated"}));
+  EXPECT_THAT(Out({"texts", "--run", "fashion", "--last", "1"}), HasSubstr("b (truncated): b1\n"));
+}
+
 class HistogramCommandTest : public RecordedTest {
  protected:
   void SetUp() override {
@@ -291,6 +315,10 @@ TEST_F(HistogramCommandTest, ShowsOneStep) {
   EXPECT_EQ(outcome.err,
             "ikkuna: fc1.weight weights_histogram has no histogram of step 50; its steps are within 0 to 200\n");
   EXPECT_THAT(Run({"histogram", "loss"}).err, HasSubstr("has no histograms 'loss'"));
+  EXPECT_THAT(Out({"histogram", "--from-step", "20", "--to-step", "150"}), HasSubstr(", step 100\n"));
+  EXPECT_EQ(json::parse(Out({"histogram", "--to-step", "150", "--json"}))[0]["step"], 100);
+  EXPECT_THAT(Run({"histogram", "--from-step", "201"}).err, HasSubstr("no histogram of these steps"));
+  EXPECT_THAT(Run({"histogram", "--from-step", "1", "--step", "100"}).err, HasSubstr("leave out one"));
   json all = json::parse(Out({"histogram", "--json"}));
   ASSERT_EQ(all.size(), 1u);
   EXPECT_EQ(all[0]["step"], 200);

@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <deque>
@@ -115,6 +116,7 @@ class ScriptedDaemon final : public v1::Monitor::Service {
   uint32_t page_size = 1000;  // of every list
   size_t part_size = 1000;    // values of one answer
   bool reduced = false;
+  std::atomic<int> store_full{0};  // so many calls of Publish find no room
   std::string token;  // not empty: clients must bring it
 
   // `address`: "unix:/path" or "localhost:0".
@@ -352,6 +354,9 @@ class ScriptedDaemon final : public v1::Monitor::Service {
   }
 
   grpc::Status Publish(Context* context, const v1::PublishRequest* request, v1::PublishResponse* response) override {
+    if (store_full > 0 && store_full-- > 0) {
+      return Refusal(grpc::StatusCode::RESOURCE_EXHAUSTED, "no room", v1::ERROR_REASON_STORE);
+    }
     std::lock_guard lock(mutex_);
     published_.push_back(*request);
     response->mutable_run()->set_run_id(request->has_own_run() ? request->own_run() : request->run());

@@ -105,8 +105,8 @@ TEST_F(ReadTest, RequestsThatMakeNoSenseAreRefused) {
     return status.error_message();
   };
   v1::ReadSamplesRequest request;
-  request.set_max_points(1);
-  EXPECT_EQ(refusal(request, "max_points"), "max_points is 1; pass 2 or more, or 0 for every sample");
+  request.set_max_points(3);
+  EXPECT_EQ(refusal(request, "max_points"), "max_points is 3; pass 4 or more, or 0 for every sample");
   request.Clear();
   request.set_step_min(2);
   request.set_step_max(1);
