@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "shared/stats/derive.h"
+#include "shared/stats/merge.h"
 #include "shared/stats/stats_pass.h"
 #include "tests/shared/stats/reference.h"
 
