@@ -138,11 +138,11 @@ TEST_F(Notes, AnOptimizerThatMovesAndChangesItsGroups) {
   ExpectOne({"an attached optimizer was moved, and its groups changed", "attach the one that goes on"});
 }
 
-struct OwnOptions : torch::optim::OptimizerCloneableOptions<OwnOptions> {};  // without a get_lr()
-class OwnOptimizer : public torch::optim::Optimizer {
+struct PlainOptions : torch::optim::OptimizerCloneableOptions<PlainOptions> {};  // without a get_lr()
+class PlainOptimizer : public torch::optim::Optimizer {
  public:
-  explicit OwnOptimizer(std::vector<Tensor> parameters)
-      : Optimizer(std::move(parameters), std::make_unique<OwnOptions>()) {}
+  explicit PlainOptimizer(std::vector<Tensor> parameters)
+      : Optimizer(std::move(parameters), std::make_unique<PlainOptions>()) {}
   Tensor step(LossClosure = nullptr) override {
     torch::NoGradGuard no_grad;
     for (auto& p : param_groups()[0].params()) p.add_(p.grad(), -0.05);
@@ -154,11 +154,11 @@ TEST_F(Notes, AnOptimizerOfAClassOfItsOwn) {
   auto net = Net();
   probe_->Attach(net);
   Asks({Kind::kLearningRate});
-  OwnOptimizer by_reference(net->parameters());
+  PlainOptimizer by_reference(net->parameters());
   probe_->Attach(by_reference);
   Train(net, by_reference, Mse);
   ExpectOne({"are not captured: its options are of a class of its own", "std::shared_ptr"});
-  const auto shared = std::make_shared<OwnOptimizer>(net->parameters());
+  const auto shared = std::make_shared<PlainOptimizer>(net->parameters());
   probe_->Attach(shared);
   Train(net, *shared, Mse);
   ExpectOne({"its options have no get_lr()", "learning rates of an attached optimizer are not captured"});
