@@ -25,7 +25,7 @@ TEST(TensorBoardFile, ANewFileStandsBehindAllOthersWhateverTheClockDid) {
   TempDir dir;
   std::string before;
   for (const int64_t seconds : {1'700'000'000, 1'700'000'000, 1'600'000'000, 1'800'000'000, 5}) {
-    auto file = EventFile::Create({dir.path(), seconds * 1'000'000'000, 0, {}});
+    auto file = EventFile::Create({dir.path(), seconds * 1'000'000'000, 0, {}, {}});
     ASSERT_TRUE(file.ok()) << file.error().text;
     EXPECT_GT((*file)->path(), before);
     EXPECT_TRUE(IsOwnEventFile(std::filesystem::path((*file)->path()).filename().string()));
