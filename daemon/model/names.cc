@@ -4,6 +4,13 @@ namespace ikkuna {
 
 namespace {
 
+// Bytes of the character of UTF-8 that begins there; 1 of what begins none.
+size_t CharacterAt(std::string_view text, size_t at) {
+  size_t bytes = 1;
+  while (at + bytes < text.size() && (static_cast<unsigned char>(text[at + bytes]) & 0xc0) == 0x80) ++bytes;
+  return bytes;
+}
+
 bool MatchesOne(std::string_view pattern, std::string_view name) {
   size_t p = 0, n = 0;
   size_t star = std::string_view::npos, star_name = 0;
@@ -11,7 +18,10 @@ bool MatchesOne(std::string_view pattern, std::string_view name) {
     if (p < pattern.size() && pattern[p] == '*') {
       star = p++;
       star_name = n;
-    } else if (p < pattern.size() && (pattern[p] == '?' || pattern[p] == name[n])) {
+    } else if (p < pattern.size() && pattern[p] == '?') {
+      ++p;
+      n += CharacterAt(name, n);
+    } else if (p < pattern.size() && pattern[p] == name[n]) {
       ++p;
       ++n;
     } else if (star != std::string_view::npos) {

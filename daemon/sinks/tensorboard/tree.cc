@@ -349,6 +349,23 @@ void TensorBoardTree::ForgetRuns() {
   });
 }
 
+// Its files were deleted for room: whoever gets the name next begins anew.
+void TensorBoardTree::ForgetFolder(const std::string& folder) {
+  std::erase_if(sources_, [&](const auto& item) {
+    const Source& source = item.second;
+    if (source.folder != folder) return false;
+    for (const auto& [tag, leaf] : source.leaves) --leaf->runs;
+    return true;
+  });
+  std::erase_if(leaves_, [&](const auto& item) {
+    const Leaf& leaf = item.second;
+    if (!leaf.directory.starts_with(folder + "/") || leaf.runs > 0 || touched_.contains(&leaf)) return false;
+    if (leaf.file && !leaf.file->suspended()) --files_open_;
+    return true;
+  });
+  folders_.Forget();
+}
+
 void TensorBoardTree::ForgetAll() {
   while (!touched_.empty()) FlushLeaf(**touched_.begin());
   vanished_ = false;

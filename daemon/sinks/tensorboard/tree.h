@@ -97,6 +97,7 @@ class TensorBoardTree {
   // Nothing, or why these are dropped.
   const char* LacksRoom(uint64_t bytes, uint64_t samples);
   void ForgetRuns();
+  void ForgetFolder(const std::string& folder);
   void ForgetAll();
 
   void Failed(const Error& error);

@@ -32,6 +32,7 @@ const char* TensorBoardTree::LacksRoom(uint64_t bytes, uint64_t samples) {
     return folders;
   };
   const auto told = [this](const TensorBoardSpace::Removed& removed) {
+    ForgetFolder(removed.folder);
     Report(Severity::kInfo, "tensorboard_removed",
            "the TensorBoard files in '" + removed.folder + "' (" + Megabytes(removed.bytes) +
                ") were deleted: of all runs that go on no more it was not written to for longest, and " +

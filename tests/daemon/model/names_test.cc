@@ -20,6 +20,8 @@ TEST(MatchesPatterns, KnowsStarQuestionMarkAndBarAlone) {
   EXPECT_FALSE(MatchesPatterns("a*b*c", "aXbYbZ"));
   EXPECT_TRUE(MatchesPatterns("features.?", "features.1"));
   EXPECT_FALSE(MatchesPatterns("features.?", "features.10"));
+  EXPECT_TRUE(MatchesPatterns("couch?", "couch\xc3\xa9")) << "a character, of however many bytes";
+  EXPECT_FALSE(MatchesPatterns("couch??", "couch\xc3\xa9"));
   EXPECT_TRUE(MatchesPatterns("[ab]", "[ab]"));
   EXPECT_FALSE(MatchesPatterns("[ab]", "a"));
   EXPECT_TRUE(MatchesPatterns("a\\*", "a\\b"));

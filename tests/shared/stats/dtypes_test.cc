@@ -233,7 +233,7 @@ TEST_P(DTypesTest, NoNumberOfLargeDoublesMakesANan) {
       } else {
         EXPECT_NEAR(stats::Norm1(s), static_cast<double>(abs_sum), 1e-10 * magnitude);
       }
-      if (n >= 4 && abs_sum > kLargest) continue;  // its sums overflow
+      if (n > 2 && abs_sum > kLargest) continue;  // sums of some of them may overflow
       EXPECT_NEAR(stats::Mean(s), static_cast<double>(sum / n), 1e-10 * magnitude);
     }
   }
