@@ -38,10 +38,16 @@ void Publisher::FinishLocked(const OwnRun& own) const {
   parts_.runs->SaveProducer(status);
 }
 
+void Publisher::Tell(const OwnRun& own, const char* kind, const std::string& what) const {
+  parts_.ingest->OfferEvent(Severity::kInfo, kind, "run '" + own.run->info()->run + "' of " + own.owner + " " + what,
+                            own.run->key());
+}
+
 void Publisher::FinishIdleLocked() {
   const uint64_t now = MonotonicNs();
   std::erase_if(own_runs_, [&](const auto& entry) {
     if (now - entry.second.last_ns < kIdleNs) return false;
+    Tell(entry.second, kRunEnded, "ended: nothing came for " + std::to_string(kIdleNs / 60'000'000'000) + " minutes");
     FinishLocked(entry.second);
     added_.erase(entry.second.run->key());
     return true;
@@ -105,7 +111,8 @@ Answer<std::shared_ptr<Run>> Publisher::BeginOwnLocked(const Caller& caller, con
     }
     info = run.info;
   }
-  if (info.run_key.run_id.empty()) {
+  const bool again = !info.run_key.run_id.empty();
+  if (!again) {
     info.uuid = NewUuid();
     info.run_key.run_id = name;
     info.run = name;
@@ -118,7 +125,8 @@ Answer<std::shared_ptr<Run>> Publisher::BeginOwnLocked(const Caller& caller, con
   ProducerStatus status;
   status.info = info;
   parts_.runs->SaveProducer(status);
-  own_runs_[name] = {*run, caller.name, MonotonicNs()};
+  const OwnRun& own = own_runs_[name] = {*run, caller.name, MonotonicNs()};
+  if (again) Tell(own, kRunResumed, "goes on");
   return *run;
 }
 
@@ -386,6 +394,7 @@ Answer<PublishAnswer> Publisher::Publish(const Caller& caller, const PublishRequ
   if (const auto own = own_runs_.find(request.own_run); own != own_runs_.end()) {
     own->second.last_ns = MonotonicNs();
     if (request.end) {
+      Tell(own->second, kRunEnded, "ended, as its publisher said");
       FinishLocked(own->second);
       added_.erase(run->key());
       own_runs_.erase(own);

@@ -79,6 +79,8 @@ class Publisher {
   void Offer(const std::shared_ptr<Run>& run, const Caller& caller, const PublishRequest& request,
              const std::vector<std::string>& fresh) const;
   void FinishLocked(const OwnRun& own) const;
+  // As of a trainer's run: of one that is over the folder of TensorBoard may leave for room.
+  void Tell(const OwnRun& own, const char* kind, const std::string& what) const;
   void FinishIdleLocked();
 
   const CoreParts& parts_;

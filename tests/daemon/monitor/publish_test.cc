@@ -375,6 +375,13 @@ TEST_F(PublishTest, ARunOfOnesOwn) {
   Expect(Me(), Own("mine", {StepOf(2, "loss", 3.0)}, true));
   EXPECT_EQ(house_->runs().FindRuns({"mine"})->at(0).state, RunState::kFinished);
   EXPECT_THAT(house_->Values("mine", "loss"), ElementsAre(std::pair(0, 1.0), std::pair(2, 3.0)));
+  // As of a trainer's run it is told that it goes on, and that it has ended: who keeps files goes by that.
+  house_->Flush();
+  EventQuery query;
+  query.filter.run = "mine";
+  std::vector<std::string> kinds;
+  for (const Event& event : *house_->monitor().events.ListEvents(query)) kinds.push_back(event.kind);
+  EXPECT_THAT(kinds, ElementsAre(kRunResumed, kRunEnded));
   EXPECT_TRUE(house_->runs().DeleteRun(Me(), {"mine"}).ok());
   for (const char* name : {"latest", kDaemonRunId, "\xff"}) {
     EXPECT_EQ(ReasonOf(Me(), Own(name, {StepOf(1, "x", 1.0)})), Reason::kBadField) << name;
