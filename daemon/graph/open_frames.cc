@@ -69,7 +69,8 @@ void OpenFrames::DiscardStragglers(const shm::Record& finished, uint64_t began) 
     if (frame.root != finished.root || frame.last_seq >= began) continue;
     const bool evaluation = frame.tag != kTagDefault && finished.tag == kTagDefault;
     if (!evaluation && (frame.tag != finished.tag || frame.step >= finished.global_step)) continue;
-    const bool lost = ++frame.passed_by > kPassedByMax && frame.dropped_before != finished.dropped_total;
+    const bool may_stand = evaluation && ++frame.passed_by <= kPassedByMax;
+    const bool lost = !may_stand && frame.dropped_before != finished.dropped_total;
     const bool behind = !evaluation && finished.global_step - frame.step > kStepsBehindMax;
     if (lost || !frame.whole || behind) Drop(i, true);
   }

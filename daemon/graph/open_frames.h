@@ -22,8 +22,8 @@ class OpenFrames {
   // A step that has not ended when others are so far ahead never will. Until then its thread may merely not have run:
   // in a time slice of the kernel the others make hundreds of small steps.
   static constexpr uint64_t kStepsBehindMax = 1000;
-  // The same where something was lost since it began, of steps that came and went since anything came of it: what was lost
-  // may be its end, or anything else.
+  // Of an evaluation since which something was lost, so many steps of training that came and went since anything came of
+  // it: what was lost may be its end, or anything of theirs.
   static constexpr uint32_t kPassedByMax = 64;
   // An open step of which nothing came for so long has lost its end, or its root is gone.
   static constexpr uint64_t kSilentNs = 300'000'000'000;
@@ -44,9 +44,9 @@ class OpenFrames {
 
   // The same step begins again while it is open: its end was lost.
   void Discard(const shm::Record& started);
-  // A step has ended whose beginning was at `began`. Earlier ones of which nothing came while so many steps came and went
-  // have lost their ends, if the producer lost anything since they began; so have evaluations. Else those of other
-  // threads that train the same model go on, and an evaluation may stand beside training.
+  // A step has ended whose beginning was at `began`. Earlier ones of which nothing came since have lost their ends, if
+  // the producer lost anything since they began. Those of other threads that train the same model go on. An evaluation,
+  // which may stand beside training, has lost its own when kPassedByMax steps came and went since.
   void DiscardStragglers(const shm::Record& finished, uint64_t began);
   // Gives up those that are silent.
   void Tick(uint64_t monotonic_ns);

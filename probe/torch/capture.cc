@@ -296,7 +296,7 @@ void Capture::TakeGradients(LaneState& lane, WatchedModel& model, const StepIden
     if (writer >= 0 && optimizer != writer && (optimizer >= 0 || !first)) continue;
     Publish(identity, param.bias ? Kind::kBiasGradients : Kind::kWeightGradients, model, param.module, &param, param.id,
             0, nullptr, gradient, flags);
-    lane.taken[i] = static_cast<int64_t>(gradient._version());
+    lane.taken[i].Take(gradient);
   }
 }
 

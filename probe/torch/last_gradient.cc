@@ -1,6 +1,28 @@
 #include "probe/torch/last_gradient.h"
 
+#include "probe/torch/tensor_reader.h"
+#include "probe/torch/tensor_version.h"
+
 namespace ikkuna::torch_probe {
+
+namespace {
+
+uint64_t SomeWords(const at::Tensor& gradient) {
+  return WhyUnreadable(gradient).empty() ? WordsOf(gradient, 16, 0) : 0;
+}
+
+}  // namespace
+
+void GradientVersion::Take(const at::Tensor& gradient) {
+  gradient_.emplace(gradient.getIntrusivePtr());
+  version_ = VersionOf(gradient);
+  words_ = SomeWords(gradient);
+  spoilt_ = false;
+}
+
+bool GradientVersion::Is(const at::Tensor& gradient) const {
+  return !spoilt_ && IsTensor(gradient) && VersionOf(gradient) == version_ && SomeWords(gradient) == words_;
+}
 
 bool LastGradient::Note(const WatchedModel& model, int param) {
   gradient_.Forget();
@@ -20,7 +42,7 @@ probe::GradientState LastGradient::Now(const WatchedModel& model, int fired) con
     // Where the graph is to be differentiated again the sum is a new tensor.
     return fired == param_ && gradient.requires_grad() ? probe::GradientState::kKept : probe::GradientState::kCleared;
   }
-  const auto version = static_cast<uint32_t>(gradient._version());
+  const auto version = VersionOf(gradient);
   if (fired == param_) {
     return version <= gradient_.version() + 1 ? probe::GradientState::kKept : probe::GradientState::kCleared;
   }

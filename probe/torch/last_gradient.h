@@ -15,27 +15,27 @@
 namespace ikkuna::torch_probe {
 
 // A gradient as it was: another tensor, or the same one written, is another gradient. It is held weakly, so that no other
-// tensor has its address.
+// tensor has its address. Some words of it tell of writes that LibTorch does not count (by .data(), to a tensor that was
+// made in inference mode).
 class GradientVersion {
  public:
-  void Take(const at::Tensor& gradient) {
-    gradient_.emplace(gradient.getIntrusivePtr());
-    version_ = static_cast<uint32_t>(gradient._version());
-  }
+  void Take(const at::Tensor& gradient);
   void Forget() { gradient_.reset(); }
+  // It is about to be written, and nothing will show it.
+  void Spoil() { spoilt_ = true; }
   bool taken() const { return gradient_.has_value(); }
   uint32_t version() const { return version_; }
   // The same tensor, written since or not.
   bool IsTensor(const at::Tensor& gradient) const {
     return gradient_ && !gradient_->expired() && gradient_->_unsafe_get_target() == gradient.unsafeGetTensorImpl();
   }
-  bool Is(const at::Tensor& gradient) const {
-    return IsTensor(gradient) && static_cast<uint32_t>(gradient._version()) == version_;
-  }
+  bool Is(const at::Tensor& gradient) const;
 
  private:
   std::optional<c10::weak_intrusive_ptr<c10::TensorImpl>> gradient_;
   uint32_t version_ = 0;
+  uint64_t words_ = 0;
+  bool spoilt_ = false;
 };
 
 class LastGradient {

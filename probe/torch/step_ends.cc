@@ -25,7 +25,6 @@ probe::WriteKind KindOf(OperatorClass what) {
 }  // namespace
 
 void StepEnds::GradientsWritten(const std::vector<const void*>& storages) {
-  constexpr int64_t kNoVersion = INT64_MAX;
   for (int m = 0; m < roots_.count(); ++m) {
     const WatchedModel& model = roots_.model(m);
     RootState& root = roots_.StateOf(model);
@@ -33,9 +32,9 @@ void StepEnds::GradientsWritten(const std::vector<const void*>& storages) {
     for (const auto& lane : root.lanes) {
       for (size_t i = 0; lane->closing && i < std::min(lane->taken.size(), model.params().size()); ++i) {
         const at::Tensor& gradient = model.params()[i].tensor.grad();
-        if (lane->taken[i] < 0 || !gradient.defined() || !gradient.has_storage()) continue;
+        if (!lane->taken[i].taken() || !gradient.defined() || !gradient.has_storage()) continue;
         const void* const storage = gradient.storage().unsafeGetStorageImpl();
-        if (std::find(storages.begin(), storages.end(), storage) != storages.end()) lane->taken[i] = kNoVersion;
+        if (std::find(storages.begin(), storages.end(), storage) != storages.end()) lane->taken[i].Spoil();
       }
     }
   }
@@ -115,7 +114,7 @@ void StepEnds::Written(ThreadState& thread, WatchedModel& model, const OperatorI
     LaneState& lane = open_steps_.LaneOf(root, seen.lane);
     for (const int param : params) {
       lane.written[static_cast<size_t>(param)] = lane.write_round;
-      lane.taken[static_cast<size_t>(param)] = -1;
+      lane.taken[static_cast<size_t>(param)].Forget();
     }
     return;
   }
@@ -142,7 +141,7 @@ void StepEnds::Written(ThreadState& thread, WatchedModel& model, const OperatorI
   }
   if (lane.written.size() < model.params().size()) {  // some came since
     lane.written.resize(model.params().size(), 0);
-    lane.taken.resize(model.params().size(), -1);
+    lane.taken.resize(model.params().size());
   }
   // An optimizer that is attached beside the one whose write ended the step: its gradients are still the step's.
   if (optimizer && !lane.late_optimizers.empty()) {
@@ -160,11 +159,11 @@ void StepEnds::Written(ThreadState& thread, WatchedModel& model, const OperatorI
     // What was taken at the first write is not what this one uses.
     const auto index = static_cast<size_t>(param);
     const at::Tensor& gradient = model.params()[index].tensor.grad();
-    const int64_t taken = std::exchange(lane.taken[index], -1);
-    if (info.what != OperatorClass::kOtherWrite && taken >= 0 && gradient.defined() &&
-        static_cast<int64_t>(gradient._version()) != taken) {
+    GradientVersion& taken = lane.taken[index];
+    if (info.what != OperatorClass::kOtherWrite && taken.taken() && gradient.defined() && !taken.Is(gradient)) {
       lane.closing->flags.fetch_or(kFlagGradModified);
     }
+    taken.Forget();
     WrittenOutside(lane, knew || optimizer, info, param);
   }
 }
@@ -298,7 +297,7 @@ void StepEnds::EndStep(ThreadState& thread, WatchedModel& model, RootState& root
   if (seen && passes.empty() && own && own->training && !own->training->over.load()) passes.push_back(own->training);
   std::vector<int> late;
   if (identity->any() && model.TreeChanged()) roots_.RenewTree(model);
-  lane.taken.assign(model.params().size(), -1);
+  lane.taken.assign(model.params().size(), {});
   if (identity->any()) {
     capture_.EnsureStarted(*identity);
     if (!lane.weights_taken) {
@@ -338,7 +337,7 @@ void StepEnds::EndStep(ThreadState& thread, WatchedModel& model, RootState& root
   lane.last_written = written_param;
   if (written_param >= 0) {
     lane.written[static_cast<size_t>(written_param)] = lane.write_round;
-    lane.taken[static_cast<size_t>(written_param)] = -1;
+    lane.taken[static_cast<size_t>(written_param)].Forget();
   }
   // Where the trainer has said the end, and no write was seen before, that may come behind.
   const bool write_goes_on = seen && (end.cause == probe::StepEndCause::kWritten || !end.written);

@@ -202,7 +202,7 @@ struct LaneState {
   std::vector<int> late_optimizers;  // attached optimizers that had not written when the step was counted
   std::vector<uint32_t> written;     // by parameter: round of writes since the count; finds a second hand
   std::vector<bool> had_gradient;    // by parameter: when the step that closes was counted
-  std::vector<int64_t> taken;        // by parameter: version of its gradient when that was taken; -1: it was not
+  std::vector<GradientVersion> taken;  // by parameter: its gradient, when that was taken
   // Manual steps: by parameter, the gradient that it was written with last in the step that is open.
   std::vector<GradientVersion> written_with;
   bool rates_taken = false;  // and its learning rates were taken then

@@ -1,12 +1,13 @@
 #include "probe/torch/write_witness.h"
 
 #include "probe/torch/tensor_reader.h"
+#include "probe/torch/tensor_version.h"
 
 namespace ikkuna::torch_probe {
 
 uint64_t WriteWitness::MarkOf(const WatchedModel& model, int param) {
   const at::Tensor& tensor = model.params()[static_cast<size_t>(param)].tensor;
-  return WordsOf(tensor, 64, static_cast<uint64_t>(tensor._version()));
+  return WordsOf(tensor, 64, VersionOf(tensor));
 }
 
 void WriteWitness::Look(const WatchedModel& model, int param) {

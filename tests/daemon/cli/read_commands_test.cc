@@ -52,10 +52,10 @@ TEST_F(ReadCommandsTest, ReadShowsATable) {
   EXPECT_THAT(Out({"read", "loss"}), AllOf(HasSubstr("\n   0      0  "), HasSubstr("\n  20      0  ")));
   scripted_.reduced = true;
   scripted_.series[0].thinned = 5;
-  std::string out = Out({"read", "loss", "--points", "2"});
+  std::string out = Out({"read", "loss", "--points", "4"});
   EXPECT_THAT(out, HasSubstr("Reduced to the first, the last, the least and the greatest value"));
   EXPECT_THAT(out, HasSubstr("Some of these steps were thinned away"));
-  EXPECT_EQ(scripted_.last_read().max_points(), 2u);
+  EXPECT_EQ(scripted_.last_read().max_points(), 4u);
 }
 
 TEST_F(ReadCommandsTest, ReadTakesASeriesByIdWithinItsRun) {

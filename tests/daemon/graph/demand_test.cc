@@ -116,7 +116,7 @@ TEST(Demand, WhatIsNamedNextGoesTheWholeWay) {
   site.Handle(site.Summary(Kind::kWeights, {}, 4, 50, {3}));
   site.Handle(site.Summary(Kind::kWeights, {}, 5, 51, {4}));
   site.Finish({});
-  EXPECT_EQ(site.published(), (Published{{"late.weight/weights_mean", {{0, 3}}}, {"val:/loss", {{0, 3}}}}));
+  EXPECT_EQ(site.published(), (Published{{"late.weight/weights_mean", {{0, 3}}}, {"val:loss", {{0, 3}}}}));
 }
 
 TEST(Demand, RootFiltersNameRoots) {

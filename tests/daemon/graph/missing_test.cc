@@ -375,7 +375,9 @@ TEST(GivenUp, AnEvaluationBesideTrainingThatLosesMessagesIsKept) {
     ++site.dropped;
     Scalar(site, step, 1);
   }
-  site.Finish(At(6, kTagTest));
+  shm::Message finished = site.Marker(Kind::kBatchFinished, At(6, kTagTest));
+  finished.record.marker.flags = shm::kMarkerKindsKnown;  // and none is named
+  site.Handle(finished);
   EXPECT_EQ(site.value("test:.alpha/scalar", 6), 314);
   EXPECT_EQ(site.missing(MissReason::kDiscarded), 0u);
 }

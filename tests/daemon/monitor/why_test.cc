@@ -258,8 +258,9 @@ TEST_F(WhyTest, ATagThatNothingBearsIsNamed) {
   EXPECT_EQ(lines[0].reason, WhyReason::kNeverCalled);
   EXPECT_NE(lines[0].text.find("the tag 'test'"), std::string::npos) << lines[0].text;
   EXPECT_EQ(lines[0].subscriber, input_.asked.back().text);
-  Keep("weights_mean", "fc1");
-  std::const_pointer_cast<Series>(input_.series.back().series)->name.timeline.tag = "test";
+  Keep("weights_mean", "fc1", 1, {"model", "test"});
+  EXPECT_EQ(Lines("", "weights"), (List{"never_called fc2 weights", "never_called fc10 weights"}));
+  for (const char* module : {"fc2", "fc10"}) Keep("weights_mean", module, 1, {"model", "test"});
   EXPECT_EQ(Lines("", "weights"), List());
 }
 

@@ -6,8 +6,10 @@
 #include <atomic>
 #include <barrier>
 #include <cmath>
+#include <functional>
 #include <set>
 #include <thread>
+#include <utility>
 
 #include "shared/codes.h"
 #include "tests/probe/torch/capture_fixture.h"
@@ -404,7 +406,20 @@ TEST_F(Passes, ALossScaleIsFlaggedOnWhatCarriesIt) {
 }
 
 TEST_F(Passes, GradientsThatTheLoopChangesWhileItWritesAreFlagged) {
-  for (const bool clamps : {false, true}) {
+  const std::pair<const char*, std::function<void(Tensor&)>> ways[] = {
+      {"not at all", [](Tensor&) {}},
+      {"in place", [](Tensor& p) { p.mutable_grad().clamp_(-1e-3, 1e-3); }},
+      {"by another tensor", [](Tensor& p) { p.mutable_grad() = p.grad().clamp(-1e-3, 1e-3); }},
+      {"by other data", [](Tensor& p) { p.mutable_grad().set_data(p.grad().clamp(-1e-3, 1e-3)); }},
+      {"uncounted", [](Tensor& p) { p.mutable_grad().data().mul_(.5); }},
+      {"by one without a count",
+       [](Tensor& p) {
+         const c10::InferenceMode inference;
+         p.mutable_grad() = p.grad() * .5;
+       }},
+  };
+  for (const auto& [way, change] : ways) {
+    SCOPED_TRACE(way);
     kept_.clear();
     auto net = Net();
     Start({"weight_gradients", "batch_finished"}).Attach(net);
@@ -413,17 +428,39 @@ TEST_F(Passes, GradientsThatTheLoopChangesWhileItWritesAreFlagged) {
       F::mse_loss(net->forward(X()), Y()).backward();
       torch::NoGradGuard no_grad;
       for (Tensor& p : net->parameters()) {
-        if (clamps) p.mutable_grad().clamp_(-1e-3, 1e-3);
+        change(p);
         p.sub_(p.grad() * .1);
       }
     }
     probe_->Detach();
     ASSERT_EQ(Of("batch_finished").size(), 3u);
     for (const Kept& end : Of("batch_finished")) {
-      EXPECT_EQ((end.message.flags & kFlagGradModified) != 0, clamps);
+      EXPECT_EQ((end.message.flags & kFlagGradModified) != 0, &way != &ways[0].first);
     }
     probe_.reset();
   }
+}
+
+// Clipped in inference mode, say: LibTorch counts no writes of such tensors.
+TEST_F(Passes, GradientsThatAreMadeInInferenceModeAreTakenLikeOthers) {
+  auto net = Net();
+  Start({"weight_gradients"}).Attach(net);
+  torch::optim::SGD optimizer(net->parameters(), .1);
+  std::vector<Tensor> expected;
+  for (int step = 0; step < 4; ++step) {
+    optimizer.zero_grad();
+    F::mse_loss(net->forward(X()), Y()).backward();
+    {
+      const c10::InferenceMode inference;
+      for (Tensor& p : net->parameters()) p.mutable_grad() = p.grad() * .5;
+    }
+    expected.push_back(net->parameters()[0].grad().clone());
+    optimizer.step();
+  }
+  EXPECT_TRUE(probe_->active());
+  const auto kept = Of("weight_gradients", "0");
+  ASSERT_EQ(kept.size(), expected.size());
+  for (size_t i = 0; i < kept.size(); ++i) EXPECT_TRUE(torch::equal(kept[i].tensor, expected[i])) << i;
 }
 
 TEST_F(Passes, StepsThatAreSaidAreNeitherSkippedNorInferred) {
