@@ -184,7 +184,7 @@ bool WatchedOptimizer::StepsStill(const WatchedParam& written) {
   const void* const key = written.tensor.unsafeGetTensorImpl();
   const c10::intrusive_ptr<c10::TensorImpl> before = witness_ ? witness_->lock() : nullptr;
   if (witness_of_ == key && before) {
-    const uint32_t now = before->version_counter().current_version();
+    const uint32_t now = VersionOf(at::Tensor(before));
     if (std::exchange(witness_version_, now) != now) return true;
   }
   const bool stood_still = witness_of_ == key && before;

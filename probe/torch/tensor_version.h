@@ -7,11 +7,16 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "probe/torch/tensor_reader.h"
+
 namespace ikkuna::torch_probe {
 
-// 0 for those of which LibTorch keeps no count: undefined ones, and those made in inference mode.
+// Of those that were made in inference mode, of which LibTorch keeps no count, a hash of some words: another number where
+// they were written. 0: undefined, or it cannot be read.
 inline uint32_t VersionOf(const at::Tensor& tensor) {
-  return !tensor.defined() || tensor.is_inference() ? 0 : static_cast<uint32_t>(tensor._version());
+  if (!tensor.defined()) return 0;
+  if (!tensor.is_inference()) return static_cast<uint32_t>(tensor._version());
+  return WhyUnreadable(tensor).empty() ? static_cast<uint32_t>(WordsOf(tensor, 16, 0)) : 0;
 }
 
 }  // namespace ikkuna::torch_probe
