@@ -176,9 +176,10 @@ TEST_F(StoreRetentionTest, LiveRunsAboveTheCapAreThinnedOldestFirstAndSaySo) {
   auto value = [](uint32_t series, uint64_t step) {
     return std::cos(double(series * 7919 + step) * 12.9898) * 43758.5453 - std::floor(double(step % 3));
   };
-  // Some come each tenth step only, some at odd steps: multiples of 2 are all that those have, or none of these.
-  auto every_of = [](uint32_t i) -> uint64_t { return i < 10 ? 10 : i < 20 ? 2 : 1; };
-  auto first_of = [](uint32_t i) -> uint64_t { return i >= 10 && i < 20 ? 1 : 0; };
+  // Some come each tenth step only, and one each second: steps that are multiples of 2 are all they have, or those that
+  // are odd.
+  auto every_of = [](uint32_t i) -> uint64_t { return i == 15 ? 2 : i < 20 ? 10 : 1; };
+  auto first_of = [](uint32_t i) -> uint64_t { return i == 15 ? 1 : i >= 10 && i < 20 ? 9 : 0; };
   for (uint64_t step = 0; step < kSteps; ++step) {
     std::vector<Sample> samples;
     for (uint32_t i = 0; i < kSeries; ++i) {

@@ -441,28 +441,6 @@ TEST_F(Passes, GradientsThatTheLoopChangesWhileItWritesAreFlagged) {
   }
 }
 
-// Clipped in inference mode, say: LibTorch counts no writes of such tensors.
-TEST_F(Passes, GradientsThatAreMadeInInferenceModeAreTakenLikeOthers) {
-  auto net = Net();
-  Start({"weight_gradients"}).Attach(net);
-  torch::optim::SGD optimizer(net->parameters(), .1);
-  std::vector<Tensor> expected;
-  for (int step = 0; step < 4; ++step) {
-    optimizer.zero_grad();
-    F::mse_loss(net->forward(X()), Y()).backward();
-    {
-      const c10::InferenceMode inference;
-      for (Tensor& p : net->parameters()) p.mutable_grad() = p.grad() * .5;
-    }
-    expected.push_back(net->parameters()[0].grad().clone());
-    optimizer.step();
-  }
-  EXPECT_TRUE(probe_->active());
-  const auto kept = Of("weight_gradients", "0");
-  ASSERT_EQ(kept.size(), expected.size());
-  for (size_t i = 0; i < kept.size(); ++i) EXPECT_TRUE(torch::equal(kept[i].tensor, expected[i])) << i;
-}
-
 TEST_F(Passes, StepsThatAreSaidAreNeitherSkippedNorInferred) {
   auto net = Net();
   torch::optim::LBFGS optimizer(net->parameters(), torch::optim::LBFGSOptions(.1).max_iter(4));

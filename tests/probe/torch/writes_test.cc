@@ -416,5 +416,27 @@ TEST_F(WritesOfPasses, RawGradientsOfTwoNetworksThatAreOneModel) {
   for (size_t i = 0; i < got.size(); ++i) EXPECT_TRUE(torch::equal(got[i].tensor, want[i])) << i;
 }
 
+// Clipped in inference mode, say: LibTorch counts no writes of such tensors.
+TEST_F(WritesOfPasses, GradientsThatAreMadeInInferenceModeAreTakenLikeOthers) {
+  torch::nn::Sequential net(torch::nn::Linear(8, 16), torch::nn::ReLU(), torch::nn::Linear(16, 4));
+  Start({"weight_gradients"}).Attach(net);
+  torch::optim::SGD optimizer(net->parameters(), .1);
+  std::vector<Tensor> expected;
+  for (int step = 0; step < 4; ++step) {
+    optimizer.zero_grad();
+    F::mse_loss(net->forward(torch::randn({12, 8})), torch::randn({12, 4})).backward();
+    {
+      const c10::InferenceMode inference;
+      for (Tensor& p : net->parameters()) p.mutable_grad() = p.grad() * .5;
+    }
+    expected.push_back(net->parameters()[0].grad().clone());
+    optimizer.step();
+  }
+  EXPECT_TRUE(probe_->active());
+  const auto kept = Of("weight_gradients", "0");
+  ASSERT_EQ(kept.size(), expected.size());
+  for (size_t i = 0; i < kept.size(); ++i) EXPECT_TRUE(torch::equal(kept[i].tensor, expected[i])) << i;
+}
+
 }  // namespace
 }  // namespace ikkuna
