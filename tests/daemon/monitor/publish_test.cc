@@ -379,8 +379,9 @@ TEST_F(PublishTest, ARunOfOnesOwn) {
   house_->Flush();
   EventQuery query;
   query.filter.run = "mine";
+  const auto events = house_->monitor().events.ListEvents(query);
   std::vector<std::string> kinds;
-  for (const Event& event : *house_->monitor().events.ListEvents(query)) kinds.push_back(event.kind);
+  for (const Event& event : *events) kinds.push_back(event.kind);
   EXPECT_THAT(kinds, ElementsAre(kRunResumed, kRunEnded));
   EXPECT_TRUE(house_->runs().DeleteRun(Me(), {"mine"}).ok());
   for (const char* name : {"latest", kDaemonRunId, "\xff"}) {
