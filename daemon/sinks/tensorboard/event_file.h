@@ -40,9 +40,9 @@ struct NewEventFile {
 
 class EventFile {
  public:
-  // Makes a new file `events.out.tfevents.{seconds}.{host}.{pid}.{n}.a{attempt}.{uuid}`, which stands behind all others of the
-  // directory: readers read them in the order of their names, whatever the clock did. It begins with the format's
-  // version. The directory is there.
+  // Makes a new file `events.out.tfevents.{seconds}.{host}.{pid}.{n}.a{attempt}.{uuid}`, which stands behind all others
+  // of the directory: readers read them in the order of their names, whatever the clock did. It begins with the
+  // format's version. The directory is there.
   static Result<std::unique_ptr<EventFile>> Create(const NewEventFile& file);
 
   // Queues an event (a serialized ikkuna.tb.Event) of so many samples.

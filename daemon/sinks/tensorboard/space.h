@@ -1,4 +1,5 @@
-// TensorBoardSpace: keeps the event files of this host below a cap, and off a disk that is full; see tensorboard.h for what goes.
+// TensorBoardSpace: keeps the event files of this host below a cap, and off a disk that is full; see tensorboard.h for
+// what goes.
 //
 // Owner and thread rule: the TensorBoard sink's thread alone. Only files that daemons of this host wrote are counted,
 // and only those are deleted, in folders that bear our marker.

@@ -211,7 +211,11 @@ void TensorBoardTree::Write(const Batch& batch, Tally& tally) {
   tally_ = &tally;
   for (const Event& event : batch.events) NoteEnd(event);
   if (!batch.run || batch.values() == 0) return;
-  if (vanished_) ForgetAll();
+  if (vanished_) {
+    ForgetAll();
+  } else {
+    ForgetRemoved();
+  }
   std::set<Leaf*> written;
   try {
     WriteValues(batch, written);
@@ -306,12 +310,13 @@ void TensorBoardTree::FlushLeaf(Leaf& leaf) {
   EventFile& file = *leaf.file;
   const uint64_t samples = file.samples_queued();
   const size_t bytes = file.bytes_queued();
-  if (file.vanished()) {
+  const char* why = LacksRoom(bytes, samples);
+  // Also what was deleted for room just now: of a run that is over, whose last values these are.
+  if (!why && file.vanished()) {
     vanished_ = true;
-    file.Discard();
-    return tally_->Drop("file_removed", samples);
+    why = "file_removed";
   }
-  if (const char* why = LacksRoom(bytes, samples)) {
+  if (why) {
     file.Discard();
     return tally_->Drop(why, samples);
   }
@@ -331,6 +336,7 @@ void TensorBoardTree::Flush(Tally& tally) {
   while (!touched_.empty()) FlushLeaf(**touched_.begin());
   if (any && !disk_failed_now_) TellRecovered();
   disk_failed_now_ = false;
+  ForgetRemoved();
   ForgetRuns();
 }
 
@@ -349,20 +355,24 @@ void TensorBoardTree::ForgetRuns() {
   });
 }
 
-// Its files were deleted for room: whoever gets the name next begins anew.
-void TensorBoardTree::ForgetFolder(const std::string& folder) {
-  std::erase_if(sources_, [&](const auto& item) {
-    const Source& source = item.second;
-    if (source.folder != folder) return false;
-    for (const auto& [tag, leaf] : source.leaves) --leaf->runs;
-    return true;
-  });
-  std::erase_if(leaves_, [&](const auto& item) {
-    const Leaf& leaf = item.second;
-    if (!leaf.directory.starts_with(folder + "/") || leaf.runs > 0 || touched_.contains(&leaf)) return false;
-    if (leaf.file && !leaf.file->suspended()) --files_open_;
-    return true;
-  });
+// Whoever gets such a name next begins anew.
+void TensorBoardTree::ForgetRemoved() {
+  if (removed_.empty()) return;
+  for (const std::string& folder : removed_) {
+    std::erase_if(sources_, [&](const auto& item) {
+      const Source& source = item.second;
+      if (source.folder != folder) return false;
+      for (const auto& [tag, leaf] : source.leaves) --leaf->runs;
+      return true;
+    });
+    std::erase_if(leaves_, [&](const auto& item) {
+      const Leaf& leaf = item.second;
+      if (!leaf.directory.starts_with(folder + "/") || leaf.runs > 0 || touched_.contains(&leaf)) return false;
+      if (leaf.file && !leaf.file->suspended()) --files_open_;
+      return true;
+    });
+  }
+  removed_.clear();
   folders_.Forget();
 }
 
@@ -372,6 +382,7 @@ void TensorBoardTree::ForgetAll() {
   sources_.clear();
   leaves_.clear();
   files_open_ = 0;
+  removed_.clear();
   folders_.Forget();
 }
 

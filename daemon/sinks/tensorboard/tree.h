@@ -97,7 +97,7 @@ class TensorBoardTree {
   // Nothing, or why these are dropped.
   const char* LacksRoom(uint64_t bytes, uint64_t samples);
   void ForgetRuns();
-  void ForgetFolder(const std::string& folder);
+  void ForgetRemoved();
   void ForgetAll();
 
   void Failed(const Error& error);
@@ -115,6 +115,8 @@ class TensorBoardTree {
   size_t files_open_ = 0;
   uint64_t uses_ = 0;
   bool vanished_ = false;  // a file was taken away: all folders are looked up again
+  // Folders deleted for room. Whoever writes meanwhile may hold what is known of them: forgotten once nobody does.
+  std::vector<std::string> removed_;
 
   // Failures of the disk, the cap, and a disk that is nearly full: told when they begin and when they are over.
   struct Trouble {

@@ -32,13 +32,14 @@ const char* TensorBoardTree::LacksRoom(uint64_t bytes, uint64_t samples) {
     return folders;
   };
   const auto told = [this](const TensorBoardSpace::Removed& removed) {
-    ForgetFolder(removed.folder);
+    removed_.push_back(removed.folder);
     Report(Severity::kInfo, "tensorboard_removed",
            "the TensorBoard files in '" + removed.folder + "' (" + Megabytes(removed.bytes) +
                ") were deleted: of all runs that go on no more it was not written to for longest, and " +
-               (removed.free_bytes ? "only " + Megabytes(*removed.free_bytes) + " are free on the disk, of which " +
-                                         Megabytes(TensorBoardSpace::FreeWanted(options_)) + " shall stay free (--store-min-free-mb)"
-                                   : Megabytes(options_.bytes_max) + " are the most (--tensorboard-max-mb)") +
+               (removed.free_bytes
+                    ? "only " + Megabytes(*removed.free_bytes) + " are free on the disk, of which " +
+                          Megabytes(TensorBoardSpace::FreeWanted(options_)) + " shall stay free (--store-min-free-mb)"
+                    : Megabytes(options_.bytes_max) + " are the most (--tensorboard-max-mb)") +
                "; the store has the run as before");
   };
   // Once it is full a little room is no end of it: else every flush would tell one or the other.

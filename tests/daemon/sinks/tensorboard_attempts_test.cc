@@ -278,6 +278,36 @@ TEST_F(TensorBoardTrouble, OnADiskThatIsNearlyFullFinishedRunsGoAndThenNothingIs
   EXPECT_EQ(sink_->Counters().dropped, dropped);
 }
 
+// Its end is known before its last values are written, and of all that is over it is the oldest.
+TEST_F(TensorBoardTrouble, ARunWhoseLastValuesTakeItsOwnFolderLosesThemCounted) {
+  std::atomic<uint64_t> free{1'000'000};
+  options_.free_bytes_min = 800'000;
+  options_.free_bytes_pause = 100'000;
+  options_.free_bytes = [&] { return std::optional<uint64_t>(free.load()); };
+  Open();
+  auto run = NewRun();
+  Train(run, 0, 400);  // some 19 kB
+  End(run);
+  Flush();
+  free = 890'000;
+  Train(run, 400, 410);
+  Flush();
+  EXPECT_THAT(EventKinds(), ElementsAre("tensorboard_removed"));
+  SinkCounters counters = sink_->Counters();
+  ExpectIdentity(counters);
+  EXPECT_EQ(DropsFor(counters, "file_removed"), 10u);
+  EXPECT_EQ(counters.dropped, 10u);
+  EXPECT_THAT(EventFiles(options_.logdir), IsEmpty());
+  // What comes afterwards has a folder anew.
+  free = 1'000'000;
+  Train(run, 410, 420);
+  Flush();
+  counters = sink_->Counters();
+  ExpectIdentity(counters);
+  EXPECT_EQ(counters.dropped, 10u);
+  EXPECT_EQ(EventFiles(options_.logdir).size(), 1u);
+}
+
 TEST_F(TensorBoardTrouble, TheCapCountsFilesOfEarlierDaemonsAndTouchesNoOthers) {
   options_.bytes_max = 30'000;
   Open();
