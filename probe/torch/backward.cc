@@ -112,18 +112,19 @@ void Backward::FirstGradient(ThreadState& thread, WatchedModel& model, int param
   if (tracker_.Pending(m)) {
     options.state = root.last_gradient.Now(model, param);
     options.moved = tracker_.WatchesWeights(m) && model.Fingerprint() != root.fingerprint;
-    // Skipped, or written by what no version tells.
+    // Skipped, or written by what neither versions nor words tell of.
     if (options.state == probe::GradientState::kCleared) root.witness.Distrust();
   }
   root.last_gradient.Forget();
   options.now_ns = MonotonicNs();
   // By which it is known, at the end, whether the weights have moved within backward.
-  if (root.fingerprint == 0 && !tracker_.manual(m) && tracker_.steps_ended(m) == 0) root.fingerprint = model.Fingerprint();
+  if (root.fingerprint == 0 && !tracker_.manual(m) && tracker_.steps_ended(m) == 0)
+    root.fingerprint = model.Fingerprint();
   const auto came = tracker_.Gradient(m, thread.id, task, options);
   if (came.forgotten) {
     session_.AddNote("gradients of " + model.name() +
-                     " were cleared between two backward passes of one step: what the passes before the last had is of no "
-                     "step, also where the loop has used it (gradients of each sample)");
+                     " were cleared between two backward passes of one step: what the passes before the last had is "
+                     "of no step, also where the loop has used it (gradients of each sample)");
   }
   ends_.FinishAll(root, model, came.to_close);
   if (came.ended) ends_.EndStep(thread, model, root, *came.ended, -1, false);
@@ -235,7 +236,9 @@ void Backward::BackwardEnded(ThreadState& thread, int64_t task, bool wakes) {
       std::lock_guard lock(root.mutex);
       const uint64_t before = root.fingerprint;
       if (watches) root.fingerprint = model.Fingerprint();
-      const bool there = !gave || root.last_gradient.Note(model, roots_.LastFired(m));
+      // Of another thread's pass it is not known here.
+      const bool due = !state || !state->training || state->training->identity->any();
+      const bool there = !gave || root.last_gradient.Note(model, roots_.LastFired(m), due);
       // Of the first backward pass the fingerprint was taken within it: then the weights have moved since.
       const bool moved_within = watches && before != root.fingerprint && root.backward_passes.load() == 1;
       root.used_in_backward |= gave && (!there || moved_within);

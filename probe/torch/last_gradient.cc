@@ -14,23 +14,33 @@ uint64_t SomeWords(const at::Tensor& gradient) {
 }  // namespace
 
 void GradientVersion::Take(const at::Tensor& gradient) {
+  TakeVersion(gradient);
+  words_ = SomeWords(gradient);
+}
+
+void GradientVersion::TakeVersion(const at::Tensor& gradient) {
   gradient_.emplace(gradient.getIntrusivePtr());
   version_ = VersionOf(gradient);
-  words_ = SomeWords(gradient);
+  words_.reset();
   spoilt_ = false;
 }
 
 bool GradientVersion::Is(const at::Tensor& gradient) const {
-  return !spoilt_ && IsTensor(gradient) && VersionOf(gradient) == version_ && SomeWords(gradient) == words_;
+  return !spoilt_ && IsTensor(gradient) && VersionOf(gradient) == version_ &&
+         (!words_ || SomeWords(gradient) == *words_);
 }
 
-bool LastGradient::Note(const WatchedModel& model, int param) {
+bool LastGradient::Note(const WatchedModel& model, int param, bool closely) {
   gradient_.Forget();
   if (param < 0) return true;
   const at::Tensor& gradient = model.params()[static_cast<size_t>(param)].tensor.grad();
   if (!gradient.defined()) return false;
   param_ = param;
-  gradient_.Take(gradient);
+  if (closely) {
+    gradient_.Take(gradient);
+  } else {
+    gradient_.TakeVersion(gradient);
+  }
   return true;
 }
 

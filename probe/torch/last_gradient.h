@@ -14,12 +14,14 @@
 
 namespace ikkuna::torch_probe {
 
-// A gradient as it was: another tensor, or the same one written, is another gradient. It is held weakly, so that no other
-// tensor has its address. Some words of it tell of writes that LibTorch does not count (by .data(), to a tensor that was
-// made in inference mode).
+// A gradient as it was: another tensor, or the same one written, is another gradient. It is held weakly, so that no
+// other tensor has its address. Some words of it tell of writes that LibTorch does not count (by .data(), to a tensor
+// that was made in inference mode).
 class GradientVersion {
  public:
   void Take(const at::Tensor& gradient);
+  // By LibTorch's count alone, which costs less.
+  void TakeVersion(const at::Tensor& gradient);
   void Forget() { gradient_.reset(); }
   // It is about to be written, and nothing will show it.
   void Spoil() { spoilt_ = true; }
@@ -34,7 +36,7 @@ class GradientVersion {
  private:
   std::optional<c10::weak_intrusive_ptr<c10::TensorImpl>> gradient_;
   uint32_t version_ = 0;
-  uint64_t words_ = 0;
+  std::optional<uint64_t> words_;
   bool spoilt_ = false;
 };
 
@@ -42,8 +44,9 @@ class LastGradient {
  public:
   // Until the backward pass that is under way ends nobody can tell from it.
   void Forget() { gradient_.Forget(); }
-  // Backward has ended, and the gradient of this parameter came last; -1: of none. False: it is gone already.
-  bool Note(const WatchedModel& model, int param);
+  // Backward has ended, and the gradient of this parameter came last; -1: of none. `closely`: something is due of the
+  // step, Untouched() may be asked. False: it is gone already.
+  bool Note(const WatchedModel& model, int param, bool closely);
   // What became of it. `fired`: the parameter that has just got another; -1: none has.
   probe::GradientState Now(const WatchedModel& model, int fired) const;
   // Whether it is as backward has left it: what that multiplied it by it still carries.
