@@ -53,7 +53,8 @@ constexpr std::array kStatistics{
     IKKUNA_STATISTIC("zero_fraction", stats::ZeroFraction, stats::kRestsOnCounts, "share of elements that are 0"),
     IKKUNA_STATISTIC("nan_count", stats::NanCount, stats::kRestsOnCounts, "number of NaN"),
     IKKUNA_STATISTIC("inf_count", stats::InfCount, stats::kRestsOnCounts, "number of infinities of either sign"),
-    IKKUNA_STATISTIC("skewness", stats::Skewness, stats::kRestsOnSkewness, "third standardised moment; NaN for zero variance"),
+    IKKUNA_STATISTIC("skewness", stats::Skewness, stats::kRestsOnSkewness,
+                     "third standardised moment; NaN for zero variance"),
     IKKUNA_STATISTIC("kurtosis", stats::Kurtosis, stats::kRestsOnKurtosis, "excess kurtosis; NaN for zero variance"),
 };
 

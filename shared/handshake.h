@@ -100,7 +100,8 @@ struct ReceivedWelcome {
   UniqueFd ctl_fd;
 };
 // Non-blocking: kUnavailable when nothing is there yet, kFailedPrecondition when the peer closed the connection,
-// kCorrupt for a message that breaks the format, kResourceExhausted where its descriptor found no room here. A descriptor that is not returned has been closed.
+// kCorrupt for a message that breaks the format, kResourceExhausted where its descriptor found no room here. A
+// descriptor that is not returned has been closed.
 Result<ReceivedHello> ReceiveHello(int socket_fd);
 Result<std::variant<ReceivedWelcome, Reject>> ReceiveAnswer(int socket_fd);
 

@@ -64,7 +64,8 @@ class PubWriter;
 
 // Bytes of a record that is published before they are there (Space::kHostLate). Whoever writes them, a device or any
 // thread, at any time, says so once, by SetReady() or by storing `seq()` into `word()` with release; until then the
-// bytes are not used again. A span that is neither said to be ready nor given up takes its room for ever. It ends before its writer.
+// bytes are not used again. A span that is neither said to be ready nor given up takes its room for ever. It ends
+// before its writer.
 class LateSpan {
  public:
   LateSpan() = default;

@@ -4,6 +4,7 @@
 #include <map>
 
 #include "daemon/cli/terminal.h"
+#include "daemon/model/query.h"
 #include "shared/base/suggestion.h"
 
 namespace ikkuna::cli {
@@ -232,8 +233,8 @@ void AddPointsOption(CLI::App* command, uint32_t* points, const char* help) {
       ->check(CLI::Validator(
           [](std::string& text) {
             uint32_t value = 0;
-            if (CLI::detail::lexical_cast(text, value) && (value == 0 || value >= 4)) return std::string();
-            return "'" + text + "' is neither 0 nor a number from 4 on";
+            if (CLI::detail::lexical_cast(text, value) && (value == 0 || value >= kPointsMin)) return std::string();
+            return "'" + text + "' is neither 0 nor a number from " + std::to_string(kPointsMin) + " on";
           },
           ""));
 }

@@ -23,7 +23,8 @@ void PrintError(const std::string& text) {
   std::string line;
   std::getline(lines, line);
   std::cerr << "ikkuna: " << PlainText(line) << "\n";
-  while (std::getline(lines, line)) std::cerr << "  " << PlainText(line.substr(std::min(line.find_first_not_of(' '), line.size()))) << "\n";
+  while (std::getline(lines, line))
+    std::cerr << "  " << PlainText(line.substr(std::min(line.find_first_not_of(' '), line.size()))) << "\n";
 }
 
 // The parser takes -1 for the greatest number that there is.

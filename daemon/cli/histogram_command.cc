@@ -136,9 +136,9 @@ Result<int> RunHistogram(Context& context, HistogramArguments options) {
   Result<std::vector<Found>> found = FindHistograms(**client, *lines, options.query);
   if (!found) return found.error();
   if (found->empty()) {
-    return Error{ErrorCode::kNotFound, "run '" + RunName(lines->front().run) + "' has no histograms '" +
-                                           options.query.topic +
-                                           "'; 'ikkuna metrics' lists what can be subscribed to, and a client may publish some"};
+    return Error{ErrorCode::kNotFound,
+                 "run '" + RunName(lines->front().run) + "' has no histograms '" + options.query.topic +
+                     "'; 'ikkuna metrics' lists what can be subscribed to, and a client may publish some"};
   }
   const size_t matching = found->size();
   if (!options.json && matching > kMaxSeries) found->resize(kMaxSeries);
@@ -167,8 +167,8 @@ Result<int> RunHistogram(Context& context, HistogramArguments options) {
   if (!any && (options.step || ranged)) {
     const v1::SeriesSummary& first = found->front().summary;
     return Error{ErrorCode::kNotFound, SeriesName(first.series().key()) + " has no histogram of " +
-                                           (ranged ? "these steps" : "step " + std::to_string(*options.step)) + "; its steps are within " +
-                                           std::to_string(first.first_step()) + " to " +
+                                           (ranged ? "these steps" : "step " + std::to_string(*options.step)) +
+                                           "; its steps are within " + std::to_string(first.first_step()) + " to " +
                                            std::to_string(first.last_step())};
   }
   shower.End();
@@ -188,7 +188,9 @@ void AddHistogramCommand(CLI::App& app, Context& context) {
   command->add_option("TOPIC", options->query.topic, "Topics, as a pattern; default: all that are histograms");
   AddSeriesOptions(command, &options->query.series);
   AddRunsOptions(command, &options->runs);
-  command->add_option("--step", options->step, "The step to show; default: the last one of each series, within --from-step and --to-step")
+  command
+      ->add_option("--step", options->step,
+                   "The step to show; default: the last one of each series, within --from-step and --to-step")
       ->type_name("N");
   command->add_flag("--map", options->map, "Steps to the right, values upwards; the darker, the more");
   AddStepOptions(command, &options->query.steps);

@@ -208,7 +208,8 @@ class Graph final : public MessageGraph {
   void GiveUpTooLarge(const shm::Record& record) {
     context_.Say(Severity::kWarning, "step_too_large",
                  "what the trainer published of step " + std::to_string(record.global_step) + " takes more than " +
-                     std::to_string(context_.parts.step_bytes_max >> 20) + " MiB here, and the step does not end; it is given up",
+                     std::to_string(context_.parts.step_bytes_max >> 20) +
+                     " MiB here, and the step does not end; it is given up",
                  record.global_step);
     open_.Discard(record);
   }

@@ -2,10 +2,11 @@
 //
 // One a producer, on its ingest thread; messages come in order, state is the producer's own. Everything of one step is
 // gathered in a frame (root, tag, step), everything of a pass by itself until a step names it, which then takes it over.
-// Statistics of the calls and passes of a series merge as if the tensors were concatenated; whole tensors are handed to the subscribers that read them at once, and copied for those
-// that read them later. When the step closes the subscribers run in topological order. What is there then leaves as one
-// Batch; what a queue or a device gives later leaves in batches of its own, with the same stamp, from the ingest thread
-// as well (any call but Demand, done_seq, Missing, steps_observed).
+// Statistics of the calls and passes of a series merge as if the tensors were concatenated; whole tensors are handed to
+// the subscribers that read them at once, and copied for those that read them later. When the step closes the
+// subscribers run in topological order. What is there then leaves as one Batch; what a queue or a device gives later
+// leaves in batches of its own, with the same stamp, from the ingest thread as well (any call but Demand, done_seq,
+// Missing, steps_observed).
 //
 // A frame is published only when it is whole: its batch_started was seen, and only what needs no kind that was dropped
 // meanwhile. What cannot be published is counted (daemon/model/missing.h).

@@ -407,8 +407,8 @@ std::vector<ProducerStatus> Ingest::Producers() const {
   std::vector<ProducerStatus> result;
   std::lock_guard lock(mutex_);
   for (const auto& session : sessions_) result.push_back(session->status());
-  const auto connected = std::stable_partition(result.begin(), result.end(),
-                                               [](const ProducerStatus& status) { return status.state == RunState::kRunning; });
+  const auto connected = std::stable_partition(
+      result.begin(), result.end(), [](const ProducerStatus& status) { return status.state == RunState::kRunning; });
   const auto by_start = [](const ProducerStatus& a, const ProducerStatus& b) {
     return a.info.start_unix_ns < b.info.start_unix_ns;
   };

@@ -21,8 +21,8 @@ struct IngestContext {
   RunStore* store = nullptr;
   std::vector<Sink*> sinks;      // the store's own among them: it learns of progress as the others do
   // How long one whose process cannot be seen (kPidUnknown) may stay away before it counts as ended: a probe that lives
-  // comes back within a second or two of a daemon's start. As long as it counts as alive a job that is started again under its
-  // name is another job.
+  // comes back within a second or two of a daemon's start. As long as it counts as alive a job that is started again
+  // under its name is another job.
   uint64_t unseen_grace_ns = 60'000'000'000;
   uint32_t budget_ppm = 10'000;  // share of the step time that a probe may cost; 0: no budget
   // Other users' trainers are let in as well (--allow-uid): whose a run is counts.

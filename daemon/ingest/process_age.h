@@ -10,7 +10,8 @@
 
 namespace ikkuna::ingest {
 
-// False when no process has the number (none has one below 1), or one that began after `unix_ns`. True when it cannot be known.
+// False when no process has the number (none has one below 1), or one that began after `unix_ns`. True when it cannot
+// be known.
 bool ProcessLivesSince(pid_t pid, int64_t unix_ns);
 
 // The parent of a process; 0: not known.

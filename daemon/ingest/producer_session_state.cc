@@ -93,14 +93,17 @@ RunState ProducerSession::StateNow() const {
   if (end_ == End::kDied || end_ == End::kClosed) {
     return said == shm::ProducerState::kFinished ? RunState::kFinished : RunState::kDied;
   }
-  return socket_closed_ || end_ == End::kStop || end_ == End::kReplaced || end_ == End::kFailed ? RunState::kDisconnected : RunState::kRunning;
+  return socket_closed_ || end_ == End::kStop || end_ == End::kReplaced || end_ == End::kFailed
+             ? RunState::kDisconnected
+             : RunState::kRunning;
 }
 
 void ProducerSession::SaveSometimes() {
   const uint64_t now = MonotonicNs();
   if (now - saved_ns_ < kSaveNs) return;
   const bool moved = numbers_.pub.status.attempted != saved_attempted_ || working_.handled != saved_handled_ ||
-                     numbers_.pub.status.steps_timed != saved_steps_ || names_.modules_version() != modules_saved_ || state_ != saved_state_;
+                     numbers_.pub.status.steps_timed != saved_steps_ || names_.modules_version() != modules_saved_ ||
+                     state_ != saved_state_;
   if (moved) SaveNow(state_);
 }
 

@@ -39,14 +39,17 @@ struct SeriesPage {
   std::vector<std::string> unread;  // a sentence for each run that is left out, since it cannot be read
 };
 
+// What a bucket of reduced points keeps: the first, the last, the least and the greatest.
+constexpr uint32_t kPointsMin = 4;
+
 struct ReadQuery {
   SeriesFilter filter;
   std::optional<uint64_t> step_min;
   std::optional<uint64_t> step_max;
   std::map<RunKey, uint64_t> cut_from;  // runs of which only steps before this one are read
   std::vector<ValueType> types;         // of series; empty: all
-  uint32_t max_points = 0;  // of numbers, a series; 0: all; else each bucket's first, last, least and greatest stay
-  bool oldest_first = false;  // the run that started first comes first; else last
+  uint32_t max_points = 0;              // of numbers, a series, kPointsMin or more; 0: all
+  bool oldest_first = false;            // the run that started first comes first; else last
 };
 
 // A part of one series, as columns of one length: ascending steps, or equal ones (texts).

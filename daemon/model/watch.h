@@ -68,7 +68,8 @@ class Watcher {
   // gives no update; only then is the wake-up armed again.
   virtual WatchTaken Take(size_t values_max) = 0;
   // `wake_up` runs on a thread of the hub once there is something new to take, or the end; it may call Take but not
-  // SetWakeUp, and should only schedule. What came before it was set wakes nobody: call Take once behind SetWakeUp. After SetWakeUp(nullptr) or the destructor it is not running.
+  // SetWakeUp, and should only schedule. What came before it was set wakes nobody: call Take once behind SetWakeUp.
+  // After SetWakeUp(nullptr) or the destructor it is not running.
   virtual void SetWakeUp(std::function<void()> wake_up) = 0;
 };
 

@@ -16,7 +16,6 @@
 namespace ikkuna {
 namespace {
 
-
 Uuid NewUuid() {
   Uuid uuid{};
   // 16 bytes never come in part.

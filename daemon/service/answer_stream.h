@@ -26,7 +26,8 @@ class AnswerStream final : public grpc::ServerWriteReactor<Response> {
 
   // `open` runs on a worker; `on_done` once, when gRPC is through with the stream. `calls` outlives the stream.
   static AnswerStream* Begin(OpenCalls& calls, Lane lane, LetIn let_in, Open open, std::function<void()> on_done) {
-    auto* stream = new AnswerStream(calls, lane, std::move(let_in), std::move(open), std::move(on_done));  // OnDone deletes it
+    auto* stream =
+        new AnswerStream(calls, lane, std::move(let_in), std::move(open), std::move(on_done));  // OnDone deletes it
     stream->Schedule();
     return stream;
   }

@@ -7,7 +7,7 @@
 namespace ikkuna::sinks {
 
 Extremes::Extremes(uint64_t step_min, uint64_t step_max, size_t points_max)
-    : step_min_(step_min), points_max_(std::max(points_max, kPointsMin)) {
+    : step_min_(step_min), points_max_(std::max<size_t>(points_max, kPointsMin)) {
   const size_t buckets = points_max_ / kPointsMin;
   steps_per_bucket_ = (step_max - step_min) / buckets + 1;
   buckets_.resize(buckets);

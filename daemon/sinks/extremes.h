@@ -9,13 +9,13 @@
 #include <optional>
 #include <vector>
 
+#include "daemon/model/query.h"
 #include "daemon/sinks/store_chunk.h"
 
 namespace ikkuna::sinks {
 
 class Extremes {
  public:
-  static constexpr size_t kPointsMin = 4;
   // Points from step_min to step_max are reduced to at most `points_max` (at least kPointsMin).
   Extremes(uint64_t step_min, uint64_t step_max, size_t points_max);
 

@@ -243,7 +243,7 @@ Result<std::vector<Point>> NumberReader::Next() {
   std::vector<Point> points;
   if (piece_ == 0 && query_.max_points > 0 && !pieces_.empty()) {
     // Of chunks that the range cuts some may be outside; where steps came out of order that may be any number of them.
-    const uint64_t limit = std::max<uint64_t>(query_.max_points, Extremes::kPointsMin);
+    const uint64_t limit = std::max<uint64_t>(query_.max_points, kPointsMin);
     uint64_t most = 0, least = 0;
     for (const Piece& piece : pieces_) {
       const uint64_t count = piece.segment == 0 ? piece.end - piece.begin : piece.head.count;

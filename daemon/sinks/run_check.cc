@@ -120,7 +120,8 @@ Status RunFile::CheckChunks(const std::vector<Segment>& segments, const std::vec
     if (Status read = LoadGroup(segment, group, &row); !read) return read;
     for (const ChunkHead& head : row.heads) {
       const auto one = series.find(head.series);
-      if (one == series.end() || GroupOf(head.series) != group) return Broken("a chunk is of a series that is not in its list");
+      if (one == series.end() || GroupOf(head.series) != group)
+        return Broken("a chunk is of a series that is not in its list");
       const auto columns = stamps.find({segment, one->second->timeline});
       if (columns == stamps.end() || head.last_at >= columns->second.size() || head.offset > row.data.size() ||
           !DecodeChunk(head, std::string_view(row.data).substr(head.offset, head.bytes), coder, &numbers)) {

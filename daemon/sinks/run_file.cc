@@ -276,8 +276,8 @@ Status RunFile::LoadTallies(std::vector<SeriesTally>* tallies) {
     std::string bytes;
     const uint64_t group = row.Unsigned(0);
     std::string_view blob = row.Blob(1);
-    good = group < SeriesCatalogue::kMaxSeries / kSeriesPerTally + 1 &&
-           CheckSigned(&blob, group) && Unpack(blob, kSeriesPerTally * kTallyBytes, &bytes) && bytes.size() % kTallyBytes == 0;
+    good = group < SeriesCatalogue::kMaxSeries / kSeriesPerTally + 1 && CheckSigned(&blob, group) &&
+           Unpack(blob, kSeriesPerTally * kTallyBytes, &bytes) && bytes.size() % kTallyBytes == 0;
     if (!good) return false;
     ByteReader in(bytes);
     size_t at = group * kSeriesPerTally;
@@ -459,8 +459,9 @@ Status RunFile::SaveTallies(std::span<const SeriesTally> tallies) {
       for (uint64_t value : {tally.count, tally.thinned, tally.first_step, tally.last_step}) out.Put(value);
       out.Put(tally.last);
     }
-    Status saved = database_.Run("INSERT OR REPLACE INTO tally VALUES (?1, ?2)",
-                                 static_cast<int64_t>(begin / kSeriesPerTally), BlobView{Signed(Pack(out.bytes()), begin / kSeriesPerTally)});
+    Status saved =
+        database_.Run("INSERT OR REPLACE INTO tally VALUES (?1, ?2)", static_cast<int64_t>(begin / kSeriesPerTally),
+                      BlobView{Signed(Pack(out.bytes()), begin / kSeriesPerTally)});
     if (!saved) return saved;
   }
   return database_.Run(

@@ -159,8 +159,8 @@ class RunFile {
 
   Status SaveTallies(std::span<const SeriesTally> tallies);
 
-  // Removes the oldest events beyond `most`, but none that says whose a topic is: answers how many; and the oldest others until `bytes` of them are gone, a slice a call, never the
-  // newest: `gone` gets how many of each series.
+  // Removes the oldest events beyond `most`, but none that says whose a topic is: answers how many; and the oldest
+  // others until `bytes` of them are gone, a slice a call, never the newest: `gone` gets how many of each series.
   Result<uint64_t> TrimEvents(size_t most);
   Status TrimOthers(uint64_t bytes, uint64_t* removed, std::map<uint32_t, uint64_t>* gone);
 

@@ -1,5 +1,5 @@
-// RunWriter: commits, compacts (run_writer.cc) and thins (run_thinner.cc) one run. What it is given it stages: a batch is looked at once, and what it staged is
-// tried until it is committed.
+// RunWriter: commits, compacts (run_writer.cc) and thins (run_thinner.cc) one run. What it is given it stages: a batch
+// is looked at once, and what it staged is tried until it is committed.
 //
 // Owner: the run's entry. Thread rule: under the entry's writer_mutex.
 #pragma once

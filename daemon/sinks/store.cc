@@ -261,7 +261,8 @@ Status Store::Impl::CanTake(const RunKey& run) const {
                    "'; make room, or see --store-min-free-mb");
   }
   const EntryPtr entry = FindLocked(run);
-  if (entry && !entry->failing.empty() && !entry->pending.empty()) return refused("the run's file takes nothing now: " + entry->failing);
+  if (entry && !entry->failing.empty() && !entry->pending.empty())
+    return refused("the run's file takes nothing now: " + entry->failing);
   // With room for those that come between this answer and the values.
   if (bytes_queued_ > kBytesQueuedMax / 8 * 7 || batches_queued_ > kBatchesQueuedMax / 8 * 7) {
     return refused("more waits to be written than the disk keeps up with; try again");

@@ -12,8 +12,8 @@
 //
 // What waits in the queue is part of every answer. A series of anything but texts has one value a step: one that comes
 // again for a step is refused, and counted. A disk that is full or fails is tried again, and what waits for it fills a part
-// of the queue, which is dropped beyond that; a run whose file breaks loses what was in it, with an event, and goes on in a new one; nothing else that happens to one
-// run concerns another.
+// of the queue, which is dropped beyond that; a run whose file breaks loses what was in it, with an event, and goes on
+// in a new one; nothing else that happens to one run concerns another.
 #pragma once
 
 #include <chrono>

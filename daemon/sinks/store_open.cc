@@ -23,7 +23,8 @@ namespace ikkuna::sinks {
 namespace {
 
 constexpr size_t kToldEach = 4;  // files that are left for the same reason; of more one event tells
-constexpr uint64_t kIdsUnknown = uint64_t{1} << 24;  // ids of events that a file which cannot be read may have above the others
+constexpr uint64_t kIdsUnknown = uint64_t{1}
+                                 << 24;  // ids of events that a file which cannot be read may have above the others
 
 std::string HolderText(int fd) {
   char text[32] = {};
@@ -52,7 +53,8 @@ bool HasRunHeader(const std::string& path) {
   std::ifstream in(path, std::ios::binary);
   if (!in.read(bytes.data(), bytes.size()) || !std::string_view(bytes.data(), bytes.size()).starts_with(kMagic)) return false;
   uint32_t application = 0;
-  for (size_t i = kApplicationAt; i < bytes.size(); ++i) application = application << 8 | static_cast<unsigned char>(bytes[i]);
+  for (size_t i = kApplicationAt; i < bytes.size(); ++i)
+    application = application << 8 | static_cast<unsigned char>(bytes[i]);
   return application == uint32_t{kRunFileApplication};
 }
 
@@ -99,7 +101,8 @@ Status Store::Impl::Open() {
   if (Status locked = LockFolder(); !locked) return refused(locked.error());
   bytes_max_ = options_.bytes_max ? *options_.bytes_max : BytesMaxDefault(folder_);
   free_bytes_min_ = options_.free_bytes_min ? *options_.free_bytes_min : FreeBytesMinDefault(folder_);
-  free_bytes_pause_ = options_.free_bytes_min ? options_.free_bytes_pause : std::min(options_.free_bytes_pause, free_bytes_min_);
+  free_bytes_pause_ =
+      options_.free_bytes_min ? options_.free_bytes_pause : std::min(options_.free_bytes_pause, free_bytes_min_);
 
   opened_at_ = Clock::now();
   Scan();
@@ -121,7 +124,8 @@ Status Store::Impl::LockFolder() {
   char before[32] = {};
   if (::pread(fd.get(), before, sizeof(before) - 1, 0) > 0) pid_before_ = std::strtoll(before, nullptr, 10);
   const std::string pid = std::to_string(::getpid()) + "\n";
-  if (::ftruncate(fd.get(), 0) != 0 || ::pwrite(fd.get(), pid.data(), pid.size(), 0) < 0) return PosixError("cannot write '" + path + "'", errno);
+  if (::ftruncate(fd.get(), 0) != 0 || ::pwrite(fd.get(), pid.data(), pid.size(), 0) < 0)
+    return PosixError("cannot write '" + path + "'", errno);
   lock_ = std::move(fd);
   return {};
 }
@@ -281,7 +285,9 @@ void Store::Impl::Scan() {
   std::error_code code;
   std::set<std::string> names;
   for (const auto& item : std::filesystem::directory_iterator(folder_, code)) names.insert(item.path().filename().string());
-  auto with_log = [&](const std::string& name) { return names.count(name + "-wal") > 0 || names.count(name + "-journal") > 0; };
+  auto with_log = [&](const std::string& name) {
+    return names.count(name + "-wal") > 0 || names.count(name + "-journal") > 0;
+  };
   catalogue_.Open(folder_ + "/catalogue.db");
   for (const std::string& name : names) {
     const std::string path = folder_ + "/" + name;
@@ -316,7 +322,8 @@ void Store::Impl::Scan() {
     // What has no process went on with others, or not at all.
     if (entry->head.producer.state == RunState::kDisconnected && entry->head.producer.info.pid != 0) ++going_on;
     const std::string own_name = folder_ + "/" + RunFileName(entry->key);
-    if (entry->path() == own_name || std::none_of(later.begin(), later.end(), [&](const Unread& one) { return one.path == own_name; })) {
+    if (entry->path() == own_name ||
+        std::none_of(later.begin(), later.end(), [&](const Unread& one) { return one.path == own_name; })) {
       continue;
     }
     // A copy does not take the place of a file that is only busy.

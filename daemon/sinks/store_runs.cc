@@ -407,9 +407,10 @@ Status Store::Impl::CheckRoom(const std::string& folder, uint64_t bytes, uint64_
   const auto space = std::filesystem::space(folder, code);
   if (code || stays == 0 || space.available >= stays + bytes) return {};
   return Error{ErrorCode::kResourceExhausted,
-               "there is no room for " + (bytes > 0 ? std::to_string(bytes) + " bytes" : "more") + " on the file system of '" +
-                   folder + "', where " + std::to_string(space.available) + " are free and " +
-                   std::to_string(stays) + " shall stay free; make room, or see --store-min-free-mb"};
+               "there is no room for " + (bytes > 0 ? std::to_string(bytes) + " bytes" : "more") +
+                   " on the file system of '" + folder + "', where " + std::to_string(space.available) +
+                   " are free and " + std::to_string(stays) +
+                   " shall stay free; make room, or see --store-min-free-mb"};
 }
 
 Result<RunKey> Store::Impl::ImportFile(const std::string& path, bool moves) {

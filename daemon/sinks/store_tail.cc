@@ -103,7 +103,8 @@ const FrameMaker::Shape& FrameMaker::ShapeOf(std::span<const Number> numbers) {
                       std::equal(series.begin(), series.end(), numbers.begin(),
                                  [](uint32_t id, const Number& number) { return id == number.series; });
     if (!same) continue;
-    std::rotate(shapes_.begin(), shapes_.begin() + static_cast<ptrdiff_t>(s), shapes_.begin() + static_cast<ptrdiff_t>(s) + 1);
+    std::rotate(shapes_.begin(), shapes_.begin() + static_cast<ptrdiff_t>(s),
+                shapes_.begin() + static_cast<ptrdiff_t>(s) + 1);
     return shapes_.front();
   }
   Shape shape;

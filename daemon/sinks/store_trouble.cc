@@ -69,7 +69,8 @@ void Store::Impl::Failed(const EntryPtr& entry, const Error& error) {
     if (entry->deleted) return;
     if (entry->failing.empty()) {
       event = MakeEvent(Severity::kError, "store_failing",
-                        "What is recorded of this run waits, then is dropped, until this is over: " + error.text + ".", entry->key);
+                        "What is recorded of this run waits, then is dropped, until this is over: " + error.text + ".",
+                        entry->key);
       ListLocked(*event);
     }
     entry->failing = error.text;
@@ -198,8 +199,9 @@ bool Store::Impl::LoseFile(const EntryPtr& entry, const std::string& foreign, bo
     over = leaves || (ended && entry->pending.empty());
     if (!foreign.empty()) untouched_.insert(path);
   }
-  const std::string what = foreign.empty() ? "Somebody deleted or moved '" + path + "'"
-                                           : "'" + path + "' is another file than it was, and is left as it is (" + foreign + ")";
+  const std::string what = foreign.empty()
+                               ? "Somebody deleted or moved '" + path + "'"
+                               : "'" + path + "' is another file than it was, and is left as it is (" + foreign + ")";
   const std::string kept = foreign.empty() ? TakeLogAway(path, entry->log) : "";
   if (over) {
     Event event = MakeEvent(Severity::kError, "run_file_removed",

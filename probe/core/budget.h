@@ -5,8 +5,8 @@
 // What a class costs unstretched is remembered; as soon as that would fit, stretches are taken back, scalars first:
 // waiting for a window that holds due steps of a class stretched a thousandfold would take hours. What the probe costs
 // on steps of which nothing is due counts too, but no stretch can help it. Being awake costs scalars what it costs when
-// they are alone; statistics that come in the same step cost what is beyond that, or it would count twice. Owner: the session; thread rule: any
-// thread, one mutex.
+// they are alone; statistics that come in the same step cost what is beyond that, or it would count twice. Owner: the
+// session; thread rule: any thread, one mutex.
 #pragma once
 
 #include <algorithm>

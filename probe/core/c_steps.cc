@@ -42,8 +42,9 @@ std::string WhyNot(const State& state, const Root& root, uint16_t tag, uint64_t 
            " is open: end it before the next begins";
   }
   if (step < state.start_step) {
-    return "step " + std::to_string(step) + " of " + Shown(root) + " is not taken: this run has said that it begins at step " +
-           std::to_string(state.start_step) + " (start_step), and what lies before is of an earlier attempt";
+    return "step " + std::to_string(step) + " of " + Shown(root) +
+           " is not taken: this run has said that it begins at step " + std::to_string(state.start_step) +
+           " (start_step), and what lies before is of an earlier attempt";
   }
   const uint64_t next = state.tracker.NextStep(root.tracked);
   if (step >= next) return {};

@@ -1,7 +1,8 @@
 // Hearing: when operators have to be heard, so that the callback in LibTorch's dispatcher is on.
 //
 // It costs something for each operator, so it is on while a step is due, or its write has to be heard (StepEnds::Doze), for
-// as long as nobody knows how a loop trains, and now and then where steps have stopped to be seen. Thread rule: any thread; Watchdog() is the service thread's.
+// as long as nobody knows how a loop trains, and now and then where steps have stopped to be seen. Thread rule: any
+// thread; Watchdog() is the service thread's.
 #pragma once
 
 #include <atomic>

@@ -13,7 +13,8 @@ namespace ikkuna {
 TensorStats MergeStats(const TensorStats& a, const TensorStats& b) noexcept;
 
 // `stats_untrusted` itself if some tensor could have given it: counts that add up, a finite shift, ordered bounds, no
-// negative sum of squares, nothing in the place of what is left out, no power without those below it. Sums may be infinite or NaN: the fourth power of a large double is.
+// negative sum of squares, nothing in the place of what is left out, no power without those below it. Sums may be
+// infinite or NaN: the fourth power of a large double is.
 Result<TensorStats> ValidateStats(const TensorStats& stats_untrusted);
 
 }  // namespace ikkuna

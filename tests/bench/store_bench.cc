@@ -264,7 +264,8 @@ Figures RunsPart(const std::string& folder, uint64_t runs) {
   figures["live_percent"] = (CpuSeconds() - cpu) / Seconds(start) * 100;
   store->Close();
   store.reset();
-  std::filesystem::remove(folder + "/runs/" + std::filesystem::directory_iterator(folder + "/runs")->path().filename().string() +
+  std::filesystem::remove(folder + "/runs/" +
+                          std::filesystem::directory_iterator(folder + "/runs")->path().filename().string() +
                           "/catalogue.db");
   figures["open_anew_ms"] = OpenMs(folder, &store);
   return figures;

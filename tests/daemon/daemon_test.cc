@@ -422,7 +422,9 @@ TEST_F(ReloadTest, WhatAClientHadFirstIsTheOperatorsNoMoreWhenItLeavesTheConfigu
   config.subscribe = {"loss"};
   daemon->Reload(config);
   EXPECT_EQ(Subscribed(*daemon), (std::set<std::string>{"loss", "weights_max"}));
-  ASSERT_TRUE(daemon->monitor().subscribers.RemoveSubscribers(Operator(), {SubscriberChoice::By::kTopic, 0, "weights_max"}).ok());
+  ASSERT_TRUE(daemon->monitor()
+                  .subscribers.RemoveSubscribers(Operator(), {SubscriberChoice::By::kTopic, 0, "weights_max"})
+                  .ok());
   EXPECT_EQ(Subscribed(*daemon), std::set<std::string>{"loss"});
 }
 

@@ -143,7 +143,6 @@ class SampleAnswers : public AnswerSource<v1::ReadSamplesResponse> {
 
 Answers<v1::ReadSamplesResponse> Handle(const Call& call, const v1::ReadSamplesRequest& request) {
   if (Outcome bad = CheckFilter(request.filter())) return *bad;
-  constexpr uint32_t kPointsMin = 4;  // the first, the last, the least and the greatest
   if (request.max_points() != 0 && request.max_points() < kPointsMin) {
     return BadField("max_points", "max_points is " + std::to_string(request.max_points()) + "; pass " +
                                       std::to_string(kPointsMin) + " or more, or 0 for every sample");

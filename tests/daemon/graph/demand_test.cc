@@ -105,7 +105,8 @@ TEST(Demand, TagsAreApartAndUnknownOnesMayBeAnyThatIsNamedNext) {
 TEST(Demand, WhatIsNamedNextGoesTheWholeWay) {
   Site site({"loss(tag=val)", "mean(weights, module=late)"});
   site.graph->AddRegistry({Site::Tag(3, "val"), Site::Tag(4, "other"), Site::Module(4, 1, "late", "Linear"),
-                           Site::Module(5, 1, "later", "Linear"), Site::Param(50, 4, "weight"), Site::Param(51, 5, "weight")});
+                           Site::Module(5, 1, "later", "Linear"), Site::Param(50, 4, "weight"),
+                           Site::Param(51, 5, "weight")});
   for (const uint16_t tag : {3, 4}) {
     const Where where{.tag = tag};
     site.Start(where);

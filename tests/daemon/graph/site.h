@@ -93,7 +93,8 @@ class Site {
   // Waits until `done`; a watchdog, no figure.
   template <typename Done>
   bool WaitUntil(Done done) {
-    for (const uint64_t end = MonotonicNs() + static_cast<uint64_t>(std::chrono::nanoseconds(test::kWatchdog).count()); MonotonicNs() < end; ::usleep(1000)) {
+    for (const uint64_t end = MonotonicNs() + static_cast<uint64_t>(std::chrono::nanoseconds(test::kWatchdog).count());
+         MonotonicNs() < end; ::usleep(1000)) {
       graph->Tick(MonotonicNs());
       if (done()) return true;
     }

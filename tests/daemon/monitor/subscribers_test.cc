@@ -157,7 +157,9 @@ TEST_F(SubscribersTest, WarnOfModulesThatNobodyHas) {
 }
 
 TEST_F(SubscribersTest, ErrorsAreForProgramsToo) {
-  const auto subject = [&](const std::string& text) { return subscribers().AddSubscribers(Operator(), text).failure().subject; };
+  const auto subject = [&](const std::string& text) {
+    return subscribers().AddSubscribers(Operator(), text).failure().subject;
+  };
   EXPECT_EQ(subject("nonsense("), "text");
   EXPECT_EQ(subject("mean(weights, subsample=10)"), "mean(weights, subsample=10)");
   EXPECT_EQ(Refused(Operator(), "nonsense("), Reason::kBadField);

@@ -306,14 +306,17 @@ TEST_F(StoreFaultsTest, ARunWhoseFileFailsWithAFullQueueGivesItBack) {
   // Its file goes, and cannot be made anew: what was in it and what was to come are in the queue's account. In one step, or
   // the store would have made the new one in between.
   fs::create_directory(dir_.path() + "/folder");
-  ASSERT_EQ(::renameat2(AT_FDCWD, (dir_.path() + "/folder").c_str(), AT_FDCWD, file({"bad", 0, 0}).c_str(), RENAME_EXCHANGE), 0);
+  ASSERT_EQ(
+      ::renameat2(AT_FDCWD, (dir_.path() + "/folder").c_str(), AT_FDCWD, file({"bad", 0, 0}).c_str(), RENAME_EXCHANGE),
+      0);
   const uint32_t a = Series("a");
   uint64_t bad_step = 0, step = 0;
   const auto until = Soon();
   // Its upkeep may fail first, and say so, while the queue is full still.
   const auto gives_back = [&] {
     const std::vector<std::string> texts = TextsOf("store_failing");
-    return std::any_of(texts.begin(), texts.end(), [](const std::string& text) { return text.starts_with("What is recorded"); });
+    return std::any_of(texts.begin(), texts.end(),
+                       [](const std::string& text) { return text.starts_with("What is recorded"); });
   };
   while (!gives_back() && std::chrono::steady_clock::now() < until) {
     store_->Offer(BatchOf(bad, bad_step++, {{b, 0, 1}}));

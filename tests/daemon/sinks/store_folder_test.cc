@@ -21,8 +21,9 @@ namespace {
 
 TEST_F(StoreFaultsTest, TextsAndNamesOfAnyBytesComeBackAsTheyAre) {
   OpenAndBegin();
-  const std::vector<std::string> texts = {std::string("a\0b", 3), std::string(1, '\0'), "", "\xff\xfe\xc0\x80", "\xed\xa0\x80",
-                                          "'; DROP TABLE value; --", std::string(300'000, 'z'), "\n\x1b[31m"};
+  const std::vector<std::string> texts = {std::string("a\0b", 3),    std::string(1, '\0'), "",
+                                          "\xff\xfe\xc0\x80",        "\xed\xa0\x80",       "'; DROP TABLE value; --",
+                                          std::string(300'000, 'z'), "\n\x1b[31m"};
   for (size_t i = 0; i < texts.size(); ++i) {
     const uint32_t t = Series("t" + std::to_string(i), ValueType::kText, Precision::kDouble,
                               "m" + texts[i].substr(0, 200));
@@ -43,10 +44,36 @@ TEST_F(StoreFaultsTest, TextsAndNamesOfAnyBytesComeBackAsTheyAre) {
 
 TEST_F(StoreFaultsTest, RunsOfAnyIdAreFilesOfTheirOwnInTheirFolder) {
   OpenStore();
-  std::vector<std::string> ids = {"../../x",  "..",   ".",    "/etc/passwd", "a/b", "a_b", "A_b", "a.b", "Job", "job", "JOB",
-                                  "-rf",      "~",    "~root", "nul",         "a b", "a\nb", std::string("a\0b", 3),
-                                  "x.a0.r0",  "\xc3\xa9", "\xc3\x89", "\xff", std::string(255, 'a'), std::string(254, 'a') + "b",
-                                  std::string(255, '.'), "%41", "catalogue.db", "events", "lock", ""};
+  std::vector<std::string> ids = {"../../x",
+                                  "..",
+                                  ".",
+                                  "/etc/passwd",
+                                  "a/b",
+                                  "a_b",
+                                  "A_b",
+                                  "a.b",
+                                  "Job",
+                                  "job",
+                                  "JOB",
+                                  "-rf",
+                                  "~",
+                                  "~root",
+                                  "nul",
+                                  "a b",
+                                  "a\nb",
+                                  std::string("a\0b", 3),
+                                  "x.a0.r0",
+                                  "\xc3\xa9",
+                                  "\xc3\x89",
+                                  "\xff",
+                                  std::string(255, 'a'),
+                                  std::string(254, 'a') + "b",
+                                  std::string(255, '.'),
+                                  "%41",
+                                  "catalogue.db",
+                                  "events",
+                                  "lock",
+                                  ""};
   unsigned char uuid = 1;
   for (const std::string& id : ids) {
     auto run = store_->Begin(Producer({id, 0, 0}, uuid));
@@ -177,8 +204,8 @@ TEST_F(StoreFaultsTest, TheCatalogueIsACacheThatMayBeMissingBrokenOlderOrLying) 
   ASSERT_EQ(sqlite3_open(catalogue.c_str(), &db), SQLITE_OK);
   int rows = 0;
   sqlite3_exec(
-      db, "SELECT count(*) FROM run", [](void* n, int, char** text, char**) { return *static_cast<int*>(n) = std::atoi(text[0]), 0; },
-      &rows, nullptr);
+      db, "SELECT count(*) FROM run",
+      [](void* n, int, char** text, char**) { return *static_cast<int*>(n) = std::atoi(text[0]), 0; }, &rows, nullptr);
   sqlite3_close(db);
   EXPECT_EQ(rows, 2);
 }

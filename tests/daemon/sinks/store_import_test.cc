@@ -38,7 +38,8 @@ class StoreImportTest : public StoreTest {
       std::vector<Sample> samples;
       for (uint32_t id : ids) samples.push_back({id, 0, double(id) + double(step) / 7});
       std::vector<OtherValue> others;
-      if (step % 50 == 0) others = {{t, 0, Text{"x" + std::to_string(step)}}, {h, 0, Histogram{0, 1, 2, 1, 1, 0, 0, 0, {1, 1}}}};
+      if (step % 50 == 0)
+        others = {{t, 0, Text{"x" + std::to_string(step)}}, {h, 0, Histogram{0, 1, 2, 1, 1, 0, 0, 0, {1, 1}}}};
       auto batch = BatchOf(run_, step, std::move(samples), std::move(others));
       if (step % 100 == 0) batch->events.push_back(EventOf("e" + std::to_string(step)));
       store_->Offer(batch);

@@ -214,9 +214,12 @@ void MakeForeign(const std::string& path) {
   sqlite3* db = nullptr;
   const std::string made = path + ".made";
   ASSERT_EQ(sqlite3_open(made.c_str(), &db), SQLITE_OK);
-  ASSERT_EQ(sqlite3_exec(db, "PRAGMA journal_mode = WAL; CREATE TABLE a (b); PRAGMA wal_checkpoint(TRUNCATE); INSERT INTO a VALUES (1)",
-                         nullptr, nullptr, nullptr),
-            SQLITE_OK);
+  ASSERT_EQ(
+      sqlite3_exec(
+          db,
+          "PRAGMA journal_mode = WAL; CREATE TABLE a (b); PRAGMA wal_checkpoint(TRUNCATE); INSERT INTO a VALUES (1)",
+          nullptr, nullptr, nullptr),
+      SQLITE_OK);
   Spill(path, Slurp(made));
   Spill(path + "-wal", Slurp(made + "-wal"));
   sqlite3_close(db);
@@ -385,7 +388,8 @@ TEST_F(StoreRemovedTest, TheLogOfAnEndedRunThatIsOpenDoesNotMakeAForeignFileIts)
   // A reader keeps the log from being folded and cut.
   sqlite3* reader = nullptr;
   ASSERT_EQ(sqlite3_open_v2(path().c_str(), &reader, SQLITE_OPEN_READWRITE, "unix-excl"), SQLITE_OK);
-  ASSERT_EQ(sqlite3_exec(reader, "BEGIN; SELECT count(*) FROM log", nullptr, nullptr, nullptr), SQLITE_OK) << sqlite3_errmsg(reader);
+  ASSERT_EQ(sqlite3_exec(reader, "BEGIN; SELECT count(*) FROM log", nullptr, nullptr, nullptr), SQLITE_OK)
+      << sqlite3_errmsg(reader);
   for (uint64_t step = 100; step < 200; ++step) Put(Series("s3"), step, ValueOf("s3", step));
   ProducerStatus status;
   status.info = Producer(key_);
@@ -458,7 +462,8 @@ TEST_F(StoreRemovedTest, WhoHearsOfItFindsTheEventListedAndTheRunGone) {
     if (!asked || heard.kind != "run_file_removed") return;
     const auto events = asked->ListEvents({});
     runs = static_cast<int>(asked->ListRuns()->size());
-    listed = static_cast<int>(std::count_if(events->begin(), events->end(), [&](const Event& e) { return e.id == heard.id; }));
+    listed = static_cast<int>(
+        std::count_if(events->begin(), events->end(), [&](const Event& e) { return e.id == heard.id; }));
   };
   TwoRuns();
   OpenStore();

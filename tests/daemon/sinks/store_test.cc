@@ -39,7 +39,8 @@ TEST_F(StoreTest, EveryClassOfNumberComesBackFromEachPlaceItMayBe) {
       EXPECT_EQ(std::signbit(w.numbers[i]), std::signbit(values[i]));
       // What a float cannot hold stays a double.
       const float single = static_cast<float>(values[i]);
-      const bool fits = values[i] == 0 || std::isinf(values[i]) || (std::isfinite(single) && std::fabs(single) >= 1.17549435e-38f);
+      const bool fits =
+          values[i] == 0 || std::isinf(values[i]) || (std::isfinite(single) && std::fabs(single) >= 1.17549435e-38f);
       EXPECT_EQ(n.numbers[i], fits ? static_cast<double>(single) : values[i]) << values[i];
     }
   };
@@ -90,7 +91,8 @@ TEST_F(StoreTest, WhatBelongsToAStepStandsBesideEachOfItsNumbers) {
 TEST_F(StoreTest, StepsUpToTheGreatestAreKept) {
   OpenAndBegin();
   const uint32_t a = Series("a"), t = Series("t", ValueType::kText);
-  const std::vector<uint64_t> steps = {0, 1, uint64_t{1} << 62, (uint64_t{1} << 63) - 1, uint64_t{1} << 63, UINT64_MAX - 1, UINT64_MAX};
+  const std::vector<uint64_t> steps = {
+      0, 1, uint64_t{1} << 62, (uint64_t{1} << 63) - 1, uint64_t{1} << 63, UINT64_MAX - 1, UINT64_MAX};
   for (uint64_t step : steps) store_->Offer(BatchOf(run_, step, {{a, 0, 1}}, {{t, 0, Text{std::to_string(step)}}}));
   Flush();
   for (const bool rested : {false, true}) {

@@ -163,7 +163,9 @@ void ExpectSame(const TensorStats& a, const TensorStats& b, const std::string& w
   EXPECT_EQ(a.nans, b.nans) << what;
   EXPECT_EQ(a.positive_infinities, b.positive_infinities) << what;
   EXPECT_EQ(a.negative_infinities, b.negative_infinities) << what;
-  const auto near = [&](double x, double y, double size) { EXPECT_NEAR(x, y, 1e-6 * (size + 1e-30)) << what; };  // as shared/stats promises
+  const auto near = [&](double x, double y, double size) {
+    EXPECT_NEAR(x, y, 1e-6 * (size + 1e-30)) << what;
+  };  // as shared/stats promises
   near(stats::Sum(a), stats::Sum(b), b.abs_sum);
   near(a.abs_sum, b.abs_sum, b.abs_sum);
   near(a.square_sum, b.square_sum, b.square_sum);

@@ -96,7 +96,8 @@ TEST_F(CInterface, WhatCannotBePublishedIsRefusedWithASentence) {
   expect(of_pass(IKKUNA_ACTIVATIONS, fc), "activations at step 0: its data type");
   const ikkuna_array good = CArray(&value, {});
   array = CArray(&value, {}, IKKUNA_I32);
-  expect(ikkuna_step_difference(step.step(), IKKUNA_WEIGHT_UPDATES, fc, weight, 0, &good, &array), "differ in their data type");
+  expect(ikkuna_step_difference(step.step(), IKKUNA_WEIGHT_UPDATES, fc, weight, 0, &good, &array),
+         "differ in their data type");
   EXPECT_EQ(daemon.view().ReadStatus().dropped_total, before + 5) << "what was wanted and cannot be read is counted";
   EXPECT_EQ(daemon.Drain().size(), 0u);
   // Right ones arrive, and the step says what it lacks.

@@ -1,5 +1,5 @@
-// Doze: steps of which nothing is wanted. The write that ends one goes unheard; it shows by a parameter that has moved when the
-// next backward pass begins. Numbers and values have to be those of a loop that is heard.
+// Doze: steps of which nothing is wanted. The write that ends one goes unheard; it shows by a parameter that has moved
+// when the next backward pass begins. Numbers and values have to be those of a loop that is heard.
 #include <chrono>
 #include <map>
 #include <random>
@@ -77,7 +77,8 @@ TEST_F(Doze, RandomLoopsKeepTheirNumbers) {
       for (const Kept& kept : Of(kind, "0")) {
         const auto by_hand = expected->find(kept.message.global_step);
         if (by_hand == expected->end()) continue;  // a skipped step's
-        EXPECT_TRUE(torch::equal(kept.tensor, by_hand->second)) << kind << " of step " << kept.message.global_step << ", seed " << seed;
+        EXPECT_TRUE(torch::equal(kept.tensor, by_hand->second))
+            << kind << " of step " << kept.message.global_step << ", seed " << seed;
         EXPECT_EQ(kept.message.flags, 0) << kind << " of step " << kept.message.global_step << ", seed " << seed;
         ++compared;
       }

@@ -1,5 +1,5 @@
-// A front end for a LibTorch model of two layers that knows the C interface alone: the loop and hooks of autograd tell it what
-// there is to see, and it takes what it is told to.
+// A front end for a LibTorch model of two layers that knows the C interface alone: the loop and hooks of autograd tell
+// it what there is to see, and it takes what it is told to.
 #pragma once
 
 #include <gtest/gtest.h>

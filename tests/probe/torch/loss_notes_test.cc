@@ -265,7 +265,8 @@ TEST_F(Notes, AnEvaluationByAnotherFunctionThanTrainings) {
   }
   probe_->Detach();
   ExpectOne({"evaluation losses of student by l1", "another function", "loss_l1", "probe.Loss(loss)"});
-  ExpectOne({"evaluation losses of student by mse", "training gives by probe.Loss()", "published as loss;", "probe.Loss(loss)"});
+  ExpectOne({"evaluation losses of student by mse", "training gives by probe.Loss()", "published as loss;",
+             "probe.Loss(loss)"});
 }
 
 TEST_F(Notes, AnEvaluationWithoutTraining) {

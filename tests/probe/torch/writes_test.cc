@@ -167,7 +167,8 @@ TEST_P(Writes, GradientsThatAHookTakesAway) {
     for (Tensor& buffer : buffers) buffer.zero_();
     const Tensors before = ParametersOf(model, false);
     s.Forward(model);
-    for (int micro = 0; micro < 4; ++micro) torch::nn::functional::mse_loss(model.forward(x_), torch::ones({4, 10})).backward();
+    for (int micro = 0; micro < 4; ++micro)
+      torch::nn::functional::mse_loss(model.forward(x_), torch::ones({4, 10})).backward();
     {
       torch::NoGradGuard no_grad;
       for (size_t p = 0; p < buffers.size(); ++p) model.parameters()[p].sub_(.1 * buffers[p]);

@@ -233,7 +233,8 @@ TEST_P(KillPoint, LeavesNothingUncounted) {
   const auto uuid = trainer.Go();
   bystander.Publish(50);
   ASSERT_EQ(trainer.SignalOfDeath(), SIGKILL) << "it never came to this point";
-  ASSERT_TRUE(Eventually([&] { return core.StatusOf(uuid).state == RunState::kDied; })) << RunStateName(core.StatusOf(uuid).state);
+  ASSERT_TRUE(Eventually([&] { return core.StatusOf(uuid).state == RunState::kDied; }))
+      << RunStateName(core.StatusOf(uuid).state);
 
   const auto status = core.StatusOf(uuid);
   EXPECT_EQ(status.handled, kWholeSteps * kRecordsPerStep + committed);
@@ -276,7 +277,8 @@ TEST(KillPoints, ThreadsThatDieTogetherLeaveOneThingEach) {
   ASSERT_TRUE(trainer.Ready());
   trainer.Kill();
   ASSERT_EQ(trainer.SignalOfDeath(), SIGKILL);
-  ASSERT_TRUE(Eventually([&] { return core.StatusOf(uuid).state == RunState::kDied; })) << RunStateName(core.StatusOf(uuid).state);
+  ASSERT_TRUE(Eventually([&] { return core.StatusOf(uuid).state == RunState::kDied; }))
+      << RunStateName(core.StatusOf(uuid).state);
   const auto status = core.StatusOf(uuid);
   EXPECT_EQ(status.handled, 2 * kRecordsPerStep);
   EXPECT_EQ(status.killed, 3u);
