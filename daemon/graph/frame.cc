@@ -34,6 +34,7 @@ void Frame::Open(std::shared_ptr<Plan> with, Scene* of, const shm::Record& start
   whole = true;
   first_seq = last_seq = held_seq = started.seq;
   dropped_before = lost_since = started.dropped_total;
+  records = 1;
   passed_by = 0;
   passes = 0;
   lacks_passes = false;
@@ -53,6 +54,7 @@ void Frame::AddPass(GraphContext& context, Pass* pass) {
   }
   lost_since = std::min(lost_since, pass->dropped_before);
   held_seq = std::min(held_seq, pass->first_seq);
+  records += 1 + pass->messages;
   if (scene() == nullptr) return;
   if (scene() != pass->contents.scene) {
     lacks_passes = true;  // other subscribers looked at it

@@ -61,6 +61,7 @@ struct Frame {
   uint64_t first_seq = 0;
   uint64_t last_seq = 0;
   uint64_t held_seq = 0;         // the first of it and of the passes that it is made of
+  uint64_t records = 0;          // its own and theirs
   uint64_t touched_ns = 0;       // of the last look at time before its last message
   uint32_t passed_by = 0;        // steps of its root that began and ended since its last message
   uint64_t dropped_before = 0;   // messages that the producer had dropped when it began

@@ -86,6 +86,7 @@ class Graph final : public MessageGraph {
     }
     if (frame == nullptr) frame = &open_.OpenHeadless(record);
     open_.Touch(*frame, record.seq);
+    ++frame->records;
     if (!frame->whole) return;
     intake_.Take(frame->contents, message);
     if (frame->contents.bytes > context_.parts.step_bytes_max) GiveUpTooLarge(record);
@@ -117,6 +118,12 @@ class Graph final : public MessageGraph {
     uint64_t done = std::min({last_seq_, open_.done_seq(), passes_.done_seq()});
     for (const auto& [id, frame] : closing_) done = std::min(done, frame->held_seq - 1);
     return done;
+  }
+
+  uint64_t held() const override {
+    uint64_t held = open_.held() + passes_.held();
+    for (const auto& [id, frame] : closing_) held += frame->records;
+    return held;
   }
 
   void Finish(uint64_t deadline_ns) override {
@@ -220,7 +227,10 @@ class Graph final : public MessageGraph {
     if (frame == nullptr && record.kind == static_cast<uint8_t>(Kind::kPassesNamed)) {
       frame = &open_.OpenHeadless(record);
     }
-    if (frame != nullptr) open_.Touch(*frame, record.seq);
+    if (frame != nullptr) {
+      open_.Touch(*frame, record.seq);
+      ++frame->records;
+    }
     if (record.type != static_cast<uint8_t>(RecordType::kMarker)) return;
     shm::ForEachNamed(record.marker, [&](uint32_t number) {
       std::unique_ptr<Pass> pass = passes_.Take(record, number);

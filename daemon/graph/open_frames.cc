@@ -99,6 +99,12 @@ uint64_t OpenFrames::done_seq() const {
   return done;
 }
 
+uint64_t OpenFrames::held() const {
+  uint64_t held = 0;
+  for (const auto& frame : frames_) held += frame->whole ? frame->records : 0;
+  return held;
+}
+
 void OpenFrames::Drop(size_t i, bool count) {
   // Where a daemon reads some records once more it finds the rest of steps that were closed, and counted, before: none
   // of them goes on after those.

@@ -54,6 +54,8 @@ class OpenFrames {
 
   // Highest seq that none of them waits for.
   uint64_t done_seq() const;
+  // Records that they are made of so far.
+  uint64_t held() const;
 
  private:
   size_t IndexOf(const shm::Record& record) const;  // frames_.size(): none

@@ -39,6 +39,7 @@ void OpenPasses::Begin(const shm::Record& started, std::shared_ptr<Plan> plan, S
   Pass& begun = *passes_.emplace(key, std::move(pass)).first->second;
   by_age_.emplace(begun.first_seq, &begun);
   last_ = &begun;
+  ++held_;
   Weigh(begun);
 }
 
@@ -56,6 +57,7 @@ Pass* OpenPasses::Find(const shm::Record& record) {
 
 void OpenPasses::Touch(Pass& pass) {
   ++pass.messages;
+  ++held_;
   RootOf(pass.root).touched_ns = now_ns_;
   if (pass.contents.bytes != pass.bytes) Weigh(pass);
   if (pass.bytes > context_.parts.step_bytes_max) Discard(KeyOf(pass.root, pass.tag, pass.number));
@@ -79,6 +81,7 @@ std::unique_ptr<Pass> OpenPasses::Remove(uint64_t key) {
   if (last_ == pass.get()) last_ = nullptr;
   --RootOf(pass->root).waiting;
   bytes_ -= pass->bytes;
+  held_ -= 1 + pass->messages;
   return pass;
 }
 

@@ -30,7 +30,7 @@ struct Pass {
   uint16_t tag = 0;
   uint32_t number = 0;
   uint64_t first_seq = 0;
-  uint64_t messages = 0;
+  uint64_t messages = 0;  // beside the one that it began with
   uint64_t dropped_before = 0;  // messages that the producer had dropped when it began
   uint64_t bytes = 0;           // of its contents, as last added up
   uint64_t steps_before = 0;    // of its root, that had closed when it began
@@ -73,6 +73,8 @@ class OpenPasses {
 
   // Highest seq that none of them waits for.
   uint64_t done_seq() const;
+  // Records that they are made of so far.
+  uint64_t held() const { return held_; }
 
  private:
   struct Root {
@@ -98,6 +100,7 @@ class OpenPasses {
   std::array<Root, kMaxRoots + 1> roots_{};
   Pass* last_ = nullptr;  // that was asked for
   uint64_t bytes_ = 0;
+  uint64_t held_ = 0;
   bool overflowed_ = false;  // which was said
   uint64_t now_ns_ = 0;
   std::vector<std::unique_ptr<Pass>> idle_;

@@ -206,14 +206,15 @@ Ledger Ingest::LedgerOf(const Uuid& uuid, const RunKey& run) {
     if (ledger.done_seq != 0) return ledger;
   }
   if (auto progress = context_.store->LoadProgress(run)) {
-    ledger.done_seq = progress->progress.done_seq;
-    ledger.read_seq = progress->progress.read_seq;
-    ledger.handled = progress->handled;
-    ledger.lost_in_daemon = progress->progress.lost_in_daemon;
-    ledger.killed = progress->progress.killed;
-    ledger.steps_connected = std::max(ledger.steps_connected, progress->progress.steps_connected);
-    ledger.steps_observed = {progress->progress.steps_observed.begin(), progress->progress.steps_observed.end()};
-    ledger.missing = {progress->progress.missing.begin(), progress->progress.missing.end()};
+    ledger.done_seq = progress->done_seq;
+    ledger.done_beyond = progress->done_beyond;
+    ledger.read_seq = progress->read_seq;
+    ledger.handled = progress->handled();
+    ledger.lost_in_daemon = progress->lost_in_daemon;
+    ledger.killed = progress->killed;
+    ledger.steps_connected = std::max(ledger.steps_connected, progress->steps_connected);
+    ledger.steps_observed = {progress->steps_observed.begin(), progress->steps_observed.end()};
+    ledger.missing = {progress->missing.begin(), progress->missing.end()};
   }
   return ledger;
 }
@@ -304,7 +305,7 @@ Result<std::shared_ptr<Run>> Ingest::BeginRun(const Peer& peer, Placement& place
       // Its file could not be read when this daemon began, and can be since a moment ago.
       LearnFound();
       const auto stored = context_.store->LoadProgress(placement.key);
-      placement.known = placement.known || (stored && stored->progress.done_seq > 0);
+      placement.known = placement.known || (stored && stored->done_seq > 0);
       RunRegistry::Member member = MemberOf(info, true);
       member.parent = applicant.parent;
       registry_.Add(member);

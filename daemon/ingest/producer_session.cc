@@ -61,12 +61,15 @@ ProducerSession::ProducerSession(const IngestContext& context, Peer peer, Seat s
   view_ = std::move(peer.view);
   feature_bits_ = peer.hello.feature_bits & view_->header().feature_bits &
                   (shm::kFeatureArena | shm::kFeatureCommands | shm::kFeatureLateBytes);
-  // An earlier daemon released these and ended before their results were kept.
-  if (view_->ring_position() > working_.done_seq) {
-    lost_at_start_ = view_->ring_position() - working_.done_seq;
-    working_.lost_in_daemon += lost_at_start_;
-    working_.done_seq = view_->ring_position();
-  }
+  // An earlier daemon released these and ended before their results were kept, but for those that it has told of. Which
+  // they were is not known: as many as are read once more are handled once more.
+  const uint64_t position = view_->ring_position();
+  const uint64_t told = std::exchange(working_.done_beyond, 0);
+  const uint64_t kept = Above(told, Above(working_.read_seq, position));
+  working_.handled -= told - kept;
+  lost_at_start_ = Above(position, working_.done_seq + kept);
+  working_.lost_in_daemon += lost_at_start_;
+  working_.done_seq = std::max(working_.done_seq, position);
   handled_before_ = working_.handled;
   numbers_.ledger = working_;
   own_notes_ = place_notes_;

@@ -41,7 +41,7 @@ void Publisher::OfferProgress(const Progress& progress, bool at_once) {
   const uint64_t now = MonotonicNs();
   // Steps of which nothing was asked move no record: those the producer's status tells of, now and then.
   const auto records = [](const Progress& of) {
-    return std::tie(of.done_seq, of.read_seq, of.lost_in_daemon, of.killed, of.missing);
+    return std::tie(of.done_seq, of.done_beyond, of.read_seq, of.lost_in_daemon, of.killed, of.missing);
   };
   const bool moved = records(progress) != records(offered_);
   if (!at_once && (!moved || now - offered_ns_ < kProgressNs)) return;

@@ -6,8 +6,6 @@ namespace ikkuna::ingest {
 
 namespace {
 
-uint64_t Above(uint64_t value, uint64_t floor) { return value > floor ? value - floor : 0; }
-
 RootPhase PhaseOf(uint32_t phase) {
   switch (static_cast<shm::Phase>(phase)) {
     case shm::Phase::kTrain:

@@ -16,10 +16,13 @@
 
 namespace ikkuna::ingest {
 
+inline uint64_t Above(uint64_t value, uint64_t floor) { return value > floor ? value - floor : 0; }
+
 // What all sessions of one producer did so far; carried from one to the next, over restarts of the daemon too.
 // Each counter is counted where the thing happens; none is derived from another.
 struct Ledger {
   uint64_t done_seq = 0;  // every record up to here was handled or counted, and its results have left the graph
+  uint64_t done_beyond = 0;  // of an earlier daemon's records behind done_seq, those that it kept: see Progress
   uint64_t read_seq = 0;  // every record up to here was handed to the graph: see Progress
   uint64_t handled = 0;   // records handed to the graph
   uint64_t lost_in_daemon = 0;

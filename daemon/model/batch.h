@@ -77,7 +77,13 @@ struct Progress {
   uint64_t read_seq = 0;
   std::vector<std::pair<std::string, uint64_t>> steps_observed = {};
   std::vector<std::pair<std::string, uint64_t>> missing = {};
+  // Of the records behind `done_seq`, up to `read_seq`, those whose results have left as well, at least: a step that stays
+  // open, such as a long evaluation, holds back `done_seq`, but nothing that other steps brought.
+  uint64_t done_beyond = 0;
   bool operator==(const Progress&) const = default;
+
+  // Records whose results have left.
+  uint64_t handled() const { return done_seq + done_beyond - lost_in_daemon; }
 };
 
 struct Batch {

@@ -16,12 +16,6 @@
 
 namespace ikkuna {
 
-// What a daemon must know to go on with a producer that an earlier daemon served.
-struct StoredProgress {
-  Progress progress;
-  uint64_t handled = 0;  // records handled by all daemons so far: done_seq - lost_in_daemon
-};
-
 class RunStore {
  public:
   virtual ~RunStore() = default;
@@ -31,8 +25,8 @@ class RunStore {
   virtual Result<std::vector<ProducerStatus>> LoadProducers() = 0;
   // Those whose files could not be read then and can be now, each once.
   virtual std::vector<ProducerStatus> TakeFound() = 0;
-  // Of the last commit (or of the file as it was opened).
-  virtual std::optional<StoredProgress> LoadProgress(const RunKey& run) = 0;
+  // Of the last commit (or of the file as it was opened): where to go on with a producer that an earlier daemon served.
+  virtual std::optional<Progress> LoadProgress(const RunKey& run) = 0;
 
   // A producer comes (or comes back: same uuid and key, then the catalogue has the series of before).
   // kAlreadyExists: the key is that of another producer.

@@ -13,7 +13,7 @@ void CatchUp(ProducerStatus& status, const Progress& progress) {
   if (IsOpen(status.state)) {
     status.lost_in_daemon = progress.lost_in_daemon;
     status.killed = progress.killed;
-    status.handled = progress.done_seq - progress.lost_in_daemon;
+    status.handled = progress.handled();
     // The next daemon counts the steps that ended later: no more of them may be in it than the commit speaks of.
     for (RootStatusInfo& root : status.roots) root.steps_observed = 0;
     for (const auto& [name, observed] : progress.steps_observed) {

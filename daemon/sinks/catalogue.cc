@@ -128,6 +128,7 @@ void Visit(Way& way, Head& head) {
   auto& totals = head.totals;
   for (auto* number : {&totals.progress.done_seq, &totals.progress.lost_in_daemon, &totals.progress.killed,
                        &totals.progress.steps_total, &totals.progress.steps_connected, &totals.progress.read_seq,
+                       &totals.progress.done_beyond,
                        &totals.written, &totals.values, &totals.thinned, &totals.last_step,
                        &totals.others_bytes, &head.series, &head.events, &head.event_first, &head.event_last}) {
     way(*number);

@@ -19,7 +19,7 @@ namespace ikkuna::sinks {
 
 class Catalogue {
  public:
-  static constexpr int kVersion = 6;
+  static constexpr int kVersion = 7;
 
   // Of a file as it lies there. None: there is no file.
   struct Stamp {

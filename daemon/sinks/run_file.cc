@@ -55,6 +55,7 @@ std::string EncodeTotals(const Totals& totals) {
     out.PutVarint(value);
   }
   out.PutVarint(totals.progress.read_seq);
+  out.PutVarint(totals.progress.done_beyond);
   for (const auto* counts : {&totals.progress.steps_observed, &totals.progress.missing}) {
     out.PutVarint(counts->size());
     for (const auto& [name, count] : *counts) {
@@ -77,6 +78,7 @@ bool DecodeTotals(std::string_view bytes, uint64_t seed, Totals* totals) {
   totals->progress.steps_total = in.GetVarint();
   totals->progress.steps_connected = in.GetVarint();
   totals->progress.read_seq = in.GetVarint();
+  totals->progress.done_beyond = in.GetVarint();
   for (auto* counts : {&totals->progress.steps_observed, &totals->progress.missing}) {
     counts->clear();
     for (uint64_t left = in.GetVarint(); in.ok() && left > 0; --left) {

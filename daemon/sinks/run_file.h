@@ -28,7 +28,7 @@
 namespace ikkuna::sinks {
 
 constexpr uint64_t kOtherRowBytes = 64;             // of a value's row, beside the value
-constexpr int kRunFileVersion = 2;                  // PRAGMA user_version
+constexpr int kRunFileVersion = 3;                  // PRAGMA user_version
 constexpr int kRunFileApplication = 0x494b524e;     // PRAGMA application_id: "IKRN"
 
 // What a run has come to, as of a commit.

@@ -433,7 +433,7 @@ void Store::Close() { impl_->Close(); }
 uint64_t Store::TakeEventId() { return impl_->TakeEventId(); }
 Result<std::vector<ProducerStatus>> Store::LoadProducers() { return impl_->LoadProducers(); }
 std::vector<ProducerStatus> Store::TakeFound() { return impl_->TakeFound(); }
-std::optional<StoredProgress> Store::LoadProgress(const RunKey& run) { return impl_->LoadProgress(run); }
+std::optional<Progress> Store::LoadProgress(const RunKey& run) { return impl_->LoadProgress(run); }
 Result<std::shared_ptr<Run>> Store::Begin(const ProducerInfo& producer) { return impl_->Begin(producer); }
 void Store::SaveProducer(const ProducerStatus& status) { impl_->SaveProducer(status); }
 void Store::SaveModules(const RunKey& run, std::vector<ModuleInfo> modules) {

@@ -112,7 +112,7 @@ class Store : public Sink, public RunStore, public Recorded {
   // RunStore
   Result<std::vector<ProducerStatus>> LoadProducers() override;
   std::vector<ProducerStatus> TakeFound() override;
-  std::optional<StoredProgress> LoadProgress(const RunKey& run) override;
+  std::optional<Progress> LoadProgress(const RunKey& run) override;
   Result<std::shared_ptr<Run>> Begin(const ProducerInfo& producer) override;
   // A state that is not open lets the run's file become one, at rest.
   void SaveProducer(const ProducerStatus& status) override;

@@ -46,7 +46,7 @@ class Store::Impl {
   // store_runs.cc
   Result<std::vector<ProducerStatus>> LoadProducers();
   std::vector<ProducerStatus> TakeFound();
-  std::optional<StoredProgress> LoadProgress(const RunKey& run);
+  std::optional<Progress> LoadProgress(const RunKey& run);
   Result<std::shared_ptr<Run>> Begin(const ProducerInfo& producer);
   void SaveProducer(const ProducerStatus& status);
   void SaveModules(const RunKey& run, std::vector<ModuleInfo> modules);

@@ -57,12 +57,11 @@ std::vector<ProducerStatus> Store::Impl::TakeFound() {
   return found;
 }
 
-std::optional<StoredProgress> Store::Impl::LoadProgress(const RunKey& run) {
+std::optional<Progress> Store::Impl::LoadProgress(const RunKey& run) {
   const EntryPtr entry = Find(run);
   if (!entry) return std::nullopt;
   std::lock_guard reading(entry->mutex);
-  const Progress& progress = entry->head.totals.progress;
-  return StoredProgress{progress, progress.done_seq - progress.lost_in_daemon};
+  return entry->head.totals.progress;
 }
 
 // In a file of its own: no file that is there and is not known to be broken becomes another run's.

@@ -79,7 +79,7 @@ TEST_F(ProgramTest, EndsInOrderOnEachSignal) {
     ASSERT_TRUE(store.ok()) << store.error().text;
     const auto progress = (*store)->LoadProgress({producer.hello().run_id, 0, 0});
     ASSERT_TRUE(progress.has_value());
-    EXPECT_EQ(progress->handled, 25 * TestProducer::kRecordsPerStep);
+    EXPECT_EQ(progress->handled(), 25 * TestProducer::kRecordsPerStep);
   }
 }
 
@@ -102,7 +102,7 @@ TEST_F(ProgramTest, TheTrainerSeesTheEndWhenEverythingIsKept) {
   ASSERT_TRUE(store.ok()) << store.error().text;
   const auto progress = (*store)->LoadProgress({producer.hello().run_id, 0, 0});
   ASSERT_TRUE(progress.has_value());
-  EXPECT_EQ(progress->handled, 200 * TestProducer::kRecordsPerStep);
+  EXPECT_EQ(progress->handled(), 200 * TestProducer::kRecordsPerStep);
 }
 
 TEST_F(ProgramTest, HupReadsTheConfigurationAgain) {

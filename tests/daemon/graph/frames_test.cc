@@ -273,10 +273,15 @@ TEST_F(Frames, DoneSeqStaysBeforeTheOldestOpenStep) {
   site.Start(At(2));
   site.Finish(At(1));
   EXPECT_EQ(site.graph->done_seq(), before + 2);  // up to the beginning of step 2
+  EXPECT_EQ(site.graph->held(), 1u) << "all but that is out";
+  Weights(2);
+  EXPECT_EQ(site.graph->held(), 2u);
   site.Finish(At(2));
   EXPECT_EQ(site.graph->done_seq(), site.seq);
+  EXPECT_EQ(site.graph->held(), 0u);
   Weights(9);  // of an unknown step: nothing waits for it
   EXPECT_EQ(site.graph->done_seq(), site.seq);
+  EXPECT_EQ(site.graph->held(), 0u);
 }
 
 TEST_F(Frames, FinishDiscardsWhatIsOpen) {

@@ -265,11 +265,14 @@ TEST_F(LostPasses, OnesThatAStepNamedHoldBackWhatIsDoneUntilItIsOut) {
   site.Finish(At(0), Named{}, 1);
   site.Start(At(1));
   EXPECT_EQ(site.graph->done_seq(), before);
+  EXPECT_EQ(site.graph->held(), 3u) << "the pass, its loss, and the step that is open";
   site.Name(At(1), {1}, 2);
   EXPECT_EQ(site.graph->done_seq(), before) << "its loss is part of a step that is open";
+  EXPECT_EQ(site.graph->held(), 4u);
   site.Finish(At(1), Named{}, 2, 1);
   EXPECT_EQ(site.value("loss", 1), 1);
   EXPECT_EQ(site.graph->done_seq(), site.seq);
+  EXPECT_EQ(site.graph->held(), 0u);
 }
 
 TEST_F(LostPasses, OneOfOtherSubscribersAloneIsCounted) {
@@ -363,6 +366,7 @@ TEST_F(LostPasses, WhatWaitsHoldsBackWhatIsDone) {
   Pass(1, 2, 1);
   site.Finish(At(1), {2}, 1);
   EXPECT_EQ(site.graph->done_seq(), 1u) << "pass 1 may still be named";
+  EXPECT_EQ(site.graph->held(), 3u) << "and no more than that";
   site.Name(At(2), Named{}, 3);
   EXPECT_EQ(no_step(), 2u);
 }

@@ -127,7 +127,7 @@ TEST_F(IngestTest, TheProducerLearnsWhatIsSafe) {
   // Progress of records that gave no sample is committed as well.
   EXPECT_TRUE(Eventually([&] {
     auto progress = core->store().LoadProgress({producer.hello().run_id, 0, 0});
-    return progress && progress->progress.done_seq == published && progress->handled == published;
+    return progress && progress->done_seq == published && progress->handled() == published;
   }));
 }
 
@@ -447,10 +447,10 @@ TEST_F(IngestTest, ResultsThatComeLaterHoldBackWhatIsDoneAndNothingElse) {
   ASSERT_NO_FATAL_FAILURE(Trains(*core, producer, 5));
   const RunKey key{producer.hello().run_id, 0, 0};
   std::this_thread::sleep_for(std::chrono::milliseconds(400));  // longer than progress waits for
-  EXPECT_EQ(store_->LoadProgress(key)->progress.done_seq, 0u);
+  EXPECT_EQ(store_->LoadProgress(key)->done_seq, 0u);
   EXPECT_TRUE(core->Values("loss").empty());
   core->knobs().hold.store(false);
-  ASSERT_TRUE(Eventually([&] { return store_->LoadProgress(key)->progress.done_seq == 20; }));
+  ASSERT_TRUE(Eventually([&] { return store_->LoadProgress(key)->done_seq == 20; }));
   EXPECT_EQ(core->Values("loss").size(), 5u) << "offered before they count as done";
 }
 

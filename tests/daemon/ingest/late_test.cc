@@ -558,7 +558,7 @@ TEST_F(LateIngestTest, WhatWaitsIsNotDoneForTheStore) {
   ASSERT_TRUE(producer.Connect()) << producer.reject();
   const RunKey key = core->StatusOf(producer.hello().uuid).info.run_key;
   producer.Step(0, 1);
-  ASSERT_TRUE(Eventually([&] { return store_->LoadProgress(key)->progress.done_seq == 4; }));
+  ASSERT_TRUE(Eventually([&] { return store_->LoadProgress(key)->done_seq == 4; }));
   // No step of the graph's holds it; another root's overtakes it, and goes to the store.
   const auto span = producer.LateSummary(1);
   const auto publish = [&](Kind kind, RecordType type) {
@@ -571,9 +571,9 @@ TEST_F(LateIngestTest, WhatWaitsIsNotDoneForTheStore) {
   publish(Kind::kLoss, RecordType::kScalar);
   publish(Kind::kBatchFinished, RecordType::kMarker);
   ASSERT_TRUE(Eventually([&] { return core->Values("loss").contains(7); }));
-  EXPECT_EQ(store_->LoadProgress(key)->progress.done_seq, 4u) << "it came with the values";
+  EXPECT_EQ(store_->LoadProgress(key)->done_seq, 4u) << "it came with the values";
   Deliver(span, 3);
-  ASSERT_TRUE(Eventually([&] { return store_->LoadProgress(key)->progress.done_seq == 8; }));
+  ASSERT_TRUE(Eventually([&] { return store_->LoadProgress(key)->done_seq == 8; }));
 }
 
 TEST_F(LateIngestTest, Malicious_AWordOfAnotherRecordQuarantines) {

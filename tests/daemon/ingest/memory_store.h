@@ -44,11 +44,11 @@ class MemoryStore : public RunStore, public Sink {
     }
     return found;
   }
-  std::optional<StoredProgress> LoadProgress(const RunKey& run) override {
+  std::optional<Progress> LoadProgress(const RunKey& run) override {
     std::lock_guard lock(mutex_);
     const auto file = files_.find(run);
     if (file == files_.end()) return std::nullopt;
-    return StoredProgress{file->second.progress, file->second.handled()};
+    return file->second.progress;
   }
   Result<std::shared_ptr<Run>> Begin(const ProducerInfo& producer) override {
     std::lock_guard lock(mutex_);
@@ -167,7 +167,6 @@ class MemoryStore : public RunStore, public Sink {
     Progress progress;
     std::vector<ModuleInfo> modules;
     std::map<std::string, std::map<uint64_t, double>> values;  // by topic, by step
-    uint64_t handled() const { return progress.done_seq - progress.lost_in_daemon; }
   };
   std::mutex mutex_;
   // Guarded by mutex_.

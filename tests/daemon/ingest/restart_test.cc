@@ -111,7 +111,7 @@ TEST_F(IngestTest, WhatAKilledDaemonReleasedButDidNotKeepIsCounted) {
   TestProducer producer(temp_.sub("dir"));
   ASSERT_NO_FATAL_FAILURE(Trains(*core, producer, 20));
   const RunKey key{producer.hello().run_id, 0, 0};
-  ASSERT_TRUE(Eventually([&] { return store_->LoadProgress(key)->progress.done_seq == 80; }));
+  ASSERT_TRUE(Eventually([&] { return store_->LoadProgress(key)->done_seq == 80; }));
   store_->Crash();  // what follows is read, but never kept
   for (uint64_t step = 20; step < 30; ++step) producer.Step(step, 1);
   const uint64_t at_kill = shm::LoadAcquire(producer.pub().status().reserved);
@@ -132,6 +132,42 @@ TEST_F(IngestTest, WhatAKilledDaemonReleasedButDidNotKeepIsCounted) {
   EXPECT_EQ(core->Values("loss").size(), 30u);
 }
 
+// A step that is open holds back how far all is done, not what others have brought meanwhile.
+TEST_F(IngestTest, WhatIsKeptBehindAStepThatIsNotDoneIsNotLost) {
+  auto core = MakeCore();
+  core->knobs().later = true;
+  TestProducer producer(temp_.sub("dir"));
+  producer.Register();
+  ASSERT_TRUE(producer.Connect()) << producer.reject();
+  const RunKey key{producer.hello().run_id, 0, 0};
+  core->knobs().hold = true;
+  producer.Step(0, 1);
+  ASSERT_TRUE(Eventually([&] { return core->StatusOf(producer.hello().uuid).handled == 4; }));
+  core->knobs().later = false;
+  for (uint64_t step = 1; step < 64; ++step) producer.Step(step, 1);
+  const uint64_t published = 64 * TestProducer::kRecordsPerStep;
+  ASSERT_TRUE(Eventually([&] { return store_->LoadProgress(key)->read_seq == published; }));
+  EXPECT_EQ(store_->LoadProgress(key)->done_seq, 0u);
+  ASSERT_TRUE(Eventually([&] { return store_->LoadProgress(key)->handled() == published - 4; }));
+  ASSERT_TRUE(Eventually([&] { return producer.ctl().heads().ring_head == published; }));
+  ASSERT_TRUE(producer.pub().AcceptHeads(producer.ctl().heads()));
+  store_->Crash();
+  core->Stop();
+  store_->Revive();
+  producer.Disconnect();
+  core = MakeCore();
+  EXPECT_EQ(core->StatusOf(producer.hello().uuid).handled, published - 4);
+  ASSERT_TRUE(producer.Connect()) << producer.reject();
+  for (uint64_t step = 64; step < 70; ++step) producer.Step(step, 1);
+  ASSERT_TRUE(AllHandled(*core, producer));
+  const auto status = core->StatusOf(producer.hello().uuid);
+  EXPECT_EQ(status.lost_in_daemon, 4u);
+  ExpectBalanced(status);
+  ASSERT_EQ(core->Events("records_lost").size(), 1u);
+  EXPECT_TRUE(core->Events("records_lost")[0].text.starts_with("4 records")) << core->Events("records_lost")[0].text;
+  EXPECT_EQ(core->Values("loss").size(), 69u);
+}
+
 // What is held open by one step makes the next daemon read others, that were closed and kept, once more.
 TEST_F(IngestTest, StepsThatAreReadOnceMoreAreCountedOnce) {
   auto core = MakeCore();
@@ -142,15 +178,15 @@ TEST_F(IngestTest, StepsThatAreReadOnceMoreAreCountedOnce) {
   const RunKey key{producer.hello().run_id, 0, 0};
   for (uint64_t step = 0; step < 10; ++step) producer.Step(step, 1);
   ASSERT_TRUE(AllHandled(*core, producer));
-  ASSERT_TRUE(Eventually([&] { return store_->LoadProgress(key)->progress.done_seq == 40; }));
+  ASSERT_TRUE(Eventually([&] { return store_->LoadProgress(key)->done_seq == 40; }));
   core->knobs().hold = true;
   producer.Step(10, 1);
   ASSERT_TRUE(Eventually([&] { return core->StatusOf(producer.hello().uuid).handled == 44; }));
   core->knobs().later = false;
   for (uint64_t step = 11; step < 20; ++step) producer.Step(step, 1);
   // The daemon has read them, and kept all but what is made of step 10.
-  ASSERT_TRUE(Eventually([&] { return store_->LoadProgress(key)->progress.read_seq == 80; }));
-  EXPECT_EQ(store_->LoadProgress(key)->progress.done_seq, 40u);
+  ASSERT_TRUE(Eventually([&] { return store_->LoadProgress(key)->read_seq == 80; }));
+  EXPECT_EQ(store_->LoadProgress(key)->done_seq, 40u);
   EXPECT_EQ(core->Values("loss").size(), 19u);
   store_->Crash();
   core->Stop();
@@ -165,7 +201,7 @@ TEST_F(IngestTest, StepsThatAreReadOnceMoreAreCountedOnce) {
   EXPECT_EQ(status.roots[0].steps_observed, 25u);
   ExpectBalanced(status);
   // The one that is killed next says what both have counted.
-  ASSERT_TRUE(Eventually([&] { return store_->LoadProgress(key)->progress.done_seq == 100; }));
+  ASSERT_TRUE(Eventually([&] { return store_->LoadProgress(key)->done_seq == 100; }));
   store_->Crash();
   core->Stop();
   store_->Revive();
@@ -184,7 +220,7 @@ TEST_F(IngestTest, WhatCameToNothingBeforeAKillIsCountedOnce) {
   const RunKey key{producer.hello().run_id, 0, 0};
   producer.Step(0, 1);
   ASSERT_TRUE(AllHandled(*core, producer));
-  ASSERT_TRUE(Eventually([&] { return store_->LoadProgress(key)->progress.done_seq == 4; }));
+  ASSERT_TRUE(Eventually([&] { return store_->LoadProgress(key)->done_seq == 4; }));
   store_->HoldStatuses();
   core->knobs().hold = true;
   producer.Step(1, 1);
@@ -196,8 +232,8 @@ TEST_F(IngestTest, WhatCameToNothingBeforeAKillIsCountedOnce) {
   { shm::Reservation failed = producer.pub().Reserve(Space::kInline, 0); }
   const std::vector<Count> once{{"discarded", 1}, {"void", 1}, {"withheld", 1}};
   // No value came of the last ones, and none is done while step 1 is not.
-  ASSERT_TRUE(Eventually([&] { return store_->LoadProgress(key)->progress.read_seq == 12; }));
-  EXPECT_EQ(store_->LoadProgress(key)->progress.done_seq, 4u);
+  ASSERT_TRUE(Eventually([&] { return store_->LoadProgress(key)->read_seq == 12; }));
+  EXPECT_EQ(store_->LoadProgress(key)->done_seq, 4u);
   store_->Crash();
   core->Stop();
   store_->Revive();
@@ -515,7 +551,7 @@ TEST_F(IngestTest, ADaemonThatEndsLeavesAFullRingToTheNext) {
   core->knobs().handle_ms = 60;  // a minute for what follows
   for (uint64_t step = 0; step < 250; ++step) producer.Step(step, 1);
   core->Stop();
-  EXPECT_LT(store_->LoadProgress({producer.hello().run_id, 0, 0})->handled, 250 * TestProducer::kRecordsPerStep);
+  EXPECT_LT(store_->LoadProgress({producer.hello().run_id, 0, 0})->handled(), 250 * TestProducer::kRecordsPerStep);
   core = MakeCore();
   producer.Disconnect();
   ASSERT_TRUE(producer.Connect()) << producer.reject();

@@ -88,8 +88,14 @@ class StepGraph : public MessageGraph {
     std::lock_guard lock(mutex_);
     uint64_t done = seen_;
     if (open_) done = std::min(done, open_->before);
-    for (const uint64_t before : working_) done = std::min(done, before);
+    for (const auto& [before, records] : working_) done = std::min(done, before);
     return done;
+  }
+  uint64_t held() const override {
+    std::lock_guard lock(mutex_);
+    uint64_t held = open_ ? seen_ - open_->before : 0;
+    for (const auto& [before, records] : working_) held += records;
+    return held;
   }
   void Finish(uint64_t deadline_ns) override {
     if (open_) ++discarded_;
@@ -141,7 +147,7 @@ class StepGraph : public MessageGraph {
     for (auto& [before, batch] : ready) {
       emit_(std::move(batch));
       std::lock_guard lock(mutex_);
-      std::erase(working_, before);
+      working_.erase(before);
     }
   }
   void Close(uint64_t seq) {
@@ -162,7 +168,7 @@ class StepGraph : public MessageGraph {
     open_.reset();
     {
       std::lock_guard lock(mutex_);
-      working_.push_back(before);
+      working_.emplace(before, seen_ - before);
     }
     workers_.emplace_back([this, before, batch = std::move(batch)]() mutable {
       while (knobs_->hold.load() && !cancel_.load()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
@@ -187,7 +193,7 @@ class StepGraph : public MessageGraph {
   std::atomic<bool> cancel_{false};
   mutable std::mutex mutex_;
   std::condition_variable changed_;
-  std::vector<uint64_t> working_;  // guarded by mutex_
+  std::map<uint64_t, uint64_t> working_;  // records of each step, by the seq before it; guarded by mutex_
   std::vector<std::pair<uint64_t, Batch>> ready_;  // guarded by mutex_: worked out, not emitted
 };
 

@@ -237,7 +237,7 @@ TEST_F(StoreFaultsTest, AFullDiskIsWaitedForAndNothingThatWasCommittedIsLost) {
   ASSERT_TRUE(Eventually([&] {
     some(200);
     (void)store_->Flush(Soon());
-    committed = store_->LoadProgress(kRun)->progress.done_seq;
+    committed = store_->LoadProgress(kRun)->done_seq;
     return Said("store_failing") > 0 && committed < step;
   }));
   EXPECT_NE(TextOf("store_failing").find("full"), std::string::npos) << TextOf("store_failing");
@@ -248,7 +248,7 @@ TEST_F(StoreFaultsTest, AFullDiskIsWaitedForAndNothingThatWasCommittedIsLost) {
   ExpectIdentity(counters);
   EXPECT_GT(DropsFor(counters, "disk"), 0u);
   fs::remove(ballast);
-  ASSERT_TRUE(Eventually([&] { return store_->LoadProgress(kRun)->progress.done_seq > committed; }));
+  ASSERT_TRUE(Eventually([&] { return store_->LoadProgress(kRun)->done_seq > committed; }));
   ASSERT_TRUE(Eventually([&] { return Said("store_recovered") > 0; }));
   store_->Close();
   run_.reset();
@@ -484,7 +484,7 @@ TEST_F(StoreFaultsTest, AFileThatIsBusyWhenTheStoreOpensIsTriedAgainAndGoneOnWit
   EXPECT_EQ(found[0].handled, 301u);
   EXPECT_TRUE(store_->TakeFound().empty());
   Begin(key);
-  EXPECT_EQ(store_->LoadProgress(key)->progress.done_seq, 301u);
+  EXPECT_EQ(store_->LoadProgress(key)->done_seq, 301u);
   EXPECT_EQ(Series("s3"), id);
   EXPECT_EQ(ReadOne("s3").steps.size(), 201u);
   EXPECT_FALSE(fs::exists(folder() + "/bad.a0.r0.2.run"));
@@ -554,7 +554,7 @@ TEST_F(StoreFaultsTest, WhatTheFileRefusesIsFoundAndDroppedAlone) {
   ExpectIdentity(counters);
   EXPECT_EQ(DropsFor(counters, "refused"), 4'001u);
   EXPECT_EQ(counters.waiting, 0u);
-  EXPECT_EQ(store_->LoadProgress(kRun)->progress.done_seq, 39u);
+  EXPECT_EQ(store_->LoadProgress(kRun)->done_seq, 39u);
   EXPECT_EQ(Said("values_dropped"), 1u);
   EXPECT_NE(TextOf("values_dropped").find("step 17"), std::string::npos) << TextOf("values_dropped");
 }

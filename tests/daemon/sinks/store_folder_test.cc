@@ -145,7 +145,7 @@ TEST_F(StoreFaultsTest, ADaemonThatWasKilledIsSaidAndItsRunsAreDisconnected) {
   const auto producers = store_->LoadProducers();
   ASSERT_TRUE(producers.ok());
   for (const ProducerStatus& one : *producers) EXPECT_EQ(one.state, RunState::kDisconnected);
-  EXPECT_EQ(store_->LoadProgress(kRun)->progress.done_seq, 9u);
+  EXPECT_EQ(store_->LoadProgress(kRun)->done_seq, 9u);
   EXPECT_EQ(ReadOne("a").numbers, std::vector<double>{4.5});
   Reopen();
   EXPECT_EQ(Said("store_unclosed"), 1u);  // that one was closed

@@ -110,7 +110,7 @@ TEST_F(StoreTest, ABatchOfNothingTakesNoProgressAway) {
   nothing->run = run_;
   store_->Offer(nothing);
   Flush();
-  EXPECT_EQ(store_->LoadProgress(kRun)->progress.done_seq, 10u);
+  EXPECT_EQ(store_->LoadProgress(kRun)->done_seq, 10u);
 }
 
 TEST_F(StoreTest, ACallbackThatThrowsNeitherDoublesNorLosesWhatWasCommitted) {

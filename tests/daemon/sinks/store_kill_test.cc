@@ -159,7 +159,7 @@ class Writer {
     begun = store_->Begin(ProducerOf(run, true));
     if (!begun) Fail(begun.error().text);
     live.all = *begun;
-    live.step = store_->LoadProgress(KeyOf(run, false))->progress.done_seq;
+    live.step = store_->LoadProgress(KeyOf(run, false))->done_seq;
     live.numbers.resize(kNumbersKilled);
     live.mean = Intern(*live.all, Name("mean"));
     live_.emplace(run, std::move(live));
@@ -481,7 +481,7 @@ TEST_F(StoreKillTest, NothingThatWasSaidToBeCommittedIsLostWheneverTheDaemonIsKi
     for (const ProducerStatus& one : *producers) states[one.info.run_key] = one.state;
     auto done_of = [&](const RunKey& key) -> std::optional<uint64_t> {
       const auto progress = store_->LoadProgress(key);
-      return progress ? std::optional(progress->progress.done_seq) : std::nullopt;
+      return progress ? std::optional(progress->done_seq) : std::nullopt;
     };
     ASSERT_NO_FATAL_FAILURE(CheckAll(*store_, done_of, states));
     store_.reset();

@@ -44,7 +44,7 @@ TEST_F(StoreRemovedTest, ADeletedFileIsSaidAndCountedAndTheRunGoesOnInANewOne) {
   EXPECT_EQ(store_->ListRuns()->front().unrecorded, (std::vector<Count>{{"file_removed", kValues}}));
   Reopen();
   ExpectNewOne(90'000);
-  EXPECT_EQ(store_->LoadProgress(key_)->progress.done_seq, 900u);
+  EXPECT_EQ(store_->LoadProgress(key_)->done_seq, 900u);
   store_.reset();
 }
 
@@ -104,7 +104,7 @@ TEST_F(StoreRemovedTest, ACopyBesideItDoesNotTakeItsPlaceAtTheNextStart) {
   Reopen();
   EXPECT_EQ(store_->ListRuns()->size(), 1u);
   EXPECT_EQ(ReadOne("s3").steps.size(), 200u);
-  EXPECT_EQ(store_->LoadProgress(key_)->progress.done_seq, 199u);
+  EXPECT_EQ(store_->LoadProgress(key_)->done_seq, 199u);
   EXPECT_EQ(Said("run_unreadable"), 2u);
   EXPECT_NE(TextOf("run_unreadable").find("backup.run' is left as it is"), std::string::npos) << TextOf("run_unreadable");
   // Where the copy is all that is left it is what there is.
@@ -173,7 +173,7 @@ TEST_F(StoreRemovedTest, OneThatGoesOnBeginsAnewWithWhatWasLostCounted) {
   Reopen();  // its producer is not back yet: at rest
   fs::remove(file(key_));
   Begin(key_);
-  EXPECT_EQ(store_->LoadProgress(key_)->progress.done_seq, 900u);
+  EXPECT_EQ(store_->LoadProgress(key_)->done_seq, 900u);
   EXPECT_EQ(store_->ListRuns()->front().values, 0u);
   Put(Series("s3"), 90'000, 0.5, 901);
   Flush();
@@ -492,7 +492,7 @@ TEST_F(StoreRemovedTest, AnOlderCopyInItsPlaceIsGoneOnWith) {
   for (uint64_t step = 0; step < 100; ++step) ASSERT_EQ(read.numbers[step], ValueOf("s3", step));
   EXPECT_EQ(read.numbers[100], 0.5);
   EXPECT_EQ(store_->ListRuns()->front().values, 100u * 40 + 10 + 1);
-  EXPECT_EQ(store_->LoadProgress(key_)->progress.done_seq, 900u);
+  EXPECT_EQ(store_->LoadProgress(key_)->done_seq, 900u);
   store_.reset();
 }
 

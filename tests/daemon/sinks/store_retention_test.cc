@@ -145,7 +145,7 @@ TEST_F(StoreRetentionTest, WhereNothingIsFreeRecordingPausesAndGoesOn) {
   ExpectIdentity(counters);
   EXPECT_EQ(DropsFor(counters, "paused"), 2u);
   EXPECT_EQ(counters.waiting, 0u);
-  EXPECT_EQ(store_->LoadProgress(kRun)->progress.done_seq, 6u);
+  EXPECT_EQ(store_->LoadProgress(kRun)->done_seq, 6u);
   EXPECT_TRUE(ReadOne("a").steps.empty());
   // Told for what it was, and of the run as well.
   ASSERT_TRUE(Eventually([&] { return Said("values_dropped") == 1; }));
@@ -360,7 +360,7 @@ TEST_F(StoreRetentionTest, KilledWhileItThinsItLosesNothingThatIsNotCounted) {
       OpenAndBegin();
       std::vector<uint32_t> ids;
       for (uint32_t i = 0; i < kSeries; ++i) ids.push_back(Series("s" + std::to_string(i)));
-      uint64_t step = store_->LoadProgress(kRun)->progress.done_seq;
+      uint64_t step = store_->LoadProgress(kRun)->done_seq;
       for (;; ++step) {
         std::vector<Sample> samples;
         for (uint32_t i = 0; i < kSeries; ++i) samples.push_back({ids[i], 0, value(i, step)});
@@ -370,7 +370,7 @@ TEST_F(StoreRetentionTest, KilledWhileItThinsItLosesNothingThatIsNotCounted) {
         if (step % 16 == 0) std::this_thread::sleep_for(std::chrono::microseconds(500));
         while (store_->Counters().waiting > 20'000) std::this_thread::sleep_for(std::chrono::milliseconds(1));
         if (step % 16 != 0) continue;
-        const Report report{store_->LoadProgress(kRun)->progress.done_seq, store_->ListRuns()->front().thinned};
+        const Report report{store_->LoadProgress(kRun)->done_seq, store_->ListRuns()->front().thinned};
         if (::write(ready[1], &report, sizeof(report)) != sizeof(report)) ::_exit(1);
       }
     }
@@ -390,7 +390,7 @@ TEST_F(StoreRetentionTest, KilledWhileItThinsItLosesNothingThatIsNotCounted) {
     ASSERT_TRUE(WIFSIGNALED(status)) << status;
     ::close(ready[0]);
     OpenStore();
-    const uint64_t done = store_->LoadProgress(kRun)->progress.done_seq;
+    const uint64_t done = store_->LoadProgress(kRun)->done_seq;
     ASSERT_GE(done, said.done);
     SCOPED_TRACE("killed at " + std::to_string(done));
     if (done == 0) {

@@ -72,7 +72,7 @@ TEST_F(StoreTest, ARunThatComesBackSaysWhichStepsWaitToBeWritten) {
 TEST_F(StoreTest, WhatACommitSaysOfStepsOutlivesTheDaemon) {
   OpenAndBegin();
   auto batch = BatchOf(run_, 1, {{Series("a"), 0, 1}});
-  batch->progress = Progress{30, 0, 0, 9, 9, 44, {{"critic", 2}, {"model", 7}}, {{"late", 300}, {"void", 1}}};
+  batch->progress = Progress{30, 0, 0, 9, 9, 44, {{"critic", 2}, {"model", 7}}, {{"late", 300}, {"void", 1}}, 12};
   store_->Offer(batch);
   Flush();
   for (int i = 0; i < 2; ++i) {
@@ -81,7 +81,7 @@ TEST_F(StoreTest, WhatACommitSaysOfStepsOutlivesTheDaemon) {
     store_.reset();
     if (i == 0) std::filesystem::remove(dir_.path() + "/data/runs/here/catalogue.db");
     OpenStore();
-    EXPECT_EQ(store_->LoadProgress(kRun)->progress, *batch->progress);
+    EXPECT_EQ(*store_->LoadProgress(kRun), *batch->progress);
     const auto producers = store_->LoadProducers();
     ASSERT_EQ(producers->at(0).roots.size(), 2u);
     EXPECT_EQ(producers->at(0).roots[1].steps_observed, 7u);

@@ -314,7 +314,7 @@ TEST_F(StoreTest, ProgressIsCommittedWithItsValuesAndSaidAfterwards) {
   };
   OpenAndBegin();
   const uint32_t a = Series("a");
-  EXPECT_EQ(store_->LoadProgress(kRun)->progress.done_seq, 0u);
+  EXPECT_EQ(store_->LoadProgress(kRun)->done_seq, 0u);
   EXPECT_FALSE(store_->LoadProgress({"nobody", 0, 0}));
   Put(a, 1, 1, 10);
   auto only = std::make_shared<Batch>();
@@ -330,8 +330,8 @@ TEST_F(StoreTest, ProgressIsCommittedWithItsValuesAndSaidAfterwards) {
   Reopen();
   const auto progress = store_->LoadProgress(kRun);
   ASSERT_TRUE(progress);
-  EXPECT_EQ(progress->progress, (Progress{25, 3, 2, 11, 9}));
-  EXPECT_EQ(progress->handled, 22u);
+  EXPECT_EQ(*progress, (Progress{25, 3, 2, 11, 9}));
+  EXPECT_EQ(progress->handled(), 22u);
 }
 
 TEST_F(StoreTest, RunsComeBackWithWhatIsKnownOfThem) {

@@ -14,7 +14,7 @@ namespace {
 class StoreVersionsTest : public StoreFaultsTest {};
 
 TEST_F(StoreVersionsTest, AFileOfAnotherVersionIsLeftAsItIs) {
-  for (const auto& [version, text] : {std::pair("1000", "newer version"), std::pair("1", "before its first release")}) {
+  for (const auto& [version, text] : {std::pair("1000", "newer version"), std::pair("2", "before its first release")}) {
     TwoRuns();
     sqlite3* db = nullptr;
     ASSERT_EQ(sqlite3_open(file({"bad", 0, 0}).c_str(), &db), SQLITE_OK);
