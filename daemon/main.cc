@@ -18,6 +18,7 @@
 #include "daemon/config.h"
 #include "daemon/daemon.h"
 #include "daemon/log.h"
+#include "daemon/service/access.h"
 #include "shared/places.h"
 
 namespace {
@@ -114,6 +115,19 @@ int Serve(const ikkuna::Config& config, const CommandLine& line) {
   return 0;
 }
 
+// Also the files of tokens and certificates: a daemon would not start with what is wrong in them.
+int Check(const ikkuna::Config& config) {
+  const std::string directory = config.dir.empty() ? "." : config.dir;
+  const auto access = ikkuna::service::Access::Read(ikkuna::ServerOptionsOf(config, directory));
+  if (!access) {
+    std::fprintf(stderr, "ikkuna-daemon: %s\n", access.error().text.c_str());
+    return ikkuna::kExitUsage;
+  }
+  for (const std::string& note : (*access)->notes()) std::fprintf(stderr, "ikkuna-daemon: %s\n", note.c_str());
+  std::fputs("the configuration is right\n", stdout);
+  return 0;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -127,10 +141,7 @@ int main(int argc, char** argv) {
       std::fputs(ikkuna::PrintConfig(invocation.config).c_str(), stdout);
       return 0;
     }
-    if (invocation.check_config) {
-      std::fputs("the configuration is right\n", stdout);
-      return 0;
-    }
+    if (invocation.check_config) return Check(invocation.config);
     return Serve(invocation.config, {argc, argv});
   } catch (const std::exception& error) {
     std::fprintf(stderr, "ikkuna-daemon: %s\n", error.what());

@@ -46,6 +46,10 @@ TEST_F(ProgramTest, ChecksAndPrintsItsConfiguration) {
   wrong = Program(temp_, {"--check-config", "--config", file}).Wait();
   EXPECT_EQ(wrong.exit_code, 2);
   EXPECT_NE(wrong.output.find(file + ":1:"), std::string::npos) << wrong.output;
+  const std::string tokens = temp_.sub("tokens");
+  wrong = Program(temp_, {"--check-config", "--listen", "127.0.0.1:0", "--token-file", tokens}).Wait();
+  EXPECT_EQ(wrong.exit_code, 2);
+  EXPECT_NE(wrong.output.find(tokens), std::string::npos) << wrong.output;
   const auto printed = Program(temp_, {"--print-config", "--budget", "2%"}).Wait();
   EXPECT_EQ(printed.exit_code, 0);
   Config config;
