@@ -120,7 +120,10 @@ class TableWriter : public SampleWriter {
     if (runs_) name = PlainText(RunName(line.run)) + ": " + name;
     if (ranks_) name += " (" + RankText(series.key().run().rank()) + ")";
     if (!series.unit().empty()) name += " (" + PlainText(series.unit()) + ")";
-    const std::string identity = line.run.key().SerializeAsString() + name;
+    // Not by what it is called: a parameter b.c of module a reads like c of a.b.
+    v1::SeriesKey key = series.key();
+    key.clear_run();
+    const std::string identity = line.run.key().SerializeAsString() + key.SerializeAsString() + series.unit();
     const bool again = identity == identity_;
     if (!again) {
       print_((identity_.empty() ? "" : "\n") + Paint(terminal_, Colour::kBold, name) + "\n");

@@ -347,6 +347,9 @@ void ProducerSession::SetStart(uint64_t first) {
   ProducerInfo info = *run_->info();
   info.start_step = std::min(first, kMaxStep);
   run_->SetInfo(std::move(info));
+  // Saved before any value that was made of it: whatever kills this daemon, the file does not say that it goes on from 0.
+  TakeNumbers();
+  SaveNow(state_);
 }
 
 // Attempts are drawn as one line from one step on, which is one for all models of a process.

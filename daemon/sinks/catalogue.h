@@ -38,9 +38,9 @@ class Catalogue {
   bool Knows(const std::string& name) const;  // whatever became of the file since
   void Save(const std::string& name, const Stamp& stamp, const RunHead& head);
   void Remove(const std::string& name);
-  // After all files were looked at: rows of those that are gone go too.
+  // After all files were looked at: rows of those that are gone go too. Which they were.
   template <typename IsThere>
-  void RemoveUnless(IsThere&& is_there) {
+  std::vector<std::string> RemoveUnless(IsThere&& is_there) {
     std::vector<std::string> gone;
     {
       std::lock_guard lock(mutex_);
@@ -50,6 +50,7 @@ class Catalogue {
       rows_.clear();  // nobody asks any more
     }
     for (const std::string& name : gone) Remove(name);
+    return gone;
   }
   void Close();
 

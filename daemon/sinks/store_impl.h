@@ -89,6 +89,7 @@ class Store::Impl {
   void TakeIn(const std::string& path, RunHead head, const std::optional<FileId>& file,
               const std::optional<Catalogue::Stamp>& at_rest, bool scanning, std::vector<Unread>* unread);
   void TellUnread(const std::vector<Unread>& unread);
+  void TellGone(const std::vector<std::string>& names);
   void LookAgain();
   void Scan();
   // store.cc

@@ -133,7 +133,10 @@ Status Store::Impl::LockFolder() {
 Store::Impl::Looked Store::Impl::Look(const std::string& path, int busy_ms) {
   Looked looked;
   struct stat there {};
-  if (::stat(path.c_str(), &there) != 0 && errno == ENOENT) return looked;
+  if (::stat(path.c_str(), &there) != 0 && errno == ENOENT) {
+    if (::lstat(path.c_str(), &there) == 0) looked.unread = Unread{path, "it is a link to a file that is not there", false};
+    return looked;
+  }
   if (!S_ISREG(there.st_mode) && there.st_mode != 0) {
     looked.unread = Unread{path, "it is no file", false};
     return looked;
@@ -151,6 +154,9 @@ Store::Impl::Looked Store::Impl::Look(const std::string& path, int busy_ms) {
     // A daemon was killed between making it and writing into it.
     if (file) file->reset();
     for (const char* suffix : {"-wal", "-journal", ""}) (void)::unlink((path + suffix).c_str());
+    Raise(Severity::kWarning, "run_file_removed",
+          "The run's file '" + path + "' was empty, and is deleted: a daemon was killed as it made it, or its file system " +
+              "has lost what was in it.", {});
     return looked;
   }
   if (!head) {
@@ -251,6 +257,19 @@ void Store::Impl::TellUnread(const std::vector<Unread>& unread) {
   }
 }
 
+// What went while no daemon had the store, or with one that was killed before it had said so.
+void Store::Impl::TellGone(const std::vector<std::string>& names) {
+  const bool each = names.size() <= kToldEach;
+  for (size_t i = 0; i < (each ? names.size() : 1) && !names.empty(); ++i) {
+    const std::string path = "'" + folder_ + "/" + names[i] + "'";
+    Raise(Severity::kWarning, "run_file_removed",
+          (each ? "The run's file " + path + " is" : Counted(names.size(), "file") + " of runs, " + path + " among them, are") +
+              " not there any more: taken away since a daemon had this store last, or deleted by one that was killed as it "
+              "did.",
+          {});
+  }
+}
+
 // Files that could not be read when the store was opened. One a look: each may take a while.
 void Store::Impl::LookAgain() {
   std::string path;
@@ -331,7 +350,7 @@ void Store::Impl::Scan() {
     awake_.erase(entry);
     entries_.erase(entry->key);
   }
-  catalogue_.RemoveUnless([&](const std::string& name) { return names.count(name) > 0; });
+  TellGone(catalogue_.RemoveUnless([&](const std::string& name) { return names.count(name) > 0; }));
   // Ids that a killed daemon had shown and not stored are not given again: who goes on behind one misses nothing.
   next_event_id_ = event_last + 1 + (pid_before_ != 0 ? 2 * kEventsQueuedMax : 0);
   // Nor are those in files that are not known yet.

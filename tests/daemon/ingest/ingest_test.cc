@@ -491,6 +491,7 @@ TEST_F(IngestTest, TheNextProbeOfAProcessIsTheNextAttempt) {
   const auto info = core->StatusOf(three.hello().uuid).info;
   EXPECT_EQ(info.run_key, (RunKey{run, 2, 0}));
   EXPECT_EQ(info.continues, 1u);
+  EXPECT_EQ(info.line, 1u);
   EXPECT_EQ(info.start_step, 7u);
 }
 
@@ -520,6 +521,12 @@ TEST_F(IngestTest, OneThatEvaluatesFirstGoesOnFromTheStepOfThat) {
   two.Scalar(Kind::kLoss, 500, 1);
   ASSERT_TRUE(AllHandled(*core, two));
   EXPECT_EQ(core->StatusOf(two.hello().uuid).info.start_step, 500u);
+  // A daemon that is killed now leaves a file that says so, too.
+  const auto kept = store_->LoadProducers();
+  const auto is_two = [&](const ProducerStatus& one) { return one.info.uuid == two.hello().uuid; };
+  const auto saved = std::find_if(kept->begin(), kept->end(), is_two);
+  ASSERT_NE(saved, kept->end());
+  EXPECT_EQ(saved->info.start_step, 500u);
   // Another model, such as a teacher, counts from 0; the one that trains decides.
   two.Scalar(Kind::kLoss, 0, 1);
   ASSERT_TRUE(AllHandled(*core, two));

@@ -152,6 +152,46 @@ TEST_F(StoreFaultsTest, ADaemonThatWasKilledIsSaidAndItsRunsAreDisconnected) {
   EXPECT_EQ(ReadOne("a").numbers, std::vector<double>{4.5});
 }
 
+// Nothing goes from a store without a word, whoever took it.
+TEST_F(StoreFaultsTest, WhatWentWhileNoDaemonRanIsTold) {
+  TwoRuns();
+  const std::string gone = file({"bad", 0, 0});
+  fs::remove(gone);
+  OpenStore();
+  EXPECT_EQ(Said("run_file_removed"), 1u);
+  EXPECT_NE(TextOf("run_file_removed").find(gone), std::string::npos) << TextOf("run_file_removed");
+  Reopen();
+  EXPECT_EQ(Said("run_file_removed"), 1u) << "once";
+  // Without a catalogue nobody knows of a run in it.
+  run_.reset();
+  store_.reset();
+  fs::remove(folder() + "/catalogue.db");
+  Spill(gone, "");
+  OpenStore();
+  EXPECT_EQ(Said("run_file_removed"), 2u);
+  EXPECT_NE(TextOf("run_file_removed").find("was empty"), std::string::npos) << TextOf("run_file_removed");
+  EXPECT_FALSE(fs::exists(gone));
+}
+
+TEST_F(StoreFaultsTest, ALinkToNothingIsNotWrittenThrough) {
+  TwoRuns();
+  const std::string link = file({"bad", 0, 0});
+  const std::string elsewhere = dir_.path() + "/elsewhere";
+  fs::remove(link);
+  fs::create_symlink(elsewhere, link);
+  OpenStore();
+  EXPECT_EQ(Said("run_unreadable"), 1u);
+  EXPECT_NE(TextOf("run_unreadable").find("a link to a file that is not there"), std::string::npos);
+  Begin({"bad", 0, 0}, 1);
+  Put(Series("a"), 1, 5);
+  Flush();
+  EXPECT_EQ(ReadOne("a").numbers, std::vector<double>{5});
+  Reopen();
+  EXPECT_EQ(ReadOne("a").numbers, std::vector<double>{5});
+  EXPECT_FALSE(fs::exists(elsewhere));
+  EXPECT_TRUE(fs::is_symlink(link));
+}
+
 TEST_F(StoreFaultsTest, TheCatalogueIsACacheThatMayBeMissingBrokenOlderOrLying) {
   TwoRuns();
   const std::string catalogue = folder() + "/catalogue.db";
