@@ -43,19 +43,17 @@ Error NoRank(const std::vector<v1::Run>& runs, std::optional<uint32_t> attempt, 
           text + " rank " + rank + "; its ranks are " + std::to_string(*ranks.begin()) + " to " + last};
 }
 
+// The attempt with which its line began.
+uint32_t BeginOfLine(const v1::Run& run) { return run.has_line() ? run.line() : run.key().attempt(); }
+
 // The attempts of one rank that are one line with `last`.
 RunLine LineOf(const std::map<uint32_t, v1::Run>& by_attempt, uint32_t last, bool alone) {
   RunLine line;
   line.run = by_attempt.at(last);
-  uint32_t attempt = last;
-  while (true) {
-    const v1::Run& run = by_attempt.at(attempt);
+  for (const auto& [attempt, run] : by_attempt) {
+    if (attempt != last && (alone || attempt > last || BeginOfLine(run) != BeginOfLine(line.run))) continue;
+    if (line.attempts.empty()) line.start_unix_ns = run.start_unix_ns();
     line.attempts.insert(attempt);
-    line.start_unix_ns = run.start_unix_ns();
-    if (alone || !run.has_continues()) break;
-    attempt = run.continues();
-    // What was deleted, or says that it continues itself, ends the line.
-    if (!by_attempt.contains(attempt) || line.attempts.contains(attempt)) break;
   }
   line.whole_history = line.attempts.size() == by_attempt.size();
   return line;

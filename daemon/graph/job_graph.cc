@@ -19,6 +19,7 @@ ProducerInfo AllRanksOf(const ProducerInfo& rank) {
   all.uid = rank.uid;
   all.start_unix_ns = rank.start_unix_ns;
   all.continues = rank.continues;
+  all.line = rank.line;
   all.start_step = rank.start_step;
   // FNV-1a, twice: nothing but to tell runs apart, and to find the same again.
   const std::string text = rank.run_key.run_id + '\0' + std::to_string(rank.run_key.attempt);

@@ -39,6 +39,7 @@ RunRegistry::Member MemberOf(const ProducerInfo& info, bool alive) {
   member.job = info.job;
   member.world_size = info.world_size;
   member.continues = info.continues;
+  member.line = LineOf(info);
   member.unnamed = info.unnamed;
   if (info.restarts >= 0 && info.restarts <= RunRegistry::kAttemptMax) member.count = static_cast<uint32_t>(info.restarts);
   member.alive = alive;
@@ -77,6 +78,7 @@ ProducerInfo InfoOf(const Peer& peer, const Placement& placement) {
   // The producer's own word, but a start in the future would sort before every other run for ever.
   info.start_unix_ns = std::clamp<int64_t>(peer.view->header().start_unix_ns, 0, UnixNs());
   info.continues = placement.continues;
+  info.line = placement.line;
   info.start_step = peer.hello.start_step;
   info.unnamed = peer.hello.run_id_made_up;
   if (peer.hello.has_attempt) info.restarts = peer.hello.attempt;

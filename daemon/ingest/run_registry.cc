@@ -90,7 +90,9 @@ Placement RunRegistry::PlaceIn(const std::string& name, const Attempts& attempts
   const auto& [number, newest] = *attempts.rbegin();
   Placement placement;
   placement.key = {name, number, rank};
-  placement.continues = newest.ranks.begin()->second.continues;
+  const Member& sibling = newest.ranks.begin()->second;
+  placement.continues = sibling.continues;
+  placement.line = sibling.line;
   return placement;
 }
 
@@ -188,7 +190,10 @@ Placement RunRegistry::Open(const Applicant& applicant) const {
   const uint32_t highest = numbered ? std::prev(beyond)->first : 0;
   const bool counted = applicant.count && (!numbered || *applicant.count > highest);
   placement.key = {name, counted ? *applicant.count : numbered ? highest + 1 : 0, applicant.rank};
-  if (continued != nullptr && numbered) placement.continues = highest;
+  if (continued != nullptr && numbered) {
+    placement.continues = highest;
+    placement.line = run->second.at(highest).ranks.begin()->second.line;
+  }
   if (continuation && continued == nullptr && !family.runs.empty()) {
     std::string names;
     for (const std::string* one : family.runs) names += (names.empty() ? "'" : ", '") + *one + "'";
@@ -222,7 +227,9 @@ Placement RunRegistry::Place(const Applicant& applicant) const {
     Placement placement;
     placement.key = known->second;
     placement.known = true;
-    placement.continues = runs_.at(known->second.run_id).at(known->second.attempt).ranks.at(known->second.rank).continues;
+    const Member& member = runs_.at(known->second.run_id).at(known->second.attempt).ranks.at(known->second.rank);
+    placement.continues = member.continues;
+    placement.line = member.line;
     return placement;
   }
   if (auto joined = Join(applicant)) return *std::move(joined);

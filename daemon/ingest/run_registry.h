@@ -50,6 +50,7 @@ struct Applicant {
 struct Placement {
   RunKey key;
   std::optional<uint32_t> continues;
+  uint32_t line = 0;               // with `continues`: the attempt with which its line began
   bool known = false;              // by rule 1
   std::vector<std::string> notes;  // for status and an event: what a person should know of this choice
 };
@@ -67,6 +68,7 @@ class RunRegistry {
     JobKey job;
     uint32_t world_size = 1;
     std::optional<uint32_t> continues;
+    uint32_t line = 0;  // the attempt with which its line began
     int32_t parent = 0;
     bool alive = false;
     std::optional<uint32_t> count = std::nullopt;  // the scheduler's restart count; none: not known

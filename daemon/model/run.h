@@ -76,10 +76,18 @@ struct ProducerInfo {
   int64_t start_unix_ns = 0;
   // The attempt whose line this one goes on with (it was resumed, or begins above step 0), and its own first step.
   std::optional<uint32_t> continues;
+  uint32_t line = 0;  // the attempt with which that line began, which may be deleted by now; ask LineOf()
   uint64_t start_step = 0;
   bool unnamed = false;  // nobody gave it a run_id: its probe made one up
   int64_t restarts = -1;  // of the job, as its scheduler counts them; -1: nobody does
   std::vector<std::pair<std::string, std::string>> facts;  // command line, hyperparameters, host, ...
 };
+
+// Attempts of one run and rank are drawn as one line if they have this in common, whatever of it was deleted: the attempt
+// with which it began. One that says that it continues itself, or a later one, stands alone.
+inline uint32_t LineOf(const ProducerInfo& info) {
+  const uint32_t own = info.run_key.attempt;
+  return info.continues && *info.continues < own && info.line < own ? info.line : own;
+}
 
 }  // namespace ikkuna

@@ -119,7 +119,10 @@ void ConvertBrief(const ProducerInfo& from, v1::Run* to) {
   Convert(from.run_key, to->mutable_key());
   to->set_name(Shown(from.run));
   to->set_start_unix_ns(from.start_unix_ns);
-  if (from.continues) to->set_continues(*from.continues);
+  if (from.continues) {
+    to->set_continues(*from.continues);
+    to->set_line(LineOf(from));
+  }
   to->set_start_step(from.start_step);
   to->set_world_size(from.world_size);
   to->set_uid(from.uid);

@@ -152,6 +152,7 @@ std::string EncodeHead(const RunHead& head) {
   const auto& continues = head.producer.info.continues;
   out.Put(static_cast<uint8_t>(continues.has_value()));
   out.Put(continues.value_or(0));
+  out.Put(head.producer.info.line);
   for (const RootStatusInfo& root : head.producer.roots) out.Put(static_cast<uint8_t>(root.phase));
   return std::move(out.bytes());
 }
@@ -165,6 +166,7 @@ std::optional<RunHead> DecodeHead(std::string_view bytes) {
   const bool continues = in.Get<uint8_t>() != 0;
   const auto attempt = in.Get<uint32_t>();
   if (continues) head.producer.info.continues = attempt;
+  head.producer.info.line = in.Get<uint32_t>();
   for (RootStatusInfo& root : head.producer.roots) root.phase = static_cast<RootPhase>(in.Get<uint8_t>());
   if (!in.ok() || in.left() > 0 || !ParseRunState(RunStateName(head.producer.state))) return std::nullopt;
   return head;

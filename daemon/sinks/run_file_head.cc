@@ -143,6 +143,7 @@ Result<RunHead> RunFile::LoadHead() {
   info.uid = static_cast<uint32_t>(meta.Unsigned("uid"));
   info.start_unix_ns = meta.Int("start_unix_ns");
   if (meta.Has("continues")) info.continues = static_cast<uint32_t>(meta.Unsigned("continues"));
+  info.line = static_cast<uint32_t>(meta.Unsigned("line"));
   info.start_step = meta.Unsigned("start_step");
   info.unnamed = meta.Has("unnamed") && meta.Unsigned("unnamed") != 0;
   if (meta.Has("restarts")) info.restarts = meta.Int("restarts");
@@ -243,6 +244,7 @@ Status RunFile::SaveProducer(const ProducerStatus& status, const std::string& ho
   if (!before) saved = database_.Run(kSet, std::string_view("host"), std::string_view(host));
   if (saved && info.continues && (!before || before->info.continues != info.continues)) {
     saved = database_.Run(kSet, std::string_view("continues"), int64_t{*info.continues});
+    if (saved) saved = database_.Run(kSet, std::string_view("line"), int64_t{info.line});
   }
   if (!before || before->info.facts != info.facts) {
     if (saved) saved = database_.Run("DELETE FROM fact");

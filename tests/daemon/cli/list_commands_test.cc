@@ -22,6 +22,7 @@ TEST_F(ListCommandsTest, RunsAreListedNewestFirst) {
 TEST_F(ListCommandsTest, RunsShowWhatTheyContinueWhatWasThinnedAndTheirTags) {
   scripted_.runs[1].mutable_key()->set_attempt(1);
   scripted_.runs[1].set_continues(0);
+  scripted_.runs[1].set_line(0);
   scripted_.runs[1].set_thinned(433);
   scripted_.runs[1].add_tags("keep");
   scripted_.runs[1].mutable_key()->set_rank(4294967295u);

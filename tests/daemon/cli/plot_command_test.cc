@@ -102,6 +102,7 @@ TEST_F(PlotCommandTest, AResumedRunIsOneLine) {
 TEST_F(PlotCommandTest, AResumedRunThatHasNoValueYetIsTheLineThatItGoesOnWith) {
   scripted_.runs.insert(scripted_.runs.begin(), MakeRun(MakeKey("id-1", 1), "fashion", 1'800'000'000'000'000'000));
   scripted_.runs[0].set_continues(0);
+  scripted_.runs[0].set_line(0);
   scripted_.runs[0].set_start_step(1000);
   EXPECT_THAT(Out({"plot", "activations_mean", "--ascii"}), HasSubstr("a fc1 activations_mean  last 0.625\n"));
 }

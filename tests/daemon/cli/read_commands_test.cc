@@ -159,6 +159,24 @@ TEST_F(ReadCommandsTest, AnAttemptThatBeginsAnewStandsAlone) {
   EXPECT_THAT(out, HasSubstr("id-1,2,0,default,model,,,loss,5,"));
 }
 
+TEST_F(ReadCommandsTest, TwoSeriesThatReadAlikeAreTwoTables) {
+  scripted_.series.push_back({MakeSeries(71, kRun, "a.b", "c", "norm"), {Kept(0, 1)}});
+  scripted_.series.push_back({MakeSeries(72, kRun, "a", "b.c", "norm"), {Kept(0, 2)}});
+  const std::string out = Out({"read", "norm"});
+  const size_t first = out.find("a.b.c norm");
+  ASSERT_NE(first, std::string::npos) << out;
+  EXPECT_NE(out.find("a.b.c norm", first + 1), std::string::npos) << out;
+}
+
+TEST_F(ReadCommandsTest, WhatWasDeletedOfALinePartsNothing) {
+  AddLoss(MakeKey("id-1", 2), {Kept(15, 200), Kept(25, 201)}, 1, 15);
+  scripted_.runs.back().set_line(0);  // attempt 1 went on with attempt 0, and is gone
+  const std::string out = Out({"read", "loss", "--format", "csv"});
+  EXPECT_THAT(out, HasSubstr("id-1,0,0,default,model,,,loss,10,"));
+  EXPECT_THAT(out, Not(HasSubstr("id-1,0,0,default,model,,,loss,20,")));
+  EXPECT_THAT(out, HasSubstr("id-1,2,0,default,model,,,loss,15,"));
+}
+
 TEST_F(ReadCommandsTest, ExportIsAllThatIsKeptOfARun) {
   AddLoss(MakeKey("id-1", 1), {Kept(10, 100)}, 0, 10);
   AddLoss(MakeKey("id-1", 1, 1), {Kept(10, 300)});
@@ -263,6 +281,7 @@ TEST_F(ReadCommandsTest, TheLastTextsAreThoseOfTheLine) {
   const v1::RunKey later = MakeKey("id-1", 1);
   scripted_.runs.push_back(MakeRun(later, "fashion", 1'700'000'001'000'000'000));
   scripted_.runs.back().set_continues(0);
+  scripted_.runs.back().set_line(0);
   scripted_.runs.back().set_start_step(10);
   uint32_t id = 70;
   for (const v1::RunKey& run : {kRun, later}) {

@@ -57,7 +57,14 @@ class RecordedTest : public CliTest {
   void AddLoss(const v1::RunKey& key, std::vector<KeptValue> values, std::optional<uint32_t> continues = {},
                uint64_t start_step = 0) {
     v1::Run run = MakeRun(key, "fashion", 1'700'000'000'000'000'000 + key.attempt() * 1'000'000'000 + key.rank());
-    if (continues) run.set_continues(*continues);
+    if (continues) {
+      run.set_continues(*continues);
+      run.set_line(*continues);
+      for (const v1::Run& before : scripted_.runs) {
+        const bool is_it = before.key().run_id() == key.run_id() && before.key().attempt() == *continues;
+        if (is_it && before.has_line()) run.set_line(before.line());
+      }
+    }
     run.set_start_step(start_step);
     scripted_.runs.push_back(run);
     scripted_.series.push_back({MakeSeries(1, key, "", "", "loss"), std::move(values)});

@@ -499,11 +499,17 @@ class ScriptedDaemon final : public v1::Monitor::Service {
   uint64_t OvertakenFrom(const v1::RunKey& key) const {
     uint64_t step = UINT64_MAX;
     for (const v1::Run& run : runs) {
-      const bool later = run.key().run_id() == key.run_id() && run.key().rank() == key.rank() && run.has_continues() &&
-                         run.continues() == key.attempt();
-      if (later) step = std::min({step, run.start_step(), OvertakenFrom(run.key())});
+      const bool later = run.key().run_id() == key.run_id() && run.key().rank() == key.rank() &&
+                         run.key().attempt() > key.attempt() && run.has_line() && run.line() == BeginOfLine(key);
+      if (later) step = std::min(step, run.start_step());
     }
     return step;
+  }
+  uint32_t BeginOfLine(const v1::RunKey& key) const {
+    for (const v1::Run& run : runs) {
+      if (run.key().run_id() == key.run_id() && run.key().attempt() == key.attempt() && run.has_line()) return run.line();
+    }
+    return key.attempt();
   }
 
   static v1::SeriesSummary SummaryOf(const KeptSeries& one) {

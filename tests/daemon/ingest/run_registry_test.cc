@@ -36,6 +36,7 @@ class RunRegistryTest : public testing::Test {
     member.job = applicant.job;
     member.world_size = applicant.world_size;
     member.continues = placement.continues;
+    member.line = placement.continues ? placement.line : placement.key.attempt;
     member.parent = applicant.parent;
     member.alive = true;
     member.count = applicant.count;
@@ -447,6 +448,7 @@ TEST_F(RunRegistryTest, ADaemonThatRestartsBetweenRanks) {
   kept.key = {"job", 7, 0};
   kept.world_size = 2;
   kept.continues = 6;
+  kept.line = 4;
   kept.alive = true;
   registry_.Add(kept);
   Applicant rank1 = Of("job", 1, 2);
@@ -454,7 +456,16 @@ TEST_F(RunRegistryTest, ADaemonThatRestartsBetweenRanks) {
   const Placement placement = Enter(rank1);
   EXPECT_EQ(placement.key, (RunKey{"job", 7, 1}));
   EXPECT_EQ(placement.continues, 6u);
+  EXPECT_EQ(placement.line, 4u);
   EXPECT_EQ(registry_.Place(rank0).key, kept.key);
+  EXPECT_EQ(registry_.Place(rank0).line, 4u);
+  // Whoever goes on with it is of the same line.
+  Die(rank0);
+  Die(rank1);
+  Applicant next = Of("job", 0, 2);
+  next.resume = true;
+  EXPECT_EQ(Enter(next).continues, 7u);
+  EXPECT_EQ(registry_.Place(next).line, 4u);
 }
 
 TEST_F(RunRegistryTest, WithoutACountThisHostNumbersAloneAndSaysSo) {

@@ -215,6 +215,7 @@ TEST(OvertakenFrom, TellsHowMuchIsLeftOfEach) {
     info.values = 1;
     info.info.run_key = {"job", attempt, rank};
     info.info.continues = continues;
+    info.info.line = 0;
     info.info.start_step = start_step;
     return info;
   };
@@ -224,8 +225,16 @@ TEST(OvertakenFrom, TellsHowMuchIsLeftOfEach) {
   EXPECT_EQ(OvertakenFrom({run(1, 0, 50), run(0, {}, 0)}), (Left{{{"job", 0, 0}, 50}}));
   EXPECT_EQ(OvertakenFrom({run(0, {}, 0), run(2, 1, 30), run(1, 0, 50)}),
             (Left{{{"job", 0, 0}, 30}, {{"job", 1, 0}, 30}}));
-  // Two that both go on with one; ranks know nothing of each other; one that names itself or a later one lies.
-  EXPECT_EQ(OvertakenFrom({run(0, {}, 0), run(1, 0, 50), run(2, 0, 70)}), (Left{{{"job", 0, 0}, 50}}));
+  // What is deleted of a line is missing in it, and parts nothing.
+  EXPECT_EQ(OvertakenFrom({run(0, {}, 0), run(2, 1, 70)}), (Left{{{"job", 0, 0}, 70}}));
+  EXPECT_EQ(OvertakenFrom({run(0, {}, 0), run(3, 2, 30), run(1, 0, 70)}),
+            (Left{{{"job", 0, 0}, 30}, {{"job", 1, 0}, 30}}));
+  // A line may begin behind the first attempt.
+  RunInfo second = run(3, 2, 50);
+  second.info.line = 2;
+  EXPECT_EQ(OvertakenFrom({run(0, {}, 0), run(1, 0, 60), run(2, {}, 0), second}),
+            (Left{{{"job", 0, 0}, 60}, {{"job", 2, 0}, 50}}));
+  // Ranks know nothing of each other; one that names itself or a later one lies.
   EXPECT_EQ(OvertakenFrom({run(0, {}, 0, 1), run(1, 0, 50, 0)}), (Left{{{"job", 0, 0}, 50}}));
   EXPECT_EQ(OvertakenFrom({run(0, 0, 5), run(1, 2, 5), run(2, 2, 5)}), Left());
   // One without values overtakes nothing, and hands on what overtakes it.

@@ -246,7 +246,7 @@ TEST_F(CallsTest, RunsCarryWhatIsKnownOfThem) {
   EXPECT_EQ(response.runs(0).ShortDebugString(),
             "key { run_id: \"old\" attempt: 1 } name: \"fashion\" state: PRODUCER_STATE_FINISHED start_unix_ns: 10 "
             "last_unix_ns: 15 last_step: 9 series: 3 values: 27 thinned: 4 bytes: 4096 host: \"here\" tags: \"best\" "
-            "facts { name: \"command\" value: \"train\" } continues: 0 start_step: 5 world_size: 2 uid: 1000");
+            "facts { name: \"command\" value: \"train\" } continues: 0 start_step: 5 world_size: 2 uid: 1000 line: 0");
   const RunQuery seen = monitor_.last_runs();
   EXPECT_EQ(seen.run, "fashion");
   EXPECT_THAT(seen.tags, ElementsAre("best"));

@@ -338,6 +338,7 @@ TEST_F(StoreTest, RunsComeBackWithWhatIsKnownOfThem) {
   OpenStore();
   ProducerInfo info = Producer();
   info.continues = 3;
+  info.line = 2;
   info.start_step = 77;
   info.unnamed = true;
   info.restarts = 5;
@@ -379,6 +380,7 @@ TEST_F(StoreTest, RunsComeBackWithWhatIsKnownOfThem) {
   EXPECT_EQ(back.info.run_key, kRun);
   EXPECT_EQ(back.info.run, "fashion");
   EXPECT_EQ(back.info.continues, info.continues);
+  EXPECT_EQ(back.info.line, info.line);
   EXPECT_EQ(back.info.start_step, 77u);
   EXPECT_TRUE(back.info.unnamed);
   EXPECT_EQ(back.info.restarts, 5);

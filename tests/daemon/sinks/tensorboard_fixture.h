@@ -79,6 +79,7 @@ class TensorBoardTest : public ::testing::Test {
   static RunPtr Continuing(uint32_t attempt, uint32_t continues, uint64_t start_step, uint32_t rank = 0) {
     ProducerInfo info = Producer({"run-1", attempt, rank}, static_cast<unsigned char>(20 + attempt));
     info.continues = continues;
+    info.line = 0;
     info.start_step = start_step;
     return std::make_shared<ikkuna::Run>(info);
   }
