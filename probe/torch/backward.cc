@@ -120,6 +120,8 @@ void Backward::FirstGradient(ThreadState& thread, WatchedModel& model, int param
   // By which it is known, at the end, whether the weights have moved within backward.
   if (root.fingerprint == 0 && !tracker_.manual(m) && tracker_.steps_ended(m) == 0)
     root.fingerprint = model.Fingerprint();
+  // A forward pass that went unheard, since nothing was due, shows by the mode alone.
+  if (!model.is_training() && StateOn(thread, model).walk_task != task) tracker_.EvaluationWalked(m, thread.id, task);
   const auto came = tracker_.Gradient(m, thread.id, task, options);
   if (came.forgotten) {
     session_.AddNote("gradients of " + model.name() +

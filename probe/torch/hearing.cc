@@ -62,7 +62,9 @@ void Hearing::Watchdog() {
     WatchedModel& model = roots_.model(i);
     const uint64_t last = shm::LoadRelaxed(session_.root_status(model.root_id()).last_step_ns);
     const uint64_t usual = model.usual_step_ns.load(std::memory_order_relaxed);
-    if (last == 0 || now - last < std::max<uint64_t>(1'000'000'000, 4 * usual)) continue;
+    // New parameters have no hooks that would tell of their steps.
+    const bool late = last != 0 && now - last >= std::max<uint64_t>(1'000'000'000, 4 * usual);
+    if (!late && !model.AllReplaced()) continue;
     silent = true;
     if (now < since_ns_ || awake_.exchange(true)) continue;
     since_ns_ = now;

@@ -21,7 +21,9 @@ class Hearing {
         tracker_(watch.tracker),
         roots_(watch.roots),
         subscribers_(watch.subscribers),
-        start_step_(watch.options.start_step) {}
+        start_step_(watch.options.start_step) {
+    watch.roots.SetPauses([this] { return callback_.pauses(); });
+  }
 
   OperatorCallback& callback() { return callback_; }
   // What is known of the model has changed.

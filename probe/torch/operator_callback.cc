@@ -72,6 +72,7 @@ void OperatorCallback::Hear(bool hears) {
     callback_ = at::addGlobalCallback(*registered_);
   } else {
     at::removeCallback(std::exchange(callback_, at::INVALID_CALLBACK_HANDLE));
+    pauses_.fetch_add(1, std::memory_order_relaxed);
   }
 }
 

@@ -4,6 +4,8 @@
 // where the operator is looked at (AskForResults). Thread rule: any thread, one mutex.
 #pragma once
 
+#include <atomic>
+#include <cstdint>
 #include <mutex>
 #include <optional>
 
@@ -21,6 +23,8 @@ class OperatorCallback {
   void Unregister();
   // Off from here on, whoever needs it: the session has switched itself off.
   void Silence();
+  // How often it has gone off: what came in between was not heard.
+  uint64_t pauses() const { return pauses_.load(std::memory_order_relaxed); }
   // So many more (or fewer) need to hear operators.
   void Need(int change) {
     std::lock_guard lock(mutex_);
@@ -43,6 +47,7 @@ class OperatorCallback {
   void Hear(bool hears);
 
   std::mutex mutex_;
+  std::atomic<uint64_t> pauses_{0};
   // Guarded by mutex_.
   at::CallbackHandle callback_ = at::INVALID_CALLBACK_HANDLE;  // while operators are heard
   std::optional<at::RecordFunctionCallback> registered_;

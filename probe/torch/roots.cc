@@ -81,8 +81,11 @@ WatchedLeaf Roots::FindLeaf(const at::Tensor& leaf, const Models& preferred, boo
 void Roots::RenewTree(WatchedModel& model) {
   std::lock_guard lock(tree_mutex_);
   if (!model.TreeChanged()) return;  // another thread was here first
-  model.RenewTree(session_);
+  const bool all_new = model.RenewTree(session_);
   hooks_.Install(model);
+  // Nothing has told of the steps since the new ones came, where no operator was heard meanwhile.
+  RootState& root = StateOf(model);
+  if (all_new && pauses_() != root.pauses_at_end.load()) root.steps_missed.store(true);
 }
 
 void Roots::ReleaseRetired(WatchedModel& model, RootState& root, std::vector<at::Tensor>* released) {

@@ -8,11 +8,13 @@
 
 #include <array>
 #include <atomic>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <ATen/core/ivalue.h>
@@ -30,6 +32,8 @@ struct ThreadState;
 class Roots {
  public:
   Roots(probe::Session& session, uint64_t listener) : session_(session), hooks_(listener) {}
+  // See OperatorCallback::pauses().
+  void SetPauses(std::function<uint64_t()> pauses) { pauses_ = std::move(pauses); }
 
   int count() const { return count_.load(std::memory_order_acquire); }
   WatchedModel& model(int index) const { return *models_[static_cast<size_t>(index)]; }
@@ -78,6 +82,7 @@ class Roots {
 
  private:
   probe::Session& session_;
+  std::function<uint64_t()> pauses_;  // set before the first model comes
   std::array<std::unique_ptr<WatchedModel>, kMaxRoots> models_;
   std::array<std::unique_ptr<RootState>, kMaxRoots> states_;
   std::atomic<int> count_{0};

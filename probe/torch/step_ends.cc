@@ -256,6 +256,13 @@ void StepEnds::EndStep(ThreadState& thread, WatchedModel& model, RootState& root
   const bool seen = end.cause == probe::StepEndCause::kWritten || end.cause == probe::StepEndCause::kBoundary;
   NoteEverySecond(root, lane, model);
   identity->flags.fetch_or(end.flags());
+  if (identity->any() && root.steps_missed.exchange(false)) {
+    identity->flags.fetch_or(kFlagStepInferred);
+    session_.AddNote("all parameters of " + model.name() + " were replaced while nothing of it was due: steps made before " +
+                     "that was seen are not counted, and from step " + std::to_string(end.step) +
+                     " on numbers are less than the trainer's by as many; attach the model again whenever all of it is " +
+                     "replaced");
+  }
   identity->samples = open_steps_.samples();
   std::vector<std::shared_ptr<const PassNumber>> numbers;
   std::vector<std::shared_ptr<Pass>> passes;
@@ -369,6 +376,7 @@ void StepEnds::EndStep(ThreadState& thread, WatchedModel& model, RootState& root
                      "missing; call probe.Step() behind it");
   }
   hearing_.WatchEvaluation(model, root.demand);
+  root.pauses_at_end.store(hearing_.callback().pauses());
   // Nobody else is about: what the trainer has replaced need not live for us.
   if (model.has_retired() && model.layer_threads.load() <= 1 && tracker_.ThreadsThatTrain(m) <= 1) {
     roots_.ReleaseRetired(model, root, &thread.released);

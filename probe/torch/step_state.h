@@ -259,6 +259,8 @@ struct RootState {
   uint64_t steps_skipped = 0;
   uint64_t steps_made = 0;  // that ended otherwise
 
+  std::atomic<uint64_t> pauses_at_end{0};    // OperatorCallback::pauses() when its last step ended
+  std::atomic<bool> steps_missed{false};     // some may have been made that nobody saw, before the one that is open
   std::atomic<int> writes_under_way{0};      // operators that write its parameters and have not ended
   std::atomic<int64_t> last_task{-2};        // of the last gradient, on any thread
   std::atomic<uint64_t> backward_passes{0};  // that gave gradients

@@ -306,20 +306,26 @@ bool WatchedModel::TreeChanged() const {
   return !SameTree(*root_, &node);
 }
 
-bool WatchedModel::FindGone() {
-  if (keep_alive_ != nullptr || detached_.load(std::memory_order_relaxed)) return false;
+bool WatchedModel::AllReplaced() const {
   constexpr size_t kOurs = 2;  // a parameter is held here, and with its hook
+  std::lock_guard lock(mutex_);
   bool any = false;
   for (const WatchedParam& param : params_) {
     if (param.retired.load(std::memory_order_relaxed)) continue;
     if (param.tensor.use_count() > kOurs) return false;
     any = true;
   }
-  return any && !detached_.exchange(true);
+  return any;
 }
 
-void WatchedModel::RenewTree(probe::Session& session) {
-  if (detached_.load(std::memory_order_relaxed)) return;
+bool WatchedModel::FindGone() {
+  if (keep_alive_ != nullptr || detached_.load(std::memory_order_relaxed)) return false;
+  return AllReplaced() && !detached_.exchange(true);
+}
+
+bool WatchedModel::RenewTree(probe::Session& session) {
+  if (detached_.load(std::memory_order_relaxed)) return false;
+  bool any_left = false, any_gone = false;
   {
     std::lock_guard lock(mutex_);
     const size_t notes_before = notes_.size();
@@ -333,7 +339,9 @@ void WatchedModel::RenewTree(probe::Session& session) {
     NameList gone, fresh;
     for (size_t i = 0; i < before; ++i) {
       WatchedParam& param = params_[i];
+      any_left |= walked_params_[i];
       if (walked_params_[i] || param.retired.exchange(true)) continue;
+      any_gone = true;
       param.id.store(0);
       gone.Add(Join(at(param.module).path, param.name));
     }
@@ -353,6 +361,7 @@ void WatchedModel::RenewTree(probe::Session& session) {
     for (size_t i = notes_before; i < notes_.size(); ++i) session.AddNote(notes_[i]);
     Build();
   }
+  return any_gone && !any_left;
 }
 
 std::vector<WatchedModel::Released> WatchedModel::ReleaseRetired() {

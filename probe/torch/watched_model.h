@@ -158,8 +158,11 @@ class WatchedModel {
 
   // Whether the trainer has replaced or registered something since the tree was walked last. Cheap: no names are made.
   bool TreeChanged() const;
-  // Walks the tree again: what is new is added, what is gone retired. Once at a time; the listener sees to it.
-  void RenewTree(probe::Session& session);
+  // Walks the tree again: what is new is added, what is gone retired. Once at a time; the listener sees to it. True: no
+  // parameter is left of those that it had.
+  bool RenewTree(probe::Session& session);
+  // Nobody but us has its parameters any more: they were replaced, all of them, or the model is gone. Any thread.
+  bool AllReplaced() const;
   // Lets go of what the trainer has replaced, which lives no longer for us. Only while no other thread is in a layer, a
   // backward pass or a write of the model.
   struct Released {

@@ -1,0 +1,380 @@
+// Loops whose model or shape changes while nothing is due: what is taken at each period's step is what it is by hand,
+// whatever the period. At period 1 everything is heard; the longer it is, the more has to be found out afterwards.
+#include <chrono>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <thread>
+
+#include "shared/codes.h"
+#include "tests/probe/torch/capture_fixture.h"
+
+namespace ikkuna {
+namespace {
+
+namespace nn = torch::nn;
+
+struct Net : nn::Module {
+  Net() {
+    fc1 = register_module("fc1", nn::Linear(8, 16));
+    head = register_module("head", nn::Linear(16, 4));
+  }
+  Tensor forward(const Tensor& x) {
+    Tensor hidden = fc1(x);
+    if (gain.defined()) hidden = hidden * gain;
+    return head(torch::relu(hidden));
+  }
+  nn::Linear fc1{nullptr}, head{nullptr};
+  Tensor gain;
+};
+
+// A trainer, which writes down what each of its steps was made of.
+class Trainer {
+ public:
+  using Values = std::map<uint64_t, Tensor>;
+
+  explicit Trainer(Probe& probe) : probe_(probe) {
+    Renew();
+    probe_.Attach(net);
+  }
+  void Renew() { optimizer = std::make_unique<torch::optim::SGD>(net->parameters(), torch::optim::SGDOptions(.05).momentum(.9)); }
+  Tensor Loss() { return F::cross_entropy(net->forward(torch::randn({12, 8})), torch::randint(4, {12})); }
+  // The backward pass is done, and the write comes.
+  void Write() {
+    Note();
+    optimizer->step();
+    ++steps;
+  }
+  void Note() {
+    Note("weights", "fc1", net->fc1->weight);
+    Note("weights", "head", net->head->weight);
+    Note("weight_gradients", "fc1", net->fc1->weight.grad());
+    Note("weight_gradients", "head", net->head->weight.grad());
+    if (net->gain.defined() && net->gain.grad().defined()) Note("weight_gradients", "model", net->gain.grad());
+  }
+  void Step() {
+    optimizer->zero_grad();
+    Loss().backward();
+    Write();
+  }
+  // A batch whose write is left out: it has a number of its own.
+  void Skip() {
+    optimizer->zero_grad();
+    Loss().backward();
+    optimizer->zero_grad();
+    ++steps;
+  }
+  Tensor Evaluate() {
+    torch::NoGradGuard no_grad;
+    net->eval();
+    const Tensor out = net->forward(torch::randn({12, 8}));
+    net->train();
+    return out;
+  }
+
+  std::shared_ptr<Net> net = std::make_shared<Net>();
+  std::unique_ptr<torch::optim::Optimizer> optimizer;
+  uint64_t steps = 0;
+  std::map<std::string, std::map<std::string, Values>> wrote;  // by kind and module
+
+ private:
+  void Note(const std::string& kind, const std::string& module, const Tensor& tensor) {
+    wrote[kind][module][steps] = tensor.detach().clone();
+  }
+  Probe& probe_;
+};
+
+struct Loop {  // no period above its own is tried
+  const char* name;
+  std::function<void(Trainer&, uint64_t)> step;  // one iteration, of this number
+  uint32_t period_max = 20;
+};
+
+void PrintTo(const Loop& loop, std::ostream* out) { *out << loop.name; }
+
+const Loop kLoops[] = {
+    {"plain", [](Trainer& trainer, uint64_t) { trainer.Step(); }},
+    {"a_module_is_replaced",
+     [](Trainer& trainer, uint64_t i) {
+       if (i == 43 || i == 78) {
+         trainer.net->head = trainer.net->replace_module("head", nn::Linear(16, 4));
+         trainer.Renew();
+       }
+       trainer.Step();
+     }},
+    {"all_modules_are_replaced",
+     [](Trainer& trainer, uint64_t i) {
+       if (i == 43 || i == 78) {
+         trainer.net->fc1 = trainer.net->replace_module("fc1", nn::Linear(8, 16));
+         trainer.net->head = trainer.net->replace_module("head", nn::Linear(16, 4));
+         trainer.Renew();
+       }
+       trainer.Step();
+     },
+     7},  // see below
+    {"a_parameter_is_registered",
+     [](Trainer& trainer, uint64_t i) {
+       if (i == 43) {
+         trainer.net->gain = trainer.net->register_parameter("gain", torch::ones({16}));
+         trainer.Renew();
+       }
+       trainer.Step();
+     }},
+    {"all_but_a_new_parameter_are_frozen",
+     [](Trainer& trainer, uint64_t i) {
+       if (i == 43) {
+         trainer.net->gain = trainer.net->register_parameter("gain", torch::ones({16}));
+         for (Tensor& parameter : trainer.net->fc1->parameters()) parameter.requires_grad_(false);
+         trainer.optimizer = std::make_unique<torch::optim::SGD>(
+             std::vector<Tensor>{trainer.net->gain, trainer.net->head->weight, trainer.net->head->bias}, .05);
+       }
+       trainer.optimizer->zero_grad();
+       trainer.Loss().backward();
+       if (i < 43) return trainer.Write();
+       trainer.wrote["weight_gradients"]["head"][trainer.steps] = trainer.net->head->weight.grad().clone();
+       trainer.wrote["weights"]["head"][trainer.steps] = trainer.net->head->weight.detach().clone();
+       trainer.optimizer->step();
+       ++trainer.steps;
+     }},
+    {"another_optimizer_takes_over",
+     [](Trainer& trainer, uint64_t i) {
+       if (i == 43) trainer.optimizer = std::make_unique<torch::optim::AdamW>(trainer.net->parameters());
+       trainer.Step();
+     }},
+    {"evaluations_between",
+     [](Trainer& trainer, uint64_t i) {
+       if (i % 11 == 10) trainer.Evaluate();
+       trainer.Step();
+     }},
+    {"a_look_through_eval_mode",
+     [](Trainer& trainer, uint64_t i) {
+       if (i % 11 == 10) {
+         trainer.net->eval();
+         trainer.optimizer->zero_grad();
+         Tensor x = torch::randn({12, 8}, torch::requires_grad());
+         F::cross_entropy(trainer.net->forward(x), torch::randint(4, {12})).backward();
+         trainer.optimizer->zero_grad();
+         trainer.net->train();
+       }
+       trainer.Step();
+     }},
+    {"a_look_by_autograd_grad",
+     [](Trainer& trainer, uint64_t i) {
+       if (i % 11 == 10) {
+         Tensor x = torch::randn({12, 8}, torch::requires_grad());
+         const Tensor loss = F::cross_entropy(trainer.net->forward(x), torch::randint(4, {12}));
+         torch::autograd::grad({loss}, {x});
+       }
+       trainer.Step();
+     }},
+    {"a_batch_is_left_out",
+     [](Trainer& trainer, uint64_t i) {
+       if (i % 11 == 10) static_cast<void>(trainer.Loss());
+       trainer.Step();
+     }},
+    {"micro_batches",
+     [](Trainer& trainer, uint64_t i) {
+       trainer.optimizer->zero_grad();
+       for (uint64_t batch = 0; batch <= i % 3; ++batch) trainer.Loss().backward();
+       trainer.Write();
+     }},
+    {"skipped_steps",
+     [](Trainer& trainer, uint64_t i) {
+       if (i % 11 == 10) trainer.Skip();
+       trainer.Step();
+     }},
+    {"evaluation_comes_first",
+     [](Trainer& trainer, uint64_t i) {
+       for (int batch = 0; i == 0 && batch < 3; ++batch) trainer.Evaluate();
+       trainer.Step();
+     }},
+    {"trains_in_eval_mode",
+     [](Trainer& trainer, uint64_t i) {
+       if (i == 0) trainer.net->eval();
+       trainer.Step();
+     }},
+    {"begins_to_train_in_eval_mode",
+     [](Trainer& trainer, uint64_t i) {
+       if (i == 43) trainer.net->eval();
+       trainer.Step();
+     }},
+    {"several_losses",
+     [](Trainer& trainer, uint64_t) {
+       trainer.optimizer->zero_grad();
+       const Tensor out = trainer.net->forward(torch::randn({12, 8}));
+       F::cross_entropy(out, torch::randint(4, {12})).backward({}, true);
+       out.pow(2).mean().backward();
+       trainer.Write();
+     }},
+    {"a_gradient_penalty",
+     [](Trainer& trainer, uint64_t) {
+       trainer.optimizer->zero_grad();
+       Tensor x = torch::randn({12, 8}, torch::requires_grad());
+       const Tensor loss = F::cross_entropy(trainer.net->forward(x), torch::randint(4, {12}));
+       const Tensor slope = torch::autograd::grad({loss}, {x}, {}, true, true)[0];
+       (loss + slope.pow(2).sum()).backward();
+       trainer.Write();
+     }},
+    {"scaled_and_unscaled",
+     [](Trainer& trainer, uint64_t) {
+       trainer.optimizer->zero_grad();
+       (trainer.Loss() * 1024).backward();
+       for (const Tensor& parameter : trainer.net->parameters()) parameter.grad().div_(1024);
+       trainer.Write();
+     }},
+    {"clipped",
+     [](Trainer& trainer, uint64_t) {
+       trainer.optimizer->zero_grad();
+       trainer.Loss().backward();
+       nn::utils::clip_grad_norm_(trainer.net->parameters(), .1);
+       trainer.Write();
+     }},
+    {"weights_are_clamped_behind_each_write",
+     [](Trainer& trainer, uint64_t) {
+       trainer.Step();
+       torch::NoGradGuard no_grad;
+       for (Tensor& parameter : trainer.net->parameters()) parameter.clamp_(-.3, .3);
+     }},
+    {"weights_are_restored_now_and_then",
+     [](Trainer& trainer, uint64_t i) {
+       if (i % 29 == 28) {
+         torch::NoGradGuard no_grad;
+         for (Tensor& parameter : trainer.net->parameters()) parameter.copy_(torch::randn_like(parameter) * .1);
+       }
+       trainer.Step();
+     }},
+    {"an_average_is_kept",
+     [](Trainer& trainer, uint64_t) {
+       static std::vector<Tensor> average;
+       trainer.Step();
+       torch::NoGradGuard no_grad;
+       average.resize(4);
+       const auto parameters = trainer.net->parameters();
+       for (size_t p = 0; p < parameters.size(); ++p) {
+         if (!average[p].defined()) average[p] = parameters[p].clone();
+         average[p].mul_(.9).add_(parameters[p], .1);
+       }
+     }},
+    {"another_network_looks_on",
+     [](Trainer& trainer, uint64_t) {
+       static nn::Linear teacher(8, 4);
+       const Tensor x = torch::randn({12, 8});
+       trainer.optimizer->zero_grad();
+       Tensor want;
+       {
+         torch::NoGradGuard no_grad;
+         want = teacher(x);
+       }
+       F::mse_loss(trainer.net->forward(x), want).backward();
+       trainer.Write();
+     }},
+    {"two_optimizers_take_turns",
+     [](Trainer& trainer, uint64_t i) {
+       static std::unique_ptr<torch::optim::Optimizer> other;
+       if (i == 0) other = std::make_unique<torch::optim::Adam>(trainer.net->parameters());
+       if (i % 2 == 1) trainer.optimizer.swap(other);
+       trainer.Step();
+       if (i % 2 == 1) trainer.optimizer.swap(other);
+     }},
+    {"two_optimizers_have_a_part_each",
+     [](Trainer& trainer, uint64_t i) {
+       static std::unique_ptr<torch::optim::Optimizer> other;
+       if (i == 0) {
+         other = std::make_unique<torch::optim::Adam>(trainer.net->fc1->parameters());
+         trainer.optimizer = std::make_unique<torch::optim::SGD>(trainer.net->head->parameters(), .05);
+       }
+       trainer.net->zero_grad();
+       trainer.Loss().backward();
+       trainer.Write();
+       other->step();
+     }},
+    {"an_optimizer_by_hand",
+     [](Trainer& trainer, uint64_t) {
+       trainer.optimizer->zero_grad();
+       trainer.Loss().backward();
+       trainer.Note();
+       torch::NoGradGuard no_grad;
+       for (Tensor& parameter : trainer.net->parameters()) parameter.sub_(parameter.grad(), .05);
+       ++trainer.steps;
+     }},
+    {"gradients_by_autograd_grad",
+     [](Trainer& trainer, uint64_t) {
+       const auto parameters = trainer.net->parameters();
+       const auto gradients = torch::autograd::grad({trainer.Loss()}, parameters);
+       for (size_t p = 0; p < parameters.size(); ++p) parameters[p].mutable_grad() = gradients[p];
+       trainer.Write();
+     }},
+};
+
+class SparsePeriods : public Capture, public ::testing::WithParamInterface<std::tuple<Loop, uint32_t>> {
+ protected:
+  static std::string StepOf(const Tensor& tensor, const Trainer::Values& values) {
+    for (const auto& [step, value] : values) {
+      if (tensor.sizes() == value.sizes() && torch::equal(tensor, value)) return "it is that of step " + std::to_string(step);
+    }
+    return "it is that of no step";
+  }
+};
+
+TEST_P(SparsePeriods, HaveTheNumbersOfTheirSteps) {
+  const auto& [loop, period] = GetParam();
+  if (period > loop.period_max) return;
+  constexpr uint64_t kIterations = 120;
+  Trainer trainer(Start({"weights", "weight_gradients"}, "default", period));
+  for (uint64_t i = 0; i < kIterations; ++i) loop.step(trainer, i);
+  probe_->Detach();
+  std::map<std::string, size_t> compared;
+  for (const Kept& kept : kept_) {
+    const ProbeMessage& message = kept.message;
+    if (message.param != "weight" && message.param != "gain") continue;
+    const auto& values = trainer.wrote[message.kind][message.module.empty() ? "model" : message.module];
+    const auto at = values.find(message.global_step);
+    if (at == values.end()) continue;  // no such step by hand: the count below tells
+    EXPECT_TRUE(torch::equal(kept.tensor, at->second)) << message.kind << " of " << message.module << ", step "
+                                                       << message.global_step << ": " << StepOf(kept.tensor, values);
+    EXPECT_EQ(message.flags, 0) << message.kind << " of " << message.module << ", step " << message.global_step;
+    ++compared[message.kind + " of " + (message.module.empty() ? "model" : message.module)];
+  }
+  for (const auto& [kind, modules] : trainer.wrote) {
+    for (const auto& [module, values] : modules) {
+      size_t due = 0;
+      for (const auto& [step, value] : values) due += step % period == 0 ? 1 : 0;
+      EXPECT_EQ(compared[kind + " of " + module], due) << kind << " of " << module;
+    }
+  }
+}
+
+// What nobody could see is said: a model of which all parameters are replaced, where nothing is due and no operator heard.
+TEST_F(Capture, StepsOfAModelThatIsReplacedUnseenAreFlagged) {
+  Trainer trainer(Start({"weights", "batch_finished"}, "default", 20));
+  const auto until = [&](uint64_t end) {
+    while (trainer.steps < end) trainer.Step();
+  };
+  until(43);
+  trainer.net->fc1 = trainer.net->replace_module("fc1", nn::Linear(8, 16));
+  trainer.net->head = trainer.net->replace_module("head", nn::Linear(16, 4));
+  trainer.Renew();
+  until(50);
+  // The service thread looks four times a second.
+  std::this_thread::sleep_for(std::chrono::milliseconds(700));
+  until(120);
+  probe_->Detach();
+  bool flagged = false;
+  for (const Kept& kept : Of("weights", "head")) {
+    if (kept.message.param != "weight" || kept.message.global_step < 43) continue;
+    const Tensor& by_hand = trainer.wrote["weights"]["head"].at(kept.message.global_step);
+    flagged |= (kept.message.flags & kFlagStepInferred) != 0;
+    EXPECT_TRUE(flagged || torch::equal(kept.tensor, by_hand)) << kept.message.global_step;
+  }
+  EXPECT_TRUE(flagged);
+}
+
+INSTANTIATE_TEST_SUITE_P(Loops, SparsePeriods,
+                         ::testing::Combine(::testing::ValuesIn(kLoops), ::testing::Values(1u, 3u, 7u, 20u)),
+                         [](const auto& info) {
+                           return std::string(std::get<0>(info.param).name) + "_" + std::to_string(std::get<1>(info.param));
+                         });
+
+}  // namespace
+}  // namespace ikkuna
