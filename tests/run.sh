@@ -156,6 +156,10 @@ finish_build() {
   return "$code"
 }
 
+# Threads of OpenMP that wait for each other spin, where two tests and a build share the processors for whole time slices:
+# trainers of milliseconds take seconds then.
+export OMP_WAIT_POLICY=passive
+
 failed=()
 summary=()
 for i in "${!presets[@]}"; do

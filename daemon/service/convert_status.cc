@@ -122,10 +122,7 @@ void Convert(const ProducerStatus& from, v1::Producer* to) {
   to->set_allow_freeze(from.allow_freeze);
   for (const std::string& note : from.notes) to->add_notes(Shown(note));
   ConvertFacts(from.info.facts, to->mutable_facts());
-  if (from.info.continues) {
-    to->set_continues(*from.info.continues);
-    to->set_line(LineOf(from.info));
-  }
+  if (from.info.continues) to->set_continues(*from.info.continues);
   to->set_start_step(from.info.start_step);
 }
 
