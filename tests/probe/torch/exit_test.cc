@@ -6,6 +6,7 @@
 
 #include <memory>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <vector>
 
@@ -70,7 +71,10 @@ TEST_P(Exit, TheProcessEndsWithZeroAndTheDaemonSeesItFinished) {
   const auto* const info = ::testing::UnitTest::GetInstance()->current_test_info();
   const std::string filter = std::string("--gtest_filter=") + info->test_suite_name() + "." + info->name();
   std::vector<std::string> environment{std::string(kDirectory) + "=" + daemon.directory(), "IKKUNA_WAIT_MS=120000"};
-  for (char** variable = environ; *variable != nullptr; ++variable) environment.emplace_back(*variable);
+  for (char** variable = environ; *variable != nullptr; ++variable) {
+    // It is of no shard.
+    if (!std::string_view(*variable).starts_with("GTEST_")) environment.emplace_back(*variable);
+  }
   std::vector<char*> variables;
   for (std::string& variable : environment) variables.push_back(variable.data());
   variables.push_back(nullptr);
