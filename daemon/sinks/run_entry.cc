@@ -3,6 +3,7 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <map>
 #include <set>
 
@@ -185,6 +186,15 @@ RecordedSteps LoadRecorded(const std::shared_ptr<RunEntry>& entry,
   return recorded;
 }
 
+Error CannotRead(const RunEntry& entry, const Error& error) {
+  struct stat found {};
+  if (::lstat(entry.path().c_str(), &found) != 0 && errno == ENOENT) {
+    return Error{ErrorCode::kNotFound, Describe(entry.key) + " cannot be read: it was deleted meanwhile, or '" +
+                                           entry.path() + "' taken away"};
+  }
+  return Error{error.code, "cannot read " + Describe(entry.key) + " from '" + entry.path() + "': " + error.text};
+}
+
 Result<BorrowedFile> BorrowedFile::Borrow(std::shared_ptr<RunEntry> entry, Database::Mode mode) {
   {
     std::lock_guard lock(entry->mutex);
@@ -196,10 +206,7 @@ Result<BorrowedFile> BorrowedFile::Borrow(std::shared_ptr<RunEntry> entry, Datab
   }
   Result<std::unique_ptr<RunFile>> file =
       mode == Database::Mode::kAtRest ? OpenStored(entry->path()) : RunFile::Open(entry->path(), mode, false);
-  if (!file) {
-    return Error{file.error().code, "cannot read " + Describe(entry->key) + " from '" + entry->path() +
-                                        "': " + file.error().text};
-  }
+  if (!file) return CannotRead(*entry, file.error());
   return BorrowedFile(std::move(entry), *std::move(file));
 }
 

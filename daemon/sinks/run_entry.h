@@ -169,6 +169,9 @@ std::unique_ptr<SeriesReader> MakeReader(NextToRead next, const ReadQuery& query
 // A file that no daemon of this process writes, for reading; nothing in its folder changes.
 Result<std::unique_ptr<RunFile>> OpenStored(const std::string& path);
 
+// Why the run cannot be read: its file is gone (kNotFound), or `error`.
+Error CannotRead(const RunEntry& entry, const Error& error);
+
 // A connection for reading, given back at the end of its life.
 class BorrowedFile {
  public:

@@ -73,10 +73,7 @@ Result<std::shared_ptr<const RunSnapshot>> Store::Impl::Snapshot(const EntryPtr&
     if (!loaded && entry->on_disk && IsMissing(entry->path()) && !LoseFile(entry, "")) {
       return Error{ErrorCode::kNotFound, "the file of run " + Describe(entry->key) + " is gone"};
     }
-    if (!loaded) {
-      return Error{loaded.error().code,
-                   "cannot read " + Describe(entry->key) + " from '" + entry->path() + "': " + loaded.error().text};
-    }
+    if (!loaded) return CannotRead(*entry, loaded.error());
     {
       std::lock_guard reading(entry->mutex);
       entry->loaded = *loaded;

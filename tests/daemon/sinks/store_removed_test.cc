@@ -130,6 +130,22 @@ TEST_F(StoreRemovedTest, ARunAtRestThatSomebodyDeletesLeavesTheList) {
   store_.reset();
 }
 
+TEST_F(StoreRemovedTest, WhoReadsARunThatIsDeletedIsToldThat) {
+  TwoRuns();
+  OpenStore();
+  ReadQuery query;
+  query.filter.run = "bad";
+  auto reader = store_->Read(query);
+  ASSERT_TRUE(reader.ok()) << reader.error().text;
+  ASSERT_TRUE(store_->DeleteRun({"bad", 0, 0}).ok());
+  auto part = (*reader)->Next();
+  while (part && *part) part = (*reader)->Next();
+  ASSERT_FALSE(part.ok());
+  EXPECT_EQ(part.error().code, ErrorCode::kNotFound) << part.error().text;
+  EXPECT_NE(part.error().text.find("deleted"), std::string::npos) << part.error().text;
+  store_.reset();
+}
+
 TEST_F(StoreRemovedTest, NeitherATagNorAQuestionMakesAnEmptyFileOfOneThatIsGone) {
   for (const bool asks : {false, true}) {
     TwoRuns();
