@@ -6,7 +6,7 @@
 // the subscribers that read them at once, and copied for those that read them later. When the step closes the
 // subscribers run in topological order. What is there then leaves as one Batch; what a queue or a device gives later
 // leaves in batches of its own, with the same stamp, from the ingest thread as well (any call but Demand, done_seq,
-// Missing, steps_observed).
+// held, Missing, steps_observed).
 //
 // A frame is published only when it is whole: its batch_started was seen, and only what needs no kind that was dropped
 // meanwhile. What cannot be published is counted (daemon/model/missing.h).

@@ -172,6 +172,7 @@ void Ingest::AddStranger(const RunKey& key) {
   for (size_t byte = 0; byte < sizeof(int); ++byte) other.uuid[byte] = static_cast<unsigned char>(strangers_ >> 8 * byte);
   ++strangers_;
   other.key = key;
+  other.line = key.attempt;
   registry_.Add(other);
 }
 
@@ -301,13 +302,16 @@ Result<std::shared_ptr<Run>> Ingest::BeginRun(const Peer& peer, Placement& place
                                 std::to_string(RunRegistry::kAttemptMax) + ": it is numbered here, as attempt " +
                                 std::to_string(placement.key.attempt));
     }
-    const ProducerInfo info = InfoOf(peer, placement);
+    ProducerInfo info = InfoOf(peer, placement);
+    // Where it begins was learnt of it.
+    const Past* past = placement.known && info.continues && info.start_step == 0 ? FindPast(info.uuid) : nullptr;
+    if (past != nullptr) info.start_step = past->status.info.start_step;
     auto run = context_.store->Begin(info);
     if (run) {
       // Its file could not be read when this daemon began, and can be since a moment ago.
       LearnFound();
       const auto stored = context_.store->LoadProgress(placement.key);
-      placement.known = placement.known || (stored && stored->done_seq > 0);
+      placement.known = placement.known || (stored && stored->read_seq > 0);
       RunRegistry::Member member = MemberOf(info, true);
       member.parent = applicant.parent;
       registry_.Add(member);

@@ -71,6 +71,9 @@ ProducerSession::ProducerSession(const IngestContext& context, Peer peer, Seat s
   working_.lost_in_daemon += lost_at_start_;
   working_.done_seq = std::max(working_.done_seq, position);
   handled_before_ = working_.handled;
+  // What an earlier session has learnt of its start may have been a guess.
+  const auto info = run_->info();
+  if (info->continues && peer.hello.start_step == 0 && info->start_step > 0) guessed_start_ = info->start_step;
   numbers_.ledger = working_;
   own_notes_ = place_notes_;
   if (!credentials_.pidfd) {

@@ -19,7 +19,8 @@ Progress ProducerSession::CurrentProgress() {
                     steps,
                     std::min(meter_.steps_connected(), steps),
                     std::max(working_.read_seq, working_.done_seq)};
-  if (graph_) progress.done_beyond = Above(progress.read_seq - progress.done_seq, graph_->held());
+  // Of what this session has read: what it has yet to read once more is known by what was told before.
+  if (graph_ && drain_) progress.done_beyond = Above(drain_->read_seq(), progress.done_seq + graph_->held());
   std::map<std::string, uint64_t> observed = working_.steps_observed;
   for (const auto& [id, name] : names_.roots()) {
     if (graph_ && id >= 1 && id <= kMaxRoots) observed[name] += graph_->steps_observed(id);

@@ -192,7 +192,8 @@ Placement RunRegistry::Open(const Applicant& applicant) const {
   placement.key = {name, counted ? *applicant.count : numbered ? highest + 1 : 0, applicant.rank};
   if (continued != nullptr && numbered) {
     placement.continues = highest;
-    placement.line = run->second.at(highest).ranks.begin()->second.line;
+    const auto& ranks = run->second.at(highest).ranks;
+    placement.line = ranks.empty() ? highest : ranks.begin()->second.line;
   }
   if (continuation && continued == nullptr && !family.runs.empty()) {
     std::string names;

@@ -76,6 +76,7 @@ class Store::Impl {
   struct Looked {  // none of head and unread: there is nothing
     std::optional<RunHead> head;
     std::optional<Unread> unread;
+    bool emptied = false;  // it was there, and nothing in it: it is deleted
     bool later = false;  // it may be read another time
     bool has_log = false;
     uint64_t event_last = 0;
@@ -90,6 +91,7 @@ class Store::Impl {
               const std::optional<Catalogue::Stamp>& at_rest, bool scanning, std::vector<Unread>* unread);
   void TellUnread(const std::vector<Unread>& unread);
   void TellGone(const std::vector<std::string>& names);
+  void TellEmptied(const std::string& path);
   void LookAgain();
   void Scan();
   // store.cc

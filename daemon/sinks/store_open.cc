@@ -154,9 +154,7 @@ Store::Impl::Looked Store::Impl::Look(const std::string& path, int busy_ms) {
     // A daemon was killed between making it and writing into it.
     if (file) file->reset();
     for (const char* suffix : {"-wal", "-journal", ""}) (void)::unlink((path + suffix).c_str());
-    Raise(Severity::kWarning, "run_file_removed",
-          "The run's file '" + path + "' was empty, and is deleted: a daemon was killed as it made it, or its file system " +
-              "has lost what was in it.", {});
+    looked.emptied = true;
     return looked;
   }
   if (!head) {
@@ -257,6 +255,12 @@ void Store::Impl::TellUnread(const std::vector<Unread>& unread) {
   }
 }
 
+void Store::Impl::TellEmptied(const std::string& path) {
+  Raise(Severity::kWarning, "run_file_removed",
+        "'" + path + "' was empty, and is deleted: a daemon was killed as it made it, or its file system has lost what was " +
+            "in it.", {});
+}
+
 // What went while no daemon had the store, or with one that was killed before it had said so.
 void Store::Impl::TellGone(const std::vector<std::string>& names) {
   const bool each = names.size() <= kToldEach;
@@ -281,6 +285,7 @@ void Store::Impl::LookAgain() {
   }
   Looked looked = Look(path, 0);
   if (looked.later) return;
+  if (looked.emptied) TellEmptied(path);
   std::vector<Unread> unread;
   if (looked.unread) unread.push_back(*std::move(looked.unread));
   if (looked.head) {
@@ -300,6 +305,8 @@ void Store::Impl::Scan() {
   std::vector<Unread> unread;
   std::vector<Unread> later;
   const Looked own = FindOwn(&unread);
+  std::vector<std::string> emptied;
+  if (own.emptied) emptied.push_back(own_->path());
   uint64_t event_last = own.event_last;
   std::error_code code;
   std::set<std::string> names;
@@ -324,6 +331,7 @@ void Store::Impl::Scan() {
     if (!head) {
       Looked looked = Look(path, Database::kBusyTimeoutMs);
       if (looked.unread) (looked.later ? later : unread).push_back(*std::move(looked.unread));
+      if (looked.emptied) emptied.push_back(path);
       if (!looked.head) continue;
       head = std::move(looked.head);
       file = looked.file;
@@ -350,12 +358,16 @@ void Store::Impl::Scan() {
     awake_.erase(entry);
     entries_.erase(entry->key);
   }
-  TellGone(catalogue_.RemoveUnless([&](const std::string& name) { return names.count(name) > 0; }));
+  // Where the folder cannot be listed nothing is known to be gone.
+  const auto is_listed = [&](const std::string& name) { return code || names.count(name) > 0; };
+  const std::vector<std::string> gone = catalogue_.RemoveUnless(is_listed);
   // Ids that a killed daemon had shown and not stored are not given again: who goes on behind one misses nothing.
   next_event_id_ = event_last + 1 + (pid_before_ != 0 ? 2 * kEventsQueuedMax : 0);
   // Nor are those in files that are not known yet.
   if (!later.empty() || own.later) next_event_id_ += kIdsUnknown;
   TellUnread(unread);
+  for (const std::string& path : emptied) TellEmptied(path);
+  TellGone(gone);
   if (own.later) {
     Raise(Severity::kError, "run_unreadable",
           "The daemon's own events in '" + own_->path() + "' cannot be read now: " + own.unread->why +

@@ -55,7 +55,7 @@ if(IKKUNA_SANITIZE)
 endif()
 
 # Most of what a file costs its compiler are the same headers and templates again. Names of one anonymous namespace must
-# not stand in another of the same target then; `dev` shows that each file compiles alone, `release` that ours do.
+# not stand in another of the same target then; `dev` shows that each file compiles alone.
 set(CMAKE_UNITY_BUILD_BATCH_SIZE 8)
 if(IKKUNA_JUMBO STREQUAL "ALL")
   set(CMAKE_UNITY_BUILD ON)

@@ -102,7 +102,7 @@ void Listener::Attach(torch::nn::Module& root, std::shared_ptr<torch::nn::Module
     for (int m = 0; m < index; ++m) {
       WatchedModel& known = roots.model(m);
       if (!known.IsRoot(root)) continue;
-      roots.RenewTree(known);
+      roots.RenewTree(known, true);
       if (!options.name.empty() && options.name != known.name()) {
         session_->AddNote(known.name() + " was attached again as " + options.name + ": it keeps its first name");
       }

@@ -12,6 +12,7 @@ void Roots::Add(std::unique_ptr<WatchedModel> model) {
   const int index = count_.load(std::memory_order_relaxed);
   states_[static_cast<size_t>(index)] = std::make_unique<RootState>();
   states_[static_cast<size_t>(index)]->model = index;
+  states_[static_cast<size_t>(index)]->pauses_at_end.store(pauses_());
   models_[static_cast<size_t>(index)] = std::move(model);
   {
     std::lock_guard lock(tree_mutex_);
@@ -78,14 +79,14 @@ WatchedLeaf Roots::FindLeaf(const at::Tensor& leaf, const Models& preferred, boo
   return found;
 }
 
-void Roots::RenewTree(WatchedModel& model) {
+void Roots::RenewTree(WatchedModel& model, bool told) {
   std::lock_guard lock(tree_mutex_);
   if (!model.TreeChanged()) return;  // another thread was here first
   const bool all_new = model.RenewTree(session_);
   hooks_.Install(model);
   // Nothing has told of the steps since the new ones came, where no operator was heard meanwhile.
   RootState& root = StateOf(model);
-  if (all_new && pauses_() != root.pauses_at_end.load()) root.steps_missed.store(true);
+  if (all_new && !told && pauses_() != root.pauses_at_end.load()) root.steps_missed.store(true);
 }
 
 void Roots::ReleaseRetired(WatchedModel& model, RootState& root, std::vector<at::Tensor>* released) {

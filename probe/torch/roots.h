@@ -57,8 +57,8 @@ class Roots {
 
   // The next one; the tracker knows it already. One thread at a time.
   void Add(std::unique_ptr<WatchedModel> model);
-  // Walks the tree of modules again where it has changed.
-  void RenewTree(WatchedModel& model);
+  // Walks the tree of modules again where it has changed; `told`: the trainer says so.
+  void RenewTree(WatchedModel& model, bool told = false);
   // See WatchedModel::ReleaseRetired(). Our hooks are taken off what is let go; the caller, who holds the root's mutex,
   // destroys `released` when it holds nothing.
   void ReleaseRetired(WatchedModel& model, RootState& root, std::vector<at::Tensor>* released);

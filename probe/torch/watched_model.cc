@@ -308,6 +308,7 @@ bool WatchedModel::TreeChanged() const {
 
 bool WatchedModel::AllReplaced() const {
   constexpr size_t kOurs = 2;  // a parameter is held here, and with its hook
+  if (detached_.load(std::memory_order_relaxed)) return false;
   std::lock_guard lock(mutex_);
   bool any = false;
   for (const WatchedParam& param : params_) {
@@ -319,7 +320,7 @@ bool WatchedModel::AllReplaced() const {
 }
 
 bool WatchedModel::FindGone() {
-  if (keep_alive_ != nullptr || detached_.load(std::memory_order_relaxed)) return false;
+  if (keep_alive_ != nullptr) return false;
   return AllReplaced() && !detached_.exchange(true);
 }
 

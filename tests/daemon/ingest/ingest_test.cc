@@ -527,6 +527,12 @@ TEST_F(IngestTest, OneThatEvaluatesFirstGoesOnFromTheStepOfThat) {
   const auto saved = std::find_if(kept->begin(), kept->end(), is_two);
   ASSERT_NE(saved, kept->end());
   EXPECT_EQ(saved->info.start_step, 500u);
+  // And the next one takes that over, before anything more comes.
+  core->Stop();
+  two.Disconnect();
+  core = MakeCore();
+  ASSERT_TRUE(two.Connect()) << two.reject();
+  EXPECT_EQ(core->StatusOf(two.hello().uuid).info.start_step, 500u);
   // Another model, such as a teacher, counts from 0; the one that trains decides.
   two.Scalar(Kind::kLoss, 0, 1);
   ASSERT_TRUE(AllHandled(*core, two));

@@ -169,8 +169,29 @@ TEST_F(StoreFaultsTest, WhatWentWhileNoDaemonRanIsTold) {
   Spill(gone, "");
   OpenStore();
   EXPECT_EQ(Said("run_file_removed"), 2u);
-  EXPECT_NE(TextOf("run_file_removed").find("was empty"), std::string::npos) << TextOf("run_file_removed");
+  EXPECT_NE(TextsOf("run_file_removed").back().find("was empty"), std::string::npos);
   EXPECT_FALSE(fs::exists(gone));
+  // Kept, and in the order in which they were told.
+  Flush();
+  Reopen();
+  EventQuery query;
+  query.kind = "run_file_removed";
+  const auto events = store_->ListEvents(query);
+  ASSERT_EQ(events->size(), 2u);
+  EXPECT_LT(events->at(0).id, events->at(1).id);
+}
+
+TEST_F(StoreFaultsTest, AnEmptyFileOfTheDaemonsOwnEventsIsBegunAnew) {
+  TwoRuns();
+  Spill(folder() + "/events.db", "");
+  OpenStore();
+  EXPECT_EQ(Said("run_file_removed"), 1u);
+  EXPECT_EQ(store_->ListRuns()->size(), 2u);
+  Flush();
+  Reopen();
+  EventQuery query;
+  query.kind = "run_file_removed";
+  EXPECT_EQ(store_->ListEvents(query)->size(), 1u);
 }
 
 TEST_F(StoreFaultsTest, ALinkToNothingIsNotWrittenThrough) {
