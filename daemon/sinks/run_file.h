@@ -4,8 +4,6 @@
 // means that a row, kCorrupt that the file, any other code that the disk is at fault.
 #pragma once
 
-#include <sys/types.h>
-
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -21,6 +19,7 @@
 #include "daemon/model/query.h"
 #include "daemon/model/series.h"
 #include "daemon/model/status.h"
+#include "daemon/sinks/file_id.h"
 #include "daemon/sinks/sqlite.h"
 #include "daemon/sinks/store_chunk.h"
 #include "daemon/sinks/store_tail.h"
@@ -41,21 +40,6 @@ struct Totals {
   int64_t last_unix_ns = 0;
   uint64_t others_bytes = 0;  // of texts, histograms, tensors
 };
-
-// A file, whatever it is called. Its number alone is soon another's, who comes when it is deleted.
-struct FileId {
-  dev_t device = 0;
-  ino_t inode = 0;
-  int64_t born_ns = 0;  // 0: the file system does not say
-  bool operator==(const FileId&) const = default;
-};
-struct FileLook {
-  FileId id;
-  uint64_t bytes = 0;
-  int64_t changed_ns = 0;  // it, or its name or rights
-};
-std::optional<FileLook> LookAtFile(const std::string& path);  // none: it cannot be looked at
-std::optional<FileId> FileIdOf(const std::string& path);
 
 // What is known of one series' values.
 struct SeriesTally {

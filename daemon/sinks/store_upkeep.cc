@@ -23,7 +23,7 @@ constexpr auto kFreedWithin = 60s;        // how long a file system may take to 
 constexpr int kDeletedPerLook = 8;        // commits come in between
 constexpr uint64_t kEventsSlack = 1'000;  // the oldest leave in batches
 constexpr int kRowsPerSlice = 512;
-constexpr int kShrinkPages = 1'024;
+constexpr int kTrimPages = 1'024;
 constexpr uint64_t kLogBytesMin = 64 << 10;  // of a write-ahead log that is worth being folded in
 
 std::string Megabytes(uint64_t bytes) {
@@ -402,7 +402,7 @@ Result<bool> Store::Impl::SlimOne(const EntryPtr& entry, bool begin) {
   Result<int64_t> free_pages = writer.file().database().QueryInt("PRAGMA freelist_count");
   if (!free_pages) return free_pages.error();
   if (*free_pages > 0) {
-    Result<bool> shrunk = writer.file().Shrink(kShrinkPages);
+    Result<bool> shrunk = writer.file().Shrink(kTrimPages);
     return shrunk ? Result<bool>(true) : shrunk;
   }
   const uint64_t log = FileBytes(entry->path() + "-wal");
