@@ -345,6 +345,95 @@ TEST_P(SparsePeriods, HaveTheNumbersOfTheirSteps) {
   }
 }
 
+// Two models that train against each other, of which one's backward pass gives the other gradients that are not used.
+struct Adversaries {
+  const char* name;
+  int critic_steps;      // for each of the generator's
+  bool frozen;           // the critic takes no gradients while the generator trains
+  bool clears_both;      // the generator's step clears the critic's gradients, too
+  bool penalty = false;  // of the slope of the critic
+};
+
+void PrintTo(const Adversaries& adversaries, std::ostream* out) { *out << adversaries.name; }
+
+class SparseAdversaries : public Capture,
+                          public ::testing::WithParamInterface<std::tuple<Adversaries, uint32_t>> {};
+
+TEST_P(SparseAdversaries, HaveTheNumbersOfTheirSteps) {
+  const auto& [kind, period] = GetParam();
+  nn::Sequential generator(nn::Linear(4, 8), nn::Tanh(), nn::Linear(8, 8));
+  nn::Sequential critic(nn::Linear(8, 8), nn::Tanh(), nn::Linear(8, 1));
+  torch::optim::Adam of_generator(generator->parameters()), of_critic(critic->parameters());
+  Probe& probe = Start({"weight_gradients", "weights"}, "default", period);
+  probe.Attach(generator, AttachOptions{.name = "generator"});
+  probe.Attach(critic, AttachOptions{.name = "critic"});
+  std::map<std::string, std::map<uint64_t, std::pair<Tensor, Tensor>>> wrote;  // by root and step: gradient, weight
+  const auto write = [&](const std::string& root, nn::Sequential& model, torch::optim::Optimizer& optimizer) {
+    auto& steps = wrote[root];
+    const Tensor weight = model->parameters()[0];
+    steps[steps.size()] = {weight.grad().clone(), weight.detach().clone()};
+    optimizer.step();
+  };
+  for (int round = 0; round < 60; ++round) {
+    for (int i = 0; i < kind.critic_steps; ++i) {
+      of_critic.zero_grad();
+      const Tensor real = torch::randn({6, 8}), fake = generator->forward(torch::randn({6, 4})).detach();
+      Tensor loss = critic->forward(fake).mean() - critic->forward(real).mean();
+      if (kind.penalty) {
+        Tensor between = ((real + fake) / 2).requires_grad_();
+        const Tensor score = critic->forward(between);
+        const Tensor slope = torch::autograd::grad({score.sum()}, {between}, {}, true, true)[0];
+        loss = loss + (slope.norm(2, 1) - 1).pow(2).mean();
+      }
+      loss.backward();
+      write("critic", critic, of_critic);
+    }
+    if (kind.frozen) {
+      for (Tensor& parameter : critic->parameters()) parameter.requires_grad_(false);
+    }
+    of_generator.zero_grad();
+    if (kind.clears_both) of_critic.zero_grad();
+    (-critic->forward(generator->forward(torch::randn({6, 4}))).mean()).backward();
+    write("generator", generator, of_generator);
+    for (Tensor& parameter : critic->parameters()) parameter.requires_grad_(true);
+  }
+  probe.Detach();
+  std::map<std::string, size_t> compared;
+  for (const Kept& kept : kept_) {
+    const ProbeMessage& message = kept.message;
+    if (message.module != "0" || message.param != "weight") continue;
+    const auto& steps = wrote[message.root];
+    const auto at = steps.find(message.global_step);
+    if (at == steps.end()) continue;
+    const bool gradient = message.kind == "weight_gradients";
+    const Tensor& want = gradient ? at->second.first : at->second.second;
+    std::string is = "no step";
+    for (const auto& [step, values] : steps) {
+      if (torch::equal(kept.tensor, gradient ? values.first : values.second)) is = "step " + std::to_string(step);
+    }
+    EXPECT_TRUE(torch::equal(kept.tensor, want))
+        << message.kind << " of the " << message.root << ", step " << message.global_step << ", is that of " << is
+        << ", flags " << message.flags;
+    ++compared[message.root + " " + message.kind];
+  }
+  for (const auto& [root, steps] : wrote) {
+    for (const char* of : {"weights", "weight_gradients"}) {
+      EXPECT_EQ(compared[root + " " + of], (steps.size() + period - 1) / period) << root << " " << of;
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Pairs, SparseAdversaries,
+    ::testing::Combine(::testing::Values(Adversaries{"one_each", 1, false, false}, Adversaries{"clears_both", 1, false, true},
+                                         Adversaries{"frozen_critic", 1, true, false},
+                                         Adversaries{"five_to_one", 5, false, false},
+                                         Adversaries{"slope_penalty", 3, false, false, true}),
+                       ::testing::Values(1u, 3u, 7u, 20u)),
+    [](const auto& info) {
+      return std::string(std::get<0>(info.param).name) + "_" + std::to_string(std::get<1>(info.param));
+    });
+
 // What nobody could see is said: a model of which all parameters are replaced, where nothing is due and no operator heard.
 TEST_F(Capture, StepsOfAModelThatIsReplacedUnseenAreFlagged) {
   Trainer trainer(Start({"weights", "batch_finished"}, "default", 20));
