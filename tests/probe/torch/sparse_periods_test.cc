@@ -4,6 +4,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <stdexcept>
 #include <string>
 #include <thread>
 
@@ -297,6 +298,82 @@ const Loop kLoops[] = {
        torch::NoGradGuard no_grad;
        for (Tensor& parameter : trainer.net->parameters()) parameter.sub_(parameter.grad(), .05);
        ++trainer.steps;
+     }},
+    {"gradients_are_zeroed_in_place",
+     [](Trainer& trainer, uint64_t) {
+       trainer.optimizer->zero_grad(false);
+       trainer.Loss().backward();
+       trainer.Write();
+     }},
+    {"gradients_are_cleared_behind_the_write",
+     [](Trainer& trainer, uint64_t) {
+       trainer.Loss().backward();
+       trainer.Write();
+       trainer.optimizer->zero_grad();
+     }},
+    {"a_closure",
+     [](Trainer& trainer, uint64_t) {
+       trainer.optimizer->step([&] {
+         trainer.optimizer->zero_grad();
+         const Tensor loss = trainer.Loss();
+         loss.backward();
+         trainer.Note();
+         return loss;
+       });
+       ++trainer.steps;
+     }},
+    {"an_optimizer_of_lists",
+     [](Trainer& trainer, uint64_t) {
+       trainer.optimizer->zero_grad();
+       trainer.Loss().backward();
+       trainer.Note();
+       torch::NoGradGuard no_grad;
+       std::vector<Tensor> parameters = trainer.net->parameters(), gradients;
+       for (const Tensor& parameter : parameters) gradients.push_back(parameter.grad());
+       at::_foreach_add_(parameters, gradients, -.05);
+       ++trainer.steps;
+     }},
+    {"another_thread_runs_backward",
+     [](Trainer& trainer, uint64_t) {
+       trainer.optimizer->zero_grad();
+       const Tensor loss = trainer.Loss();
+       std::thread([&] { loss.backward(); }).join();
+       trainer.Write();
+     }},
+    {"another_thread_takes_over",
+     [](Trainer& trainer, uint64_t i) {
+       if (i < 75) return trainer.Step();
+       std::thread([&] { trainer.Step(); }).join();
+     }},
+    {"evaluations_on_another_thread",
+     [](Trainer& trainer, uint64_t i) {
+       trainer.Step();
+       if (i % 11 == 10) std::thread([&] { trainer.Evaluate(); }).join();
+     }},
+    {"a_batch_is_abandoned_by_an_exception",
+     [](Trainer& trainer, uint64_t i) {
+       if (i % 11 == 10) {
+         try {
+           const Tensor loss = trainer.Loss();
+           throw std::runtime_error("no such image");
+         } catch (const std::runtime_error&) {
+         }
+       }
+       trainer.Step();
+     }},
+    {"a_batch_that_is_kept_is_left_out",
+     [](Trainer& trainer, uint64_t i) {
+       static Tensor kept;
+       if (i % 11 == 10) kept = trainer.Loss();
+       trainer.Step();
+     }},
+    {"the_average_of_two_gradients",
+     [](Trainer& trainer, uint64_t) {
+       const auto parameters = trainer.net->parameters();
+       const auto one = torch::autograd::grad({trainer.Loss()}, parameters);
+       const auto two = torch::autograd::grad({trainer.Loss()}, parameters);
+       for (size_t p = 0; p < parameters.size(); ++p) parameters[p].mutable_grad() = (one[p] + two[p]) / 2;
+       trainer.Write();
      }},
     {"gradients_by_autograd_grad",
      [](Trainer& trainer, uint64_t) {
