@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
 # Builds and runs every test: all of them in a release build, those of the parts that can be instrumented under the
 # address, undefined-behaviour and thread sanitizers as well, those of the LibTorch probe under the address sanitizer; then
-# the fuzz targets for a minute. The better part of an hour on two idle cores; the second run is far
-# shorter.
+# the fuzz targets for a minute. Some forty minutes on two idle cores; the second run is far shorter.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
