@@ -57,9 +57,7 @@ endif()
 # Most of what a file costs its compiler are the same headers and templates again. Names of one anonymous namespace must
 # not stand in another of the same target then; `dev` shows that each file compiles alone.
 set(CMAKE_UNITY_BUILD_BATCH_SIZE 8)
-if(IKKUNA_JUMBO STREQUAL "ALL")
-  set(CMAKE_UNITY_BUILD ON)
-endif()
+set(CMAKE_UNITY_BUILD ${IKKUNA_JUMBO})
 if(IKKUNA_JUMBO AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   add_compile_options($<$<COMPILE_LANGUAGE:CXX>:-Wno-subobject-linkage>)  # of types in an included file, which each is
 endif()
