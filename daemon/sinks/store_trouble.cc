@@ -246,14 +246,27 @@ void Store::Impl::LookForMissing() {
   }
   if (!some.empty()) looked_missing_ = some.back()->key;
   for (const EntryPtr& entry : some) {
-    if (!IsMissing(entry->path())) continue;
     std::unique_lock writing(entry->writer_mutex, std::try_to_lock);
-    if (!writing || entry->writer || !entry->on_disk || !IsMissing(entry->path())) continue;
+    if (!writing || entry->writer || !entry->on_disk) continue;
+    std::string foreign;
+    if (!IsMissing(entry->path())) {
+      const std::optional<FileId> there = FileIdOf(entry->path());
+      if (!entry->file || !there || there == entry->file) continue;
+      const Status ours = CheckOurs(entry);
+      if (ours) {
+        // It was taken away for a while, and has come back as a copy.
+        entry->file = there;
+        std::lock_guard reading(entry->mutex);
+        entry->idle.clear();
+      }
+      if (ours || ours.error().code != ErrorCode::kFailedPrecondition) continue;
+      foreign = ours.error().text;  // whose values would stand under this name
+    }
     {
       std::lock_guard lock(mutex_);
       if (entry->deleted) continue;
     }
-    (void)LoseFile(entry, "");
+    (void)LoseFile(entry, foreign);
   }
 }
 

@@ -52,6 +52,19 @@ bool Names(const std::string& marker, const std::string& run_id, uint32_t attemp
   return marker.starts_with(head) && marker.find("\n" + LineOf(attempt), head.size() - 1) != std::string::npos;
 }
 
+// The last attempt of the run, from `first` to `last`, that the marker names.
+std::optional<uint32_t> LastNamed(const std::string& marker, const std::string& run_id, uint32_t first, uint32_t last) {
+  const std::string head = HeadOf(run_id);
+  if (!marker.starts_with(head)) return std::nullopt;
+  std::optional<uint32_t> found;
+  std::istringstream words(marker.substr(head.size()));
+  std::string word;
+  for (uint32_t attempt = 0; words >> word >> attempt;) {
+    if (word == "attempt" && attempt >= first && attempt <= last && attempt >= found.value_or(0)) found = attempt;
+  }
+  return found;
+}
+
 // The folder `name` of `parent`, or "{name}-2" and so on: the first whose marker is ours, or that is made for us.
 Result<std::string> Claim(const std::string& parent, const std::string& name, const char* marker,
                           const std::string& content, const std::function<bool(const std::string&)>& ours) {
@@ -105,12 +118,17 @@ Status MakeFolders(const std::string& path) {
   return PosixError("cannot make TensorBoard folder '" + path + "'", errno);
 }
 
-std::string TensorBoardFolders::Search(const Life& life) const {
+std::string TensorBoardFolders::Search(const std::string& run_id, uint32_t first, uint32_t last) const {
   std::error_code code;
+  std::string folder;
+  std::optional<uint32_t> latest;
   for (fs::directory_iterator at(logdir_, code), end; !code && at != end; at.increment(code)) {
-    if (Names(Read(at->path().string() + "/" + kRunMarker), life.first, life.second)) return at->path().string();
+    const auto named = LastNamed(Read(at->path().string() + "/" + kRunMarker), run_id, first, last);
+    if (!named || (latest && *named <= *latest)) continue;
+    latest = named;
+    folder = at->path().string();
   }
-  return {};
+  return folder;
 }
 
 Result<std::string> TensorBoardFolders::OfRun(const ProducerInfo& info) {
@@ -120,9 +138,10 @@ Result<std::string> TensorBoardFolders::OfRun(const ProducerInfo& info) {
   if (Status made = MakeFolders(logdir_); !made) return made.error();
   // One that says that it continues itself, or a later one, continues nothing.
   if (info.continues && *info.continues < key.attempt) {
-    std::string line = Search({key.run_id, key.attempt});
+    std::string line = Search(key.run_id, key.attempt, key.attempt);
     if (line.empty()) {
-      line = Search({key.run_id, *info.continues});
+      // That of the attempt before may be missing: it died before its first value.
+      line = Search(key.run_id, ikkuna::LineOf(info), *info.continues);
       if (!line.empty()) {
         const std::string marker = line + "/" + kRunMarker;
         if (Status written = Write(marker + ".new", Read(marker) + LineOf(key.attempt)); !written)

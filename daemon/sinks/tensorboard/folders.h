@@ -39,8 +39,8 @@ class TensorBoardFolders {
 
  private:
   using Life = std::pair<std::string, uint32_t>;  // run_id, attempt
-  // The folder whose marker names this attempt; empty: none.
-  std::string Search(const Life& life) const;
+  // The folder whose marker names the last of these attempts that any names; empty: none does.
+  std::string Search(const std::string& run_id, uint32_t first, uint32_t last) const;
 
   const std::string logdir_;
   std::map<Life, std::string> known_;

@@ -130,6 +130,33 @@ TEST_F(StoreRemovedTest, ARunAtRestThatSomebodyDeletesLeavesTheList) {
   store_.reset();
 }
 
+// Its values would be shown under the name of the other.
+TEST_F(StoreRemovedTest, AnothersFileInThePlaceOfARunAtRestIsNotItsOwn) {
+  for (const bool folder : {false, true}) {
+    TwoRuns();
+    OpenStore();
+    const std::string place = file({"bad", 0, 0});
+    const auto runs = store_->ListRuns();
+    ASSERT_EQ(runs->size(), 2u);
+    const RunKey other = runs->at(0).info.run_key.run_id == "bad" ? runs->at(1).info.run_key : runs->at(0).info.run_key;
+    fs::remove(place);
+    if (folder) {
+      fs::create_directory(place);
+    } else {
+      fs::copy_file(file(other), dir_.path() + "/copy");
+      fs::rename(dir_.path() + "/copy", place);
+    }
+    EXPECT_TRUE(Eventually([&] { return store_->ListRuns()->size() == 1; }));
+    EXPECT_TRUE(Eventually([&] { return Said("run_file_removed") == 1; }));
+    EXPECT_EQ(store_->ListRuns()->at(0).info.run_key, other);
+    EXPECT_TRUE(fs::exists(place)) << "whatever it is, it stays";
+    store_.reset();
+    fs::remove_all(dir_.path() + "/data");
+    std::lock_guard lock(said_mutex_);
+    said_.clear();
+  }
+}
+
 TEST_F(StoreRemovedTest, WhoReadsARunThatIsDeletedIsToldThat) {
   TwoRuns();
   OpenStore();

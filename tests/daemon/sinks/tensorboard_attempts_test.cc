@@ -83,6 +83,23 @@ TEST_F(TensorBoardAttempts, OneThatGoesBackBeginsWithARestartAndIsOneLine) {
   ExpectIdentity(sink_->Counters());
 }
 
+// It has no folder, since it wrote nothing; the line goes on all the same.
+TEST_F(TensorBoardAttempts, OneThatDiedBeforeItsFirstValuePartsNoLine) {
+  SKIP_WITHOUT_PYTHON();
+  Open();
+  Train(NewRun(), 0, 10);
+  static_cast<void>(Continuing(1, 0, 10));
+  Train(Continuing(2, 1, 6), 6, 15);
+  Flush();
+  Open();
+  Train(Continuing(4, 3, 12), 12, 20);
+  Flush();
+  const auto read = ReadBack(options_.logdir);
+  ASSERT_TRUE(read.has_value());
+  ASSERT_EQ(read->size(), 1u) << *read;
+  EXPECT_EQ(Line(*read, "fashion/0/default"), Joined({{UpTo(6), "0.0"}, {UpTo(12, 6), "2.0"}, {UpTo(20, 12), "4.0"}}));
+}
+
 TEST_F(TensorBoardAttempts, TheRestartIsSaidOnceWhateverTheDaemonDoes) {
   SKIP_WITHOUT_PYTHON();
   Open();
