@@ -6,6 +6,7 @@
 
 #include "shared/codes.h"
 #include "tests/probe/torch/capture_fixture.h"
+#include "tests/probe/torch/replaceable.h"
 
 namespace ikkuna {
 namespace {
@@ -119,20 +120,6 @@ TEST_F(Identity, TheThreeProjectionsOfCrossAttentionAreFound) {
   EXPECT_TRUE(torch::equal(Of("activations", "attention").at(0).tensor, out));
   EXPECT_EQ(Of("layer_gradients", "attention").size(), 1u);
 }
-
-struct Replaceable : nn::Module {
-  Replaceable() {
-    fc1 = register_module("fc1", nn::Linear(8, 16));
-    head = register_module("head", nn::Linear(16, 4));
-  }
-  Tensor forward(const Tensor& x) {
-    Tensor hidden = fc1(x);
-    if (gain.defined()) hidden = hidden * gain;
-    return head(torch::relu(hidden));
-  }
-  nn::Linear fc1{nullptr}, head{nullptr};
-  Tensor gain;
-};
 
 class Replaced : public Identity, public ::testing::WithParamInterface<std::vector<std::string>> {};
 

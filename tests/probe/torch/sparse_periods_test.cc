@@ -10,25 +10,12 @@
 
 #include "shared/codes.h"
 #include "tests/probe/torch/capture_fixture.h"
+#include "tests/probe/torch/replaceable.h"
 
 namespace ikkuna {
 namespace {
 
 namespace nn = torch::nn;
-
-struct Net : nn::Module {
-  Net() {
-    fc1 = register_module("fc1", nn::Linear(8, 16));
-    head = register_module("head", nn::Linear(16, 4));
-  }
-  Tensor forward(const Tensor& x) {
-    Tensor hidden = fc1(x);
-    if (gain.defined()) hidden = hidden * gain;
-    return head(torch::relu(hidden));
-  }
-  nn::Linear fc1{nullptr}, head{nullptr};
-  Tensor gain;
-};
 
 // A trainer, which writes down what each of its steps was made of.
 class Trainer {
@@ -74,7 +61,7 @@ class Trainer {
     return out;
   }
 
-  std::shared_ptr<Net> net = std::make_shared<Net>();
+  std::shared_ptr<Replaceable> net = std::make_shared<Replaceable>();
   std::unique_ptr<torch::optim::Optimizer> optimizer;
   uint64_t steps = 0;
   std::map<std::string, std::map<std::string, Values>> wrote;  // by kind and module
