@@ -23,8 +23,8 @@ namespace ikkuna::sinks {
 namespace {
 
 constexpr size_t kToldEach = 4;  // files that are left for the same reason; of more one event tells
-constexpr uint64_t kIdsUnknown = uint64_t{1}
-                                 << 24;  // ids of events that a file which cannot be read may have above the others
+// Ids of events that a file which cannot be read may have above the others.
+constexpr uint64_t kIdsUnknown = uint64_t{1} << 24;
 
 std::string HolderText(int fd) {
   char text[32] = {};
