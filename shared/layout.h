@@ -195,6 +195,7 @@ struct PubStatus {
   uint32_t attempt;       // the scheduler's restart count
   uint64_t command_done;  // last command taken
   uint64_t command_late;  // last command that was taken when its step had begun, and did nothing
+  uint64_t steps_unwatched;  // minor 2: steps of all roots that were made while no daemon was connected
   // Registry.
   alignas(kCacheLine) uint64_t registry_count;  // entries published
   uint64_t registry_used_bytes;

@@ -23,6 +23,9 @@
 
 namespace ikkuna::shm {
 
+// Steps that a process made of all its roots; those before a root's start_step are another's.
+uint64_t StepsMade(const PubStatus& status);
+
 struct PubSizes {
   uint32_t ring_slots = kDefaultRingSlots;    // a power of two
   uint64_t arena_bytes = kDefaultArenaBytes;  // address space; backed by BackArena()

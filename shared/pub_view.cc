@@ -362,6 +362,7 @@ StatusSnapshot PubView::ReadStatus() {
   CopyWord(copy.attempt, shared.attempt);
   CopyWord(copy.command_done, shared.command_done);
   CopyWord(copy.command_late, shared.command_late);
+  CopyWord(copy.steps_unwatched, shared.steps_unwatched);
   CopyWord(copy.registry_count, shared.registry_count);
   CopyWord(copy.registry_used_bytes, shared.registry_used_bytes);
   CopyWord(copy.registry_rejected, shared.registry_rejected);
@@ -383,6 +384,15 @@ StatusSnapshot PubView::ReadStatus() {
   for (const uint64_t dropped : copy.dropped) now.dropped_total += dropped;
   last_status_ = now;
   return now;
+}
+
+uint64_t StepsMade(const PubStatus& status) {
+  uint64_t total = 0;
+  for (const RootStatus& root : status.roots) {
+    const uint64_t step = LoadRelaxed(root.step), start = LoadRelaxed(root.start_step);
+    if (step > start) total += step - start;
+  }
+  return total;
 }
 
 }  // namespace ikkuna::shm

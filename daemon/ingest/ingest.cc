@@ -15,7 +15,6 @@ namespace {
 // The rest is not taken from the status last saved but from what was committed with the samples: see LedgerOf.
 Ledger FromStore(const ProducerStatus& status) {
   Ledger ledger;
-  ledger.steps_connected = status.steps_while_connected;
   ledger.kinds_asked = status.kinds_asked;
   return ledger;
 }
@@ -215,7 +214,6 @@ Ledger Ingest::LedgerOf(const Uuid& uuid, const RunKey& run) {
     ledger.handled = progress->handled();
     ledger.lost_in_daemon = progress->lost_in_daemon;
     ledger.killed = progress->killed;
-    ledger.steps_connected = std::max(ledger.steps_connected, progress->steps_connected);
     ledger.steps_observed = {progress->steps_observed.begin(), progress->steps_observed.end()};
     ledger.missing = {progress->missing.begin(), progress->missing.end()};
   }

@@ -54,8 +54,7 @@ ProducerSession::ProducerSession(const IngestContext& context, Peer peer, Seat s
       publisher_(std::make_shared<Publisher>(run_, context.sinks)),
       known_(seat.known),
       working_(std::move(seat.before)),
-      place_notes_(std::move(seat.notes)),
-      meter_(working_.steps_connected) {
+      place_notes_(std::move(seat.notes)) {
   socket_ = std::move(peer.socket);
   credentials_ = std::move(peer.credentials);
   view_ = std::move(peer.view);
@@ -129,7 +128,6 @@ ProducerStatus ProducerSession::status() const {
 Ledger ProducerSession::ledger() const {
   std::lock_guard lock(mutex_);
   Ledger ledger = numbers_.ledger;
-  ledger.steps_connected = meter_.steps_connected();
   for (const auto& [id, name] : names_.roots()) {
     if (id >= 1 && id <= kMaxRoots) ledger.steps_observed[name] += numbers_.steps_observed[id - 1u];
   }
@@ -189,10 +187,6 @@ void ProducerSession::Serve() {
 }
 
 void ProducerSession::Begin() {
-  {
-    std::lock_guard lock(mutex_);
-    meter_.Begin(view_->ReadStatus().status);
-  }
   if (working_.done_seq > 0) run_->SetRereadUntil(view_->reserved());
   run_->SetCountedUntil(working_.read_seq);
   graph_ = context_.make_graph(run_, [publisher = publisher_](Batch batch) { publisher->Emit(std::move(batch)); });

@@ -187,7 +187,6 @@ class ProducerSession {
   size_t notes_told_ = 0;
   bool socket_closed_ = false;
   bool peer_died_ = false;
-  bool meter_ended_ = false;
   bool more_ = false;  // the last turn left records behind
   End end_ = End::kNone;
 

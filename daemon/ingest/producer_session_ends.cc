@@ -133,8 +133,8 @@ void ProducerSession::OfferRunEnded(RunState state) {
                           : state == RunState::kSwitchedOff ? "ended with its probe switched off"
                                                     : "ended, no longer read since it broke the format,";
   publisher_->OfferEvent(bad ? Severity::kWarning : Severity::kInfo, kRunEnded,
-             "run '" + run_->info()->run + "' " + how + " after " +
-                 std::to_string(StepMeter::StepsTotal(numbers_.pub.status)) + " steps");
+                         "run '" + run_->info()->run + "' " + how + " after " +
+                             std::to_string(shm::StepsMade(numbers_.pub.status)) + " steps");
 }
 
 }  // namespace ikkuna::ingest

@@ -12,12 +12,12 @@ Progress ProducerSession::CurrentProgress() {
   const uint64_t late_seq = drain_ ? drain_->first_late_seq() : UINT64_MAX;
   if (graph_) working_.done_seq = std::max(working_.done_seq, std::min(graph_->done_seq(), late_seq - 1));
   if (drain_) working_.read_seq = std::max(working_.read_seq, drain_->read_seq());
-  const uint64_t steps = std::min(StepMeter::StepsTotal(numbers_.pub.status), kMaxStep);
+  const uint64_t steps = shm::StepsMade(numbers_.pub.status);
   Progress progress{working_.done_seq,
                     working_.lost_in_daemon,
                     working_.killed,
-                    steps,
-                    std::min(meter_.steps_connected(), steps),
+                    std::min(steps, kMaxStep),
+                    std::min(Above(steps, numbers_.pub.status.steps_unwatched), kMaxStep),
                     std::max(working_.read_seq, working_.done_seq)};
   // Of what this session has read: what it has yet to read once more is known by what was told before.
   if (graph_ && drain_) progress.done_beyond = Above(drain_->read_seq(), progress.done_seq + graph_->held());
@@ -83,9 +83,7 @@ void ProducerSession::TakeNumbers() {
     shm::RootStatus& root = numbers_.pub.status.roots[id - 1u];
     if (numbers_.closed && observed > 0 && root.step < root.start_step + observed) root.step = root.start_step + observed;
   }
-  // Once more when the socket is found closed: the steps up to then were made with us there.
-  if (!meter_ended_) meter_.Update(numbers_.pub.status, numbers_.now_ns);
-  meter_ended_ = socket_closed_;
+  meter_.Update(numbers_.pub.status, numbers_.now_ns);
 }
 
 RunState ProducerSession::StateNow() const {

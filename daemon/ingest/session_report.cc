@@ -81,8 +81,9 @@ ProducerStatus MakeReport(const ProducerInfo& info, RunState state, const Sessio
   // What is under way has no counter of its own: it is what the others leave of `attempted`, which PubView reads last.
   status.in_flight =
       Above(status.attempted, status.handled + status.dropped_total + status.lost_in_daemon + status.killed);
-  status.steps_total = Bounded(StepMeter::StepsTotal(pub));
-  status.steps_while_connected = std::min(meter.steps_connected(), status.steps_total);
+  const uint64_t steps = shm::StepsMade(pub);
+  status.steps_total = Bounded(steps);
+  status.steps_while_connected = Bounded(Above(steps, pub.steps_unwatched));
   status.coverage = CoverageOf(status);
   std::map<std::string, uint64_t> missing = numbers.ledger.missing;
   for (const Count& count : numbers.missing) missing[count.reason] += count.count;

@@ -27,7 +27,6 @@ struct Ledger {
   uint64_t handled = 0;   // records handed to the graph
   uint64_t lost_in_daemon = 0;
   uint64_t killed = 0;
-  uint64_t steps_connected = 0;
   uint64_t kinds_asked = 0;                        // set of kinds (KindBit) that were ever demanded
   std::map<std::string, uint64_t> steps_observed;  // by name of the root
   std::map<std::string, uint64_t> missing;         // by reason: see MessageGraph::Missing

@@ -4,32 +4,15 @@
 
 namespace ikkuna::ingest {
 
-void StepMeter::Begin(const shm::PubStatus& status) {
-  for (size_t i = 0; i < kMaxRoots; ++i) {
-    known_[i] = status.roots[i].phase != 0 || status.roots[i].step != 0;
-    last_[i] = status.roots[i].step;
-  }
-}
-
 void StepMeter::Update(const shm::PubStatus& status, uint64_t now_ns) {
   Point point{now_ns, {}};
   for (size_t i = 0; i < kMaxRoots; ++i) {
     const shm::RootStatus& root = status.roots[i];
-    if (!known_[i]) {
-      if (root.phase == 0 && root.step == 0) continue;
-      known_[i] = true;  // attached since
-      last_[i] = root.start_step;
-      // Those up to there it did not make.
-      for (Point& earlier : points_) earlier.step[i] = root.start_step;
-    }
-    // One that is told its start after it was seen at 0 jumps there.
-    if (last_[i] < root.start_step) {
-      last_[i] = root.start_step;
-      for (Point& earlier : points_) earlier.step[i] = std::max(earlier.step[i], root.start_step);
-    }
+    if (root.phase == 0 && root.step == 0) continue;
+    known_[i] = true;
     point.step[i] = std::max(root.step, root.start_step);
-    if (root.step > last_[i]) connected_ += root.step - last_[i];
-    last_[i] = root.step;
+    // Those up to its start it did not make, whether it was attached since or told its start since.
+    for (Point& earlier : points_) earlier.step[i] = std::max(earlier.step[i], root.start_step);
   }
   if (points_.empty() || now_ns - points_.back().time_ns >= kSampleNs) {
     points_.push_back(point);
@@ -43,14 +26,6 @@ void StepMeter::Update(const shm::PubStatus& status, uint64_t now_ns) {
   if (status.step_ns > 0) {
     mean_ = static_cast<double>(status.steps_timed) / (static_cast<double>(status.step_ns) * 1e-9);
   }
-}
-
-uint64_t StepMeter::StepsTotal(const shm::PubStatus& status) {
-  uint64_t total = 0;
-  for (const shm::RootStatus& root : status.roots) {
-    if (root.step > root.start_step) total += root.step - root.start_step;
-  }
-  return total;
 }
 
 double StepMeter::StepsPerSecond(size_t root_index) const {

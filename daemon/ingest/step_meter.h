@@ -1,4 +1,4 @@
-// StepMeter: how many steps a producer's roots made while it was connected, and how fast they are.
+// StepMeter: how fast a producer's roots make their steps.
 //
 // Owner: ProducerSession, under its mutex. Fed with copies of PUB's status, which the producer wrote: its numbers are
 // shown, never used for a decision.
@@ -14,16 +14,8 @@ namespace ikkuna::ingest {
 
 class StepMeter {
  public:
-  // `connected_before`: steps that earlier sessions of this producer saw.
-  explicit StepMeter(uint64_t connected_before) : connected_(connected_before) {}
-
-  // The state when the session began: steps up to here were not seen by it.
-  void Begin(const shm::PubStatus& status);
   void Update(const shm::PubStatus& status, uint64_t now_ns);
 
-  uint64_t steps_connected() const { return connected_; }
-  // Steps that this process made of all roots; those before its start_step are another's.
-  static uint64_t StepsTotal(const shm::PubStatus& status);
   // Over the last seconds; 0: standing still.
   double StepsPerSecond(size_t root_index) const;
   // How fast it is when it trains: over the last five seconds without a pause or, before there were any, the mean of all
@@ -41,9 +33,7 @@ class StepMeter {
   };
   bool TrainsThroughout(size_t root_index) const;
 
-  std::array<uint64_t, kMaxRoots> last_{};
   std::array<bool, kMaxRoots> known_{};
-  uint64_t connected_;
   std::deque<Point> points_;
   std::array<double, kMaxRoots> training_{};  // steps a second, over the last window without a pause
   double mean_ = 0;

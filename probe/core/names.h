@@ -52,6 +52,7 @@ class Names {
   // A fact of the run; a later one of the same key takes its place.
   void AddFact(const std::string& key, const std::string& value);
   void AddNote(const std::string& text);  // once per text
+  void NoteIfRenamed(const std::string& name);  // where the daemon will show it otherwise
 
   uint64_t modules() const { return modules_.load(std::memory_order_relaxed); }  // ids given
   uint64_t entries() const { return entries_.load(); }                           // published
@@ -73,7 +74,6 @@ class Names {
   Appended Append(const shm::RegistryEntry& entry);  // the caller holds mutex_
   // Says once that there is no room for `what`. `full`: the ids have run out, else the registry has.
   void SayLimit(bool full, Limit limit, const std::string& what);
-  void NoteIfRenamed(const std::string& name);
 
   shm::PubWriter& pub_;
   Notices& notices_;

@@ -129,6 +129,8 @@ bool Session::CreateSegments() {
   shm::StoreRelaxed(status.budget_ppm, options_.budget_ppm);
   pub_->WriteClock();
   for (const auto& [key, value] : ProcessFacts()) AddFact(key, value);
+  names_->NoteIfRenamed(identity_.run_id);
+  if (identity_.run != identity_.run_id) names_->NoteIfRenamed(identity_.run);
 
   sigset_t all, old;
   ::sigfillset(&all);
@@ -257,7 +259,11 @@ void Session::ServeUntilStopped() {
 
 void Session::Tick() {
   pub_->WriteClock();
-  if (ctl_) LookAtDaemon();
+  if (ctl_) {
+    LookAtDaemon();
+  } else {
+    CountUnwatched();
+  }
   std::lock_guard lock(tick_mutex_);
   if (tick_) tick_();
 }
@@ -356,8 +362,16 @@ void Session::ReadAnswer() {
     AddNote("the daemon takes no whole tensors of this trainer: their statistics are sent, the rest is not captured");
   }
   lie_noted_ = silence_said_ = false;
+  CountUnwatched();
   SetCtl(std::shared_ptr<const shm::CtlView>(std::move(view).value()));
   connected_.store(true);
+}
+
+// By whom a step was watched only this side knows: a daemon that is killed takes along what it had seen last.
+void Session::CountUnwatched() {
+  const uint64_t steps = shm::StepsMade(pub_->status());
+  if (steps > steps_looked_at_) shm::AddRelaxed(pub_->status().steps_unwatched, steps - steps_looked_at_);
+  steps_looked_at_ = steps;
 }
 
 // It may have been full, or another will take its place: it is asked again, in no hurry.
@@ -394,7 +408,11 @@ void Session::SetCtl(std::shared_ptr<const shm::CtlView> ctl) {
 
 void Session::Disconnect() {
   if (!socket_) return;
-  if (connected_.exchange(false)) SetCtl(nullptr);
+  if (connected_.load()) {
+    steps_looked_at_ = shm::StepsMade(pub_->status());
+    connected_.store(false);
+    SetCtl(nullptr);
+  }
   g_socket_fd.store(-1);
   socket_.reset();
 }

@@ -259,6 +259,7 @@ class Session {
   void ServeUntilStopped();
   void Tick();
   void LookAtDaemon();
+  void CountUnwatched();
   void CallSwitchedOff();
   void Wake();
   static void EndAtExit();
@@ -336,6 +337,7 @@ class Session {
   std::string refusal_;       // the last that was printed
   std::string unreachable_;   // the same
   bool lie_noted_ = false;    // in this session
+  uint64_t steps_looked_at_ = 0;  // StepsMade when it was last known whether a daemon was there
   bool silence_said_ = false;
   UniqueFd socket_;
   std::mutex join_mutex_;

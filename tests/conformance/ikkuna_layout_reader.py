@@ -92,6 +92,7 @@ class Pub:
             "state": self.word(24, "I"),
             "attempt": self.word(28, "I"),
             "commands": [self.word(32), self.word(40)],
+            "steps_unwatched": self.word(48),
             "reserved": self.word(128),
             "arena_tail": self.word(136),
             "late_tail": self.word(144),

@@ -114,10 +114,7 @@ class Session {
         graph_(graph::MakeGraph(shared.Parts())(shared.run, [](Batch) {})),
         drain_(*view_, *shared.ctl, Sources(), 0, 0, unready_ns,
                [this](const shm::Message& message) { Handle(message); }),
-        meter_(0),
-        first_position_(view_->ring_position()) {
-    meter_.Begin(view_->ReadStatus().status);
-  }
+        first_position_(view_->ring_position()) {}
   static std::vector<std::unique_ptr<ingest::PayloadSource>> Sources() {
     std::vector<std::unique_ptr<ingest::PayloadSource>> sources;
     sources.push_back(std::make_unique<ingest::HostArenaSource>());

@@ -372,6 +372,7 @@ class Golden {
     status.attempt = 1;
     status.command_done = 9;
     status.command_late = 8;
+    status.steps_unwatched = 6;
     RootStatus& root = status.roots[0];
     root.phase = static_cast<uint32_t>(Phase::kTrain);
     root.epoch = 3;
@@ -389,6 +390,7 @@ class Golden {
         {"state", status.state},
         {"attempt", status.attempt},
         {"commands", {9, 8}},
+        {"steps_unwatched", 6},
         {"reserved", 26},
         {"arena_tail", status.arena_tail},
         {"late_tail", status.late_tail},

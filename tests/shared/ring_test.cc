@@ -238,9 +238,9 @@ TEST(Ring, EveryStatusWordIsRead) {
     *word = ++value;
   }
   for (uint64_t* word :
-       {&status.command_done, &status.command_late, &status.registry_count, &status.registry_used_bytes,
-        &status.registry_rejected, &status.reserved, &status.arena_tail, &status.late_tail, &status.attempted,
-        &status.probe_ns, &status.step_ns, &status.steps_timed, &status.fixed_ns}) {
+       {&status.command_done, &status.command_late, &status.steps_unwatched, &status.registry_count,
+        &status.registry_used_bytes, &status.registry_rejected, &status.reserved, &status.arena_tail, &status.late_tail,
+        &status.attempted, &status.probe_ns, &status.step_ns, &status.steps_timed, &status.fixed_ns}) {
     *word = (uint64_t{1} << 40) + ++value;
   }
   for (size_t i = 0; i < std::size(status.dropped); ++i) status.dropped[i] = 1000 + i;

@@ -157,10 +157,12 @@ class TestProducer {
     ctl_ = std::move(ctl).value();
     if (!pub_->AcceptHeads(ctl_->heads())) reject_ = "the daemon's heads make no sense";
     pub_->SetHeadSource(ctl_);
+    pub_->status().steps_unwatched += shm::StepsMade(pub_->status()) - steps_at_disconnect_;
     return reject_.empty();
   }
   // As the probe does when it sees the daemon's end.
   void Disconnect() {
+    if (ctl_) steps_at_disconnect_ = shm::StepsMade(pub_->status());
     pub_->SetHeadSource(nullptr);
     ctl_.reset();
     socket_.reset();
@@ -298,6 +300,7 @@ class TestProducer {
   UniqueFd socket_;
   std::shared_ptr<const shm::CtlView> ctl_;
   std::string reject_;
+  uint64_t steps_at_disconnect_ = 0;
   uint32_t facts_ = 0;
 };
 

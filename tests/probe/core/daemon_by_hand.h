@@ -108,6 +108,7 @@ class DaemonByHand {
   void Meet() {
     using namespace std::chrono_literals;
     const auto end = std::chrono::steady_clock::now() + test::kWatchdog;
+    if (!socket_) view_.reset();  // of the meeting before
     while (!socket_ && std::chrono::steady_clock::now() < end) {
       socket_ = UniqueFd(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
       if (!socket_) std::this_thread::sleep_for(1ms);

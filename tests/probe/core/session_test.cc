@@ -13,6 +13,7 @@
 #include <thread>
 #include <vector>
 
+#include "shared/base/utf8.h"
 #include "tests/probe/core/child.h"
 #include "tests/probe/core/daemon_by_hand.h"
 #include "tests/watchdog.h"
@@ -57,6 +58,27 @@ TEST(Session, ADaemonThatRefusedIsAskedAgainAndTheReasonIsSaidOnce) {
   EXPECT_THAT(said, HasSubstr("the run is watched by another"));
 }
 
+TEST(Session, StepsThatNoDaemonSawAreCountedAndNoOthers) {
+  DaemonByHand daemon;
+  std::unique_ptr<Session> session = Open(daemon);
+  ASSERT_NE(session, nullptr);
+  shm::RootStatus& root = session->root_status(1);
+  const auto made = [&](uint64_t step) { shm::StoreRelease(root.step, step); };
+  shm::StoreRelease(root.start_step, 100);  // those before it are another process's
+  made(107);
+  daemon.Accept({});
+  ASSERT_TRUE(Eventually([&] { return session->connected(); }));
+  EXPECT_EQ(daemon.view().ReadStatus().status.steps_unwatched, 7u);
+  made(120);
+  daemon.Hang();
+  ASSERT_TRUE(Eventually([&] { return !session->connected(); }));
+  made(125);
+  daemon.Accept({});
+  ASSERT_TRUE(Eventually([&] { return session->connected(); }));
+  made(130);
+  EXPECT_EQ(daemon.view().ReadStatus().status.steps_unwatched, 12u);
+}
+
 TEST(Session, AFactThatIsSaidAgainTakesTheOldOnesPlace) {
   DaemonByHand daemon;
   std::unique_ptr<Session> session = Open(daemon);
@@ -91,6 +113,22 @@ MessageHeader Header(Kind kind) {
   header.root = 1;
   if (IsDataKind(kind)) header.module = 1;
   return header;
+}
+
+TEST(Session, ANameOfTheRunThatIsWrittenOtherwiseIsSaid) {
+  DaemonByHand daemon;
+  SessionOptions options;
+  options.directory = daemon.directory();
+  options.arena_mb = 1;
+  options.identity.run_id = std::string(250, 'r') + "/sweep/lr=0.1";
+  options.identity.run = std::string(300, 'n');
+  std::unique_ptr<Session> session = Session::Open(options);
+  ASSERT_NE(session, nullptr);
+  daemon.Accept({});
+  ASSERT_TRUE(Eventually([&] { return session->connected(); }));
+  EXPECT_EQ(daemon.hello().run_id, WireName(options.identity.run_id, kMaxNameBytes));
+  EXPECT_THAT(NotesOf(daemon), HasSubstr("the name 'rrrr"));
+  EXPECT_THAT(NotesOf(daemon), HasSubstr("the name 'nnnn"));
 }
 
 struct Waiting {
