@@ -554,7 +554,7 @@ bool RunFile::IsGone() {
   }
   struct stat found {};
   // A file system that fails for a moment says nothing of that.
-  return ::stat(path_.c_str(), &found) == 0 || errno == ENOENT || errno == ENOTDIR;
+  return ::stat(path_.c_str(), &found) == 0 || errno == ENOENT || errno == ENOTDIR || errno == ELOOP;
 }
 
 Status RunFile::CopyTo(const std::string& path, const std::function<Status()>& allowed) {

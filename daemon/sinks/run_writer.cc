@@ -1,6 +1,7 @@
 #include "daemon/sinks/run_writer.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <array>
@@ -23,9 +24,18 @@ bool ConcernsRow(const Status& status) { return !status && status.error().code =
 // False: it was there.
 Result<bool> MakeFile(const std::string& path) {
   const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-  if (fd < 0) return errno == EEXIST ? Result<bool>(false) : PosixError("cannot make it", errno);
-  ::close(fd);
-  return true;
+  if (fd >= 0) {
+    ::close(fd);
+    return true;
+  }
+  if (errno != EEXIST) return PosixError("cannot make it", errno);
+  struct stat there {};
+  if (::stat(path.c_str(), &there) != 0) {
+    if (errno != ENOENT && errno != ELOOP) return PosixError("cannot look at it", errno);
+    return Error{ErrorCode::kFailedPrecondition, "it is a link to a file that is not there"};
+  }
+  if (!S_ISREG(there.st_mode)) return Error{ErrorCode::kFailedPrecondition, "it is no file"};
+  return false;
 }
 
 }  // namespace

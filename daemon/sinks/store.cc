@@ -387,7 +387,8 @@ void Store::Impl::Close() {
     for (const auto& [key, entry] : entries_) drop(entry);
     flushed_.notify_all();
     catalogue_.Close();
-    if (lock_) (void)!::ftruncate(lock_.get(), 0);  // closed in order
+    event_ids_kept_ = next_event_id_.load();
+    if (lock_) (void)WriteLock(0);  // closed in order
     lock_.reset();
   });
 }

@@ -68,6 +68,8 @@ class Store::Impl {
  private:
   // store_open.cc
   Status LockFolder();
+  bool WriteLock(int64_t pid);  // 0: closed
+  void KeepEventIds();
   struct Unread {
     std::string path, why;
     bool ours;  // it is broken: another may take its place
@@ -131,6 +133,7 @@ class Store::Impl {
   std::string TakeLogAway(const std::string& path, const std::optional<FileId>& ours);  // a sentence, where one is kept
   bool IsMissing(const std::string& path) const;
   void LookForMissing();
+  void LookForCut(const EntryPtr& entry);
   // store_loop.cc
   void Loop();
   void Guarded(const EntryPtr& entry);
@@ -194,6 +197,7 @@ class Store::Impl {
   EntryPtr own_;  // events of the daemon itself; has no run
 
   std::atomic<uint64_t> next_event_id_{1};
+  uint64_t event_ids_kept_ = 0;  // as `lock` says; of Open, then of the store's thread, then of Close
   std::atomic<bool> copies_end_{false};
   std::atomic<int> nice_{kNiceDefault};  // of the thread, as the system has it
 

@@ -25,13 +25,28 @@ namespace {
 constexpr size_t kToldEach = 4;  // files that are left for the same reason; of more one event tells
 // Ids of events that a file which cannot be read may have above the others.
 constexpr uint64_t kIdsUnknown = uint64_t{1} << 24;
+// Ids that `lock` is ahead of those that were given: half of it is more than a second's events.
+constexpr uint64_t kIdsAhead = uint64_t{1} << 20;
+
+// What the file `lock` says.
+struct LockText {
+  int64_t pid = 0;        // of who has it; 0: it was closed
+  uint64_t event_id = 0;  // no event had this id yet, nor one above it
+};
+
+LockText ReadLock(int fd) {
+  char text[64] = {};
+  LockText read;
+  if (::pread(fd, text, sizeof(text) - 1, 0) <= 0) return read;
+  char* rest = nullptr;
+  read.pid = std::strtoll(text, &rest, 10);
+  read.event_id = std::strtoull(rest, nullptr, 10);
+  return read;
+}
 
 std::string HolderText(int fd) {
-  char text[32] = {};
-  const ssize_t size = ::pread(fd, text, sizeof(text) - 1, 0);
-  std::string pid(text, size > 0 ? static_cast<size_t>(size) : 0);
-  pid.erase(std::find_if(pid.begin(), pid.end(), [](char c) { return c < '0' || c > '9'; }), pid.end());
-  return pid.empty() ? "" : " (pid " + pid + ")";
+  const int64_t pid = ReadLock(fd).pid;
+  return pid == 0 ? "" : " (pid " + std::to_string(pid) + ")";
 }
 
 // The name that the store itself gives, with any number.
@@ -66,6 +81,11 @@ bool IsBetter(const RunEntry& a, const RunEntry& b) {
     return std::tuple(HasOwnName(entry), entry.head.producer.info.start_unix_ns, totals.progress.done_seq, totals.written);
   };
   return rank(a) > rank(b);
+}
+
+std::string FileText(const std::string& path) {
+  const bool own = std::filesystem::path(path).extension() == ".db";
+  return (own ? "The file of the daemon's own events '" : "The run's file '") + path + "'";
 }
 
 // Of the file system that the folder is on.
@@ -120,20 +140,32 @@ Status Store::Impl::LockFolder() {
     }
     // A file system without locks: two daemons of one host are kept apart by the directory of their sockets.
   }
-  // A daemon that closes takes its number away.
-  char before[32] = {};
-  if (::pread(fd.get(), before, sizeof(before) - 1, 0) > 0) pid_before_ = std::strtoll(before, nullptr, 10);
-  const std::string pid = std::to_string(::getpid()) + "\n";
-  if (::ftruncate(fd.get(), 0) != 0 || ::pwrite(fd.get(), pid.data(), pid.size(), 0) < 0)
-    return PosixError("cannot write '" + path + "'", errno);
+  const LockText before = ReadLock(fd.get());
+  pid_before_ = before.pid;
+  event_ids_kept_ = before.event_id;
   lock_ = std::move(fd);
+  if (!WriteLock(::getpid())) return PosixError("cannot write '" + path + "'", errno);
   return {};
+}
+
+bool Store::Impl::WriteLock(int64_t pid) {
+  const std::string text = std::to_string(pid) + "\n" + std::to_string(event_ids_kept_) + "\n";
+  return ::pwrite(lock_.get(), text.data(), text.size(), 0) >= 0 &&
+         ::ftruncate(lock_.get(), static_cast<off_t>(text.size())) == 0;
+}
+
+// Whatever becomes of the file in which the last events are, the next daemon gives none of their ids again.
+void Store::Impl::KeepEventIds() {
+  const uint64_t next = next_event_id_.load(std::memory_order_relaxed);
+  if (next + kIdsAhead / 2 < event_ids_kept_) return;
+  event_ids_kept_ = next + kIdsAhead;
+  (void)WriteLock(::getpid());
 }
 
 Store::Impl::Looked Store::Impl::Look(const std::string& path, int busy_ms) {
   Looked looked;
   struct stat there {};
-  if (::stat(path.c_str(), &there) != 0 && errno == ENOENT) {
+  if (::stat(path.c_str(), &there) != 0 && (errno == ENOENT || errno == ELOOP)) {
     if (::lstat(path.c_str(), &there) == 0) looked.unread = Unread{path, "it is a link to a file that is not there", false};
     return looked;
   }
@@ -248,7 +280,7 @@ void Store::Impl::TellUnread(const std::vector<Unread>& unread) {
     const bool each = those.size() <= kToldEach;
     for (size_t i = 0; i < (each ? those.size() : 1); ++i) {
       const std::string what =
-          each ? "The run's file '" + those[i] + "' is left as it is"
+          each ? FileText(those[i]) + " is left as it is"
                : Counted(those.size(), "file") + " of runs, '" + those[i] + "' among them, are left as they are";
       Raise(Severity::kError, "run_unreadable", what + " and not shown: " + why + ".", {});
     }
@@ -265,10 +297,11 @@ void Store::Impl::TellEmptied(const std::string& path) {
 void Store::Impl::TellGone(const std::vector<std::string>& names) {
   const bool each = names.size() <= kToldEach;
   for (size_t i = 0; i < (each ? names.size() : 1) && !names.empty(); ++i) {
-    const std::string path = "'" + folder_ + "/" + names[i] + "'";
+    const std::string path = folder_ + "/" + names[i];
     Raise(Severity::kWarning, "run_file_removed",
-          (each ? "The run's file " + path + " is" : Counted(names.size(), "file") + " of runs, " + path + " among them, are") +
-              " not there any more: taken away since a daemon had this store last, or deleted by one that was killed as it "
+          (each ? FileText(path) + " is" : Counted(names.size(), "file") + " of runs, '" + path + "' among them, are") +
+              " not there any more: taken away since a daemon had this store last, or deleted by one that was killed "
+              "as it "
               "did.",
           {});
   }
@@ -363,8 +396,10 @@ void Store::Impl::Scan() {
   const std::vector<std::string> gone = catalogue_.RemoveUnless(is_listed);
   // Ids that a killed daemon had shown and not stored are not given again: who goes on behind one misses nothing.
   next_event_id_ = event_last + 1 + (pid_before_ != 0 ? 2 * kEventsQueuedMax : 0);
-  // Nor are those in files that are not known yet.
+  // Nor are those in files that are not known yet, or that somebody took away.
   if (!later.empty() || own.later) next_event_id_ += kIdsUnknown;
+  if (!own.head) next_event_id_ = std::max(next_event_id_.load(), event_ids_kept_);
+  KeepEventIds();
   TellUnread(unread);
   for (const std::string& path : emptied) TellEmptied(path);
   TellGone(gone);

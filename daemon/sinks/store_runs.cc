@@ -226,7 +226,7 @@ Status Store::Impl::DeleteRun(const RunKey& run) {
 Status Store::Impl::CheckOurs(const EntryPtr& entry) {
   struct stat found {};
   if (::stat(entry->path().c_str(), &found) != 0) {
-    return errno == ENOENT || errno == ENOTDIR ? Status() : PosixError("cannot look at it", errno);
+    return errno == ENOENT || errno == ENOTDIR || errno == ELOOP ? Status() : PosixError("cannot look at it", errno);
   }
   if (HasItsFile(entry)) return {};
   if (!S_ISREG(found.st_mode)) return Error{ErrorCode::kFailedPrecondition, "it is no file"};

@@ -3,8 +3,10 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstdio>
+#include <fstream>
 
 #include "daemon/model/counted.h"
 #include "daemon/sinks/store_impl.h"
@@ -15,6 +17,17 @@ namespace {
 using namespace std::chrono_literals;
 
 constexpr size_t kLookedForMax = 64;  // files a second: some tens of microseconds, where the disk is not far away
+
+// It has not all the pages that it says it has (the file format of SQLite: page size at 16, pages at 28).
+bool IsCut(const std::string& path) {
+  std::array<unsigned char, 32> head{};
+  std::ifstream in(path, std::ios::binary);
+  if (!in.read(reinterpret_cast<char*>(head.data()), head.size())) return !in.bad();
+  const uint64_t page = head[16] << 8 | head[17];
+  const uint64_t pages = uint64_t{head[28]} << 24 | head[29] << 16 | head[30] << 8 | head[31];
+  in.seekg(0, std::ios::end);
+  return in.good() && static_cast<uint64_t>(in.tellg()) < (page == 1 ? 65'536 : page) * pages;
+}
 
 // An event of its own speaks of these.
 void Told(RunEntry& entry, std::string_view reason, uint64_t values) {
@@ -157,7 +170,8 @@ bool Store::Impl::HasItsFile(const EntryPtr& entry) const {
 // Where the whole folder cannot be seen (a file system that is not mounted now) nothing is known of the file.
 bool Store::Impl::IsMissing(const std::string& path) const {
   struct stat found {};
-  return ::stat(path.c_str(), &found) != 0 && errno == ENOENT && ::stat((folder_ + "/lock").c_str(), &found) == 0;
+  return ::stat(path.c_str(), &found) != 0 && (errno == ENOENT || errno == ELOOP) &&
+         ::stat((folder_ + "/lock").c_str(), &found) == 0;
 }
 
 // The log of a file that was taken away would be applied to the next one of its name. What is not known to be ours may be
@@ -225,6 +239,15 @@ bool Store::Impl::LoseFile(const EntryPtr& entry, const std::string& foreign, bo
     return true;
   }
   BeginAnew(entry);
+  if (entry == own_) {
+    Raise(Severity::kError, "run_file_removed",
+          what +
+              ": the daemon's own events that were in it are not shown any more, and further ones are kept in a new "
+              "file." +
+              kept,
+          {});
+    return true;
+  }
   Raise(Severity::kError, "run_file_removed",
         what + ": the " + (lost == 1 ? "value" : Counted(lost, "value")) + " that this run had there " +
             (lost == 1 ? "is" : "are") +
@@ -251,6 +274,7 @@ void Store::Impl::LookForMissing() {
     std::string foreign;
     if (!IsMissing(entry->path())) {
       const std::optional<FileId> there = FileIdOf(entry->path());
+      if (there && there == entry->file) LookForCut(entry);
       if (!entry->file || !there || there == entry->file) continue;
       const Status ours = CheckOurs(entry);
       if (ours) {
@@ -268,6 +292,19 @@ void Store::Impl::LookForMissing() {
     }
     (void)LoseFile(entry, foreign);
   }
+}
+
+// Nobody writes a file at rest. One that is shorter than it was cannot be read; whoever has read of it still has old
+// pages.
+void Store::Impl::LookForCut(const EntryPtr& entry) {
+  const uint64_t had = entry->rest_bytes.load(std::memory_order_relaxed), has = FileBytes(entry->path());
+  if (has >= had || !IsCut(entry->path())) return;
+  {
+    std::lock_guard reading(entry->mutex);
+    entry->idle.clear();
+  }
+  ReadFailed(*entry, {ErrorCode::kCorrupt, "somebody cut '" + entry->path() + "' to " + Counted(has, "byte") + " of " +
+                                               std::to_string(had)});
 }
 
 // Nothing of what was in the old file is shown; what waits goes into the new one.

@@ -46,6 +46,7 @@ bool Store::Impl::Upkeep() {
   LookAtFreeSpace();
   LookAgain();
   LookForMissing();
+  KeepEventIds();
   bool mark = false;
   {
     std::lock_guard lock(mutex_);

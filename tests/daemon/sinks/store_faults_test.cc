@@ -268,7 +268,7 @@ TEST_F(StoreFaultsTest, ARunWhoseFileTakesNothingHasItsShareOfTheQueueAndOthersA
   std::vector<RunPtr> bad;
   std::vector<uint32_t> series;
   for (const char* id : {"bad-1", "bad-2", "bad-3"}) {
-    fs::create_directory(file({id, 0, 0}));  // cannot be opened, and is tried again
+    fs::create_directory(file({id, 0, 0}) + "-wal");  // it can have no log, and is tried again
     Begin({id, 0, 0}, static_cast<unsigned char>(1 + bad.size()));
     series.push_back(Series("a"));
     bad.push_back(run_);
@@ -289,7 +289,7 @@ TEST_F(StoreFaultsTest, ARunWhoseFileTakesNothingHasItsShareOfTheQueueAndOthersA
   EXPECT_GT(counters.waiting, Store::kBatchesQueuedMax / 2 - 10);  // events wait beside them
   EXPECT_EQ(DropsFor(counters, "disk"), 3 * kMany - counters.waiting);
   // What had its share is there when its disk is.
-  for (const char* id : {"bad-1", "bad-2", "bad-3"}) fs::remove(file({id, 0, 0}));
+  for (const char* id : {"bad-1", "bad-2", "bad-3"}) fs::remove(file({id, 0, 0}) + "-wal");
   ASSERT_TRUE(Eventually([&] { return store_->Counters().waiting == 0; }));
   ReadQuery query;
   query.filter.run = "bad-1";
@@ -303,12 +303,11 @@ TEST_F(StoreFaultsTest, ARunWhoseFileFailsWithAFullQueueGivesItBack) {
   const RunPtr bad = run_;
   const uint32_t b = Series("a");
   Begin({"good", 0, 0}, 9);
-  // Its file goes, and cannot be made anew: what was in it and what was to come are in the queue's account. In one step, or
-  // the store would have made the new one in between.
-  fs::create_directory(dir_.path() + "/folder");
-  ASSERT_EQ(
-      ::renameat2(AT_FDCWD, (dir_.path() + "/folder").c_str(), AT_FDCWD, file({"bad", 0, 0}).c_str(), RENAME_EXCHANGE),
-      0);
+  // Its file goes, and what takes its place cannot be read: what was in it and what was to come are in the queue's
+  // account. In one step, or the store would have made a new one in between.
+  const std::string locked = dir_.path() + "/locked";
+  const Locker locker(locked);
+  ASSERT_EQ(::renameat2(AT_FDCWD, locked.c_str(), AT_FDCWD, file({"bad", 0, 0}).c_str(), RENAME_EXCHANGE), 0);
   const uint32_t a = Series("a");
   uint64_t bad_step = 0, step = 0;
   const auto until = Soon();

@@ -194,6 +194,34 @@ TEST_F(StoreFaultsTest, AnEmptyFileOfTheDaemonsOwnEventsIsBegunAnew) {
   EXPECT_EQ(store_->ListEvents(query)->size(), 1u);
 }
 
+// Whoever goes on behind the last event that it saw would miss those that get its id once more.
+TEST_F(StoreFaultsTest, IdsOfEventsDoNotComeAgainWhereTheDaemonsOwnEventsAreTakenAway) {
+  TwoRuns();
+  OpenStore();
+  auto batch = std::make_shared<Batch>();
+  for (int i = 0; i < 3; ++i) {
+    batch->events.push_back(EventOf("own", {}));
+    batch->events.back().id = store_->TakeEventId();
+  }
+  const uint64_t last = batch->events.back().id;
+  store_->Offer(batch);
+  Flush();
+  for (const bool closed : {false, true}) {
+    if (closed) store_.reset();
+    fs::remove(folder() + "/events.db");
+    if (closed) OpenStore();
+    ASSERT_TRUE(Eventually([&] { return Said("run_file_removed") == (closed ? 2u : 1u); }));
+    EXPECT_NE(TextsOf("run_file_removed").back().find("daemon's own events"), std::string::npos)
+        << TextsOf("run_file_removed").back();
+    Flush();
+    EventQuery query;
+    query.after_id = last;
+    EXPECT_EQ(store_->ListEvents(query)->size(), 1u) << "what was said since";
+    EXPECT_GT(store_->TakeEventId(), last);
+  }
+  store_.reset();
+}
+
 TEST_F(StoreFaultsTest, ALinkToNothingIsNotWrittenThrough) {
   TwoRuns();
   const std::string link = file({"bad", 0, 0});

@@ -157,6 +157,57 @@ TEST_F(StoreRemovedTest, AnothersFileInThePlaceOfARunAtRestIsNotItsOwn) {
   }
 }
 
+// What can be opened there may be no file at all.
+TEST_F(StoreRemovedTest, WhateverTakesThePlaceOfALiveRunsFileItGoesOnInAnother) {
+  for (const auto* what : {"folder", "link", "loop", "pipe"}) {
+    OpenStore();
+    Fill(key_, 7, kSteps);
+    Remove();
+    if (what == std::string("folder")) {
+      fs::create_directories(path() + "/in");
+    } else if (what == std::string("pipe")) {
+      ASSERT_EQ(::mkfifo(path().c_str(), 0600), 0);
+    } else {
+      fs::create_symlink(what == std::string("link") ? dir_.path() + "/nowhere" : path(), path());
+    }
+    Put(Series("s3"), 90'000, 0.5, 900);
+    Flush();
+    EXPECT_EQ(Said("store_failing"), 0u) << TextOf("store_failing");
+    EXPECT_EQ(Said("run_file_removed"), 1u) << what;
+    EXPECT_EQ(Said("run_unreadable"), 1u) << what;
+    ExpectNewOne(90'000);
+    EXPECT_EQ(store_->Counters().written, 1u);
+    Reopen();
+    ExpectNewOne(90'000);
+    run_.reset();
+    store_.reset();
+    fs::remove_all(dir_.path() + "/data");
+    EXPECT_FALSE(fs::exists(dir_.path() + "/nowhere"));
+    std::lock_guard lock(said_mutex_);
+    said_.clear();
+  }
+}
+
+TEST_F(StoreRemovedTest, AFileAtRestThatSomebodyCutsIsToldWithoutAReader) {
+  for (const uintmax_t bytes : {uintmax_t{0}, uintmax_t{50}, uintmax_t{4096}, uintmax_t{3 * 4096}}) {
+    TwoRuns();
+    OpenStore();
+    const std::string cut = file({"bad", 0, 0});
+    fs::resize_file(cut, bytes);
+    EXPECT_TRUE(Eventually([&] { return Said("run_file_broken") == 1; })) << bytes;
+    EXPECT_NE(TextOf("run_file_broken").find(cut), std::string::npos) << TextOf("run_file_broken");
+    ReadQuery query;
+    query.filter.run = "bad";
+    const auto reader = store_->Read(query);
+    EXPECT_TRUE(!reader || !(*reader)->Next()) << "nor is any of it shown";
+    EXPECT_EQ(Said("run_file_broken"), 1u);
+    store_.reset();
+    fs::remove_all(dir_.path() + "/data");
+    std::lock_guard lock(said_mutex_);
+    said_.clear();
+  }
+}
+
 TEST_F(StoreRemovedTest, WhoReadsARunThatIsDeletedIsToldThat) {
   TwoRuns();
   OpenStore();
