@@ -210,6 +210,7 @@ Error NoRun(Client& client, const std::string& name, const Error& error) {
   std::set<std::string> names;
   for (const v1::Run& run : page->runs()) names.insert({run.name(), run.key().run_id()});
   names.erase("");
+  if (names.contains(name)) return error;  // it is there: what is not is a rank or an attempt of it
   const std::string nearest = Suggestion(name, std::vector<std::string>(names.begin(), names.end()));
   return {ErrorCode::kNotFound,
           "there is no run '" + name + "'" + (nearest != "." ? nearest : "; 'ikkuna runs' lists what there is")};

@@ -27,13 +27,14 @@ void PrintError(const std::string& text) {
     std::cerr << "  " << PlainText(line.substr(std::min(line.find_first_not_of(' '), line.size()))) << "\n";
 }
 
-// The parser takes -1 for the greatest number that there is.
-void RefuseNegativeNumbers(CLI::App& app) {
+// The parser takes -1 for the greatest number that there is, and no number for none.
+void RefuseWhatIsNoNumber(CLI::App& app) {
   for (CLI::Option* option : app.get_options([](CLI::Option*) { return true; })) {
     const std::string type = option->get_type_name();
     if (type != "N" && type != "ID" && type != "UINT") continue;
     option->check(CLI::Validator(
         [](std::string& text) {
+          if (text.empty()) return std::string("it is empty");
           return text.starts_with("-") ? "'" + text + "' is below 0" : std::string();
         },
         ""));
@@ -149,7 +150,7 @@ int RunCli(int argc, char** argv, const char* version) {
   AddUpCommands(app, context);
   for (CLI::App* command : app.get_subcommands([](CLI::App*) { return true; })) {
     command->fallthrough();
-    RefuseNegativeNumbers(*command);
+    RefuseWhatIsNoNumber(*command);
   }
   // gRPC's own log is for those who work on it.
   ::setenv("GRPC_VERBOSITY", "NONE", 0);

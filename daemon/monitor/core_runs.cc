@@ -79,7 +79,8 @@ std::optional<Failure> NoSuchKind(const std::string& pattern) {
   }
   const auto matches = [&](const std::string& name) { return MatchesPatterns(pattern, name); };
   if (std::any_of(names.begin(), names.end(), matches)) return {};
-  return Failure{ErrorCode::kInvalidArgument, "there is no kind '" + pattern + "'" + Suggestion(pattern, names),
+  const std::string nearest = Suggestion(pattern, names);
+  return Failure{ErrorCode::kInvalidArgument, "there is no kind '" + pattern + "'" + (nearest == "." ? "" : nearest),
                  Reason::kNoSuchObject, pattern, Listed(names)};
 }
 

@@ -8,6 +8,8 @@
 
 #include "daemon/model/names.h"
 #include "shared/base/clock.h"
+#include "shared/base/utf8.h"
+#include "shared/codes.h"
 
 namespace ikkuna {
 namespace {
@@ -61,7 +63,8 @@ Answer<std::vector<RunInfo>> Latest(Recorded& recorded) {
 }
 
 // Whose run_id it is, else all whose display name it is.
-Answer<std::vector<RunInfo>> Named(Recorded& recorded, const std::string& text) {
+Answer<std::vector<RunInfo>> Named(Recorded& recorded, const std::string& said) {
+  const std::string text = WireName(said, kMaxNameBytes);  // as its trainer sent it
   Result<std::vector<RunInfo>> runs = recorded.FindRuns(text);
   if (!runs) return runs.error();
   if (runs->empty()) return NoSuchRun(recorded, text);

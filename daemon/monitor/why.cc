@@ -114,6 +114,14 @@ class Explainer {
               " lost with a daemon that ended before it had kept them, " + std::to_string(status.killed) +
               " with a trainer that died over them");
     }
+    for (const RootStatusInfo& root : status.roots) {
+      if (IsOpen(status.state) || root.steps_due <= root.steps_observed) continue;
+      const uint64_t left = root.steps_due - root.steps_observed;
+      Say(WhyReason::kLost, {}, {}, {}, left,
+          Counted(left, "step") + " of the " + std::to_string(root.steps_due) + " of '" + root.name +
+              "' that were asked for did not become complete: " + (left == 1 ? "it" : "they") +
+              " lost records, or the trainer or a daemon ended within " + (left == 1 ? "it" : "them"));
+    }
     for (const Count& miss : status.missing) {
       if (miss.reason == "void" && miss.count != 0) {
         Say(WhyReason::kDropped, {}, {}, {}, miss.count,

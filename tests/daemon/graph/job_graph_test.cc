@@ -322,6 +322,24 @@ TEST_P(JobGraphTest, ARuleThatSpeaksAtEachStepIsHeardNowAndThen) {
   EXPECT_EQ(set.List().back().count(MissReason::kSuppressed), 296u);
 }
 
+// A rank that ends does not take back what it gave.
+TEST_P(JobGraphTest, WhatARankGaveBeforeItsEndIsRecordedAndNotCountedAsCancelled) {
+  std::vector<std::unique_ptr<MessageGraph>> ranks;
+  for (uint32_t rank = 0; rank < kRanks; ++rank) ranks.push_back(Graph(rank));
+  std::vector<uint64_t> seqs(kRanks);
+  for (uint32_t rank = 0; rank < kRanks; ++rank) Step(*ranks[rank], seqs[rank], 0, 1);
+  Step(*ranks[0], seqs[0], 1, 10);
+  ranks[0]->Finish(MonotonicNs());
+  EXPECT_EQ(ranks[0]->Missing(), std::vector<Count>{});
+  ranks[0].reset();
+  for (uint32_t rank = 1; rank < kRanks; ++rank) Step(*ranks[rank], seqs[rank], 1, 1);
+  for (uint32_t rank = 1; rank < kRanks; ++rank) ASSERT_TRUE(Settled(*ranks[rank], seqs[rank])) << rank;
+  ASSERT_TRUE(HasSum(1));
+  std::lock_guard lock(mutex);
+  EXPECT_EQ(sums["fc1.weight/weights_mean_rank_sum"][1], 13);
+  for (const SubscriberInfo& one : set.List()) EXPECT_EQ(one.count(MissReason::kCancelled), 0u) << one.text;
+}
+
 // A thread that works on when the daemon ends, and whose results nobody takes any more.
 TEST_P(JobGraphTest, WhatComesAfterTheEndIsCancelled) {
   ASSERT_TRUE(set.Add("job_holder(weights_mean)", Source::kClient).ok());

@@ -5,6 +5,7 @@
 #include <set>
 
 #include "daemon/monitor/run_files.h"
+#include "shared/base/utf8.h"
 #include "tests/daemon/monitor/house.h"
 
 namespace ikkuna {
@@ -111,6 +112,10 @@ TEST(MonitorRuns, NamesLatestAndDoubts) {
   EXPECT_THAT(find({"job", {}, 1u}), ElementsAre("job/1/1"));
   EXPECT_THAT(find({"job", 7u}), ElementsAre("run 'fashion' has no attempt 7"));
   EXPECT_THAT(find({kDaemonRunId}), ElementsAre(std::string(kDaemonRunId) + "/0/0")) << "by its name";
+  const std::string sweep = std::string(280, 's') + "/lr=0.1";  // longer than any name that travels
+  house.Record({WireName(sweep, kMaxNameBytes), 0, 0}, "", 1);
+  EXPECT_EQ(find({sweep}), find({WireName(sweep, kMaxNameBytes)}));
+  EXPECT_THAT(find({sweep}), ElementsAre(testing::StartsWith(std::string(200, 's'))));
   const auto typo = house.runs().FindRuns({"fashio"});
   ASSERT_FALSE(typo.ok());
   EXPECT_EQ(typo.failure().reason, Reason::kNoSuchRun);
@@ -133,7 +138,7 @@ TEST(MonitorRuns, NamesLatestAndDoubts) {
   EXPECT_EQ(doubt.failure().hint, "ahead, job, other");
   EXPECT_EQ(house.runs().DeleteRun(Operator(), {"latest"}).failure().reason, Reason::kBadField);
   EXPECT_EQ(house.runs().DeleteRun(Operator(), {}).failure().reason, Reason::kBadField);
-  EXPECT_EQ(house.runs().ListRuns({})->runs.size(), 7u);
+  EXPECT_EQ(house.runs().ListRuns({})->runs.size(), 8u);
 }
 
 TEST(MonitorRuns, OnlyWhatIsOverIsDeletedByWhoseItIs) {

@@ -94,6 +94,18 @@ TEST_F(WhyTest, WhatIsThereIsNotExplained) {
   EXPECT_EQ(Lines("fc1", "weights"), List());
 }
 
+TEST_F(WhyTest, AStepThatTheTrainerEndedWithinIsTold) {
+  input_.status.roots[0].steps_due = 6;
+  Subscribe("mean(weights)");
+  for (const char* module : {"fc1", "fc2", "fc10"}) Keep("weights_mean", module);
+  EXPECT_EQ(Lines("", "weights"), List()) << "it may be under way";
+  input_.status.state = RunState::kDied;
+  EXPECT_EQ(Lines("", "weights"), List{"lost  "});
+  const WhyLine line = ExplainMissing(input_, "", "weights").front();
+  EXPECT_EQ(line.count, 1u);
+  EXPECT_NE(line.text.find("1 step of the 6 of 'model'"), std::string::npos) << line.text;
+}
+
 TEST_F(WhyTest, NotAsked) {
   Subscribe("mean(weights, module=fc1)");
   Keep("weights_mean", "fc1");
