@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "metrics/accuracy.h"
+#include "metrics/histogram.h"
 #include "metrics/logged.h"
 #include "metrics/loss.h"
 #include "metrics/message_mean.h"
@@ -22,8 +23,8 @@ void Sort(std::vector<const Descriptor*>& all) {
 std::vector<const Descriptor*> OwnDescriptors() {
   std::vector<const Descriptor*> all;
   for (const Descriptor& descriptor : StatisticsDescriptors()) all.push_back(&descriptor);
-  all.insert(all.end(), {&kNorm, &kRatio, &kMessageMean, &kLoss, &kTrainAccuracy, &kTestAccuracy, &kLearningRate,
-                         &kScalar, &kText, &kNonFinite});
+  all.insert(all.end(), {&kNorm, &kHistogram, &kRatio, &kMessageMean, &kLoss, &kTrainAccuracy, &kTestAccuracy,
+                         &kLearningRate, &kScalar, &kText, &kNonFinite});
   Sort(all);
   return all;
 }

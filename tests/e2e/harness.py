@@ -258,6 +258,19 @@ class Site(unittest.TestCase):
     def start_trainer(self, *arguments, **environment):
         return self.start([BIN / "ikkuna-train", "--threads", "1", *arguments], **environment)
 
+    def follow(self, trainer, most):
+        """To its end. It stands while the daemon is more than so many records behind it: what finds no room is dropped."""
+        def in_flight():
+            producer = self.client.producer()
+            return producer.accounting.in_flight if producer else 0
+
+        while trainer.running():
+            if in_flight() > most:
+                trainer.signal(signal.SIGSTOP)
+                wait_until(lambda: in_flight() < most // 8, lambda: f"what the trainer made is not read: {self.client.status()}")
+                trainer.signal(signal.SIGCONT)
+            time.sleep(0.02)
+
     def train(self, *arguments, **environment):
         """Runs a trainer to its end, which is to be a good one."""
         trainer = self.start_trainer(*arguments, **environment)

@@ -4,13 +4,9 @@ The trainer dumps with code that knows nothing of Ikkuna (probe/examples/dump.cc
 that its loop counts. A series that is served for a tensor that was not dumped, or the other way round, fails the test.
 """
 
-import signal
-import time
-
 import numpy as np
 
 import harness
-from harness import wait_until
 from numbers_reference import METRICS, DumpedTensors, difference, subscriber
 
 MODULE_KINDS = ["weights", "biases", "weight_gradients", "bias_gradients", "weight_updates", "bias_updates", "activations",
@@ -46,7 +42,7 @@ class NumbersTest(harness.Site):
         trainer = self.start_trainer("--max-steps", str(STEPS), "--dump-steps", str(STEPS), "--dump-dir", dump,
                                      "--test-images", "700", "--budget", "off", "--seed", "7", "--lr", str(LEARNING_RATE),
                                      *trainer_arguments, IKKUNA_WAIT_MS="120000", IKKUNA_ARENA_MB="1024")
-        self.follow(trainer)
+        self.follow(trainer, 4000)
         trainer.expect_success()
         producer = self.settled_producer()
         self.assert_accounts(producer)
@@ -56,19 +52,6 @@ class NumbersTest(harness.Site):
         self.stop_daemon()
         self.assert_nothing_left()
         return served, DumpedTensors(dump, PUBLISHED_AS)
-
-    def follow(self, trainer):
-        """To its end. It stands while the daemon is far behind it, for what finds no room is dropped."""
-        def in_flight():
-            producer = self.client.producer()
-            return producer.accounting.in_flight if producer else 0
-
-        while trainer.running():
-            if in_flight() > 4000:
-                trainer.signal(signal.SIGSTOP)
-                wait_until(lambda: in_flight() < 500, lambda: f"what the trainer made is not read: {self.client.status()}")
-                trainer.signal(signal.SIGCONT)
-            time.sleep(0.02)
 
     def expected(self, tensors):
         """{(tag, module, param, topic): {step: (metric, flat array, value)}}"""

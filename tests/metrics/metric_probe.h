@@ -28,6 +28,7 @@ class Recorder final : public Results {
     subjects.push_back(subject);
     if (const auto* number = std::get_if<double>(&value)) values.push_back(*number);
     if (const auto* text = std::get_if<Text>(&value)) texts.push_back(text->text);
+    if (auto* histogram = std::get_if<Histogram>(&value)) histograms.push_back(std::move(*histogram));
   }
   void Raise(Severity, std::string text, std::optional<Action>) override { events.push_back(std::move(text)); }
   void Incomplete() override { ++incomplete; }
@@ -36,6 +37,7 @@ class Recorder final : public Results {
   std::vector<Subject> subjects;
   std::vector<double> values;
   std::vector<std::string> texts;
+  std::vector<Histogram> histograms;
   std::vector<std::string> events;
   int incomplete = 0;
 };

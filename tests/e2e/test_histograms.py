@@ -1,0 +1,94 @@
+"""Histograms of a training are numpy's of the tensors that the trainer itself dumped, in the store and in TensorBoard.
+
+Micro-batches and calls of a step are one histogram: two micro-batches a step, which have ranges of their own.
+"""
+
+import json
+import pathlib
+import subprocess
+
+import numpy as np
+
+import harness
+from harness import BIN
+from numbers_reference import DumpedTensors
+
+KINDS = ["weights", "weight_gradients", "activations", "layer_gradients", "network_output", "input_labels"]
+PUBLISHED_AS = {"exp_avg_before": None, "exp_avg_sq_before": None, "momentum_buffer_before": None}
+BINS = 50
+STEPS = 3
+
+
+class HistogramsTest(harness.Site):
+    def watch(self, *trainer_arguments):
+        self.start_daemon("--no-default", "--budget", "off", "--threads", "2",
+                          *(word for kind in KINDS for word in ("--subscribe", f"histogram({kind}, bins={BINS})")))
+        dump = self.root / "dump"
+        trainer = self.start_trainer("--max-steps", str(STEPS), "--dump-steps", str(STEPS), "--dump-dir", dump,
+                                     "--test-images", "0", "--budget", "off", "--accumulate", "2", *trainer_arguments,
+                                     IKKUNA_WAIT_MS="120000", IKKUNA_ARENA_MB="1024")
+        self.follow(trainer, 200)  # the daemon copies what waits for the last micro-batch
+        trainer.expect_success()
+        producer = self.settled_producer()
+        self.assert_accounts(producer)
+        self.assertEqual(producer.accounting.dropped, 0, str(producer))
+        self.assertEqual([str(miss) for miss in producer.missing], [])
+        status = self.client.status()
+        self.stop_daemon()
+        return DumpedTensors(dump, PUBLISHED_AS), status.tensorboard_directory
+
+    def kept(self):
+        """{(module, param, topic): {step: histogram}}"""
+        command = [BIN / "ikkuna", "--data-dir", self.data, "read", "*_histogram", "--json"]
+        listed = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+        return {(one["key"]["module"], one["key"]["param"], one["key"]["topic"]):
+                {sample["step"]: sample["value"] for sample in one["samples"]} for one in listed}
+
+    def in_tensorboard(self, logdir):
+        from tensorboard.backend.event_processing.event_accumulator import HISTOGRAMS, EventAccumulator
+
+        found = {}
+        for folder in sorted({path.parent for path in logdir.rglob("*tfevents*")}):
+            accumulator = EventAccumulator(str(folder), size_guidance={HISTOGRAMS: 0})
+            accumulator.Reload()
+            for name in accumulator.Tags()["histograms"]:
+                found[name] = {event.step: event.histogram_value for event in accumulator.Histograms(name)}
+        return found
+
+    def check(self, *trainer_arguments):
+        tensors, logdir = self.watch(*trainer_arguments)
+        kept, drawn = self.kept(), self.in_tensorboard(pathlib.Path(logdir))
+        compared = 0
+        for key in tensors.keys("default"):
+            kind, _, module, param, step = key
+            if kind not in KINDS:
+                continue
+            x = tensors.flat(key)
+            got = kept[module, param, f"{kind}_histogram"][step]
+            name = f"{kind} {module}.{param} step {step}"
+            counts, edges = np.histogram(x, bins=BINS) if x.min() < x.max() else ([0] * (BINS - 1) + [x.size], None)
+            self.assertEqual(got["counts"], list(counts), name)
+            self.assertEqual((got["n"], got["min"], got["max"]), (x.size, x.min(), x.max()), name)
+            self.assertLessEqual(abs(got["sum"] - x.sum()), 1e-6 * np.abs(x).sum(), name)
+            self.assertLessEqual(abs(got["sum_squares"] - (x * x).sum()), 1e-6 * (x * x).sum(), name)
+            self.assertEqual((got["nans"], got["positive_infinities"], got["negative_infinities"]), (0, 0, 0), name)
+            in_module = "/" + module + ("." + param if param else "") if module else ""
+            seen = drawn[f"{kind}_histogram{in_module}"][step]
+            self.assertEqual(seen.bucket, list(counts), name)
+            self.assertEqual((seen.num, seen.min, seen.max), (x.size, x.min(), x.max()), name)
+            if edges is not None:
+                np.testing.assert_allclose(seen.bucket_limit, edges[1:], rtol=1e-6, atol=1e-6 * np.abs(edges).max(), err_msg=name)
+            compared += 1
+        self.assertEqual(compared, sum(len(steps) for steps in kept.values()), "more is kept than was dumped")
+        self.assertGreater(compared, 30)
+        print(f"{compared} histograms compared", flush=True)
+
+    def test_fc(self):
+        self.check("--model", "fc", "--batch-size", "32")
+
+    def test_tiny_half(self):
+        self.check("--model", "tiny", "--dtype", "half")
+
+
+if __name__ == "__main__":
+    harness.main()
