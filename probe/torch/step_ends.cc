@@ -312,7 +312,11 @@ void StepEnds::EndStep(ThreadState& thread, WatchedModel& model, RootState& root
   lane.due_before = identity->any();
   const std::unique_ptr<RootThread>& own = thread.roots[static_cast<size_t>(m)];
   // Of a pass that is not published nobody has a number: it is this thread's last one.
-  if (seen && passes.empty() && own && own->training && !own->training->over.load()) passes.push_back(own->training);
+  if (seen && passes.empty() && own && own->training && !own->training->over.load()) {
+    passes.push_back(own->training);
+    // Nor is one named that backward has reached behind its first layers alone (for some of the parameters).
+    if (own->training->number && own->training->losses->gave()) numbers.push_back(own->training->number);
+  }
   std::vector<int> late;
   if (identity->any() && model.TreeChanged()) roots_.RenewTree(model);
   lane.taken.assign(model.params().size(), {});
