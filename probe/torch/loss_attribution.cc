@@ -281,12 +281,12 @@ void LossAttribution::TakeLoss(ThreadState& thread, const at::Tensor& loss) {
   }
   if (!IsUnderWay(owner.pass)) {
     if (TakeWithoutPass(thread, model, owner.pass, *value)) {
-      model.manual_loss.store(true);
+      model.GivesLoss();
       return;
     }
     if (!made_of_it || !BeginsPass(thread, {&model, nullptr})) {
       if (made_of_it && passes_.NotHeard(thread, model, Kind::kLoss)) {
-        model.manual_loss.store(true);
+        model.GivesLoss();
         return;
       }
       session_.AddNote("probe.Loss() of " + model.name() +
@@ -297,7 +297,7 @@ void LossAttribution::TakeLoss(ThreadState& thread, const at::Tensor& loss) {
     if (!owner.pass) return;
     backward_.HookPass(owner.pass, model.index(), {}, loss);
   }
-  model.manual_loss.store(true);
+  model.GivesLoss();
   if (!owner.pass->identity->AnyOf(Kind::kLoss)) return;
   owner.pass->losses->Give(*value, owner.pass->losses->NextCall(), owner.pass->number);
 }
