@@ -279,6 +279,10 @@ void LossAttribution::TakeLoss(ThreadState& thread, const at::Tensor& loss) {
     }
     return;
   }
+  // Of an evaluation that nobody asked for no pass is heard: what it gives is not training's.
+  const bool evaluates =
+      !model.is_training() && !roots_.StateOf(model).evaluation_trains.load(std::memory_order_relaxed);
+  if (evaluates && !(made_of_it && IsUnderWay(owner.pass) && owner.pass->identity->AnyOf(Kind::kLoss))) return;
   if (!IsUnderWay(owner.pass)) {
     if (TakeWithoutPass(thread, model, owner.pass, *value)) {
       model.GivesLoss();
