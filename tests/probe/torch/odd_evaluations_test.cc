@@ -21,6 +21,15 @@ Tensor Evaluate(Ledger& t, bool classes = true, int64_t rows = 12) {
   t.net->train();
   return loss;
 }
+void GiveEvaluated(Ledger& t) {
+  torch::NoGradGuard no_grad;
+  t.net->eval();
+  const Tensor loss = t.Out().pow(2).mean();
+  t.probe.Loss(loss);
+  t.Tested(loss);
+  t.net->train();
+}
+
 const Loop kEvaluations[] = {
     {"evaluations_in_the_midst",
      [](Ledger& t, uint64_t i) {
@@ -245,6 +254,65 @@ const Loop kEvaluations[] = {
        }
        Classify(t);
      }},
+    {"evaluations_of_weights_that_are_swapped_in",
+     [](Ledger& t, uint64_t i) {
+       const std::vector<Tensor> parameters = t.net->parameters();
+       if (i % 4 == 2) t.Flag("weight_updates", kFlagWeightsChangedOutside);
+       Classify(t);
+       if (i % 4 != 2) return;
+       torch::NoGradGuard no_grad;
+       std::vector<Tensor> own;
+       for (const Tensor& p : parameters) {
+         own.push_back(p.detach().clone());
+         p.copy_(p * .5);
+       }
+       t.SwappedIn();
+       Evaluate(t);
+       for (size_t p = 0; p < own.size(); ++p) parameters[p].copy_(own[p]);
+     }},
+    {"evaluations_of_two_sets",
+     [](Ledger& t, uint64_t i) {
+       Classify(t);
+       if (i % 4 != 2) return;
+       for (const char* set : {"test", "no_grad"}) {
+         t.probe.Tag(set);
+         torch::NoGradGuard no_grad;
+         t.net->eval();
+         for (const int64_t rows : {12, 3}) {
+           const Tensor out = t.Out(rows), k = t.K(rows);
+           t.Tested(F::cross_entropy(out, k), out, k, set);
+         }
+         t.net->train();
+       }
+       t.probe.Tag("");
+     }},
+    {"evaluations_of_a_frozen_half",
+     [](Ledger& t, uint64_t i) {
+       t.net[0]->as<nn::Linear>()->weight.set_requires_grad(false);
+       t.net[0]->as<nn::Linear>()->bias.set_requires_grad(false);
+       Classify(t);
+       if (i % 4 == 2) Evaluate(t);
+     }},
+    {"evaluations_that_end_training",
+     [](Ledger& t, uint64_t i) {
+       if (i < 30) Classify(t);
+       if (i >= 30) Evaluate(t);
+     }},
+    {"training_behind_gradients_of_the_input",
+     [](Ledger& t, uint64_t i) {
+       if (i % 4 == 2) {
+         const Tensor x = t.X().requires_grad_();
+         (void)torch::autograd::grad({F::cross_entropy(t.net->forward(x), t.K())}, {x});
+       }
+       Classify(t);
+     }},
+    {"adversarial_training",
+     [](Ledger& t, uint64_t) {
+       const Tensor x = t.X().requires_grad_(), k = t.K();
+       const Tensor slope = torch::autograd::grad({F::cross_entropy(t.net->forward(x), k)}, {x})[0];
+       const Tensor out = t.net->forward((x + .1 * slope.sign()).detach());
+       t.Train(t.Classified(F::cross_entropy(out, k), out, k));
+     }},
     {"evaluations_by_two_functions",
      [](Ledger& t, uint64_t i) {
        t.Train(t.Loss(F::mse_loss(t.Out(), t.Y())));
@@ -283,6 +351,42 @@ const Loop kEvaluations[] = {
          t.Tested(tested);
        }
        t.net->train();
+     }},
+    {"evaluations_that_nobody_asks_for_give_their_loss",
+     [](Ledger& t, uint64_t i) {
+       Classify(t);
+       if (i % 4 == 2) GiveEvaluated(t);
+     },
+     {},
+     {},
+     nullptr,
+     true},
+    {"evaluations_that_nobody_asks_for_give_their_loss_before_the_write",
+     [](Ledger& t, uint64_t i) {
+       const Tensor out = t.Out(), k = t.K();
+       t.optimizer->zero_grad();
+       t.Classified(F::cross_entropy(out, k), out, k).backward();
+       if (i % 4 == 2) GiveEvaluated(t);
+       t.Write();
+     },
+     {},
+     {},
+     nullptr,
+     true},
+    {"evaluations_that_nobody_asks_for_give_their_loss_before_backward",
+     [](Ledger& t, uint64_t i) {
+       const Tensor out = t.Out(), k = t.K(), loss = t.Classified(F::cross_entropy(out, k), out, k);
+       if (i % 4 == 2) GiveEvaluated(t);
+       t.Train(loss);
+     },
+     {},
+     {},
+     nullptr,
+     true},
+    {"evaluations_give_their_loss_beside_one_that_is_recognised",
+     [](Ledger& t, uint64_t i) {
+       Classify(t);
+       if (i % 4 == 2) GiveEvaluated(t);
      }},
     {"evaluations_on_another_thread",
      [](Ledger& t, uint64_t i) {

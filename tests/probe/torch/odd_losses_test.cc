@@ -357,6 +357,54 @@ const Loop kTerms[] = {
        t.Loss(F::mse_loss(t.Out(), t.Y())).backward();
        t.Write();
      }},
+    {"a_teacher_that_is_attached_compared_first",
+     [](Ledger& t, uint64_t i) {
+       static nn::Sequential teacher = Net();
+       if (i == 0) t.probe.Attach(teacher, AttachOptions{.name = "teacher"});
+       Tensor target;
+       {
+         torch::NoGradGuard no_grad;
+         target = teacher->forward(t.X());
+       }
+       const Tensor out = t.Out();
+       t.Train(t.Loss(F::mse_loss(target, out)));
+     }},
+    {"a_look_at_a_detached_output",
+     [](Ledger& t, uint64_t) {
+       const Tensor out = t.Out(), y = t.Y();
+       F::l1_loss(out.detach(), t.Y()).item<double>();
+       t.Train(t.Loss(F::mse_loss(out, y)));
+     }},
+    {"half_a_loss_scaled_and_weighted",
+     [](Ledger& t, uint64_t) {
+       t.Flag("weight_gradients", kFlagGradScaled);
+       t.optimizer = std::make_unique<torch::optim::SGD>(t.net->parameters(), 1e-9);
+       const Tensor each = F::mse_loss(t.Out(), t.Y(), kEach);
+       t.Loss(.5 * each.mean());
+       t.Train((each * .5 * 1024).mean());
+     }},
+    {"the_mean_of_a_weighted_sum_of_each",
+     [](Ledger& t, uint64_t) {
+       const Tensor weights = torch::rand({12, 1}), each = F::mse_loss(t.Out(), t.Y(), kEach);
+       t.Train(t.Loss((each * weights).sum() / weights.sum()));
+     }},
+    {"in_inference_of_nothing",
+     [](Ledger& t, uint64_t) {
+       {
+         c10::InferenceMode inference;
+         F::mse_loss(t.Y(), t.Y());
+       }
+       t.Train(t.Loss(F::mse_loss(t.Out(), t.Y())));
+     }},
+    {"clamped_where_it_does_not_matter",
+     [](Ledger& t, uint64_t) { t.Train(t.Loss(F::mse_loss(t.Out(), t.Y())).clamp_max(1e6)); }},
+    {"summed_with_a_weight_that_is_learnt",
+     [](Ledger& t, uint64_t i) {
+       if (i == 0) t.kept["s"] = torch::zeros({}, torch::requires_grad());
+       const Tensor& s = t.kept["s"];
+       t.Train(t.Loss(F::mse_loss(t.Out(), t.Y()), "mse") * torch::exp(-s) + s);
+     },
+     {"several terms"}},
     {"given_twice_a_step",
      [](Ledger& t, uint64_t) {
        const Tensor out = t.Out(), a = F::mse_loss(out, t.Y()), total = a + out.exp().mean();

@@ -1,5 +1,6 @@
 // Odd steps: batches that are left out, loss scales, optimizers of lists, several optimizers.
 #include <stdexcept>
+#include <thread>
 
 #include "tests/probe/torch/odd_loops.h"
 
@@ -17,7 +18,121 @@ std::vector<Tensor>& Buffers(const std::vector<Tensor>& parameters, std::vector<
   }
   return buffers;
 }
+// What it gives is its input; its average follows that.
+struct AveragedImpl : nn::Module {
+  AveragedImpl() { average = register_buffer("average", torch::zeros({4})); }
+  Tensor forward(const Tensor& x) {
+    torch::NoGradGuard no_grad;
+    average.lerp_(x.detach().mean(0), .1);
+    return x;
+  }
+  Tensor average;
+};
+TORCH_MODULE(Averaged);
+
+// A Linear with the spectral norm 1, whose vector each call brings nearer.
+struct NormedImpl : nn::Module {
+  NormedImpl() {
+    weight = register_parameter("weight", torch::randn({4, 4}));
+    u = register_buffer("u", torch::randn({4}));
+  }
+  Tensor forward(const Tensor& x) {
+    Tensor v;
+    {
+      torch::NoGradGuard no_grad;
+      v = F::normalize(torch::mv(weight.t(), u), F::NormalizeFuncOptions().dim(0));
+      u.copy_(F::normalize(torch::mv(weight, v), F::NormalizeFuncOptions().dim(0)));
+    }
+    return F::linear(x, weight / torch::dot(u.clone(), torch::mv(weight, v)));
+  }
+  Tensor weight, u;
+};
+TORCH_MODULE(Normed);
+
 const Loop kWrites[] = {
+    {"an_average_of_activations_within_forward",
+     [](Ledger& t, uint64_t i) {
+       if (i == 0) {
+         t.net->push_back(Averaged());
+         t.probe.Attach(t.net);
+       }
+       t.Train(t.Loss(F::mse_loss(t.Out(), t.Y())));
+     },
+     {"activations of 3 (Averaged)"}},
+    {"a_norm_that_is_looked_for_within_forward",
+     [](Ledger& t, uint64_t i) {
+       if (i == 0) {
+         t.net->push_back(Normed());
+         t.probe.Attach(t.net);
+         t.optimizer = std::make_unique<torch::optim::SGD>(t.net->parameters(), .02);
+       }
+       t.Train(t.Loss(F::mse_loss(t.Out(), t.Y())));
+     },
+     {"activations of 3 (Normed)", "came after Attach()"}},
+    {"clones_of_threads_give_the_gradients",
+     [](Ledger& t, uint64_t i) {
+       const std::vector<Tensor> parameters = t.net->parameters();
+       std::vector<std::vector<Tensor>> parts(2);
+       for (auto& part : parts) {
+         std::thread([&] {
+           auto clone = std::dynamic_pointer_cast<nn::SequentialImpl>(t.net->clone());
+           F::mse_loss(clone->forward(t.X()), t.Y()).backward();
+           part = Gradients(clone->parameters());
+         }).join();
+       }
+       for (size_t p = 0; p < parameters.size(); ++p) parameters[p].mutable_grad() = (parts[0][p] + parts[1][p]) / 2;
+       if (i < 2) {
+         t.optimizer->step();
+       } else {
+         t.Write();
+       }
+     },
+     {"no loss function of LibTorch ran"}},
+    {"weights_are_pulled_to_where_they_began",
+     [](Ledger& t, uint64_t i) {
+       const std::vector<Tensor> parameters = t.net->parameters();
+       if (i == 0) {
+         for (size_t p = 0; p < parameters.size(); ++p) t.kept[std::to_string(p)] = parameters[p].detach().clone();
+       }
+       t.Flag("weight_updates", kFlagWeightsChangedOutside);
+       t.Train(t.Loss(F::mse_loss(t.Out(), t.Y())));
+       torch::NoGradGuard no_grad;
+       for (size_t p = 0; p < parameters.size(); ++p) parameters[p].lerp_(t.kept[std::to_string(p)], .01);
+     }},
+    {"decay_by_hand_before_the_optimizer",
+     [](Ledger& t, uint64_t) {
+       t.optimizer->zero_grad();
+       t.Loss(F::mse_loss(t.Out(), t.Y())).backward();
+       t.BeforeWrite();
+       {
+         torch::NoGradGuard no_grad;
+         for (const Tensor& p : t.net->parameters()) p.mul_(.999);
+       }
+       t.optimizer->step();
+       t.Flag("weight_updates", kFlagWeightsChangedOutside);
+       t.Ended();
+     }},
+    {"a_scaler_whose_scale_grows",
+     [](Ledger& t, uint64_t i) {
+       const double scale = i < 20 ? 1024 : 4096;
+       const Tensor loss = t.Loss(F::mse_loss(t.Out(), t.Y()));
+       t.optimizer->zero_grad();
+       (loss * scale / 2).backward();
+       (t.Loss(F::mse_loss(t.Out(), t.Y())) * scale / 2).backward();
+       for (const Tensor& p : t.net->parameters()) p.mutable_grad().div_(scale);
+       nn::utils::clip_grad_norm_(t.net->parameters(), 1.);
+       t.Write();
+     }},
+    {"a_scaler_that_skips_what_was_accumulated",
+     [](Ledger& t, uint64_t i) {
+       t.optimizer->zero_grad();
+       for (int micro = 0; micro < 2; ++micro) (t.Loss(F::mse_loss(t.Out(), t.Y())) * 1024 / 2).backward();
+       if (i % 5 == 3) return t.Skip();
+       for (const Tensor& p : t.net->parameters()) p.mutable_grad().div_(1024);
+       t.Write();
+     },
+     {},
+     {"loss"}},
     {"a_loss_that_throws",
      [](Ledger& t, uint64_t i) {
        if (i % 5 == 3) {
