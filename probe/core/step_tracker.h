@@ -237,6 +237,7 @@ class StepTracker {
   bool Watching(int root) const;
   // The root has made no step for a while: it is taken for one that never trains until it does.
   void Rest(int root);
+  void EndRest(int root);
   bool Resting(int root) const;
   bool Awake(int root) const;
   // Nothing of the step that is open and waits for its write, nor of the next, is wanted, and one thread trains: the

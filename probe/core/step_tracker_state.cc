@@ -170,6 +170,11 @@ void StepTracker::Rest(int root) {
   if (At(root).ended == 0) At(root).resting = true;
 }
 
+void StepTracker::EndRest(int root) {
+  std::lock_guard lock(mutex_);
+  At(root).resting = false;
+}
+
 bool StepTracker::Resting(int root) const {
   std::lock_guard lock(mutex_);
   return At(root).resting;

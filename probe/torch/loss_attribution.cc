@@ -55,7 +55,8 @@ LossAttribution::LossOwner LossAttribution::OwnerOfLoss(ThreadState& thread, con
   const Origin* origin = nullptr;
   if (!tensor.grad_fn()) {
     origin = thread.provenance.Of(tensor);
-    if (origin == nullptr || origin->grad_mode != thread.grad_mode) return owner;
+    // Made without gradients it may be compared outside of the guard.
+    if (origin == nullptr || (origin->grad_mode && !thread.grad_mode)) return owner;
     found = origin->model;
   } else {
     if (!thread.grad_mode) return owner;  // a look at what has gradients, from outside
@@ -144,15 +145,16 @@ bool LossAttribution::LossStarted(ThreadState& thread, c10::ArrayRef<const c10::
   context.deeper = true;  // what a loss is made of is no layer, whether the loss is wanted or not
   size_t output = 0;
   LossOwner owner;
-  // Some write the target first.
-  for (size_t i = 0; i < std::min<size_t>(inputs.size(), 3) && !owner.pass; ++i) {
-    const at::Tensor tensor = FirstTensor(inputs[i]);
-    LossOwner of_input = OwnerOfLoss(thread, tensor);
-    if (tensor.defined() && tensor.grad_fn() && BeginsPass(thread, of_input)) {
-      of_input.pass = passes_.BeginWithoutLayer(thread, *of_input.model);
+  // Some write the target first. It may be a model's output as well: what has gradients is trained by it.
+  for (const bool trains : {true, false}) {
+    for (size_t i = 0; i < std::min<size_t>(inputs.size(), 3) && !owner.pass; ++i) {
+      const at::Tensor tensor = FirstTensor(inputs[i]);
+      if (!tensor.defined() || (tensor.grad_fn() != nullptr) != trains) continue;
+      LossOwner of_input = OwnerOfLoss(thread, tensor);
+      if (trains && BeginsPass(thread, of_input)) of_input.pass = passes_.BeginWithoutLayer(thread, *of_input.model);
+      owner = std::move(of_input);
+      output = i;
     }
-    owner = std::move(of_input);
-    output = i;
   }
   if (!owner.pass) return true;
   owner.pass->after_loss = true;
@@ -277,14 +279,18 @@ void LossAttribution::TakeLoss(ThreadState& thread, const at::Tensor& loss) {
     }
     return;
   }
+  // Of an evaluation that nobody asked for no pass is heard: what it gives is not training's.
+  const bool evaluates =
+      !model.is_training() && !roots_.StateOf(model).evaluation_trains.load(std::memory_order_relaxed);
+  if (evaluates && !(made_of_it && IsUnderWay(owner.pass) && owner.pass->identity->AnyOf(Kind::kLoss))) return;
   if (!IsUnderWay(owner.pass)) {
     if (TakeWithoutPass(thread, model, owner.pass, *value)) {
-      model.manual_loss.store(true);
+      model.GivesLoss();
       return;
     }
     if (!made_of_it || !BeginsPass(thread, {&model, nullptr})) {
       if (made_of_it && passes_.NotHeard(thread, model, Kind::kLoss)) {
-        model.manual_loss.store(true);
+        model.GivesLoss();
         return;
       }
       session_.AddNote("probe.Loss() of " + model.name() +
@@ -295,7 +301,7 @@ void LossAttribution::TakeLoss(ThreadState& thread, const at::Tensor& loss) {
     if (!owner.pass) return;
     backward_.HookPass(owner.pass, model.index(), {}, loss);
   }
-  model.manual_loss.store(true);
+  model.GivesLoss();
   if (!owner.pass->identity->AnyOf(Kind::kLoss)) return;
   owner.pass->losses->Give(*value, owner.pass->losses->NextCall(), owner.pass->number);
 }

@@ -94,11 +94,28 @@ LossReading MeanOf(const LossRoot& root, const std::vector<const Node*>& chain, 
   return {true, std::next(first) == chain.rend() ? root.value : std::nullopt, true};
 }
 
+// The loss scale that the node multiplies by, else 1.
+double ScaleAt(const LossRoot& root, const Node& node) {
+  const auto operand = MadeBy(node) == Made::kMultiple ? OperandAt(root, &node) : std::nullopt;
+  return operand && IsLossScale(*operand) ? *operand : 1;
+}
+
+// The loss scale that many elements were multiplied by before the `last` of the nodes over the term reduced them.
+double ScaleBefore(const LossRoot& root, const Node* last, const Node& term) {
+  double scale = 1;
+  for (const Node* above = OnlyBehind(*last); above != &term && above != nullptr; above = OnlyBehind(*above)) {
+    scale *= ScaleAt(root, *above);
+  }
+  return scale;
+}
+
 // The unit of what is reduced by the `last` of the nodes over the term, and what is done to it before.
-UnitSet ReducedTo(const Node* last, const Node& term) {
+UnitSet ReducedTo(const LossRoot& root, const Node* last, const Node& term) {
   const Made reduction = MadeBy(*last);
   for (const Node* above = OnlyBehind(*last); above != &term; above = OnlyBehind(*above)) {
-    if (above == nullptr || (MadeBy(*above) != Made::kShape && MadeBy(*above) != reduction)) return kNoUnit;
+    if (above == nullptr) return kNoUnit;
+    const Made made = MadeBy(*above);
+    if (made != Made::kShape && made != reduction && ScaleAt(root, *above) == 1) return kNoUnit;
   }
   return Only(reduction == Made::kMean ? LossUnit::kMean : LossUnit::kSum);
 }
@@ -107,6 +124,7 @@ UnitSet ReducedTo(const Node* last, const Node& term) {
 LossReading ReadReduced(const LossRoot& root, const Node* top, const Node& term) {
   std::vector<std::pair<const Node*, Made>> factors;
   bool opaque = false;
+  double scale = 1;
   Made reduction = Made::kOther;
   LossReading reading{true, std::nullopt};
   for (const Node* above = top; above != &term; above = OnlyBehind(*above)) {
@@ -116,7 +134,8 @@ LossReading ReadReduced(const LossRoot& root, const Node* top, const Node& term)
     if (made == Made::kMultiple || made == Made::kQuotient) factors.emplace_back(above, made);
     if (made != Made::kMean && made != Made::kSum) continue;
     reduction = made;
-    if (!opaque) reading.reduced = ReducedTo(above, term);
+    if (!opaque) reading.reduced = ReducedTo(root, above, term);
+    scale = ScaleBefore(root, above, term);
     break;
   }
   if (!root.value || (opaque && !factors.empty())) return reading;
@@ -129,7 +148,7 @@ LossReading ReadReduced(const LossRoot& root, const Node* top, const Node& term)
     const auto divides = [](const auto& factor) { return factor.second == Made::kQuotient; };
     if (!mean && std::any_of(factors.begin(), factors.end(), divides)) return reading;
   }
-  double value = *root.value;
+  double value = *root.value / scale;
   for (const auto& [node, made] : factors) {
     const auto operand = OperandAt(root, node);
     if (!operand || *operand == 0) return reading;

@@ -56,12 +56,24 @@ void LossSettling::SettleBatch(const Pass& pass, WatchedModel& model) {
   const bool by_name = !settled.given && (of_several || KnownOf(settled.values) != LossKnown::kKnown);
   for (const LossValue& loss : settled.values) {
     const std::string name = by_name ? loss.name : std::string();
-    if (settled.given || !loss.given) {
-      Publish(pass, loss, by_name ? loss.value : loss.loss, name);
+    if (settled.given) {
+      Publish(pass, loss, loss.loss, name);
+      continue;
+    }
+    if (!loss.given) {
+      NoteElements(loss, model);
       continue;
     }
     PublishEvaluated(pass, loss, by_name, model);
   }
+}
+
+// What an evaluation makes of many elements shows nowhere: no backward pass starts from it.
+void LossSettling::NoteElements(const LossValue& loss, WatchedModel& model) {
+  constexpr std::string_view kReason = " with reduction=none are not known";
+  if (!model.evaluations_noted.emplace(loss.function, kReason).second) return;
+  session_.AddNote("evaluation losses of " + model.name() + " by " + loss.function + std::string(kReason) +
+                   ": what the trainer makes of many elements is not seen; call probe.Loss(loss) in the evaluation");
 }
 
 // Training may call the model several times for one loss (two views, a look behind the step), an evaluation once for
@@ -180,6 +192,8 @@ void LossSettling::SettleStep(const std::vector<std::shared_ptr<Pass>>& passes, 
     const bool recorded = std::all_of(values.begin(), values.end(), [](const LossValue& loss) { return loss.pass; });
     if (!given && !by_name && !values.empty() && recorded) NoteWeight(values, model);
     if (!given) LearnUnits(values, by_name, model);
+  } else {
+    NoteNotGiven(passes, model);
   }
   const bool elsewhere = passes.empty() && model.has_layers.load(std::memory_order_relaxed);
   if (!heard || elsewhere || model.manual_loss.load(std::memory_order_relaxed) ||
@@ -191,6 +205,17 @@ void LossSettling::SettleStep(const std::vector<std::shared_ptr<Pass>>& passes, 
   session_.AddNote("the loss of " + model.name() +
                    " is not known: no loss function of LibTorch ran on its output; call probe.Loss(loss) before "
                    "optimizer.step()");
+}
+
+// One that is given behind the step is taken all the same, and was in each step until now.
+void LossSettling::NoteNotGiven(const std::vector<std::shared_ptr<Pass>>& passes, WatchedModel& model) {
+  const bool due = std::any_of(passes.begin(), passes.end(), [](const auto& pass) {
+    return pass->number && pass->identity->AnyOf(Kind::kLoss);
+  });
+  if (!due || model.steps_not_given.fetch_add(1, std::memory_order_relaxed) + 1 != kStepsWithoutLoss) return;
+  session_.AddNote("the loss of " + model.name() +
+                   " is missing: probe.Loss() has given it before, and what is recognised is not taken in its place; call "
+                   "probe.Loss(loss) in each step");
 }
 
 void LossSettling::NoteLosses(LossKnown known, const std::vector<std::string>& names, WatchedModel& model) {

@@ -30,6 +30,9 @@ class LossSettling {
   // Labels that several losses of one pass have: none of them is the accuracy.
   void WithholdOutputs(const PassNumber* pass, const WatchedModel& model);
   void Publish(const Pass& pass, const LossValue& loss, std::optional<double> value, const std::string& name);
+  void NoteElements(const LossValue& loss, WatchedModel& model);
+  // That the trainer's own loss, which takes the place of what is recognised, does not come any more.
+  void NoteNotGiven(const std::vector<std::shared_ptr<Pass>>& passes, WatchedModel& model);
   static void LookAtCalls(std::vector<LossValue>& values, const WatchedModel& model);
   // What a loss function gave in an evaluation: in the unit of training, else under a name that says what it is.
   void PublishEvaluated(const Pass& pass, const LossValue& loss, bool by_name, WatchedModel& model);

@@ -11,6 +11,7 @@
 // Thread rule: any thread; the one that ends a step need not be the one that runs its pass.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <map>
@@ -105,6 +106,11 @@ class PassLosses {
   bool settled() const {
     std::lock_guard lock(mutex_);
     return settled_;
+  }
+  // Parameters have gradients by one of its terms.
+  bool gave() const {
+    std::lock_guard lock(mutex_);
+    return std::any_of(roots_.begin(), roots_.end(), [](const Root& root) { return root.gave; });
   }
   // Gradients of the pass carry a loss scale.
   bool scaled() const;

@@ -235,6 +235,12 @@ std::optional<OperatorInfo> WriteOf(const c10::FunctionSchema& schema) {
                                                    : OperatorClass::kOtherWrite;
   info.written = written;
   info.collective = collective;
+  if (info.what == OperatorClass::kArithmetic) {
+    const auto has = [&](const char* part) { return name.find(part) != std::string::npos; };
+    info.quotient = has("addcdiv_") || has("addcmul_");
+    info.list = has("_foreach_");
+    info.multiplies = has("mul_") && !info.quotient;
+  }
   info.arguments = static_cast<uint8_t>(schema.arguments().size());
   info.results = static_cast<uint8_t>(schema.returns().size());
   info.name = full.c_str() + colons + 2;

@@ -32,6 +32,9 @@ struct OperatorInfo {
   int8_t data = 0;            // kLayer: index of the input
   uint32_t written = 0;       // writes: set of the arguments written, by index
   bool collective = false;    // writes: of a collective, which leaves the versions of tensors as they are
+  bool quotient = false;      // kArithmetic: of an optimizer's state (addcdiv_, addcmul_), which nobody else writes by
+  bool list = false;          // kArithmetic: of all that a list holds
+  bool multiplies = false;    // kArithmetic: and no more than that
   int8_t reduction = -1;      // kLoss: index of how it reduces
   int8_t ignore_index = -1;   // kLoss: index of the label that does not count
   bool labelled = false;      // kLoss: of an output and its labels

@@ -79,14 +79,17 @@ bool Operators::MayCount(const ThreadState& thread, const OperatorInfo& info,
 // Without gradients nothing but the operators themselves tells what a tensor was made of.
 bool Operators::CarryStarted(ThreadState& thread, c10::ArrayRef<const c10::IValue> inputs, OperatorContext& context) {
   if (InBackward()) return false;
+  // What is put together of several batches is of the last of them, the only one that is under way.
   const Origin* origin = nullptr;
   for (const c10::IValue& input : inputs) {
     EachTensor(input, [&](const at::Tensor& tensor) {
-      if (origin == nullptr && !tensor.grad_fn()) origin = thread.provenance.Of(tensor);
+      if (origin != nullptr || tensor.grad_fn()) return;
+      const Origin* const of_tensor = thread.provenance.Of(tensor);
+      if (of_tensor != nullptr && UnderWay(*of_tensor)) origin = of_tensor;
     });
     if (origin != nullptr) break;
   }
-  if (origin == nullptr || !UnderWay(*origin)) return false;
+  if (origin == nullptr) return false;
   context.origin = *origin;
   context.origin.module = -1;
   context.end = OperatorEnd::kMark;

@@ -135,11 +135,18 @@ void Passes::BeginTrainingPass(ThreadState& thread, RootThread& state, WatchedMo
                      "no_grad, not of training");
   }
   if (others_write) identity->flags.fetch_or(kFlagWeightsChangedOutside);
-  // Of a model that has never made a step, and seems to make none, nothing goes out; should this be its first, that one
-  // says that it lacks a pass.
+  // Of a model that has never made a step, and seems to make none beside one that does, nothing goes out; should this be
+  // its first, that one says that it lacks a pass. Before anybody has made one it was evaluated before it is trained.
   if (identity->any() && tracker_.Resting(m) && tracker_.steps_ended(m) == 0) {
-    identity = identity->OfNothing();
-    lane.lacks_first = true;
+    bool others_train = false;
+    for (int other = 0; other < roots_.count(); ++other) others_train |= tracker_.steps_ended(other) != 0;
+    if (others_train) {
+      identity = identity->OfNothing();
+      lane.lacks_first = true;
+    } else {
+      tracker_.EndRest(m);
+      root.evaluated.store(0);  // should none come of it, it rests again
+    }
   }
   auto pass = std::make_shared<Pass>();
   pass->identity = identity;

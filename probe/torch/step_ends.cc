@@ -17,6 +17,8 @@ constexpr uint64_t kMomentKinds = KindBit(Kind::kExpAvg) | KindBit(Kind::kExpAvg
 // A loss scaler that looks for its scale skips fewer in a row.
 constexpr uint64_t kSkippedMany = 32;
 
+bool Decays(const OperatorInfo& info) { return info.list && info.multiplies; }
+
 probe::WriteKind KindOf(OperatorClass what) {
   if (what == OperatorClass::kArithmetic) return probe::WriteKind::kArithmetic;
   return what == OperatorClass::kAssign ? probe::WriteKind::kAssign : probe::WriteKind::kOther;
@@ -116,6 +118,9 @@ void StepEnds::Written(ThreadState& thread, WatchedModel& model, const OperatorI
       lane.written[static_cast<size_t>(param)] = lane.write_round;
       lane.taken[static_cast<size_t>(param)].Forget();
     }
+    if (!lane.closing || !Decays(info)) return;
+    lane.decayed.resize(model.params().size(), false);
+    for (const int param : params) lane.decayed[static_cast<size_t>(param)] = true;
     return;
   }
   // Somebody else's, in the midst of a step: what the pass used is read before it is gone.
@@ -237,13 +242,19 @@ bool StepEnds::WrittenAgain(LaneState& lane, int param) {
   return again;
 }
 
-// Between a step's end and the next pass the optimizer writes each parameter in one go. A second round, or an operator
-// that optimizers of this loop do not use, is somebody else: EMA swaps, loads, clamps.
+// Between a step's end and the next pass the optimizer writes each parameter in one go, or one whole list of them behind
+// the other: the decay, then what its state says. Another second round, or an operator that optimizers of this loop do
+// not use, is somebody else: EMA swaps, loads, clamps.
 void StepEnds::WrittenOutside(LaneState& lane, bool arithmetic, const OperatorInfo& info, int param) {
   bool outside = info.what == OperatorClass::kOtherWrite || (info.what == OperatorClass::kAssign && arithmetic);
+  lane.decayed.resize(lane.written.size(), false);
+  const bool decayed = lane.decayed[static_cast<size_t>(param)];
   if (WrittenAgain(lane, param)) {
-    outside = true;
+    outside |= !info.quotient && !(decayed && info.list && !info.multiplies);
     lane.second_round |= info.what == OperatorClass::kArithmetic;
+    lane.decayed[static_cast<size_t>(param)] = false;
+  } else {
+    lane.decayed[static_cast<size_t>(param)] = Decays(info);
   }
   if (outside) lane.closing->flags.fetch_or(kFlagWeightsChangedOutside);
 }
@@ -301,7 +312,11 @@ void StepEnds::EndStep(ThreadState& thread, WatchedModel& model, RootState& root
   lane.due_before = identity->any();
   const std::unique_ptr<RootThread>& own = thread.roots[static_cast<size_t>(m)];
   // Of a pass that is not published nobody has a number: it is this thread's last one.
-  if (seen && passes.empty() && own && own->training && !own->training->over.load()) passes.push_back(own->training);
+  if (seen && passes.empty() && own && own->training && !own->training->over.load()) {
+    passes.push_back(own->training);
+    // Nor is one named that backward has reached behind its first layers alone (for some of the parameters).
+    if (own->training->number && own->training->losses->gave()) numbers.push_back(own->training->number);
+  }
   std::vector<int> late;
   if (identity->any() && model.TreeChanged()) roots_.RenewTree(model);
   lane.taken.assign(model.params().size(), {});
@@ -350,6 +365,7 @@ void StepEnds::EndStep(ThreadState& thread, WatchedModel& model, RootState& root
   const bool write_goes_on = seen && (end.cause == probe::StepEndCause::kWritten || !end.written);
   const bool awaited = identity->AnyOf(kUpdateKinds | kMomentKinds | kGradientKinds) || !lane.late_optimizers.empty();
   if (write_goes_on && awaited) {
+    lane.decayed.clear();
     tracker_.HoldClosing(m, end.lane, end.step, AwaitsLate(root, lane));
   } else {
     FinishClosing(root, model, {end.lane, end.step});

@@ -201,6 +201,7 @@ struct LaneState {
   std::shared_ptr<const Optimizers::List> optimizers;  // attached when the step that closes was written
   std::vector<int> late_optimizers;  // attached optimizers that had not written when the step was counted
   std::vector<uint32_t> written;     // by parameter: round of writes since the count; finds a second hand
+  std::vector<bool> decayed;         // by parameter: a list that was multiplied, before its optimizer's own write
   std::vector<bool> had_gradient;    // by parameter: when the step that closes was counted
   std::vector<GradientVersion> taken;  // by parameter: its gradient, when that was taken
   // Manual steps: by parameter, the gradient that it was written with last in the step that is open.

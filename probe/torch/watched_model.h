@@ -185,6 +185,12 @@ class WatchedModel {
   // The trainer is about to destroy the module: never touch root() again.
   void Forget() { detached_.store(true); }
 
+  // The trainer has called Loss() in training.
+  void GivesLoss() {
+    manual_loss.store(true);
+    steps_not_given.store(0, std::memory_order_relaxed);
+  }
+
   std::atomic<uint64_t> steps_finished{0};
   std::atomic<bool> has_layers{false};     // one was heard, ever
   std::atomic<uint32_t> layer_threads{0};  // threads that have begun passes, and have not ended
@@ -195,6 +201,7 @@ class WatchedModel {
   std::atomic<uint64_t> epoch_begin_step{0};
   std::atomic<uint64_t> usual_step_ns{0};  // of the last steps, for the watchdog
   std::atomic<bool> manual_loss{false};    // Loss() was called in training: recognised terms are not published there
+  std::atomic<uint32_t> steps_not_given{0};  // of which the loss was due, since Loss() was called last
   std::atomic<bool> several_losses{false}; // the loss of training is not known: there are several terms
   // Of training, by the term (LossSettling); guarded by the root's mutex, as the next.
   std::map<std::string, TrainedLoss> trained_losses;
