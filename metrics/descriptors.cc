@@ -2,6 +2,8 @@
 #include <algorithm>
 
 #include "metrics/accuracy.h"
+#include "metrics/averages.h"
+#include "metrics/direction.h"
 #include "metrics/histogram.h"
 #include "metrics/logged.h"
 #include "metrics/loss.h"
@@ -11,6 +13,7 @@
 #include "metrics/ratio.h"
 #include "metrics/statistics.h"
 #include "metrics/subscriber.h"
+#include "metrics/units.h"
 
 namespace ikkuna::metrics {
 
@@ -23,7 +26,8 @@ void Sort(std::vector<const Descriptor*>& all) {
 std::vector<const Descriptor*> OwnDescriptors() {
   std::vector<const Descriptor*> all;
   for (const Descriptor& descriptor : StatisticsDescriptors()) all.push_back(&descriptor);
-  all.insert(all.end(), {&kNorm, &kHistogram, &kRatio, &kMessageMean, &kLoss, &kTrainAccuracy, &kTestAccuracy,
+  all.insert(all.end(), {&kNorm, &kHistogram, &kDeadFraction, &kCosine, &kDistanceFromStart, &kAverageValue,
+                         &kMovingAverage, &kRatio, &kMessageMean, &kLoss, &kTrainAccuracy, &kTestAccuracy,
                          &kLearningRate, &kScalar, &kText, &kNonFinite});
   Sort(all);
   return all;

@@ -1,6 +1,7 @@
-"""Histograms of a training are numpy's of the tensors that the trainer itself dumped, in the store and in TensorBoard.
+"""What needs whole tensors is numpy's of the tensors that the trainer itself dumped; histograms in TensorBoard as well.
 
-Micro-batches and calls of a step are one histogram: two micro-batches a step, which have ranges of their own.
+Two micro-batches a step: they are one histogram, though they have ranges of their own, and one batch of which a unit is
+dead or not; of what compares steps the last of them counts.
 """
 
 import json
@@ -19,10 +20,12 @@ BINS = 50
 STEPS = 3
 
 
-class HistogramsTest(harness.Site):
+class WholeTensorsTest(harness.Site):
     def watch(self, *trainer_arguments):
+        texts = [f"histogram({kind}, bins={BINS}); cosine({kind}); distance_from_start({kind})" for kind in KINDS]
+        texts.append("dead_fraction(activations)")
         self.start_daemon("--no-default", "--budget", "off", "--threads", "2",
-                          *(word for kind in KINDS for word in ("--subscribe", f"histogram({kind}, bins={BINS})")))
+                          *(word for text in texts for word in ("--subscribe", text)))
         dump = self.root / "dump"
         trainer = self.start_trainer("--max-steps", str(STEPS), "--dump-steps", str(STEPS), "--dump-dir", dump,
                                      "--test-images", "0", "--budget", "off", "--accumulate", "2", *trainer_arguments,
@@ -38,8 +41,8 @@ class HistogramsTest(harness.Site):
         return DumpedTensors(dump, PUBLISHED_AS), status.tensorboard_directory
 
     def kept(self):
-        """{(module, param, topic): {step: histogram}}"""
-        command = [BIN / "ikkuna", "--data-dir", self.data, "read", "*_histogram", "--json"]
+        """{(module, param, topic): {step: value}}"""
+        command = [BIN / "ikkuna", "--data-dir", self.data, "read", "*", "--json"]
         listed = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
         return {(one["key"]["module"], one["key"]["param"], one["key"]["topic"]):
                 {sample["step"]: sample["value"] for sample in one["samples"]} for one in listed}
@@ -55,9 +58,39 @@ class HistogramsTest(harness.Site):
                 found[name] = {event.step: event.histogram_value for event in accumulator.Histograms(name)}
         return found
 
+    def compare_steps(self, tensors, kept):
+        """cosine and distance_from_start; returns how many."""
+        last = {key: tensors.arrays(key)[-1].astype(np.float64).ravel() for key in tensors.keys("default")
+                if key[0] in KINDS}
+        compared = 0
+        for (kind, tag, module, param, step), x in last.items():
+            if step == 0:
+                continue
+            first, before = last[kind, tag, module, param, 0], last[kind, tag, module, param, step - 1]
+            lengths = np.linalg.norm(x) * np.linalg.norm(before)
+            for topic, value in (("distance_from_start", np.linalg.norm(x - first)),
+                                 ("cosine", x @ before / lengths if lengths else float("nan"))):
+                got = kept[module, param, f"{kind}_{topic}"][step]
+                np.testing.assert_allclose(float(got), value, rtol=1e-6, atol=1e-9, err_msg=f"{topic} of {kind} {module} {step}")
+                compared += 1
+        return compared
+
+    def compare_units(self, tensors, kept):
+        """dead_fraction; returns how many."""
+        compared = 0
+        for key in tensors.keys("default", "activations"):
+            arrays = tensors.arrays(key)
+            axis = 1 if arrays[0].ndim >= 4 else arrays[0].ndim - 1
+            alive = sum((np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1) != 0).any(axis=1).astype(int) for array in arrays)
+            got = kept[key[2], key[3], "activations_dead_fraction"][key[4]]
+            np.testing.assert_allclose(got, np.mean(alive == 0), rtol=1e-6, err_msg=str(key))
+            compared += 1
+        return compared
+
     def check(self, *trainer_arguments):
         tensors, logdir = self.watch(*trainer_arguments)
         kept, drawn = self.kept(), self.in_tensorboard(pathlib.Path(logdir))
+        others = self.compare_steps(tensors, kept) + self.compare_units(tensors, kept)
         compared = 0
         for key in tensors.keys("default"):
             kind, _, module, param, step = key
@@ -79,12 +112,15 @@ class HistogramsTest(harness.Site):
             if edges is not None:
                 np.testing.assert_allclose(seen.bucket_limit, edges[1:], rtol=1e-6, atol=1e-6 * np.abs(edges).max(), err_msg=name)
             compared += 1
-        self.assertEqual(compared, sum(len(steps) for steps in kept.values()), "more is kept than was dumped")
+        self.assertEqual(compared + others, sum(len(steps) for steps in kept.values()), "more is kept than was dumped")
         self.assertGreater(compared, 30)
-        print(f"{compared} histograms compared", flush=True)
+        print(f"{compared} histograms and {others} numbers compared", flush=True)
 
     def test_fc(self):
         self.check("--model", "fc", "--batch-size", "32")
+
+    def test_convolutions(self):
+        self.check("--model", "alexnet-mini", "--batch-size", "8")
 
     def test_tiny_half(self):
         self.check("--model", "tiny", "--dtype", "half")
