@@ -11,6 +11,7 @@
 #include "metrics/non_finite.h"
 #include "metrics/norm.h"
 #include "metrics/ratio.h"
+#include "metrics/spectral.h"
 #include "metrics/statistics.h"
 #include "metrics/subscriber.h"
 #include "metrics/units.h"
@@ -26,9 +27,9 @@ void Sort(std::vector<const Descriptor*>& all) {
 std::vector<const Descriptor*> OwnDescriptors() {
   std::vector<const Descriptor*> all;
   for (const Descriptor& descriptor : StatisticsDescriptors()) all.push_back(&descriptor);
-  all.insert(all.end(), {&kNorm, &kHistogram, &kDeadFraction, &kCosine, &kDistanceFromStart, &kAverageValue,
-                         &kMovingAverage, &kRatio, &kMessageMean, &kLoss, &kTrainAccuracy, &kTestAccuracy,
-                         &kLearningRate, &kScalar, &kText, &kNonFinite});
+  all.insert(all.end(), {&kNorm, &kHistogram, &kDeadFraction, &kSpectralNorm, &kStableRank, &kCosine,
+                         &kDistanceFromStart, &kAverageValue, &kMovingAverage, &kRatio, &kMessageMean, &kLoss,
+                         &kTrainAccuracy, &kTestAccuracy, &kLearningRate, &kScalar, &kText, &kNonFinite});
   Sort(all);
   return all;
 }

@@ -16,7 +16,9 @@ from numbers_reference import DumpedTensors
 
 KINDS = ["weights", "weight_gradients", "activations", "layer_gradients", "network_output", "input_labels"]
 PUBLISHED_AS = {"exp_avg_before": None, "exp_avg_sq_before": None, "momentum_buffer_before": None}
+MATRICES = ["weights", "weight_gradients"]
 BINS = 50
+ROUNDS = 100  # of power iteration, from which the greatest of close singular values comes out a little too small
 STEPS = 3
 
 
@@ -24,6 +26,7 @@ class WholeTensorsTest(harness.Site):
     def watch(self, *trainer_arguments):
         texts = [f"histogram({kind}, bins={BINS}); cosine({kind}); distance_from_start({kind})" for kind in KINDS]
         texts.append("dead_fraction(activations)")
+        texts += [f"spectral_norm({kind}, iterations={ROUNDS}); stable_rank({kind}, iterations={ROUNDS})" for kind in MATRICES]
         self.start_daemon("--no-default", "--budget", "off", "--threads", "2",
                           *(word for text in texts for word in ("--subscribe", text)))
         dump = self.root / "dump"
@@ -87,10 +90,27 @@ class WholeTensorsTest(harness.Site):
             compared += 1
         return compared
 
+    def compare_spectra(self, tensors, kept):
+        """spectral_norm and stable_rank; returns how many."""
+        compared = 0
+        for kind in MATRICES:
+            for key in tensors.keys("default", kind):
+                array = tensors.arrays(key)[-1].astype(np.float64)
+                matrix = array.reshape(array.shape[0], -1)
+                norm = np.linalg.norm(matrix, 2)
+                got = {topic: float(kept[key[2], key[3], f"{kind}_{topic}"][key[4]]) for topic in ("spectral_norm", "stable_rank")}
+                self.assertLessEqual(got["spectral_norm"], norm * (1 + 1e-6), str(key))
+                self.assertGreaterEqual(got["spectral_norm"], norm * 0.99, str(key))
+                rank = np.sum(matrix * matrix) / got["spectral_norm"] ** 2 if norm else float("nan")
+                np.testing.assert_allclose(got["stable_rank"], rank, rtol=1e-5, err_msg=str(key))
+                compared += 2
+        return compared
+
     def check(self, *trainer_arguments):
         tensors, logdir = self.watch(*trainer_arguments)
         kept, drawn = self.kept(), self.in_tensorboard(pathlib.Path(logdir))
         others = self.compare_steps(tensors, kept) + self.compare_units(tensors, kept)
+        others += self.compare_spectra(tensors, kept)
         compared = 0
         for key in tensors.keys("default"):
             kind, _, module, param, step = key
