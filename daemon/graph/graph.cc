@@ -126,6 +126,11 @@ class Graph final : public MessageGraph {
     return held;
   }
 
+  bool computes() const override {
+    return std::any_of(closing_.begin(), closing_.end(),
+                       [](const auto& one) { return StepRunner::Computes(*one.second); });
+  }
+
   void Finish(uint64_t deadline_ns) override {
     finished_ = true;
     open_.DropAll();

@@ -304,14 +304,27 @@ Origin StepRunner::OriginOf(const Slot& slot) {
   return {};
 }
 
+namespace {
+
+// What was handed to the job stays with it, whether its rank waits or not: there it is recorded, or counted.
+bool IsWithTheJob(const Frame& frame, size_t node) {
+  return frame.nodes[node].work == Work::kRuns && frame.scene()->nodes[node].definition().scope == Scope::kJob;
+}
+
+}  // namespace
+
+bool StepRunner::Computes(const Frame& frame) {
+  for (size_t i = 0; i < frame.nodes.size(); ++i) {
+    if (frame.nodes[i].work == Work::kRuns && !IsWithTheJob(frame, i)) return true;
+  }
+  return false;
+}
+
 void StepRunner::GiveUp(Frame& frame) {
   for (size_t i = 0; i < frame.nodes.size(); ++i) {
     NodeState& state = frame.nodes[i];
     if (state.work != Work::kRuns && state.work != Work::kWaits) continue;
-    const SceneNode& node = frame.scene()->nodes[i];
-    // What was handed to the job stays with it, whether its rank waits or not: there it is recorded, or counted.
-    const bool is_with_the_job = state.work == Work::kRuns && node.definition().scope == Scope::kJob;
-    if (!is_with_the_job) context_.Count(MissReason::kCancelled, 1, node.entry.get());
+    if (!IsWithTheJob(frame, i)) context_.Count(MissReason::kCancelled, 1, frame.scene()->nodes[i].entry.get());
     if (const auto results = state.results.lock()) results->Cancel();
     state.work = Work::kDone;
   }

@@ -30,6 +30,8 @@ class StepRunner final : private ResultsTaker {
   void TakeLate(Frame& frame, LateResults late, Batch& batch);
   // Nobody waits for the frame any more: what still runs for it is cancelled and counted.
   void GiveUp(Frame& frame);
+  // A node of it runs, of whose work nobody but this run waits.
+  static bool Computes(const Frame& frame);
   // Values that a step brought again since the last call.
   uint64_t TakeRepeated() { return std::exchange(repeated_, 0); }
 

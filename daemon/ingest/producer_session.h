@@ -52,7 +52,9 @@ class ProducerSession {
   static constexpr uint64_t kRecordsPerTurn = 4096;          // between two looks at demand and peer
   static constexpr uint64_t kPayloadWaitNs = 1'000'000'000;  // how long a dead producer's payloads may become ready
   static constexpr uint64_t kStopNs = 5'000'000'000;         // how long a daemon that ends goes on reading
-  static constexpr uint64_t kFinishNs = 2'000'000'000;       // what is still computed at the end has so long
+  static constexpr uint64_t kComputeNs =
+      60'000'000'000;                                   // what a trainer that has gone left to be computed has so long
+  static constexpr uint64_t kFinishNs = 2'000'000'000;  // else what is still computed at the end has so long
   static constexpr size_t kNotesToldMax = 50;                // events of one session; status has them all
 
   // Decides where to go on from what earlier sessions did, makes CTL, and starts the thread, which sends WELCOME. An
@@ -142,6 +144,7 @@ class ProducerSession {
   void Quarantine(const std::string& why);
   void Fail(const std::string& why);
   void FinishGraph();
+  void AwaitComputed();
   void DrainTo(uint64_t end);
   void DrainLast();
   void CountKilled();

@@ -33,12 +33,26 @@ void ProducerSession::Fail(const std::string& why) {
   AddNote("the daemon failed while it read this run: " + why);
 }
 
+// A trainer that has gone needs its seat no more. Whoever waits for its run to end has then all of it; a daemon that is
+// to end itself does not wait for that.
+void ProducerSession::AwaitComputed() {
+  if (end_ != End::kDied && end_ != End::kClosed) return;
+  const uint64_t deadline = MonotonicNs() + kComputeNs;
+  for (uint64_t now = 0; graph_->computes() && (now = MonotonicNs()) < deadline;) {
+    if (static_cast<End>(requested_.load()) != End::kNone) return;
+    ::poll(nullptr, 0, kBusyPollMs);
+    graph_->Tick(now);
+    publisher_->OfferEmitted(CurrentProgress());
+  }
+}
+
 // Once: what the graph still holds is given, or given up.
 void ProducerSession::FinishGraph() {
   if (!graph_ || !drain_ || graph_finished_) return;
   graph_finished_ = true;
   try {
     drain_->FinishLate(MonotonicNs() + kFinishNs);
+    AwaitComputed();
     graph_->Finish(MonotonicNs() + kFinishNs);
   } catch (const std::exception& error) {
     AddNote(std::string("its last results are lost: ") + error.what());

@@ -36,6 +36,8 @@ class MessageGraph {
   virtual uint64_t done_seq() const = 0;
   // Records behind done_seq() that something waits for.
   virtual uint64_t held() const = 0;
+  // Something of a closed step is computed still, on another thread, by this run alone.
+  virtual bool computes() const = 0;
   // The producer is gone: discards open frames (counted), flushes what is whole, and gives what is still computed until
   // `deadline_ns` (CLOCK_MONOTONIC); what is not there then is cancelled and counted.
   virtual void Finish(uint64_t deadline_ns) = 0;

@@ -454,7 +454,7 @@ TEST_F(IngestTest, ResultsThatComeLaterHoldBackWhatIsDoneAndNothingElse) {
   EXPECT_EQ(core->Values("loss").size(), 5u) << "offered before they count as done";
 }
 
-TEST_F(IngestTest, WhatIsNotComputedInTimeAtTheEndIsCancelledAndShown) {
+TEST_F(IngestTest, WhatATrainerThatHasGoneLeftToBeComputedIsWaitedFor) {
   auto core = MakeCore();
   core->knobs().later.store(true);
   core->knobs().hold.store(true);
@@ -464,8 +464,28 @@ TEST_F(IngestTest, WhatIsNotComputedInTimeAtTheEndIsCancelledAndShown) {
   producer.Step(0, 1);
   ASSERT_TRUE(AllHandled(*core, producer));
   producer.Finish();
+  std::this_thread::sleep_for(std::chrono::nanoseconds(ProducerSession::kFinishNs) + std::chrono::milliseconds(500));
+  EXPECT_NE(core->StatusOf(producer.hello().uuid).state, RunState::kFinished);
+  core->knobs().hold.store(false);
   ASSERT_TRUE(Reaches(*core, producer, RunState::kFinished));
+  EXPECT_EQ(core->Values("loss").size(), 1u);
+  EXPECT_TRUE(core->StatusOf(producer.hello().uuid).missing.empty());
+}
+
+TEST_F(IngestTest, WhatIsNotComputedWhenTheDaemonEndsIsCancelledAndShown) {
+  auto core = MakeCore();
+  core->knobs().later.store(true);
+  core->knobs().hold.store(true);
+  TestProducer producer(temp_.sub("dir"));
+  producer.Register();
+  ASSERT_TRUE(producer.Connect()) << producer.reject();
+  producer.Step(0, 1);
+  ASSERT_TRUE(AllHandled(*core, producer));
+  producer.Finish();
+  core->Stop();
+  core = MakeCore();
   const auto status = core->StatusOf(producer.hello().uuid);
+  EXPECT_EQ(status.state, RunState::kFinished);
   EXPECT_EQ(status.missing, (std::vector<Count>{{"cancelled", 1}}));
 }
 

@@ -97,6 +97,10 @@ class StepGraph : public MessageGraph {
     for (const auto& [before, records] : working_) held += records;
     return held;
   }
+  bool computes() const override {
+    std::lock_guard lock(mutex_);
+    return !working_.empty();
+  }
   void Finish(uint64_t deadline_ns) override {
     if (open_) ++discarded_;
     open_.reset();
