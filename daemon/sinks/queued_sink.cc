@@ -240,6 +240,7 @@ uint64_t QueuedSink::WaitingLocked() const {
 }
 
 double QueuedSink::LagLocked() const {
+  if (queue_.empty() && handed_ == 0) return 0;  // what was taken needed nothing, or is written
   const Clock::time_point oldest = busy_since_ != Clock::time_point() ? busy_since_
                                    : queue_.empty()                   ? Clock::time_point()
                                                                       : queue_.front().since;

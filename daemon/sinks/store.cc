@@ -432,6 +432,7 @@ SinkCounters Store::Counters() const { return impl_->Counters(); }
 Status Store::Flush(std::chrono::steady_clock::time_point deadline) { return impl_->Flush(deadline); }
 void Store::Close() { impl_->Close(); }
 uint64_t Store::TakeEventId() { return impl_->TakeEventId(); }
+bool Store::was_unclosed() const { return impl_->was_unclosed(); }
 Result<std::vector<ProducerStatus>> Store::LoadProducers() { return impl_->LoadProducers(); }
 std::vector<ProducerStatus> Store::TakeFound() { return impl_->TakeFound(); }
 std::optional<Progress> Store::LoadProgress(const RunKey& run) { return impl_->LoadProgress(run); }

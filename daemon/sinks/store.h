@@ -108,6 +108,8 @@ class Store : public Sink, public RunStore, public Recorded {
 
   // The id of an event that is about to be offered, so that all sinks show the same; one without gets its id here.
   uint64_t TakeEventId();
+  // The daemon before this one ended without closing it.
+  bool was_unclosed() const;
 
   // RunStore
   Result<std::vector<ProducerStatus>> LoadProducers() override;

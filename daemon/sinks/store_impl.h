@@ -40,6 +40,7 @@ class Store::Impl {
   void Close();
   Status CanTake(const RunKey& run) const;
   uint64_t TakeEventId() { return next_event_id_.fetch_add(1, std::memory_order_relaxed); }
+  bool was_unclosed() const { return pid_before_ != 0; }
   StoreStatus GetStatus() const;
   uint64_t store_bytes() const;
   uint64_t bytes_max() const { return bytes_max_; }

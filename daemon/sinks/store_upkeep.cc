@@ -151,13 +151,16 @@ bool Store::Impl::Retire() {
   const bool waits = in_motion && now - over_since_ < options_.rest_within;
   std::sort(old.begin(), old.end(), [](const Old& a, const Old& b) { return a.ended < b.ended; });
   // For want of free space the newest run never leaves, and none does where all of them would not be enough: then the
-  // disk is full of something else, and a run would be gone for nothing as soon as it has ended.
+  // disk is full of something else, and a run would be gone for nothing as soon as it has ended. The health of a daemon
+  // before this one is none that somebody trained.
   const Old* newest = nullptr;
   uint64_t spare = 0;  // what all others have
   for (const Old& one : old) {
     spare += one.bytes;
-    if (one.entry) newest = &one;
+    if (one.entry && !IsDaemonRun(one.entry->key)) newest = &one;
   }
+  // The last that is left stays, if nothing needs its room.
+  const auto stays = [&](const Old& one) { return !live && &one == (newest ? newest : &old.back()); };
   if (newest) spare -= newest->bytes;
   std::optional<uint64_t> free = free_bytes_min_ > 0 ? FreeSoon() : std::nullopt;
   const uint64_t lacking = free && *free < free_bytes_min_ ? free_bytes_min_ - *free : 0;
@@ -179,12 +182,13 @@ bool Store::Impl::Retire() {
     const int64_t age_max_ns = std::chrono::duration_cast<std::chrono::nanoseconds>(options_.age_max).count();
     if (age_max_ns > 0 && one.ended < UnixNs() - age_max_ns) {
       why = "it ended more than " + Counted(static_cast<uint64_t>(options_.age_max.count()), "hour") + " ago";
-    } else if (bytes_max_ > 0 && bytes > bytes_max_ && !waits && (live || &one != &old.back())) {
-      // The last that is left stays, if nothing needs its room.
+    } else if (bytes_max_ > 0 && bytes > bytes_max_ && !waits && !stays(one)) {
       why = "all runs of this host take " + Megabytes(bytes) + ", and may take " + Megabytes(bytes_max_);
     } else if (helps && *free < free_bytes_min_ && &one != newest) {
       why =
           "only " + Megabytes(*free) + " are free on the disk, and " + Megabytes(free_bytes_min_) + " shall stay free";
+    } else if (&one == newest) {
+      continue;
     } else {
       break;  // those that follow are younger
     }
@@ -228,9 +232,8 @@ bool Store::Impl::Retire() {
     }
     if (++deleted >= kDeletedPerLook) break;
   }
-  finished_may_leave_ = waits || std::any_of(old.begin(), old.end(), [&](const Old& one) {
-                          return !one.stuck && (live || &one != &old.back());
-                        });
+  finished_may_leave_ =
+      waits || std::any_of(old.begin(), old.end(), [&](const Old& one) { return !one.stuck && !stays(one); });
   return deleted > 0;
 }
 
@@ -380,9 +383,10 @@ bool Store::Impl::Slim() {
     slimming_ = false;
     if (over && !busy && TellOnce("cap", "over")) {
       Raise(Severity::kWarning, "store_over_cap",
-            "The runs that go on take " + Megabytes(bytes) + ", more than the " + Megabytes(bytes_max_) +
-                " that all runs may take, and nothing is left in them that could be thinned. They are recorded all the "
-                "same.",
+            "The runs that are left take " + Megabytes(bytes) + ", more than the " + Megabytes(bytes_max_) +
+                " that all may take, and nothing is left in those that go on that could be thinned. They are recorded "
+                "all "
+                "the same.",
             {});
     }
   }

@@ -127,7 +127,12 @@ SinkCounters WatchHub::Counters() const {
 
 Result<std::unique_ptr<Watcher>> WatchHub::Watch(const SeriesFilter& filter, const std::optional<WatchCursor>& from) {
   const WatchCursor now = Cursor();
-  if (from && (from->daemon != now.daemon || from->position > now.position)) {
+  if (from && from->daemon == now.daemon && from->position > now.position) {
+    return Error{ErrorCode::kFailedPrecondition, "cannot watch from there: this daemon has not come to position " +
+                                                     std::to_string(from->position) +
+                                                     " yet; a cursor is taken as a read gave it"};
+  }
+  if (from && from->daemon != now.daemon) {
     return Error{ErrorCode::kFailedPrecondition,
                  "cannot watch from there: the cursor is of another daemon (" + UuidText(from->daemon) +
                      ") than this one, which was started since; read again, and watch from where that read ends"};

@@ -546,6 +546,30 @@ TEST_F(StoreRetentionTest, AFileThatWasSetAsideCountsAndLeavesInItsTurn) {
   EXPECT_TRUE(Eventually([&] { return Said("run_retired") == 1; }));
 }
 
+// What the daemon before this one said of itself is newer than what was trained, and nobody's last run.
+TEST_F(StoreRetentionTest, TheHealthOfAnEarlierDaemonDoesNotTakeTheLastRunsPlace) {
+  for (const bool for_space : {false, true}) {
+    OpenStore();
+    const int64_t now = Now();
+    Finished("only", 1, now - 5'000'000'000, 40'000);
+    Finished(kDaemonRunId, 2, now, 3'000);
+    run_.reset();
+    store_.reset();
+    if (for_space) {
+      const uint64_t free = fs::space(dir_.path()).available;
+      options_.free_bytes_min = free + (256 << 10);
+    } else {
+      options_.bytes_max = 200 << 10;
+    }
+    OpenStore();
+    std::this_thread::sleep_for(std::chrono::milliseconds(1'500));  // a look a second
+    EXPECT_EQ(Ids().back(), "only") << for_space;
+    store_.reset();
+    fs::remove_all(dir_.path() + "/data");
+    TakeLimitsAway();
+  }
+}
+
 TEST_F(StoreRetentionTest, TheOnlyRunStaysWhenItEndsAtTheCapAndGoesWhenAnotherNeedsItsRoom) {
   OpenStore();
   Finished("a", 1, kStartNs + 1);
