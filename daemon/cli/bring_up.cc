@@ -45,7 +45,9 @@ bool Pause(const sigset_t* stop) {
   return number <= 0 || number == SIGCHLD;
 }
 
-Error Interrupted() { return Error{ErrorCode::kFailedPrecondition, "ended by a signal before there was a daemon"}; }
+constexpr const char* kInterrupted = "ended by a signal before there was a daemon";
+
+Error Interrupted() { return Error{ErrorCode::kFailedPrecondition, kInterrupted}; }
 
 bool IsOurs(const std::string& directory) {
   struct stat found {};
@@ -170,9 +172,13 @@ Result<Served> Meet(const UpOptions& options, const std::string& directory) {
 }
 
 Error EndedAtStart(const Start& start) {
-  return Error{ErrorCode::kFailedPrecondition,
-               "ikkuna-daemon ended at its start with code " + std::to_string(start.child.exit_code().value_or(-1)) +
-                   "; its log '" + start.log_file + "' ends so:" + LogTail(start.log_file, start.log_begin)};
+  const std::string tail = LogTail(start.log_file, start.log_begin);
+  return Error{
+      ErrorCode::kFailedPrecondition,
+      "ikkuna-daemon ended at its start with code " + std::to_string(start.child.exit_code().value_or(-1)) +
+          (tail.empty() ? "; nothing could be written into its log '" + start.log_file +
+                              "': make room on that disk, or pass --data-dir; 'ikkuna-daemon' by itself says why"
+                        : "; its log '" + start.log_file + "' ends so:" + tail)};
 }
 
 // With the lock of `up`.
@@ -218,6 +224,8 @@ Result<Served> MeetOrStart(const UpOptions& options, const std::string& director
 }
 
 }  // namespace
+
+bool WasInterrupted(const Error& error) { return error.text == kInterrupted; }
 
 std::string LogTail(const std::string& path, off_t offset) {
   std::ifstream file(path, std::ios::binary);

@@ -42,6 +42,9 @@ Result<Served> BringUp(const UpOptions& options, const sigset_t* stop);
 // Ends the daemon of the default directory in order and waits until it is gone. The text says what became of it.
 Result<std::string> BringDown(double timeout_seconds);
 
+// Of BringUp: by a signal of `stop`, which ends whoever waits.
+bool WasInterrupted(const Error& error);
+
 // "\n  line" for each of the last lines of a log, from `offset` on.
 std::string LogTail(const std::string& path, off_t offset);
 

@@ -55,10 +55,16 @@ Result<int> RunJob(Context& context, const RunOptions& options) {
   std::signal(SIGCHLD, SIG_DFL);
   ::sigprocmask(SIG_BLOCK, &ours, &before);
   Result<Served> served = BringUp(OptionsOf(options.up, context), &ours);
-  if (!served) return served.error();
-  std::optional<ChildProcess>& daemon = served->started;
-  // The trainer may take an hour before it comes. Of somebody else's daemon it cannot be had, nor needs to be.
-  Result<shm::DaemonUse> use = shm::DaemonUse::Hold(served->directory);
+  std::optional<shm::DaemonUse> use;
+  if (served) {
+    // The trainer may take an hour before it comes. Of somebody else's daemon it cannot be had, nor needs to be.
+    if (Result<shm::DaemonUse> held = shm::DaemonUse::Hold(served->directory)) use = *std::move(held);
+  } else if (WasInterrupted(served.error())) {
+    return served.error();
+  } else {
+    // No training is lost for want of a daemon.
+    std::cerr << "ikkuna: the job runs, and nothing of it is recorded: " << served.error().text << "\n";
+  }
   ChildOptions child;
   child.command = options.job;
   child.signal_mask = before;
@@ -72,6 +78,11 @@ Result<int> RunJob(Context& context, const RunOptions& options) {
       exit_code = Supervise(&*job, ours);
     }
   }
+  if (!served) {
+    std::cerr << "ikkuna: nothing of this job was recorded, since no daemon could be started, see above\n";
+    return exit_code;
+  }
+  std::optional<ChildProcess>& daemon = served->started;
   if (daemon && daemon->HasEnded()) {
     std::cerr << "ikkuna: ikkuna-daemon ended before the job did, with code " << *daemon->exit_code()
               << "; its log is '" << served->log_file << "'\n";
@@ -92,7 +103,8 @@ void AddRunCommand(CLI::App& app, Context& context) {
   AddUpOptions(command, &options->up);
   command->footer(
       "The exit code is that of the job, 128 + N if signal N ended it, 127 if it is not found. Signals are handed "
-      "on. The daemon stays for a while, to be asked; see --linger.\n\n"
+      "on. Where no daemon can be started the job runs all the same, unrecorded, and that is said. The daemon stays "
+      "for a while, to be asked; see --linger.\n\n"
       "Examples:\n  ikkuna run -- ./train --epochs 3\n  ikkuna run --data-dir runs/7 -- python3 launch.py\n"
       "  ikkuna run --daemon-arg=--budget=off -- ./train");
   command->callback(

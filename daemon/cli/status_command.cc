@@ -39,7 +39,7 @@ std::string RootText(const v1::RootStatus& root, const v1::Producer& producer) {
   const uint64_t under_way = producer.state() != v1::PRODUCER_STATE_RUNNING ? 0 : 2;
   const bool lossy = a.dropped() + a.lost_in_daemon() + a.killed() > 0;
   if ((under_way == 0 || lossy) && root.steps_due() > root.steps_observed() + under_way) {
-    text += " (the others lost records, or a daemon or the trainer ended within them)";
+    text += " (the others lack records, or a daemon or the trainer ended within them)";
   }
   if (root.seconds_since_step() >= 1) text += "; last step " + Duration(root.seconds_since_step()) + " ago";
   return text;

@@ -107,17 +107,25 @@ TEST_F(RunCommandTest, ASignalIgnoredFromTheStartIsNotTaken) {
   EXPECT_EQ(outcome.out, "started\n");
 }
 
-TEST_F(RunCommandTest, ADaemonThatCannotStartIsSaidAndTheJobIsNotStarted) {
+TEST_F(RunCommandTest, WhereNoDaemonCanBeStartedTheJobRunsAndThatIsSaid) {
   daemon_ = Script("daemon", "echo 'the disk is full'; exit 3");
-  Outcome outcome = Run(Shell("echo started"));
-  EXPECT_EQ(outcome.code, 1);
-  EXPECT_EQ(outcome.out, "");
+  Outcome outcome = Run(Shell("echo started; exit 7"));
+  EXPECT_EQ(outcome.code, 7);
+  EXPECT_EQ(outcome.out, "started\n");
+  EXPECT_THAT(outcome.err, HasSubstr("the job runs, and nothing of it is recorded"));
+  EXPECT_THAT(outcome.err, HasSubstr("nothing of this job was recorded"));
   EXPECT_THAT(outcome.err, HasSubstr("ikkuna-daemon ended at its start with code 3"));
   EXPECT_THAT(outcome.err, HasSubstr("the disk is full"));
   daemon_ = dir_.path() + "/missing";
   outcome = Run(Shell("echo started"));
-  EXPECT_EQ(outcome.code, 1);
+  EXPECT_EQ(outcome.code, 0);
+  EXPECT_EQ(outcome.out, "started\n");
   EXPECT_THAT(outcome.err, HasSubstr("cannot start '" + daemon_ + "'"));
+  // One whose log could not be written says nothing.
+  daemon_ = Script("daemon", "exit 3");
+  outcome = Run(Shell("echo started"));
+  EXPECT_EQ(outcome.out, "started\n");
+  EXPECT_THAT(outcome.err, HasSubstr("make room on that disk, or pass --data-dir"));
 }
 
 TEST_F(RunCommandTest, ADaemonThatDiesDoesNotTakeTheJobAlong) {

@@ -90,13 +90,13 @@ class StatusTest : public RecordedTest {
 TEST_F(StatusTest, ExplainsWhatDoesNotAddUpForAReader) {
   EXPECT_THAT(Out({"status"}), HasSubstr("complete 98\n")) << "two may be under way";
   producer().mutable_roots(0)->set_steps_observed(97);
-  EXPECT_THAT(Out({"status"}), HasSubstr("complete 97 (the others lost records, or "));
+  EXPECT_THAT(Out({"status"}), HasSubstr("complete 97 (the others lack records, or "));
   producer().mutable_accounting()->set_dropped(0);
   producer().mutable_accounting()->set_lost_in_daemon(0);
   producer().mutable_accounting()->set_killed(0);
   EXPECT_THAT(Out({"status"}), HasSubstr("complete 97\n")) << "a thread each may be under way";
   producer().set_state(v1::PRODUCER_STATE_DIED);
-  EXPECT_THAT(Out({"status"}), HasSubstr("complete 97 (the others lost records, or "));
+  EXPECT_THAT(Out({"status"}), HasSubstr("complete 97 (the others lack records, or "));
   producer().set_state(v1::PRODUCER_STATE_RUNNING);
   // More than the budget at steps of which nothing is asked: thinning is no way out.
   EXPECT_THAT(Out({"status"}), HasSubstr("1.23% of the step time, budget 1.00%\n"));
