@@ -22,11 +22,12 @@ namespace {
 using std::chrono::steady_clock;
 
 // Values that the store dropped in this life are not kept, however well the rest was written. Those of a step that has
-// one already are none that were missing.
+// one already are none that were missing; what left later, by its limits or by somebody's hand, was kept until then.
 Status StoreLostNothing(const sinks::Store& store) {
   std::string reasons;
   for (const Count& drop : store.Counters().drops) {
-    if (drop.reason == "repeated") continue;
+    const auto is = [&](const char* reason) { return drop.reason == reason; };
+    if (is("repeated") || is("deleted") || is("retired") || is("file_removed")) continue;
     reasons += (reasons.empty() ? "" : ", ") + drop.reason + " " + std::to_string(drop.count);
   }
   if (reasons.empty()) return {};
@@ -134,6 +135,12 @@ Status Daemon::OpenSinks() {
     auto tensorboard = sinks::OpenTensorBoard(files);
     if (!tensorboard) return tensorboard.error();
     sinks_.Add(std::move(tensorboard).value(), Takes::kKept);
+    if (store_->was_unclosed()) {
+      Tell(Severity::kWarning, "tensorboard_behind",
+           "the daemon before this one was killed: TensorBoard's files may lack values of its last second, which the "
+           "store "
+           "had committed and which 'ikkuna plot', 'read' and 'export' show");
+    }
   }
 
   sinks::WatchOptions watches;

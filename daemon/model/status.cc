@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "shared/codes.h"
+
 namespace ikkuna {
 
 double CoverageOf(const ProducerStatus& status) {
@@ -34,6 +36,11 @@ void CatchUp(ProducerStatus& status, const Progress& progress) {
     status.steps_while_connected =
         std::min(std::max(status.steps_while_connected, progress.steps_connected), status.steps_total);
     status.coverage = CoverageOf(status);
+    // Of which root the steps are is known where there is one.
+    if (status.roots.size() == 1) {
+      uint64_t& step = status.roots[0].step;
+      step = std::max(step, std::min(status.info.start_step + status.steps_total, kMaxStep));
+    }
   }
   const uint64_t accounted = status.handled + status.dropped_total + status.lost_in_daemon + status.killed;
   status.attempted = std::max(status.attempted, accounted);

@@ -120,7 +120,11 @@ class Explainer {
       Say(WhyReason::kLost, {}, {}, {}, left,
           Counted(left, "step") + " of the " + std::to_string(root.steps_due) + " of '" + root.name +
               "' that were asked for did not become complete: " + (left == 1 ? "it" : "they") +
-              " lost records, or the trainer or a daemon ended within " + (left == 1 ? "it" : "them"));
+              (left == 1 ? " lacks" : " lack") +
+              " records, since some were dropped or lost or were not due when their pass began (a skipped step is "
+              "known behind "
+              "the next pass), or the trainer or a daemon ended within " +
+              (left == 1 ? "it" : "them"));
     }
     for (const Count& miss : status.missing) {
       if (miss.reason == "void" && miss.count != 0) {

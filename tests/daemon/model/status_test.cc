@@ -47,6 +47,17 @@ TEST(CatchUp, StepsAreThoseOfTheCommitAndAddUp) {
   EXPECT_EQ(status.steps_while_connected, 30u);
 }
 
+TEST(CatchUp, TheOnlyRootHasMadeTheStepsThatWereCounted) {
+  ProducerStatus status = Saved(RunState::kDied);
+  status.info.start_step = 100;
+  status.roots.resize(1);
+  status.roots[0].step = 120;
+  CatchUp(status, {30, 0, 0, 40, 30});
+  EXPECT_EQ(status.roots[0].step, 140u);
+  CatchUp(status, {30, 0, 0, 10, 10});
+  EXPECT_EQ(status.roots[0].step, 140u);
+}
+
 // It is saved each second, and results are committed more often.
 TEST(CatchUp, StepsThatWereKeptAreObserved) {
   ProducerStatus status = Saved(RunState::kDisconnected);
