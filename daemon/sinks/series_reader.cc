@@ -26,8 +26,11 @@ class Reader : public SeriesReader {
       if (part && *part) return part;
       if (part) break;
       // What is wrong with one run costs that run alone: what is left of it is not tried.
-      if (on_failure_) on_failure_(*run()->entry, part.error());
-      if (!failed_) failed_ = part.error();
+      const RunEntry& entry = *run()->entry;
+      const bool named = part.error().text.find(entry.path()) != std::string::npos;
+      const Error error = named ? part.error() : CannotRead(entry, part.error());
+      if (on_failure_) on_failure_(*run()->entry, error);
+      if (!failed_) failed_ = error;
       series_.reset();
       next_ = what_->series.size();
       missing_ = 0;  // more than one thing need not be said

@@ -241,6 +241,33 @@ TEST_F(StoreFaultsTest, ALinkToNothingIsNotWrittenThrough) {
   EXPECT_TRUE(fs::is_symlink(link));
 }
 
+// Its values are read from the file while it is written; what fails there names it.
+TEST_F(StoreFaultsTest, WhatCannotBeReadOfALiveRunIsNamed) {
+  TwoRuns();
+  OpenStore();
+  const RunKey bad{"bad", 0, 0};
+  Begin(bad, 7);
+  SeriesQuery list;
+  list.limit = 1;
+  ASSERT_TRUE(store_->ListSeries(list).ok());  // it is loaded, but for its values
+  fs::resize_file(file(bad), 20'000);
+  ReadQuery query;
+  query.filter.run = "bad";
+  std::string why;
+  ASSERT_TRUE(Eventually([&] {
+    const auto read = store_->Read(query);
+    if (!read) why = read.error().text;
+    while (read && why.empty()) {
+      auto part = (*read)->Next();
+      if (!part) why = part.error().text;
+      if (!part || !*part) break;
+    }
+    return !why.empty();
+  }));
+  EXPECT_NE(why.find(file(bad)), std::string::npos) << why;
+  EXPECT_NE(why.find("'bad'"), std::string::npos) << why;
+}
+
 TEST_F(StoreFaultsTest, TheCatalogueIsACacheThatMayBeMissingBrokenOlderOrLying) {
   TwoRuns();
   const std::string catalogue = folder() + "/catalogue.db";
