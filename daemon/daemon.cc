@@ -138,8 +138,7 @@ Status Daemon::OpenSinks() {
     if (store_->was_unclosed()) {
       Tell(Severity::kWarning, "tensorboard_behind",
            "the daemon before this one was killed: TensorBoard's files may lack values of its last second, which the "
-           "store "
-           "had committed and which 'ikkuna plot', 'read' and 'export' show");
+           "store has, and 'ikkuna plot', 'read' and 'export' show");
     }
   }
 

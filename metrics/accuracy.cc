@@ -233,11 +233,8 @@ constexpr Kind kAccuracyInputs[] = {Kind::kNetworkOutput, Kind::kInputLabels};
 constexpr Parameter kParameters[] = {{"top", "1", "how many of the largest outputs count as right, 1 to 1000"}};
 
 Result<Definition> DefineAccuracy(const char* name, std::span<const std::string> values) {
-  const auto top = ParseCount(values[0]);
-  if (!top || *top == 0 || *top > kTopMax) {
-    return Error{ErrorCode::kInvalidArgument,
-                 "top='" + values[0] + "' of " + name + " is not a whole number from 1 to " + std::to_string(kTopMax)};
-  }
+  const auto top = ParseParameter(name, "top", values[0], kTopMax);
+  if (!top) return top.error();
   Definition definition;
   definition.content = Content::kTensor;
   definition.delivery = Delivery::kEachMessage;

@@ -86,12 +86,8 @@ Result<Definition> DefineAverageValue(std::span<const std::string> inputs, std::
 }
 
 Result<Definition> DefineMovingAverage(std::span<const std::string> inputs, std::span<const std::string> values) {
-  const auto window = ParseCount(values[0]);
-  if (!window || *window < 1 || *window > kWindowMax) {
-    return Error{
-        ErrorCode::kInvalidArgument,
-        "window='" + values[0] + "' of moving_average is not a whole number from 1 to " + std::to_string(kWindowMax)};
-  }
+  const auto window = ParseParameter("moving_average", "window", values[0], kWindowMax);
+  if (!window) return window.error();
   Definition definition = MeterOf(inputs[0], "moving_average");
   definition.values = {std::to_string(*window)};
   definition.create = [window = static_cast<size_t>(*window)] { return std::make_unique<MovingAverage>(window); };

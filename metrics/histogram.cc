@@ -139,11 +139,8 @@ class HistogramOfStep final : public Subscriber {
 };
 
 Result<Definition> DefineHistogram(std::span<const std::string> inputs, std::span<const std::string> values) {
-  const auto bins = ParseCount(values[0]);
-  if (!bins || *bins < 1 || *bins > Histogram::kMaxBins) {
-    return Error{ErrorCode::kInvalidArgument, "bins='" + values[0] + "' of histogram is not a whole number from 1 to " +
-                                                  std::to_string(Histogram::kMaxBins)};
-  }
+  const auto bins = ParseParameter("histogram", "bins", values[0], Histogram::kMaxBins);
+  if (!bins) return bins.error();
   Definition definition;
   definition.values = {std::to_string(*bins)};
   definition.topic = inputs[0] + "_histogram";
@@ -174,11 +171,8 @@ void CountInto(const TensorView& tensor, bool all_finite, std::span<const double
   places.unsure = 4 * std::numeric_limits<double>::epsilon() *
                   (static_cast<double>(bins) + std::max(std::fabs(min), std::fabs(max)) * scale * places.factor);
   std::vector<uint64_t> tables(kTables * bins);
-  double chunk[kChunk];
   int32_t bin[kChunk];
-  for (uint64_t first = 0; first < tensor.elements; first += kChunk) {
-    auto count = static_cast<size_t>(std::min<uint64_t>(kChunk, tensor.elements - first));
-    LoadDoubles(tensor, first, count, chunk);
+  ForChunks(tensor, [&](double* chunk, size_t count) {
     if (!all_finite) {
       const auto is_not = [](double x) { return !std::isfinite(x); };
       count = static_cast<size_t>(std::remove_if(chunk, chunk + count, is_not) - chunk);
@@ -187,7 +181,7 @@ void CountInto(const TensorView& tensor, bool all_finite, std::span<const double
       for (size_t i = 0; i < count; ++i) bin[i] = BinOf(chunk[i], edges);
     }
     for (size_t i = 0; i < count; ++i) ++tables[i % kTables * bins + static_cast<size_t>(bin[i])];
-  }
+  });
   for (size_t i = 0; i < tables.size(); ++i) counts[i % bins] += tables[i];
 }
 

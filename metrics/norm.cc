@@ -32,12 +32,9 @@ double WholePower(double x, int order) {
 template <typename Power>
 double Sum(const TensorView& tensor, Power power) {
   double sums[kLanes] = {};
-  double chunk[kChunk];
-  for (uint64_t first = 0; first < tensor.elements; first += kChunk) {
-    const size_t count = static_cast<size_t>(std::min<uint64_t>(kChunk, tensor.elements - first));
-    LoadDoubles(tensor, first, count, chunk);
+  ForChunks(tensor, [&](const double* chunk, size_t count) {
     for (size_t i = 0; i < count; ++i) sums[i % kLanes] += power(std::fabs(chunk[i]));
-  }
+  });
   return (sums[0] + sums[1]) + (sums[2] + sums[3]);
 }
 

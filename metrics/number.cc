@@ -28,4 +28,12 @@ std::optional<uint64_t> ParseCount(std::string_view text) {
   return number;
 }
 
+Result<uint64_t> ParseParameter(const std::string& metric, const std::string& parameter, const std::string& text,
+                                uint64_t most) {
+  const std::optional<uint64_t> number = ParseCount(text);
+  if (number && *number >= 1 && *number <= most) return *number;
+  return Error{ErrorCode::kInvalidArgument,
+               parameter + "='" + text + "' of " + metric + " is not a whole number from 1 to " + std::to_string(most)};
+}
+
 }  // namespace ikkuna::metrics

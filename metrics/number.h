@@ -6,6 +6,8 @@
 #include <string>
 #include <string_view>
 
+#include "shared/base/result.h"
+
 namespace ikkuna::metrics {
 
 // A decimal number or "inf"; nothing else may stand in the text.
@@ -14,5 +16,8 @@ std::optional<double> ParseNumber(std::string_view text);
 std::string FormatNumber(double number);
 // Decimal digits only.
 std::optional<uint64_t> ParseCount(std::string_view text);
+// A parameter of a metric that is a whole number from 1 to `most`; kInvalidArgument names both.
+Result<uint64_t> ParseParameter(const std::string& metric, const std::string& parameter, const std::string& text,
+                                uint64_t most);
 
 }  // namespace ikkuna::metrics

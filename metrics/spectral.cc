@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "metrics/elements.h"
+#include "metrics/norm.h"
 #include "metrics/number.h"
 
 namespace ikkuna::metrics {
@@ -30,17 +31,6 @@ void Add(double factor, const double* x, size_t n, double* to) {
   for (size_t i = 0; i < n; ++i) to[i] += factor * x[i];
 }
 
-double SumOfSquares(const TensorView& view) {
-  double chunk[kChunk];
-  double sum = 0;
-  for (uint64_t first = 0; first < view.elements; first += kChunk) {
-    const auto count = static_cast<size_t>(std::min<uint64_t>(kChunk, view.elements - first));
-    LoadDoubles(view, first, count, chunk);
-    sum += Dot(chunk, chunk, count);
-  }
-  return sum;
-}
-
 // What of the matrix is published, of its largest singular value and the sum of its squared elements.
 enum class Of { kNorm, kRank };
 
@@ -56,7 +46,7 @@ class Spectral final : public Subscriber {
       const size_t width = static_cast<size_t>(view.elements / rows);
       if (vector_.size() != width) Begin(width);
       for (int i = 0; i < iterations_ && !results->cancelled(); ++i) sigma = Round(view, rows, width);
-      if (of_ == Of::kRank) squares = SumOfSquares(view);
+      if (of_ == Of::kRank) squares = SumOfPowers(view, 2);
     }
     const double rank = squares / (sigma * sigma);
     results->Put(inputs[0].subject, of_ == Of::kNorm ? sigma : rank);
@@ -106,11 +96,8 @@ class Spectral final : public Subscriber {
 
 Result<Definition> Define(Of of, const std::string& name, std::span<const std::string> inputs,
                           std::span<const std::string> values) {
-  const auto iterations = ParseCount(values[0]);
-  if (!iterations || *iterations < 1 || *iterations > kIterationsMax) {
-    return Error{ErrorCode::kInvalidArgument, "iterations='" + values[0] + "' of " + name +
-                                                  " is not a whole number from 1 to " + std::to_string(kIterationsMax)};
-  }
+  const auto iterations = ParseParameter(name, "iterations", values[0], kIterationsMax);
+  if (!iterations) return iterations.error();
   Definition definition;
   definition.values = {std::to_string(*iterations)};
   definition.content = Content::kTensor;

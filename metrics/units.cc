@@ -32,19 +32,16 @@ class DeadFraction final : public Subscriber {
     fits_ = fits_ && (axis || !axis_) && alive_.size() == units;
     elements_ += view.elements;
     if (!fits_) return;
-    double chunk[kChunk];
     uint64_t within = 0;  // of a unit's run
     size_t unit = 0;
-    for (uint64_t first = 0; first < view.elements; first += kChunk) {
-      const auto count = static_cast<size_t>(std::min<uint64_t>(kChunk, view.elements - first));
-      LoadDoubles(view, first, count, chunk);
+    ForChunks(view, [&](const double* chunk, size_t count) {
       for (size_t i = 0; i < count; ++i) {
         alive_[unit] |= chunk[i] != 0 ? 1 : 0;
         if (++within < stride) continue;
         within = 0;
         if (++unit == units) unit = 0;
       }
-    }
+    });
   }
   void Merge(Subscriber& pass) override {
     auto& more = static_cast<DeadFraction&>(pass);

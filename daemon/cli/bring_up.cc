@@ -176,9 +176,11 @@ Error EndedAtStart(const Start& start) {
   return Error{
       ErrorCode::kFailedPrecondition,
       "ikkuna-daemon ended at its start with code " + std::to_string(start.child.exit_code().value_or(-1)) +
-          (tail.empty() ? "; nothing could be written into its log '" + start.log_file +
-                              "': make room on that disk, or pass --data-dir; 'ikkuna-daemon' by itself says why"
-                        : "; its log '" + start.log_file + "' ends so:" + tail)};
+          (tail.empty()
+               ? "; its log '" + start.log_file +
+                     "' has nothing of it, as where a disk is full: make room on that disk, or pass --data-dir; "
+                     "'ikkuna-daemon' by itself says why"
+               : "; its log '" + start.log_file + "' ends so:" + tail)};
 }
 
 // With the lock of `up`.

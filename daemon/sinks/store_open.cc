@@ -301,8 +301,7 @@ void Store::Impl::TellGone(const std::vector<std::string>& names) {
     Raise(Severity::kWarning, "run_file_removed",
           (each ? FileText(path) + " is" : Counted(names.size(), "file") + " of runs, '" + path + "' among them, are") +
               " not there any more: taken away since a daemon had this store last, or deleted by one that was killed "
-              "as it "
-              "did.",
+              "as it did.",
           {});
   }
 }

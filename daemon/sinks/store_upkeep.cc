@@ -385,8 +385,7 @@ bool Store::Impl::Slim() {
       Raise(Severity::kWarning, "store_over_cap",
             "The runs that are left take " + Megabytes(bytes) + ", more than the " + Megabytes(bytes_max_) +
                 " that all may take, and nothing is left in those that go on that could be thinned. They are recorded "
-                "all "
-                "the same.",
+                "all the same.",
             {});
     }
   }

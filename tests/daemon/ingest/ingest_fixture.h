@@ -41,6 +41,16 @@ class IngestTest : public testing::Test {
     for (uint64_t step = 0; step < steps; ++step) producer.Step(step, 1);
     ASSERT_TRUE(AllHandled(core, producer));
   }
+  // A trainer that has ended, of whose step the results are held back.
+  static void LeavesAStepToCompute(TestCore& core, TestProducer& producer) {
+    core.knobs().later.store(true);
+    core.knobs().hold.store(true);
+    producer.Register();
+    ASSERT_TRUE(producer.Connect()) << producer.reject();
+    producer.Step(0, 1);
+    ASSERT_TRUE(AllHandled(core, producer));
+    producer.Finish();
+  }
   TempDirectory temp_;
   std::shared_ptr<MemoryStore> store_ = std::make_shared<MemoryStore>();
 };

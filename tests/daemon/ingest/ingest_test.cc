@@ -456,14 +456,8 @@ TEST_F(IngestTest, ResultsThatComeLaterHoldBackWhatIsDoneAndNothingElse) {
 
 TEST_F(IngestTest, WhatATrainerThatHasGoneLeftToBeComputedIsWaitedFor) {
   auto core = MakeCore();
-  core->knobs().later.store(true);
-  core->knobs().hold.store(true);
   TestProducer producer(temp_.sub("dir"));
-  producer.Register();
-  ASSERT_TRUE(producer.Connect()) << producer.reject();
-  producer.Step(0, 1);
-  ASSERT_TRUE(AllHandled(*core, producer));
-  producer.Finish();
+  ASSERT_NO_FATAL_FAILURE(LeavesAStepToCompute(*core, producer));
   std::this_thread::sleep_for(std::chrono::nanoseconds(ProducerSession::kFinishNs) + std::chrono::milliseconds(500));
   EXPECT_NE(core->StatusOf(producer.hello().uuid).state, RunState::kFinished);
   core->knobs().hold.store(false);
@@ -474,14 +468,8 @@ TEST_F(IngestTest, WhatATrainerThatHasGoneLeftToBeComputedIsWaitedFor) {
 
 TEST_F(IngestTest, WhatIsNotComputedWhenTheDaemonEndsIsCancelledAndShown) {
   auto core = MakeCore();
-  core->knobs().later.store(true);
-  core->knobs().hold.store(true);
   TestProducer producer(temp_.sub("dir"));
-  producer.Register();
-  ASSERT_TRUE(producer.Connect()) << producer.reject();
-  producer.Step(0, 1);
-  ASSERT_TRUE(AllHandled(*core, producer));
-  producer.Finish();
+  ASSERT_NO_FATAL_FAILURE(LeavesAStepToCompute(*core, producer));
   core->Stop();
   core = MakeCore();
   const auto status = core->StatusOf(producer.hello().uuid);

@@ -49,6 +49,17 @@ struct NormedImpl : nn::Module {
 };
 TORCH_MODULE(Normed);
 
+// A second one of the loop's parameters; both are attached.
+torch::optim::Optimizer& AnotherOptimizer(Ledger& t, uint64_t i) {
+  static std::unique_ptr<torch::optim::Adam> another;
+  if (i == 0) {
+    another = std::make_unique<torch::optim::Adam>(t.net->parameters(), torch::optim::AdamOptions(1e-3));
+    t.probe.Attach(*t.optimizer);
+    t.probe.Attach(*another);
+  }
+  return *another;
+}
+
 const Loop kWrites[] = {
     {"an_average_of_activations_within_forward",
      [](Ledger& t, uint64_t i) {
@@ -308,30 +319,20 @@ const Loop kWrites[] = {
      }},
     {"two_optimizers_of_the_same_parameters",
      [](Ledger& t, uint64_t i) {
-       static std::unique_ptr<torch::optim::Adam> other;
-       if (i == 0) {
-         other = std::make_unique<torch::optim::Adam>(t.net->parameters(), torch::optim::AdamOptions(1e-3));
-         t.probe.Attach(*t.optimizer);
-         t.probe.Attach(*other);
-       }
+       torch::optim::Optimizer& other = AnotherOptimizer(t, i);
        t.optimizer->zero_grad();
        t.Loss(F::mse_loss(t.Out(), t.Y())).backward();
        t.BeforeWrite();
-       (i % 2 == 0 ? *t.optimizer : *other).step();
+       (i % 2 == 0 ? *t.optimizer : other).step();
        t.Ended();
      }},
     {"two_optimizers_one_behind_the_other",
      [](Ledger& t, uint64_t i) {
-       static std::unique_ptr<torch::optim::Adam> other;
-       if (i == 0) {
-         other = std::make_unique<torch::optim::Adam>(t.net->parameters(), torch::optim::AdamOptions(1e-3));
-         t.probe.Attach(*t.optimizer);
-         t.probe.Attach(*other);
-       }
+       torch::optim::Optimizer& other = AnotherOptimizer(t, i);
        t.optimizer->zero_grad();
        t.Loss(F::mse_loss(t.Out(), t.Y())).backward();
        t.BeforeWrite();
-       other->step();
+       other.step();
        t.optimizer->step();
        t.Flag("weight_updates", kFlagWeightsChangedOutside);
        t.Ended();
